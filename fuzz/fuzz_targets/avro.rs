@@ -1,4 +1,5 @@
-//! Decodes arbitrary bytes by an Avro schema with every type, and compares with another reader.
+//! Decodes arbitrary bytes by an Avro schema with every type, and compares the rows with what another reader finds. If the
+//! other reader rejects the bytes, nothing is compared.
 
 #![no_main]
 

@@ -1,5 +1,6 @@
-//! Decodes arbitrary bytes as JSON, and compares with another parser: objects, arrays of objects, values with a registry's framing,
-//! Kafka Connect's envelope, NDJSON, nested arrays and changes.
+//! Decodes arbitrary bytes as JSON in all its forms: objects, arrays of objects, values with a registry's framing, Kafka
+//! Connect's envelope, NDJSON, nested arrays, and Debezium's changes. Compares the rows of the first three with what another
+//! parser finds.
 
 #![no_main]
 
@@ -66,7 +67,8 @@ fn changes() -> Encoder {
 
 type Members<'a> = BTreeMap<String, &'a RawValue>;
 
-/// Returns what another parser finds: objects, as raw members. If a name occurs twice, the last one wins.
+/// Returns the objects that another parser finds, each with the raw text of its members. If a name occurs twice, the last
+/// member wins.
 fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
     let value = if value.first() == Some(&0) && value.len() > 5 { &value[5..] } else { value };
     match serde_json::from_slice(value) {
@@ -75,7 +77,7 @@ fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
     }
 }
 
-/// Compares a field of a row with the object.
+/// Compares a field of a row with the member of the object that the column takes.
 fn compare(members: &Members<'_>, column: usize, field: Option<&[u8]>) {
     let raw = members.get(SPECS[column].2).map(|raw| raw.get()).filter(|raw| *raw != "null");
     let (raw, field) = match (raw, field) {
@@ -83,7 +85,7 @@ fn compare(members: &Members<'_>, column: usize, field: Option<&[u8]>) {
         (Some(raw), Some(field)) => (raw, field),
         (raw, field) => panic!("{raw:?} became {field:?}"),
     };
-    // Text that is a number counts as that number; Postgres ignores the space around it.
+    // Text that contains a number counts as that number. Postgres ignores spaces around it.
     let text = serde_json::from_str::<String>(raw).ok();
     let number_text = text.as_deref().map_or(raw, |text| text.trim_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']));
     match SPECS[column].0 {

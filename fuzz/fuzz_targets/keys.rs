@@ -40,7 +40,7 @@ fn formats() -> Vec<KeyFormat> {
     ]
 }
 
-/// Returns an encoder for each combination of key format, type, and envelope of the value.
+/// Returns an encoder for each combination of key format, column type and form of the value that the planner accepts.
 fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
     let mut encoders = Vec::new();
     for keys in formats() {
@@ -64,7 +64,7 @@ fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
     encoders
 }
 
-/// Returns the number that an integer column gets for a key of 2, 4 or 8 bytes.
+/// Returns the number that an integer column gets for a key of 2, 4 or 8 bytes; `None` if the key has another format or length.
 fn number(format: &KeyFormat, key: &[u8]) -> Option<i64> {
     match (format, key) {
         (KeyFormat::Int(2), [a, b]) => Some(i16::from_be_bytes([*a, *b]).into()),

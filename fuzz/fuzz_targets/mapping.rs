@@ -43,7 +43,7 @@ const METADATA: [Source; 6] =
     [Source::Topic, Source::Partition, Source::Offset, Source::Timestamp, Source::Key, Source::Headers];
 const CONSTANTS: [&str; 8] = ["1", "-1.5", "\"on\"", "true", "\"2026-01-01\"", "\"\"", "123456789012", "\"1\""];
 
-/// Makes a column: its type, and its source.
+/// Chooses the type and the mapping of a column. Returns both. With `aggregates`, the mapping has an aggregate function.
 fn column(u: &mut Unstructured<'_>, name: &str, aggregates: bool) -> Result<(String, Column)> {
     let of = format!("{}{}", u.choose(&TYPES)?, if u.ratio(1, 4)? { "!" } else { "" });
     let source = match u.int_in_range(0..=9)? {
@@ -156,7 +156,7 @@ fn run(input: &[u8]) -> Result<Corpus> {
         pipeline.keep = Some(filter(u)?);
     }
     let Ok(plan) = pipeline.plan() else { return Ok(Corpus::Reject) };
-    // A count gets no value, only a mark that there was one.
+    // A column that counts gets no value from the encoder, only a bool: whether there was a value to count.
     let counts = |name: &str| {
         let column = pipeline.columns.iter().find(|column| column.name == name);
         let aggregate = column.and_then(|column| column.aggregate.as_ref());

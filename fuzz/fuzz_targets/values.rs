@@ -1,5 +1,5 @@
-//! Writes a JSON value into a column of any type, and checks that Postgres accepts the field and that it means the same as the
-//! value.
+//! Writes a JSON value into a column of any type. Checks that Postgres accepts the field, and that the field means the same as
+//! the value.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use tidegate_rows::mapping::Encoder;
 use tidegate_rows::spec::{Column, Decode, EpochUnit, NulPolicy, UnknownFields};
 
-/// The types; the first byte of the input selects one.
+/// The types of columns. The first byte of the input selects one of them.
 const TYPES: &[&str] = &[
     "bool",
     "int2",
@@ -80,8 +80,8 @@ fn made(nul: usize) -> Vec<Encoder> {
     TYPES.iter().enumerate().map(one).collect()
 }
 
-/// Returns the sign, the digits before the point and those after it, without leading and trailing zeros. `None` if there are too
-/// many.
+/// Returns whether a number is negative, its digits before the point without leading zeros, and its digits after the point
+/// without trailing zeros. `None` if the text is no decimal number, or its exponent is huge.
 fn digits(number: &str) -> Option<(bool, String, String)> {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let exponent: i64 = exponent.parse().ok().filter(|exponent: &i64| exponent.abs() < 20_000)?;
@@ -217,7 +217,7 @@ fuzz_target!(|input: &[u8]| {
         let rows = rows(count, &out);
         let [row] = rows.as_slice() else { panic!("one row") };
         let [Some(field)] = row[..] else { return };
-        // The input may close the object and open another member. Then it isn't one value.
+        // The input may close the object or add another member. Then it isn't one JSON value, and nothing is compared.
         let raw = serde_json::from_slice::<&serde_json::value::RawValue>(value);
         accepts::check(TYPES[at], field);
         if let Ok(raw) = raw {

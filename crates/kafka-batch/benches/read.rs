@@ -1,7 +1,7 @@
 //! Measures the CPU time of reading a topic, alternately by `BaseConsumer::poll` and in bulk.
 //!
-//! `RECORDS=2000000 PARTITIONS=4 TURNS=3 cargo bench -p tidegate-kafka-batch` are the defaults; each value has about 100 bytes.
-//! The CPU time is that of the whole process, librdkafka's threads included.
+//! Run `RECORDS=2000000 PARTITIONS=4 TURNS=3 cargo bench -p tidegate-kafka-batch`, where these settings are the defaults. The
+//! value of each record has about 100 bytes. The CPU time is that of the whole process, librdkafka's threads included.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use tidegate_kafka_batch::{BatchQueue, Item};
 const WAIT: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// The result and the cost of a turn.
+/// The result and the cost of reading the whole topic once.
 #[derive(Default)]
 struct Turn {
     records: u64,
@@ -83,7 +83,7 @@ fn median(mut costs: Vec<f64>) -> f64 {
     costs[costs.len() / 2]
 }
 
-/// Reads the whole topic with a new consumer.
+/// Reads the whole topic with a new consumer: in bulk if `bulk` is set, otherwise by `BaseConsumer::poll`.
 fn one(kafka: &Kafka, topic: &str, partitions: i32, records: u64, bulk: bool) -> Result<Turn> {
     let consumer: Arc<BaseConsumer> = Arc::new(
         ClientConfig::new()

@@ -7,7 +7,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::native::{HeaderList, MessageRef, Messages, Taking};
 
-/// The result of [`BatchQueue::read`](crate::BatchQueue::read), in the order in which librdkafka delivered it. It may be empty.
+/// The records and faults that [`BatchQueue::read`](crate::BatchQueue::read) returns, in the order in which librdkafka
+/// delivered them. A bulk may be empty.
 ///
 /// Records and faults that are taken are destroyed when the bulk is dropped. Those that are not taken stay in the queue, and
 /// the next read returns them first. So a caller may stop after any record.
@@ -38,8 +39,8 @@ impl<'q> Bulk<'q> {
         self.len() == 0
     }
 
-    /// Returns the next run or fault, or `None` when the bulk is used up. A fault is thereby taken. A run takes its records
-    /// one by one; those which the caller leaves in it are the start of the next run.
+    /// Returns the next run or fault, or `None` when the bulk is used up. This takes a fault. The records of a run are taken
+    /// one by one, and those that the caller leaves in a run are the start of the next one.
     pub fn next_item(&mut self) -> Option<Item<'_>> {
         let mut taking = self.messages.taking();
         let message = taking.peek()?;
@@ -75,8 +76,8 @@ pub struct Records<'b> {
 }
 
 impl<'b> Records<'b> {
-    /// Offers the next record to `takes`, and takes it if that returns true; otherwise it starts the next run. Returns the
-    /// answer of `takes`, or `None` at the end of the run.
+    /// Offers the next record to `takes`. If `takes` returns true, the record is taken; otherwise it is the first one of the
+    /// next run. Returns what `takes` returned, or `None` at the end of the run.
     #[inline]
     pub fn next_if(&mut self, takes: impl FnOnce(Record<'b>) -> bool) -> Option<bool> {
         let record = self.peek()?;
@@ -112,7 +113,7 @@ impl<'b> Iterator for Records<'b> {
     }
 }
 
-/// A record. Everything that it returns lives as long as the borrow of its bulk.
+/// A record. The data that its methods return lives as long as the borrow of its bulk.
 #[derive(Clone, Copy)]
 pub struct Record<'b> {
     message: MessageRef<'b>,
@@ -163,8 +164,9 @@ impl<'b> Iterator for Headers<'b> {
     }
 }
 
-/// An error that librdkafka reports in the stream of a partition: its end (`enable.partition.eof`), an offset outside of
-/// the log (`auto.offset.reset = error`), a denied or failed fetch, a batch that cannot be decoded, a failed commit.
+/// An error that librdkafka reports in the stream of a partition: the end of the partition (`enable.partition.eof`), an offset
+/// outside of the log (`auto.offset.reset = error`), a denied or failed fetch, a record batch that cannot be decoded, or a
+/// failed commit.
 ///
 /// A fault moves librdkafka's position, see "Positions" in the [crate's documentation](crate).
 #[derive(Clone, Copy)]
@@ -206,7 +208,7 @@ impl<'b> Fault<'b> {
         self.message.partition()
     }
 
-    /// Returns the offset at which it happened: for a failed fetch and for the end of a partition the next offset to fetch.
+    /// Returns the fault's offset. For a failed fetch, and for the end of a partition, this is the next offset to fetch.
     /// Negative if librdkafka names none.
     pub fn offset(&self) -> i64 {
         self.message.offset()

@@ -16,7 +16,7 @@ pub struct OAuthToken<'a> {
     /// The token itself. Secret.
     pub value: &'a str,
     pub principal: &'a str,
-    /// When it expires, in milliseconds since 1970.
+    /// When the token expires, in milliseconds since 1970.
     pub expires_at_ms: i64,
     /// SASL extensions: names and values.
     pub extensions: &'a [(String, String)],
@@ -25,7 +25,8 @@ pub struct OAuthToken<'a> {
 /// Gives a client a token. A client without a token doesn't connect.
 ///
 /// # Errors
-/// If the token has expired, or it or an extension has characters that SASL doesn't allow; the text repeats none of them.
+/// If the token has expired, or if the token or an extension has characters that SASL doesn't allow. The error's text contains
+/// neither the token nor an extension.
 pub fn set_oauth_token<C: ClientContext>(client: &Client<C>, token: OAuthToken<'_>) -> Result<(), String> {
     let value = c_string(token.value)?;
     let principal = c_string(token.principal)?;
@@ -37,7 +38,8 @@ pub fn set_oauth_token<C: ClientContext>(client: &Client<C>, token: OAuthToken<'
         .collect::<Result<_, _>>()?;
     let mut pointers: Vec<*const c_char> = extensions.iter().map(|text| text.as_ptr()).collect();
     let mut error: [c_char; ERROR_SIZE] = [0; ERROR_SIZE];
-    // SAFETY: the client is alive, all texts end with NUL and outlive the call, which copies them; the sizes are the buffers'.
+    // SAFETY: the client is alive, all texts end with NUL and outlive the call, which copies them, and each size is that of its
+    // buffer.
     let code = unsafe {
         rd::rd_kafka_oauthbearer_set_token(
             client.native_ptr(),

@@ -1,4 +1,4 @@
-//! The operations on a consumer group that the brokers allow a client. `rdkafka` has no call for it.
+//! Asks the brokers which operations on a consumer group they allow a client. `rdkafka` has no call for this.
 
 use std::ffi::{CString, c_int};
 use std::ptr::{self, NonNull};
@@ -52,14 +52,16 @@ pub fn may_read_group<C: ClientContext>(
     Ok(None)
 }
 
-/// Returns whether a described group's operations include reading.
+/// Returns whether the operations that are allowed on a described group include reading. `None` means that the broker doesn't
+/// say.
 fn operations(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> KafkaResult<Option<bool>> {
     // SAFETY: the description is alive as long as its event, which the caller holds.
     let error = unsafe { rd::rd_kafka_ConsumerGroupDescription_error(group) };
     if !error.is_null() {
         // SAFETY: the error belongs to the description.
         let code = unsafe { rd::rd_kafka_error_code(error) };
-        // Since Kafka 4.0 a group without members is one that does not exist.
+        // Since Kafka 4.0, brokers report this error for a group that doesn't exist. Earlier ones describe it as a group
+        // without members.
         if code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND {
             return Ok(None);
         }
@@ -73,7 +75,7 @@ fn operations(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> KafkaRes
     if allowed.is_null() {
         return Ok(None);
     }
-    // Compared as numbers: a broker may know operations that the bindings don't.
+    // Compare the operations as numbers: a broker may know operations that the bindings don't.
     let read = rd::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ as c_int;
     let allowed = allowed.cast::<c_int>();
     // SAFETY: the array has `count` entries of the size of a C enum, which belong to the description.

@@ -34,29 +34,31 @@
 //! The statements about librdkafka below were verified in the source of version 2.12.1; tests check those that are observable.
 //!
 //! # Forwarding
-//! Call [`BatchQueue::forward`] before the partition is assigned. Then none of its records go to the consumer's queue: the
-//! start of a fetch forwards a partition to that queue only if the application has never forwarded it
-//! (`rd_kafka_toppar_op_fetch_start`, flag `RD_KAFKA_Q_F_FWD_APP`). If it is called later, the consumer's queue may already
-//! have records. `poll` returns them, and the caller must take them before the first bulk.
+//! Call [`BatchQueue::forward`] before the partition is assigned. Then none of the partition's records go to the consumer's
+//! queue: the start of a fetch forwards a partition to that queue only if the application has never forwarded the partition
+//! (`rd_kafka_toppar_op_fetch_start`, flag `RD_KAFKA_Q_F_FWD_APP`). If `forward` is called later, the consumer's queue may
+//! already have records of the partition. `poll` returns them, and the caller must take them before the first bulk.
 //!
-//! The end of a fetch clears the forwarding (`rd_kafka_toppar_fetch_stop`), on librdkafka's own thread, at some time after
-//! `unassign` or `incremental_unassign` has returned. `assign` stops and starts every partition of its list, including those
-//! that were already assigned. So the call of `forward` for a new assignment can come before the end of the old one, and would
-//! be undone. The flag stays set, so records then wait in the partition's queue, where nobody reads them. This crate closes the
-//! gap: each forwarded partition's queue has a callback, which librdkafka calls only if something arrives in the queue while it
-//! is not forwarded. The waiting read is woken and forwards the partition again, which moves what has arrived meanwhile, in
-//! order. So nothing is lost or delayed, and there is no cost while the forwarding is in place.
+//! When librdkafka stops fetching a partition, it clears the forwarding (`rd_kafka_toppar_fetch_stop`). This happens on a
+//! thread of librdkafka, at some time after `unassign` or `incremental_unassign` has returned. `assign` stops and starts every
+//! partition of its list, including those that were already assigned. So the old fetch may stop after `forward` was called for
+//! the new assignment, and would undo that call. The flag stays set, so records would then wait in the partition's queue, where
+//! nobody reads them. This crate closes the gap: each forwarded partition's queue has a callback, which librdkafka calls only
+//! if something arrives in the queue while the queue is not forwarded. The callback wakes the waiting read, which forwards the
+//! partition again. This moves what has arrived meanwhile, in order. So nothing is lost or delayed, and there is no cost while
+//! the partition is forwarded.
 //!
 //! Independently of this crate: version 2.12.1 aborts the process if a partition is taken away a second time before its fetch
-//! has ended for the first time (librdkafka issue 5573), as by two calls of `assign` or of `incremental_unassign` within
-//! milliseconds. A new assignment's first record is a sign that earlier fetches have ended.
+//! has ended for the first time (librdkafka issue 5573). Two calls of `assign` or of `incremental_unassign` within milliseconds
+//! can do this. A new assignment's first record is a sign that earlier fetches have ended.
 //!
-//! If a partition that was forwarded once is assigned again, it must be forwarded again, because of the flag. Call
+//! Because of the flag, a partition that was forwarded once must be forwarded again when it is assigned again. Call
 //! [`BatchQueue::unforward`] when an assignment has ended, after the partition was unassigned.
 //!
 //! # Waiting
 //! An event on the consumer's queue ends the wait of a read (`rd_kafka_queue_cb_event_enable`, `rd_kafka_queue_yield`). A read
-//! doesn't wait while that queue has something. So a rebalance is answered as promptly as by a thread that waits in `poll`.
+//! doesn't wait while that queue has an event. So the caller can answer a rebalance as promptly as a thread that waits in
+//! `poll`.
 //!
 //! # The consumer's liveness
 //! Each read counts as a poll for `max.poll.interval.ms` (`rd_kafka_q_serve_rkmessages` calls `rd_kafka_app_poll_start` and
@@ -65,29 +67,29 @@
 //!
 //! # Positions
 //! A read moves librdkafka's position (`rd_kafka_position`, and the stored offset unless `enable.auto.offset.store = false`)
-//! past the last record of the *whole bulk*, whether it is taken or not. `poll` moves it record by record. This matters for
-//! these calls:
-//! - A pause throws away what is fetched, and a resume fetches from the position. What a bulk left is not lost, because it
-//!   stays in the `BatchQueue` and comes with the next read.
-//! - A seek, or an assignment at an offset, makes what is left stale: call [`BatchQueue::discard`] or
+//! past the last record of the *whole bulk*, whether that record is taken or not. `poll` moves the position record by record.
+//! This matters for these calls:
+//! - A pause throws away the records in librdkafka's queues, and a resume fetches from the position. The records that a bulk
+//!   left are not lost: they stay in the `BatchQueue`, and the next read returns them.
+//! - After a seek, or an assignment at an offset, the records that a bulk left are stale: call [`BatchQueue::discard`] or
 //!   [`BatchQueue::unforward`].
-//! - librdkafka drops what it fetched before a seek, a pause or an assignment, by version numbers which are raised before the
-//!   call returns. So the next read of the same thread returns nothing stale. A bulk that is read meanwhile on another
-//!   thread may.
+//! - librdkafka drops what it fetched before a seek, a pause or an assignment. It recognizes such records by version numbers,
+//!   which are raised before the call returns. So the next read of the same thread returns nothing stale, but a bulk that is
+//!   read meanwhile on another thread may contain stale records.
 //! - A [`Fault`] also moves the position, to one *after* its offset, while `poll` does not move it. For the end of a
 //!   partition and for a failed fetch, that offset is the next one to fetch. If the partition is then paused before its next
 //!   record arrives, a resume skips one record. So after a fault, **seek to the next offset before the partition is resumed** (or
 //!   assign it there), or don't pause it before a record has arrived.
 //!
 //! # Memory
-//! A record borrows the buffer it came in: that of a fetch response or, if it was compressed, that of its record batch. The
-//! buffer is freed with the last record that uses it. A bulk holds its records until it is dropped, and the `BatchQueue` holds
-//! what was not taken. So up to 512 records pin up to 512 buffers, in practice two or three. They no longer count for
-//! `queued.max.messages.kbytes`. The forwarded partitions of one consumer share that limit, as they do on the consumer's
-//! queue. A read allocates nothing in this crate.
+//! A record borrows the buffer of its fetch response or, if the record was compressed, the buffer into which its record batch
+//! was decompressed. A buffer is freed with the last record that uses it. A bulk holds its records until it is dropped, and the
+//! `BatchQueue` holds what was not taken. So up to 512 records pin up to 512 buffers, in practice two or three. These records
+//! no longer count for `queued.max.messages.kbytes`. The forwarded partitions of one consumer share that limit, as they do on
+//! the consumer's queue. A read allocates nothing in this crate.
 //!
 //! `rd_kafka_consume_callback_queue` costs as little and moves the position record by record, but it takes the whole queue at
-//! once, so that librdkafka fetches on beyond its limits while the callbacks run.
+//! once. So librdkafka continues to fetch, beyond its limits, while the callbacks run.
 
 mod bulk;
 mod credentials;

@@ -5,7 +5,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 
 /// Returns whether the consumer has a member id. It has one from the answer to its first JoinGroup until it leaves. After
 /// `unsubscribe` under a classic protocol, `false` means that the request to leave is being sent, and that closing the consumer
-/// waits for it (`rd_kafka_cgrp_leave`, `rd_kafka_cgrp_try_terminate`). Under KIP-848 the consumer keeps the id.
+/// waits until it is sent (`rd_kafka_cgrp_leave`, `rd_kafka_cgrp_try_terminate`). Under KIP-848 the consumer keeps the id.
 pub fn is_member<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {
     let client = consumer.client().native_ptr();
     // SAFETY: the client is alive.
@@ -13,7 +13,7 @@ pub fn is_member<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {
     if id.is_null() {
         return false;
     }
-    // SAFETY: it is a text with a NUL at its end, so it has a first byte.
+    // SAFETY: the id is a text with a NUL at its end, so it has a first byte.
     let is_member = unsafe { id.read() } != 0;
     // SAFETY: the text was allocated for the caller, who has not freed it.
     unsafe { rd::rd_kafka_mem_free(client, id.cast()) }

@@ -1,4 +1,4 @@
-//! Owners of librdkafka's queues and messages.
+//! Types that own librdkafka's queues and messages, and destroy them when they are dropped.
 //!
 //! None of these types knows the client to which its pointers belong. `BatchQueue` owns all of them beside an `Arc` of the
 //! consumer and drops the consumer last.
@@ -35,30 +35,30 @@ impl Queue {
         NonNull::new(handle).map(Self)
     }
 
-    /// Forwards the queue's present and future entries; `None` ends the forwarding.
+    /// Forwards the queue's present and future entries to the queue `to`. `None` ends the forwarding.
     pub(crate) fn forward(&self, to: Option<&Self>) {
         let to = to.map_or(ptr::null_mut(), |queue| queue.0.as_ptr());
         // SAFETY: both handles are alive as long as their owners. librdkafka counts the reference to the target.
         unsafe { rd::rd_kafka_queue_forward(self.0.as_ptr(), to) }
     }
 
-    /// Sets the function that is called whenever an empty queue gets an entry.
+    /// Sets the callback, which is called whenever the empty queue gets an entry.
     ///
     /// # Safety
     /// `opaque` stays valid for `callback`, on any thread, until [`Queue::clear_callback`] of a handle on this queue returns.
     pub(crate) unsafe fn set_callback(&self, callback: EventCallback, opaque: *const c_void) {
-        // SAFETY: the handle is alive; the caller answers for `opaque`.
+        // SAFETY: the handle is alive, and the caller guarantees that `opaque` is valid.
         unsafe { rd::rd_kafka_queue_cb_event_enable(self.0.as_ptr(), Some(callback), opaque.cast_mut()) }
     }
 
-    /// Removes the function. librdkafka calls it with the queue's lock held and removes it with the same lock held, so no
-    /// call is under way when this returns.
+    /// Removes the callback. librdkafka calls it with the queue's lock held and removes it with the same lock held, so no call
+    /// of it is under way when this returns.
     pub(crate) fn clear_callback(&self) {
         // SAFETY: the handle is alive, and without a function the opaque pointer is not used.
         unsafe { rd::rd_kafka_queue_cb_event_enable(self.0.as_ptr(), None, ptr::null_mut()) }
     }
 
-    /// Ends the current wait on this queue, or the next one if nobody waits.
+    /// Ends the current wait on this queue, or the next wait if nobody waits now.
     pub(crate) fn wake(&self) {
         // SAFETY: the handle is alive.
         unsafe { rd::rd_kafka_queue_yield(self.0.as_ptr()) }
@@ -73,7 +73,7 @@ impl Queue {
         client: *mut rd::rd_kafka_t,
         positions: *const rd::rd_kafka_topic_partition_list_t,
     ) -> RDKafkaRespErr {
-        // SAFETY: the handle is alive, and the caller answers for the others. librdkafka copies the list.
+        // SAFETY: the handle is alive, and the caller guarantees the same for the others. librdkafka copies the list.
         unsafe { rd::rd_kafka_commit_queue(client, positions, self.0.as_ptr(), None, ptr::null_mut()) }
     }
 
@@ -123,7 +123,7 @@ impl Messages {
         (self.first, self.taken, self.end) = (0, 0, 0);
     }
 
-    /// Destroys the messages that were taken. Their fetch buffers are freed with the last message of each.
+    /// Destroys the messages that were taken. A fetch buffer is freed with the last message in it.
     pub(crate) fn destroy_taken(&mut self) {
         while self.first < self.taken {
             let message = self.slots[self.first];
@@ -152,7 +152,7 @@ impl Messages {
                 Ok(read)
             }
             Err(_) => {
-                // SAFETY: only reads a variable of this thread.
+                // SAFETY: the call only reads a variable of this thread.
                 Err(unsafe { rd::rd_kafka_last_error() }.into())
             }
         }
@@ -185,7 +185,7 @@ impl Drop for Messages {
     }
 }
 
-/// The untaken messages of a bulk. While it or one of its messages is borrowed, nothing is destroyed.
+/// The untaken messages of a bulk. As long as this value or one of its messages lives, no message is destroyed.
 pub(crate) struct Taking<'b> {
     slots: &'b [*mut rd::rd_kafka_message_t],
     taken: &'b mut usize,
@@ -287,7 +287,8 @@ impl<'m> MessageRef<'m> {
         known.then_some(timestamp)
     }
 
-    /// Returns the headers, which librdkafka parses at the first call. They are empty, too, if it cannot parse them.
+    /// Returns the headers, which librdkafka parses at the first call. The list is empty if the message has no headers, or if
+    /// librdkafka cannot parse them.
     pub(crate) fn headers(&self) -> HeaderList<'m> {
         let mut headers = ptr::null_mut();
         // SAFETY: the message is alive and used by this thread alone: `MessageRef` is neither `Send` nor `Sync`.
@@ -308,7 +309,7 @@ impl<'m> HeaderList<'m> {
             return None;
         }
         let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
-        // SAFETY: the list lives as long as its message, and the three variables are there to be written.
+        // SAFETY: the list lives as long as its message, and librdkafka may write into the three variables.
         let error =
             unsafe { rd::rd_kafka_header_get_all(self.0, index, &raw mut name, &raw mut value, &raw mut length) };
         if error != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
@@ -327,7 +328,7 @@ unsafe fn bytes<'a>(start: *const c_void, length: usize) -> Option<&'a [u8]> {
     if start.is_null() {
         return None;
     }
-    // SAFETY: the caller answers for it.
+    // SAFETY: the caller guarantees this.
     Some(unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) })
 }
 

@@ -14,13 +14,13 @@ use crate::native::{Messages, Queue};
 use crate::{Bulk, MAX_MESSAGES};
 
 /// Reads the records of forwarded partitions in bulk, beside a consumer whose own queue keeps the events. A consumer should
-/// have at most one; a second one takes over the wake-ups of the first.
+/// have at most one such queue, because a second one takes over the wake-ups of the first.
 ///
-/// Dropping it returns records that librdkafka has fetched and nobody has read to the consumer's queue, in order, and forwards
-/// the partitions to that queue. Records that were read and not taken are lost. It holds the consumer, so the consumer closes
-/// after it.
+/// When a `BatchQueue` is dropped, the records that librdkafka has fetched and nobody has read move to the consumer's queue, in
+/// order, and the partitions are forwarded to that queue. Records that were read and not taken are lost. A `BatchQueue` holds
+/// an `Arc` of its consumer, so the consumer can't be dropped before it.
 pub struct BatchQueue<C: ConsumerContext + 'static> {
-    // Fields are dropped in this order: nothing here may outlive the consumer.
+    // Fields are dropped in the order of declaration. The consumer is the last one, because no other field may outlive it.
     messages: Messages,
     forwarded: Vec<Forwarded>,
     own: Arc<Own>,
@@ -34,7 +34,7 @@ struct Forwarded {
     queue: Queue,
 }
 
-/// The state of the callbacks. An `Arc`, because its address stays the same when the `BatchQueue` moves.
+/// The state that the callbacks use. It is in an `Arc`, so that its address stays the same when the `BatchQueue` moves.
 struct Own {
     queue: Queue,
     /// Whether something arrived in a partition's queue while that queue was not forwarded.
@@ -53,39 +53,39 @@ impl Own {
     }
 }
 
-/// Called when this queue stops being empty.
+/// Called when the empty queue of the [`Own`] gets an entry.
 ///
 /// # Safety
 /// `own` leads to an [`Own`].
 unsafe extern "C" fn on_record(_: *mut rd::rd_kafka_t, own: *mut c_void) {
-    // SAFETY: the caller answers for it. All access is shared.
+    // SAFETY: the caller guarantees that `own` leads to an [`Own`]. All access is shared.
     let own = unsafe { &*own.cast_const().cast::<Own>() };
     own.wake();
 }
 
-/// Called when the consumer's queue has an event.
+/// Called when the empty queue of the consumer gets an event.
 ///
 /// # Safety
 /// `own` leads to an [`Own`].
 unsafe extern "C" fn on_event(_: *mut rd::rd_kafka_t, own: *mut c_void) {
-    // SAFETY: the caller answers for it. All access is shared.
+    // SAFETY: the caller guarantees that `own` leads to an [`Own`]. All access is shared.
     let own = unsafe { &*own.cast_const().cast::<Own>() };
     own.wake();
 }
 
-/// Called when a partition's queue is not forwarded and has an entry.
+/// Called when the empty queue of a partition gets an entry, while that queue is not forwarded.
 ///
 /// # Safety
 /// `own` leads to an [`Own`].
 unsafe extern "C" fn on_stray(_: *mut rd::rd_kafka_t, own: *mut c_void) {
-    // SAFETY: the caller answers for it. All access is shared.
+    // SAFETY: the caller guarantees that `own` leads to an [`Own`]. All access is shared.
     let own = unsafe { &*own.cast_const().cast::<Own>() };
     own.strayed.store(true, Ordering::Release);
     own.wake();
 }
 
 impl<C: ConsumerContext + 'static> BatchQueue<C> {
-    /// Makes a queue for a consumer. It replaces the consumer's [non-empty callback](BaseConsumer::set_nonempty_callback).
+    /// Makes a queue for a consumer. This replaces the consumer's [non-empty callback](BaseConsumer::set_nonempty_callback).
     ///
     /// # Errors
     /// If the consumer has no `group.id`, and so no queue of its own.
@@ -93,9 +93,9 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         Self::make(consumer, None)
     }
 
-    /// Makes a queue for a consumer whose caller waits for a call of `on_ready` instead of waiting in [`BatchQueue::read`].
-    /// After the call [`BatchQueue::is_ready`] may be true. `on_ready` is called on a thread of librdkafka with one of its
-    /// queues locked: it must not block and not call librdkafka.
+    /// Makes a queue for a caller that waits for a call of `on_ready` instead of waiting in [`BatchQueue::read`]. After such a
+    /// call, [`BatchQueue::is_ready`] may return true. `on_ready` is called on a thread of librdkafka that holds the lock of a
+    /// queue. So `on_ready` must neither block nor call librdkafka.
     ///
     /// # Errors
     /// As [`BatchQueue::new`].
@@ -160,7 +160,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         &self.consumer
     }
 
-    /// Forwards a partition's records and faults to this queue. Call it before the partition is assigned, at each assignment:
+    /// Forwards a partition's records and faults to this queue. Call this at each assignment, before the partition is assigned:
     /// see "Forwarding" in the [crate's documentation](crate). A second call is harmless.
     ///
     /// # Errors
@@ -191,9 +191,9 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         Ok(())
     }
 
-    /// Forwards a partition to the consumer's queue again, and drops its records that were read and not taken. Call it after
-    /// the partition is unassigned, which makes everything else of it stale. Does nothing for a partition that is not
-    /// forwarded.
+    /// Forwards a partition to the consumer's queue again, and drops its records that were read and not taken. Call this after
+    /// the partition is unassigned, so that librdkafka also drops the partition's records that were not read. Does nothing for
+    /// a partition that is not forwarded.
     pub fn unforward(&mut self, topic: &str, partition: i32) {
         if let Some(known) = self.position(topic, partition) {
             let known = self.forwarded.swap_remove(known);
@@ -203,8 +203,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         }
     }
 
-    /// Drops a partition's records that were read and not taken. Call it after a seek, because these records were read before the
-    /// seek. librdkafka returns them again only if the seek asks for them.
+    /// Drops a partition's records that were read and not taken. Call this after a seek, because these records were read before
+    /// the seek. librdkafka returns them again only if the seek asks for them.
     pub fn discard(&mut self, topic: &str, partition: i32) {
         self.messages.remove(|message| message.partition() == partition && message.topic() == topic);
     }
@@ -212,7 +212,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
     /// Returns the records that the last bulk left. If there are none, waits for records for up to `timeout`, rounded up to
     /// whole milliseconds, and returns up to [`MAX_MESSAGES`] of those that have arrived.
     ///
-    /// Doesn't wait for a full bulk. Returns an empty one when the time is over, or when the consumer's queue has an event:
+    /// Doesn't wait for a full bulk. Returns an empty bulk when the time is over, or when the consumer's queue has an event. So
     /// poll the consumer between two reads.
     ///
     /// # Errors
@@ -236,7 +236,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
                     partition.queue.forward(Some(&own.queue));
                 }
             }
-            // This call may consume a wake-up. So check for its causes afterwards, before waiting: a wake-up that comes later
+            // This call doesn't wait, but it may consume a pending wake-up. So check for the possible causes of a wake-up
+            // (`strayed`, or an event in the consumer's queue) between this call and the wait. A wake-up after these checks
             // ends the wait.
             if messages.fill(&own.queue, Duration::ZERO, MAX_MESSAGES)? > 0 {
                 return Ok(());

@@ -1,11 +1,13 @@
 //! A batch: encoded rows together with the raw records they came from, in the order of delivery. No I/O.
 //!
-//! Everything is stored in a few large, reused buffers, whatever the number of partitions: the rows as COPY sends them, an arena of
-//! raw records, one entry per record, and *runs*, which map ranges of records to segments. A [`Segment`] is one claim of one
-//! partition, with the offsets that its records cover. A revoked or fenced partition is dropped by leaving out its runs. The raw
-//! bytes make dead letters exact, and allow the rows to be encoded again after a catalog change.
+//! A batch has a few large buffers, whatever the number of partitions: the rows as COPY sends them; the *arena*, which holds
+//! the raw records; one entry per record; and *runs*, which map ranges of records to segments. The buffers are reused. A
+//! [`Segment`] is one claim of one partition, with the offsets that its records cover. To drop a revoked or fenced partition,
+//! its runs are left out when the batch is written. The raw bytes make dead letters exact, and allow the rows to be encoded
+//! again after a catalog change.
 //!
-//! Record accounting: every record has rows, or is rejected, or was skipped by rule. [`Batch::seal`] asserts it.
+//! Record accounting: every record has rows, or is rejected, or is skipped by a rule, for example the row filter.
+//! [`Batch::seal`] asserts that the three numbers add up.
 
 mod window;
 
@@ -15,12 +17,13 @@ use std::time::{Duration, Instant};
 use crate::position::{Claim, Offset, TopicPartition};
 use crate::record::{Headers, Record};
 
-/// The limits at which a batch is closed; the first one reached counts.
+/// The limits at which a batch is closed. The batch is closed at the first limit that it reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
     /// The number of rows. Default 50 000.
     pub max_rows: NonZeroU32,
-    /// Encoded rows and raw records together, in bytes; one record always fits. Default 8 MiB.
+    /// The size in bytes of rows, raw records and entries together. It is checked before a record is added, so a record of any
+    /// size fits. Default 8 MiB.
     pub max_bytes: u64,
     /// The time since the first record was added. Default 500 ms.
     pub max_age: Duration,
@@ -51,17 +54,18 @@ pub struct RejectedRecord {
     pub detail: Box<str>,
 }
 
-/// The part of a batch that belongs to one claim of one partition. Its records may be in several runs.
+/// The part of a batch that belongs to one claim of one partition. Records of other segments may lie between its records.
 #[derive(Clone, Debug)]
 pub struct Segment {
     pub source: TopicPartition,
-    /// The claim under which it was consumed.
+    /// The claim under which the records were consumed.
     pub claim: Claim,
     /// The offset of the ledger when all earlier batches are written.
     pub from: Offset,
     /// The offset of the ledger after this batch: the successor of the last delivered offset.
     pub to: Offset,
-    /// False once the partition was revoked or fenced: its records are left out.
+    /// Whether the segment's records are written. False once the segment was dropped, for example because its partition was
+    /// revoked.
     pub live: bool,
     /// The number of records delivered in this segment.
     pub records: u32,
@@ -74,22 +78,24 @@ pub struct Span {
     /// The index of the segment in the batch.
     pub segment: usize,
     pub source: TopicPartition,
-    /// The claim under which it was consumed.
+    /// The claim under which the records were consumed.
     pub claim: Claim,
     /// The offset at which the ledger must be before the write.
     pub from: Offset,
     /// The offset at which the ledger will be after the write.
     pub to: Offset,
-    /// The last record that the span covers. It identifies the log later.
+    /// The last record that the span covers. The ledger stores it, so that a later claim can check whether it reads the same
+    /// log.
     pub last: LastRecord,
 }
 
-/// The last committed record, which identifies a log: a recreated log has another record at its offset.
+/// The last committed record of a partition. It identifies the log: if the topic was recreated, another record is at this
+/// offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastRecord {
     pub offset: Offset,
     pub timestamp_ms: Option<i64>,
-    /// FNV-1a of key and value.
+    /// FNV-1a of the lengths of key and value and of their bytes.
     pub digest: i64,
 }
 
@@ -104,12 +110,12 @@ pub enum Trigger {
     Age,
     /// A partition is being revoked.
     Revoke,
-    /// The daemon is ending.
+    /// The consumer leaves the group: the daemon is ending, or the consumer is rebuilt.
     Shutdown,
 }
 
 impl Trigger {
-    /// Returns the metric's label value.
+    /// Returns the label value for `batches_total`.
     pub fn label(self) -> &'static str {
         match self {
             Self::Rows => "rows",
@@ -127,7 +133,7 @@ struct Entry {
     timestamp_ms: i64,
     key_len: i32,
     value_len: i32,
-    /// The end in the arena; the start is the end of the previous entry.
+    /// Where the record ends in the arena. The record starts where the previous entry's record ends.
     arena_end: u32,
     rows_end: u32,
     /// The number of rows of all records up to and including this one.
@@ -142,7 +148,7 @@ struct Run {
     start: u32,
 }
 
-/// Records gathered for one transaction.
+/// Records gathered for one write, and the rows encoded from them. Usually one transaction writes them all.
 #[derive(Debug, Default)]
 pub struct Batch {
     rows: Vec<u8>,
@@ -164,8 +170,8 @@ impl Batch {
         Self::default()
     }
 
-    /// Clears the batch for reuse. Each buffer keeps at most `keep_bytes` of memory, so that one huge record doesn't take memory
-    /// forever.
+    /// Clears the batch for reuse. The buffers of rows, raw records and entries keep at most `keep_bytes` of memory each, so
+    /// that a huge record doesn't occupy memory forever.
     pub fn clear(&mut self, keep_bytes: usize) {
         fn reset<T>(buffer: &mut Vec<T>, keep_bytes: usize) {
             buffer.clear();
@@ -184,17 +190,20 @@ impl Batch {
         self.sealed = None;
     }
 
-    /// Opens a segment; its first record is pushed next.
+    /// Opens a segment, in which the ledger is at `from` before the first record. Returns the segment's index, for
+    /// [`Batch::push`].
     pub fn open_segment(&mut self, source: TopicPartition, claim: Claim, from: Offset) -> usize {
         self.segments.push(Segment { source, claim, from, to: from, live: true, records: 0, last_record: 0 });
         self.segments.len() - 1
     }
 
-    /// Adds a record to a segment: the raw bytes go into the arena, `headers` appends the headers (in the arena's form), and
-    /// `encode` makes rows of them. Returns whether `encode` accepted the record.
+    /// Adds a record to a segment. Copies key and value into the arena, lets `headers` append the headers there (in the form of
+    /// [`Headers`]), and lets `encode` append the record's rows and return their number. Returns whether `encode` accepted the
+    /// record.
     ///
     /// # Panics
-    /// If the offset is before the segment's end: the caller must filter out records that are delivered twice.
+    /// If the batch is sealed, or if the offset is before the segment's end: the caller must filter out records that are
+    /// delivered twice.
     pub fn push(
         &mut self,
         segment: usize,
@@ -248,7 +257,8 @@ impl Batch {
         accepted
     }
 
-    /// Encodes all rows again, after the catalog changed. A record that fails now becomes a rejected record, and vice versa.
+    /// Encodes all rows again, after the catalog changed. A record that had rows may be rejected now, and a rejected record may
+    /// get rows.
     pub fn encode_again(&mut self, mut encode: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Result<u32, RejectedRecord>) {
         self.rows.clear();
         self.rejected_records.clear();
@@ -272,7 +282,7 @@ impl Batch {
     /// Closes the batch. Its segments now cover all pushed records, and no record can be added.
     ///
     /// # Panics
-    /// If the record accounting does not balance: a bug of ours that would lose records.
+    /// If the record accounting does not add up: a bug of ours that would lose records.
     pub fn seal(&mut self, trigger: Trigger) {
         let consumed: u32 = self.segments.iter().map(|segment| segment.records).sum();
         let mut with_rows = 0;
@@ -329,12 +339,13 @@ impl Batch {
         self.rows.len()
     }
 
-    /// Returns when the first record was added. The age counts from the first record, because `max_age` limits staleness.
+    /// Returns when the first record was added; `None` if there is none. The batch's age counts from this time, because
+    /// `max_age` limits staleness.
     pub fn opened_at(&self) -> Option<Instant> {
         self.opened_at
     }
 
-    /// Returns one record's raw bytes.
+    /// Returns the record with this index, as it was delivered.
     pub fn record(&self, index: u32) -> Record<'_> {
         let index = index as usize;
         let start = if index == 0 { 0 } else { self.entries[index - 1].arena_end as usize };
@@ -343,16 +354,17 @@ impl Batch {
         record_of(entry, &self.arena[start..entry.arena_end as usize], &self.segments[segment].source)
     }
 
-    /// Returns the segment of a record.
+    /// Returns the index of the segment to which a record belongs.
     pub fn segment_of(&self, record: u32) -> usize {
         let run = self.runs.partition_point(|run| run.start <= record);
         self.runs[run - 1].segment as usize
     }
 }
 
-/// Returns what identifies the log at this record.
+/// Returns offset, timestamp and digest of a record, by which the log is identified later.
 pub fn last_record(record: &Record<'_>) -> LastRecord {
-    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. With one record per batch, speed doesn't matter.
+    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. The digest is computed for one record per span,
+    // so speed doesn't matter.
     let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
     let lengths = [signed_len(record.key).to_le_bytes(), signed_len(record.value).to_le_bytes()];
     let bytes = lengths.iter().flatten().chain(record.key.unwrap_or_default()).chain(record.value.unwrap_or_default());
@@ -382,7 +394,7 @@ fn record_of<'a>(entry: &Entry, bytes: &'a [u8], source: &'a TopicPartition) -> 
     }
 }
 
-/// -1 means null, as in Kafka's protocol.
+/// Returns the length as in Kafka's protocol, where -1 means null.
 fn signed_len(bytes: Option<&[u8]>) -> i32 {
     bytes.map_or(-1, |bytes| i32::try_from(bytes.len()).expect("Kafka's lengths are 32-bit"))
 }

@@ -1,11 +1,11 @@
 //! The claim loop: claims the partitions that Kafka assigned to a pipeline's consumers, and tells each consumer at which offset
 //! to start fetching.
 //!
-//! It has a connection of its own, so that a claim waits neither for a COPY nor for another claim. Rows that others have locked are
-//! skipped and retried, while a second connection waits for one of these locks and identifies the blocker. The waiting connection
-//! makes no claim: a claim queued behind a lock could be made after the partition moved to another member, and would fence that
-//! member. A claim is requested again until it is granted, refused or withdrawn; the request id identifies answers that come too
-//! late.
+//! The loop has its own connection, so that a claim waits neither for a COPY nor for another claim. Ledger rows that others
+//! have locked are skipped, and their claims are tried again later. Meanwhile, a second connection waits for one of these locks
+//! and identifies the session that holds it. The second connection makes no claim: a claim queued behind a lock could be made
+//! after the partition moved to another member, and would fence that member. A request is tried again until it is granted,
+//! refused or withdrawn. By the request id, a consumer recognizes an answer that comes too late.
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
@@ -27,17 +27,19 @@ use crate::retry::{Backoff, Disposition};
 use crate::stopped::Stopped;
 use crate::store::WriteError;
 
-/// How long locked rows are only retried, before the blocker is identified.
+/// How long claims of locked rows are only tried again. After this time, a second connection waits for the lock and identifies
+/// the session that holds it.
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
-/// The time between two such attempts while another connection waits for the lock. If the lock ends earlier, so does this pause.
+/// The time between two such attempts while the second connection waits for the lock. If the lock is released earlier, the next
+/// attempt is made at once.
 const OVERDUE_RETRY: Duration = Duration::from_millis(250);
 
 /// The policy for a Kafka log that doesn't match the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OffsetLossPolicy {
-    /// The pipeline stops with the name of the condition.
+    /// The pipeline stops, and its error names the condition.
     #[default]
     Fail,
     /// Continue at the oldest record that Kafka has, and count the lost records.
@@ -61,9 +63,9 @@ impl OffsetLossPolicy {
 #[derive(Debug)]
 pub struct ClaimRequest {
     pub wanted: Vec<Wanted>,
-    /// Partitions that this owner requested before and has lost since. Their pending claims are cancelled.
+    /// Partitions that this owner requested before and has lost since. Their pending requests are cancelled.
     pub withdrawn: Vec<TopicPartition>,
-    /// The name of the future owner, for display.
+    /// The name of the consumer, which the ledger shows as the owner. It also identifies the consumer's earlier requests.
     pub owner: Arc<str>,
     /// Where the answers are sent.
     pub answers: Sender<Message>,
@@ -72,9 +74,9 @@ pub struct ClaimRequest {
 #[derive(Clone, Debug)]
 pub struct Wanted {
     pub source: TopicPartition,
-    /// The request id, which its answer repeats.
+    /// The request id, which the answer repeats.
     pub request: u64,
-    /// A log-loss condition that was found while reading, which the policy shall skip.
+    /// A log-loss condition that was found while reading, and that the claim shall skip by the policy.
     pub step_over: Option<LossCondition>,
 }
 
@@ -101,7 +103,8 @@ pub struct Claimed {
 /// The ledger rows as the claim loop uses them, over one connection that is opened when needed.
 ///
 /// No future except [`ClaimLedger::wait_at_lock`] is cancel safe: a dropped one leaves replies unread, so the caller must
-/// disconnect before the next call. A claim whose reply was lost is in the ledger nevertheless, and the next claim replaces it.
+/// disconnect before the next call. A claim whose reply was lost may be in the ledger nevertheless, and the next claim replaces
+/// it.
 pub trait ClaimLedger: Send {
     /// Returns whether a connection is open.
     fn is_connected(&self) -> bool;
@@ -111,40 +114,43 @@ pub trait ClaimLedger: Send {
         &mut self,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<TopicPartition>, WriteError>> + Send;
-    /// Adds rows with these offsets for partitions that the pipeline never had a row for. Returns the partitions that it had a row
-    /// for: their row is lost.
+    /// Adds rows with these offsets for partitions for which the pipeline never had a row. Returns the partitions for which it
+    /// had one: their rows are lost, and are not added.
     fn extend(
         &mut self,
         starts: &[(TopicPartition, Offset)],
     ) -> impl Future<Output = Result<Vec<TopicPartition>, WriteError>> + Send;
-    /// Adds lost rows with these offsets.
+    /// Adds rows with these offsets for partitions whose rows are lost.
     fn insert_rows(
         &mut self,
         places: &[(TopicPartition, Offset)],
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Claims the partitions whose row exists and isn't locked, each atomically; the others are left out.
+    /// Claims the partitions whose row exists and isn't locked, each atomically. Returns these claims; the other partitions are
+    /// left out.
     fn claim(
         &mut self,
         owner: &str,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<Claimed>, WriteError>> + Send;
-    /// Sets a claimed row to `to` under a new claim, and clears the last record, which the new log doesn't have. Returns the new
-    /// claim; `None` if the claim was no longer ours or the row had changed. Because of the new claim, a database that is restored
-    /// to the moment before this step is recognized, even if an offset of the old log equals one of the new log.
+    /// Sets a claimed row to `to` under a new claim, and clears the last record, which the new log doesn't have. Returns the
+    /// new claim; `None` if the row has another claim or offset than `claimed`. If the database is later restored to a state
+    /// before this step, the row has the old claim again, which reveals the restore even if the row's offset also occurs in the
+    /// new log.
     fn step_over(
         &mut self,
         claimed: &Claimed,
         to: Offset,
     ) -> impl Future<Output = Result<Option<Claim>, WriteError>> + Send;
-    /// Waits, on a separate connection and for a limited time, until nobody holds the lock on a partition's row. Terminates our own
-    /// leftover connections that hold it, and reports other holders. Makes no claim. `waits` counts the calls for this lock.
+    /// Waits, on a separate connection and for a limited time, until nobody holds the lock on a partition's row. Terminates our
+    /// own leftover connections that hold it, and reports other holders. Makes no claim. `waits` counts the calls, this one
+    /// included, since the last time when no request was pending.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
     fn wait_at_lock(&self, source: TopicPartition, waits: u32) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// One of the two ends of a log.
+/// The low end or the high end of a partition's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The oldest record that Kafka still has.
@@ -153,12 +159,12 @@ pub enum End {
     High,
 }
 
-/// One end of each partition for which Kafka answers.
+/// One end of the log of each partition for which Kafka answered.
 pub type Ends = HashMap<TopicPartition, Offset>;
 
-/// Returns where Kafka's logs begin and end.
+/// Asks Kafka where its logs begin and end.
 pub trait LogEnds: Send + Sync {
-    /// Returns the end of each partition for which Kafka answers.
+    /// Returns the low or high end of each partition's log. Partitions for which Kafka doesn't answer are missing.
     fn ends(&self, sources: &[TopicPartition], end: End) -> impl Future<Output = Result<Ends, LogEndsError>> + Send;
 }
 
@@ -194,7 +200,7 @@ pub struct ClaimLoop<C, K> {
     random: Rng,
     listener: Arc<dyn Listener>,
     pending: Vec<Pending>,
-    /// The answers of this round that were not sent yet.
+    /// The answers of this round that were not sent yet, by the channel of their consumer.
     answered: Vec<(Sender<Message>, Vec<ClaimAnswer>)>,
 }
 
@@ -204,13 +210,14 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Self { ledger, log_ends, policy, random, listener, pending: Vec::new(), answered: Vec::new() }
     }
 
-    /// Serves claims until all senders of requests are gone.
+    /// Handles requests until all senders of requests are gone.
     ///
     /// # Errors
     /// [`Stopped`] if Postgres refuses a claim for a reason that waiting doesn't resolve.
     ///
     /// # Cancel safety
-    /// May be dropped at any point: the next claim replaces one that is in the ledger without an answer.
+    /// May be dropped at any point. A claim that is in the ledger, but was not answered, is replaced by the next claim of its
+    /// partition.
     pub async fn run(mut self, mut requests: Receiver<ClaimRequest>) -> Result<(), Stopped> {
         let mut backoff = Backoff::new();
         let mut lock_wait = JoinSet::new();
@@ -229,7 +236,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
             }
             let was_connected = self.ledger.is_connected();
             let round = self.round().await;
-            // Do this after a failed round too: the claims that it granted are in the ledger.
+            // Send the answers after a failed round too: the claims that it granted are in the ledger.
             for (answers, answered) in std::mem::take(&mut self.answered) {
                 // A consumer that has ended needs no answer. The next owner's claim replaces the one made for it.
                 let _gone = answers.send(Message::Claims(answered)).await.is_err();
@@ -244,8 +251,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                 }
                 Err(error) => {
                     self.ledger.disconnect();
-                    // The connection was opened before this round, so the error may be an old one: the server may already be
-                    // back. Retry at once.
+                    // The connection was opened before this round, so it may have broken long ago, and the server may already
+                    // be back. Retry at once.
                     if was_connected && matches!(error, RoundError::Postgres(_)) {
                         continue;
                     }
@@ -297,7 +304,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         }
     }
 
-    /// Runs one round for all pending requests; those that are answered are removed.
+    /// Tries to grant all pending requests. Removes the requests that are answered.
     async fn round(&mut self) -> Result<(), RoundError> {
         let sources: Vec<TopicPartition> = self.pending.iter().map(|p| p.wanted.source.clone()).collect();
         let missing = self.ledger.without_row(&sources).await?;
@@ -320,11 +327,12 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
-    /// Adds rows for partitions without one. New partitions begin at the oldest record: `latest` would lose the records from before
-    /// we noticed them. A partition that had a row is the condition "ledger lost".
+    /// Adds rows for partitions without one. A new partition begins at its oldest record: beginning at the end of the log would
+    /// lose the records that were written before we noticed the partition. A partition that had a row before meets the
+    /// condition [`LossCondition::LedgerLost`].
     async fn add_rows(&mut self, missing: &[TopicPartition]) -> Result<(), RoundError> {
-        // Add all partitions of the topic up to the highest number in one statement: the stored number of partitions means that
-        // all below it have rows.
+        // Add all partitions of the topic up to the highest number in one statement: the database stores a number of partitions
+        // per topic, and all partitions below this number must have rows.
         let mut all = BTreeSet::new();
         for source in missing {
             all.extend((0..=source.partition).map(|n| TopicPartition::new(Arc::clone(&source.topic), n)));
@@ -362,9 +370,11 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
-    /// Reads both ends, the high end first. If the topic is recreated in between, the new log's low end is not after the last
-    /// committed record, so fetching begins there and the record is compared. In the other order, the old log's low end would be
-    /// used for the new log, and a new log that has grown beyond our offset would be taken for the old one.
+    /// Returns the low ends and the high ends. Reads the high ends first. If a topic is recreated between the two requests, the
+    /// low end is then that of the new log. It is not after the last committed record, so fetching begins at that record's
+    /// offset and the records are compared. In the other order, the low end could be that of the old log, after the last
+    /// committed record. Nothing would be compared, and a new log that has grown beyond our offset would be taken for the old
+    /// one.
     async fn both_ends(&self, sources: &[TopicPartition]) -> Result<(Ends, Ends), LogEndsError> {
         let high = self.log_ends.ends(sources, End::High).await?;
         Ok((self.log_ends.ends(sources, End::Low).await?, high))
@@ -408,7 +418,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
-    /// Stores the answer for a partition, which is sent at the end of the round.
+    /// Stores the answer to the request for a partition. The answers are sent at the end of the round.
     fn reply(&mut self, source: &TopicPartition, answer: Result<Grant, LossCondition>) {
         let Some(index) = self.pending.iter().position(|p| p.wanted.source == *source) else { return };
         let Pending { wanted, answers, .. } = self.pending.remove(index);

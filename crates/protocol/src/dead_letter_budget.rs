@@ -1,5 +1,5 @@
-//! The dead-letter budget: if the share of dead letters is too high, the fault is probably not in the data, and more dead letters
-//! would hide it. No I/O.
+//! The dead-letter budget: if the share of dead letters is too high, the fault is probably not in the data, and more dead
+//! letters would hide the fault. No I/O.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -12,7 +12,8 @@ use crate::record::Record;
 /// The limits beyond which the pipeline stops instead of dead-lettering more records.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeadLetterLimits {
-    /// The highest share of records in the window, `(0.0, 1.0]`; 1.0 never stops. Default 0.1.
+    /// The highest allowed share of dead letters among the records of the window, in `(0.0, 1.0]`. With 1.0, the pipeline never
+    /// stops because of dead letters. Default 0.1.
     pub max_share: f64,
     /// The length of the window. Default 5 min.
     pub window: Duration,
@@ -21,7 +22,7 @@ pub struct DeadLetterLimits {
 }
 
 impl DeadLetterLimits {
-    /// Returns the share of dead letters if `dead` of `records` are beyond the limits.
+    /// Returns the share of dead letters if `dead` of `records` are beyond the limits, else `None`.
     pub fn exceeded(&self, records: u64, dead: u64) -> Option<f64> {
         let share = share(records, dead);
         (dead >= self.min_count && share > self.max_share).then_some(share)
@@ -65,7 +66,7 @@ pub(crate) fn summary<'r>(batch: &Batch, rejects: impl Iterator<Item = &'r Rejec
     text
 }
 
-/// Counts records and dead letters in a sliding window, in slices of a thirtieth of it.
+/// Counts records and dead letters in a sliding window. The window moves in steps of a thirtieth of its length.
 #[derive(Debug)]
 pub struct DeadLetterBudget {
     limits: DeadLetterLimits,
@@ -107,7 +108,7 @@ impl DeadLetterBudget {
         })
     }
 
-    /// Counts what was committed.
+    /// Counts committed records, and the dead letters among them.
     pub fn count(&mut self, records: u64, dead: u64, now: Instant) {
         self.forget(now);
         let slice = self.limits.window / 30;

@@ -29,30 +29,31 @@ pub enum ClaimsWaitOn {
 /// An event that may matter to a log, a metric or a status page.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The group changed the consumer's assignment, and revoked nothing.
+    /// The group extended or confirmed the consumer's assignment.
     Assigned {
         /// The partitions that the consumer didn't have before. May be empty in a rebalance that concerned other members.
         added: &'a [TopicPartition],
         /// How many partitions the consumer has now.
         all: usize,
     },
-    /// The assignment, which may be empty, is visible in a [`Snapshot`]: the consumer is a member of the group.
+    /// The consumer is a member of the group. Its assignment, which may be empty, was reported in a [`Snapshot`] before.
     Joined,
     /// The group revoked these partitions.
     Revoked {
         sources: &'a [TopicPartition],
-        /// Whether other members may own them already.
+        /// Whether other members may own these partitions already.
         lost: bool,
     },
-    /// Why the poll loop takes no records; `None` when it takes them again.
+    /// Why the poll loop takes no records now; `None` if it takes records.
     Held(Option<Hold>),
     /// The state of the poll loop, reported a few times per second.
     Snapshot(&'a Snapshot<'a>),
     /// Kafka reported an error that the client retries by itself.
     KafkaRetries(&'a (dyn Error + 'static)),
-    /// An offset is outside of Kafka's log: each partition is compared with the ledger.
+    /// An offset to fetch is outside of Kafka's log. All owned partitions are claimed again, and each claim compares the log
+    /// with the ledger.
     PositionOutOfRange(&'a (dyn Error + 'static)),
-    /// A log became shorter: each partition is compared with the ledger.
+    /// A log became shorter. All owned partitions are claimed again, and each claim compares the log with the ledger.
     LogCut,
     /// The consumer failed and is rebuilt.
     Rebuilding {
@@ -77,7 +78,7 @@ pub enum Event<'a> {
         source: &'a TopicPartition,
         condition: &'a LossCondition,
     },
-    /// `on_offset_loss` skipped a log-loss condition.
+    /// A log-loss condition was skipped, as `on_offset_loss` demands.
     SteppedOver {
         source: &'a TopicPartition,
         condition: &'a LossCondition,
@@ -101,7 +102,8 @@ pub enum Event<'a> {
         /// The offset at which the dropped part of the batch began; `None` if the ledger was read without a write.
         from: Option<Offset>,
     },
-    /// The ledger is behind what we saw committed: the database was restored. The partition is claimed again.
+    /// The ledger isn't at an offset that we wrote: the database was restored, or somebody set the offset. The partition is
+    /// claimed again.
     Rewound {
         source: &'a TopicPartition,
         /// The offset at which the dropped part of the batch began; `None` if the ledger was read without a write.
@@ -111,21 +113,21 @@ pub enum Event<'a> {
     /// The outcome of every segment of a batch is known.
     BatchWritten {
         batch: &'a Batch,
-        /// The time since the writer received it.
+        /// The time since the writer received the batch.
         took: Duration,
     },
     /// The reply to a COMMIT is missing: the outcome will be read from the ledger.
     CommitUnknown(&'a WriteError),
     /// The catalog changed: the plan is rebuilt and the batch re-encoded.
     CatalogChanged(&'a WriteError),
-    /// The same transaction timed out repeatedly: the next ones are smaller.
+    /// A transaction over the same records timed out repeatedly, so the next ones are smaller.
     WindowHalved {
         /// Records per transaction from now on.
         records: u32,
     },
     /// The poison search ended.
     PoisonFound {
-        /// How many COPYs it took.
+        /// How many COPYs the search took.
         copies: u32,
         /// How many records Postgres refuses.
         records: usize,
@@ -142,11 +144,11 @@ pub enum Event<'a> {
 
 #[derive(Debug)]
 pub struct Committed<'a> {
-    /// The batch that it belongs to.
+    /// The batch to which the committed records belong.
     pub batch: &'a Batch,
-    /// The records that it covers.
+    /// The range of the committed records in the batch.
     pub window: Range<u32>,
-    /// Rows that it put into the table.
+    /// How many rows the transaction wrote into the table.
     pub rows: u64,
     pub dead_letters: &'a [DeadLettered],
 }
@@ -156,13 +158,13 @@ pub struct Committed<'a> {
 pub struct DeadLettered {
     /// The index of the record in the batch.
     pub record: u32,
-    /// A label value of `dead_letters_total`.
+    /// The reason code: a label value of `dead_letters_total`.
     pub reason: &'static str,
-    /// The column at fault, if one is.
+    /// The column at fault, if there is one.
     pub column: Option<Box<str>>,
 }
 
-/// The activities that a consumer's time is divided into.
+/// The activities of a writer whose time is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WritePhase {
     /// `COPY`, including the poison search if there is one.
@@ -189,7 +191,7 @@ pub enum Hold {
 pub struct Snapshot<'a> {
     /// The partitions and the open batch.
     pub session: &'a Session,
-    /// How many assigned partitions aren't read because the loop has been held for long.
+    /// How many fetched partitions aren't read, because the loop has taken no records for a second or longer.
     pub paused: usize,
     /// Whether records wait for a schema.
     pub waits_for_schema: bool,
@@ -207,8 +209,8 @@ pub struct Spent {
     pub poll: Duration,
     /// Decoding and encoding records.
     pub work: Duration,
-    /// Held, for any reason.
+    /// Taking no records, for any reason in [`Hold`].
     pub held: Duration,
-    /// Held by the rate limit or a missing schema; included in `held`.
+    /// Taking no records because of the rate limit or a missing schema. Included in `held`.
     pub flow: Duration,
 }

@@ -1,12 +1,13 @@
-//! The flush deadline: how long a batch takes from its closing to its commit, and how much earlier it must be closed. No I/O.
+//! The flush deadline: estimates how long a batch takes from its closing to its commit, and so at which age it must be closed.
+//! No I/O.
 //!
-//! `batch.max_age` is a promise about staleness, which users observe in the table. So a batch is closed before it reaches this age,
-//! by the expected time of its write. The estimate is that of RFC 6298, section 2, for round trips: a moving mean and a moving mean
-//! deviation.
+//! `batch.max_age` is a promise about staleness, which users observe in the table. So a batch is closed earlier than at this
+//! age, by the expected duration of its write. The estimate is that of RFC 6298, section 2, for round trips: a moving mean and
+//! a moving mean deviation.
 
 use std::time::Duration;
 
-/// An estimate of the next write's time.
+/// An estimate of how long the next write takes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FlushDeadline {
     seen: bool,
@@ -16,7 +17,8 @@ pub struct FlushDeadline {
 
 impl FlushDeadline {
     /// Adds a sample: a batch was committed `sample` after it was closed. A sample longer than half of `max_age` counts as half
-    /// of it, so that a long outage doesn't distort the estimate, and because the deadline is never moved earlier than that.
+    /// of `max_age`, so that a long outage doesn't distort the estimate. The deadline is never earlier than half of `max_age`
+    /// anyway.
     pub fn took(&mut self, sample: Duration, max_age: Duration) {
         let sample = sample.min(max_age / 2);
         if self.seen {
@@ -27,8 +29,8 @@ impl FlushDeadline {
         }
     }
 
-    /// Returns how old the first record may be when its batch is closed: `max_age` minus the expected time of the write, but at
-    /// least half of `max_age`, because a slow database needs larger batches, not smaller ones.
+    /// Returns how old the first record may be when its batch is closed: `max_age` minus the expected duration of the write,
+    /// but at least half of `max_age`, because a slow database needs larger batches, not smaller ones.
     pub fn close_at(&self, max_age: Duration) -> Duration {
         max_age - (self.mean + self.deviation * 2).min(max_age / 2)
     }

@@ -24,7 +24,7 @@ pub enum GroupEvent {
     /// The group revoked these partitions.
     Revoked {
         sources: Vec<TopicPartition>,
-        /// Whether other members may own them already.
+        /// Whether other members may own these partitions already.
         lost: bool,
     },
 }
@@ -32,7 +32,7 @@ pub enum GroupEvent {
 /// How an assignment is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Assigning {
-    /// Partitions are added and removed one by one.
+    /// Each change names only the partitions that are added or removed.
     Incremental,
     /// Each change contains the whole list, and restarts all of its partitions at the given offsets.
     Whole,
@@ -41,7 +41,7 @@ pub enum Assigning {
 /// The result of offering a record to a [`Visitor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visit {
-    /// It took the record.
+    /// The visitor took the record, or skipped it.
     Taken,
     /// The visitor can't take the record now: the next [`GroupClient::read`] offers it first.
     NotNow,
@@ -51,7 +51,7 @@ pub enum Visit {
 pub trait Visitor {
     /// Announces the partition of the records that follow, until the next announcement.
     fn partition(&mut self, topic: &str, partition: i32);
-    /// Offers a record. `headers` appends them in the arena's form.
+    /// Offers a record. `headers` appends the record's headers, in the form of [`Headers`](crate::record::Headers).
     fn record(&mut self, record: &Incoming<'_>, headers: impl FnOnce(&mut Vec<u8>)) -> Visit;
 }
 
@@ -78,22 +78,22 @@ pub enum ReadErrorKind {
 
 /// One member of a consumer group.
 ///
-/// Records of a partition are offered in the order of their offsets, each at most once per [`GroupClient::fetch`] of the partition.
-/// After [`GroupClient::stop`] or a new `fetch` of a partition, [`GroupClient::read`] offers no record of it that was fetched
-/// before.
+/// Records of a partition are offered in the order of their offsets, each at most once per [`GroupClient::fetch`] of the
+/// partition. After [`GroupClient::stop`] or a new `fetch` of a partition, [`GroupClient::read`] offers no record of this
+/// partition that was fetched earlier.
 pub trait GroupClient: Send {
     /// Waits until a record or an event may be available, for at most `wait`. Serves the group meanwhile.
     ///
     /// # Cancel safety
     /// May be dropped at any point: nothing is lost.
     fn ready(&mut self, wait: Duration) -> impl Future<Output = ()> + Send;
-    /// Serves the group without waiting: its decisions are then in [`GroupClient::take_events`].
+    /// Serves the group without waiting. [`GroupClient::take_events`] then returns what the group decided.
     ///
     /// # Errors
     /// An error that isn't about a record.
     fn serve(&mut self) -> Result<(), ReadError>;
-    /// Offers records that have arrived, at most one bulk of them, until the visitor can't take one. Returns whether a record
-    /// was offered. Doesn't wait.
+    /// Offers records that have arrived, at most as many as the client takes from its queue at once, until the visitor can't
+    /// take one. Returns whether a record was offered. Doesn't wait.
     ///
     /// # Errors
     /// An error in place of a record; records before it were offered.

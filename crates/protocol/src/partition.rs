@@ -16,12 +16,12 @@ pub struct Partition {
     /// The id of the last claim request. It changes with each assignment and each request, so that replies to earlier requests are
     /// ignored.
     pub request_id: u64,
-    /// When it last made progress: a grant, a record, a commit.
+    /// When the partition last made progress: the time of the last grant, record or commit.
     pub progress_at: Instant,
 }
 
-/// The state of a partition. An unassigned one has no `Partition` at all. The writer handles the state "in doubt", between a COMMIT
-/// without a reply and the reading of the ledger.
+/// The state of an assigned partition. If a partition isn't assigned, no [`Partition`] exists for it. The state "in doubt"
+/// isn't here, because only the writer knows it: it lasts from a COMMIT without a reply until the ledger is read.
 #[derive(Debug)]
 pub enum State {
     /// A claim was requested; nothing is fetched before it is granted.
@@ -34,7 +34,8 @@ pub enum State {
         /// The claim that we had.
         ours: Claim,
     },
-    /// A log-loss condition that the policy doesn't skip: nothing is fetched.
+    /// A log-loss condition was found, and nothing is fetched. If the policy skips the condition, a new claim is requested
+    /// next.
     Stopped(LossCondition),
 }
 
@@ -110,19 +111,20 @@ impl Partition {
         self.leave_for(State::Fenced { since: now, ours })
     }
 
-    /// Compares a ledger row that was read after `requested_at` with our state; `None` if it contains nothing new. The row may not
-    /// reflect what happened since `requested_at`.
+    /// Compares our state with a ledger row that was requested at `requested_at`. Returns what happened to our claim; `None` if
+    /// the row contains nothing new. The row may not reflect what happened since `requested_at`.
     pub fn judge(&self, row: LedgerRow, requested_at: Instant) -> Option<Outcome> {
         match &self.state {
             State::Owned(_) if requested_at <= self.progress_at => None,
             State::Owned(owned) => match row.holder(owned.claim) {
-                // A write in flight may have advanced it already, up to what was delivered. An offset beyond that is from before a
-                // log-loss condition was skipped.
+                // A write in flight may have advanced the row already, at most to the end of what was delivered. We wrote no
+                // other offset under this claim.
                 Holder::Us(next) if owned.committed <= next && next <= owned.next => None,
                 Holder::Us(_) | Holder::Rewound => Some(Outcome::Rewound),
                 Holder::Fenced => Some(Outcome::Fenced),
             },
-            // A missing row may be a restore in progress: the grace period ends with a claim, which notices it.
+            // A missing row may mean that a restore is in progress. If the row is really lost, the claim after the grace period
+            // notices it.
             State::Fenced { since, ours } if requested_at > *since && row != LedgerRow::Missing => {
                 (row.holder(*ours) == Holder::Rewound).then_some(Outcome::Rewound)
             }
@@ -167,7 +169,8 @@ pub struct Grant {
     pub verify: Option<LastRecord>,
 }
 
-/// Log-loss conditions: how Kafka and the ledger can disagree. Each has a policy, and lost records are counted.
+/// A log-loss condition: a way in which Kafka's log and the ledger disagree. `on_offset_loss` says whether the pipeline then
+/// stops or continues. Lost records are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LossCondition {
     /// The pipeline knew this partition, but its ledger row is missing.
@@ -206,8 +209,8 @@ impl LossCondition {
         }
     }
 
-    /// Returns how many records are known to be lost if the policy continues at `to` in a log that begins at `low`: deleted records
-    /// and skipped ones. An unknown number counts as 0.
+    /// Returns how many records are known to be lost if the policy continues at `to` in a log that begins at `low`: the deleted
+    /// records and the skipped ones. If the number of deleted records is unknown, it counts as 0.
     pub fn lost(&self, low: Offset, to: Offset) -> u64 {
         match self {
             Self::RetentionPassed { next, .. } => to.distance_from(*next),
@@ -217,9 +220,10 @@ impl LossCondition {
 }
 
 impl LossCondition {
-    /// Returns whether a claim that shall skip this condition, which was found under an earlier claim, still meets it. `last` is
-    /// what the ledger has now. The claim may be late, from a process that was suspended, or may be a retry after its reply was
-    /// lost. The ledger may then belong to another log; skipping there would read that log twice or leave records out.
+    /// Returns whether this condition, which was found under an earlier claim, still exists under the claim that was requested
+    /// to skip it. `last` is the last record in the ledger row now. The request may be late because the process was suspended,
+    /// and the claim may be a second attempt after a lost reply. Then the ledger row may already belong to another log.
+    /// Skipping a part of that log would read records twice or leave them out.
     pub fn still_met(&self, last: Option<LastRecord>) -> bool {
         matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
     }
@@ -252,7 +256,8 @@ impl fmt::Display for LossCondition {
     }
 }
 
-/// Returns where to start fetching, from the ledger's offset and Kafka's log (`low` is the oldest offset, `high` the log end).
+/// Returns the offset at which to start fetching, and the record to compare, if there is one. `next` and `last` are from the
+/// ledger. `low` is the oldest offset of Kafka's log, `high` its end.
 ///
 /// The last committed record is read again if it still exists. Comparing it detects a log that is as long as before but has other
 /// records.

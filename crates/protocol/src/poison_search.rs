@@ -1,9 +1,9 @@
 //! The poison search: finds the records that Postgres refuses, with few COPYs. No I/O.
 //!
-//! The search goes through the window from front to back in one transaction. Every record before the next step is settled: either
-//! copied, or known to be refused. So rows keep the order of delivery, and the search can end after any step with a complete
-//! prefix. The error's `line N` is only a hint; without it, a range is halved. A record counts as refused only if it fails when
-//! it is copied alone.
+//! The search goes through the window from front to back in one transaction. Every record before the range of the next step is
+//! settled: either copied, or known to be refused. So rows keep the order of delivery, and the search can end after any step
+//! with a complete prefix. An error of COPY names a row (`line N`), but this is only a hint. Without a hint, a range is halved.
+//! A record counts as refused only if it fails when it is copied alone.
 
 use std::ops::Range;
 
@@ -149,7 +149,7 @@ mod tests {
         let bad = BTreeSet::from([1, 2_000, 2_001, 5_000, 9_999]);
         let (table, search, settled) = run(10_000, &bad, |_| None, 1_000);
         assert_eq!((table.len(), settled), (9_995, 10_000));
-        // At most two copies for each of 14 halvings.
+        // For each of the 5 bad records, there are at most 14 halvings with 2 copies each.
         assert!(search.attempts() <= 5 * 2 * 14, "{} copies", search.attempts());
     }
 

@@ -30,13 +30,14 @@ use crate::stopped::Stopped;
 use crate::store::LedgerRow;
 use crate::writer::WaitFlag;
 
-/// The longest wait if nothing is expected. Deadlines that depend on the session are checked this often.
+/// The longest wait for a record or a message. So the session's deadlines are checked at least this often.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
-/// How old committed offsets may be; they are only for tools that show lag.
+/// The time between two commits of offsets to Kafka. These offsets are only for tools that show lag.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// How old a snapshot may be.
+/// The time between two snapshots.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a revocation waits for the current batch. If the batch isn't written by then, the next owner's claim fences it.
+/// How long a revocation waits until the delivered records are written. If they aren't written by then, the next owner's claim
+/// fences them.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
 /// The wait before a failed consumer is rebuilt.
 const REBUILD_PAUSE: Duration = Duration::from_secs(1);
@@ -61,9 +62,9 @@ pub trait RecordEncoder: Send {
 
 /// Ledger rows that were read outside of writes.
 pub trait LedgerReadings: Send {
-    /// Returns how often logs became shorter; the count only grows.
+    /// Returns how often a log was seen to become shorter. The count only grows.
     fn cuts(&self) -> u32;
-    /// Visits the newest rows, each with the time before it was requested.
+    /// Calls `each` with the newest row of each partition, and with the time at which the row was requested.
     fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant));
 }
 
@@ -71,9 +72,9 @@ pub trait LedgerReadings: Send {
 #[derive(Debug)]
 pub enum Message {
     Ack(Box<Ack>),
-    /// From the claim loop: all answers of one round, so that fetching starts for all of them at once.
+    /// The claim loop's answers of one round. They come together, so that fetching starts for all their partitions at once.
     Claims(Vec<ClaimAnswer>),
-    /// A request that the consumer leaves the group and joins again, for this reason.
+    /// A request to the consumer to leave the group and join again, with the reason.
     Rebuild(&'static str),
 }
 
@@ -95,11 +96,11 @@ pub struct PollLoop<G: Group, E, L> {
     pub session: Session,
     /// The policy for a log-loss condition that is found while reading.
     pub on_offset_loss: OffsetLossPolicy,
-    /// The longest time from `stop` to the end of the drain. Leaving the group follows it.
+    /// The longest time from `stop` to the end of the drain. The consumer leaves the group after that.
     pub drain_timeout: Duration,
-    /// Our name in the ledger, for display.
+    /// The name of this consumer, which the ledger shows as the owner.
     pub owner: Arc<str>,
-    /// The channel to the writer, which holds one batch.
+    /// The channel to the writer, with room for one batch.
     pub outbox: Sender<Batch>,
     /// Whether the writer waits for Postgres.
     pub writer_waits: Arc<WaitFlag>,
@@ -275,7 +276,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
             ReadErrorKind::Fatal => return Err(Stopped::Kafka(error.source)),
             ReadErrorKind::Broken => self.rebuild = Some(error.source.to_string()),
             ReadErrorKind::OutOfRange => {
-                // The claims will compare each partition with its log.
+                // The error names no partition. A new claim compares its partition with the log, so claim all owned partitions
+                // again.
                 self.on(&Event::PositionOutOfRange(&*error.source));
                 self.parts.session.claim_all_again(now());
                 self.carry_out()?;
@@ -289,8 +291,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     fn compare(&mut self, now: Instant) {
         let cuts = self.parts.readings.cuts();
         if std::mem::replace(&mut self.cuts, cuts) < cuts {
-            // A claim compares the log with the last committed record. Otherwise a new log that has grown beyond our offset would
-            // be taken for the old one.
+            // A claim compares the log with the last committed record. Without a new claim, a new log that has grown beyond our
+            // offset would be taken for the old one.
             self.on(&Event::LogCut);
             self.parts.session.claim_all_again(now);
             return;
@@ -380,8 +382,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         self.send_requests();
     }
 
-    /// Sends requests in order, as many as fit into the claim loop's channel. It never waits for room, because the claim loop may
-    /// be waiting for this inbox.
+    /// Sends requests in order, as many as fit into the claim loop's channel. This never waits for room in that channel,
+    /// because the claim loop may be waiting for room in our inbox.
     fn send_requests(&mut self) {
         let mut requests = std::mem::take(&mut self.unasked).into_iter();
         while let Some(request) = requests.next() {
@@ -398,7 +400,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Writes the open batch and waits for the writer, unless the writer itself waits for Postgres: then the time is unknown.
+    /// Hands the open batch to the writer, and waits until the writer has no batch, for at most `patience`. A revocation
+    /// doesn't wait while the writer waits for Postgres, because nobody knows how long that takes.
     async fn flush(&mut self, trigger: Trigger, patience: Duration) {
         let mut deadline = now() + patience;
         loop {

@@ -1,7 +1,7 @@
 //! Positions in Kafka: partitions, offsets, claims.
 //!
-//! "Next to read" and "last read" differ by one. An [`Offset`] here names one record, or the next one to read.
-//! [`Offset::successor`] is the only way to advance, so that no caller adds or subtracts one.
+//! An [`Offset`] is that of a record, or that of the next record to read. The two are easily confused, because they differ by
+//! one. So [`Offset::successor`] is the only way to advance, and no caller adds or subtracts one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl fmt::Debug for Offset {
     }
 }
 
-/// Identifies a claim. It is random, so that no two claims share one, even in copies of a database.
+/// Identifies a claim. The id is random, so that no two claims have the same one, even in copies of a database.
 pub type ClaimId = uuid::Uuid;
 
 /// Ownership of a partition in the ledger. A write advances the ledger only if the ledger holds the same claim, so a later claim

@@ -4,17 +4,18 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Tokens are handed out in portions of this duration: smooth within a second, with few accesses to the bucket.
+/// Tokens are handed out in portions: the tokens of this duration. It is short, so that rows flow evenly within a second, but
+/// long enough for few accesses to the bucket.
 const PORTION: Duration = Duration::from_millis(20);
-/// The most that accumulates while no records flow: the tokens of this duration.
+/// While no rows flow, at most the tokens of this duration accumulate.
 const SAVED: Duration = Duration::from_millis(100);
 
-/// Limits the records per second.
+/// Limits the rows per second that all consumers of a pipeline take together.
 #[derive(Debug)]
 pub struct RateLimit {
-    /// Records per second; `None` means no limit.
+    /// Rows per second; `None` means no limit.
     rate: Option<f64>,
-    /// Contended by the pipeline's poll threads, each about fifty times per second.
+    /// Each poll thread of the pipeline locks this about fifty times per second.
     bucket: Mutex<Bucket>,
 }
 
@@ -38,7 +39,7 @@ impl RateLimit {
         self.rate.is_some()
     }
 
-    /// Returns how many records may pass now: a portion, or none.
+    /// Returns how many rows may pass now: at most a portion, and `u64::MAX` without a limit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens are between 0 and the rate")]
     pub fn take(&self, now: Instant) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };
@@ -53,7 +54,7 @@ impl RateLimit {
         granted as u64
     }
 
-    /// Returns how long until a portion is available.
+    /// Returns how long until a row may pass, at least 1 ms; zero without a limit.
     pub fn opens_in(&self, now: Instant) -> Duration {
         let Some(rate) = self.rate else { return Duration::ZERO };
         let bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +67,7 @@ impl RateLimit {
 mod tests {
     use super::*;
 
-    /// Takes every millisecond for `seconds`. Returns what passed in each second.
+    /// Takes tokens every millisecond for `seconds`. Returns how many rows passed in each second.
     fn pass(rate: u32, seconds: u64) -> Vec<u64> {
         let gate = RateLimit::new(NonZeroU32::new(rate));
         let start = Instant::now();

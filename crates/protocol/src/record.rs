@@ -15,7 +15,8 @@ pub struct Record<'a> {
     pub headers: Headers<'a>,
 }
 
-/// Headers in the arena's form. For each: `u32` name length, name, `i32` value length (-1 for null), value; little-endian.
+/// Headers in the form in which a batch's arena stores them. For each header: `u32` name length, name, `i32` value length (-1
+/// for null), value. The lengths are little-endian.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'a>(&'a [u8]);
 
@@ -25,7 +26,7 @@ impl<'a> Headers<'a> {
         Self(bytes)
     }
 
-    /// Returns the headers' bytes in the arena's form.
+    /// Returns the headers' bytes, in the form that [`Headers`] reads.
     pub fn as_bytes(&self) -> &'a [u8] {
         self.0
     }
@@ -50,7 +51,7 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// Appends one header in the arena's form. Kafka's own limit keeps the lengths far below 2 GiB.
+/// Appends one header, in the form that [`Headers`] reads. Kafka's own limit keeps the lengths far below 2 GiB.
 pub fn push_header(arena: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
     let name_len = u32::try_from(name.len()).unwrap_or(u32::MAX);
     arena.extend_from_slice(&name_len.to_le_bytes());

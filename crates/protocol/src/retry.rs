@@ -12,7 +12,7 @@ pub enum Stage {
     Connect,
     /// `BEGIN`, savepoints, `SET CONSTRAINTS`.
     Begin,
-    /// COPY into the table, or into the staging table and the merge.
+    /// COPY into the table; or COPY into the staging table, and the merge.
     Copy,
     /// Evaluating the table's default values, without a row.
     Defaults,
@@ -23,10 +23,10 @@ pub enum Stage {
     Commit,
 }
 
-/// PostgreSQL's severity of an error, not localised.
+/// PostgreSQL's severity of an error, from the field that is never translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// The statement failed, the session lives.
+    /// The statement failed, but the session continues.
     Error,
     Fatal,
     Panic,
@@ -37,14 +37,14 @@ pub enum Severity {
 pub enum Disposition {
     /// One record's own fault: find the record and dead-letter it; the others are written.
     Record,
-    /// One record's own fault if Postgres accepts the others, for example when a trigger raises its own error; otherwise as
-    /// [`Self::Stop`].
+    /// One record's own fault if Postgres accepts other records, for example if a trigger raised an error of its own. If
+    /// Postgres accepts no other record, the error is treated as [`Self::Stop`].
     Suspect,
     /// The catalog isn't the one that was planned for: read it again and re-encode.
     Plan,
     /// Not the data's fault: wait, and retry the whole transaction without limit.
     Outage,
-    /// Unknown: the pipeline stops, and names the error.
+    /// An unknown fault: the pipeline stops, and names the error.
     Stop,
 }
 
@@ -72,7 +72,7 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         // 25P02 only repeats that an earlier statement of the same transaction failed, with an error that a trigger or a pooler
         // may have hidden.
         ("25", _) => Disposition::Outage,
-        // A sequence used by a trigger is exhausted; and errors that don't depend on a row.
+        // An exhausted sequence, and any error in evaluating the defaults: neither depends on a row.
         (_, "2200H") => Disposition::Outage,
         _ if stage == Stage::Defaults => Disposition::Outage,
         // Data exceptions, integrity constraints, an index row too large, WITH CHECK OPTION, RAISE in a user's trigger.
@@ -89,8 +89,9 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
 
 /// Classifies an error from the server at a start, when nothing has worked yet.
 ///
-/// A running pipeline waits for anything that ends its session, because it has worked before. At a start, a missing database and a
-/// role without the right to connect are mistakes. A refused password may be under rotation, so it is waited for.
+/// A running pipeline waits for anything that ends its session, because it has worked before. At a start, a missing database
+/// and a role without the right to connect are mistakes. A refused password may be in the middle of a rotation, so the pipeline
+/// waits.
 pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
     match (stage, sqlstate) {
         (Stage::Connect, "3D000" | "42501") => Disposition::Stop,
@@ -111,7 +112,7 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Backoff {
-    /// Starts before the first failure.
+    /// Makes a backoff that has counted no failure.
     pub fn new() -> Self {
         Self { attempt: 0 }
     }

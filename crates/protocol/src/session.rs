@@ -1,8 +1,9 @@
 //! The state of one consumer: its partitions, the open batch, and the batch that is being written. No I/O.
 //!
-//! The poll thread owns it and calls it: assigned, granted, delivered, acked, revoked. The resulting actions for Kafka (claims to
-//! request, offsets to fetch from, fetching to stop) collect in [`Actions`], which the poll thread performs. Time is an argument. A
-//! partition's state ends with its assignment; nothing is reset in place.
+//! The poll thread owns the session, and calls it at each event: assigned, granted, delivered, acked, revoked. The resulting
+//! actions for Kafka (claims to request, offsets to fetch from, fetching to stop) collect in [`Actions`], which the poll thread
+//! performs. Time is an argument. When a partition is revoked, its state is dropped. When it is assigned again, its state is
+//! created again.
 
 mod index;
 
@@ -31,7 +32,7 @@ pub struct Session {
     questions: u64,
 }
 
-/// The batch that the writer has.
+/// The batch that was handed to the writer and not acknowledged yet.
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     sealed_at: Instant,
@@ -77,7 +78,7 @@ impl Actions {
 pub enum Delivery {
     /// The record has rows in the open batch, or was skipped by rule.
     Accepted,
-    /// It will be a dead letter.
+    /// The record will be a dead letter.
     Rejected,
     /// The record must not be written: it was read only to identify the log, or its partition isn't owned now.
     Ignored,
@@ -86,7 +87,7 @@ pub enum Delivery {
 /// The writer's answer to a batch.
 #[derive(Debug)]
 pub struct Ack {
-    /// The outcome of each segment of the batch, in order; `None` for one that was dropped before it was written.
+    /// The outcome of each segment of the batch, in order; `None` for a segment that was dropped before it was written.
     pub outcomes: Vec<Option<Outcome>>,
     /// The batch, so that its buffers are reused.
     pub batch: Batch,
@@ -123,7 +124,7 @@ impl Session {
         }
     }
 
-    /// Kafka assigned these partitions: request their claims. Partitions that were assigned before are unchanged.
+    /// Adds partitions that Kafka assigned, and requests their claims. Partitions that were assigned before are unchanged.
     pub fn assigned(&mut self, sources: impl IntoIterator<Item = TopicPartition>, now: Instant) {
         for source in sources {
             if self.index.of(&source).is_some() {
@@ -141,9 +142,9 @@ impl Session {
         }
     }
 
-    /// Kafka revoked these partitions. Their records are removed from the open batch; the next owner's claim fences a batch in
-    /// flight. Their pending actions are dropped: a claim would fence the next owner, a fetch would read records that nobody
-    /// handles, and a log-loss condition might be skipped that the next assignment doesn't have.
+    /// Removes partitions that Kafka revoked. Their records are removed from the open batch. Their records in a batch in flight
+    /// are fenced by the next owner's claim. Their pending actions are dropped: a claim would fence the next owner, a fetch
+    /// would read records that nobody handles, and a log-loss condition may no longer exist at the next assignment.
     pub fn revoked<'a>(&mut self, sources: impl IntoIterator<Item = &'a TopicPartition>) {
         for source in sources {
             let Some(slot) = self.index.remove(source) else { continue };
@@ -156,15 +157,15 @@ impl Session {
         }
     }
 
-    /// A claim was granted. If the answer is for an earlier request (the partition was revoked and assigned again since), it is
-    /// ignored: its claim is in the ledger, and the pending one will replace it.
+    /// Handles a granted claim. If the answer is for an earlier request (the partition was revoked and assigned again since),
+    /// it is ignored: the granted claim is in the ledger, and the pending one will replace it.
     pub fn granted(&mut self, source: &TopicPartition, request_id: u64, grant: &Grant, now: Instant) {
         let Some(partition) = self.awaited(source, request_id) else { return };
         partition.grant(grant, now);
         self.actions.fetch.push((source.clone(), grant.fetch));
     }
 
-    /// A claim met a log-loss condition that the policy doesn't skip.
+    /// Handles a claim that met a log-loss condition that the policy doesn't skip: the partition is stopped.
     pub fn refused(&mut self, source: &TopicPartition, request_id: u64, condition: LossCondition) {
         let Some(partition) = self.awaited(source, request_id) else { return };
         let Then::Nothing = partition.stop(condition.clone()) else {
@@ -174,7 +175,7 @@ impl Session {
     }
 
     /// Handles a record of the partition in this slot, which [`Session::slot_of`] returned after the last revocation. `headers`
-    /// appends its headers in the arena's form.
+    /// appends the record's headers, in the form of [`Headers`].
     pub fn deliver(
         &mut self,
         slot: usize,
@@ -222,8 +223,8 @@ impl Session {
         self.full().or_else(|| self.open.opened_at().is_some_and(aged).then_some(Trigger::Age))
     }
 
-    /// Returns the limit at which the open batch is full. Records without rows (skipped or rejected) count as half a row each, so
-    /// that a batch of them ends too.
+    /// Returns the limit that the open batch has reached, if any. Twice `max_rows` records are also a limit, so that a batch of
+    /// records without rows (skipped or rejected) ends too.
     #[inline]
     fn full(&self) -> Option<Trigger> {
         let max_rows = self.limits.max_rows.get();
@@ -241,7 +242,7 @@ impl Session {
         self.full().is_some()
     }
 
-    /// Returns how long until the open batch reaches its deadline.
+    /// Returns how long until the open batch reaches its deadline; `None` if it is empty.
     pub fn due_in(&self, now: Instant) -> Option<Duration> {
         let opened = self.open.opened_at()?;
         Some((opened + self.close_at()).saturating_duration_since(now))
@@ -251,7 +252,7 @@ impl Session {
         self.flush_deadline.close_at(self.limits.max_age)
     }
 
-    /// Returns whether a batch may be handed over: at most one is in flight.
+    /// Returns whether the open batch may be handed to the writer: it isn't empty, and no other batch is in flight.
     pub fn can_seal(&self) -> bool {
         !self.in_flight() && !self.open.is_empty()
     }
@@ -261,7 +262,7 @@ impl Session {
         self.in_flight.is_some()
     }
 
-    /// Closes the open batch and counts it as in flight. Returns `None` if there is nothing to write.
+    /// Closes the open batch, counts it as in flight, and returns it. Returns `None` if [`Self::can_seal`] is false.
     pub fn seal(&mut self, trigger: Trigger, now: Instant) -> Option<Batch> {
         if !self.can_seal() {
             return None;
@@ -275,7 +276,7 @@ impl Session {
         Some(batch)
     }
 
-    /// Handles the writer's answer.
+    /// Handles the writer's answer: applies each segment's outcome to its partition, and keeps the batch for reuse.
     pub fn acked(&mut self, ack: Ack, now: Instant) {
         let Ack { outcomes, mut batch } = ack;
         if let Some(InFlight { sealed_at, .. }) = self.in_flight.take() {
@@ -300,7 +301,7 @@ impl Session {
         self.spare.push(batch);
     }
 
-    /// Kafka's log was read up to this offset, and every record that will be delivered has been delivered.
+    /// Notes that Kafka's log was read up to this offset, and that every record before it was delivered.
     pub fn read_to(&mut self, source: &TopicPartition, offset: Offset) {
         let Some(index) = self.index.of(source) else { return };
         if let State::Owned(owned) = &mut self.partitions[index].partition.state {
@@ -308,9 +309,9 @@ impl Session {
         }
     }
 
-    /// Compares a ledger row that was read after `requested_at` with our state. Returns what changed, if anything did. A write
-    /// would notice a restored database or another claim by itself, but a partition without new records has no writes. Without
-    /// this comparison, rows that the database lost would stay lost until the next record.
+    /// Compares our state with a ledger row that was requested at `requested_at`. Returns what changed, if anything did. A
+    /// write would notice a restored database or another claim by itself, but a partition without new records has no writes.
+    /// Without this comparison, rows that the database lost would stay lost until the next record.
     pub fn ledger_seen(
         &mut self,
         source: &TopicPartition,
@@ -327,8 +328,8 @@ impl Session {
         Some(outcome)
     }
 
-    /// Kafka reported an offset out of range without naming the partition: claims all partitions again, which compares each with
-    /// its log.
+    /// Claims all owned partitions again. Each new claim compares the ledger with the partition's log. This serves if something
+    /// is wrong with a log, and it isn't known with which one.
     pub fn claim_all_again(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if matches!(self.partitions[index].partition.state, State::Owned(_)) {
@@ -344,7 +345,8 @@ impl Session {
         }
     }
 
-    /// Claims partitions again that have been fenced for so long that the assignment must be intended.
+    /// Claims a partition again if it was fenced longer ago than the claim grace. A revocation would have come by then, so the
+    /// group really assigns the partition to us.
     pub fn tick(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if let State::Fenced { since, .. } = self.partitions[index].partition.state
@@ -355,7 +357,7 @@ impl Session {
         }
     }
 
-    /// Returns the pending actions, each once.
+    /// Returns the pending actions and clears them.
     pub fn take_actions(&mut self) -> Actions {
         std::mem::take(&mut self.actions)
     }
@@ -365,7 +367,7 @@ impl Session {
         self.partitions.iter().map(|slot| &slot.partition)
     }
 
-    /// Returns where each owned partition would resume: the end of all batches so far.
+    /// Returns the owned partitions, each with its claim and offsets.
     pub fn positions(&self) -> impl Iterator<Item = (&TopicPartition, &Owned)> {
         self.partitions().filter_map(|partition| match &partition.state {
             State::Owned(owned) => Some((&partition.source, owned)),
@@ -405,7 +407,7 @@ impl Session {
         self.open.len()
     }
 
-    /// Returns the number of records of the batch that the writer has; 0 without one.
+    /// Returns the number of records of the batch in flight; 0 if there is none.
     pub fn records_in_flight(&self) -> u32 {
         self.in_flight.map_or(0, |batch| batch.records)
     }

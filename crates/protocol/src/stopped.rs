@@ -21,7 +21,7 @@ pub enum Stopped {
     /// Postgres refuses the rows of a batch together, but no record alone.
     #[error("{0}, and no record of the batch is refused alone")]
     NoRecordAlone(#[source] Box<WriteError>),
-    /// A new plan was made because of an error, and it fails with the same error.
+    /// A new plan was made because of an error, and the write fails with the same error again.
     #[error("{0}, also after the catalog was read again")]
     PlanUnmended(#[source] Box<WriteError>),
     /// The table is missing, was replaced by another one, or no longer fits the mapping.

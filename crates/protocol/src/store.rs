@@ -1,7 +1,8 @@
 //! The interface between the writer and the database, by concern: [`Transaction`], [`Ledger`], [`Planner`].
 //!
-//! A store has at most one connection and one transaction at a time. After any error except that of a record under a savepoint, the
-//! caller calls [`Transaction::disconnect`] or [`Transaction::rollback`]. The ledger says what happened on a lost connection.
+//! A store has at most one connection and one transaction at a time. After any error except that of a record under a savepoint,
+//! the caller calls [`Transaction::disconnect`] or [`Transaction::rollback`]. The ledger says whether a transaction was
+//! committed whose connection was lost.
 
 use std::fmt;
 use std::future::Future;
@@ -17,7 +18,7 @@ use crate::retry::{Disposition, Severity, Stage, classify, classify_at_start};
 ///
 /// No future is cancel safe: a dropped one leaves replies unread, so the caller must disconnect before the next call.
 pub trait Transaction: Send {
-    /// Opens a connection if there is none, and `BEGIN ISOLATION LEVEL READ COMMITTED`.
+    /// Opens a connection if there is none, and executes `BEGIN ISOLATION LEVEL READ COMMITTED`.
     fn begin(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Copies the rows of a window's live segments into the table. Returns their number.
     fn copy(&mut self, batch: &Batch, window: Range<u32>) -> impl Future<Output = Result<u64, WriteError>> + Send;
@@ -40,7 +41,8 @@ pub trait Transaction: Send {
         batch: &Batch,
         rejects: &[&RejectedRecord],
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Locks the spans' ledger rows in order, and advances those that are at `claim` and `from`. Returns which ones it advanced.
+    /// Locks the spans' ledger rows in order, and advances each row that has the span's `claim` and is at its `from`. Returns
+    /// for each span whether its row was advanced.
     fn advance(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<bool>, WriteError>> + Send;
     /// `COMMIT`
     fn commit(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
@@ -52,15 +54,16 @@ pub trait Transaction: Send {
 
 /// Reads the ledger after a write whose outcome is unknown.
 pub trait Ledger: Send {
-    /// Reads the spans' ledger rows. It first waits for locks on them: a transaction of ours whose connection was dropped still
-    /// holds its locks, so it has ended, committed or not, when this returns. Not cancel safe, like [`Transaction`].
+    /// Reads the spans' ledger rows. First waits for the locks on these rows. A transaction of ours whose connection was
+    /// dropped holds such locks until it ends, so it has been committed or rolled back when this returns. Not cancel safe, like
+    /// [`Transaction`].
     fn settle(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<LedgerRow>, WriteError>> + Send;
 }
 
 /// Encodes rows with a plan, and makes new plans when the catalog changes.
 pub trait Planner: Send {
-    /// Applies the table changes that the batch needs (columns for new fields), outside of any transaction. If it changed
-    /// something, the newest plan has another version, and the batch must be encoded again.
+    /// Applies the table changes that the batch needs (columns for new fields), outside of any transaction. If a table was
+    /// changed, the newest plan has another version, and the batch must be encoded again.
     fn prepare(&mut self, batch: &Batch) -> impl Future<Output = Result<(), ReplanError>> + Send {
         // By default a batch needs nothing.
         let _needs_nothing = batch;
@@ -89,7 +92,7 @@ pub enum LedgerRow {
     Missing,
     /// The claim and the position.
     Found {
-        /// The claim that may advance it.
+        /// The id of the claim that may advance the row; `None` if the partition was never claimed.
         claim: Option<ClaimId>,
         /// The number of that claim. The numbers of a partition only increase.
         epoch: i64,
@@ -103,7 +106,7 @@ pub enum LedgerRow {
 pub enum SpanOutcome {
     /// The ledger has our claim and is at `to`: the span was committed.
     Done,
-    /// The ledger has our claim and is at `from`: write it again.
+    /// The ledger has our claim and is at `from`: the span must be written again.
     Again,
     /// The database was restored to a state before our claim, or to another offset of our claim, or somebody set the offset.
     Rewound,
@@ -122,7 +125,7 @@ pub enum Holder {
 }
 
 impl LedgerRow {
-    /// Compares the row with our claim. Only this function judges an older claim.
+    /// Compares the row with our claim. No other function compares the numbers of claims.
     pub fn holder(self, ours: Claim) -> Holder {
         match self {
             Self::Found { claim, next, .. } if claim == Some(ours.id) => Holder::Us(next),
@@ -131,7 +134,7 @@ impl LedgerRow {
         }
     }
 
-    /// Compares the row with a span whose transaction may have been committed or not.
+    /// Returns the outcome of a span, for which it isn't known whether its transaction was committed.
     pub fn outcome_of(self, span: &Span) -> SpanOutcome {
         match self.holder(span.claim) {
             Holder::Us(next) if next == span.to => SpanOutcome::Done,
@@ -171,14 +174,14 @@ pub enum Cause {
 pub struct PostgresError {
     pub severity: Severity,
     pub sqlstate: String,
-    /// Its message, with its detail if it has one.
+    /// The message, followed by the detail if there is one.
     pub message: String,
-    /// The row of the COPY that it names, from 0.
+    /// The row of the COPY that the error names, counted from 0.
     pub row: Option<u32>,
-    /// The column that it names.
+    /// The column that the error names.
     pub column: Option<String>,
-    /// Whether a policy of row-level security, or the check option of a view, refused a row. Its SQLSTATE, 42501, is also that of a
-    /// missing right.
+    /// Whether a policy of row-level security, or the check option of a view, refused a row. The SQLSTATE of such a refusal
+    /// can't tell: 42501 also stands for a missing right.
     pub policy: bool,
     /// Further details, such as which session holds a lock.
     pub note: Option<String>,
@@ -198,7 +201,7 @@ impl WriteError {
         }
     }
 
-    /// Returns what the error means if nothing has worked yet: at the start of a pipeline, and for a command.
+    /// Returns what the error means if nothing has worked yet: at the start of a pipeline or of a command.
     pub fn disposition_at_start(&self) -> Disposition {
         match &self.cause {
             Cause::Postgres(error) => classify_at_start(self.stage, error.severity, &error.sqlstate),
@@ -213,7 +216,7 @@ impl WriteError {
                 if error.severity == Severity::Error && matches!(error.sqlstate.get(..2), Some("23" | "40")))
     }
 
-    /// Returns the server's error, if it is one.
+    /// Returns the error from the server; `None` if the cause is another one.
     pub fn postgres(&self) -> Option<&PostgresError> {
         match &self.cause {
             Cause::Postgres(error) => Some(error),

@@ -1,8 +1,8 @@
-//! Writes the batches of one consumer: batch → store → ack. Knows neither Kafka nor SQL.
+//! Writes the batches of one consumer: batch → store → ack. This module knows neither Kafka nor SQL.
 //!
-//! It writes one batch at a time, and one *window* of its records per transaction: normally the whole batch, less after timeouts or
-//! if the poison search used up its attempts. A transaction consists of COPY, dead letters, ledger and COMMIT. Whatever happens to
-//! it, the ledger row says how it ended: [`crate::store::LedgerRow::outcome_of`].
+//! A writer writes one batch at a time, and one *window* of the batch's records per transaction: normally the whole batch, less
+//! after timeouts or if the poison search used up its attempts. A transaction consists of COPY, dead letters, ledger and
+//! COMMIT. Whatever happens to a transaction, the ledger row says how it ended: [`crate::store::LedgerRow::outcome_of`].
 
 mod refused;
 
@@ -36,22 +36,23 @@ pub struct Writer<S> {
     store: S,
     budget: DeadLetterBudget,
     backoff: Backoff,
-    /// The random source for the jitter of waits.
+    /// The source of the waits' random jitter.
     random: Rng,
     listener: Arc<dyn Listener>,
     waits: Arc<WaitFlag>,
     patience: Patience,
-    /// Current number of records per transaction; halved by timeouts, doubled by success.
+    /// How many records a transaction may have now. If a window times out repeatedly, this becomes half of that window. Each
+    /// success doubles it.
     window_max: u32,
     /// The contents of the current transaction.
     contents: Contents,
-    /// Whether Postgres has accepted rows since it last refused a record, copied alone, for a reason that may affect all records.
+    /// Whether Postgres has accepted rows since the last refusal for a reason that may affect all records.
     takes_rows: bool,
     /// Whether every refusal counts as the fault of its record.
     blames_records: bool,
 }
 
-/// How long to wait for an outage of Postgres.
+/// How long to wait for the end of an outage of Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Patience {
     Forever,
@@ -132,8 +133,8 @@ impl<S: Store> Writer<S> {
         Self { patience: Patience::None, ..self }
     }
 
-    /// Treats each refusal as the fault of its record, even if Postgres accepted no other: for commands whose records a person
-    /// checks.
+    /// Treats each refusal as the fault of its record, even if Postgres accepted no other record. This is for commands, where a
+    /// person checks the records.
     #[must_use]
     pub fn blaming_records(self) -> Self {
         Self { blames_records: true, ..self }
@@ -150,7 +151,7 @@ impl<S: Store> Writer<S> {
     /// [`Stopped`] if manual action is required; what isn't acknowledged is still in Kafka.
     ///
     /// # Cancel safety
-    /// May be dropped at any point: the next claim settles an unknown outcome.
+    /// May be dropped at any point: if the outcome of a write is unknown, the next claim finds it in the ledger.
     pub async fn run<M: From<Ack>>(mut self, mut batches: Receiver<Batch>, acks: Sender<M>) -> Result<(), Stopped> {
         while let Some(mut batch) = batches.recv().await {
             let outcomes = self.write(&mut batch).await?;
@@ -162,7 +163,7 @@ impl<S: Store> Writer<S> {
         Ok(())
     }
 
-    /// Writes a whole batch. Returns the outcome of each segment, `None` for one that was dropped before.
+    /// Writes a whole batch. Returns the outcome of each segment, `None` for a segment that was dropped before.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required.
@@ -222,8 +223,9 @@ impl<S: Store> Writer<S> {
                 }
                 Err(Failure::DeadLetterBudget(why)) => {
                     self.store.rollback().await;
-                    // A late write of a fenced claim meets the rows of the new owner, and a unique index refuses them all, which
-                    // isn't the records' fault. So the budget stops the pipeline only if it still owns everything that it writes.
+                    // A late write of a fenced claim meets the rows of the new owner, and a unique index refuses them all,
+                    // which isn't the records' fault. So the budget stops the pipeline only if the consumer still owns every
+                    // partition that it writes.
                     let (spans, records) = (batch.spans(window.clone()), batch.records_in(window.clone()));
                     self.settle(batch, &spans, SettleCause::Refusal, end == batch.len(), outcomes).await?;
                     if batch.records_in(window) == records {
@@ -247,7 +249,7 @@ impl<S: Store> Writer<S> {
                         self.store.disconnect();
                         return Err(Stopped::NoRecordAlone(error.into()));
                     }
-                    // Postgres accepted no other record of the window.
+                    // The poison search ran, and Postgres accepted no other record of the window.
                     Disposition::Suspect if hint.is_some() => {
                         self.store.disconnect();
                         return Err(Stopped::Refused(error.into()));
@@ -303,7 +305,8 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Runs one transaction. `hint` is set once a record of the window is known to be refused, with the row that the error named.
+    /// Runs one transaction. `hint` is `Some` once Postgres is known to refuse a record of the window. It contains the row that
+    /// the error named, if the error named one.
     async fn attempt(
         &mut self,
         batch: &Batch,
@@ -369,7 +372,7 @@ impl<S: Store> Writer<S> {
     }
 
     /// Reads the outcome of these spans from the ledger, retrying for as long as it takes, and stores it in `outcomes`. `last`
-    /// says that the batch ends with these spans. Returns whether they were committed.
+    /// says that the batch ends with these spans. Returns true if `settle_cause` is a COMMIT and that COMMIT was executed.
     async fn settle(
         &mut self,
         batch: &mut Batch,
@@ -437,7 +440,7 @@ impl<S: Store> Writer<S> {
     /// Waits if waiting can help and is wanted.
     ///
     /// # Errors
-    /// [`Stopped::Refused`] if it can't help, [`Stopped::Outage`] if it isn't wanted.
+    /// [`Stopped::Refused`] if waiting can't help, [`Stopped::Outage`] if waiting isn't wanted.
     async fn wait_or_stop(&mut self, error: WriteError) -> Result<(), Stopped> {
         if error.disposition() == Disposition::Stop {
             self.store.disconnect();
@@ -451,7 +454,7 @@ impl<S: Store> Writer<S> {
         Ok(())
     }
 
-    /// Waits for an outage: drops the connection, reports why, sleeps.
+    /// Drops the connection, reports the error, and waits before the next attempt.
     async fn wait(&mut self, error: &WriteError) {
         self.store.disconnect();
         let delay: Duration = self.backoff.next(self.random.f64());

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep};
 const LOW: i64 = 3;
 const HIGH: i64 = 90;
 
-/// A call of the ledger.
+/// A call that the claim loop made on the fake ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Call {
     Extend(Vec<(i32, i64)>),
@@ -38,10 +38,10 @@ enum Call {
 #[derive(Default)]
 struct Script {
     connected: bool,
-    /// The errors of the next rounds, the first one last.
+    /// The errors with which the next rounds fail, in reverse order.
     failures: Vec<WriteError>,
     without_row: BTreeSet<i32>,
-    /// Partitions whose row was there once.
+    /// Partitions that had a row before. The row is lost.
     lost: BTreeSet<i32>,
     locked: BTreeSet<i32>,
     /// Partitions whose ends Kafka doesn't know.
@@ -49,8 +49,9 @@ struct Script {
     /// How long a wait at a lock takes.
     wait: Duration,
     calls: Vec<(Duration, Call)>,
-    /// Attempts of the waits that were reported, and the conditions that were stepped over with their lost records.
+    /// The reported waits: when, and the number of the attempt.
     waits: Vec<(Duration, u32)>,
+    /// The skipped log-loss conditions: the partition, the offset at which it continues, and the number of lost records.
     stepped_over: Vec<(i32, i64, u64)>,
 }
 
@@ -70,7 +71,7 @@ impl Fake {
         self.with(|script| script.calls.push((at, call)));
     }
 
-    /// Returns the calls since the last time, with their milliseconds.
+    /// Returns the calls that this function has not returned before, each with its time in milliseconds since the start.
     fn calls(&self) -> Vec<(u128, Call)> {
         self.with(|script| mem::take(&mut script.calls)).into_iter().map(|(at, call)| (at.as_millis(), call)).collect()
     }
@@ -270,7 +271,8 @@ async fn locked_rows_are_retried_and_after_half_a_second_one_lock_is_waited_for(
     sleep(Duration::from_millis(1_700)).await;
     let calls = world.fake.calls();
     let waits: Vec<_> = calls.iter().filter(|(_, call)| matches!(call, Call::Wait(..))).cloned().collect();
-    // Every 50 ms, and at 500 ms the time isn't over yet. While the lock is waited for, every 250 ms; its end begins a round.
+    // A round runs every 50 ms. At exactly 500 ms, the lock isn't waited for yet. While it is waited for, a round runs every
+    // 250 ms, and another one at the end of the wait.
     assert_eq!(waits, [(550, Call::Wait(0, 1)), (1_150, Call::Wait(0, 2))]);
     let rounds: Vec<_> = calls.iter().filter(|(_, call)| matches!(call, Call::Claim(..))).map(|(at, _)| *at).collect();
     let expected = (0..=11).map(|n| n * 50).chain([600, 850, 1_100, 1_150]).chain([1_200, 1_450, 1_700]);
@@ -372,7 +374,7 @@ async fn a_partition_whose_ends_kafka_does_not_know_is_claimed_again() {
 async fn a_condition_that_another_log_met_is_not_skipped() {
     let mut world = World::start(OffsetLossPolicy::Latest, Script::default());
     let (source, answers) = (partition(0), world.answers[0].0.clone());
-    // The ledger has no last record, so the log whose record was replaced is no longer this one.
+    // The condition names a last record that the ledger row no longer has. So the row now belongs to another log.
     let step_over =
         Some(LossCondition::LogReplaced { last: LastRecord { offset: Offset::new(6), timestamp_ms: None, digest: 1 } });
     let wanted = vec![Wanted { source, request: 5, step_over }];

@@ -1,9 +1,9 @@
 //! Seeded simulation of the exactly-once protocol: the real `Session`, `Batch`, `Writer`, `resolve_start` and outcomes, in
 //! simulated time, between a fake Kafka and a fake Postgres.
 //!
-//! A run is a schedule of records, rebalances and faults drawn from its seed. Then all faults end, and everything must be written
-//! within a limit. After every COMMIT and at the end, the oracle compares the database with every log. A failing seed prints how to
-//! replay it (`TIDEGATE_SEED=…`); `TIDEGATE_SEEDS=…` sets the number of runs.
+//! A run is a schedule of records, rebalances and faults drawn from its seed. Then all faults end, and everything must be
+//! written within a limit. After every COMMIT and at the end, the oracle compares the database with every log. A failing run
+//! prints how to replay it (`TIDEGATE_SEED=…`); `TIDEGATE_SEEDS=…` sets the number of runs.
 //!
 //! | invariant | planted bugs that break it |
 //! |---|---|
@@ -13,14 +13,14 @@
 //! | the log is the one that the ledger knew | `LogNotVerified` |
 //! | progress once all healed | `AckLost`, `LedgerUnseen`, `RetentionUnseen`, `SettleSaysAgain`, `ClaimWritesNoId` |
 //!
-//! Two planted bugs have no effect, because the ledger corrects them. One takes an unknown COMMIT for a successful one: the next
-//! write finds another offset in the ledger. The other takes the answer to one claim for that of another: the claim is fenced, or
-//! valid.
+//! Two planted bugs break no invariant, because the ledger corrects them. `SettleSaysDone` takes every COMMIT with an unknown
+//! outcome for a successful one: the next write finds another offset in the ledger. `UnknownCommitTakenAsFailed` takes every
+//! such COMMIT for a failed one, with the same effect.
 //!
-//! `AdvanceDoesNotLookAgain` is a ledger update that doesn't read the row again after it got the lock. Old and new owner rarely
-//! wait for the same row by chance, so a schedule made for this bug (`aimed.rs`) finds it.
+//! `AdvanceDoesNotLookAgain` is a ledger update that doesn't read the row again after it got the lock. In random schedules, the
+//! old and the new owner rarely wait for the same row. So a schedule made for this bug (`aimed.rs`) finds it.
 //!
-//! These bugs are planted in the fakes and interfaces that the crate's modules use. `planted.toml` has the bugs inside of the
+//! These bugs are planted in the fakes and interfaces that the crate's modules use. `planted.toml` lists bugs inside of the
 //! modules (session, batch, writer, retry); `make planted` puts each of them into a copy of the source and requires that a seed
 //! fails.
 
@@ -138,7 +138,7 @@ fn every_record_is_written_exactly_once_whatever_happens() {
     let took = started.elapsed().as_secs_f64();
     println!("{seeds} seeds in {took:.1} s: {:.0} a second", seeds as f64 / took);
     println!("by shard: {sums:#?}");
-    // If little happens in the schedules, they can't find anything.
+    // If little happens in the runs, they can't find a bug.
     assert!(seeds < 1000 || sums.iter().all(|sum| sum.rows > 1000 && sum.dead > 10 && sum.stops > 0), "{sums:?}");
     let met = |event: &&str| sums.iter().any(|sum| sum.events.contains_key(*event));
     let unmet: Vec<_> = EVENTS.iter().filter(|event| !met(event)).collect();
@@ -153,7 +153,7 @@ fn the_same_seed_gives_the_same_run() {
     }
 }
 
-/// Returns the first seed whose run shows the bug.
+/// Prints the first seed whose run violates an invariant because of the bug. Panics if none of the first `within` seeds does.
 fn found(bug: Bug, within: u64) {
     let found = (0..within).find_map(|seed| run(seed, Some(bug)).violation.map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{bug:?} was not found within {within} seeds"));
@@ -212,8 +212,8 @@ fn a_step_over_does_not_outlive_the_revoke_of_its_partition() {
     }
 }
 
-/// Wrong answers that the ledger corrects: code that believes one notices the error at the next write or reading, and nothing is
-/// lost or duplicated.
+/// Plants wrong answers about a COMMIT, which the ledger corrects: the daemon notices the error at the next write or reading,
+/// and nothing is lost or duplicated.
 #[test]
 fn a_wrong_word_about_a_commit_is_healed_by_the_ledger() {
     for bug in [Bug::SettleSaysDone, Bug::UnknownCommitTakenAsFailed] {

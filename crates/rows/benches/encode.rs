@@ -18,7 +18,7 @@ use tidegate_rows::spec::{
 
 const RECORDS: usize = 4096;
 
-/// A column: its name, the path of its field, the name and the oid of its type.
+/// A column: its name, the path of its field, and the name and the oid of its type.
 type Spec = (&'static str, &'static str, &'static str, u32);
 
 const TELEMETRY: &[Spec] = &[
@@ -37,7 +37,7 @@ fn encoder(specs: &[Spec], decode: &Decode, defaults: bool) -> Encoder {
     shaped_encoder(specs, decode, Shape::plain(), defaults)
 }
 
-/// A column of the path `$key` takes the record's key.
+/// Makes an encoder for records of this shape. A column with the path `$key` takes the record's key.
 fn shaped_encoder(specs: &[Spec], decode: &Decode, shape: &Shape, defaults: bool) -> Encoder {
     let table = TableName { schema: "public".to_owned(), name: "ride_history".to_owned() };
     let mapped = specs.iter().map(|(name, path, ..)| Column {
@@ -184,7 +184,7 @@ fn bench_keyed(
     group.finish();
 }
 
-/// Returns a local schema; `kind` is the registry's name of its type.
+/// Returns a local schema. `kind` is the name of the schema's type in a registry.
 fn local(kind: &str, text: &str) -> SchemaSource {
     let schema = schema::of_text(Some(kind), text, &[]).unwrap_or_else(|why| panic!("{why}"));
     SchemaSource::Local { file: PathBuf::from("bench"), schema: Arc::new(schema), framed: false, message: None }

@@ -13,8 +13,8 @@ const BASE64: [u8; 256] = {
     table
 };
 
-/// Appends the bytes that a base64 text encodes. Returns `None`, with part of them appended, if the text has characters outside the
-/// alphabet, no padding, or stray bits at its end.
+/// Appends the bytes that a base64 text encodes. Returns `None` if the text has characters outside the alphabet, wrong padding,
+/// or stray bits at its end. In this case, some bytes may have been appended.
 pub fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let (groups, []) = text.as_chunks::<4>() else { return None };
     let last = groups.len().wrapping_sub(1);

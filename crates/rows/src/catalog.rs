@@ -1,19 +1,20 @@
 //! The target table as Postgres describes it. Mappings are planned against it.
 
-/// The columns of a table, in the table's order. `postgres::catalog` reads it.
+/// A table with its columns and unique indexes. The daemon's module `postgres::catalog` reads it from the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalog {
     /// The table's schema and name, unquoted.
     pub table: TableName,
     /// `pg_class.oid`. A table that was dropped and recreated has another one.
     pub oid: u32,
-    /// Table, partitioned table, view and so on: COPY can't write into all of them.
+    /// Whether this is a table, a partitioned table, a view and so on. COPY can't write into some of these.
     pub kind: RelationKind,
-    /// Whether row-level security applies to our role. COPY refuses such a table, and INSERT asks the policies for each row.
+    /// Whether row-level security applies to our role. If so, COPY refuses the table, and INSERT checks the policies for each
+    /// row.
     pub row_security: bool,
-    /// Columns that exist, dropped ones left out.
+    /// The columns in the table's order, without dropped ones.
     pub columns: Vec<CatalogColumn>,
-    /// The columns of each unique index that `ON CONFLICT` can use: valid, not deferrable, on plain columns, not partial.
+    /// The unique indexes that `ON CONFLICT` can use: those that are valid, not deferrable, not partial, and on plain columns.
     pub unique: Vec<UniqueIndex>,
     /// Whether any unique index or exclusion constraint exists, so that a row may conflict with another.
     pub may_conflict: bool,
@@ -22,7 +23,7 @@ pub struct Catalog {
 /// A unique index that `ON CONFLICT` can use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UniqueIndex {
-    /// Its columns, included ones left out.
+    /// The index's key columns, without those of `INCLUDE`.
     pub columns: Vec<String>,
     /// `NULLS NOT DISTINCT`: two rows with NULL in the same columns have the same key.
     pub nulls_not_distinct: bool,
@@ -34,7 +35,8 @@ impl UniqueIndex {
     }
 }
 
-/// The most columns of a key in which NULL may be a key: a merge has a condition for each combination of them.
+/// How many nullable columns a key may have if NULL counts as a key value. A merge has one condition for each combination of
+/// NULLs.
 const NULL_KEYS_MAX: usize = 4;
 
 impl Catalog {
@@ -49,8 +51,8 @@ impl Catalog {
         self.unique.iter().any(|index| index.is_on(key))
     }
 
-    /// Returns the columns of a key in which NULL is a key as any other: those that may be NULL, if a unique index on the key is
-    /// `NULLS NOT DISTINCT`. None if there are more than four.
+    /// Returns the columns of a key in which NULL is a key value like any other: the nullable columns of the key, if a unique
+    /// index on the key is `NULLS NOT DISTINCT`. Returns no columns if more than four are nullable.
     pub fn null_keys<'a>(&self, key: &'a [String]) -> Vec<&'a str> {
         let is_nullable = |name: &&str| self.columns.iter().any(|column| column.name == **name && !column.not_null);
         if !self.unique.iter().any(|index| index.nulls_not_distinct && index.is_on(key)) {
@@ -70,9 +72,9 @@ pub struct CatalogColumn {
     pub type_oid: u32,
     /// `pg_type.typname` of the type that defines the binary form: for a domain, its base type.
     pub base_type: String,
-    /// `pg_type.oid` of that base type.
+    /// `pg_type.oid` of the type in `base_type`.
     pub base_type_oid: u32,
-    /// `format_type(atttypid, atttypmod)`, for people: `character varying(16)`.
+    /// `format_type(atttypid, atttypmod)`, for messages: `character varying(16)`.
     pub type_text: String,
     /// The kind of the base type.
     pub kind: TypeKind,
@@ -83,12 +85,12 @@ pub struct CatalogColumn {
     /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's default or its
     /// identity.
     pub has_default: bool,
-    /// The oid of the column's own default, which changes with the default, or of its identity's sequence; `None` without one, and
-    /// for a domain's default.
+    /// The oid of the column's own default (`pg_attrdef.oid`), or of its identity's sequence. A default that is changed gets
+    /// another oid. `None` if the column has neither, even if its domain has a default, and for a generated column.
     pub default_oid: Option<u32>,
-    /// `GENERATED ALWAYS AS (expression)`: neither COPY nor INSERT may fill it.
+    /// `GENERATED ALWAYS AS (expression)`: neither COPY nor INSERT may fill the column.
     pub generated: bool,
-    /// `GENERATED ALWAYS AS IDENTITY`: COPY fills it, INSERT only with `OVERRIDING SYSTEM VALUE`, and UPDATE never.
+    /// `GENERATED ALWAYS AS IDENTITY`: COPY may fill the column, INSERT only with `OVERRIDING SYSTEM VALUE`, and UPDATE never.
     pub identity_always: bool,
 }
 
@@ -107,11 +109,11 @@ pub enum RelationKind {
 /// The kind of a column's base type.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum TypeKind {
-    /// A base type or a range, known by its oid.
+    /// A base type or a range. Its oid says which one.
     #[default]
     Scalar,
     Enum {
-        /// Its labels, in order.
+        /// The enum's labels, in order.
         labels: Vec<String>,
     },
     Array {
@@ -124,7 +126,7 @@ pub enum TypeKind {
         /// The labels of the element type, if it is an enum.
         labels: Option<Vec<String>>,
     },
-    /// A composite, a multirange, a pseudo-type.
+    /// A composite type, a multirange or a pseudo-type.
     Other,
 }
 
@@ -153,7 +155,8 @@ const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "
 /// The longest identifier that Postgres doesn't truncate, in bytes.
 pub const NAME_MAX: usize = 63;
 
-/// Returns whether a table can have a column of this name: not truncated, and not the name of a system column.
+/// Returns whether a table can have a column with exactly this name: Postgres doesn't truncate the name, and no system column
+/// has it.
 pub fn can_name_a_column(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && !name.contains('\0') && !SYSTEM_COLUMNS.contains(&name)
 }

@@ -144,12 +144,12 @@ impl Encoding {
         Some(encoding)
     }
 
-    /// Returns whether values are read as JSON text, escapes included.
+    /// Returns whether the encoder reads a value as JSON text, in which escapes are not resolved yet.
     pub(crate) fn reads_json(&self) -> bool {
         matches!(self, Self::Json | Self::Jsonb | Self::Array(_) | Self::Point)
     }
 
-    /// Returns whether the column stores any text.
+    /// Returns whether the column can store any text.
     pub(crate) fn is_text(&self) -> bool {
         matches!(self, Self::Text | Self::Limited(_) | Self::Name)
     }
@@ -175,7 +175,7 @@ impl Encoding {
         self.put_clean(value, nul, scratch, out)
     }
 
-    /// Writes text that has escapes or NULs; the column gets it without them.
+    /// Writes text that has escapes or NULs: resolves the escapes, and rejects, removes or replaces the NULs as `nul` says.
     #[inline(never)]
     fn put_cleaned(
         &self,

@@ -44,9 +44,9 @@ pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     faults.or(format!("CREATE TABLE IF NOT EXISTS {table} (\n    {}\n){options}", lines.join(",\n    ")))
 }
 
-/// Returns the statements that the transaction that creates a pipeline's table runs: [`create_table`] first, those of
-/// `after_create` last, in order. They can get the table's name, quoted for SQL, from `current_setting('tidegate.table')`. If
-/// records name their tables, this is the only way to know it.
+/// Returns the statements that create a pipeline's table in one transaction: first that of [`create_table`], then those of
+/// `after_create`, in order. The statements of `after_create` can read the table's name, quoted for SQL, with
+/// `current_setting('tidegate.table')`. If records name their tables, this is the only way to know the name.
 ///
 /// # Errors
 /// As [`create_table`].
@@ -61,8 +61,8 @@ pub fn make_table(spec: &RowSpec<'_>) -> Result<Vec<String>, Vec<PlanFault>> {
     Ok(statements)
 }
 
-/// Returns the fillfactor clause. With free space on the page, the next version of an updated row fits on the same page, and no
-/// index needs a new entry.
+/// Returns the fillfactor clause, which is empty for write modes that don't update rows. With free space on the page, the next
+/// version of an updated row fits on the same page, and no index needs a new entry.
 pub fn fillfactor(mode: &WriteMode) -> String {
     match mode {
         WriteMode::Append | WriteMode::InsertNew { .. } => String::new(),
@@ -87,7 +87,7 @@ fn line(column: &Column, faults: &mut Faults) -> Option<String> {
     Some(format!("{} {sql}{}", quote_identifier(name), if *not_null { " NOT NULL" } else { "" }))
 }
 
-/// Returns the type of Kafka's metadata, for columns without a type in the mapping.
+/// Returns the type of a column without a type in the mapping, if it takes Kafka's metadata.
 fn own_type(source: &Source) -> Option<&'static str> {
     match source {
         Source::Field(_) | Source::Envelope(_) | Source::Constant(_) => None,

@@ -49,14 +49,14 @@ pub(crate) struct Fields {
     pub(crate) made: Vec<u8>,
     /// Top-level members that no path begins with, as `"key":value`, each followed by a comma.
     pub(crate) leftovers: Vec<u8>,
-    /// The flags that an object of the leftovers inherits from its members.
+    /// The flags that an object made of the leftovers inherits from its members.
     pub(crate) leftovers_flags: Flags,
     /// Whether the value may hold another row.
     pub(crate) more: bool,
 }
 
 impl Fields {
-    /// Clears the fields for a row with `slots` slots.
+    /// Clears the fields, and makes `slots` missing slots for a row.
     #[inline]
     pub(crate) fn reset(&mut self, slots: usize) {
         self.slots.clear();
@@ -116,9 +116,9 @@ pub(crate) enum Decoder {
 }
 
 impl Decoder {
-    /// Plans the search for `paths`, which are distinct. The record's own fields are at the path `base` in the value. If there are
-    /// `levels`, each element of the arrays at these paths is a row (see [`RowsDecoder::new`]). Formats with a registry get their
-    /// schemas from `schemas`.
+    /// Plans the search for `paths`, which are distinct. `base` is the path in the value of the object that holds the record's
+    /// fields: `after` in Debezium's envelope, else empty. If there are `levels`, each element of the arrays at these paths is
+    /// a row (see [`RowsDecoder::new`]). Formats with a registry get their schemas from `schemas`.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],
@@ -142,9 +142,8 @@ impl Decoder {
         }
     }
 
-    /// Returns the id of the schema that this value needs, if the schema isn't loaded yet. It has been requested, and
-    /// the record must wait. `header` names the value's schema, if the record has such a header and the format reads
-    /// it.
+    /// Returns the id of the schema that this value needs, if the schema isn't loaded yet. The schema has been requested, and
+    /// the record must wait. `header` names the value's schema, if the record has such a header and the format reads it.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
         match self {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// One error in a mapping, compared with its table: the key in the configuration, and what to do.
+/// One error in a mapping, or one conflict between a mapping and its table. It names the key in the configuration, and says
+/// what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanFault {
     /// The configuration's key: `pipelines.ride_history.columns.lat.type`.
@@ -27,7 +28,7 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// Starts an empty list; the keys of its faults are below `pipelines.NAME`.
+    /// Starts an empty list. The keys of the faults are below `pipelines.NAME`.
     pub(crate) fn of(pipeline: &str) -> Self {
         Self { prefix: format!("pipelines.{pipeline}"), list: Vec::new() }
     }
@@ -37,7 +38,7 @@ impl Faults {
         self.list.push(PlanFault { key: format!("{}.{key}", self.prefix), message: message.into() });
     }
 
-    /// Returns `value` if there are no faults.
+    /// Returns `value` if there are no faults, otherwise the faults.
     pub(crate) fn or<T>(self, value: T) -> Result<T, Vec<PlanFault>> {
         if self.list.is_empty() { Ok(value) } else { Err(self.list) }
     }

@@ -9,7 +9,8 @@ pub(crate) mod string;
 use crate::value::{DecodeError, Reason, Slot, shown};
 use scan::{Broken, Fault, Scanner};
 
-/// Reads UTF-8 that is exactly one JSON number or boolean. Other text is recognized by its first byte, at almost no cost.
+/// Reads UTF-8 that is exactly one JSON number or boolean. Returns `None` for other text; the first byte decides in most cases,
+/// at almost no cost.
 #[inline]
 pub(crate) fn literal(text: &[u8]) -> Option<Slot> {
     if !matches!(text.first(), Some(b'-' | b'0'..=b'9' | b't' | b'f')) {

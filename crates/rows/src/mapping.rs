@@ -6,10 +6,11 @@
 //! - A missing field has the mapping's `default`, or else what `missing` says. A null field is NULL. If the column is NOT NULL,
 //!   the record is rejected here, without a round trip to Postgres.
 //! - If a field is missing and its column has a default in the table, the row leaves the column out; see [`mark`] and [`shapes`].
-//! - With `unknown_fields = { column = … }`, a record without unknown fields has NULL there, or `{}` if the column is NOT NULL.
-//!   A top-level field that a column looks into (`position.lat`) is not unknown.
+//! - With `unknown_fields = { column = … }`, a record without unknown fields has NULL in that column, or `{}` if the column is
+//!   NOT NULL. A top-level field that a column looks into (`position.lat`) is not unknown.
 //! - A record that doesn't match `where` has no rows. A field that `where` tests is not unknown.
-//! - In mode aggregate, a column holds the record's input to its aggregate: NULL if the record doesn't count.
+//! - In mode aggregate, a row holds the record's input to the aggregate of each column: NULL if the record doesn't count for
+//!   this column.
 //! - With `evolve = "add"`, a record with a field that has no column is rejected as `new_field`; see `evolve`.
 //! - If the record names its table, the row has the columns of that table and a mark in front; see `route`.
 //! - A JSON null is SQL's NULL, for json and jsonb columns too.
@@ -56,7 +57,8 @@ use presence::Presence;
 pub use schemas_met::SchemasMet;
 use tidegate_protocol::record::{Headers, Record};
 
-/// Encodes records as rows of binary COPY. One per thread: it keeps buffers and what it learned about the keys of the records.
+/// Encodes records as rows of binary COPY. Each thread has its own encoder, because an encoder keeps buffers, and what it has
+/// learned about the keys in JSON objects.
 #[derive(Debug)]
 pub struct Encoder {
     plan: Arc<Plan>,
@@ -78,7 +80,7 @@ pub struct Encoder {
     /// How many rows so far are deletes.
     deletes: u64,
     presence: Presence,
-    /// Headers may name the schemas of records.
+    /// Whether headers may name the schemas of records.
     reads_headers: bool,
 }
 
@@ -126,13 +128,13 @@ impl Encoder {
         self.deletes
     }
 
-    /// Returns the plan that it encodes by.
+    /// Returns the plan of the rows.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
-    /// Returns the id of the schema that this record needs, if the schema isn't loaded yet. It has been requested;
-    /// until it is loaded, this record and all later ones must wait.
+    /// Returns the id of the schema that this record needs, if the schema isn't loaded yet. The schema has been requested.
+    /// Until it is loaded, this record and all later ones must wait.
     #[inline]
     pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> Option<SchemaId> {
         let header = self.header(headers, &frame::OF_VALUE);
@@ -140,7 +142,7 @@ impl Encoder {
         if of_value.is_some() {
             return of_value;
         }
-        // A value may turn out to delete by its record's key, so keys that may be read are asked for at once.
+        // A value may turn out to be a delete, for which the key is read. So also request the schema of the key now.
         let header = self.header(headers, &frame::OF_KEY);
         self.keys.as_mut()?.wants(key?, header)
     }
@@ -151,7 +153,7 @@ impl Encoder {
         self.reads_headers
     }
 
-    /// Returns the value of the header that names a schema.
+    /// Returns the value of the header that names a schema, if headers may name schemas.
     #[inline]
     fn header<'a>(&self, headers: Headers<'a>, names: &HeaderNames) -> Option<&'a [u8]> {
         // Apicurio's headers don't say by number which of a file's messages a Protobuf value is.
@@ -163,7 +165,7 @@ impl Encoder {
     /// Appends a record's rows to `rows`, without COPY's header and trailer. Returns how many rows there are.
     ///
     /// # Errors
-    /// The record can't become a row, by its own fault; `rows` is unchanged.
+    /// If the record can't become rows, by its own fault. `rows` is then unchanged.
     #[inline]
     pub fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, EncodeError> {
         let mark = rows.len();
@@ -182,7 +184,8 @@ impl Encoder {
     fn rows(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         self.row = 0;
         let Some(payload) = record.value else {
-            // In Debezium's topics, a tombstone follows each delete. If the pipeline doesn't apply deletes, it has no effect.
+            // In Debezium's topics, a tombstone follows each delete. If the pipeline doesn't apply deletes, the tombstone has
+            // no effect.
             if self.plan.change.is_some() && !self.plan.deletes {
                 return Ok(0);
             }
@@ -195,7 +198,7 @@ impl Encoder {
         match self.decoder.decode(payload, header, &mut self.fields) {
             Ok(true) => {}
             Ok(false) => return Ok(0),
-            // A tombstone in the form of an empty envelope.
+            // The value is a tombstone in the form of an empty envelope.
             Err(fault) if fault.reason == Reason::Tombstone && self.plan.deletes => {
                 return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
             }
@@ -354,7 +357,8 @@ impl Encoder {
         }
     }
 
-    /// Returns the tables that a record's rows name and that the plan lacks: they may exist already, or be created.
+    /// Returns the tables that a record's rows name and that the plan lacks. Such a table may exist already, or may have to be
+    /// created.
     pub fn unknown_tables(&mut self, record: &Record<'_>) -> Vec<TableName> {
         let mut unknown = Vec::new();
         let plan = Arc::clone(&self.plan);

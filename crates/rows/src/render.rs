@@ -14,11 +14,12 @@ const DECIMAL_BYTES: usize = 1 << 10;
 pub(crate) enum Form {
     Number,
     Text,
-    /// Nothing was written, because the value has no text: bytes that aren't UTF-8, or a decimal that is too long.
+    /// The value has no text: it is bytes that aren't UTF-8, or a decimal that is too long. The appended bytes must not be
+    /// used.
     None,
 }
 
-/// Appends the text of a value of a binary format.
+/// Appends the text of a value of a binary format. Returns whether the text is a number.
 pub(crate) fn text(value: &Value<'_>, out: &mut Vec<u8>) -> Form {
     let number = value.mantissa.cast_signed();
     match value.kind {
@@ -71,7 +72,7 @@ pub(crate) fn text(value: &Value<'_>, out: &mut Vec<u8>) -> Form {
     }
 }
 
-/// Appends a scalar as JSON. Bytes are base64; floats that JSON can't express are text.
+/// Appends a scalar as JSON. Bytes become base64, and floats that JSON can't express become text.
 pub(crate) fn json(value: &Value<'_>, out: &mut Vec<u8>) {
     match value.kind {
         Kind::Missing | Kind::Null => out.extend_from_slice(b"null"),

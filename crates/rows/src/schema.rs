@@ -55,7 +55,7 @@ impl Schema {
         matches!(&self.0, Parsed::Protobuf(file) if file.has_message(name))
     }
 
-    /// Returns the message for a record whose schema has another format.
+    /// Returns the error for a record whose schema has another format than `wanted`.
     pub(crate) fn is_not(&self, wanted: &str, id: Option<SchemaId>) -> DecodeError {
         let id = id.map_or_else(|| "of the pipeline".to_owned(), |id| id.to_string());
         let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());
@@ -63,7 +63,7 @@ impl Schema {
     }
 }
 
-/// The name of a schema in a registry, as a record has it.
+/// The identifier by which a record names its schema in a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SchemaId {
     /// The number in the frame of a value, or in a header.
@@ -96,8 +96,7 @@ pub enum Found {
     Wanted,
 }
 
-/// The schemas of a registry. A decoder looks a schema up when a record names one for which it has no plan. It never looks up
-/// again a schema that it got.
+/// The schemas of a registry. A decoder looks up a schema when a record names one for which the decoder has no plan.
 pub trait Schemas: Debug + Send + Sync {
     /// Returns what is known of a schema, and requests it from the registry if nothing is known. Doesn't wait.
     fn find(&self, id: SchemaId) -> Found;

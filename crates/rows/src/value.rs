@@ -57,7 +57,7 @@ impl Flags {
     pub const NUL: Flags = Flags(2);
     /// A number has a minus sign.
     pub const NEGATIVE: Flags = Flags(4);
-    /// A number has more digits than `mantissa` holds: only its lexeme is valid.
+    /// A number has more digits than `mantissa` can hold, so only the lexeme is valid.
     pub const INEXACT: Flags = Flags(8);
     /// The value comes from a binary format and has no text.
     pub const BINARY: Flags = Flags(16);
@@ -70,7 +70,7 @@ impl Flags {
     /// The JSON text is a bare `NaN`, `Infinity` or `-Infinity`, or contains one. JSON lacks these, but many programs write them.
     pub const SPECIAL: Flags = Flags(256);
 
-    /// Returns whether any of the other flags is set.
+    /// Returns whether any flag of `other` is set.
     #[inline]
     pub fn has(self, other: Flags) -> bool {
         self.0 & other.0 != 0
@@ -87,7 +87,7 @@ impl Flags {
         Flags(self.0 & !other.0)
     }
 
-    /// Adds the properties that a structure inherits from its members.
+    /// Returns those of these flags that a structure inherits from its members.
     #[inline]
     pub fn inherited(self) -> Flags {
         Flags(self.0 & (Flags::NUL.0 | Flags::SPECIAL.0))
@@ -195,13 +195,13 @@ pub enum Reason {
     Tombstone,
     /// The record is a change that can't be applied: a table was truncated.
     UnappliedChange,
-    /// A field is missing, and its column is NOT NULL.
+    /// A field is missing, and its column is NOT NULL or has `missing = "dead_letter"`. Or the array of the rows is missing.
     MissingField,
     /// A field is null, and its column is NOT NULL.
     NullInNotNull,
     /// A value doesn't have the type of its column.
     TypeMismatch,
-    /// A value has the type of its column, but exceeds its limits.
+    /// A value has the type of its column, but exceeds the limits of the type.
     OutOfRange,
     /// Text is longer than its column allows.
     TooLong,
@@ -285,7 +285,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A rejected record: it can't become a row, and why.
+/// Why a record can't become rows, with the column at fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodeError {
     /// The reason, for programs.

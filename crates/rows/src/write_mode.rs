@@ -6,8 +6,8 @@
 //!
 //! - An upsert copies only those rows of a batch that may win; see `newest`.
 //! - Every writer merges in the order of the key, which prevents deadlocks between writers.
-//! - The order of delivery is a column of the staging table, numbered by COPY itself. The physical position of a row is no order:
-//!   a small row may fill the gap that a large one left.
+//! - The order of delivery is a column of the staging table, which COPY fills from a sequence. The physical position of a row
+//!   is no order: a small row may fill the gap that a large one left.
 //! - If the rows of a batch leave different columns to Postgres, the staging table has the defaults of the target. So a staged
 //!   row is the row that INSERT would make of the record's own fields, whichever statement merges it; see `shaped`.
 //! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,
@@ -31,7 +31,7 @@ use upsert::Upsert;
 
 /// The column of the staging table with the order of delivery. No column of a user has this name.
 const ORDER: &str = "\"tidegate order\"";
-/// The column that marks tombstones.
+/// The column that says whether a row is a tombstone.
 const DELETED: &str = "\"tidegate deleted\"";
 /// The column with the mask of the columns that a row left out, if an upsert keeps columns.
 const LEFT_OUT: &str = "\"tidegate left out\"";
@@ -43,7 +43,7 @@ const OLD: &str = "tidegate_old";
 pub struct Merge {
     /// The staging table, as SQL names it.
     pub stage: String,
-    /// Creates the staging table. Runs once per connection, outside of any transaction; [`Self::set_defaults`] follows.
+    /// Creates the staging table. Runs once per connection, outside of any transaction, and before [`Self::set_defaults`].
     pub create: String,
     /// The columns of the staging table that need the target's defaults: those that a row may leave out.
     pub defaults: Vec<String>,
@@ -125,7 +125,7 @@ struct Staged<'a> {
 }
 
 impl MergeTarget<'_> {
-    /// Returns the statements that follow the COPY; `None` if the COPY writes directly into the table.
+    /// Returns the statements for staging and merging rows; `None` if COPY writes directly into the table.
     pub fn merge(&self) -> Option<Merge> {
         let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };
         let (merge, deletes) = self.merge_of(&staged)?;
@@ -171,7 +171,7 @@ impl MergeTarget<'_> {
         format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.stage(), names.join(", "))
     }
 
-    /// Returns the statement that merges, and the deletes that run before it.
+    /// Returns the statement that merges, and the deletes that run before it. `None` if COPY writes directly into the table.
     fn merge_of(&self, staged: &Staged<'_>) -> Option<(String, Option<Deletes>)> {
         let Self { spec, catalog, .. } = self;
         let table = &catalog.table.quoted();

@@ -1,16 +1,18 @@
-//! What Postgres accepts as a binary field, by the rules of its `*_recv` functions. It shares no code with the encoders.
+//! What Postgres accepts as a binary field, by the rules of its `*_recv` functions. This module shares no code with the
+//! encoders.
 
 use super::{LABELS, reference};
 
-/// Days and microseconds since 2000: from 4714-11-24 BC to before 5874898-01-01 and 294277-01-01.
+/// The range of dates, in days since 2000: from 4714-11-24 BC to before 5874898-01-01.
 const DAYS: std::ops::Range<i32> = -2_451_545..2_145_031_949;
+/// The range of timestamps, in microseconds since 2000: from 4714-11-24 BC to before 294277-01-01.
 const MICROS: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
 
 fn array<const N: usize>(field: &[u8]) -> [u8; N] {
     field.try_into().unwrap_or_else(|_| panic!("{} bytes where {N} belong", field.len()))
 }
 
-/// Checks text for a database with the encoding UTF-8.
+/// Returns the text of a field. Panics if a database with the encoding UTF-8 would refuse it.
 pub fn text(field: &[u8]) -> &str {
     let text = std::str::from_utf8(field).expect("UTF-8");
     assert!(!text.contains('\0'), "no NUL in text");
@@ -37,13 +39,14 @@ pub fn micros(field: &[u8]) -> i64 {
     micros
 }
 
-/// Checks JSON as the type json reads it; `binary` is for jsonb, which also reads the escapes in its strings.
+/// Panics if the type json would refuse the text. With `binary`, panics if jsonb would, which also resolves the escapes in
+/// strings.
 fn json(field: &[u8], binary: bool) {
     let text = if binary { std::str::from_utf8(field).expect("UTF-8") } else { text(field) };
     let valid = serde_json::from_str::<&serde_json::value::RawValue>(text);
     assert!(valid.is_ok(), "it is JSON: {text}");
     if binary {
-        // Keys and strings: no NUL, and no half of a surrogate pair, which serde rejects too.
+        // Keys and strings must not contain a NUL or half of a surrogate pair. serde rejects the latter.
         let tree = serde_json::from_str::<serde_json::Value>(text);
         match tree {
             Ok(tree) => no_nul(&tree),
@@ -71,7 +74,7 @@ fn no_nul(value: &serde_json::Value) {
     }
 }
 
-/// Panics if Postgres would refuse the field.
+/// Panics if Postgres would refuse the field for a column of the type `of`.
 pub fn check(of: &str, field: &[u8]) {
     let of = of.trim_end_matches('!');
     if let Some(element) = of.strip_suffix("[]") {

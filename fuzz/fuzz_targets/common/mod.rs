@@ -1,4 +1,4 @@
-//! Shared by the targets: encoders of any mapping, and a reader of what they write.
+//! Shared by the targets: encoders for any mapping, and a reader of the rows that they write.
 
 #![allow(dead_code, reason = "each target takes what it needs")]
 
@@ -17,7 +17,8 @@ use tidegate_rows::spec::{
     Column, Decode, NulPolicy, RowFilter, RowSpec, SchemaSource, Shape, Source, Table, UnknownFields, WriteMode,
 };
 
-/// A column of the table: its name, its type, and the path of the field that fills it. Without a path, nothing is mapped to it.
+/// A column of the table: its name, its type, and the path of the field that fills it. If the path is empty, no field is mapped
+/// to the column.
 pub type Spec = (&'static str, &'static str, &'static str);
 
 /// The settings that decide how records become rows of `public.t`.
@@ -41,13 +42,13 @@ impl Pipeline {
         Self { decode, shape: Shape::PLAIN, mode: WriteMode::Append, keep: None, unknown_fields, columns, types }
     }
 
-    /// Returns the pipeline with another mapping of one column.
+    /// Returns the pipeline with a changed mapping of one column.
     pub fn with(mut self, name: &str, change: impl FnOnce(&mut Column)) -> Self {
         change(self.columns.iter_mut().find(|column| column.name == name).expect("a column of the mapping"));
         self
     }
 
-    /// Returns the plan, or its faults.
+    /// Makes the plan for a table with these columns. Returns the faults of the mapping if it is invalid.
     pub fn plan(&self) -> Result<Arc<Plan>, Vec<PlanFault>> {
         let table = Table {
             name: TableName { schema: "public".to_owned(), name: "t".to_owned() },
@@ -97,7 +98,7 @@ pub fn extra() -> UnknownFields {
     UnknownFields::Column("extra".to_owned())
 }
 
-/// Returns a local schema; `kind` is the registry's name of its type.
+/// Returns a local schema. `kind` is the name of the schema's type in a registry.
 pub fn local(kind: &str, text: &str, message: Option<&str>) -> SchemaSource {
     let schema = schema::of_text(Some(kind), text, &[]).unwrap_or_else(|why| panic!("{why}"));
     let message = message.map(str::to_owned);
@@ -127,7 +128,7 @@ pub fn mapping(name: &str, source: Source) -> Column {
     }
 }
 
-/// Types as in Postgres' catalog: name, oid, oid of the array type.
+/// Types as in Postgres' catalog: the name, the oid, and the oid of the array type.
 const TYPES: &[(&str, u32, u32)] = &[
     ("bool", 16, 1000),
     ("bytea", 17, 1001),
@@ -167,7 +168,8 @@ const TYPES: &[(&str, u32, u32)] = &[
 /// The labels of the enum `mood`.
 pub const LABELS: [&str; 2] = ["on", "a\"b"];
 
-/// Returns a column of a type: `numeric(10,2)`, `int8[]`, the enum `mood`. A `!` at the end means NOT NULL.
+/// Returns a column of the type that `of` names: for example `numeric(10,2)`, `int8[]`, or the enum `mood`. A `!` at the end
+/// means NOT NULL.
 fn column(name: &str, of: &str) -> CatalogColumn {
     let (of, not_null) = (of.trim_end_matches('!'), of.ends_with('!'));
     let (scalar, array) = (of.trim_end_matches("[]"), of.ends_with("[]"));
@@ -221,7 +223,8 @@ pub fn record(value: &[u8]) -> Record<'_> {
 /// The fields of a row; `None` is NULL.
 pub type Row<'a> = Vec<Option<&'a [u8]>>;
 
-/// Encodes a record, and checks that rows are appended completely or not at all. Returns `None` for a rejected record.
+/// Encodes a record, and checks that rows are appended completely or not at all. Returns the number of rows, or `None` for a
+/// rejected record.
 pub fn encode(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u32> {
     out.clear();
     out.extend_from_slice(b"before");
@@ -239,7 +242,7 @@ pub fn encode(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> 
     }
 }
 
-/// Splits rows, and checks their number and the number of fields in each.
+/// Splits encoded rows into fields. Panics if there are not exactly `count` rows, or if a length is wrong.
 pub fn rows(count: u32, mut rest: &[u8]) -> Vec<Row<'_>> {
     let mut rows = Vec::new();
     for _row in 0..count {
@@ -265,7 +268,8 @@ pub fn rows(count: u32, mut rest: &[u8]) -> Vec<Row<'_>> {
     rows
 }
 
-/// Encodes with this encoder and with a new one, and checks that both agree: what was learned from earlier records changes nothing.
+/// Encodes a record with this encoder and with a new one, and checks that both write the same rows: what an encoder has learned
+/// from earlier records must not change its rows.
 pub fn encode_alike(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u32> {
     let count = encode(encoder, record, out);
     let mut fresh = Encoder::new(encoder.plan().clone());

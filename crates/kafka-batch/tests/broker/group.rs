@@ -21,7 +21,8 @@ struct Member {
 
 impl Member {
     fn join(group: &str, topic: &str, protocol: &str) -> Self {
-        // A member learns of a rebalance from the answer to a heartbeat.
+        // Under the classic protocols, a member learns of a rebalance from the answer to a heartbeat. So it sends heartbeats
+        // often.
         let settings: &[(&str, &str)] = match protocol {
             "consumer" => &[("group.protocol", "consumer")],
             "eager" => &[("partition.assignment.strategy", "range"), ("heartbeat.interval.ms", "200")],
@@ -34,7 +35,7 @@ impl Member {
         Self { queue, incremental: protocol != "eager", assigned: BTreeSet::new(), rebalances: 0 }
     }
 
-    /// Serves the consumer's queue and answers the group's decisions. Returns whether there were any.
+    /// Serves the consumer's queue and answers the group's decisions. Returns whether there was a decision.
     fn answer(&mut self) -> bool {
         let polled = self.queue.consumer().poll(Duration::ZERO);
         assert!(!matches!(polled, Some(Ok(_))), "a record came to the consumer's queue");

@@ -11,7 +11,7 @@ use crate::support::{Owned, PATIENCE, at, kafka, numbered, reader, take, take_al
 const PARTITIONS: i32 = 4;
 const PER_PARTITION: i64 = 700;
 
-/// Records with every combination of optional parts.
+/// Returns record number `n`. The records together have every combination of the optional parts.
 fn varied(n: i64) -> Record {
     let record = match n % 4 {
         0 => Record::tombstone(),
@@ -132,7 +132,7 @@ fn a_read_returns_with_the_first_record_and_not_with_a_full_bulk() {
     queue.forward(&topic, 0).unwrap();
     consumer.assign(&at(&[(&topic, 0, 0)])).unwrap();
     for n in 0..3 {
-        // The thread first opens its connection, so that the record comes while the read waits.
+        // The thread must first open a connection, so the record comes while the read waits.
         let produced = std::thread::spawn({
             let topic = topic.clone();
             move || kafka().produce(&topic, numbered(0, n, n + 1)).unwrap()
@@ -150,7 +150,8 @@ fn a_read_returns_with_the_first_record_and_not_with_a_full_bulk() {
     }
 }
 
-/// librdkafka reports only that the consumer's queue is no longer empty. So a read must check first whether it has entries.
+/// librdkafka reports only that the consumer's queue is no longer empty. So a read must first check whether that queue has
+/// entries.
 #[test]
 fn a_read_does_not_wait_while_the_consumers_queue_has_something() {
     let topic = topic(1);

@@ -26,7 +26,7 @@ pub(crate) enum Event {
     Revoked(Vec<Place>),
 }
 
-/// Queues rebalances for the polling thread.
+/// The context of a consumer. It queues rebalances for the thread that polls.
 #[derive(Default)]
 pub(crate) struct Notes {
     pub(crate) events: Mutex<Vec<Event>>,
@@ -136,7 +136,8 @@ pub(crate) fn reader(settings: &[(&str, &str)]) -> (Arc<BaseConsumer<Notes>>, Ba
     (consumer, queue)
 }
 
-/// Serves the consumer's queue, on which no record may come, and then reads for up to a second.
+/// Serves the consumer's queue, which must not get a record. Then reads for up to a second, and returns all records of that
+/// read.
 pub(crate) fn turn(queue: &mut BatchQueue<Notes>) -> Vec<Owned> {
     if let Some(Ok(message)) = queue.consumer().poll(Duration::ZERO) {
         panic!("{}/{}@{} came to the consumer's queue", message.topic(), message.partition(), message.offset());
@@ -144,7 +145,7 @@ pub(crate) fn turn(queue: &mut BatchQueue<Notes>) -> Vec<Owned> {
     take_all(queue, Duration::from_secs(1))
 }
 
-/// Reads once and takes everything.
+/// Reads once, and returns all records of that read. Panics at a fault.
 pub(crate) fn take_all(queue: &mut BatchQueue<Notes>, wait: Duration) -> Vec<Owned> {
     let mut taken = Vec::new();
     let mut bulk = queue.read(wait).unwrap();

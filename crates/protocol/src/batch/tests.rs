@@ -8,7 +8,7 @@ fn source(partition: i32) -> TopicPartition {
     TopicPartition::new("t", partition)
 }
 
-/// A row is the offset's decimal text and a semicolon; multiples of 7 are rejected, multiples of 5 skipped.
+/// Encodes a record as `partition:offset;`. Rejects offsets that are multiples of 7, and skips other multiples of 5.
 fn encode(record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord> {
     if record.offset % 7 == 0 {
         return Err(RejectedRecord {
@@ -37,7 +37,8 @@ fn push(batch: &mut Batch, segment: usize, offset: i64) {
     batch.push(segment, &incoming, Instant::now(), |_| {}, encode);
 }
 
-/// Returns a batch of interleaved records of three partitions, with gaps as after compaction.
+/// Returns a sealed batch with interleaved records of three partitions. Each step adds a record: the index of its partition,
+/// and the number of offsets that are missing before it, as after compaction.
 fn batch_of(steps: &[(usize, i64)]) -> Batch {
     let mut batch = Batch::new();
     for partition in 0..3 {
@@ -70,7 +71,7 @@ fn a_dropped_segment_leaves_no_byte_and_no_span() {
 
 #[test]
 fn refused_records_are_those_of_the_window_and_of_live_segments() {
-    // Offsets 105, 112 and 119 are refused.
+    // All records are rejected: their offsets are 105, 112 and 119.
     let mut batch = batch_of(&[(0, 5), (1, 5), (0, 6), (1, 6), (0, 6)]);
     let refused = |batch: &Batch, window: Range<u32>| {
         batch.rejected_records(window).map(|reject| reject.record).collect::<Vec<_>>()
@@ -102,7 +103,8 @@ fn the_mark_of_a_record_is_the_same_for_ever() {
         value,
         headers: Headers::default(),
     };
-    // Ledgers contain these digests: computed by another implementation of FNV-1a, over both lengths, key and value.
+    // Ledgers contain digests, so the digest of a record must never change. The expected ones were computed with another
+    // implementation of FNV-1a, over both lengths, the key and the value.
     let mark = |key, value| last_record(&record(key, value)).digest;
     assert_eq!(mark(Some(&b"k"[..]), Some(&b"v"[..])), 3337082642361160612);
     assert_eq!(mark(None, Some(&b""[..])), 5673037472935113441);
@@ -156,7 +158,8 @@ fn push_again(batch: &mut Batch) {
     assert_eq!(text(batch, 0..1), "1:1;");
 }
 
-/// As after a catalog change: rejected records have rows now, skipped ones are rejected, and the rest is skipped.
+/// Encodes with another plan, as after a catalog change. Of the two rejected records, one is skipped now and one has rows. The
+/// other two records are rejected.
 #[test]
 fn encoding_again_goes_by_the_new_plan() {
     let mut batch = batch_of(&[(0, 0), (0, 0), (1, 5), (1, 6)]);

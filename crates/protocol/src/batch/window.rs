@@ -1,4 +1,4 @@
-//! The part of a batch that one transaction writes: the rows, rejects and spans of the live segments within a window.
+//! The part of a batch that one transaction writes: the rows, rejected records and spans of the live segments within a window.
 
 use std::ops::Range;
 
@@ -6,15 +6,15 @@ use super::{Batch, NO_TIMESTAMP, RejectedRecord, Segment, Span, last_record, nar
 use crate::position::Offset;
 
 impl Batch {
-    /// Rejects of live segments within a window of records, in order.
+    /// Returns the rejected records of live segments within a window of records, in the order of delivery.
     pub fn rejected_records(&self, window: Range<u32>) -> impl Iterator<Item = &RejectedRecord> {
         self.rejected_records
             .iter()
             .filter(move |reject| window.contains(&reject.record) && self.segments[self.segment_of(reject.record)].live)
     }
 
-    /// Returns the record of the `nth` row (from 0) among the rows that [`Batch::copy_ranges`] yields for the same
-    /// window.
+    /// Returns the index of the record to which the `nth` row belongs, counted from 0 among the rows that
+    /// [`Batch::copy_ranges`] yields for the same window. `None` if there are fewer rows.
     pub fn record_of_row(&self, window: Range<u32>, nth: u32) -> Option<u32> {
         let mut left = nth;
         for (_, records) in self.live_runs(window) {
@@ -29,8 +29,8 @@ impl Batch {
         None
     }
 
-    /// Returns the encoded rows of live segments within a window of records: few large slices; one if nothing was
-    /// dropped.
+    /// Returns the encoded rows of live segments within a window of records, as few large slices. If no segment was dropped, it
+    /// is one slice.
     pub fn copy_ranges(&self, window: Range<u32>) -> impl Iterator<Item = &[u8]> {
         let mut runs = self.live_runs(window).peekable();
         std::iter::from_fn(move || {
@@ -52,10 +52,12 @@ impl Batch {
         self.live_runs(window).map(|(_, run)| run.end - run.start).sum()
     }
 
-    /// Returns the spans by which the ledger advances when the window's live records are written: one per segment, in
-    /// order of topic and partition. All writers lock ledger rows in this order, so they can't deadlock.
+    /// Returns the spans by which the ledger advances when the window's live records are written: one for each segment that has
+    /// live records in the window, in order of topic and partition. All writers lock ledger rows in this order, so they can't
+    /// deadlock.
     pub fn spans(&self, window: Range<u32>) -> Vec<Span> {
-        // Per segment: its offset before the window, and the index of its last record in the window.
+        // For each segment, the offset of the ledger before the window, and the index of the segment's last record in the
+        // window.
         let mut covered: Vec<Option<(Offset, u32)>> = vec![None; self.segments.len()];
         for (segment, records) in self.live_runs(window.clone()) {
             let from = covered[segment].map_or_else(|| self.end_before(segment, window.start), |(from, _)| from);
@@ -75,7 +77,8 @@ impl Batch {
         spans
     }
 
-    /// Timestamps of the live records of a window, for the latency from record to commit.
+    /// Returns the timestamps of a window's live records, for the latency from record to commit. Records without a timestamp
+    /// are left out.
     pub fn timestamps(&self, window: Range<u32>) -> impl Iterator<Item = i64> {
         self.live_runs(window)
             .flat_map(|(_, run)| self.entries[run.start as usize..run.end as usize].iter())
@@ -83,8 +86,8 @@ impl Batch {
             .filter(|timestamp| *timestamp != NO_TIMESTAMP)
     }
 
-    /// Returns a segment's offset before a record: the end of its last earlier record, or the offset at which it
-    /// begins.
+    /// Returns the offset of the ledger before the record with this index is written, for the partition of a segment. It is the
+    /// successor of the segment's last earlier record, or the segment's `from` if there is none.
     fn end_before(&self, segment: usize, record: u32) -> Offset {
         let earlier = self.all_runs().take_while(|(_, run)| run.start < record).filter(|(index, _)| *index == segment);
         match earlier.last() {

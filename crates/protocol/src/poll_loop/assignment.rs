@@ -57,7 +57,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Returns all fetched partitions, if the client needs the whole list.
+    /// Returns all fetched partitions with their start offsets. The list is empty if the client doesn't need it.
     fn whole(&self) -> Vec<(TopicPartition, Offset)> {
         let PollLoop { session, .. } = &self.parts;
         match self.client.assigning() {

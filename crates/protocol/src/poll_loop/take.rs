@@ -1,4 +1,4 @@
-//! Takes records from Kafka into the session, or holds while nothing may be taken.
+//! Takes records from Kafka into the session, or waits while none may be taken.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const PAUSED_AFTER: Duration = Duration::from_secs(1);
 const SCHEMA_WAIT: Duration = Duration::from_millis(5);
 
 impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
-    /// Takes one bulk, or waits until something happens.
+    /// Takes the records that the client offers at once. If there is none, or none may be taken, waits until something happens.
     pub(super) async fn take(&mut self) -> Result<(), Stopped> {
         let started = now();
         if let Some(hold) = self.hold(started) {
@@ -99,7 +99,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         self.held_since.is_some_and(|since| now.saturating_duration_since(since) >= PAUSED_AFTER)
     }
 
-    /// Takes one bulk. Returns whether there was a record.
+    /// Takes the records that the client offers at once. Returns whether a record was offered.
     fn take_bulk(&mut self, now: Instant) -> Result<bool, Stopped> {
         let PollLoop { session, encoder, .. } = &mut self.parts;
         let mut taker = Taker {

@@ -8,7 +8,7 @@ use crate::position::TopicPartition;
 /// Maps partitions to slots.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Per topic, by partition number: Kafka numbers partitions from 0 without gaps.
+    /// The slots of each topic, by partition number. Kafka numbers partitions from 0 without gaps.
     topics: HashMap<Arc<str>, Vec<Option<usize>>>,
 }
 

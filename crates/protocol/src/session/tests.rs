@@ -354,7 +354,7 @@ fn a_batch_is_due_by_rows_bytes_and_age() {
     bench.deliver_as(0, 0, &vec![0; 1 << 20], |_, _| Ok(1));
     assert_eq!((bench.session.due(bench.now), bench.session.is_full()), (Some(Trigger::Bytes), true));
 
-    // Skipped records count as half a row, so that a batch of them ends.
+    // Twice `max_rows` records are a limit too, so that a batch of skipped records ends.
     let mut bench = Bench::new(3);
     bench.own(0, 0);
     for offset in 0..6 {

@@ -11,7 +11,8 @@ use crate::retry::Disposition;
 use crate::store::{Cause, PostgresError, Store, WriteError};
 
 impl<S: Store> Writer<S> {
-    /// Copies the window piece by piece, until each record that Postgres refuses was copied alone.
+    /// Copies the window piece by piece, until each record that Postgres refuses was copied alone, or the attempts are used up.
+    /// `row` is the row that the first error named. Returns the end of the settled records, and the refused ones among them.
     pub(super) async fn search(
         &mut self,
         batch: &Batch,
@@ -80,17 +81,18 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Returns whether a refusal is the fault of this record alone, and not of something that would refuse every record. It is if
-    /// Postgres accepted another record of the window. If the window has only one record, an earlier record counts, unless the
-    /// error is one of the plan: the table may have changed since then.
+    /// Returns whether a refusal is the fault of this record alone, and not of something that would refuse every record. It is
+    /// this record's fault if Postgres accepted another record of the window. If the window has only one record, it is enough
+    /// that Postgres accepted an earlier record, unless the error may come from an outdated plan: then the table may have
+    /// changed since that record.
     fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
         let before = self.takes_rows && error.disposition() != Disposition::Plan;
         self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1
     }
 }
 
-/// Returns whether an error may be the fault of one of the copied records. An error that blames the plan may be one too, once the
-/// plan is known to be right.
+/// Returns whether an error may be the fault of one of the copied records. An error that usually means an outdated plan counts
+/// too, once the plan is known to fit the table.
 fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
     match error.disposition() {
         Disposition::Record | Disposition::Suspect => true,

@@ -27,8 +27,9 @@ use crate::world::{Bug, Sim};
 
 const PARTITIONS: usize = 2;
 
-/// The old owner's ledger update waits at one row while the new owner claims the other one, writes it and commits. When the first
-/// row is unlocked, what the old owner's statement saw of the second row is out of date.
+/// The old owner's ledger update waits for a lock on the first row. Meanwhile, the new owner claims the second partition,
+/// writes its records and commits. When the first row is unlocked, what the old owner's statement saw of the second row is out
+/// of date. Returns the violation, if there is one.
 pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
     fastrand::seed(seed);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -88,7 +89,8 @@ pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
     let next = Offset::new(dice.i64(1..50));
     session.assigned([source.clone()], now);
     let asked = session.take_actions().claim[0].1;
-    // Any of the ways to a log-loss condition, in the order in which the poll thread meets them: an answer, then the revocation.
+    // Either the claim meets a log-loss condition, or all partitions are claimed again because a log became shorter. The
+    // revocation follows, as it may in the poll thread.
     if dice.bool() {
         session.refused(&source, asked, LossCondition::LedgerLost);
     } else {
@@ -132,7 +134,7 @@ impl Listener for Deaf {
     fn on(&self, _: &Event<'_>) {}
 }
 
-/// Returns all records of these partitions, from the start, under these claims.
+/// Returns a sealed batch with all records of these partitions. `claims` has the claim of each partition.
 fn batch(sim: &Arc<Sim>, partitions: &[usize], claims: &[Claim]) -> Batch {
     let world = sim.w();
     let plan = world.server.catalog;

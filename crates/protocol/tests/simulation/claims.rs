@@ -17,7 +17,7 @@ use crate::world::{Bug, Sim};
 /// The log in which each partition's end was last read. The oracle uses it; the claim loop can't see it.
 pub(crate) type SeenLogs = Arc<Mutex<HashMap<usize, usize>>>;
 
-/// The claims of one daemon.
+/// The connection of a daemon's claim loop to the fake Postgres.
 pub(crate) struct SimLedger {
     pub(crate) sim: Arc<Sim>,
     pub(crate) daemon: u64,
@@ -35,7 +35,7 @@ impl SimLedger {
 
     fn partitions(&self, sources: &[TopicPartition]) -> Vec<usize> {
         let world = self.sim.w();
-        // Like the real statement, it knows existing partitions only.
+        // Like the real statement, this knows only existing partitions.
         sources.iter().filter_map(|source| world.kafka.sources.iter().position(|s| s == source)).collect()
     }
 

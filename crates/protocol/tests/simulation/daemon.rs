@@ -67,7 +67,7 @@ impl Process {
     }
 }
 
-/// A running daemon; dropping it is SIGKILL.
+/// A running daemon. Dropping it has the effect of SIGKILL.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     pub(crate) process: Arc<Process>,
@@ -82,7 +82,7 @@ pub(crate) fn start(sim: &Arc<Sim>, number: u64) -> Daemon {
     let leave = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let (outbox, batches) = mpsc::channel(1);
-    // Small channels, so that a full inbox and a full queue of requests occur too.
+    // The channels are small, so that a full inbox and a full queue of requests occur too.
     let (inbox, messages) = mpsc::channel(2);
     let (claims, requests) = mpsc::channel(1);
     let (plan, limits, assigning, rate, policy, seed, bug) = {

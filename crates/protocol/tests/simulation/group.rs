@@ -58,7 +58,8 @@ pub(crate) struct SimClient {
     seen: SeenLogs,
     /// The partitions that the group assigned.
     held: BTreeSet<usize>,
-    /// The next offset to fetch, and the log in which fetching began: a recreated topic doesn't answer fetches of the earlier one.
+    /// For each fetched partition, the next offset to fetch, and the log in which fetching began. After the topic was
+    /// recreated, fetches from the earlier log return nothing.
     fetching: BTreeMap<usize, (Offset, usize)>,
     /// Records that were fetched and not taken yet.
     bulk: VecDeque<Fetched>,

@@ -18,9 +18,9 @@ pub(crate) enum Kind {
     /// Skipped by rule: no row, no dead letter.
     Skipped,
     Undecodable,
-    /// Postgres refuses it when it is copied.
+    /// Postgres refuses the record when it is copied.
     Refused,
-    /// A deferred constraint refuses it at COMMIT.
+    /// A deferred constraint refuses the record at COMMIT.
     RefusedAtCommit,
     /// Can't be encoded by plans with an odd version.
     Moody,
@@ -34,7 +34,7 @@ impl Kind {
         Self::ALL[usize::from(byte)]
     }
 
-    /// How many rows it must have in the table, unless it is a dead letter.
+    /// Returns how many rows a record of this kind must have in the table, unless it is a dead letter.
     pub(crate) fn rows(self) -> u8 {
         match self {
             Self::Good | Self::Moody => 1,
@@ -48,7 +48,7 @@ impl Kind {
     }
 }
 
-/// The kinds of offsets in a log.
+/// The content of one offset of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Live(Kind),
@@ -244,7 +244,7 @@ impl Kafka {
         }
     }
 
-    /// Returns the group's message to a member that holds `held`. A removed member learns it late, and rejoins.
+    /// Returns the group's message to a member that holds `held`. A member that was removed learns this late, and joins again.
     pub(crate) fn poll(&mut self, member: u64, held: &BTreeSet<usize>, dice: &mut Rng) -> Option<Event> {
         let Some(state) = self.members.get_mut(&member) else {
             if dice.u8(0..4) > 0 {
@@ -271,7 +271,7 @@ impl Kafka {
         (!given.is_empty()).then_some(Event::Assigned(given))
     }
 
-    /// A member has confirmed a revocation.
+    /// Notes that a member has confirmed a revocation.
     pub(crate) fn released(&mut self, member: u64, partitions: &[usize]) {
         for partition in partitions {
             if self.owner[*partition] == Some(member) {

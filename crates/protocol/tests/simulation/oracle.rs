@@ -9,8 +9,8 @@ use crate::kafka::{Kafka, Kind, Place, index};
 use crate::postgres::{Data, Row};
 use crate::world::World;
 
-/// Called before a COMMIT. Reports a transaction that continues in another log than the one in the ledger, if the daemon could
-/// have known it.
+/// Checks a transaction before its COMMIT. Reports a violation if it continues in another log than the ledger's, although the
+/// daemon could have noticed this by the last committed record.
 pub(crate) fn before_commit(world: &mut World, backend: u64) {
     let mut crossed = Vec::new();
     for span in world.server.moves_of(backend) {
@@ -86,7 +86,7 @@ struct Found {
     rows: u8,
 }
 
-/// Counts rows by record. Checks that no row is duplicated, and none precedes an earlier one.
+/// Returns how many rows each record has. Fails if a row is duplicated, or if rows aren't in the order of the log.
 fn counted(partition: usize, rows: &[Row], what: &str) -> Result<BTreeMap<(usize, usize), Found>, String> {
     let mut found: BTreeMap<(usize, usize), Found> = BTreeMap::new();
     for pair in rows.windows(2) {
@@ -114,7 +114,7 @@ pub(crate) fn drained(world: &World) -> bool {
     })
 }
 
-/// Returns the unwritten records, as text.
+/// Describes, for an error message, where the ledger is in each partition and where the log ends.
 pub(crate) fn undrained(world: &World) -> String {
     let ledger = world.server.data.ledger.iter().zip(&world.kafka.current);
     let left = ledger.map(|(cell, log)| match cell {

@@ -17,7 +17,7 @@ use crate::world::Bug;
 /// How long a transaction of ours may stay idle before the server ends it.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
 
-/// A row of the table, or a dead letter: the record it was made from.
+/// A row of the table, or a dead letter. The fields identify the record from which it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Row {
     pub(crate) partition: usize,
@@ -76,9 +76,9 @@ pub(crate) enum Op {
     Rollback,
     Settle(Vec<usize>),
     WithoutRow(Vec<usize>),
-    /// Rows for partitions that never had one: partition, offset, log.
+    /// Adds rows for partitions that never had one. Each entry is a partition, an offset and a log.
     Extend(Vec<(usize, Offset, usize)>),
-    /// Rows for partitions whose row is lost.
+    /// Adds rows for partitions whose row is lost.
     InsertRows(Vec<(usize, Offset, usize)>),
     Claim(Vec<(usize, ClaimId)>),
     StepOver {
@@ -103,7 +103,7 @@ pub(crate) enum Reply {
     Stepped(Option<i64>),
 }
 
-/// How far an operation has come that waits for locks.
+/// The progress of an operation that waits for locks.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     candidates: Option<Vec<bool>>,
@@ -195,7 +195,7 @@ impl Server {
         Ok(self.last_backend)
     }
 
-    /// The client has disconnected; the server notices at `by` at the latest.
+    /// Notes that the client has disconnected. The server notices this at `by`, or earlier.
     pub(crate) fn client_gone(&mut self, backend: u64, by: Instant) {
         if let Some(backend) = self.backends.get_mut(&backend) {
             backend.client_gone_at = Some(by);
@@ -223,14 +223,15 @@ impl Server {
         self.backends.keys().copied().collect()
     }
 
-    /// Ends an idle blocker of the pipeline itself.
+    /// Ends a backend of one of the daemons if it is idle. It is called for a backend that blocks another one.
     pub(crate) fn end_if_idle(&mut self, backend: u64) {
         if self.backends.get(&backend).is_some_and(|b| b.daemon != STRANGER && b.idle_since.is_some()) {
             self.end(backend);
         }
     }
 
-    /// Replaces the database by an earlier state of it, or by another state.
+    /// Replaces the database by the earlier state number `which`. The replaced state becomes an earlier state too, so that it
+    /// can come back.
     pub(crate) fn become_past(&mut self, which: usize) {
         self.past.push(self.data.clone());
         self.data = self.past[which].clone();
@@ -512,7 +513,8 @@ impl Server {
         self.data.ledger[partition] = Some(Cell { next, claim: None, epoch: 0, last: None, log });
     }
 
-    /// After the lock is granted, reads the row again that the statement saw when it began.
+    /// Locks and advances the rows that fit their spans. Like READ COMMITTED, first looks at all rows, and reads each row again
+    /// when its lock is granted.
     fn advance(&mut self, backend: u64, moves: &[Move], progress: &mut Progress, bug: Option<Bug>) -> Poll<Outcome> {
         let fits = |data: &Data, span: &Move| {
             data.ledger[span.partition].as_ref().is_some_and(|cell| {

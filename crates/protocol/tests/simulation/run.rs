@@ -62,7 +62,7 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Run {
 
 struct Fleet {
     sim: Arc<Sim>,
-    /// Per slot: the daemon that runs there, or the time at which the next one starts.
+    /// For each slot, the daemon that runs in it, or the time at which the next one starts.
     daemons: Vec<Result<Daemon, Instant>>,
     /// When suspended processes resume.
     asleep: Vec<Option<Instant>>,
@@ -144,7 +144,7 @@ impl Fleet {
         }
     }
 
-    /// A pipeline stopped for a reason that waiting doesn't resolve: removes the reason, as an operator would.
+    /// Removes the reason for which a pipeline stopped, as an operator would.
     fn stopped(&self, why: &Stopped) {
         let mut world = self.sim.w();
         match why {
@@ -238,7 +238,7 @@ impl Fleet {
                 }
             }
             16 | 17 => {
-                // A failover loses a little; a restore may return any earlier state.
+                // A failover loses the last few transactions. A restore may return to any earlier state.
                 let past = world.server.past.len();
                 let oldest = if world.chance(70) { past.saturating_sub(4) } else { 0 };
                 let which = world.dice.usize(oldest..past);
@@ -259,7 +259,7 @@ impl Fleet {
             23 if self.stranger.is_none() => {
                 let until = now + world.ms(100..8000);
                 self.stranger = world.server.lock_by_stranger(partition).map(|backend| (backend, until));
-                // Old and new owner then wait for the same row, and either may be first.
+                // After a rebalance, the old and the new owner may wait for the same row, and either may get it first.
                 world.kafka.rebalance(&mut world.dice);
             }
             _ => {}

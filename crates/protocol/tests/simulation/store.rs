@@ -25,7 +25,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(1500);
 const BLOCKER_PATIENCE: Duration = Duration::from_millis(800);
 const ROW_BYTES: usize = 18;
 
-/// A client's end of a connection. When it is dropped, the server notices after some time.
+/// A connection, as the client sees it. When it is dropped, the server notices after some time.
 #[derive(Debug)]
 pub(crate) struct Connection {
     sim: Arc<Sim>,

@@ -16,7 +16,7 @@ use crate::kafka::{Kafka, Place, index};
 use crate::oracle;
 use crate::postgres::{Op, Outage, Progress, Reply, Server, error};
 
-/// The bugs that can be planted: each breaks one invariant, and each must be found.
+/// The bugs that can be planted. The simulation must find each of them, except for the two that the ledger corrects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bug {
     AdvanceIgnoresClaim,
@@ -67,7 +67,7 @@ pub(crate) struct World {
     pub(crate) server: Server,
     pub(crate) bug: Option<Bug>,
     pub(crate) policy: OffsetLossPolicy,
-    /// How many of 1000 statements fail in one of the ways of [`Trouble`].
+    /// How many of 1000 statements fail in a way of [`Trouble`].
     pub(crate) trouble: u32,
     pub(crate) violation: Option<String>,
     pub(crate) stops: Vec<String>,
@@ -122,7 +122,8 @@ impl World {
         }
     }
 
-    /// Executes one statement, as far as locks let it; at the end of a transaction the oracle checks the result.
+    /// Executes one statement, as far as locks allow. After a statement that changes the committed state, the oracle checks the
+    /// database.
     pub(crate) fn execute(
         &mut self,
         backend: u64,
@@ -188,8 +189,8 @@ impl World {
         self.kafka.logs[log].partition
     }
 
-    /// Excuses records that a policy skipped, or that can't be checked because the log can't be identified: they need not be in the
-    /// table.
+    /// Excuses records, which then need not be in the table: a policy skipped them, or they can't be checked because the log
+    /// can't be identified.
     pub(crate) fn excuse(&mut self, log: usize, from: usize, to: usize) {
         let places = &mut self.kafka.logs[log].places;
         let to = to.min(places.len());

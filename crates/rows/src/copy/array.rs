@@ -21,7 +21,7 @@ impl Element {
         matches!(*self.encoding, Encoding::Json | Encoding::Jsonb)
     }
 
-    /// Returns whether `value` is an element. A point is one although it is an array, of two numbers.
+    /// Returns whether `value` is an element. A point is an element although it is written as an array of numbers.
     fn is_leaf(&self, value: &Value<'_>) -> bool {
         value.kind != Kind::Array
             || self.takes_arrays()
@@ -30,7 +30,7 @@ impl Element {
     }
 }
 
-/// Writes an array. As in Postgres, all its rows must have the same length.
+/// Writes an array. As in Postgres, all subarrays of a dimension must have the same length.
 pub(super) fn array(
     value: Value<'_>,
     element: &Element,
@@ -60,7 +60,7 @@ pub(super) fn array(
     text::patch_len(len_at, out)
 }
 
-/// Returns the lengths of the dimensions, taken from the first row of each; 0 after the last dimension.
+/// Returns the lengths of the dimensions, taken from the first subarray of each. The lengths after the last dimension are 0.
 fn lengths(value: Value<'_>, element: &Element) -> Result<[i32; MAX_DIMENSIONS], Reason> {
     let mut lengths = [0; MAX_DIMENSIONS];
     let mut row = Some(value);

@@ -1,4 +1,5 @@
-//! Values of binary formats: a column takes them directly if it can, and by their text otherwise.
+//! Writes values of binary formats (Avro, Protobuf): directly if the column's encoding can take such a value, otherwise by the
+//! value's text.
 
 use crate::copy::number::{fixed, put8};
 use crate::copy::text::field;
@@ -76,7 +77,8 @@ impl Encoding {
                     self.put_clean(lexeme, nul, scratch, out)
                 }
                 Form::Text if memchr::memchr(0, &text).is_some() => {
-                    // Write it again, now that its NULs are known. The scratch buffer is borrowed, so another one takes its place.
+                    // Write the text through `put`, which handles the NULs. `text` was taken out of the scratch space, so `put`
+                    // uses a new buffer.
                     let flagged = Value::text(&text, Flags::NUL);
                     self.put(flagged, nul, scratch, out)
                 }
@@ -94,7 +96,7 @@ fn double(value: &Value<'_>) -> f64 {
     if value.flags.has(Flags::NEGATIVE) { -magnitude } else { magnitude }
 }
 
-/// Converts as Postgres casts float8 to float4: a value that float4 can't hold is an error.
+/// Writes a float8 as a float4, as Postgres casts it: a value that float4 can't hold is an error.
 #[expect(clippy::cast_possible_truncation, reason = "what doesn't fit is looked for")]
 fn float4(number: f64, out: &mut Vec<u8>) -> Result<(), Reason> {
     let narrow = number as f32;

@@ -1,4 +1,4 @@
-//! Parses calendar dates and clock times from text. The module `time` turns them into column values.
+//! Parses calendar dates and clock times from text. The module `time` converts them to column values.
 
 use crate::value::Reason;
 
@@ -105,7 +105,7 @@ impl TextReader<'_> {
         self.0.iter().take_while(|byte| byte.is_ascii_digit()).count()
     }
 
-    /// Reads between `least` and `most` digits.
+    /// Reads between `least` and `most` digits. Returns their number.
     fn number(&mut self, least: usize, most: usize) -> Result<i64, Reason> {
         let count = self.0.iter().take(most).take_while(|byte| byte.is_ascii_digit()).count();
         if count < least {
@@ -141,8 +141,8 @@ impl TextReader<'_> {
         if minute > 59 || second > 60 || total > MICROS_PER_DAY { Err(Reason::OutOfRange) } else { Ok(Clock(total)) }
     }
 
-    /// Reads a fraction of a second, in microseconds. Beyond six digits Postgres uses a float and rounds half to even; this does
-    /// the same, so that the stored value is the one that INSERT stores.
+    /// Reads a fraction of a second, in microseconds. For more than six digits, Postgres uses a float and rounds half to even.
+    /// This function does the same, so the column gets the value that INSERT would store.
     fn fraction(&mut self) -> Result<i64, Reason> {
         let count = self.0[1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (text, rest) = self.0.split_at(count + 1);
@@ -211,16 +211,16 @@ pub(super) fn timestamp(text: &[u8]) -> Result<(i64, Clock, Zone), Reason> {
     Ok((reader.end(date)?, clock, zone))
 }
 
-/// Reads a date as days since 2000. Only the date of a timestamp counts.
+/// Reads a date, or the date in a timestamp. Returns the days since 2000.
 pub(super) fn date(text: &[u8]) -> Result<i64, Reason> {
     timestamp(text).map(|(days, ..)| days)
 }
 
-/// Reads a time of day with its offset. Only the time of a timestamp counts.
+/// Reads a time of day with its offset, or the time and the offset in a timestamp.
 pub(super) fn time(text: &[u8]) -> Result<(Clock, Zone), Reason> {
     let mut reader = TextReader(text);
     if let Some(at) = text.iter().position(|byte| matches!(byte, b'T' | b't' | b' ')).filter(|at| *at >= 8) {
-        // The text may begin with a date. If that is invalid, so is the whole text.
+        // The text may begin with a date. If the date is invalid, so is the whole text.
         timestamp(text)?;
         reader.0 = &text[at + 1..];
     }

@@ -1,4 +1,5 @@
-//! Decimal numbers as digits, exact at any length. For numbers that mantissa and exponent can't express.
+//! Decimal numbers as digits, exact at any length. They serve for numbers that a mantissa of 64 bits and an exponent can't
+//! express.
 
 /// A decimal number's parts, as text. Its value is ± `whole`.`fraction` × 10^`exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +10,7 @@ pub(crate) struct Decimal<'a> {
     pub(crate) exponent: i32,
 }
 
-/// Compares the digits that are cut off with half a unit of the last digit that is kept.
+/// How large the digits are that are cut off, compared with half a unit of the last digit that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Remainder {
     Zero,
@@ -79,7 +80,7 @@ impl<'a> Decimal<'a> {
         i64::try_from(self.whole.len()).unwrap_or(i64::MAX / 2) + i64::from(self.exponent)
     }
 
-    /// Compares the digits from index `from` on with one half.
+    /// Compares the digits from index `from` on with half a unit of the digit before them.
     pub(super) fn remainder(&self, from: i64) -> Remainder {
         let Ok(at) = usize::try_from(from) else {
             // Zeros lie between the cut and the first digit.
@@ -95,8 +96,8 @@ impl<'a> Decimal<'a> {
         }
     }
 
-    /// Returns the whole part of the value × 10^`shift`, rounded towards zero, and the size of the fraction that was cut off. The
-    /// whole part is `None` if `i128` can't hold it.
+    /// Returns the whole part of the value × 10^`shift`, rounded towards zero, and how large the fraction is that was cut off.
+    /// The whole part is `None` if `i128` can't hold it.
     pub(super) fn scaled(&self, shift: i32) -> (Option<i128>, Remainder) {
         let end = self.point() + i64::from(shift);
         let remainder = self.remainder(end);

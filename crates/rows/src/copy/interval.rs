@@ -37,7 +37,7 @@ pub(super) fn interval(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason
     let months = i32::try_from(months).map_err(out_of_range)?;
     let days = i32::try_from(days).map_err(out_of_range)?;
     let micros = i64::try_from(micros).map_err(out_of_range)?;
-    // Postgres represents infinity by the extremes of all three fields.
+    // Refuse these values: Postgres represents infinity by the extremes of all three fields.
     if matches!((months, days, micros), (i32::MAX, i32::MAX, i64::MAX) | (i32::MIN, i32::MIN, i64::MIN)) {
         return Err(Reason::OutOfRange);
     }
@@ -128,7 +128,7 @@ fn compact(mut word: &str, sum: &mut Interval) -> Option<()> {
     Some(())
 }
 
-/// `[-]hours:minutes[:seconds]`
+/// Reads `[-]hours:minutes[:seconds]`.
 fn clock(word: &str, sum: &mut Interval) -> Option<()> {
     let (negative, unsigned) = match word.as_bytes().first()? {
         b'-' => (true, &word[1..]),

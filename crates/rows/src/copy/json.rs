@@ -10,7 +10,8 @@ fn is_json(value: &Value<'_>) -> bool {
     !matches!(value.kind, Kind::Bytes | Kind::Missing)
 }
 
-/// Writes json. Postgres stores the escape of a NUL in json as text, so the default policy keeps it; the other policies apply.
+/// Writes json. The type json stores the escape of a NUL (`\u0000`) as text, so the default policy keeps it. The other policies
+/// remove or replace it.
 pub(super) fn json(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Result<(), Reason> {
     if value.kind == Kind::Text {
         return text(&value, nul, false, out);
@@ -52,8 +53,8 @@ pub(super) fn jsonb(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Resu
     patch_len(len_at, out)
 }
 
-/// Writes an array or object that contains `NaN` or `Infinity`, which JSON lacks. They become strings, as in values of binary
-/// formats.
+/// Writes an array or object that contains `NaN` or `Infinity`. JSON has no such numbers, so they become strings, as in values
+/// of binary formats.
 #[cold]
 #[inline(never)]
 fn special(value: &Value<'_>, nul: NulPolicy, binary: bool, out: &mut Vec<u8>) -> Result<(), Reason> {

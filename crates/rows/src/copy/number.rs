@@ -22,8 +22,8 @@ pub(super) fn integer(value: Value<'_>) -> Result<i64, Reason> {
     }
 }
 
-/// Reads an integer literal as Postgres does: spaces around it, a sign, digits in base 10, 16, 8 or 2, single underscores between
-/// them. `1.0` is not one.
+/// Reads an integer literal as Postgres does: spaces around it, a sign, digits in base 10, 16, 8 or 2, single underscores
+/// between them. `1.0` is no integer literal.
 #[inline(never)]
 fn integer_of_text(value: Value<'_>) -> Result<i64, Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?.trim_ascii();
@@ -127,8 +127,8 @@ const POW10: [f64; 23] = [
 ];
 const POW10_F32: [f32; 11] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
 
-/// Writes a float8, correctly rounded. If mantissa and power of ten are both exact as floats, one operation rounds once (Clinger);
-/// otherwise the lexeme is parsed.
+/// Writes a float8, correctly rounded. If the mantissa and the power of ten are both exact as floats, one multiplication or
+/// division rounds once (Clinger's fast path). Otherwise the lexeme is parsed.
 #[inline]
 pub(super) fn float8(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     put8(double(value)?.to_be_bytes(), out);
@@ -155,7 +155,8 @@ pub(super) fn double(value: Value<'_>) -> Result<f64, Reason> {
     if lost { Err(Reason::OutOfRange) } else { Ok(number) }
 }
 
-/// Writes a float4. As [`float8`], but rounded once from the decimal value, as Postgres reads a literal.
+/// Writes a float4, in the way of [`float8`]. It is rounded once, from the decimal value and not from a float8, as when
+/// Postgres reads a literal.
 #[inline]
 #[expect(clippy::cast_precision_loss, reason = "the mantissa is checked to be exact in a float")]
 pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
@@ -179,13 +180,13 @@ pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> 
     Ok(())
 }
 
-/// Returns text that the standard parser may read: the lexeme of a number, or the name of a value that JSON numbers lack. The bool
-/// is true for a finite number.
+/// Returns text that Rust's parser can read: the lexeme of a number, or the name of NaN or of an infinity. The flag is true for
+/// a finite number.
 fn float_text<'a>(value: &Value<'a>) -> Result<(&'a str, bool), Reason> {
     let lexeme = match value.as_text() {
         Some(text) => match special(text) {
             Some(special) => return Ok((special.text(), false)),
-            // The standard parser accepts more words than Postgres does.
+            // Rust's parser accepts more words than Postgres does.
             None => Decimal::parse(text.trim_ascii()).map(|_| text.trim_ascii()).ok_or(Reason::TypeMismatch)?,
         },
         None if value.kind == Kind::Number => value.raw,
@@ -224,7 +225,7 @@ pub(super) fn special(text: &[u8]) -> Option<Special> {
     }
 }
 
-/// Returns whether the lexeme of a number means zero.
+/// Returns whether the lexeme of a number stands for zero.
 fn is_zero(lexeme: &[u8]) -> bool {
     lexeme.iter().take_while(|byte| **byte | 0x20 != b'e').all(|byte| !matches!(byte, b'1'..=b'9'))
 }

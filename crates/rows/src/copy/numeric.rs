@@ -31,7 +31,8 @@ const NEGATIVE_INFINITY: u16 = 0xf000;
 const MAX_SCALE: i64 = 0x3fff;
 const MAX_WEIGHT: i64 = 0x7fff;
 
-/// Appends a numeric field, from a number or from text that holds one: money often comes as text. `groups` is scratch space.
+/// Appends a numeric field, from a number or from text that contains one: amounts of money often come as text. `groups` is
+/// scratch space.
 pub(super) fn numeric(
     value: Value<'_>,
     limits: Option<NumericLimits>,
@@ -63,7 +64,8 @@ pub(super) fn numeric(
     finish(&decimal, weight, scale.max(0), limits, groups, out)
 }
 
-/// Fills `groups` with the digits `first..end`, in groups aligned to the point, rounded. Returns the weight of the first group.
+/// Fills `groups` with the digits `first..end`, in groups of four that are aligned to the point. Rounds the last digit up if
+/// `round_up` is set. Returns the weight of the first group.
 fn fill(decimal: &Decimal<'_>, first: i64, end: i64, round_up: bool, groups: &mut Vec<u16>) -> Result<i64, Reason> {
     let point = decimal.point();
     let last = i64::try_from(decimal.len()).map_err(|_| Reason::OutOfRange)?.min(end);

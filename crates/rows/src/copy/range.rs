@@ -87,7 +87,7 @@ fn put(
     text::patch_len(len_at, out)
 }
 
-/// Returns an integer that sorts as the bound does, if the bound's type has such an integer in its binary form.
+/// Returns an integer that sorts as the bound does, if the binary form of the bound's type is such an integer.
 fn integer(field: &[u8], bound: &Encoding) -> Option<i64> {
     match bound {
         Encoding::Numeric(_) => None,
@@ -99,7 +99,8 @@ fn integer(field: &[u8], bound: &Encoding) -> Option<i64> {
     }
 }
 
-/// Reads a bound of the text form: a number as a number, everything else as text.
+/// Reads a bound of the text form: as a number for a range of integers, otherwise as text. `None` if the bound should be a
+/// number and isn't one.
 fn literal<'a>(text: &'a [u8], bound: &Encoding) -> Option<Value<'a>> {
     let text = text.trim_ascii();
     match bound {
@@ -111,7 +112,8 @@ fn literal<'a>(text: &'a [u8], bound: &Encoding) -> Option<Value<'a>> {
     }
 }
 
-/// Reads `[lower,upper)`: which bounds exist, and which of them are inclusive.
+/// Reads a text such as `[lower,upper)`, and appends the texts of the bounds to `lower` and `upper`. Returns whether each bound
+/// exists, and the flags for inclusive bounds.
 fn parse(text: &[u8], lower: &mut Vec<u8>, upper: &mut Vec<u8>) -> Option<((bool, bool), u8)> {
     let (open, rest) = text.split_first()?;
     let mut inclusive = match open {
@@ -166,7 +168,7 @@ fn pair(raw: &[u8]) -> Option<Bounds<'_>> {
     elements.next().is_none().then_some(Bounds { lower, upper, inclusive: LOWER_INCLUSIVE })
 }
 
-/// Reads an object that has only `lower`, `upper` and `bounds`.
+/// Reads an object whose only members are `lower`, `upper` and `bounds`. At least one of them must exist.
 fn members(raw: &[u8]) -> Option<Bounds<'_>> {
     let mut bounds = Bounds { lower: Value::MISSING, upper: Value::MISSING, inclusive: LOWER_INCLUSIVE };
     let mut any = false;

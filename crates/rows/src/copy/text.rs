@@ -19,7 +19,7 @@ fn stored<'a>(value: &Value<'a>) -> &'a [u8] {
     value.as_text().unwrap_or(value.raw)
 }
 
-/// text
+/// Writes text: that of a string, or the JSON text of another value.
 #[inline]
 pub(super) fn text(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     field(stored(&value), out)
@@ -43,7 +43,7 @@ pub(super) fn name(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     if bytes.len() > 63 { Err(Reason::TooLong) } else { field(bytes, out) }
 }
 
-/// `"char"`: one byte.
+/// Writes `"char"`: one byte, which is zero for an empty text.
 pub(super) fn one_byte(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     match value.as_text().ok_or(Reason::TypeMismatch)? {
         [] => fixed(1, [0], out),

@@ -21,7 +21,7 @@ pub struct KnownType {
     pub oid: u32,
     /// The oid of the array type.
     pub array_oid: u32,
-    /// Other names that SQL has for it.
+    /// Other names that SQL has for the type.
     pub aliases: &'static [&'static str],
     /// The modifier that the type takes.
     pub modifier: Modifier,
@@ -92,7 +92,7 @@ pub struct TypeText {
     pub oid: u32,
     /// The numbers in parentheses.
     pub modifiers: (Option<i32>, Option<i32>),
-    /// Whether it is an array: `int8[]`.
+    /// Whether the type is an array: `int8[]`.
     pub array: bool,
 }
 

@@ -27,7 +27,7 @@ use walk::{AvroWalk, Broken};
 pub(crate) struct AvroDecoder {
     paths: Vec<Path>,
     leftovers: Leftovers,
-    /// The path of the record's own fields in the value.
+    /// The path in the value of the object that holds the record's fields: `after` in Debezium's envelope, else empty.
     base: Vec<String>,
     plans: Plans<(Arc<Schema>, AvroPlan)>,
 }
@@ -44,14 +44,14 @@ impl AvroDecoder {
         Self { paths: paths.to_vec(), leftovers, base: base.to_vec(), plans }
     }
 
-    /// Returns the id of the schema that this value needs, if it isn't loaded yet.
+    /// Returns the id of the schema that this value needs, if that schema isn't loaded yet.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
         let Self { paths, leftovers, base, plans } = self;
         plans.wants(payload, header, |schema, id| plan(schema, id, paths, *leftovers, base))
     }
 
-    /// Decodes a value. `header` is the header that names its schema, if the record has one.
+    /// Decodes a value. `header` is the header that names the value's schema, if the record has one.
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],

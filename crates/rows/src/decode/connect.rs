@@ -41,7 +41,8 @@ pub(crate) struct ConnectDecoder {
 }
 
 impl ConnectDecoder {
-    /// Plans the search for `paths`, which begin in the payload. The record's own fields are at `base` in the payload.
+    /// Plans the search for `paths`, which are relative to the payload. `base` is the path in the payload of the object that
+    /// holds the record's fields: `after` in Debezium's envelope, else empty.
     pub(crate) fn new(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let within =
             |path: &[String]| -> Path { std::iter::once("payload".to_owned()).chain(path.iter().cloned()).collect() };
@@ -110,7 +111,7 @@ impl ConnectDecoder {
         Ok(())
     }
 
-    /// Sets `last` to the index of this schema; parses it if it is new.
+    /// Sets `last` to the index of this schema. Parses the schema if it is new.
     fn know(&mut self, schema: &[u8]) {
         if self.known.get(self.last).is_some_and(|known| known.bytes == schema) {
             return;
@@ -147,15 +148,15 @@ fn logical(schema: &Json, path: &Path) -> Option<Logical> {
     Logical::of(at.get("name")?.as_str()?, scale.and_then(|scale| i32::try_from(scale).ok()))
 }
 
-/// Returns a whole number that JSON holds as a number.
+/// Returns the whole number that a JSON number expresses without a fraction or an exponent.
 fn whole(value: &Value<'_>) -> Option<i64> {
     let plain = value.kind == Kind::Number && value.exponent == 0 && !value.flags.has(Flags::INEXACT);
     let number = i128::from(value.mantissa);
     i64::try_from(if value.flags.has(Flags::NEGATIVE) { -number } else { number }).ok().filter(|_| plain)
 }
 
-/// Converts a value to what its logical type means. Returns `None` for a value that doesn't match the schema: it stays as it is,
-/// and its column accepts or rejects it.
+/// Converts a value as its logical type requires. Returns `None` for a value that doesn't match the schema: the value stays as
+/// it is, and its column accepts or rejects it.
 fn apply(logical: Logical, value: &Value<'_>, fields: &mut Fields) -> Option<Slot> {
     match logical {
         // If the converter writes decimals as numbers, the value is left as it is.
@@ -176,7 +177,7 @@ fn decimal(text: &[u8], scale: i32, fields: &mut Fields) -> Option<Slot> {
     Some(Slot { exponent: scale.saturating_neg(), ..fields.made_slot(Kind::Decimal, Flags::BINARY, start) })
 }
 
-/// Decodes an object with a scale and an unscaled number in base64.
+/// Decodes a decimal number from an object with a scale and an unscaled number in base64.
 fn variable_decimal(
     place: Slot,
     payload: &[u8],
@@ -224,7 +225,7 @@ mod tests {
         let wrapped = format!(r#"{{"schema":{SCHEMA},"payload":{payload}}}"#);
         let values = ["2026-01-31", "2026-01-31T12:00:00.123Z", "123.45", "00:00:01.5"].map(str::to_owned);
         assert_eq!(decode(&wrapped), Ok(values.to_vec()));
-        // The order of the two doesn't matter.
+        // The order of schema and payload doesn't matter.
         assert_eq!(decode(&format!(r#"{{"payload":{payload},"schema":{SCHEMA}}}"#)), Ok(values.to_vec()));
     }
 

@@ -15,7 +15,7 @@ use crate::spec::CsvOptions;
 use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 
-/// The use of a column of the CSV by the plan.
+/// Where the fields of a column of the CSV go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ColumnTarget {
     Slot(u16),
@@ -213,14 +213,15 @@ impl CsvDecoder {
         let line = &payload[start..self.at];
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        // A last name that ends with `\r` isn't remembered: at the end of a value the same bytes are a line end.
+        // Don't remember a header whose last name ends with `\r`: at the end of a value, these bytes would contain the line
+        // end.
         if !line.ends_with(b"\r") {
             self.header.extend_from_slice(line);
         }
         Ok(())
     }
 
-    /// Reads the field that begins here, and the delimiter or the line end after it.
+    /// Reads the field that begins at `self.at`, and the delimiter or the line end after it.
     #[inline]
     fn field(&mut self, payload: &[u8], fields: &mut Fields) -> Result<CsvField, DecodeError> {
         let (slot, quoted) = match payload.get(self.at) {
@@ -231,8 +232,8 @@ impl CsvDecoder {
             None => true,
             Some(byte) if *byte == self.options.delimiter => {
                 self.at += 1;
-                // After a delimiter at the very end of the payload comes one more field, which is empty. The next call returns
-                // it.
+                // If the delimiter is the last byte of the payload, one more field follows, which is empty. The next call
+                // returns it.
                 false
             }
             Some(b'\r') if payload.get(self.at + 1).is_none_or(|byte| *byte == b'\n') => {
@@ -252,8 +253,8 @@ impl CsvDecoder {
         Ok(CsvField { slot, quoted, last })
     }
 
-    /// Reads a field without quotes. If it begins like a number, it is parsed in place, without a copy: the scanner stops at what
-    /// follows it in the payload.
+    /// Reads a field without quotes. A field that begins like a number is parsed in place, without a copy: the scanner stops at
+    /// the first byte after the number.
     #[inline]
     fn plain_field(&mut self, payload: &[u8]) -> Result<Slot, DecodeError> {
         let start = self.at;

@@ -1,6 +1,7 @@
-//! How a record names its schema in a registry. In front of the value: a zero byte, the schema's number in four bytes, and for
-//! Protobuf which of its messages. Or in a header: a one and the schema's GUID in sixteen bytes, or the same as in front of a value;
-//! the value is bare then. Apicurio's serializers write the number in eight bytes, in headers of their own.
+//! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a header. The
+//! prefix is a zero byte, the schema's number in four bytes and, for Protobuf, which message of the schema it is. The header
+//! contains either such a prefix, or the byte 1 and the schema's GUID in sixteen bytes; the value then has no prefix.
+//! Apicurio's serializers write the number in eight bytes, into headers with other names.
 
 use tidegate_protocol::record::Headers;
 
@@ -23,8 +24,8 @@ pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
 #[derive(Debug)]
 pub(crate) struct HeaderNames {
     confluent: &'static [u8],
-    /// Those of Apicurio Registry, the preferred one first. Its Confluent-compatible interface knows schemas by content id, and by
-    /// global id in its legacy mode.
+    /// The headers of Apicurio Registry, the preferred one first. Its Confluent-compatible interface identifies schemas by
+    /// content id, or by global id in its legacy mode.
     apicurio: [&'static [u8]; 2],
 }
 
@@ -37,8 +38,8 @@ pub(crate) const OF_VALUE: HeaderNames = HeaderNames {
 pub(crate) const OF_KEY: HeaderNames =
     HeaderNames { confluent: b"__key_schema_id", apicurio: [b"apicurio.key.contentId", b"apicurio.key.globalId"] };
 
-/// Returns the value of the header that names a schema; the last one, if several have the name, as the registry's own readers take
-/// it. With `apicurio`, also of Apicurio's headers, in the form of the others.
+/// Returns the value of the header that names a schema. If the header occurs more than once, the last one counts, as for the
+/// registry's own readers. With `apicurio`, Apicurio's headers are read too; their values are returned in Confluent's form.
 pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames, apicurio: bool) -> Option<&'a [u8]> {
     let mut found = [None; 3];
     for (name, value) in headers.iter() {
@@ -54,18 +55,19 @@ pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames, apicurio: bo
     found.into_iter().flatten().next()
 }
 
-/// Returns the last five bytes of a big-endian number of eight: a zero byte and the number in four bytes, if it is below 2^32, as
-/// all ids of that interface are. A header of another form stays as it is, for the fault that shows it.
+/// Converts an id in eight bytes, big-endian, to Confluent's form: returns the last five bytes, which are a zero byte and the
+/// number in four bytes. Ids of Apicurio's Confluent-compatible interface are below 2^32. Any other header is returned
+/// unchanged, so that the error shows it, or as an empty header if it could be taken for Confluent's form.
 fn of_apicurio(header: &[u8]) -> &[u8] {
     match header {
         [0, 0, 0, 0, _, _, _, _] => header.get(3..).unwrap_or_default(),
-        // A number that is no id must not be read as one.
+        // This number is no valid id. It must not be read as a prefix in Confluent's form.
         [0 | 1, ..] => &[],
         _ => header,
     }
 }
 
-/// Returns the schema that a header names, and the index of the first byte after the name.
+/// Returns the schema that a header names, and how many bytes at the start of the header name it.
 pub(crate) fn of_header(header: &[u8]) -> Option<(SchemaId, usize)> {
     match header.split_first()? {
         (0, rest) => Some((SchemaId::Number(u32::from_be_bytes(*rest.first_chunk()?)), HEAD)),

@@ -3,8 +3,8 @@
 //! If a key occurs twice, the last value wins, as in jsonb: after `"position": {"lat": 1}`, a second `"position": 5` also
 //! discards the `lat`. Nothing is allocated per record, except to learn keys (see `keys`).
 //!
-//! In an array of objects each object is a row, and so is each object of NDJSON; they are found one after another. A registry's
-//! framing (five bytes) or a byte order mark in front of the value is skipped.
+//! Each object in an array of objects is a row, and so is each object of NDJSON. The rows are returned one after another. A
+//! registry's framing (five bytes) or a byte order mark in front of the value is skipped.
 
 mod keys;
 #[cfg(test)]
@@ -31,7 +31,7 @@ pub(crate) struct JsonDecoder {
     /// The slot for a whole array element, if a column takes it. The element may then be any value, not only an object.
     whole: Option<u16>,
     scratch: Vec<u8>,
-    /// In an array: where the next element begins, and its index.
+    /// Where the next element of an array, or the next object of NDJSON, begins.
     cursor: usize,
     element: u32,
 }
@@ -82,7 +82,7 @@ impl JsonDecoder {
         self.next_line(payload, fields)
     }
 
-    /// Decodes the next object of such a value.
+    /// Decodes the next object of a value that holds several, as NDJSON does. Returns whether there is one.
     pub(crate) fn next_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         fields.reset(self.slots);
         let mut walk = self.walk(payload, fields);
@@ -124,7 +124,8 @@ impl JsonDecoder {
         self.next(payload, fields)
     }
 
-    /// Decodes the next element of the array, or reads the end of the array and of the value.
+    /// Decodes the next element of the array. Returns `false` if the array is empty; then it reads the end of the array and of
+    /// the value.
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         fields.reset(self.slots);
         let (element, whole) = (self.element, self.whole);
@@ -216,18 +217,18 @@ struct JsonWalk<'w, 'p> {
     refused: Option<usize>,
 }
 
-/// The kind of element at a position in an array.
+/// The element that was found at a position in an array, or the object that was found in NDJSON.
 enum Element {
-    /// An object. `last` says whether the array ends after it.
+    /// An object, or any value if a column takes whole elements. `last` says whether no other element follows.
     Object { last: bool },
     /// Another value, which begins at `start`.
     Other { start: usize },
-    /// Nothing: the array is empty.
+    /// Nothing: there is no element, or no other object.
     None,
 }
 
 impl JsonWalk<'_, '_> {
-    /// Reads an array element and what follows it: the comma, or the bracket and the end of the value.
+    /// Reads an array element and what follows the element: the comma, or the bracket and the end of the value.
     fn element(&mut self, number: u32, whole: Option<u16>) -> Result<Element, Broken> {
         self.scan.space();
         if number == 0 && self.scan.peek() == b']' {
@@ -262,7 +263,7 @@ impl JsonWalk<'_, '_> {
         }
     }
 
-    /// Reads an object and the spaces after it.
+    /// Reads an object of NDJSON and the spaces after it.
     fn line(&mut self) -> Result<Element, Broken> {
         self.scan.space();
         let start = self.scan.at;
@@ -304,7 +305,8 @@ impl JsonWalk<'_, '_> {
         Ok(object)
     }
 
-    /// Reads an object from which columns take parts, from its opening brace to after its closing one.
+    /// Reads an object from which columns take parts, including its braces. Returns the flags that the object inherits from its
+    /// members.
     fn object(&mut self, node: u16, depth: u32) -> Result<Flags, Broken> {
         if depth >= MAX_DEPTH {
             return self.scan.fault("nested too deep");
@@ -363,7 +365,8 @@ impl JsonWalk<'_, '_> {
         }
     }
 
-    /// Reads a key that differs from the guess, up to its value.
+    /// Reads a key that differs from the guessed one, up to the key's value. Returns the key's flags and, if a path contains
+    /// the key, its target.
     #[inline(never)]
     fn unexpected_key(
         &mut self,

@@ -1,4 +1,4 @@
-//! Keeps the plan for each writer's schema that occurred, by the name of the schema.
+//! Keeps the plan for each writer's schema that occurred, by the schema's id.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::spec::SchemaSource;
 use crate::value::DecodeError;
 use crate::value::Reason;
 
-/// How many plans are kept. Beyond it, a plan is rebuilt when its schema occurs again.
+/// How many plans are kept. Before a further one is added, all are dropped, and each is rebuilt when its schema occurs again.
 const KEPT: usize = 1024;
 
 /// The plan, or the fault, of each schema that occurred.
@@ -16,7 +16,8 @@ const KEPT: usize = 1024;
 pub(super) struct Plans<P> {
     registry: Option<Arc<dyn Schemas>>,
     framed: bool,
-    /// The plans, oldest first. There are few; the last one used is tried first. The plan of a local schema has no name.
+    /// The plans, each with the id of its schema. There are few of them, and the plan that was used last is tried first. The
+    /// plan of a local schema has no id.
     made: Vec<(Option<SchemaId>, Result<P, DecodeError>)>,
     last: usize,
 }
@@ -24,16 +25,17 @@ pub(super) struct Plans<P> {
 /// A value whose schema is known.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Framed<'a> {
-    /// The schema's name; `None` for a local one.
+    /// The schema's id; `None` for a local schema.
     pub(super) id: Option<SchemaId>,
-    /// The index of the value's first own byte. For Protobuf, the message indexes of a frame come first and are part of it.
+    /// The index in the payload of the first byte after the schema's id. For Protobuf, the message indexes of the frame come
+    /// there, before the message.
     pub(super) start: usize,
     /// The message indexes, if a header contains them.
     pub(super) indexes: Option<&'a [u8]>,
 }
 
 impl<P> Plans<P> {
-    /// Makes the plans of a source's schemas: a local schema is planned at once.
+    /// Makes the plan of a local schema. The plans of a registry's schemas are made when the schemas occur.
     pub(super) fn new(
         source: &SchemaSource,
         registry: Option<&Arc<dyn Schemas>>,
@@ -47,7 +49,7 @@ impl<P> Plans<P> {
         this
     }
 
-    /// Returns the id of the schema that this value needs, if it isn't loaded yet.
+    /// Returns the id of the schema that this value needs, if that schema isn't loaded yet.
     #[inline]
     pub(super) fn wants(
         &mut self,
@@ -75,7 +77,7 @@ impl<P> Plans<P> {
     ) -> Option<SchemaId> {
         let registry = self.registry.as_ref()?;
         if let Some(at) = self.made.iter().position(|(known, _)| *known == Some(id)) {
-            // The registry didn't know the schema. It is asked again at intervals.
+            // If the registry didn't know the schema, the registry is asked again at intervals.
             if self.made[at].1.is_ok() || !registry.forgot(id) {
                 self.last = at;
                 return None;

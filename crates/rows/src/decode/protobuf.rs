@@ -36,9 +36,9 @@ type Made = (Arc<Schema>, Vec<(MessageId, ProtobufPlan)>);
 pub(crate) struct ProtobufDecoder {
     paths: Vec<Path>,
     leftovers: Leftovers,
-    /// The path of the record's own fields in the value.
+    /// The path in the value of the object that holds the record's fields: `after` in Debezium's envelope, else empty.
     base: Vec<String>,
-    /// Whether values of a local schema have a frame, which names their message.
+    /// Whether values have a frame, which names their message.
     framed: bool,
     message: Option<String>,
     plans: Plans<Made>,
@@ -62,13 +62,13 @@ impl ProtobufDecoder {
         }
     }
 
-    /// Returns the id of the schema that this value needs, if it isn't loaded yet.
+    /// Returns the id of the schema that this value needs, if that schema isn't loaded yet.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
         self.plans.wants(payload, header, make)
     }
 
-    /// Decodes a value. `header` is the header that names its schema, if the record has one.
+    /// Decodes a value. `header` is the header that names the value's schema, if the record has one.
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],
@@ -133,7 +133,8 @@ fn make(schema: Arc<Schema>, id: Option<SchemaId>) -> Result<Made, DecodeError> 
     }
 }
 
-/// Returns the message type of a value, from the message indexes in its frame. `behind_number` begins after the schema's number.
+/// Returns the message type of a value, from the message indexes in its frame. `behind_number` is the value from the first byte
+/// after the schema's number.
 pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<MessageId> {
     let mut indexes = [0; INDEXES_MAX];
     let (_, count) = message_indexes(behind_number, 0, &mut indexes).ok()?;

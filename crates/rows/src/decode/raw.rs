@@ -9,7 +9,7 @@ use crate::value::{Flags, Kind, Reason, Slot};
 /// The name of the only field.
 pub(crate) const FIELD: &str = "value";
 
-/// Returns the whole value.
+/// Finds the only field, which is the whole value.
 #[derive(Debug)]
 pub(crate) struct RawDecoder {
     /// For each slot, whether it takes the value.

@@ -1,8 +1,8 @@
 //! `rows = "readings"`: a record with an array becomes one row per element, combined with the fields around the array.
 //!
 //! The decoder of the format finds the array and the fields around it. The elements are read as JSON, because the decoders of
-//! binary formats have already rendered the array as JSON. If an array is nested in the elements of another one, a second decoder
-//! of this kind wraps the first.
+//! binary formats have already rendered the array as JSON. If an array is nested in the elements of another array, one decoder
+//! of this kind finds the outer elements, and a second one, which wraps the first, finds the inner ones.
 
 use std::sync::Arc;
 
@@ -37,16 +37,17 @@ pub(crate) struct RowsDecoder {
     path: String,
     slot: usize,
     from: Vec<Origin>,
-    /// The slots of the fields around the current array, and the fields there that have no column.
+    /// The fields that the inner decoder found outside the current array: those that columns need as slots, and those without a
+    /// column as leftovers. Every row of the array gets both.
     around: Fields,
     element: Fields,
     array: Option<Array>,
 }
 
 impl RowsDecoder {
-    /// Plans the search for `paths`. `levels` has the path of at least one array; each further array lies in the
-    /// elements of the one before it. With `by_name`, a field is taken from the element if it has the field, else from
-    /// around the array.
+    /// Plans the search for `paths`. `levels` has the path of at least one array; each further array lies in the elements of
+    /// the one before it. With `by_name`, a field is taken from the element if the element has it, otherwise from around the
+    /// array.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],
@@ -205,7 +206,7 @@ mod tests {
         // With `by_name`, the element's own field takes precedence.
         let value = r#"{"t":0,"device":7,"readings":[{"t":1},{"v":2}]}"#;
         assert_eq!(rows(&["t", "device"], &["readings"], true, value).expect("rows"), [r#"1|7|"#, r#"0|7|"v":2,"#]);
-        // Elements that aren't objects.
+        // Elements may be other values than objects if a column takes whole elements.
         let value = r#"{"device":7,"readings":[1,[2],null]}"#;
         assert_eq!(
             rows(&["device", "readings"], &["readings"], false, value).expect("rows"),

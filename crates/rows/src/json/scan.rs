@@ -6,7 +6,7 @@
 
 use crate::value::{Flags, Kind, Slot};
 
-/// The deepest nesting that is accepted; Postgres' own limit is its stack.
+/// The deepest nesting that is accepted. In Postgres, the size of its stack limits the nesting.
 pub(crate) const MAX_DEPTH: u32 = 128;
 
 /// Where and why a text isn't JSON.
@@ -16,7 +16,7 @@ pub(crate) struct Fault {
     pub(crate) what: &'static str,
 }
 
-/// The text isn't JSON; the scanner has the [`Fault`]. It has no size, so that results are returned in registers.
+/// The text isn't JSON; the scanner has the [`Fault`]. `Broken` has no size, so that results are returned in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broken;
 
@@ -41,7 +41,7 @@ impl<'a> Scanner<'a> {
         Self { bytes, at: 0, fault: Fault { at: 0, what: "" } }
     }
 
-    /// Returns the byte at the current position; 0 at the end, which no token begins with.
+    /// Returns the byte at the current position. At the end, returns 0, with which no token begins.
     #[inline]
     pub(crate) fn peek(&self) -> u8 {
         self.bytes.get(self.at).copied().unwrap_or(0)
@@ -296,7 +296,7 @@ impl<'a> Scanner<'a> {
         Ok(flags)
     }
 
-    /// Reads a run of digits. Returns `mantissa` with them appended (wrapping), and their count.
+    /// Reads a run of digits. Returns `mantissa` with these digits appended (wrapping), and the number of digits.
     #[inline]
     fn digits<const WANTED: bool>(&mut self, mut mantissa: u64) -> (u64, u32) {
         let start = self.at;

@@ -4,8 +4,9 @@
 //! Before the batch is written, the columns are added, the plan is rebuilt and the batch is encoded again. So the column also
 //! contains the field's first value.
 //!
-//! The type: bool for `true` and `false`, numeric for numbers (it holds every JSON number), text for text, jsonb for everything
-//! else, and jsonb if the records of the batch differ. A field that has only been null waits for its first value.
+//! The column's type is bool for `true` and `false`, numeric for numbers (numeric can hold every JSON number), text for text,
+//! and jsonb for everything else. It is also jsonb if the records of the batch have values of different types. A field whose
+//! values have all been null becomes a column with the first value that isn't.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +24,7 @@ pub const COLUMNS_MAX: usize = 400;
 pub enum GivenUp {
     /// The fields with these names.
     Names(BTreeSet<String>),
-    /// All fields: for a trial that changes nothing.
+    /// All fields. This is for a trial that changes nothing.
     All,
 }
 
@@ -110,8 +111,8 @@ impl NewFields {
         }
     }
 
-    /// Returns the columns to add to this table, sorted by name: those whose names a column of it can have, up to
-    /// [`COLUMNS_MAX`].
+    /// Returns the columns to add to this table, sorted by name. Leaves out fields whose names no column can have, and those
+    /// beyond [`COLUMNS_MAX`].
     pub fn missing<'a>(&'a self, catalog: &Catalog) -> Vec<(&'a str, NewType)> {
         let room = COLUMNS_MAX.saturating_sub(catalog.columns.len());
         let known = |name: &str| catalog.columns.iter().any(|column| column.name == name);

@@ -11,11 +11,11 @@ use crate::value::{Flags, Kind, Reason, Value, shown};
 pub struct Described<'a> {
     pub column: &'a str,
     pub type_text: &'a str,
-    /// Where its values come from: `field position.lat`, `meta offset`, `header trace-id`.
+    /// Where the column's values come from: `field position.lat`, `meta offset`, `header trace-id`.
     pub source: String,
     /// Whether the column is NOT NULL, so that a record without a value for it is rejected.
     pub not_null: bool,
-    /// How a record without its field is treated; empty if that can't happen.
+    /// How a record without the column's field is treated; empty if there can't be such a record.
     pub missing: &'static str,
 }
 
@@ -106,7 +106,8 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
     }
 }
 
-/// Returns what would be valid, if the type's name doesn't say it.
+/// Returns the end of the error message: the form of value that the column takes, or the setting that is missing. Empty if
+/// there is no such hint for this type and kind of value.
 fn wanted(encoding: &Encoding, kind: Kind) -> &'static str {
     match (encoding, kind) {
         (

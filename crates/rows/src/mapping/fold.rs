@@ -18,7 +18,7 @@ pub(super) struct Fold {
 }
 
 impl Fold {
-    /// Writes the record's input, except if that is the value unchanged: then writes nothing and returns false.
+    /// Writes the record's input and returns true. If the input is the unchanged value, writes nothing and returns false.
     pub(super) fn put(
         &self,
         value: &Value<'_>,

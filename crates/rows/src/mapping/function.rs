@@ -89,7 +89,7 @@ pub(super) enum Applied {
 pub(super) struct Exactly(Exact);
 
 impl Applied {
-    /// Checks a function against the type of its column.
+    /// Prepares a function for a column with this encoding.
     ///
     /// # Errors
     /// If the function doesn't fit the column; the text says why.
@@ -128,10 +128,11 @@ impl Applied {
         }
     }
 
-    /// Returns the value to write instead of `value`, which is neither missing nor null. Its bytes are in `made`.
+    /// Returns the value to write instead of `value`, which is neither missing nor null. If the function computes a new value,
+    /// its bytes are in `made`.
     ///
     /// # Errors
-    /// The function has no result for this value.
+    /// If the function has no result for this value.
     pub(super) fn apply<'a>(
         &self,
         value: Value<'a>,
@@ -159,7 +160,7 @@ impl Applied {
                 }
                 plain(&value, made);
                 match json::document(made) {
-                    // As when INSERT is given this text: the column gets JSON's null, not SQL's NULL.
+                    // The column gets JSON's null, not SQL's NULL, as if INSERT were given this text.
                     Ok(slot) if slot.kind == Kind::Null && matches!(encoding, Encoding::Json | Encoding::Jsonb) => {
                         Ok(Value { kind: Kind::Object, ..slot.of(made) })
                     }

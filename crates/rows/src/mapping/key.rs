@@ -1,4 +1,4 @@
-//! Decodes a record's key, by its own format, framing and envelope, which may differ from the value's.
+//! Decodes a record's key. Format, framing and envelope of the key may differ from those of the value.
 
 use std::sync::Arc;
 
@@ -41,7 +41,8 @@ pub(super) struct KeyReader {
     /// The kinds of the schemas that occurred so far. There are few of them.
     kinds: Vec<(SchemaId, Framed)>,
     fields: Fields,
-    /// The key is neither framed nor JSON: each column reads its bytes by its own type.
+    /// Whether each column reads the bytes of the current key by the column's type, because the key is text, or is neither
+    /// framed nor JSON.
     plain: bool,
 }
 
@@ -113,7 +114,7 @@ impl KeyReader {
         self.avro.is_some() || self.protobuf.is_some()
     }
 
-    /// Reads a key. `header` is the header that names its schema, if the record has one.
+    /// Reads a key. `header` is the header that names the key's schema, if the record has one.
     ///
     /// # Errors
     /// If the key isn't what its format says.
@@ -221,7 +222,7 @@ impl KeyReader {
         !self.plain && self.fields.slots.first().is_some_and(|slot| slot.kind == Kind::Object)
     }
 
-    /// Returns the first of these fields that the key has.
+    /// Returns the value of the first of these fields that the key has, or a missing value.
     pub(super) fn first<'a>(&'a self, slots: &[u16], key: &'a [u8]) -> Value<'a> {
         let mut values = slots.iter().map(|slot| self.fields.value(*slot, key));
         values.find(|value| value.kind != Kind::Missing).unwrap_or(Value::MISSING)

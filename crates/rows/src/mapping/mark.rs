@@ -1,10 +1,10 @@
 //! The mark in front of each row of a batch. Rows have marks if the rows of a pipeline may differ in their table, or in the
 //! columns that they have.
 //!
-//! A mark consists of the index of the row's table in the plan, the length of what follows, and a mask. The mask has one bit for
-//! each column of the table that a record may leave to Postgres. A set bit means that the row has no field for that column. The
-//! mask has the same bytes as a `bit(n)`, so that COPY can send it. The batch itself doesn't know about tables and shapes. If all
-//! rows of a pipeline have the same table and the same columns, they have no marks.
+//! A mark consists of the index of the row's table in the plan, the length of what follows, and a mask. The mask has one bit
+//! for each column of the table that a record may leave to Postgres. A set bit means that the row has no field for that column.
+//! The mask has the same bytes as a `bit(n)`, so that COPY can send it. The batch itself knows nothing about tables and
+//! columns. If all rows of a pipeline have the same table and the same columns, they have no marks.
 
 use std::ops::Range;
 
@@ -53,7 +53,8 @@ impl Mark {
     }
 }
 
-/// Iterates over marked rows: the index of each row's table, and the range of its mask and the row.
+/// Iterates over marked rows. Yields for each row the index of its table, and one range of bytes that contains the mask and
+/// then the row.
 pub fn marked(rows: &[u8]) -> impl Iterator<Item = (u16, Range<usize>)> + '_ {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -71,7 +72,8 @@ pub fn has(mask: &[u8], bit: u16) -> bool {
     mask.get(byte).is_some_and(|mask| mask & bit != 0)
 }
 
-/// The bits of a `bit(n)` begin with the highest bit of the first byte.
+/// Returns the byte of the mask that contains a bit, and the bit's value in this byte. The bits of a `bit(n)` begin with the
+/// highest bit of the first byte.
 fn place(bit: u16) -> (usize, u8) {
     (usize::from(bit / 8), 0x80 >> (bit % 8))
 }

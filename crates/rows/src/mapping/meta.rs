@@ -61,7 +61,7 @@ impl Reading {
     }
 }
 
-/// Whether a number of Kafka's metadata must be written as digits. Most columns need only its value.
+/// Whether a number of Kafka's metadata must be written as digits. Most columns need only the number itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lexeme {
     Wanted,
@@ -269,7 +269,7 @@ fn header_value(value: Option<&[u8]>, made: &mut Vec<u8>) {
     }
 }
 
-/// Replaces the comma after the last item of a list by the closing bracket.
+/// Replaces the comma after the last item of a list by the closing bracket. Appends the bracket if the list is empty.
 fn close(bracket: u8, made: &mut Vec<u8>) {
     match made.last_mut() {
         Some(comma) if *comma == b',' => *comma = bracket,

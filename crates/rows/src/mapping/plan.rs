@@ -22,13 +22,13 @@ use crate::schema::Schemas;
 use crate::spec::{Column, Decode, KeyFormat, NulPolicy, RowSpec, Source, UnknownFields, WriteMode};
 use crate::write_mode;
 
-/// The smallest value of the limit on the rows of one record, in bytes. Above it, the limit is `batch.max_bytes`.
+/// The rows of one record may have `batch.max_bytes` bytes, but at least this many.
 const RECORD_BYTES: usize = 1 << 20;
 
 /// The source of a column's values.
 #[derive(Clone, Debug)]
 pub(super) enum Feed {
-    /// A field: the index of its path, which is its slot.
+    /// A field. The number is the index of its path, and also its slot.
     Field(u16),
     Topic,
     Partition(Lexeme),
@@ -40,7 +40,7 @@ pub(super) enum Feed {
     Key(Reading),
     Headers,
     Header(Box<[u8]>, Reading),
-    /// Nothing from the record: each record counts.
+    /// A value for each record, whatever the record contains. It is for `count`.
     Record,
     /// Fields without a column. If `empty` is set, a record without such fields gets `{}`, and otherwise NULL.
     Leftovers {
@@ -65,14 +65,14 @@ pub(super) enum WhenMissing {
 #[derive(Clone, Debug)]
 pub(super) struct PlannedColumn {
     pub(super) name: String,
-    /// The type's short name, for messages.
+    /// The type's name as a mapping writes it, for messages.
     pub(super) type_text: String,
     pub(super) not_null: bool,
     pub(super) feed: Feed,
     /// The slot of a field whose value is written as it was read: without `keep`, a function or an aggregate. Most columns are
     /// like that, and one check tells them from the others.
     pub(super) plain: Option<u16>,
-    /// No column before it takes the same field.
+    /// Whether no earlier column takes the same field.
     pub(super) is_first_of_field: bool,
     pub(super) encoding: Encoding,
     pub(super) nul: NulPolicy,
@@ -80,13 +80,13 @@ pub(super) struct PlannedColumn {
     pub(super) missing: WhenMissing,
     /// Whether the column is part of the key, in a mode that requires a key.
     pub(super) in_key: bool,
-    /// The fields of a record's key that may hold the column's value, in the order in which they are tried.
+    /// The slots of the fields of a record's key that may contain the column's value, in the order in which they are tried.
     pub(super) key_from: Vec<u16>,
     /// Text that marks a value which the record leaves out (`keep`).
     pub(super) keep: Option<Box<[u8]>>,
     /// The function that is applied to a value before it is written.
     pub(super) function: Option<Box<Applied>>,
-    /// The input of a record to the column's aggregate.
+    /// How a record's input to the column's aggregate is made.
     pub(super) fold: Option<Box<Fold>>,
 }
 
@@ -107,13 +107,14 @@ pub struct Taken {
 pub(super) struct Change {
     /// The slot of `op`.
     pub(super) op: u16,
-    /// Slots of the row before a change, each with its slot of the row after it.
+    /// Pairs of slots: the slot of a field in the row before the change, and the slot of the same field in the row after the
+    /// change.
     pub(super) before: Vec<(u16, u16)>,
-    /// Whether a column takes `op`. If so, a delete is written as a row with the values before it.
+    /// Whether a column takes `op`. If so, a delete that isn't applied is written as a row with the values before the delete.
     pub(super) shown: bool,
 }
 
-/// How records become rows of one table. Immutable; encoders share it.
+/// How records become rows of one table. A plan is immutable, and encoders share it.
 #[derive(Clone, Debug)]
 pub struct Plan {
     table: TableName,
@@ -124,7 +125,8 @@ pub struct Plan {
     shapes: Shapes,
     pub(super) decode: Decode,
     pub(super) paths: Vec<Path>,
-    /// The path of the record's own fields in the value.
+    /// The path in the value (in its `payload`, if it is wrapped) of the object that holds the record's fields: `after` in
+    /// Debezium's envelope, else empty.
     pub(super) base: Vec<String>,
     /// The paths of the arrays whose elements are rows. With `by_name`, a field is taken from the element if the element has a
     /// field of that name.
@@ -146,7 +148,7 @@ pub struct Plan {
     pub(super) leftovers: Leftovers,
     /// Records that don't match this filter have no rows.
     pub(super) keep: Option<Check>,
-    /// Whether tombstones delete. If so, each row ends with a bool that says whether it is a tombstone.
+    /// Whether tombstones delete. If so, each row ends with a bool that says whether the row is a delete.
     pub(super) deletes: bool,
     /// Set if unknown fields become columns (`evolve`), with the fields that don't.
     pub(super) evolves: Option<GivenUp>,
@@ -171,7 +173,7 @@ impl Plan {
         let stated = spec.columns.unwrap_or_default();
         // Columns that were added for fields are not in the configuration.
         let others = if automatic || spec.table.evolve { by_name(spec, catalog, stated) } else { Vec::new() };
-        // A column of no field's name may well be without one.
+        // A column that is only mapped by its name may have no field. This is no fault.
         let unstated: Vec<_> = others.iter().map(|column| vec![column.name.clone()]).collect();
         let mapping: Vec<_> = stated.iter().cloned().chain(others).collect();
         let mut planner = Planner::new(spec, catalog, automatic, faults);
@@ -248,9 +250,10 @@ impl Plan {
         Self { schemas: schemas.map(|schemas| schemas as Arc<dyn Schemas>), ..self }
     }
 
-    /// Plans the rows of a pipeline whose records name their table, for the tables that exist. All of them share one order of
-    /// slots. A table that the mapping doesn't fit receives no rows, and its records are rejected with the reason. The same holds
-    /// for the tables in `refused`. Also returns the tables that receive rows, in the order of their indexes.
+    /// Plans the rows of a pipeline whose records name their table, for the tables that exist. The plans of all tables share
+    /// one order of slots. A table that the mapping doesn't fit receives no rows, and its records are rejected with the reason.
+    /// The same holds for the tables in `refused`. Returns the plan, and the tables that receive rows, in the order of their
+    /// indexes.
     ///
     /// # Errors
     /// If there are faults that don't depend on a table.
@@ -293,7 +296,7 @@ impl Plan {
         Ok((plan, taken))
     }
 
-    /// Plans only the slots; this plan writes no rows.
+    /// Plans only the slots. The plan that this returns writes no rows.
     fn without_table(spec: &RowSpec<'_>) -> Result<Self, Vec<PlanFault>> {
         let table = spec.table.name.clone();
         let catalog = Catalog::without_columns(table.clone());
@@ -391,12 +394,12 @@ impl Plan {
         self.columns.iter().map(|column| describe(self, column)).collect()
     }
 
-    /// Returns the statement that the rows are sent to: `COPY "public"."t" ("a","b") FROM STDIN (FORMAT binary)`.
+    /// Returns the statement by which the rows are sent: `COPY "public"."t" ("a","b") FROM STDIN (FORMAT binary)`.
     pub fn copy_statement(&self) -> &str {
         &self.copy_statement
     }
 
-    /// Returns the table that the rows are for.
+    /// Returns the table of the rows.
     pub fn table(&self) -> &TableName {
         &self.table
     }
@@ -406,13 +409,13 @@ impl Plan {
         self.columns.iter().map(|column| column.name.as_str())
     }
 
-    /// Returns the name of the column that a rejection or a `COPY` context refers to.
+    /// Returns the name of the column with this index, to which a rejection refers.
     pub fn column_name(&self, column: u16) -> Option<&str> {
         self.columns.get(usize::from(column)).map(|column| column.name.as_str())
     }
 }
 
-/// Returns whether a column takes the key decoded by its format, rather than its raw bytes.
+/// Returns whether columns take a key as it is decoded by the key's format, and not the key's raw bytes.
 fn reads_keys(spec: &RowSpec<'_>) -> bool {
     !matches!(spec.shape.keys, KeyFormat::Auto)
         || matches!(spec.decode, Decode::ConnectJson | Decode::ChangeJson)
@@ -423,8 +426,8 @@ fn said(faults: &[PlanFault]) -> String {
     faults.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-/// Maps each column to the top-level field of its name. Columns that `mapped` has already are left out; if there is a mapping, so
-/// are columns without an encoder.
+/// Maps each column to the top-level field of its name. Columns that are in `mapped` already are left out. If `mapped` isn't
+/// empty, columns without an encoder are left out too.
 fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Column> {
     let leftovers = match spec.unknown_fields {
         UnknownFields::Column(name) => Some(name),

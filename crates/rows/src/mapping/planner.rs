@@ -24,9 +24,11 @@ pub(super) struct Planner<'a> {
     /// Whether the mapping was made from the catalog rather than by the user.
     pub(super) automatic: bool,
     pub(super) paths: Vec<Path>,
-    /// The path of the record's own fields in the value.
+    /// The path in the value (in its `payload`, if it is wrapped) of the object that holds the record's fields: `after` in
+    /// Debezium's envelope, else empty.
     pub(super) base: Vec<String>,
-    /// Slots of the row before a change, each with its slot of the row after it.
+    /// Pairs of slots: the slot of a field in the row before the change, and the slot of the same field in the row after the
+    /// change.
     pub(super) before: Vec<(u16, u16)>,
     /// Whether a column takes `op`.
     pub(super) has_op: bool,
@@ -126,7 +128,8 @@ impl<'a> Planner<'a> {
     ) -> WhenMissing {
         let upserts = matches!(self.mode, WriteMode::Upsert { .. });
         let own = if upserts && !in_key { Missing::Keep } else { Missing::Default };
-        // The input of an aggregate is a record's value or nothing; `default` and `keep` are configuration faults there.
+        // The input of an aggregate is a record's value or nothing, so the table's default isn't used for it. The configuration
+        // refuses `default` and `keep` for an aggregate.
         let own = (column.has_default && mapped.aggregate.is_none()).then_some(own);
         match mapped.missing.or(own) {
             Some(Missing::DeadLetter) => WhenMissing::DeadLetter,
@@ -148,7 +151,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Plans a row filter, with a slot for its field.
+    /// Plans a row filter, and the slot of the field that it tests.
     pub(super) fn check(&mut self, condition: &RowFilter) -> Option<Check> {
         self.slot(&condition.field).map(|slot| Check::new(slot, condition))
     }
@@ -241,8 +244,8 @@ impl<'a> Planner<'a> {
         u16::try_from(at).ok()
     }
 
-    /// Returns the slots in a record's key that may hold a column of the table's key: by the field's whole path, by the path's last
-    /// name, or by the column's name.
+    /// Returns the slots of a record's key that may contain the value of a column of the table's key. The key is searched for
+    /// the field's whole path, for the path's last name, and for the column's name.
     fn key_slots(&mut self, path: &Path, column: &str) -> Vec<u16> {
         let names = path.last().into_iter().cloned().chain([column.to_owned()]);
         let mut slots = Vec::new();

@@ -1,12 +1,12 @@
-//! Counts how many rows lack the field of each column. A row counts once its record is decoded, its filter holds and it deletes
-//! nothing, whether or not it is rejected afterwards.
+//! Counts how many rows lack the field of each column. A row counts if it was decoded, matches the row filter and isn't a
+//! delete, even if it is rejected afterwards.
 
 use crate::decode::{Fields, Path};
 use crate::mapping::plan::{Feed, Plan, PlannedColumn, WhenMissing};
 use crate::mapping::{Encoder, Refusal};
 use crate::value::Kind;
 
-/// Counts since [`Encoder::take_missing`].
+/// The counts since the last call of [`Encoder::take_missing`].
 #[derive(Debug)]
 pub(super) struct Presence {
     pub(super) rows: u64,
@@ -32,7 +32,7 @@ impl Presence {
     }
 
     /// Counts a column whose value is missing in the current row. Several columns may take one field, which counts once. A
-    /// placeholder for an unchanged value (`keep`) is a field that the record has.
+    /// field that contains the placeholder of `keep` isn't missing.
     #[inline]
     pub(super) fn note(&mut self, column: &PlannedColumn, fields: &Fields) {
         if let Feed::Field(slot) = column.feed
@@ -70,7 +70,8 @@ impl Encoder {
         std::mem::take(&mut self.presence.rows)
     }
 
-    /// Counts the columns behind the one by which a row was rejected: the row has been counted, and they were not reached.
+    /// After a row was rejected at a column, counts the missing fields of the columns after it: the row has been counted, but
+    /// the encoder didn't reach these columns.
     #[cold]
     pub(super) fn count_rest(&mut self, refusal: &Refusal) {
         let (Refusal::Column(at, _) | Refusal::Meta(at, _)) = refusal else { return };

@@ -26,9 +26,9 @@ const NAME_MAX: usize = 63;
 pub(crate) struct Router {
     schema: Vec<Piece>,
     name: Vec<Piece>,
-    /// Keys are the schema, a NUL, and the name.
+    /// The tables that receive rows. The key is the schema, a NUL, and the name.
     tables: HashMap<Vec<u8>, RoutedTable>,
-    /// Tables that can't receive rows, and why.
+    /// The tables that can't receive rows, and why.
     refused: HashMap<Vec<u8>, String>,
     is_full: bool,
 }
@@ -43,7 +43,7 @@ pub(super) struct RoutedTable {
 }
 
 impl RoutedTable {
-    /// Begins a row of this table, after its mark.
+    /// Begins a row of this table, with its mark in front.
     #[inline]
     pub(super) fn open(&self, rows: &mut Vec<u8>) -> Mark {
         let mark = Mark::open(self.number, self.mask_bytes, rows);

@@ -51,7 +51,7 @@ impl Check {
         Self { slot, tests: tests.collect() }
     }
 
-    /// Returns whether all its tests hold. `scratch` is for text with escapes.
+    /// Returns whether all tests of the row filter hold. `scratch` is for text with escapes.
     pub(super) fn holds(&self, fields: &Fields, payload: &[u8], scratch: &mut Vec<u8>) -> bool {
         let value = meta::compared(fields.value(self.slot, payload));
         let there = !matches!(value.kind, Kind::Missing | Kind::Null);

@@ -11,15 +11,15 @@ use crate::schema::{Found, Schema, SchemaId};
 /// The schemas that records of one plan named.
 #[derive(Debug, Default)]
 pub struct SchemasMet {
-    /// Each schema, with the message of Protobuf.
+    /// The id of each schema. For a Protobuf schema, also the name of the message.
     schemas: Vec<(SchemaId, Option<String>)>,
     /// For each slot, what the first of these schemas lacks of the field's path; `None` if one of them has the whole path.
     lacks: Vec<Option<String>>,
 }
 
 impl SchemasMet {
-    /// Returns why no record can have the field at `path`, which is written as in the mapping: what their schemas lack. `None` if
-    /// one of the schemas has the field, or if the schemas aren't in a registry.
+    /// Returns why none of the records can have the field at `path`: what the first of their schemas lacks. `path` is written
+    /// as in the mapping. `None` if one of the schemas has the field, or if the schemas aren't in a registry.
     pub fn lack(&self, plan: &Plan, path: &[String]) -> Option<&str> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
         self.lacks.get(slot)?.as_deref()
@@ -43,7 +43,8 @@ impl SchemasMet {
 }
 
 impl Encoder {
-    /// Compares the planned paths with the schema that a record names in a registry, if the schema has been fetched.
+    /// Compares the planned paths with the schema that a record names in a registry, if the schema has been fetched. Notes the
+    /// result in `met`.
     pub fn meet_schema(&self, record: &Record<'_>, met: &mut SchemasMet) {
         let plan = &self.plan;
         let Some(schemas) = plan.schemas.as_ref().filter(|_| plan.decode.needs_registry()) else { return };

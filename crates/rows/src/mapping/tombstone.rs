@@ -29,9 +29,9 @@ fn is_empty_envelope(value: &[u8]) -> bool {
 }
 
 impl Encoder {
-    /// Writes the row of a tombstone. The key's columns come from the fields of the record's key. If only one of them comes from
-    /// a field, the record's whole key may be its value. Columns filled from Kafka's metadata get their values. All other columns
-    /// are NULL.
+    /// Writes the row of a tombstone. The key's columns come from the fields of the record's key. If only one of these columns
+    /// comes from a field, the record's whole key may be that column's value. Columns of the key that are filled from Kafka's
+    /// metadata get their values. Columns outside of the key are NULL.
     #[cold]
     pub(super) fn tombstone(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), DecodeError> {
         let refused = |detail: String| DecodeError { reason: Reason::Tombstone, detail };
@@ -106,7 +106,7 @@ impl Encoder {
                 (feed, ..) => meta::value(feed, record, &self.fields, &mut self.made)?,
             };
             let value = match (&column.feed, payload) {
-                // A null in the value, which the key doesn't replace.
+                // The value has a null here, and the record's key has nothing to replace it.
                 (Feed::Field(slot), Some(payload)) if value.kind == Kind::Missing => self.fields.value(*slot, payload),
                 _ => value,
             };
@@ -123,8 +123,9 @@ impl Encoder {
                         rows.extend_from_slice(field);
                         Ok(())
                     }
-                    // NULL is a key as any other here. A field that is missing means NULL in a value, as in an upsert; in a
-                    // record's key it may have another name.
+                    // In this column, NULL is a key value like any other. A field that is missing in the record's value means
+                    // NULL, as in an upsert. A field that is missing in the record's key may have another name there, so this
+                    // is an error.
                     missing
                         if !column.not_null
                             && (value.kind == Kind::Null

@@ -21,7 +21,7 @@ const MAX_NODES: usize = 100_000;
 pub(crate) enum AvroNode {
     Null,
     Boolean,
-    /// An int or a long, which are encoded in the same way. The flag says whether it is an int.
+    /// An int or a long, which are encoded in the same way. `int` says whether the type is int.
     Long {
         int: bool,
     },
@@ -49,7 +49,7 @@ pub(crate) enum AvroNode {
     Uuid,
     /// Sixteen bytes.
     FixedUuid,
-    /// A number with a logical type of Kafka Connect or Debezium. The flag says whether it is an int.
+    /// A number with a logical type of Kafka Connect or Debezium. `int` says whether the underlying type is int.
     Named {
         int: bool,
         logical: Logical,
@@ -85,7 +85,8 @@ pub(crate) struct AvroSchema {
 }
 
 impl AvroSchema {
-    /// Parses a schema. `references` are the schemas whose names it uses, sorted so that each comes before those that use it.
+    /// Parses a schema. `references` are the schemas whose names this schema uses, sorted so that each comes before those that
+    /// use it.
     ///
     /// # Errors
     /// If something is wrong with the schema; the text says what.
@@ -191,7 +192,7 @@ impl SchemaReader {
 
     fn record(&mut self, object: &Map<String, Json>, namespace: &str, depth: u32) -> Result<NodeId, String> {
         let name = name_of(object, namespace)?;
-        // The record is registered before its fields are parsed: they may contain it.
+        // Register the record before its fields are parsed, because they may contain this record type.
         let id = self.push(AvroNode::Record { name: name.clone(), fields: Vec::new() })?;
         self.define(object, namespace, id)?;
         let inner = name.rsplit_once('.').map_or("", |(space, _)| space);
@@ -258,7 +259,7 @@ fn connect_name(object: &Map<String, Json>) -> Option<Logical> {
     Logical::of(object.get("connect.name")?.as_str()?, None)
 }
 
-/// Returns the logical type if it has one that fits, and otherwise `plain`.
+/// Returns the node of the logical type if `object` has one that fits the type `plain`, otherwise `plain`.
 fn logical(object: &Map<String, Json>, plain: AvroNode) -> AvroNode {
     let exponent = || {
         let scale = object.get("scale").map_or(Some(0), Json::as_i64)?;

@@ -8,7 +8,7 @@ use super::{Parsed, Schema};
 use crate::decode::{Path, frame, protobuf};
 use crate::fault::hint;
 
-/// The first name of a path that leads nowhere in a schema.
+/// The place where a path leaves a schema: the first of the path's names that the schema doesn't have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
     /// A record or message lacks the field.
@@ -16,19 +16,19 @@ pub(crate) enum Lack {
         /// The record's or message's full name, with its kind.
         whose: String,
         field: String,
-        /// `; did you mean …?`, or the fields that it has.
+        /// `; did you mean …?`, or the fields that the record or message has.
         hint: String,
     },
-    /// The path goes on behind a field that has no fields itself.
+    /// The path continues after a field that has no fields itself.
     Leaf {
         whose: String,
         field: String,
-        /// Whether it is a list.
+        /// Whether the field is a list.
         is_list: bool,
     },
 }
 
-/// The most fields that are named where none is close.
+/// If no field has a similar name, up to this many fields are listed.
 const NAMED_MAX: usize = 12;
 
 impl Lack {
@@ -64,7 +64,8 @@ struct Walk<'a> {
     at: usize,
     /// The arrays whose elements are rows, each by its path from the top.
     levels: &'a [Path],
-    /// Whether the values at this point are read as the JSON that the decoder renders: in the elements of an array.
+    /// Whether the values at this point are read from JSON that the decoder has rendered, because they are in the elements of
+    /// an array.
     in_json: bool,
 }
 
@@ -79,7 +80,7 @@ impl<'a> Walk<'a> {
         self.at >= self.path.len()
     }
 
-    /// Enters the elements of the array at this point, if they are rows. Returns whether they are.
+    /// Enters the elements of the array at this point, if the elements are rows. Returns whether they are rows.
     fn enter(&mut self) -> bool {
         let so_far = self.path.get(..self.at).unwrap_or_default();
         let is_level = self.levels.iter().any(|level| level == so_far);
@@ -94,7 +95,8 @@ impl<'a> Walk<'a> {
 }
 
 impl Schema {
-    /// Returns what a value of this schema lacks of a path; `None` if it may have the whole path. `message` is the Protobuf message.
+    /// Returns the first name of a path that values of this schema lack; `None` if they may have the whole path. `message` is
+    /// the name of the Protobuf message.
     pub(crate) fn lack(&self, message: Option<&str>, path: &[String], levels: &[Path]) -> Option<Lack> {
         let mut walk = Walk { path, at: 0, levels, in_json: false };
         match &self.0 {
@@ -107,7 +109,8 @@ impl Schema {
         }
     }
 
-    /// Returns the name of the Protobuf message that a record holds, by its frame or by the header that has its place.
+    /// Returns the name of the Protobuf message that a record contains, by the frame of its value or by the header that
+    /// replaces the frame.
     pub(crate) fn message_name(&self, payload: &[u8], header: Option<&[u8]>) -> Option<&str> {
         let Parsed::Protobuf(file) = &self.0 else { return None };
         let indexes = match header {
@@ -139,7 +142,8 @@ fn of_avro(schema: &AvroSchema, node: NodeId, walk: &mut Walk<'_>, whose: &str) 
             of_avro(schema, *values, walk, whose)
         }
         AvroNode::Union(branches) => {
-            // A value of any branch may have it. Of several faults, the one that comes furthest says most.
+            // One branch that has the path is enough. If no branch has it, return the fault of the branch in which the path
+            // leads furthest.
             let mut nearest: Option<(usize, Lack)> = None;
             for branch in branches.iter().filter(|branch| *schema.node(**branch) != AvroNode::Null) {
                 let mut inner = Walk { ..*walk };
@@ -151,7 +155,7 @@ fn of_avro(schema: &AvroSchema, node: NodeId, walk: &mut Walk<'_>, whose: &str) 
             nearest.map(|(_, lack)| lack)
         }
         AvroNode::Array(element) if walk.enter() => of_avro(schema, *element, walk, whose),
-        // A value that is no record has no names at all; what becomes of it is said by its column.
+        // The whole value is no record. This is no lack, because a column may take the whole value.
         _ if walk.at == 0 => None,
         node => {
             let is_list = matches!(node, AvroNode::Array(_));

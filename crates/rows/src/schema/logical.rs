@@ -57,7 +57,8 @@ impl Logical {
         })
     }
 
-    /// Returns the meaning of a whole number of this type; `None` if the type has none or the number is out of range.
+    /// Converts a whole number of this type to the value that it stands for. `None` if the type isn't one of numbers, or if the
+    /// number is out of range.
     pub(crate) fn number(self, number: i64, fields: &mut Fields) -> Option<Slot> {
         let infinite = match self {
             Self::Day => (number >= i64::from(i32::MAX), number <= i64::from(i32::MIN)),
@@ -89,7 +90,7 @@ impl Logical {
         }
     }
 
-    /// Converts the text in `fields.made` from `start` to its end to what it means; `None` if it stays text.
+    /// Converts the text in `fields.made` from `start` to its end to the value that it stands for. `None` if it stays text.
     pub(crate) fn made_text(self, start: usize, fields: &mut Fields) -> Option<Slot> {
         match self {
             Self::Json => made_json(start, fields),

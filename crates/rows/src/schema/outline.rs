@@ -7,7 +7,7 @@ use super::{Parsed, Schema};
 use crate::decode::{frame, protobuf};
 
 /// The depth to which nested records are described. Deeper ones become one jsonb column, because a record type may contain
-/// itself. The constant below limits the total number of types.
+/// itself. `TYPES_MAX` limits the total number of types.
 const DEPTH_MAX: usize = 8;
 const TYPES_MAX: usize = 2000;
 

@@ -74,8 +74,8 @@ const CONFLUENT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Parses a schema from the registry. `kind` is the name of its type, Avro if `None`. `uses` are the schemas that it refers to,
-/// with their names, sorted so that each comes before those that use it.
+/// Parses a schema from the registry. `kind` is the registry's name of the schema's type; `None` means Avro. `uses` are the
+/// names and texts of the schemas to which this schema refers, sorted so that each comes before those that use it.
 ///
 /// # Errors
 /// If something is wrong with the schema; the text says what.
@@ -125,7 +125,7 @@ pub fn proto_file(file: &Path, includes: &[PathBuf]) -> Result<Schema, String> {
     let bytes = std::fs::read(file).map_err(|error| said(error.to_string()))?;
     let pool = DescriptorPool::decode(bytes.as_slice())
         .map_err(|error| said(format!("neither a .proto file nor a descriptor set: {error}")))?;
-    // protoc writes the file that was requested last.
+    // protoc writes the requested file after the files that it imports.
     let name = pool.files().last().map(|file| file.name().to_owned());
     let name = name.ok_or_else(|| said("the descriptor set is empty".to_owned()))?;
     ProtoFile::new(&pool, &name).map(protobuf).map_err(said)

@@ -41,7 +41,7 @@ pub(crate) enum Known {
     No,
     Timestamp,
     Duration,
-    /// A scalar with presence.
+    /// A message with one scalar field, such as `google.protobuf.Int32Value`.
     Wrapper,
     /// `confluent.type.Decimal`
     Decimal,
@@ -78,7 +78,7 @@ pub(crate) struct Message {
     pub(crate) name: String,
     pub(crate) fields: Vec<ProtobufField>,
     pub(crate) known: Known,
-    /// For small field numbers: the index of the field plus 1; 0 if there is none.
+    /// For each small field number, the index of the field plus 1; 0 if there is no such field.
     dense: Vec<u16>,
 }
 
@@ -170,7 +170,7 @@ impl ProtoFile {
         self.names.contains_key(name)
     }
 
-    /// Returns the names of the file's own messages, for messages to people.
+    /// Returns the names of the file's own messages, in the order of the file.
     pub(crate) fn own_messages(&self) -> Vec<&str> {
         let mut own: Vec<_> = self.indexes.iter().collect();
         own.sort();

@@ -11,7 +11,7 @@ use crate::spec::RowFilter;
 pub struct Column {
     /// The column's name in the table.
     pub name: String,
-    /// The source of its values.
+    /// The source of the column's values.
     pub source: Source,
     /// `type = "timestamptz"`. Used to create the table, and compared with the catalog if the table exists. It is always
     /// Postgres' own name with its modifier, so the part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`,
@@ -35,7 +35,8 @@ pub struct Column {
     pub not_null: bool,
     /// The function that is applied to a value before it is written.
     pub function: Option<Function>,
-    /// `aggregate = …`: how the records of a key become one value. In mode aggregate, all columns except the key's have it.
+    /// `aggregate = …`: how the records of a key become one value. In mode aggregate, all columns except those of the key have
+    /// this setting.
     pub aggregate: Option<Aggregate>,
 }
 
@@ -59,7 +60,7 @@ impl HashKey {
         Self(key.to_vec())
     }
 
-    /// Returns the key itself.
+    /// Returns the bytes of the key.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -76,29 +77,29 @@ impl fmt::Debug for HashKey {
 pub struct Aggregate {
     /// `aggregate = "sum"`
     pub function: AggregateFunction,
-    /// `where`: only records that match it count for this column.
+    /// `where`: only records that match this filter count for this column.
     pub condition: Option<RowFilter>,
 }
 
-/// The values of `aggregate`. All of them ignore missing and null fields. If no record of a key counts, its value is NULL, and 0
-/// for `count`.
+/// The values of `aggregate`. All of them ignore missing and null fields. If no record of a key counts, the result for this key
+/// is NULL, or 0 for `count`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateFunction {
     /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the sum
     /// never wraps.
     Sum,
-    /// The number of records whose field is present and not null; without a field, of all records.
+    /// The number of records whose field is present and not null. If the column has no field, all records count.
     Count,
     Min,
     Max,
-    /// The value of the record with the smallest `by`; if several have it, of the one delivered first. NULL if that record has no
-    /// value.
+    /// The value of the record with the smallest `by`. If several records have this `by`, the one delivered first counts. NULL
+    /// if that record has no value.
     First {
         /// The name of another mapped column, with `aggregate = "min"`: the smallest value seen so far is stored there.
         by: String,
     },
-    /// The value of the record with the largest `by`; if several have it, of the one delivered last. NULL if that record has no
-    /// value.
+    /// The value of the record with the largest `by`. If several records have this `by`, the one delivered last counts. NULL if
+    /// that record has no value.
     Last {
         /// The name of another mapped column, with `aggregate = "max"`: the largest value seen so far is stored there.
         by: String,
@@ -149,13 +150,14 @@ pub enum EpochUnit {
 /// the table takes that default (in mode upsert: [`Missing::Keep`]), and every other column is [`Missing::Null`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// The column's default in the table, as with INSERT; NULL if the table has none. An upsert also sets it in a row that exists.
+    /// The column's default in the table, as with INSERT; NULL if the table has none. An upsert also sets an existing row's
+    /// column to this default or NULL.
     Default,
     /// NULL. If the column is NOT NULL, the record is a dead letter.
     Null,
     /// The record is a dead letter.
     DeadLetter,
-    /// An upsert keeps the column's value in a row that exists. A new row has the column's default.
+    /// An upsert keeps the column's value in a row that exists. A new row gets the column's default.
     Keep,
 }
 

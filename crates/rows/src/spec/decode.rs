@@ -40,7 +40,7 @@ pub struct Shape {
     /// `decode.rows`: the paths of arrays whose elements are rows. Each array after the first is inside the elements of the one
     /// before it.
     pub rows: Vec<Vec<String>>,
-    /// `table.delete_where`: a record that matches it deletes the row of its key.
+    /// `table.delete_where`: a record that matches this filter deletes the row with its key.
     pub delete_where: Option<RowFilter>,
 }
 
@@ -55,7 +55,7 @@ impl Shape {
     }
 }
 
-/// How a record's key is decoded, to delete its row and for `meta = "key"`.
+/// How a record's key is decoded, to delete the row with this key, and for columns with `meta = "key"`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyFormat {
     /// `"auto"`: JSON or text, whichever the column requires. If the value's format uses a registry, keys may have a frame too.
@@ -88,7 +88,7 @@ impl KeyFormat {
 /// The dialect of CSV.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CsvOptions {
-    /// `columns`: the names of the fields. `None`: the first line of each value contains them.
+    /// `columns`: the names of the fields. `None` means that the first line of each value contains the names.
     pub columns: Option<Vec<String>>,
     /// The byte between fields. Default: a comma.
     pub delimiter: u8,
@@ -130,7 +130,7 @@ impl fmt::Debug for SchemaSource {
 }
 
 impl SchemaSource {
-    /// Returns whether values begin with a zero byte and their schema id.
+    /// Returns whether values begin with a zero byte and their schema id, unless a header names the schema.
     pub fn framed(&self) -> bool {
         match self {
             Self::Registry => true,
@@ -187,7 +187,7 @@ impl Decode {
     }
 }
 
-/// Returns the fault of a format without nested fields, unless it has this one.
+/// Returns the fault for a field that a format without nested fields doesn't have; `None` if it has the field.
 fn not_of(whose: &str, field: &str, names: &[&str]) -> Option<String> {
     const NAMED_MAX: usize = 12;
     if names.contains(&field) {

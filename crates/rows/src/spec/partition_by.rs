@@ -12,7 +12,7 @@ pub struct PartitionBy {
     pub interval: Interval,
     /// For how many intervals after the current one partitions are created in advance. Default 2.
     pub ahead: u32,
-    /// Partitions that ended longer ago than this are removed. `None`: they are kept.
+    /// Partitions whose end is longer ago than this are removed. `None` means that no partition is removed.
     pub retention: Option<Duration>,
     /// How expired partitions are removed.
     pub expired: Expiry,
@@ -44,9 +44,9 @@ pub enum IntervalUnit {
 /// How a partition is removed after its retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Expiry {
-    /// It is detached, and remains as a separate table.
+    /// The partition is detached, and remains as a separate table.
     #[default]
     Detach,
-    /// It is dropped with all its rows.
+    /// The partition is dropped with all its rows.
     Drop,
 }

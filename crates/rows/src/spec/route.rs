@@ -10,7 +10,8 @@ pub struct Route {
     pub schema: Vec<Part>,
     /// The parts of the table's name.
     pub name: Vec<Part>,
-    /// `max_tables`: records that would name more tables than this are dead letters.
+    /// `max_tables`: how many different tables the records of the pipeline may name. A record that names a further one is a
+    /// dead letter.
     pub max_tables: u32,
 }
 

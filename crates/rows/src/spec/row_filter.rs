@@ -5,7 +5,7 @@
 pub struct RowFilter {
     /// The path from the top level, one element per level.
     pub field: Vec<String>,
-    /// The tests; at least one.
+    /// The tests. There is at least one.
     pub tests: Vec<Test>,
 }
 

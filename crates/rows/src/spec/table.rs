@@ -18,7 +18,8 @@ pub struct Table {
     pub after_create: Vec<String>,
     /// `evolve = "add"`: whether fields without a column become columns.
     pub evolve: bool,
-    /// `sort_by`: the rows of a batch are sorted by these columns, ascending. Append only; empty: in the order of delivery.
+    /// `sort_by`: the rows of a batch are sorted by these columns, ascending. Only for mode append. If this is empty, the rows
+    /// stay in the order of delivery.
     pub sort_by: Vec<String>,
     /// `partition_by`: range partitions that are created in advance, and removed after their retention.
     pub partition_by: Option<PartitionBy>,
@@ -37,7 +38,8 @@ impl Table {
 pub enum WriteMode {
     /// `append`: COPY directly into the table.
     Append,
-    /// `insert_new`: a row whose key exists is skipped. Without a key, any unique constraint counts.
+    /// `insert_new`: a row whose key exists in the table is skipped. If no key is configured, a row that violates any unique
+    /// constraint is skipped.
     InsertNew {
         /// `key`: columns that have a unique index.
         key: Vec<String>,
@@ -47,14 +49,15 @@ pub enum WriteMode {
     Upsert {
         /// `key`: columns that have a unique index.
         key: Vec<String>,
-        /// `newer_by`: a record replaces a row only if its value in this column isn't smaller than the row's. If both are equal,
-        /// the record delivered later wins. NULL is older than every value.
+        /// `newer_by`: a record replaces a row only if the record's value in this column isn't smaller than the row's. If both
+        /// are equal, the record delivered later wins. NULL is older than every value.
         newer_by: Option<String>,
-        /// `deletes`: a record without a value deletes the row with its key, regardless of `newer_by`. A record delivered after it
-        /// is a new row.
+        /// `deletes`: a record without a value deletes the row with its key, regardless of `newer_by`. A record of the same key
+        /// that is delivered later makes a new row.
         deletes: bool,
     },
-    /// `aggregate`: each column except the key's combines the records of its key, as its `aggregate` says.
+    /// `aggregate`: each column outside of the key combines the values of all records with the same key, as the column's
+    /// `aggregate` says.
     Aggregate {
         /// `key`: columns that have a unique index.
         key: Vec<String>,

@@ -1,7 +1,7 @@
 //! Aggregates: the records of a key are combined over the batch, then merged with the row that exists.
 //!
-//! Sums and counts are exact. Postgres adds integers and numerics, and raises 22003 if a column can't hold the sum. The record that
-//! takes the sum beyond the range is at fault, and only it becomes a dead letter.
+//! Counts are exact, and so are sums of integers and numerics. Postgres computes the sums, and raises 22003 if a column can't
+//! hold one. The record that takes the sum beyond the range is at fault, and only it becomes a dead letter.
 
 use super::key::Key;
 use super::{OLD, ORDER, quoted};

@@ -1,12 +1,13 @@
-//! How a merge compares keys. Columns of a key are compared with `=`, unless NULL is a key as any other: an index that is UNIQUE
-//! NULLS NOT DISTINCT takes it once, and ON CONFLICT finds its row.
+//! How a merge compares keys. Columns of a key are compared with `=`. This isn't enough if the unique index is NULLS NOT
+//! DISTINCT. NULL is then a key value like any other: the index accepts it only once, and ON CONFLICT finds the row that has
+//! it.
 
 use crate::catalog::{Catalog, TypeKind, quote_identifier};
 
 /// A key, as SQL compares it.
 pub(super) struct Key<'a> {
     pub(super) columns: &'a [String],
-    /// Of these, the columns in which NULL is a key.
+    /// Those of `columns` in which NULL is a key value.
     nullable: Vec<&'a str>,
     catalog: &'a Catalog,
 }
@@ -16,20 +17,20 @@ impl<'a> Key<'a> {
         Self { columns, nullable: catalog.null_keys(columns), catalog }
     }
 
-    /// Returns whether NULL is a key in some column.
+    /// Returns whether NULL is a key value in some column.
     pub(super) fn has_nulls(&self) -> bool {
         !self.nullable.is_empty()
     }
 
-    /// Returns the condition that two staged rows have the same key. NULL is compared as the element of an array, because a join by
-    /// `=` may be a hash join, and one by IS NOT DISTINCT FROM compares each row with every other.
+    /// Returns the condition that two staged rows have the same key. NULL is compared as the element of an array: a join by `=`
+    /// may be a hash join, but a join by IS NOT DISTINCT FROM compares each row with every other.
     pub(super) fn same(&self, one: &str, other: &str) -> String {
         let equal = self.columns.iter().map(|name| {
             let column = quote_identifier(name);
             if !self.nullable.contains(&name.as_str()) {
                 return format!("{one}.{column} = {other}.{column}");
             }
-            // An array of arrays has no NULL in it.
+            // An array can't be compared as the element of an array: Postgres would make one array of more dimensions.
             let of = self.catalog.columns.iter().find(|of| of.name == *name);
             match of.map(|of| &of.kind) {
                 Some(TypeKind::Array { .. }) => format!("{one}.{column} IS NOT DISTINCT FROM {other}.{column}"),

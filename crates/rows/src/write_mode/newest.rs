@@ -29,9 +29,9 @@ pub const BYTES_A_ROW: u64 = 96;
 /// A row that was read.
 struct Seen<'a> {
     placed: Placed<'a>,
-    /// The hash of its key.
+    /// The hash of the row's key.
     hash: u64,
-    /// The value that says which row is newer. `None` (NULL) is older than every time.
+    /// The value in the column `newer_by`. `None` (NULL) is older than every other value.
     time: Option<i64>,
     lost: bool,
 }

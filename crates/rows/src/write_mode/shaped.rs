@@ -1,7 +1,7 @@
 //! Windows whose rows leave out different columns: how each shape is staged, and one merge for all of them.
 //!
-//! - A column that all rows of the window leave out is not part of the merge. So a new row gets its default from Postgres, as
-//!   with any INSERT, and a row that exists keeps its value.
+//! - A column that all rows of the window leave out is not part of the merge. So a new row gets the column's default from
+//!   Postgres, as with any INSERT. A row that exists keeps the column's value, unless the column is reset to its default.
 //! - A column that only some rows leave out has its default in the staging table. The same applies to a column that the merge
 //!   compares: a column of the key, `newer_by`, `sort_by`.
 //! - If there are several shapes, each row carries its number in the order of delivery. COPY can't number the rows, because there
@@ -31,7 +31,7 @@ pub struct Shaped {
     pub merge: String,
     /// Set if tombstones delete.
     pub deletes: Option<Deletes>,
-    /// Picks the rows that need not be copied, if there is only one group.
+    /// Picks the rows that must be copied, if there is only one group.
     pub newest: Option<Newest>,
     /// Whether staged rows take defaults of the staging table. If so, these must be the defaults that the target has now.
     pub defaults: bool,
@@ -57,7 +57,7 @@ pub struct Behind {
 }
 
 impl Behind {
-    /// Returns how many bytes a row grows by.
+    /// Returns by how many bytes a row grows.
     pub fn bytes(&self) -> usize {
         self.fields.len() + if self.turn { 12 } else { 0 }
     }
@@ -86,8 +86,8 @@ pub fn is_tombstone(row: &[u8]) -> bool {
 }
 
 impl MergeTarget<'_> {
-    /// Returns the COPY of rows with this mask directly into `table`, which is SQL. `None` if they leave every column out: COPY
-    /// requires one.
+    /// Returns the COPY of rows with this mask directly into `table`, which is SQL. `None` if these rows leave out every
+    /// column, because COPY requires at least one.
     pub fn copy_of(&self, table: &str, mask: &[u8]) -> Option<String> {
         let present = self.shapes.present(self.columns, mask);
         (!present.is_empty()).then(|| format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", super::names(&present)))
@@ -105,7 +105,7 @@ impl MergeTarget<'_> {
         for (bit, column) in self.shapes.columns() {
             if unmerged(bit, &column.name) {
                 staged.reset.extend((!column.keeps).then_some(column.name.as_str()));
-                // The column's domain may forbid NULL.
+                // A column with a domain is left out here, because the domain may forbid NULL.
                 let of = self.catalog.columns.iter().find(|of| of.name == column.name);
                 let is_nulled = of.is_some_and(|of| of.default_oid.is_some() && of.type_oid == of.base_type_oid);
                 staged.nulled.extend(is_nulled.then_some(column.name.as_str()));

@@ -1,4 +1,4 @@
-//! Upserts: the last record of a key wins, or the newest.
+//! Upserts: of the records with one key, the last one wins or, with `newer_by`, the newest.
 
 use super::key::Key;
 use super::{DELETED, Deletes, LEFT_OUT, OLD, ORDER, names, quoted};
@@ -85,7 +85,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Returns a condition on the rows `s`: `from` has no tombstone that comes after them.
+    /// Returns the condition under which a row `s` isn't deleted: it is no tombstone, and `from` has no later tombstone with
+    /// its key.
     fn outlives(&self, from: &str) -> String {
         format!(
             "NOT {DELETED} AND NOT EXISTS (SELECT FROM {from} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER})",
@@ -125,9 +126,9 @@ impl Upsert<'_> {
         format!("{insert} {rows} ORDER BY {key}, {precedence} ON CONFLICT ({key}) DO {action}")
     }
 
-    /// Combines the staged rows of each key into one: the winner's row, with the last value that a record gave to each kept
-    /// column. Records that would not be applied in the order of delivery don't count: with `newer_by`, those older than the
-    /// table's row or than a record before them.
+    /// Combines the staged rows of each key into one: the winner's row, but each kept column has the last value that a record
+    /// gave it. A record that would be skipped if the records were applied one by one, in the order of delivery, is left out.
+    /// With `newer_by`, that is a record older than the table's row, or older than an earlier record of its key.
     fn fold(&self) -> String {
         let (stage, key, precedence) = (self.stage, quoted(self.key.columns), self.precedence());
         let mut rows = match self.deletes {

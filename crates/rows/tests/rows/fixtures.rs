@@ -155,7 +155,7 @@ pub(crate) fn encode_one(type_text: &str, value: &str) -> Result<Option<Vec<u8>>
     encode_with(mapped("v", "v"), type_text, value)
 }
 
-/// As [`encode_one`], with this mapping.
+/// Encodes as [`encode_one`], but with this mapping.
 pub(crate) fn encode_with(mapped: Column, type_text: &str, value: &str) -> Result<Option<Vec<u8>>, EncodeError> {
     let name = mapped.name.clone();
     let mut encoder = encoder(&pipeline(Some(vec![mapped])), &catalog(vec![column(&name, type_text)])).expect("a plan");

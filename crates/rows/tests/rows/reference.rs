@@ -29,7 +29,7 @@ pub(crate) fn numeric(field: &[u8]) -> String {
     if sign == 0x4000 { format!("-{text}") } else { text }
 }
 
-/// Returns an array: the lengths of its dimensions, its elements' oid, its elements.
+/// Returns the parts of an array: the lengths of its dimensions, the oid of the elements' type, and the elements.
 pub(crate) fn array(field: &[u8]) -> (Vec<i32>, u32, Vec<Option<Vec<u8>>>) {
     let mut rest = field;
     let mut int = || {

@@ -4,7 +4,7 @@ use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::schema::avro::{AvroField, AvroNode, AvroSchema, NodeId};
 
-/// How to treat fields without a column, and the path from the current record to the record that holds them.
+/// How to treat fields without a column, and the path from the current Avro record to the one that holds such fields.
 type Rest<'a> = Option<(Leftovers, &'a [String])>;
 
 /// How to treat a value.
@@ -13,11 +13,11 @@ pub(super) enum FieldTarget {
     Skip,
     /// A column takes the value.
     Slot(u16),
-    /// Columns take parts of the value: the index of its [`PlannedValue`].
+    /// Columns take parts of the value. The number is the index of the [`PlannedValue`].
     Into(u32),
     /// A column takes the value, and other columns take parts of it.
     Both(u16, u32),
-    /// The value goes to the leftovers: the index of its key in `keys`.
+    /// The value goes to the leftovers. The number is the index of the field's key in `keys`.
     Leftover(u32),
 }
 
@@ -46,7 +46,8 @@ pub(super) struct AvroPlan {
 }
 
 impl AvroPlan {
-    /// Looks up each path in the schema; a path that the schema lacks stays missing. The record's own fields are at `base`.
+    /// Looks up each path in the schema. The slot of a path that the schema lacks stays missing. `base` is the path of the
+    /// object that holds the record's fields.
     pub(super) fn new(schema: &AvroSchema, paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this =
             Self { places: Vec::new(), root: FieldTarget::Skip, refused: None, keys: Vec::new(), copies: Vec::new() };
@@ -55,7 +56,8 @@ impl AvroPlan {
         this
     }
 
-    /// Returns what to do with a value of the type `node`. `leftovers` is set if its fields are the record's own.
+    /// Returns what to do with a value of the type `node`. `leftovers` is set if the value is, or contains, the object that
+    /// holds the record's fields.
     fn target(
         &mut self,
         schema: &AvroSchema,

@@ -1,4 +1,5 @@
-//! Decodes a value of Avro's binary encoding in one pass: planned fields become slots, nested ones JSON, all others are skipped.
+//! Decodes a value of Avro's binary encoding in one pass. Each planned field becomes a slot; records, arrays and maps are
+//! rendered as JSON. All other fields are skipped.
 //!
 //! Data that doesn't match the schema is a fault with its position. Counts and lengths are compared with the number of bytes left,
 //! and the number of elements and the size of the JSON are limited by the size of the value.

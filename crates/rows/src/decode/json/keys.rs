@@ -1,8 +1,9 @@
 //! The keys that a decoder knows, and its guess of the next key.
 //!
-//! Records of a topic mostly have the same keys in the same order. Each key remembers the last two keys that followed it (two,
-//! because of optional fields and of topics with two producers). If one of them occurs in the text again, one comparison finds it.
-//! Keys without a column are remembered too, up to a limit, so that the guess also works across them.
+//! Records of a topic mostly have the same keys in the same order. Each key remembers the last two keys that followed it: one
+//! would not be enough if fields are optional, or if a topic has two producers. If the next key in the text is one of these
+//! two, one comparison finds it. Keys without a column are remembered too, up to a limit, so that the guess also works after
+//! such keys.
 
 use std::collections::HashMap;
 
@@ -15,7 +16,8 @@ const LEARNED_KEY_LEN: usize = 64;
 /// How many bytes of a key one step compares.
 const HEAD: usize = 16;
 
-/// How to treat the value of a key. Both may be set: one column takes the object, and others take parts of it.
+/// How to treat the value of a key. Slot and node may both be set: then one column takes the object, and others take parts of
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyTarget {
     pub(super) slot: Option<u16>,
@@ -23,13 +25,13 @@ pub(super) struct KeyTarget {
 }
 
 impl KeyTarget {
-    /// No column takes it.
+    /// No column takes the value.
     pub(super) const NONE: KeyTarget = KeyTarget { slot: None, node: None };
 }
 
 #[derive(Debug)]
 struct Key {
-    /// The first bytes of `text`, and a mask of the bytes that count.
+    /// The first bytes of `text`, filled up with zeros. `mask` selects the bytes that belong to `text`.
     head: u128,
     mask: u128,
     /// The key as it occurs in a text without spaces: `"lat":`.
@@ -38,17 +40,17 @@ struct Key {
     next: Followers,
 }
 
-/// The keys that were found most recently at one position, the latest first.
+/// The last two keys that were found after a certain key, or at the beginning of an object. The latest comes first.
 type Followers = [KeyId; 2];
 
 /// An object from which columns take parts.
 #[derive(Debug, Default)]
 struct KeyNode {
-    /// Keys by their own bytes, without quotes.
+    /// The known keys, by their names without quotes.
     keys: HashMap<Box<[u8]>, u16>,
-    /// The keys that the last objects began with.
+    /// The first keys of the last objects.
     first: Followers,
-    /// The slots of this object and of those in it.
+    /// The slots of all fields inside this object, at any depth.
     slots: Vec<u16>,
     learned: u16,
 }
@@ -64,7 +66,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Makes the table; slot `i` is for `paths[i]`.
+    /// Makes the table of keys. Slot `i` is for `paths[i]`.
     pub(super) fn new(paths: &[Path]) -> Self {
         let mut this = Self { keys: Vec::new(), nodes: vec![KeyNode::default()] };
         for (slot, path) in (0_u16..).zip(paths) {
@@ -83,7 +85,7 @@ impl Keys {
         this
     }
 
-    /// Returns the node of the object with this name in the object `of`, if paths look into it.
+    /// Returns the node of the member `name` in the object with the node `of`, if paths look into this member.
     pub(super) fn node(&self, of: u16, name: &[u8]) -> Option<u16> {
         let id = self.nodes[usize::from(of)].keys.get(name)?;
         self.keys[usize::from(*id)].target.node
@@ -146,7 +148,8 @@ impl Keys {
         })
     }
 
-    /// Looks up the key with this name, and remembers it as the successor of `previous`.
+    /// Looks up the key with this name, and remembers it as a follower of `previous`. A new key is added if the limits allow
+    /// it; `None` if they don't.
     pub(super) fn find(&mut self, node: u16, previous: Option<KeyId>, name: &[u8]) -> Option<(KeyId, KeyTarget)> {
         let place = &self.nodes[usize::from(node)];
         let id = match place.keys.get(name) {
@@ -171,13 +174,13 @@ impl Keys {
         self.keys.len()
     }
 
-    /// Returns the slots of the fields in this object.
+    /// Returns the slots of all fields inside this object, at any depth.
     pub(super) fn slots_below(&self, node: u16) -> &[u16] {
         &self.nodes[usize::from(node)].slots
     }
 }
 
-/// Returns whether a key is written without escapes: otherwise comparing bytes can't find it again.
+/// Returns whether a key is written without escapes: otherwise a comparison of bytes can't find the key again.
 fn is_plain(name: &[u8]) -> bool {
     name.iter().all(|b| !matches!(b, 0..0x20 | b'"' | b'\\'))
 }

@@ -11,7 +11,7 @@ pub(super) enum FieldTarget {
     Skip,
     /// A column takes the field.
     Slot(u16),
-    /// Columns take parts of the field, a message or a map: the index of its [`PlannedValue`].
+    /// Columns take parts of the field, which is a message or a map. The number is the index of the [`PlannedValue`].
     Into(u32),
     /// A column takes the field, and other columns take parts of it.
     Both(u16, u32),
@@ -27,7 +27,7 @@ pub(super) struct PlannedValue {
     pub(super) message: MessageId,
     /// The target of each field of the message.
     pub(super) targets: Vec<FieldTarget>,
-    /// For a map: the targets of the keys that paths name.
+    /// If this is a map, the targets of the keys that paths name.
     pub(super) keys: Vec<(Box<[u8]>, FieldTarget)>,
     /// Slots that get a default if their field is absent, each with the index of the field.
     pub(super) defaults: Vec<(u16, u16)>,
@@ -49,7 +49,8 @@ pub(super) struct ProtobufPlan {
 }
 
 impl ProtobufPlan {
-    /// Looks up each path in the message; a path that the message lacks stays missing. The record's own fields are at `base`.
+    /// Looks up each path in the message. The slot of a path that the message lacks stays missing. `base` is the path of the
+    /// message that holds the record's fields.
     pub(super) fn new(
         file: &ProtoFile,
         message: MessageId,

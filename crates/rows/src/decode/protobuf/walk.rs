@@ -1,4 +1,5 @@
-//! Decodes a message in one pass: planned fields become slots, nested ones JSON, all others are skipped.
+//! Decodes a message in one pass. Each planned field becomes a slot; messages, lists and maps are rendered as JSON. All other
+//! fields are skipped.
 //!
 //! If a field occurs twice, the last value wins. The elements of a list may be scattered over their message, so all of them are
 //! gathered when the first one is found. The number of steps and the size of the JSON are limited by the size of the value.
@@ -172,7 +173,7 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Clears the slots that a value fills, before it is read.
+    /// Clears the slots that a value fills, before the value is read.
     fn clear(&mut self, place: u32) {
         for slot in &self.plan.places[place as usize].slots {
             self.set(*slot, Slot::MISSING);
@@ -250,7 +251,8 @@ impl<'w> ProtobufWalk<'w> {
         Ok(())
     }
 
-    /// Fills in the defaults of fields without presence that are absent.
+    /// Sets the fields that don't track presence (repeated fields, maps, and scalars of proto3 without `optional`) to their
+    /// defaults. It is called before the message is read, so values in the message replace the defaults.
     fn prefill(&mut self, defaults: &[(u16, u16)], fields: &[ProtobufField]) {
         for (slot, nth) in defaults {
             let field = &fields[usize::from(*nth)];
@@ -386,7 +388,7 @@ impl<'w> ProtobufWalk<'w> {
     }
 }
 
-/// Returns whether a field of a message occurs for the first time.
+/// Returns whether a field of a message occurs for the first time, and notes that it occurred.
 fn first(seen: &mut Seen, nth: usize) -> bool {
     let (word, bit) = (nth / 64, 1_u64 << (nth % 64));
     match seen.get_mut(word) {

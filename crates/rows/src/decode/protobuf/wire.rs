@@ -35,7 +35,7 @@ pub(super) fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     }
 }
 
-/// Reads the number and wire type of a field.
+/// Reads the tag at `at`. Returns the number and the wire type of the field; `None` if the tag is invalid.
 #[inline]
 pub(super) fn tag(bytes: &[u8], at: &mut usize) -> Option<(u32, Wire)> {
     let tag = u32::try_from(varint(bytes, at)?).ok()?;

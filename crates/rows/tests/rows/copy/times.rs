@@ -127,7 +127,7 @@ fn epochs_need_their_unit_and_lose_nothing() {
     for value in ["1e30", "-1e18", "9223372036854775807"] {
         assert_eq!(epoch(EpochUnit::Seconds, value), Err(Reason::OutOfRange), "{value}");
     }
-    // Even if a unit is set, text is read as text.
+    // Even if a unit is set, a text with a timestamp is read as a timestamp.
     assert_eq!(epoch(EpochUnit::Seconds, "\"1970-01-01T00:00:01Z\""), Ok(1_000_000));
 }
 

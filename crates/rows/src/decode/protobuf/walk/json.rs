@@ -95,7 +95,7 @@ impl ProtobufWalk<'_> {
         }
     }
 
-    /// Appends a `google.protobuf.Value`: the one of its fields that is set.
+    /// Appends a `google.protobuf.Value`: the value of the field that is set, or null.
     fn dynamic(&mut self, fields: &[ProtobufField], end: usize, depth: u32) -> Result<(), Broken> {
         let start = self.fields.made.len();
         self.fields.made.extend_from_slice(b"null");
@@ -184,7 +184,7 @@ impl ProtobufWalk<'_> {
         Ok(())
     }
 
-    /// Appends the default, for an entry without a value.
+    /// Appends the default of a field as JSON, for an entry of a map that has no value.
     pub(super) fn default_json(&mut self, value: Option<&ProtobufField>) {
         let file = self.file;
         match value.map(|value| value.kind) {
@@ -198,7 +198,7 @@ impl ProtobufWalk<'_> {
         }
     }
 
-    /// Reads the key of an entry, or the default of its type.
+    /// Returns the key of a map's entry, or the default of the key's type if the entry has no key.
     pub(super) fn map_key(&mut self, entry: MessageId, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         let field = file.message(entry).fields.iter().find(|field| field.number == 1);

@@ -48,7 +48,7 @@ impl ProtobufWalk<'_> {
         }
     }
 
-    /// Reads a length. Returns the index after the last byte that it counts.
+    /// Reads a length. Returns the index of the first byte after those that the length counts.
     #[inline]
     pub(super) fn len(&mut self, wire: Wire, end: usize) -> Result<usize, Broken> {
         if wire != Wire::Len {
