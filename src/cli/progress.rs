@@ -1,5 +1,5 @@
-//! Shows the progress of a long command on standard error: on a terminal a line that is rewritten, otherwise a new line every
-//! ten seconds.
+//! Shows the progress of a long command on standard error. On a terminal, one line is rewritten; otherwise a new line is
+//! written every ten seconds.
 
 use std::io::{IsTerminal as _, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,7 +69,8 @@ impl Progress {
         *lock(&self.state.doing) = what.into();
     }
 
-    /// Sets the current step, and prints it at once: the step may wait ten seconds for an answer.
+    /// Sets the current step. If standard error isn't a terminal, also prints the step at once, because the next line may come
+    /// ten seconds later.
     pub(super) fn step(&self, what: String) {
         if !self.terminal {
             eprintln!("{}: {what} …", self.state.command);

@@ -90,8 +90,8 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
     Ok(())
 }
 
-/// Returns whether the tables of schema `tidegate` exist and may be read. `to_regclass` would fail if the role may not use the
-/// schema.
+/// Returns whether the tables of schema `tidegate` exist and may be read. The query doesn't call `to_regclass` for the tables,
+/// because that fails if the role may not use the schema.
 pub(super) async fn may_read_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT count(*) = 3 FROM pg_catalog.pg_class c
@@ -255,7 +255,8 @@ pub(super) async fn on_table(
     Ok(())
 }
 
-/// Reports the sequences that a default uses and on which we lack a right. An identity column needs none.
+/// Reports the sequences that a default uses and on which the role lacks a right. An identity column needs no right on its
+/// sequence.
 async fn sequences(
     connection: &mut PgConnection,
     found: &Catalog,
@@ -291,7 +292,8 @@ async fn has_on_table(connection: &mut PgConnection, found: &Catalog, right: &st
     row.bind(i64::from(found.oid)).bind(right).fetch_one(connection).await?.try_get(0)
 }
 
-/// Returns whether the role has the right on every column that the pipeline fills. The key is never updated.
+/// Returns whether the role has the right on every column that the pipeline fills. UPDATE isn't required on the key's columns,
+/// because they are never updated.
 async fn has_on_columns(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
