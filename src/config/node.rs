@@ -230,7 +230,7 @@ impl<'a> ConfigNode<'a> {
         Some(command)
     }
 
-    /// Reads a path to a file; a relative one starts from the folder of the file that contains it.
+    /// Reads a path to a file. A relative path starts from the folder of the configuration file that contains it.
     pub(super) fn file(&self) -> Option<PathBuf> {
         let text = self.text()?;
         if text.is_empty() {

@@ -31,7 +31,7 @@ pub struct Pipeline {
     pub group_protocol: GroupProtocol,
     /// How values are decoded.
     pub decode: Decode,
-    /// The envelope around the fields of a record.
+    /// How keys are decoded, whether values are changes, which arrays hold the rows, and which records delete.
     pub shape: Shape,
     /// `[schema_registry]`, if `decode` reads its schemas from there.
     pub schema_registry: Option<Arc<SchemaRegistry>>,
@@ -42,7 +42,7 @@ pub struct Pipeline {
     /// `where`: records that don't match are skipped.
     pub keep: Option<RowFilter>,
     pub table: Table,
-    /// The mapping; `None`: every top-level field goes to the column of its name.
+    /// The mapping; `None`: every top-level field goes to the column of the same name.
     pub columns: Option<Vec<Column>>,
     /// The policy for fields that no column takes.
     pub unknown_fields: UnknownFields,
@@ -102,7 +102,7 @@ pub enum Start {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupProtocol {
-    /// Classic protocol, `cooperative-sticky`: other partitions keep flowing while one moves. The default.
+    /// Classic protocol, `cooperative-sticky`: while a partition moves, the others are still consumed. The default.
     #[default]
     Cooperative,
     /// Classic protocol, `range` (eager): for groups shared with clients that support nothing else.

@@ -14,7 +14,7 @@ use super::{Content, Secret, token};
 /// The suffix of a property whose value is read from a file: `"sasl.password_file"`.
 const FILE: &str = "_file";
 
-/// librdkafka properties that tidegate sets itself, each with what a change would break, or what to set instead.
+/// librdkafka properties that tidegate sets itself. Each has the reason why it can't be changed, or the key to set instead.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["bootstrap.servers", "metadata.broker.list"], "set kafka.bootstrap_servers"),
     (&["group.id"], "set pipelines.NAME.group"),
@@ -97,8 +97,8 @@ const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
 ];
 
-/// Properties that name files which librdkafka reads when a client is created. A value that is a folder, or `probe`, has no
-/// content.
+/// Properties that name files which librdkafka reads when a client is created. If a value is a folder, or `probe`, no content
+/// is kept for it.
 pub(crate) const FILES_READ_ONCE: &[&str] =
     &["ssl.ca.location", "ssl.certificate.location", "ssl.crl.location", "ssl.key.location", "ssl.keystore.location"];
 
