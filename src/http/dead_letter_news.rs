@@ -15,7 +15,7 @@ const MANY: f64 = 0.01;
 pub(super) struct DeadLetterNews {
     /// Pairs of rows and dead letters, the newest at the end.
     seen: VecDeque<(u64, u64)>,
-    /// For how many samples in a row there have been dead letters within the last [`SAMPLES`].
+    /// How many samples in a row had dead letters within the last [`SAMPLES`] before them.
     lasted: usize,
 }
 
