@@ -20,7 +20,7 @@ const OUTPUT_MAX: u64 = 1 << 20;
 pub struct Issued {
     /// The password or the token.
     pub secret: Secret,
-    /// How long it is valid from now on. `None` if the program didn't say.
+    /// How long the secret is valid from now on. `None` if the program didn't say.
     pub lifetime: Option<Duration>,
     /// The principal of a token, if the program named one.
     pub principal: Option<String>,

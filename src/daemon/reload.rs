@@ -9,9 +9,9 @@ use crate::limits::{self, Share};
 /// The properties of a running pipeline that a reload needs.
 #[derive(Debug)]
 pub(super) struct Running<'a> {
-    /// The configuration with which it was started.
+    /// The configuration with which the pipeline was started.
     pub(super) config: &'a Config,
-    /// Its share of the memory.
+    /// The pipeline's share of the memory budget.
     pub(super) share: &'a Share,
 }
 
