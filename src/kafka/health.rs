@@ -1,12 +1,16 @@
-//! Whether Kafka serves a pipeline, and if not, why: one state per pipeline, which all its clients update.
+//! Keeps track of whether Kafka serves a pipeline, and if not, why. There is one state per pipeline, which all of the
+//! pipeline's clients update.
 //!
-//! Five signals show an outage, and also its end. The first is a request of the [observer](super::observer) that isn't answered;
-//! the observer makes requests about idle topics too. The second is a consumer's group without a coordinator, as librdkafka's
-//! statistics report. The third is a denied request; a consumer repeats it every few seconds while it is denied. The fourth is a
-//! broker that doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member. The
-//! fifth is a listed topic that Kafka answers not to have. What
-//! librdkafka logs about connections is no such signal, and is only shown as the cause: one of several brokers may be down
-//! without harm.
+//! Five signals show an outage, and also its end:
+//!
+//! - A request of the [observer](super::observer) isn't answered. The observer makes requests about idle topics too.
+//! - A consumer's group has no coordinator, as librdkafka's statistics report.
+//! - A request is denied. While it is denied, a consumer repeats it every few seconds.
+//! - A broker doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member.
+//! - Kafka answers that it doesn't have a listed topic.
+//!
+//! The lines that librdkafka logs about connections are no such signal, because one of several brokers may be down without
+//! harm. They are only shown as the cause.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -54,7 +58,7 @@ struct State {
     consumers: BTreeMap<u32, Consumer>,
     /// Since when Kafka has answered not to have these listed topics.
     missing: Option<(Instant, Vec<String>)>,
-    /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use it.
+    /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use this protocol.
     only_classic: BTreeSet<String>,
     outage: Option<Outage>,
     /// When a connection last failed, or an outage was last seen.
@@ -69,11 +73,11 @@ struct Consumer {
     is_settled: Option<bool>,
     /// What Kafka denies the consumer, and when it last did.
     denied: Vec<(Fault, Instant)>,
-    /// How long Kafka's quotas delay its answers.
+    /// How long Kafka's quotas delay the answers to this consumer.
     throttled: Duration,
 }
 
-/// A Kafka that doesn't serve the pipeline.
+/// A time in which Kafka doesn't serve the pipeline.
 #[derive(Clone, Debug)]
 pub struct Outage {
     /// The start of the outage.

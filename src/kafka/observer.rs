@@ -174,7 +174,8 @@ impl Observer {
         })
     }
 
-    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if a broker of an answered request is one.
+    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol. `None` if no broker that answered a
+    /// request is such a broker.
     pub fn no_consumer_protocol(&self) -> Option<Fault> {
         self.serve();
         self.health.no_consumer_protocol()
@@ -183,7 +184,7 @@ impl Observer {
     /// Returns the cluster's id.
     ///
     /// # Errors
-    /// Kafka didn't answer.
+    /// If Kafka doesn't answer.
     pub fn cluster_id(&self) -> Answer<String> {
         let unknown = || KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
         self.patiently("", || self.client.client().fetch_cluster_id(METADATA_PATIENCE).ok_or_else(unknown))
@@ -203,8 +204,8 @@ impl Observer {
         self.patiently(topic.unwrap_or_default(), || self.client.fetch_metadata(topic, METADATA_PATIENCE))
     }
 
-    /// Makes a request again until it is answered or [`TIMEOUT`] is over. A failed connection ends it early: it would only fail
-    /// again.
+    /// Repeats a request until it is answered or [`TIMEOUT`] is over. Stops earlier if a connection has failed, because the
+    /// request would only fail again.
     fn patiently<T>(&self, topic: &str, ask: impl Fn() -> KafkaResult<T>) -> Answer<T> {
         self.question(topic, || {
             let deadline = Instant::now() + TIMEOUT;
@@ -278,7 +279,8 @@ impl Observer {
         fault
     }
 
-    /// Returns the topics that a pipeline reads, with their partitions. A listed topic that doesn't exist has none.
+    /// Returns the topics that a pipeline reads, each with its number of partitions. A listed topic that doesn't exist is left
+    /// out.
     ///
     /// # Errors
     /// If Kafka doesn't answer, or denies a listed topic; the error says why.
@@ -390,7 +392,7 @@ impl Observer {
         })
     }
 
-    /// Returns those of these topics whose records the brokers deny us.
+    /// Returns which of `topics` the brokers don't allow us to read.
     ///
     /// # Errors
     /// If Kafka doesn't answer; the error says why.
@@ -446,8 +448,8 @@ impl Observer {
         Ok(search.into_iter().map(|(low, _)| low).collect())
     }
 
-    /// Returns the ranges that contain no record that Kafka would deliver. They hold only transaction markers and aborted
-    /// records.
+    /// Returns the partitions whose range contains no record that Kafka would deliver. Such a range holds only transaction
+    /// markers and aborted records.
     ///
     /// # Errors
     /// If Kafka doesn't answer.

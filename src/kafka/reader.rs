@@ -1,5 +1,5 @@
-//! Reads given ranges of logs, for the commands. It joins no group, commits nothing, and ends after the ranges. It blocks, so
-//! it is called outside of the runtime.
+//! Reads given ranges of logs, for the commands. The reader joins no group, commits nothing, and ends after the ranges. Reading
+//! blocks, so it is done outside of the runtime's threads.
 
 use std::collections::HashMap;
 use std::ops::Range;

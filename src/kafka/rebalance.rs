@@ -68,8 +68,8 @@ struct Partition {
     fetchq_cnt: i64,
 }
 
-/// The consumer's context: the queue between callbacks and the poll thread. Only the polling thread ever takes the lock, which is
-/// there because librdkafka's types require it.
+/// The consumer's context: the queue between callbacks and the poll thread. Only the polling thread ever takes the locks. They
+/// exist only because the types of `rdkafka` require them.
 #[derive(Debug)]
 pub struct Notes {
     health: Arc<KafkaHealth>,
@@ -183,7 +183,8 @@ impl ClientContext for Notes {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(Code::GroupAuthorizationFailed) => self.group_denied(),
-            // This error names no topic. The commit that advances the position reports the same, with the topic.
+            // The code of this error names no topic, but its text may. If not, the commit that advances the position reports
+            // the same denial, with the topic.
             Some(Code::TopicAuthorizationFailed) => {
                 if let Some(topic) = reason.strip_prefix("Subscribed topic not available: ")
                     && let Some((topic, _)) = topic.rsplit_once(": Broker:")
