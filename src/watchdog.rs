@@ -82,7 +82,7 @@ pub struct Observation<'a> {
     pub lagging_since: Instant,
 }
 
-/// Returns why the partition makes no progress; `None` if it does, or still may. Pure.
+/// Returns why the partition makes no progress. `None` if it does, or if it hasn't been idle for long enough. Pure.
 pub fn diagnose(look: &Observation<'_>, now: Instant) -> Option<Stall> {
     let idle_since = look.partition.progress_at.max(look.lagging_since);
     if look.lag == 0 || now.duration_since(idle_since) < STALL_AFTER {

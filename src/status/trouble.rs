@@ -16,7 +16,8 @@ pub enum WaitCause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     pub cause: WaitCause,
-    /// The last error. Errors of Kafka and of the registry begin with its address; errors of Postgres name Postgres themselves.
+    /// The last error. An error of Kafka begins with the broker's address, and one of the registry with the registry's URL.
+    /// Errors of Postgres name Postgres themselves.
     error: String,
 }
 
