@@ -57,7 +57,7 @@ impl Progress {
                 ticks.tick().await;
                 let line = shown.line(started.elapsed());
                 let text = if terminal { format!("{CLEAR}{line}") } else { format!("{line}\n") };
-                // If nobody can read it, ignore the error.
+                // If the line can't be written, nobody reads it, so ignore the error.
                 let _shown = to.write_all(text.as_bytes()).and_then(|()| to.flush()).is_ok();
             }
         });

@@ -159,7 +159,7 @@ pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sq
 pub(super) struct Instance {
     /// The instance's id: its name, its process, and a random part.
     pub(super) id: String,
-    /// Why the pipeline has stopped there; `None` if it runs.
+    /// Why the pipeline has stopped on this instance; `None` if it runs.
     pub(super) stopped: Option<String>,
 }
 

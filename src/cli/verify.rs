@@ -57,7 +57,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     if faults.is_empty() { Ok(()) } else { Err(FatalError::Stopped(faults.join("\n"))) }
 }
 
-/// A ledger row.
+/// A partition's row in the ledger.
 struct Position {
     source: TopicPartition,
     next: Offset,

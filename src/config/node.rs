@@ -307,7 +307,7 @@ fn wrong_type(found: &ValueKind, kind: Kind) -> String {
     format!("expected {}, found {name}{remedy}", kind.expected())
 }
 
-/// Joins words as a sentence lists them.
+/// Puts each word in quotes, and joins them with commas.
 pub(super) fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
 }

@@ -47,7 +47,7 @@ pub(super) fn read(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> Option<
     })
 }
 
-/// Reads `"1 day"`, `"6 hours"`.
+/// Reads an interval such as `"1 day"` or `"6 hours"`.
 fn parse(text: &str) -> Option<Interval> {
     let (count, unit) = text.split_once(' ')?;
     let unit = match unit.strip_suffix('s').unwrap_or(unit) {

@@ -14,7 +14,7 @@ use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Shape, Table, Unkn
 
 use super::{Content, SchemaRegistry, Secret};
 
-/// `[pipelines.NAME]`: topics that are written into a table, read by their own consumer group.
+/// `[pipelines.NAME]`: topics that one consumer group reads, and the table into which they are written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pipeline {
     /// The pipeline's name, which is its key in the ledger.
@@ -33,7 +33,7 @@ pub struct Pipeline {
     pub decode: Decode,
     /// How keys are decoded, whether values are changes, which arrays hold the rows, and which records delete.
     pub shape: Shape,
-    /// `[schema_registry]`, if `decode` reads its schemas from there.
+    /// `[schema_registry]`, if values or keys have their schemas there.
     pub schema_registry: Option<Arc<SchemaRegistry>>,
     /// The limits at which a batch is closed.
     pub batch: BatchLimits,
@@ -116,6 +116,7 @@ pub enum GroupProtocol {
 pub struct DeadLetterRetention {
     /// `dead_letters.retention`: the highest age of a dead letter.
     pub retention: Option<Duration>,
-    /// `dead_letters.max_size`: in bytes, for the keys, values, headers and details of all the pipeline's dead letters.
+    /// `dead_letters.max_size`: the highest size, in bytes, of the keys, values, headers and details of all the pipeline's dead
+    /// letters together.
     pub max_bytes: Option<u64>,
 }

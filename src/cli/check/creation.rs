@@ -172,7 +172,7 @@ fn described_table(sql: &str) -> Option<String> {
     if is_column {
         parts.pop();
     }
-    // GRANT may list several tables. Such a statement names others too.
+    // GRANT may list several tables. Such a statement is about other tables too.
     let is_one = (1..=2).contains(&parts.len()) && tokens.get(at + 1) != Some(&",");
     is_one.then(|| parts.join("."))
 }

@@ -25,7 +25,7 @@ use crate::plan::{PlanSource, no_table};
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{catalog, routes};
 
-/// The server, as this connection sees it.
+/// The server, and the state of the pipeline there, as the check found them.
 #[derive(Debug, Serialize)]
 pub(super) struct PostgresReport {
     pub(super) version: String,

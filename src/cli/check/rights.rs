@@ -140,7 +140,7 @@ pub(super) async fn may_stage(connection: &mut PgConnection) -> Result<bool, sql
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// Reports it if rows must be staged and the role may not create temporary tables.
+/// Reports a missing right if rows must be staged and the role may not create temporary tables.
 async fn to_stage(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -200,7 +200,7 @@ pub(super) async fn on_table(
         verbs.push(("UPDATE", "update"));
     }
     let mut lacking = Vec::new();
-    // The owner of a table has all of these rights.
+    // `evolve` and `partition_by` require that the role owns the table, and the owner has all of these rights.
     let will_own = pipeline.table.evolve || pipeline.table.partition_by.is_some();
     for (right, verb) in verbs {
         if !will_own && !has_on_columns(connection, pipeline, found, right).await? {

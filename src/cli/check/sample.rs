@@ -1,4 +1,4 @@
-//! The trial of `check`: the daemon's own writer writes the newest records in a transaction that is rolled back.
+//! The trial of `check`: the daemon's own writer writes the newest records in transactions that are rolled back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

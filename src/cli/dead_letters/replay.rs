@@ -356,7 +356,7 @@ impl Transaction for ReplayStore {
         self.inner.probe().await
     }
 
-    /// Gives the records that failed again their new reason. They are stored already.
+    /// Stores the new reason of the records that failed again. Their dead letters exist already.
     async fn dead_letter(&mut self, _batch: &Batch, rejects: &[&RejectedRecord]) -> Result<(), WriteError> {
         let ids: Vec<i64> = {
             let page = lock(&self.page);

@@ -6,7 +6,7 @@ use super::values::Typed;
 
 /// The most columns of a proposal. Further fields go into the column for all remaining fields.
 const COLUMNS_MAX: usize = 200;
-/// The most members of an object that may become columns of their own.
+/// An object's members become columns of their own only if there are no more than this many.
 const SPREAD_MAX: usize = 16;
 /// If an array's elements are to become the rows, there may be at most this many fields beside the array. A record with more
 /// fields is meaningful by itself, and would be lost if its array were empty.
@@ -59,7 +59,8 @@ impl Columns {
         }
     }
 
-    /// Adds the members of an object, except those that contain the array of the rows.
+    /// Adds the members of an object. Leaves out the array whose elements are the rows. Of an object that contains this array,
+    /// only the other members are added.
     fn members(&mut self, level: &Level<'_>, path: &mut Vec<String>, node: &Node, array: &[String]) {
         for (name, member) in &node.members {
             path.push(name.clone());

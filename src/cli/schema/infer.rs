@@ -69,7 +69,8 @@ pub(super) enum Mode {
 }
 
 impl Sample {
-    /// Adds one record to the sample. `schemas` returns the schema with the number in the frame of a key or a value.
+    /// Adds one record to the sample. `schemas` returns the schema that has a given number. The number comes from the frame of
+    /// the key or of the value.
     pub(super) fn add<S>(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, mut schemas: impl FnMut(u32) -> Option<S>)
     where
         S: AsRef<Schema>,

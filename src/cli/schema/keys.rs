@@ -179,7 +179,7 @@ impl Keys {
 impl Binary {
     fn add(&mut self, key: &[u8]) {
         self.count += 1;
-        // If the eight bytes of a float are read as a whole number, it is nearly always far beyond 2^53.
+        // If the eight bytes of a float are read as a whole number, the number is nearly always far beyond 2^53.
         self.integers += u64::from(integer(key).is_some_and(|number| number.unsigned_abs() < 1 << 53));
         let float = match key.len() {
             8 => key.try_into().ok().map(f64::from_be_bytes),

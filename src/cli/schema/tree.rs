@@ -21,7 +21,7 @@ pub(super) struct Node {
     pub(super) declared: Option<Typed>,
     /// The members, in the order in which they first occurred.
     pub(super) members: Vec<(String, Node)>,
-    /// The elements of all arrays in this field.
+    /// One node for the elements of all arrays in this field.
     pub(super) element: Option<Box<Node>>,
 }
 

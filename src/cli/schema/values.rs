@@ -131,8 +131,8 @@ impl Seen {
                 let all = numbers.and(&texts.numbers);
                 if texts.special > 0 { Typed::plain("float8") } else { all.type_of(name) }
             }
-            // A text column accepts any of these together with text. Numbers and booleans without text become jsonb, because
-            // nobody wants them as text.
+            // A text column accepts texts, numbers and booleans together. Numbers and booleans without text become jsonb,
+            // because nobody wants them as text.
             (_, _, true) => Typed::plain("text"),
             _ => Typed::plain("jsonb"),
         })
