@@ -99,9 +99,9 @@ impl<S> std::fmt::Debug for Control<S> {
     }
 }
 
-/// Runs every pipeline until `control.shutdown`, then drains. With [`Until::Now`], it also ends when the records that Kafka holds
-/// at the start are written. After the shutdown it ends within `limits.drain_timeout`. The signals are parameters, so that a test
-/// can end the daemon as a signal would.
+/// Runs every pipeline until `control.shutdown`, then drains. With [`Until::Now`], the daemon also ends when the records that
+/// Kafka holds at the start are written. After the shutdown, the daemon ends within `limits.drain_timeout`. The signals are
+/// parameters, so that a test can end the daemon as a signal would.
 ///
 /// # Errors
 /// [`FatalError::Stopped`] if no pipeline runs any more, with the reason of each. [`FatalError::Unfinished`] if the daemon was

@@ -228,7 +228,7 @@ impl WriterMetrics {
         self.unknown.increment(1);
     }
 
-    /// Counts a ledger that wasn't at the offset where we left it.
+    /// Counts a case in which the ledger wasn't at the offset where we left it.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -281,7 +281,7 @@ impl ConsumerMetrics {
         self.consumed.increment(records);
     }
 
-    /// Counts a ledger that was behind the offset that we knew to be committed.
+    /// Counts a case in which the ledger was behind the offset that we knew to be committed.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -362,7 +362,7 @@ pub fn lag_age(pipeline: &Arc<str>, age: Option<Duration>) {
     gauge!(LAG_AGE, "pipeline" => Arc::clone(pipeline)).set(age.map_or(UNKNOWN, |age| age.as_secs_f64()));
 }
 
-/// Sets the delay that Kafka's quotas add to its answers.
+/// Sets the delay that Kafka's quotas add to Kafka's answers.
 pub fn throttled(pipeline: &Arc<str>, delay: Duration) {
     gauge!(THROTTLE, "pipeline" => Arc::clone(pipeline)).set(delay.as_secs_f64());
 }

@@ -23,9 +23,10 @@ pub struct Pipeline {
     pub topics: Topics,
     /// The consumer group; the pipeline's name by default.
     pub group: String,
-    /// Consumers in this process, each a thread and a connection. Default [`CONSUMERS`](super::defaults::CONSUMERS).
+    /// How many consumers this process runs. Each has a thread and a connection. Default
+    /// [`CONSUMERS`](super::defaults::CONSUMERS).
     pub consumers: NonZeroU32,
-    /// Where partitions that exist at the first start begin. Default: earliest.
+    /// Where reading begins in partitions that exist at the first start. Default: earliest.
     pub start: Start,
     /// The protocol by which partitions are assigned within the group.
     pub group_protocol: GroupProtocol,
@@ -85,7 +86,7 @@ pub enum Topics {
     Pattern(String),
 }
 
-/// Where partitions that exist at the first start begin.
+/// Where reading begins in partitions that exist at the first start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// The oldest record that Kafka still has.

@@ -143,7 +143,7 @@ fn server(scheme: &str, user: Option<&str>, host: &str, port: Option<&str>, path
     Server { name, url: Secret::new(url), is_socket }
 }
 
-/// Splits the parameters of a URL into those that name servers and the rest, unchanged.
+/// The parameters of a URL: those that name servers, and in `rest` all others, unchanged.
 #[derive(Default)]
 struct Query {
     hosts: Option<String>,

@@ -1,5 +1,4 @@
-//! Prints the configuration: the settings that files and environment give together, and the JSON schema of all
-//! settings.
+//! Prints the merged settings of all files and the environment, and the JSON schema of the configuration.
 
 use config::{Map, Value, ValueKind};
 use serde_json::json;

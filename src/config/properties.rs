@@ -213,7 +213,8 @@ pub(super) fn check_protocol(table: &ConfigNode<'_>, pipeline: &str, is_consumer
     }
 }
 
-/// Returns the property that a variable's name means: `SASL_PASSWORD` is `sasl.password`, `SASL_PASSWORD_FILE` its file.
+/// Returns the property that the end of a variable's name means: `SASL_PASSWORD` means `sasl.password`, and
+/// `SASL_PASSWORD_FILE` means `sasl.password_file`.
 pub(super) fn by_folded_name(part: &str) -> Option<String> {
     let folded = fold(part);
     let find = |folded: &str| NAMES.iter().find(|name| fold(name) == folded).map(|name| (*name).to_owned());

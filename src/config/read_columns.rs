@@ -173,7 +173,7 @@ fn aggregate(node: &ConfigNode<'_>) -> Option<Aggregate> {
     Some(Aggregate { function, condition: row_filter::read(&node.at("where")) })
 }
 
-/// `zone`: UTC or a name of the time zone database.
+/// Reads `zone`: UTC or a name of the time zone database.
 fn zone(node: &ConfigNode<'_>) -> Option<TimeZone> {
     let name = node.text()?;
     TimeZone::get(name)

@@ -8,7 +8,7 @@ use super::{Content, Secret};
 /// A secret text, or the file that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
-    /// In the configuration or a variable.
+    /// The text itself, as the configuration or a variable contains it.
     Inline(Secret),
     /// The file is read again for each request, so that a rotated secret is picked up.
     File(PathBuf),

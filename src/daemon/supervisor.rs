@@ -31,7 +31,7 @@ const RESUME_LOOK: Duration = Duration::from_secs(1);
 
 type Outcome = Result<Remainder, Stopped>;
 
-/// The pipelines of a process.
+/// Runs the pipelines of a process.
 pub(super) struct Supervisor {
     daemon: Arc<Daemon>,
     /// The name under which this daemon's consumers join their groups.

@@ -173,19 +173,19 @@ pub(super) enum Sign {
     /// The partition is read and written, or another instance owns it and its ledger row advances.
     #[default]
     Flowing,
-    /// Its claim hasn't been granted yet.
+    /// The partition's claim hasn't been granted yet.
     Claiming,
-    /// Its consumer waits for Postgres, Kafka or a schema.
+    /// The partition's consumer waits for Postgres, Kafka or a schema.
     Waiting,
-    /// `flow.max_rows_per_second` holds back its consumer.
+    /// `flow.max_rows_per_second` holds back the partition's consumer.
     Held,
-    /// Its consumer's batch is full, and the writer is busy.
+    /// The batch of the partition's consumer is full, and the writer is busy.
     Full,
     /// Another claim has replaced ours.
     Fenced,
-    /// A log-loss condition stopped it.
+    /// A log-loss condition stopped the partition.
     Stopped,
-    /// Another instance owns it, it has lag, and its ledger row doesn't advance.
+    /// Another instance owns the partition, there is lag, and the partition's ledger row doesn't advance.
     Silent,
 }
 

@@ -47,7 +47,7 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct Viewers {
     frames: broadcast::Sender<Arc<str>>,
-    /// The document that the viewers have, with its fingerprint; `None` if there are no viewers.
+    /// The document that the viewers have, and the id of the first event that they don't have; `None` if there are no viewers.
     told: Option<(Value, u64)>,
 }
 

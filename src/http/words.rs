@@ -90,7 +90,7 @@ pub(super) struct Facts {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct RecentDeadLetters {
     pub(super) count: u64,
-    /// Their share of the records in that time, from 0 to 1.
+    /// The share of the records of those five minutes that became dead letters, from 0 to 1.
     pub(super) share: f64,
 }
 
@@ -224,7 +224,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     }
     if let Some(dead) = facts.dead {
         let reason = facts.dead_reason.as_deref().map(|reason| format!(", the newest: {reason}")).unwrap_or_default();
-        // While the pipeline waits or has stopped, this part would be wrong.
+        // While the pipeline waits or has stopped, this part of the sentence would be wrong.
         let others = if facts.state == PipelineState::Flowing { " The other records are written." } else { "" };
         say(
             Level::Warning,
@@ -355,7 +355,7 @@ fn waits(waiting: &Waiting) -> String {
     }
 }
 
-/// Returns what limits a pipeline that waits for this.
+/// Returns what limits a pipeline that waits because of `cause`.
 pub(super) fn limit_while_waiting(cause: WaitCause) -> &'static str {
     match cause {
         WaitCause::Kafka => "Kafka is unavailable: no records arrive.",

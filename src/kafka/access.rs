@@ -14,7 +14,7 @@ use super::observer::TIMEOUT;
 use super::rebalance::Notes;
 use super::settings::Settings;
 
-/// The longest wait between two checks of the time.
+/// The longest wait between two checks of the elapsed time.
 const POLL: Duration = Duration::from_millis(100);
 
 /// Returns which of `topics` the brokers don't allow us to read. Only a fetch shows this, because the right to see a topic

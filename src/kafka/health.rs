@@ -39,7 +39,7 @@ pub struct KafkaHealth {
     /// `kafka.bootstrap_servers`.
     servers: String,
     group: String,
-    /// Whether faults are logged as they occur. A command doesn't log them, because it reports them at its end.
+    /// Whether failed connections are logged when they fail. A command doesn't log them, because its error names the cause.
     logs: bool,
     state: Mutex<State>,
     lines: Mutex<HashMap<String, Line>>,
@@ -53,7 +53,7 @@ struct State {
     denied: Option<Fault>,
     /// The fault of the last request, if it failed with another error; `None` once a request is answered.
     failed: Option<Fault>,
-    /// The newest fault of each broker's connections that isn't known to be over.
+    /// For each broker, the newest fault of its connections, unless that fault is known to be over.
     connections: BTreeMap<String, (Instant, Fault)>,
     consumers: BTreeMap<u32, Consumer>,
     /// Since when Kafka has answered not to have these listed topics.
@@ -105,7 +105,7 @@ struct Line {
 }
 
 impl KafkaHealth {
-    /// Returns the health for a daemon's pipeline, which logs what happens.
+    /// Returns the health for a daemon's pipeline, which logs failed connections.
     pub fn new(pipeline: Arc<str>, servers: &str, group: &str) -> Self {
         Self {
             pipeline,
@@ -117,7 +117,7 @@ impl KafkaHealth {
         }
     }
 
-    /// Returns the health for a command, which logs nothing.
+    /// Returns the health for a command, which doesn't log failed connections.
     pub fn of_command(servers: &str, group: &str) -> Self {
         Self { logs: false, ..Self::new("".into(), servers, group) }
     }
@@ -286,7 +286,7 @@ impl KafkaHealth {
         lock(&self.state).troubled_at.is_some_and(|at| at.elapsed() < within)
     }
 
-    /// Returns the newest fault of a connection that isn't known to be over.
+    /// Returns the newest fault of any broker's connection, unless all such faults are known to be over.
     pub fn connection_fault(&self) -> Option<Fault> {
         lock(&self.state).newest().cloned()
     }
@@ -376,8 +376,8 @@ impl State {
         self.connections.values().max_by_key(|(at, _)| *at).map(|(_, fault)| fault)
     }
 
-    /// Returns why Kafka doesn't serve the pipeline, and since when. A missing topic is the answer of a Kafka that serves
-    /// requests, so any fault comes first.
+    /// Returns why Kafka doesn't serve the pipeline, and since when. Any fault is returned before a missing topic, because a
+    /// Kafka that reports a missing topic does answer requests.
     fn trouble(&self, now: Instant, servers: &str) -> Option<(Instant, Trouble)> {
         if let Some((since, fault)) = self.fault(now, servers) {
             return Some((since, Trouble::kafka(&fault)));

@@ -61,8 +61,8 @@ pub type Answer<T> = Result<T, Unanswered>;
 pub struct Observer {
     health: Arc<KafkaHealth>,
     client: Arc<BaseConsumer<Notes>>,
-    /// The admin client, created when it is first needed: it has its own connections, and a client that ends during its login
-    /// logs a warning.
+    /// The admin client, which has its own connections. It is created only when it is needed, because a client that ends during
+    /// its login logs a warning.
     admin: OnceLock<Arc<AdminClient<DefaultClientContext>>>,
     /// Settings of further clients, which are created when they are needed.
     settings: Settings,
@@ -78,7 +78,7 @@ impl std::fmt::Debug for Observer {
 #[derive(Clone, Debug)]
 pub struct SharedObserver(Arc<Observer>);
 
-/// Why a request has no answer.
+/// Why [`SharedObserver::ask`] returns no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError<E> {
     /// The request returned this error.

@@ -21,7 +21,7 @@ use super::settings::Settings;
 
 /// If Kafka sends nothing for this long, reading is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// The longest wait between two checks of the time.
+/// The longest wait between two checks of the elapsed time.
 const POLL: Duration = Duration::from_millis(200);
 
 /// Reads ranges of logs.

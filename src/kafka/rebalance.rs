@@ -127,8 +127,8 @@ impl Notes {
         std::mem::take(&mut *lock(&self.events))
     }
 
-    /// Takes the offsets up to which logs were read, for partitions without a record that is still to be delivered.
-    /// librdkafka's statistics report them every few seconds.
+    /// Takes the offsets up to which logs were read, as librdkafka's statistics report them every few seconds. A partition is
+    /// left out while librdkafka holds records of it that are still to be delivered.
     pub fn take_read(&self) -> Vec<(TopicPartition, Offset)> {
         std::mem::take(&mut *lock(&self.read))
     }
@@ -263,7 +263,7 @@ impl ConsumerContext for Notes {
 
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
         if let Err(error) = &result {
-            // Only tools that show lag are affected: they fall behind. The ledger is correct.
+            // Only tools that show lag are affected: they show an older position. The ledger is correct.
             debug!(consumer = self.consumer, %error, "Kafka did not take the committed offsets");
             if error.rdkafka_error_code() == Some(Code::GroupAuthorizationFailed) {
                 self.group_denied();

@@ -93,7 +93,7 @@ impl Client {
         Ok(document)
     }
 
-    /// Appends the schemas that references name. A schema comes after those to which it refers itself.
+    /// Appends the schemas that references name. A schema comes after the schemas to which it refers.
     fn references(
         &self,
         references: &[Reference],

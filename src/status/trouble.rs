@@ -22,7 +22,7 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Returns the trouble with a Kafka that doesn't answer, or denies a request, for this reason.
+    /// Returns the trouble with a Kafka that doesn't answer or denies a request. `error` says why.
     pub fn kafka(error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Kafka, error: error.to_string() }
     }

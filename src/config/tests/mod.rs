@@ -1,4 +1,4 @@
-//! Faults, layers and secrets, as a user meets them.
+//! Tests of the whole configuration, from the texts of files to settings or faults.
 
 mod faults;
 mod layers;
