@@ -110,7 +110,7 @@ pub fn diagnose(look: &Observation<'_>, now: Instant) -> Option<Stall> {
     })
 }
 
-/// Checks once per second, until it is dropped.
+/// Checks a pipeline's partitions once per second, until the future is dropped.
 pub async fn watch(pipeline: Arc<Pipeline>) {
     let mut ticks = interval(LOOK);
     let mut consumers: Vec<Watched> = pipeline.consumers.iter().map(|_| Watched::default()).collect();

@@ -19,7 +19,7 @@ const LINE: Duration = Duration::from_secs(10);
 /// Returns to the start of the line and clears it.
 const CLEAR: &str = "\r\x1b[K";
 
-/// Shows progress until it is dropped.
+/// Shows a command's progress until this value is dropped.
 pub(super) struct Progress {
     state: Arc<State>,
     /// The task that shows the progress. It ends when this handle is dropped.

@@ -30,7 +30,7 @@ impl DeadLetterNews {
             self.seen.pop_front();
         }
         self.seen.push_back((rows, dead));
-        // While there are fewer samples, count from 0: all counters of a pipeline begin at 0.
+        // With too few samples for five minutes, count from 0: all counters of a pipeline begin at 0.
         let (rows_before, dead_before) = if self.seen.len() > SAMPLES { self.seen[0] } else { (0, 0) };
         let (rows, count) = (rows - rows_before, dead - dead_before);
         if count == 0 {

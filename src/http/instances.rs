@@ -42,7 +42,7 @@ pub(super) struct Instance {
     pub(super) age_seconds: f64,
 }
 
-/// Updates our row and reads those of the others, until it is dropped.
+/// Updates our row and reads those of the others, until the future is dropped.
 pub(super) async fn run(site: Arc<Site>) {
     let mut config = site.daemon.config();
     let mut connector = Connector::new(Arc::new(config.postgres.clone()), None);

@@ -203,7 +203,7 @@ impl Watch {
     }
 }
 
-/// Takes samples until it is dropped.
+/// Takes samples until the future is dropped.
 pub(super) async fn run(site: Arc<Site>) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -18,7 +18,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// A session that holds a lock for which another one waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocker {
-    /// The pid of its backend.
+    /// The pid of the session's backend.
     pub pid: i32,
     application_name: String,
     state: String,
@@ -74,7 +74,7 @@ pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output 
     (result, note)
 }
 
-/// Checks until it is dropped.
+/// Looks for blockers of the backend `pid`, and ends suspended ones, until the future is dropped.
 async fn look(connector: &Connector, pid: i32, note: &mut Option<String>) -> std::convert::Infallible {
     sleep(PATIENCE).await;
     let mut connection = None;

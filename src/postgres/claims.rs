@@ -109,7 +109,7 @@ pub async fn wait_at(
     Ok(())
 }
 
-/// Returns which of these have no ledger row.
+/// Returns which of these partitions have no ledger row.
 ///
 /// # Errors
 /// The error of the statement.

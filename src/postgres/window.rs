@@ -22,7 +22,7 @@ const CHUNK: usize = 256 * 1024;
 /// table.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
-    /// The version of the plan for which they were created.
+    /// The version of the plan for which the staging tables were created.
     version: u64,
     /// The existing staging tables, each with the oids of the defaults that it was given.
     there: BTreeMap<u16, Vec<i64>>,
@@ -35,8 +35,8 @@ pub(super) struct Stages {
 }
 
 impl Stages {
-    /// Begins a transaction with this plan. Staging tables that the previous transaction created are now permanent, and its
-    /// commit emptied all of them.
+    /// Begins a transaction with the plan of this version. Staging tables that the previous transaction created are now
+    /// permanent, and its commit emptied all of them.
     pub(super) fn begin(&mut self, version: u64) {
         self.new.clear();
         self.filled.clear();
