@@ -7,7 +7,8 @@ use std::path::Path;
 /// memory that the kernel counts and the budget doesn't: thread stacks, socket buffers, the binary's pages.
 const MOST_PERCENT: u64 = 90;
 
-/// Version 1 writes "no limit" as the largest multiple of the page size. No machine has this much.
+/// Limits from this number of bytes upwards mean "no limit". Version 1 of control groups writes the largest multiple of the
+/// page size for "no limit", and no machine has that much memory.
 const UNLIMITED: u64 = 1 << 60;
 
 /// Returns a warning if the memory budget, in bytes, comes too close to the limit of this process's control group.
@@ -35,7 +36,8 @@ fn limit(root: &Path) -> Option<u64> {
     groups.lines().filter_map(|line| limit_of(root, line)).min()
 }
 
-/// Reads the limit for one line of `/proc/self/cgroup`: `0::/PATH` for version 2, `4:memory:/PATH` for version 1.
+/// Returns the lowest limit that applies to the group in one line of `/proc/self/cgroup`: `0::/PATH` for version 2,
+/// `4:memory:/PATH` for version 1.
 fn limit_of(root: &Path, line: &str) -> Option<u64> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (controllers, path) = (parts.next()?, parts.next()?);
@@ -46,8 +48,9 @@ fn limit_of(root: &Path, line: &str) -> Option<u64> {
         }
         _ => return None,
     };
-    // A group's limit also applies to the groups below it, so look at all folders up to the root. In a container, the path may be
-    // the host's, which doesn't exist inside: such folders are skipped, and the mount itself is the container's group.
+    // A group's limit also applies to the groups below it, so look at all folders up to the root. In a container, the path may
+    // be that of the host and not exist here. Folders that don't exist are skipped, and the root of the mount is the
+    // container's own group.
     let folders = Path::new(path.trim_start_matches('/')).ancestors();
     let limits = folders.filter_map(|folder| fs::read_to_string(root.join(mount).join(folder).join(file)).ok());
     limits.filter_map(|text| text.trim().parse::<u64>().ok()).filter(|&bytes| bytes < UNLIMITED).min()
@@ -57,7 +60,7 @@ fn limit_of(root: &Path, line: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Writes these files into a new temporary folder, which stands for `/`.
+    /// Writes these files into a new temporary folder, which is used in place of `/`.
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a folder");
         for (path, text) in files {

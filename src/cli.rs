@@ -1,4 +1,4 @@
-//! The commands, one file each.
+//! The command line: parses the arguments and runs the command. Each command has one file.
 
 mod check;
 mod config;
@@ -102,7 +102,7 @@ struct Files {
     config: Vec<PathBuf>,
 }
 
-/// Arguments of every command but `run`.
+/// Arguments that most commands share.
 #[derive(Debug, clap::Args)]
 struct Common {
     #[command(flatten)]
@@ -116,12 +116,12 @@ struct Common {
 }
 
 impl Common {
-    /// Loads and checks the configuration.
+    /// Loads the configuration and starts logging.
     fn load(&self) -> Result<Config, FatalError> {
         load_quietly(&self.files)
     }
 
-    /// Returns the selected pipelines.
+    /// Returns the pipeline that `--pipeline` names, or all pipelines without it. Fails if there is no pipeline of that name.
     fn pipelines<'a>(&self, config: &'a Config) -> Result<Vec<&'a Pipeline>, FatalError> {
         let Some(name) = &self.pipeline else { return Ok(config.pipelines.iter().collect()) };
         match config.pipelines.iter().find(|pipeline| pipeline.name == *name) {
@@ -133,7 +133,7 @@ impl Common {
         }
     }
 
-    /// Returns the only selected pipeline.
+    /// Returns the selected pipeline. Fails if more than one is selected.
     fn only<'a>(&self, config: &'a Config) -> Result<&'a Pipeline, FatalError> {
         match self.pipelines(config)?.as_slice() {
             [one] => Ok(one),
@@ -205,8 +205,7 @@ fn load(files: &Files) -> Result<Config, FatalError> {
     Ok(config)
 }
 
-/// Loads the configuration for a command. Commands print their own results, so only warnings of librdkafka and of tidegate are
-/// logged.
+/// Loads the configuration for a command. Commands print their own results, so only warnings and errors are logged.
 fn load_quietly(files: &Files) -> Result<Config, FatalError> {
     let config = parse(files)?;
     start_command_logging(&config);

@@ -188,11 +188,11 @@ pub struct Postgres {
     pub lock_timeout: Duration,
     /// The longest time that Postgres may work on one statement. Default [`defaults::STATEMENT_TIMEOUT`].
     pub statement_timeout: Duration,
-    /// The longest wait for one answer of Postgres. After it the connection is closed, and the ledger says what happened.
-    /// Default [`defaults::WRITE_TIMEOUT`].
+    /// The longest wait for one answer of Postgres. After this time, the connection is closed, and the ledger says whether the
+    /// transaction was committed. Default [`defaults::WRITE_TIMEOUT`].
     pub write_timeout: Duration,
-    /// How long a transaction may be idle, its client suspended, before Postgres ends it and releases its locks. Default
-    /// [`defaults::IDLE_IN_TRANSACTION_TIMEOUT`].
+    /// How long a transaction may be idle, for example because its client is suspended, before Postgres ends it and releases
+    /// its locks. Default [`defaults::IDLE_IN_TRANSACTION_TIMEOUT`].
     pub idle_in_transaction_timeout: Duration,
 }
 
@@ -219,7 +219,7 @@ pub struct Http {
 pub struct Log {
     /// The format of log lines. Default text.
     pub format: LogFormat,
-    /// The level from which lines are logged. Default [`defaults::LOG_LEVEL`].
+    /// The least severe level that is logged. Default [`defaults::LOG_LEVEL`].
     pub level: tracing::Level,
 }
 
@@ -245,12 +245,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns how long after the stop a poll loop waits until what it has read is written. Then it leaves its group.
+    /// Returns how long after the stop a poll loop still waits until everything that it has read is written. Then the poll loop
+    /// leaves its group.
     pub fn flush_timeout(&self) -> Duration {
         self.drain_timeout - 2 * self.reserve()
     }
 
-    /// Returns how long after the stop a pipeline ends at the latest.
+    /// Returns the time from the stop until a pipeline has ended at the latest.
     pub fn pipeline_timeout(&self) -> Duration {
         self.drain_timeout - self.reserve()
     }

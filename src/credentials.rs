@@ -20,7 +20,7 @@ const OUTPUT_MAX: u64 = 1 << 20;
 pub struct Issued {
     /// The password or the token.
     pub secret: Secret,
-    /// How long it is valid from now on. `None` if the program didn't say.
+    /// How long the secret is valid from now on. `None` if the program didn't say.
     pub lifetime: Option<Duration>,
     /// The principal of a token, if the program named one.
     pub principal: Option<String>,
@@ -38,7 +38,7 @@ struct Document {
 /// Runs a program, with its arguments, and reads the secret that it prints. If the future is dropped, the program is killed.
 ///
 /// # Errors
-/// If it can't be run, fails, or prints nothing usable; the text names `key`, under which the program is configured.
+/// If the program can't be run, fails, or prints nothing usable. The text names `key`, under which the program is configured.
 pub async fn run(key: &str, command: &[String]) -> Result<Issued, String> {
     let Some((program, arguments)) = command.split_first() else { return Err(format!("`{key}` is empty")) };
     let said = |why: String| format!("`{key}` ({program}): {why}");

@@ -58,8 +58,8 @@ pub struct Reload {
 }
 
 impl Daemon {
-    /// Returns the current configuration. A pipeline that a reload left running was started with an earlier configuration, in
-    /// which everything that concerns it is equal.
+    /// Returns the current configuration. A pipeline that a reload left running was started with an earlier configuration.
+    /// Everything that concerns this pipeline is equal in both.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&lock(&self.live).config)
     }
@@ -78,17 +78,17 @@ impl Daemon {
 /// How long a daemon runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// Until it is told to end.
+    /// Until the daemon is told to end.
     Told,
-    /// Until the records that Kafka holds at the start are written, or it is told to end.
+    /// Until the records that Kafka holds at the start are written, or the daemon is told to end.
     Now,
 }
 
 /// Controls of a running daemon.
 pub struct Control<S> {
-    /// Tells it to drain and end.
+    /// Completes when the daemon must drain and end.
     pub shutdown: S,
-    /// Makes it read its configuration again.
+    /// Each message makes the daemon read its configuration again.
     pub reloads: mpsc::Receiver<()>,
     pub load: Box<dyn Fn() -> Result<Config, Faults> + Send + Sync>,
 }
@@ -99,13 +99,14 @@ impl<S> std::fmt::Debug for Control<S> {
     }
 }
 
-/// Runs every pipeline until `control.shutdown`, then drains. With [`Until::Now`], it also ends when the records that Kafka holds
-/// at the start are written. After the shutdown it ends within `limits.drain_timeout`. The signals are parameters, so that a test
-/// can end the daemon as a signal would.
+/// Runs every pipeline until `control.shutdown`, then drains. With [`Until::Now`], the daemon also ends when the records that
+/// Kafka holds at the start are written. After the shutdown, the daemon ends within `limits.drain_timeout`. The signals are
+/// parameters, so that a test can end the daemon as a signal would.
 ///
 /// # Errors
-/// [`FatalError::Stopped`] if no pipeline runs any more, with the reason of each. [`FatalError::Unfinished`] if it was told to
-/// end and records are left: those that were read and not written, or with [`Until::Now`] all that are not written.
+/// [`FatalError::Stopped`] if no pipeline runs any more, with the reason of each. [`FatalError::Unfinished`] if the daemon was
+/// told to end and records are left. These are the records that were read and not written. With [`Until::Now`], they are all
+/// records that are not written.
 pub async fn run<S: Future<Output = ()>>(
     config: Config,
     prometheus: PrometheusHandle,
@@ -144,7 +145,7 @@ pub async fn run<S: Future<Output = ()>>(
 
     let supervisor = Supervisor::new(Arc::clone(&daemon), name, Arc::clone(&manager), until);
     let (outcome, told_at) = supervisor.run(control).await;
-    // End the heartbeat first; otherwise it could insert our row again after it was deleted.
+    // Stop the heartbeat first. Otherwise it could insert our row again after `deregister` has deleted the row.
     side.shutdown().await;
     let config = daemon.config();
     let left = told_at.map(|at| (at + config.limits.drain_timeout).saturating_duration_since(Instant::now()));

@@ -8,16 +8,16 @@ pub const UNAVAILABLE: u8 = 69;
 /// A fault stopped the daemon: `EX_SOFTWARE`.
 pub const SOFTWARE: u8 = 70;
 
-/// The process ended before all was written; the next start resumes there: `EX_TEMPFAIL`.
+/// The process ended before all was written, and the next start continues: `EX_TEMPFAIL`.
 pub const UNFINISHED: u8 = 75;
 
-/// Why a command failed.
+/// Why a command or the daemon failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FatalError {
     /// The configuration is wrong. The text has all its faults.
     #[error("{0}")]
     Config(String),
-    /// Kafka or Postgres can't be reached, and the command can't wait for it.
+    /// A service, such as Kafka or Postgres, can't be reached, and the command doesn't wait any longer.
     #[error("{0}")]
     Unavailable(String),
     /// The process was told to end, or gave up, before all was written. The text says what is left.

@@ -49,7 +49,7 @@ struct Site {
     instances: Mutex<Instances>,
 }
 
-/// Serves until it is dropped.
+/// Serves requests until the future is dropped.
 ///
 /// # Cancel safety
 /// May be dropped at any point. Call `deregister` afterwards, to delete our row of `tidegate.instance`.

@@ -1,4 +1,4 @@
-//! The memory budget of the process, divided into what each consumer may hold. Pure.
+//! Divides the memory budget of the process among the pipelines and their consumers. Pure.
 //!
 //! The memory of a consumer is at most the sum of these parts, and a quarter more for the allocator:
 //!
@@ -66,7 +66,8 @@ pub struct Share {
 /// Divides the budget for a pipeline. Each pipeline has the same guaranteed share, so that none can take another's.
 ///
 /// # Errors
-/// If not even the batches fit: the text says how much is needed, and what to change.
+/// If the share is too small for the pipeline's batches and the smallest prefetch. The text says how much is needed, and what
+/// to change.
 pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
     let pipelines = config.pipelines.len() as u64;
     let consumers = u64::from(pipeline.consumers.get());

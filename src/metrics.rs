@@ -61,7 +61,7 @@ const RESIDENT: &str = "process_resident_memory_bytes";
 const RETRIED_CLASSES: [&str; 12] =
     ["connection", "deadline", "08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"];
 
-/// Upper bounds of the latency histograms, in seconds: finer around the default of `batch.max_age`.
+/// Upper bounds of the latency histograms, in seconds. The steps are smaller near the default of `batch.max_age`.
 const SECONDS: [f64; 18] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.75, 1.0, 2.5, 10.0, 60.0, 600.0];
 const ROWS: [f64; 11] = [1.0, 10.0, 100.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 2.5e4, 5e4, 1e5];
@@ -126,7 +126,7 @@ fn describe() {
     g!(RESIDENT, "Resident memory of the process, to compare with tidegate_memory_limit_bytes");
 }
 
-/// Describes the metrics of the process.
+/// Sets the metrics of the process: the memory budget and the version.
 pub fn process(memory_limit: u64) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     gauge!(MEMORY_LIMIT).set(memory_limit as f64);
@@ -158,7 +158,7 @@ impl std::fmt::Debug for WriterMetrics {
 }
 
 impl WriterMetrics {
-    /// Handles for one pipeline.
+    /// Makes the handles for one pipeline.
     pub fn new(pipeline: &Arc<str>) -> Self {
         let name = || Arc::clone(pipeline);
         Self {
@@ -189,7 +189,7 @@ impl WriterMetrics {
         self.write.record(took);
     }
 
-    /// Counts a committed transaction.
+    /// Counts a committed transaction: its rows, its dead letters by reason, and the latency of each of its records.
     pub fn committed(&self, batch: &Batch, window: Range<u32>, rows: u64, dead: impl Iterator<Item = &'static str>) {
         self.rows.increment(rows);
         for reason in dead {
@@ -228,7 +228,7 @@ impl WriterMetrics {
         self.unknown.increment(1);
     }
 
-    /// Counts a ledger that wasn't at the offset where we left it.
+    /// Counts a case in which the ledger wasn't at the offset where we left it.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -257,7 +257,7 @@ impl std::fmt::Debug for ConsumerMetrics {
 }
 
 impl ConsumerMetrics {
-    /// Handles for one consumer of a pipeline.
+    /// Makes the handles for one consumer of a pipeline.
     pub fn new(pipeline: &Arc<str>, consumer: u32) -> Self {
         let name = || Arc::clone(pipeline);
         let consumer = consumer.to_string();
@@ -281,7 +281,7 @@ impl ConsumerMetrics {
         self.consumed.increment(records);
     }
 
-    /// Counts a ledger that was behind the offset that we knew to be committed.
+    /// Counts a case in which the ledger was behind the offset that we knew to be committed.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -291,7 +291,7 @@ impl ConsumerMetrics {
         self.rebalances.increment(1);
     }
 
-    /// Sets what the consumer holds.
+    /// Sets how many partitions the consumer owns, how many of them are paused, and how many bytes its batches hold.
     pub fn holds(&self, assigned: usize, paused: usize, buffered: usize) {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         let [assigned, paused, buffered] = [assigned as f64, paused as f64, buffered as f64];
@@ -343,8 +343,7 @@ pub fn lag(pipeline: &Arc<str>, source: &TopicPartition, lag: Option<(u64, f64)>
     }
 }
 
-/// Sets whether a partition's log can't be the one that the ledger describes, and why; `None` if it may be. Series of other causes
-/// are absent.
+/// Sets the log-loss condition of a partition; `None` if it has none. The series of all other causes are absent.
 pub fn log_loss(pipeline: &Arc<str>, source: &TopicPartition, condition: Option<&LossCondition>) {
     let current = condition.map(LossCondition::cause);
     for cause in LossCondition::CAUSES {
@@ -363,7 +362,7 @@ pub fn lag_age(pipeline: &Arc<str>, age: Option<Duration>) {
     gauge!(LAG_AGE, "pipeline" => Arc::clone(pipeline)).set(age.map_or(UNKNOWN, |age| age.as_secs_f64()));
 }
 
-/// Sets the delay that Kafka's quotas add to its answers.
+/// Sets the delay that Kafka's quotas add to Kafka's answers.
 pub fn throttled(pipeline: &Arc<str>, delay: Duration) {
     gauge!(THROTTLE, "pipeline" => Arc::clone(pipeline)).set(delay.as_secs_f64());
 }

@@ -115,8 +115,8 @@ impl Pipeline {
         lock(&self.phase).clone()
     }
 
-    /// Returns its state: a running pipeline waits as soon as one of its consumers does. If it waits for both Kafka and
-    /// Postgres, the state is that of Postgres.
+    /// Returns the pipeline's state. A running pipeline waits as soon as the writer of one of its consumers waits. If it waits
+    /// for both Kafka and Postgres, the state is that of Postgres.
     pub fn state(&self) -> PipelineState {
         match self.phase() {
             PipelinePhase::Starting { .. } => PipelineState::Starting,
@@ -297,7 +297,7 @@ impl Pipeline {
         self.wait_for(workers, &stop, config.limits.pipeline_timeout()).await.inspect_err(stopped)
     }
 
-    /// Measures the pipeline's lag for as long as the process lives.
+    /// Starts to measure the pipeline's lag and its dead letters. This continues after the pipeline has stopped.
     fn measure(&self, connector: &Connector, observer: &SharedObserver) {
         let watch = LagWatch::new(
             Arc::clone(&self.name),
@@ -327,8 +327,8 @@ impl Pipeline {
     }
 
     /// Waits for poll threads and writers to end. The first fault ends them all. At a shutdown the poll threads end first, and
-    /// the writers follow because their channels close. A writer that waits for Postgres would wait without end, so after the
-    /// stop they all have at most `limit`.
+    /// the writers follow because their channels close. A writer that waits for Postgres could wait without end. So `limit` is
+    /// how long they all may take after the stop.
     async fn wait_for(
         &self,
         mut workers: JoinSet<Result<(), Stopped>>,
@@ -363,8 +363,8 @@ impl Pipeline {
     }
 }
 
-/// Runs a poll loop on its own thread, because decoding and encoding would block the runtime's threads. It uses the runtime's
-/// timers. `cut` drops the loop at once.
+/// Runs a poll loop on its own thread, because decoding and encoding would block the runtime's threads. The loop uses the
+/// runtime's timers. `cut` drops the loop at once.
 ///
 /// # Errors
 /// Those of the loop; a panic there is [`Stopped::Bug`].

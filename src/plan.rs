@@ -52,7 +52,8 @@ pub struct Planned {
     pub plan: Arc<Plan>,
     /// The table for which the plan was made. If records name their table, this is a table without columns.
     pub table: PlannedTable,
-    /// If records name their table: all known tables. The number in a row's mark is the index in this list.
+    /// If records name their table: all known tables. The mark in front of an encoded row has the index of the row's table in
+    /// this list.
     pub routes: Vec<PlannedTable>,
     /// The catalogs that the routes were planned from.
     known: Vec<Catalog>,
@@ -64,7 +65,7 @@ pub struct PlannedTable {
     pub catalog: Catalog,
     /// The columns of a complete row: one that leaves no column out.
     columns: Vec<String>,
-    /// The COPY of complete rows.
+    /// The COPY statement for complete rows.
     pub copy: String,
     /// The merge after the COPY, for modes that don't copy directly into the table.
     pub merge: Option<Merge>,
@@ -96,14 +97,14 @@ impl PlannedTable {
         self.columns.iter().any(|name| name == column)
     }
 
-    /// Returns a plan that writes the same rows into another table or view with the same columns.
+    /// Returns the same plan for another table or view with the same columns.
     fn on(&self, config: &Pipeline, catalog: Catalog) -> Self {
         let Self { columns, copy, shapes, number, .. } = self;
         let taken = Taken { catalog, columns: columns.clone(), copy: copy.clone(), shapes: shapes.clone() };
         Self::new(config, taken, *number)
     }
 
-    /// Calls `ask`, which returns a statement for this table. `spec` is the pipeline's.
+    /// Calls `ask` with this table as the target of a merge, and returns what `ask` returns. `spec` belongs to the pipeline.
     pub fn with<T>(&self, spec: &RowSpec<'_>, ask: impl FnOnce(MergeTarget<'_>) -> T) -> T {
         let Self { catalog, columns, shapes, number, .. } = self;
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
@@ -145,7 +146,7 @@ impl PlanSource {
         }
     }
 
-    /// Plans for these existing tables, for a pipeline whose records name theirs.
+    /// Makes a plan for the existing tables `known`, for a pipeline whose records name their tables.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -170,7 +171,7 @@ impl PlanSource {
         Ok(Self::starting_with(config, plan(config, catalog, 1, schemas.clone())?, schemas))
     }
 
-    /// Plans for this catalog, for a trial: creates nothing, and no field becomes a column.
+    /// Makes a plan for this catalog, for a trial. Nothing is created, and no new field becomes a column.
     ///
     /// # Errors
     /// [`ReplanError::Unplannable`] names every fault.
@@ -246,8 +247,8 @@ impl PlanSource {
     }
 
     /// Finds or creates the tables that records named, and makes a plan for those that can receive rows. The connection is used
-    /// for nothing else: its session holds a lock, so that no other instance creates a table after this one has counted the
-    /// tables and before it registers one.
+    /// for nothing else: its session holds a lock. So no other instance can create a table while this one counts the tables and
+    /// registers a new one.
     ///
     /// # Errors
     /// [`ReplanError::Unplannable`] if another pipeline feeds one of them, or the role may not create it.
@@ -390,7 +391,7 @@ fn plan_routes(
     Ok(Planned { version, plan: Arc::new(plan), table, routes, known })
 }
 
-/// Handles an error of a statement that isn't about a record: an outage, or a stop.
+/// Converts an error of a statement that isn't about a record, either to an outage or to a fault that stops the pipeline.
 fn fault(error: sqlx::Error) -> ReplanError {
     let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
     match error.disposition() {

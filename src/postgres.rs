@@ -226,8 +226,8 @@ impl PgStore {
         self.keep(Stage::DeadLetters, live, result, None)
     }
 
-    /// Begins a transaction that creates the table itself: `sql`, one statement or several, runs first, and then the staging
-    /// table is created. After the rollback the caller disconnects, since the staging table is gone with it.
+    /// Begins a transaction, runs `sql` in it, and then creates the staging table. `sql` has one statement or several, which
+    /// create the table itself. After the rollback, the caller must disconnect, because the staging table is gone too.
     ///
     /// # Errors
     /// The error of the statement that failed.

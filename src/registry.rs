@@ -90,7 +90,7 @@ pub struct CachedSchemas {
 }
 
 impl CachedSchemas {
-    /// Starts the requesting thread. It ends when this is dropped.
+    /// Starts the requesting thread. The thread ends when the returned schemas are dropped.
     ///
     /// # Errors
     /// If the registry's certificates can't be read, or no thread can be started.

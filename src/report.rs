@@ -15,7 +15,7 @@ use crate::plan::PlanSource;
 use crate::status::work::{self, BatchNote, DeadLetter};
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble, lock};
 
-/// If the last committed record isn't delivered for this long and nothing follows it, it was compacted away.
+/// The last committed record counts as compacted away if neither this record nor a later one is delivered for this long.
 const GONE_AFTER: Duration = Duration::from_secs(5);
 /// How many partitions the timeline names one by one.
 const NAMED_PARTITIONS: usize = 8;
@@ -236,7 +236,7 @@ impl Listener for ClaimReport {
     }
 }
 
-/// Counts the records that a command writes.
+/// Counts the rows and the dead letters that a command commits.
 #[derive(Debug, Default)]
 pub struct Counts {
     rows: AtomicU64,

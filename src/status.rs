@@ -1,5 +1,5 @@
-//! What the daemon knows about itself, for `/readyz`, `/api/status` and the page. Poll loops, writers and claims write it, at
-//! most a few times per batch. The HTTP server reads it.
+//! What the daemon knows about itself, for `/readyz`, `/api/status` and the page. Poll loops, writers and claims update it,
+//! each at most a few times per batch. The HTTP server reads it.
 
 mod drain;
 mod state;
@@ -50,11 +50,11 @@ pub struct ConsumerStatus {
 pub enum WriterState {
     /// The last batch was written, or there has been none yet.
     Flowing,
-    /// Its writer waits for Postgres, or its records wait for schemas.
+    /// The consumer's writer waits for Postgres, or the consumer's records wait for schemas.
     Waiting {
         /// When the wait began.
         since: Instant,
-        /// The system that it waits for, with the last error.
+        /// The system that the consumer waits for, with the last error.
         trouble: Trouble,
         /// The number of failed attempts.
         attempt: u32,
@@ -81,7 +81,7 @@ pub struct PartitionStatus {
     pub epoch: Option<i64>,
     /// Why the partition is stopped; `None` if it isn't.
     pub condition: Option<String>,
-    /// When it last advanced.
+    /// When the partition last advanced.
     pub progress_at: Instant,
 }
 
@@ -122,7 +122,7 @@ impl ConsumerStatus {
         }
     }
 
-    /// Records that the writer wrote. Returns how long it had waited for Postgres, if it had.
+    /// Records that the writer has written a batch. Returns how long it had waited for Postgres, if it had.
     pub fn flowing(&self) -> Option<Duration> {
         match std::mem::replace(&mut *lock(&self.writer), WriterState::Flowing) {
             WriterState::Flowing => None,

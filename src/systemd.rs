@@ -33,8 +33,8 @@ impl Manager {
         self.tell("READY=1");
     }
 
-    /// Reports that the configuration is being read again, until [`Manager::ready`] is called. The time in the message tells the
-    /// manager that it answers its latest signal.
+    /// Reports that the configuration is being read again, until [`Manager::ready`] is called. The time in the message tells
+    /// the manager that the message answers its latest signal.
     pub(crate) fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;

@@ -25,7 +25,7 @@ pub(crate) fn file(key: &str, file: &Path) -> Result<RootCerts, String> {
 /// Returns the CA certificates of a PEM text.
 ///
 /// # Errors
-/// If it can't be read or has no certificate.
+/// If the text can't be read or has no certificate.
 pub(crate) fn these(pem: &[u8]) -> Result<RootCerts, String> {
     let items = parse_pem(pem).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),

@@ -25,21 +25,21 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Why a partition with lag makes no progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stall {
-    /// Its writer waits for Postgres.
+    /// The partition's writer waits for Postgres.
     WaitingForPostgres(String),
-    /// Its records wait for a schema registry that doesn't answer.
+    /// The partition's records wait for a schema registry that doesn't answer.
     WaitingForSchema(String),
-    /// `flow.max_rows_per_second` holds it.
+    /// `flow.max_rows_per_second` holds back the partition's consumer.
     HeldByFlow,
-    /// Its batch is full, and the writer is still busy with the previous one.
+    /// The consumer's batch is full, and the writer is still busy with the previous one.
     HeldByBudget,
     KafkaSilent(String),
-    /// Its claim isn't granted yet.
+    /// The partition's claim isn't granted yet.
     Claiming,
-    /// Another claim has replaced its claim.
+    /// Another claim has replaced the partition's claim.
     Fenced,
     Stopped(String),
-    /// Its poll thread hangs in a call.
+    /// The partition's poll thread hangs in a call.
     PollStuck,
     /// No known cause: Kafka delivers no records of the partition to us. The consumer is rebuilt.
     NoDelivery,
@@ -71,7 +71,7 @@ impl fmt::Display for Stall {
 pub struct Observation<'a> {
     pub partition: &'a PartitionStatus,
     pub writer: &'a WriterState,
-    /// When its poll thread was last active.
+    /// When the partition's poll thread was last active.
     pub polled_at: Instant,
     /// Why no records are taken from Kafka; `None` if they are taken.
     pub held: Option<Hold>,
@@ -83,7 +83,7 @@ pub struct Observation<'a> {
     pub lagging_since: Instant,
 }
 
-/// Returns why the partition makes no progress; `None` if it does, or still may. Pure.
+/// Returns why the partition makes no progress. `None` if it does, or if it hasn't been idle for long enough. Pure.
 pub fn diagnose(look: &Observation<'_>, now: Instant) -> Option<Stall> {
     let idle_since = look.partition.progress_at.max(look.lagging_since);
     if look.lag == 0 || now.duration_since(idle_since) < STALL_AFTER {
@@ -111,7 +111,7 @@ pub fn diagnose(look: &Observation<'_>, now: Instant) -> Option<Stall> {
     })
 }
 
-/// Checks once per second, until it is dropped.
+/// Checks a pipeline's partitions once per second, until the future is dropped.
 pub async fn watch(pipeline: Arc<Pipeline>) {
     let mut ticks = interval(LOOK);
     let mut consumers: Vec<Watched> = pipeline.consumers.iter().map(|_| Watched::default()).collect();

@@ -60,7 +60,8 @@ fn time_ms(text: &str) -> Result<i64, String> {
     time.map(jiff::Timestamp::as_millisecond).map_err(|_| format!("{text:?} is no time as in 2026-01-31T12:00:00Z"))
 }
 
-/// The `WHERE` conditions whose parameters [`Filter::bind`] fills in.
+/// Makes a statement of `$before`, the `WHERE` conditions of a [`Filter`], and `$after`. [`Filter::bind`] fills in the
+/// parameters of the conditions.
 macro_rules! matching {
     ($before:literal, $after:literal) => {
         concat!(
@@ -120,7 +121,7 @@ async fn keys(connection: &mut PgConnection, pipelines: &[&Pipeline]) -> Result<
     dead_letter_cleanup::keys(connection, &names).await.map_err(failed)
 }
 
-/// Opens a connection to a database that has our tables.
+/// Opens a connection to the database. Fails if the database has no schema `tidegate`.
 async fn open(config: &Config) -> Result<PgConnection, FatalError> {
     let mut connection = reach::open(&reach::connector(config)).await?;
     if reach::has_ledger(&mut connection).await.map_err(failed)? {

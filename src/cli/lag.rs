@@ -47,7 +47,7 @@ struct Line {
     epoch: i64,
     /// Seconds since records were last committed; absent if none ever were.
     last_commit_seconds: Option<f64>,
-    /// Why the log can't be the one that the ledger describes: its cause, as in `tidegate_records_lost_total`, and a sentence.
+    /// Why the log doesn't fit the ledger's position. `None` if it fits.
     condition: Option<Condition>,
 }
 
@@ -93,7 +93,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     if faults.is_empty() { Ok(()) } else { Err(FatalError::Stopped(faults.join("\n"))) }
 }
 
-/// Returns why the numbers of a pipeline don't say how far behind it is.
+/// Returns the faults that make a pipeline's lag unknown: missing topics, and logs that don't fit the ledger's positions.
 fn faults(lag: &PipelineLag) -> Vec<String> {
     let topics = Some(&lag.missing_topics).filter(|topics| !topics.is_empty());
     let topics = topics.map(|topics| format!("pipeline `{}`: {}", lag.pipeline, Trouble::topics(topics)));

@@ -17,7 +17,8 @@ pub(super) enum LogPosition {
 }
 
 impl LogPosition {
-    /// Refuses a time in the future. A position is resolved to an offset once, so it would be the log's end of now.
+    /// Refuses a time in the future. A position is resolved to an offset only once, so such a time would mean the present end
+    /// of the log.
     pub(super) fn not_in_future(&self, option: &str) -> Result<(), FatalError> {
         match self {
             Self::Start(Start::Time(ms)) if *ms > epoch_ms() => Err(FatalError::Config(format!(

@@ -36,7 +36,7 @@ struct Positions {
     partitions: Vec<Position>,
 }
 
-/// A ledger row.
+/// A partition's row in the ledger.
 #[derive(Serialize)]
 struct Position {
     topic: String,

@@ -30,7 +30,7 @@ pub(super) async fn run(command: &Command) -> Result<(), FatalError> {
     }
 }
 
-/// A registration.
+/// A registered pipeline or replay.
 struct Registered {
     name: String,
     group: String,
@@ -40,7 +40,7 @@ struct Registered {
     topics: Vec<String>,
     registered_ms: i64,
     partitions: i64,
-    /// When records were last committed.
+    /// When records were last committed, in Unix milliseconds. `None` if none ever were.
     moved_ms: Option<i64>,
     dead_letters: i64,
 }

@@ -1,5 +1,5 @@
-//! Shows the progress of a long command on standard error: on a terminal a line that is rewritten, otherwise a new line every
-//! ten seconds.
+//! Shows the progress of a long command on standard error. On a terminal, one line is rewritten; otherwise a new line is
+//! written every ten seconds.
 
 use std::io::{IsTerminal as _, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ const LINE: Duration = Duration::from_secs(10);
 /// Returns to the start of the line and clears it.
 const CLEAR: &str = "\r\x1b[K";
 
-/// Shows progress until it is dropped.
+/// Shows a command's progress until this value is dropped.
 pub(super) struct Progress {
     state: Arc<State>,
     /// The task that shows the progress. It ends when this handle is dropped.
@@ -57,7 +57,7 @@ impl Progress {
                 ticks.tick().await;
                 let line = shown.line(started.elapsed());
                 let text = if terminal { format!("{CLEAR}{line}") } else { format!("{line}\n") };
-                // If nobody can read it, ignore the error.
+                // If the line can't be written, nobody reads it, so ignore the error.
                 let _shown = to.write_all(text.as_bytes()).and_then(|()| to.flush()).is_ok();
             }
         });
@@ -69,7 +69,8 @@ impl Progress {
         *lock(&self.state.doing) = what.into();
     }
 
-    /// Sets the current step, and prints it at once: the step may wait ten seconds for an answer.
+    /// Sets the current step. If standard error isn't a terminal, also prints the step at once, because the next line may come
+    /// ten seconds later.
     pub(super) fn step(&self, what: String) {
         if !self.terminal {
             eprintln!("{}: {what} …", self.state.command);

@@ -1,5 +1,5 @@
-//! Helpers that every command uses: a runtime whose end waits for nothing, connections to Kafka and Postgres, and errors that say
-//! which of the two can't be reached.
+//! Helpers that every command uses: a runtime that is shut down without waiting for requests in progress, connections to Kafka
+//! and Postgres, and errors that say which of the two can't be reached.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,7 +18,7 @@ use crate::postgres::connect::Connector;
 use crate::postgres::error;
 use crate::postgres::schema::{self, MigrationError};
 
-/// Runs a command to its end.
+/// Runs a command to its end, and returns its result.
 pub(super) fn block_on(command: impl Future<Output = Result<(), FatalError>>) -> Result<(), FatalError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| FatalError::Stopped(format!("can't start: {error}")))?;
@@ -52,8 +52,8 @@ pub(super) fn failed(what: &str, error: sqlx::Error) -> FatalError {
     fatal(&error, format!("{what}: {error}"))
 }
 
-/// Converts an error of Postgres to an error of the command, by the policy of a pipeline's start. An outage counts as a service
-/// that can't be reached. An error about the catalog or a missing right counts as a fault of the configuration.
+/// Converts an error of Postgres to an error of the command, by the rules that apply when a pipeline starts. An outage counts
+/// as a service that can't be reached. An error about the catalog or a missing right counts as a fault of the configuration.
 pub(super) fn fatal(error: &WriteError, text: String) -> FatalError {
     let is_catalog = error.postgres().is_some_and(|error| matches!(error.sqlstate.get(..2), Some("42" | "3D")));
     match error.disposition_at_start() {
@@ -85,7 +85,7 @@ pub(super) fn unplanned(error: ReplanError) -> FatalError {
     }
 }
 
-/// Makes requests about a pipeline's topics.
+/// Makes the client for requests about a pipeline's topics.
 pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObserver, FatalError> {
     let health = KafkaHealth::of_command(&config.kafka.bootstrap_servers, &pipeline.group);
     let of = settings::observer(&config.kafka, pipeline);
@@ -113,7 +113,7 @@ pub(super) async fn ask<T: Send + 'static>(
     })
 }
 
-/// Returns the pipeline's topics that exist, with their partitions.
+/// Returns the pipeline's topics that exist, each with its number of partitions.
 pub(super) async fn topics(
     config: &Config,
     observer: &SharedObserver,
@@ -144,7 +144,8 @@ pub(super) async fn is_registered(connection: &mut PgConnection, pipeline: &str)
     known.await.map_err(|error| failed("can't read the ledger in schema `tidegate`", error))
 }
 
-/// Returns whether the tables of schema `tidegate` exist. `to_regclass` would fail if the role may not use the schema.
+/// Returns whether the tables of schema `tidegate` exist. The query doesn't call `to_regclass` for the tables, because that
+/// fails if the role may not use the schema.
 pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT count(*) = 2 FROM pg_catalog.pg_class
@@ -158,7 +159,7 @@ pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sq
 pub(super) struct Instance {
     /// The instance's id: its name, its process, and a random part.
     pub(super) id: String,
-    /// Why the pipeline has stopped there; `None` if it runs.
+    /// Why the pipeline has stopped on this instance; `None` if it runs.
     pub(super) stopped: Option<String>,
 }
 
@@ -166,7 +167,8 @@ pub(super) struct Instance {
 pub(super) async fn instances(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Instance>, FatalError> {
     let failed = |error| failed("can't read the instances in `tidegate.instance`", error);
     let rows = sqlx::query(
-        // An older daemon doesn't say what has stopped.
+        // If an older version created the table, it has no column `stopped`. So read the row as JSON, in which the column may
+        // be absent.
         "SELECT id, to_jsonb(i) -> 'stopped' ->> $1 FROM tidegate.instance i
          WHERE consumers ? $1 AND seen_at > now() - interval '15 seconds' ORDER BY id",
     );

@@ -1,6 +1,7 @@
-//! A store for commands that write with the daemon's own writer, and must not wait without end.
+//! A store for commands that try records with the daemon's own writer.
 //!
-//! [`Rehearsal`] does everything but COMMIT, and keeps dead letters in order to show them.
+//! [`Rehearsal`] does everything that the daemon's store does, except COMMIT. It keeps the dead letters, so that the command
+//! can show them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -36,11 +37,11 @@ pub(super) struct Findings {
     pub(super) letters: Vec<TrialDeadLetter>,
     /// The first rows, as JSON objects.
     pub(super) rows: Vec<String>,
-    /// What Postgres refused because it would have changed something; see [`Rehearsal::guarded`].
+    /// Postgres's message about a change that it refused because the transaction is read-only; see [`Rehearsal::guarded`].
     pub(super) would_change: Option<String>,
     /// Whether rows lack a partition that the daemon would create.
     pub(super) lacks_partition: bool,
-    /// The last error that says that the catalog isn't the one that was planned for.
+    /// The last error that says that the table doesn't fit the plan any more.
     misfit: Option<String>,
 }
 
@@ -64,13 +65,14 @@ pub(super) struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// Makes a store. `make` is run at the start of each transaction. The first `shown` dead letters are kept, to be shown.
+    /// Makes a store. `make` is SQL that runs at the start of each transaction. The first `shown` dead letters are kept, to be
+    /// shown.
     pub(super) fn new(inner: PgStore, make: Option<String>, findings: Arc<Mutex<Findings>>, shown: usize) -> Self {
         Self { inner, make, before_shown: String::new(), guarded: false, findings, shown, letters: Vec::new() }
     }
 
-    /// Makes each transaction read-only after its own tables were created. Postgres then refuses any change to other tables,
-    /// which is noted.
+    /// If `guarded`, makes each transaction read-only as soon as its own tables are created. Postgres then refuses any change
+    /// to other tables, and the refusal is noted in the findings.
     #[must_use]
     pub(super) fn guarded(self, guarded: bool) -> Self {
         Self { guarded, ..self }
@@ -82,7 +84,7 @@ impl Rehearsal {
         Self { before_shown, ..self }
     }
 
-    /// Notes an error that isn't about a record.
+    /// Notes in the findings an error that isn't about a record. Returns the outcome unchanged.
     fn noted<T>(&self, outcome: Result<T, WriteError>) -> Result<T, WriteError> {
         match outcome.as_ref().map_err(|error| &error.cause) {
             Err(Cause::Postgres(error)) if self.guarded && error.sqlstate == READ_ONLY => {
@@ -203,7 +205,8 @@ impl Ledger for Rehearsal {
 }
 
 impl Planner for Rehearsal {
-    /// Only notes that partitions are missing: the daemon would create them, and read the catalog again.
+    /// Always fails, with the last error that the findings have. The daemon would create missing partitions and read the
+    /// catalog again, but a trial doesn't.
     async fn replan(&mut self) -> Result<(), ReplanError> {
         let misfit = lock(&self.findings).misfit.take();
         let why = misfit.unwrap_or_else(|| "the table does not fit the plan any more".to_owned());

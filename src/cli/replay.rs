@@ -1,8 +1,9 @@
-//! `tidegate replay`: writes a range of the topics once more, with the daemon's own writer, under its own ledger key.
+//! `tidegate replay`: writes a range of the topics once more, with the daemon's own writer. A replay has its own key in the
+//! ledger, in place of a pipeline's name.
 //!
 //! The rows of this key in `tidegate.ledger` say where the range begins and ends, and how much of it is written. So a replay is
-//! exactly once, like a pipeline: if it is killed at any point, the next run resumes it, and of two runs at the same time the
-//! later one fences the earlier one. A replay joins no group, and doesn't disturb a daemon that runs meanwhile.
+//! exactly once, like a pipeline. If it is killed at any point, the next run resumes it. If two runs overlap, the later one
+//! fences the earlier one. A replay joins no group, and doesn't disturb a daemon that runs meanwhile.
 
 mod reading;
 mod replay_progress;
@@ -197,7 +198,8 @@ fn key(pipeline: &Pipeline, arguments: &Arguments) -> String {
     dead_letter_cleanup::replay_key(&pipeline.name, &name)
 }
 
-/// Returns the selected ranges, cut to the offsets that the logs contain.
+/// Returns the selected range of each partition. Leaves out empty ranges. Fails if a range reaches beyond its log, or if no
+/// range is left.
 async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> Result<Vec<OffsetRange>, FatalError> {
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;

@@ -70,7 +70,8 @@ async fn give_up(limit: Duration, told: CancellationToken) {
     }
 }
 
-/// Reports the first SIGINT or SIGTERM; a second one ends the process at once. SIGHUP requests a reload, and never ends it.
+/// Returns a task that handles signals. The first SIGINT or SIGTERM cancels `told`, and a second one ends the process at once.
+/// SIGHUP requests a reload, and never ends the process.
 fn signals(told: CancellationToken, reload: mpsc::Sender<()>) -> std::io::Result<impl Future<Output = ()>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut hangup = signal(SignalKind::hangup())?;

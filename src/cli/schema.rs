@@ -1,6 +1,6 @@
 //! `tidegate schema`: reads the newest records of a topic, and proposes a table and a mapping for them. The proposal is a
-//! configuration that `tidegate check` accepts. If the table exists already, the proposal is a mapping to its columns, with what the
-//! table says about the sample. Changes nothing.
+//! configuration that `tidegate check` accepts. If the table exists already, the proposal maps fields to its columns, and
+//! comments say where the records and the table don't fit. Changes nothing.
 
 mod columns;
 mod existing;
@@ -73,7 +73,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Ranges of a topic's partitions.
+/// Ranges of offsets, each with the number of its partition.
 type Ranges = Vec<(i32, Range<Offset>)>;
 
 #[derive(Serialize)]
@@ -126,7 +126,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     progress.doing("looking at the table");
     let (existing, unasked) = match existing_table(arguments, &config, &table).await {
         Ok(found) => (found, None),
-        // A file may be written before its database exists.
+        // The file of `--config` may be written before its database exists, so this isn't an error.
         Err(FatalError::Unavailable(why)) if arguments.postgres_url.is_none() => (Asked::No, Some(why)),
         Err(error) => return Err(error),
     };
@@ -269,9 +269,9 @@ const FILES: &str = "Write it to a file and name that in a key that ends with `_
 /// The part of a configuration that comes before the pipelines.
 #[derive(Default)]
 struct Head {
-    /// With its secrets, for our own connections.
+    /// The text with its secrets, for our own connections.
     whole: String,
-    /// Without them, for the proposal.
+    /// The text without secrets, for the proposal.
     shown: String,
 }
 
@@ -297,8 +297,8 @@ impl Head {
     }
 }
 
-/// Returns the brokers to connect to, as a configuration of one pipeline, its part that belongs at the head of the proposal, and
-/// the table's name.
+/// Returns three things: a configuration with one pipeline, for connecting to the brokers; the part of the proposal that comes
+/// before the pipelines; and the name of the table.
 fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, Head, String), FatalError> {
     let topic = quoted(&arguments.topic);
     let own = || arguments.table.clone().unwrap_or_else(|| quote_table(name));
@@ -310,7 +310,7 @@ fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, Head, String), 
         }
         for property in &arguments.properties {
             let Some((name, value)) = property.split_once('=') else {
-                // The text may be a password.
+                // Don't show the text, because it may be a password.
                 return Err(FatalError::Config("--property: it takes the form NAME=VALUE".to_owned()));
             };
             let line = format!("{} = {}\n", quoted(name), quoted(value));
@@ -345,7 +345,7 @@ fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, Head, String), 
     };
     let configured = config.pipelines.iter().find(reads).map(|pipeline| pipeline.table.name.quoted());
     let table = arguments.table.clone().or(configured).unwrap_or_else(own);
-    // Only the brokers matter; a pipeline's own properties are ignored.
+    // Keep one pipeline, whose settings are used to connect to the brokers.
     config.pipelines.truncate(1);
     if let Some(pipeline) = config.pipelines.first_mut() {
         pipeline.topics = Topics::List(vec![arguments.topic.clone()]);
@@ -353,8 +353,8 @@ fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, Head, String), 
     Ok((config, Head::default(), table))
 }
 
-/// Returns connection settings that make the proposed pipeline a complete configuration. They are `head`. If an existing file has
-/// the settings, `head` is empty, and stand-ins are returned.
+/// Returns the connection settings that make the proposed pipeline a complete configuration. These are `head`. But if an
+/// existing file has the settings, `head` is empty, and placeholders are returned.
 fn connections(config: &Config, head: &str) -> String {
     if head.is_empty() {
         let registry =

@@ -83,7 +83,7 @@ pub(super) fn count(number: impl Into<i128>) -> String {
     text
 }
 
-/// Formats a count with its noun: `one record`, `3 records`.
+/// Formats a count with its noun: `1 record`, `3 records`.
 pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{} {many}", count(number)) }
 }

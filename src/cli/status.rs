@@ -36,7 +36,8 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
     Ok(())
 }
 
-/// Returns an address at which a daemon that listens on all interfaces can be reached.
+/// Returns the address at which a daemon with this `http.listen` can be reached. This is the loopback address if the daemon
+/// listens on all interfaces.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

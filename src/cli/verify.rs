@@ -1,8 +1,8 @@
 //! `tidegate verify`: compares the ledger with Kafka, and the table with both.
 //!
 //! Ledger and table are read in one snapshot, so a running daemon doesn't affect the result. Offsets that the table lacks are
-//! looked up in Kafka: those that hold no record (compacted away, transaction markers) are no loss, and those that Kafka has
-//! deleted can't be decided.
+//! looked up in Kafka. Offsets that hold no record (compacted away, transaction markers) are no loss. For offsets that Kafka
+//! has deleted, it can't be known whether a row is missing.
 
 mod report;
 mod table;
@@ -57,7 +57,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     if faults.is_empty() { Ok(()) } else { Err(FatalError::Stopped(faults.join("\n"))) }
 }
 
-/// A ledger row.
+/// A partition's row in the ledger.
 struct Position {
     source: TopicPartition,
     next: Offset,
@@ -106,7 +106,7 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
 }
 
 async fn positions(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Position>, sqlx::Error> {
-    // If this command is newer than the daemon, the column may not exist yet.
+    // If this command is newer than the daemon, the column `first_offset` may not exist yet. So read the row as JSON.
     let rows = sqlx::query(
         "SELECT topic, partition, next_offset, (to_jsonb(l) ->> 'first_offset')::int8, last_offset, last_timestamp,
              last_digest
@@ -250,7 +250,7 @@ fn split(gaps: Vec<Range<Offset>>, low: Offset) -> (u64, Vec<Range<Offset>>) {
     (gone, kept.collect())
 }
 
-/// Returns the records that Kafka holds in these gaps, in order.
+/// Returns how many records Kafka holds in these gaps, which are in order.
 async fn records_in(settings: &Settings, source: &TopicPartition, gaps: Vec<Range<Offset>>) -> Result<u64, FatalError> {
     let found = Arc::new(Mutex::new(0));
     let mut rest = &gaps[..];

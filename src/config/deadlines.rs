@@ -1,5 +1,4 @@
-//! All deadlines and their order. Where one deadline must end before another, the wrong order would make the wrong side give up
-//! first.
+//! Checks the order of the deadlines. Some deadlines must be shorter than others: otherwise the wrong side would give up first.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ struct Deadline<'a> {
     node: ConfigNode<'a>,
 }
 
-/// The shorter deadline, the longer one, and what would happen in the wrong order.
+/// Pairs of deadlines: the shorter one, the longer one, and what would happen in the wrong order.
 const ORDER: &[(&str, &str, &str)] = &[
     (
         "postgres.lock_timeout",

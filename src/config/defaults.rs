@@ -21,7 +21,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// `limits.claim_grace`: a revoke reaches a live consumer within a few heartbeats of 3 s.
 pub const CLAIM_GRACE: Duration = Duration::from_secs(10);
 
-/// `postgres.connect_timeout`: TLS and authentication over a slow link, and still within a drain.
+/// `postgres.connect_timeout`: enough for TLS and authentication over a slow link, and shorter than a drain.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `schema_registry.timeout`: an answer has only a few KiB, so a slower request is better retried.
@@ -30,10 +30,12 @@ pub const REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
 /// `postgres.lock_timeout`: longer than other transactions normally take, and short enough that a blocker is reported soon.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `postgres.statement_timeout`: a batch copies in well under a second; one that takes longer is retried, then halved.
+/// `postgres.statement_timeout`: a batch is normally copied in well under a second. A batch that times out is retried, and then
+/// halved.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// `postgres.write_timeout`: after `statement_timeout`, so that Postgres' own answer has time to arrive; within a drain.
+/// `postgres.write_timeout`: longer than `statement_timeout`, so that Postgres' own answer has time to arrive, and shorter than
+/// a drain.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// `postgres.idle_in_transaction_timeout`: how long a suspended process can keep the next owner from its ledger rows.
@@ -51,7 +53,8 @@ pub const CONSUMERS: NonZeroU32 = NonZeroU32::MIN;
 /// The most consumers that a pipeline may have in one process: each has a thread, a connection and a share of the memory.
 pub const MAX_CONSUMERS: u32 = 256;
 
-/// `pipelines.NAME.batch`: large enough that a COMMIT costs little per record, and closed often enough that the table is nearly current.
+/// `pipelines.NAME.batch`: large enough that a COMMIT costs little per record, and closed often enough that the table is nearly
+/// current.
 pub const BATCH: BatchLimits = BatchLimits {
     max_rows: NonZeroU32::new(50_000).expect("50 000 is not 0"),
     max_bytes: 8 << 20,

@@ -47,7 +47,8 @@ pub(super) fn layer(
 }
 
 /// Returns the variable that was meant, if `name` looks like one of ours with too few underscores: `TIDEGATE_POSTGRES_URL`.
-/// Kubernetes gives containers the addresses of services in variables such as `TIDEGATE_HTTP_SERVICE_HOST`; these aren't meant.
+/// Returns `None` for variables such as `TIDEGATE_HTTP_SERVICE_HOST`, by which Kubernetes tells containers the addresses of
+/// services.
 pub(super) fn meant_by(name: &str) -> Option<String> {
     let rest = name.strip_prefix("TIDEGATE_").filter(|rest| !rest.starts_with('_'))?;
     let is_service = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|part| name.contains(part));
@@ -118,7 +119,8 @@ fn unset<'a>(part: &str, kind: Kind, existing: impl Iterator<Item = &'a str>) ->
     }
 }
 
-/// Returns the only name that matches `part`.
+/// Returns the name that is equal to `part`, or else the only name that a shell can't tell apart from it. Fails if there are
+/// several.
 fn pick<'a>(part: &str, names: impl Iterator<Item = &'a str>) -> Result<Option<&'a str>, String> {
     let mut found = None;
     for name in names {
@@ -135,7 +137,7 @@ fn pick<'a>(part: &str, names: impl Iterator<Item = &'a str>) -> Result<Option<&
     Ok(found)
 }
 
-/// Normalizes names that a shell can't tell apart.
+/// Normalizes a name, so that names that a shell can't tell apart become equal.
 pub(super) fn fold(name: &str) -> String {
     name.chars()
         .map(|c| match c {

@@ -28,7 +28,7 @@ pub(super) enum SourceLocation {
 }
 
 impl SourceLocation {
-    /// Returns the layer it belongs to; later layers override earlier ones.
+    /// Returns the number of the layer that the place belongs to. Later layers override earlier ones.
     pub(super) fn layer(&self) -> usize {
         match self {
             Self::File { layer, .. } | Self::Line { layer, .. } | Self::Variable { layer, .. } => *layer,
@@ -144,7 +144,7 @@ pub(super) fn dotted(path: &[String]) -> String {
     text
 }
 
-/// Returns the candidate that a misspelled word most likely meant.
+/// Returns the candidate that a misspelled word most likely meant. `None` if no candidate is similar.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let allowed = (word.chars().count() / 3).max(1);

@@ -3,8 +3,8 @@
 //! The `config` crate merges values and keeps one origin per value, but faults need the line of every key, including tables. So
 //! each layer is read with `toml_edit`, which keeps spans, and places are stored beside the values. Two properties of the crate
 //! need a workaround. First, it reads the *top* keys of a source as path expressions (`"a.b"` would become two levels). So a
-//! layer gives it only one key, [`TOP`], and names below that are kept as they are. Second, its own `Environment` lower-cases
-//! names and can't distinguish a dot from a level. So `environment` makes its own layer.
+//! layer gives it only one key, [`TOP`], and names below this key are kept as they are. Second, its own `Environment`
+//! lower-cases names and can't distinguish a dot from a level. So `environment` makes its own layer.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,12 +20,12 @@ use super::schema::Kind;
 /// The only key that the `config` crate sees.
 const TOP: &str = "tidegate";
 
-/// The place of each key.
+/// The place of each key, and whether the key is a table.
 #[derive(Clone, Default)]
 pub(super) struct Places(HashMap<Vec<String>, (SourceLocation, bool)>);
 
 impl Places {
-    /// Returns the place of a key, or of the nearest table around it.
+    /// Returns the place of a key, or of the innermost table that contains it.
     pub(super) fn find(&self, path: &[String]) -> Option<&SourceLocation> {
         (1..=path.len()).rev().find_map(|length| self.0.get(&path[..length])).map(|(place, _)| place)
     }
@@ -114,7 +114,8 @@ impl Layer {
         }
     }
 
-    /// Reads a value of the environment as TOML, for [`Layer::set`]. Also returns the places of the keys in it.
+    /// Reads a value of the environment as TOML, for [`Layer::set`]. Also remembers the places of the keys in it. Returns
+    /// `None` if the text isn't one TOML value.
     pub(super) fn value_of(
         &mut self,
         path: &[String],
@@ -143,8 +144,8 @@ impl Layer {
             let value = self.item(path, item, inner, place);
             path.pop();
             match value.kind {
-                // If `sasl.password = "…"` is written without quotes, TOML reads a table in a table. It means the key
-                // "sasl.password".
+                // If `sasl.password = "…"` is written without quotes, TOML reads a table `sasl` with a key `password`. The user
+                // means the key "sasl.password".
                 ValueKind::Table(nested) if kind.is_some_and(|kind| kind.is_flat()) => {
                     for (rest, value) in nested {
                         let mut long = path.clone();

@@ -44,7 +44,7 @@ pub(super) fn topic(name: &str) -> Result<(), String> {
     Err(format!("{name:?} is no topic's name; Kafka's have 1 to 249 of A-Z a-z 0-9 . _ -"))
 }
 
-/// Checks an unquoted column name.
+/// Checks the name of a schema, a table or a column, without its quotes.
 pub(super) fn identifier(name: &str) -> Result<(), String> {
     if name.is_empty() || name.contains('\0') {
         return Err(format!("{name:?} is no name that Postgres takes"));
@@ -82,8 +82,8 @@ pub(crate) fn table(text: &str) -> Result<TableName, String> {
     Ok(TableName { schema: schema.to_owned(), name: name.to_owned() })
 }
 
-/// Reads a type by Postgres' own name, with its modifier: `double precision` is `float8`, `decimal(10, 2)[]` is
-/// `numeric(10,2)[]`.
+/// Reads a column's type. Returns its name in `pg_type`, with the modifier: `double precision` becomes `float8`, and
+/// `decimal(10, 2)[]` becomes `numeric(10,2)[]`.
 pub(super) fn column_type(text: &str) -> Result<String, String> {
     let lower = text.trim().to_lowercase();
     let (scalar, brackets) = match lower.split_once('[') {

@@ -230,7 +230,7 @@ impl<'a> ConfigNode<'a> {
         Some(command)
     }
 
-    /// Reads a path to a file; a relative one starts from the folder of the file that contains it.
+    /// Reads a path to a file. A relative path starts from the folder of the configuration file that contains it.
     pub(super) fn file(&self) -> Option<PathBuf> {
         let text = self.text()?;
         if text.is_empty() {
@@ -307,7 +307,7 @@ fn wrong_type(found: &ValueKind, kind: Kind) -> String {
     format!("expected {}, found {name}{remedy}", kind.expected())
 }
 
-/// Joins words as a sentence lists them.
+/// Puts each word in quotes, and joins them with commas.
 pub(super) fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
 }

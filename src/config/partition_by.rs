@@ -8,7 +8,8 @@ use tidegate_rows::spec::{Column, Expiry, Interval, IntervalUnit, PartitionBy};
 use super::names;
 use super::node::ConfigNode;
 
-/// The default number of partitions created ahead. With it, no partition is missing after an outage of tidegate of one day.
+/// The default number of partitions that are created ahead of time. With partitions of one day, none is missing after tidegate
+/// was down for a day.
 const AHEAD: u32 = 2;
 
 /// Reads `partition_by`, if it is set.
@@ -46,7 +47,7 @@ pub(super) fn read(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> Option<
     })
 }
 
-/// Reads `"1 day"`, `"6 hours"`.
+/// Reads an interval such as `"1 day"` or `"6 hours"`.
 fn parse(text: &str) -> Option<Interval> {
     let (count, unit) = text.split_once(' ')?;
     let unit = match unit.strip_suffix('s').unwrap_or(unit) {

@@ -14,7 +14,7 @@ use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Shape, Table, Unkn
 
 use super::{Content, SchemaRegistry, Secret};
 
-/// `[pipelines.NAME]`: topics that are written into a table, read by their own consumer group.
+/// `[pipelines.NAME]`: topics that one consumer group reads, and the table into which they are written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pipeline {
     /// The pipeline's name, which is its key in the ledger.
@@ -23,17 +23,18 @@ pub struct Pipeline {
     pub topics: Topics,
     /// The consumer group; the pipeline's name by default.
     pub group: String,
-    /// Consumers in this process, each a thread and a connection. Default [`CONSUMERS`](super::defaults::CONSUMERS).
+    /// How many consumers this process runs. Each has a thread and a connection. Default
+    /// [`CONSUMERS`](super::defaults::CONSUMERS).
     pub consumers: NonZeroU32,
-    /// Where partitions that exist at the first start begin. Default: earliest.
+    /// Where reading begins in partitions that exist at the first start. Default: earliest.
     pub start: Start,
     /// The protocol by which partitions are assigned within the group.
     pub group_protocol: GroupProtocol,
     /// How values are decoded.
     pub decode: Decode,
-    /// The envelope around the fields of a record.
+    /// How keys are decoded, whether values are changes, which arrays hold the rows, and which records delete.
     pub shape: Shape,
-    /// `[schema_registry]`, if `decode` reads its schemas from there.
+    /// `[schema_registry]`, if values or keys have their schemas there.
     pub schema_registry: Option<Arc<SchemaRegistry>>,
     /// The limits at which a batch is closed.
     pub batch: BatchLimits,
@@ -42,7 +43,7 @@ pub struct Pipeline {
     /// `where`: records that don't match are skipped.
     pub keep: Option<RowFilter>,
     pub table: Table,
-    /// The mapping; `None`: every top-level field goes to the column of its name.
+    /// The mapping; `None`: every top-level field goes to the column of the same name.
     pub columns: Option<Vec<Column>>,
     /// The policy for fields that no column takes.
     pub unknown_fields: UnknownFields,
@@ -85,7 +86,7 @@ pub enum Topics {
     Pattern(String),
 }
 
-/// Where partitions that exist at the first start begin.
+/// Where reading begins in partitions that exist at the first start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// The oldest record that Kafka still has.
@@ -102,7 +103,7 @@ pub enum Start {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupProtocol {
-    /// Classic protocol, `cooperative-sticky`: other partitions keep flowing while one moves. The default.
+    /// Classic protocol, `cooperative-sticky`: while a partition moves, the others are still consumed. The default.
     #[default]
     Cooperative,
     /// Classic protocol, `range` (eager): for groups shared with clients that support nothing else.
@@ -116,6 +117,7 @@ pub enum GroupProtocol {
 pub struct DeadLetterRetention {
     /// `dead_letters.retention`: the highest age of a dead letter.
     pub retention: Option<Duration>,
-    /// `dead_letters.max_size`: in bytes, for the keys, values, headers and details of all the pipeline's dead letters.
+    /// `dead_letters.max_size`: the highest size, in bytes, of the keys, values, headers and details of all the pipeline's dead
+    /// letters together.
     pub max_bytes: Option<u64>,
 }

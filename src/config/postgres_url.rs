@@ -16,8 +16,8 @@ const SERVERS_MAX: usize = 16;
 pub struct Servers {
     /// All servers, in the order of the URL; at least one.
     pub all: Vec<Server>,
-    /// Whether the server must accept writes. `target_session_attrs` says so; if it isn't set, the server must if there are
-    /// several.
+    /// Whether the chosen server must accept writes, as `target_session_attrs` says. If it isn't set, this is true if the URL
+    /// names several servers.
     pub must_write: bool,
     /// Whether the URL names certificate authorities.
     pub has_authorities: bool,
@@ -29,15 +29,15 @@ pub struct Server {
     pub name: String,
     /// The URL for this server alone, in the form that sqlx reads.
     pub url: Secret,
-    /// Whether it is a Unix socket, over which Postgres doesn't speak TLS.
+    /// Whether the server is reached over a Unix socket, on which Postgres doesn't speak TLS.
     pub is_socket: bool,
 }
 
 /// Reads a connection URL.
 ///
 /// # Errors
-/// If it is not a valid URL. The text says what is wrong, and what to write instead. It repeats no part of the URL, because it may
-/// contain a password.
+/// If `url` is not a valid URL. The text says what is wrong, and what to write instead. The text repeats no part of the URL,
+/// because the URL may contain a password.
 pub fn parse(url: &str) -> Result<Servers, String> {
     let Some((scheme, rest)) = split_scheme(url)? else { return Err(format!("not a URL of Postgres; {FORM}")) };
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -120,7 +120,7 @@ fn server(scheme: &str, user: Option<&str>, host: &str, port: Option<&str>, path
         url.push('@');
     }
     if is_socket {
-        // A URL must have a host. The socket's path, in a parameter, overrides it.
+        // A URL must have a host. The parameter with the socket's path overrides this host.
         url += "localhost";
         parameters.push(format!("host={}", encoded(&host)));
     } else {
@@ -143,7 +143,7 @@ fn server(scheme: &str, user: Option<&str>, host: &str, port: Option<&str>, path
     Server { name, url: Secret::new(url), is_socket }
 }
 
-/// Splits the parameters of a URL into those that name servers and the rest, unchanged.
+/// The parameters of a URL: those that name servers, and in `rest` all others, unchanged.
 #[derive(Default)]
 struct Query {
     hosts: Option<String>,
@@ -184,7 +184,7 @@ impl Query {
     }
 }
 
-/// Decodes percent signs; text that isn't UTF-8 afterwards stays as it was.
+/// Decodes percent-encoded bytes. If the result isn't UTF-8, returns the text unchanged.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

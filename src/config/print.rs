@@ -1,5 +1,4 @@
-//! Prints the configuration: the settings that files and environment give together, and the JSON schema of all
-//! settings.
+//! Prints the merged settings of all files and the environment, and the JSON schema of the configuration.
 
 use config::{Map, Value, ValueKind};
 use serde_json::json;
@@ -57,7 +56,7 @@ fn item(name: &str, value: &Value, kind: Option<Kind>) -> Item {
     }
 }
 
-/// Returns whether the value of a property of librdkafka may be secret, by its name.
+/// Returns whether the value of a librdkafka property may be secret, judging by the property's name.
 pub(crate) fn may_be_secret(name: &str) -> bool {
     let is_path = name.ends_with("_file") || name.ends_with(".location");
     let parts = ["password", "secret", "token", "jaas", "pem", "oauthbearer.config", "ssl.key"];

@@ -14,7 +14,7 @@ use super::{Content, Secret, token};
 /// The suffix of a property whose value is read from a file: `"sasl.password_file"`.
 const FILE: &str = "_file";
 
-/// librdkafka properties that tidegate sets itself, each with what a change would break, or what to set instead.
+/// librdkafka properties that tidegate sets itself. Each has the reason why it can't be changed, or the key to set instead.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["bootstrap.servers", "metadata.broker.list"], "set kafka.bootstrap_servers"),
     (&["group.id"], "set pipelines.NAME.group"),
@@ -97,8 +97,8 @@ const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
 ];
 
-/// Properties that name files which librdkafka reads when a client is created. A value that is a folder, or `probe`, has no
-/// content.
+/// Properties that name files which librdkafka reads when a client is created. If a value is a folder, or `probe`, no content
+/// is kept for it.
 pub(crate) const FILES_READ_ONCE: &[&str] =
     &["ssl.ca.location", "ssl.certificate.location", "ssl.crl.location", "ssl.key.location", "ssl.keystore.location"];
 
@@ -213,7 +213,8 @@ pub(super) fn check_protocol(table: &ConfigNode<'_>, pipeline: &str, is_consumer
     }
 }
 
-/// Returns the property that a variable's name means: `SASL_PASSWORD` is `sasl.password`, `SASL_PASSWORD_FILE` its file.
+/// Returns the property that the end of a variable's name means: `SASL_PASSWORD` means `sasl.password`, and
+/// `SASL_PASSWORD_FILE` means `sasl.password_file`.
 pub(super) fn by_folded_name(part: &str) -> Option<String> {
     let folded = fold(part);
     let find = |folded: &str| NAMES.iter().find(|name| fold(name) == folded).map(|name| (*name).to_owned());

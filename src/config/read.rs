@@ -23,7 +23,8 @@ use super::{
 /// The range of every duration. Its upper end is low enough that sums of durations can't overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
-/// Postgres settings that tidegate's sessions set themselves, with the key that sets them.
+/// Postgres settings that tidegate's sessions set themselves. Each has the key that changes it, or the reason why it can't be
+/// changed.
 const OUR_SETTINGS: &[(&str, &str)] = &[
     ("statement_timeout", "set postgres.statement_timeout"),
     ("lock_timeout", "set postgres.lock_timeout"),
@@ -44,8 +45,8 @@ const OUR_SETTINGS: &[(&str, &str)] = &[
     ("transaction_read_only", "a sink writes"),
 ];
 
-/// Reads texts, of which later ones override earlier ones, and then the environment, which overrides all. Also returns the tree
-/// of what was set.
+/// Reads the files' texts and then the environment. Later texts override earlier ones, and the environment overrides all texts.
+/// Returns the configuration, and the tree of everything that was set.
 pub(super) fn config<'f>(
     files: impl Iterator<Item = (&'f Path, Result<String, String>)>,
     env: impl Iterator<Item = (String, String)>,

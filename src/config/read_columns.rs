@@ -1,4 +1,4 @@
-//! Turns the merged tree into the mapping.
+//! Reads the mapping, `[pipelines.NAME.columns]`, from the merged tree.
 
 use jiff::tz::TimeZone;
 use tidegate_rows::spec::{
@@ -60,7 +60,7 @@ fn one(name: &str, node: &ConfigNode<'_>) -> Column {
     column
 }
 
-/// Reads `scale` and `offset`, `parse`, or `hash`: at most one of them.
+/// Reads the column's function: linear (`scale`, `offset` or both), `parse` or `hash`. More than one of the three is a fault.
 fn function(node: &ConfigNode<'_>) -> Option<Function> {
     let (scale, offset) = (node.at("scale"), node.at("offset"));
     let linear = scale.is_set() || offset.is_set();
@@ -100,7 +100,8 @@ fn function(node: &ConfigNode<'_>) -> Option<Function> {
 /// The shortest key, in bytes. Shorter ones can be guessed.
 const HASH_KEY_MIN: usize = 16;
 
-/// Reads exactly one of `field`, `meta`, `header`, `value`. If there isn't exactly one, notes a fault and returns a placeholder.
+/// Reads exactly one of `field`, `meta`, `header`, `value`. If there isn't exactly one, notes a fault and returns a
+/// placeholder. A count of records may have none of them.
 fn source(node: &ConfigNode<'_>) -> Source {
     let nothing = || Source::Field(Vec::new());
     match node.one_of(&["field", "meta", "header", "value"]) {
@@ -172,7 +173,7 @@ fn aggregate(node: &ConfigNode<'_>) -> Option<Aggregate> {
     Some(Aggregate { function, condition: row_filter::read(&node.at("where")) })
 }
 
-/// `zone`: UTC or a name of the time zone database.
+/// Reads `zone`: UTC or a name of the time zone database.
 fn zone(node: &ConfigNode<'_>) -> Option<TimeZone> {
     let name = node.text()?;
     TimeZone::get(name)

@@ -1,4 +1,4 @@
-//! Turns the merged tree into decode options.
+//! Reads `[schema_registry]` and `[pipelines.NAME.decode]` from the merged tree.
 
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ const OF_FORMAT: &[(&str, &[&str])] = &[
     ("include", &["protobuf"]),
 ];
 
-/// `decode`
+/// Reads the format of values from `decode`, with the options of that format.
 pub(super) fn decode(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Decode {
     let formats = ["json", "ndjson", "csv", "raw", "avro", "protobuf"].map(|word| (word, word));
     let format = if node.at("format").is_set() { node.at("format").choice(&formats) } else { Some("json") };
@@ -98,7 +98,7 @@ pub(super) fn decode(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry
     }
 }
 
-/// `envelope`
+/// Reads `envelope`. Notes a fault if the format of values can't have this envelope.
 fn envelope<'a>(node: &ConfigNode<'a>) -> Option<&'a str> {
     let words = ["none", "connect", "debezium"].map(|word| (word, word));
     let word = node.at("envelope").choice(&words);
@@ -135,7 +135,8 @@ fn csv(node: &ConfigNode<'_>) -> CsvOptions {
     CsvOptions { columns: names, delimiter, quote, null: null.to_owned() }
 }
 
-/// Reads `schema_file`, or else uses the registry.
+/// Returns the source of schemas: `schema_file` if it is set, or else the registry. Notes a fault and returns `None` if there
+/// is no usable source.
 fn source(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>, protobuf: bool) -> Option<SchemaSource> {
     let at = node.at("schema_file");
     let framed = node.at("framing").choice(&[("none", false), ("confluent", true)]);
@@ -188,7 +189,7 @@ fn source(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>, protobu
     })
 }
 
-/// Reads the options of `decode` beside the value's format.
+/// Reads the options of `decode` that don't depend on the format of values, and `table.delete_where`.
 pub(super) fn shape(pipeline: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Shape {
     let node = pipeline.at("decode");
     if node.at("rows").is_set() && node.at("envelope").text() == Some("debezium") {
@@ -202,7 +203,8 @@ pub(super) fn shape(pipeline: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegis
     }
 }
 
-/// Reads `rows`. Arrays within the elements of others follow `[].`, as in `resourceLogs[].scopeLogs[].logRecords`.
+/// Reads `rows`. An array in the elements of another array follows after `[].`, as in `resourceLogs[].scopeLogs[].logRecords`.
+/// Returns for each array its whole path.
 fn rows(node: &ConfigNode<'_>) -> Vec<Vec<String>> {
     let Some(text) = node.text() else { return Vec::new() };
     let mut levels: Vec<Vec<String>> = Vec::new();

@@ -66,7 +66,7 @@ fn evolve(node: &ConfigNode<'_>) -> bool {
     evolves
 }
 
-/// Checks a column that the mapping must have, if there is a mapping.
+/// Checks that the mapping, if there is one, has a column `name`.
 fn is_mapped(columns: Option<&[Column]>, name: &str) -> Result<(), String> {
     match columns {
         Some(columns) if !columns.iter().any(|mapped| mapped.name == name) => {
@@ -134,7 +134,7 @@ fn mode(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>, columns: Option<&[Colu
     }
 }
 
-/// Returns whether records delete rows: as `deletes` says, or, if it isn't set, whether another option says which records do.
+/// Returns whether records may delete rows. If `deletes` isn't set, they may if another option says which records delete.
 fn deletes(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>) -> bool {
     let implied = pipeline.at("decode").at("envelope").text() == Some("debezium") || node.at("delete_where").is_set();
     let deletes = node.at("deletes").flag(implied);
@@ -154,7 +154,8 @@ fn newer_by(node: &ConfigNode<'_>, columns: Option<&[Column]>, key: &[String]) -
     Some(name.to_owned())
 }
 
-/// Checks mode aggregate: each column is part of the key or has an aggregate, and `by` names a column that keeps its value.
+/// Checks mode aggregate. Each column is part of the key or has an aggregate. For `first`, `by` names a column with aggregate
+/// `min`; for `last`, one with `max`.
 fn aggregates(pipeline: &ConfigNode<'_>, columns: Option<&[Column]>, key: &[String]) {
     let Some(columns) = columns else {
         if !pipeline.at("columns").is_set() {
@@ -211,7 +212,8 @@ fn after_create(node: &ConfigNode<'_>, create: bool) -> Vec<String> {
     at.list(is_sql).unwrap_or_default()
 }
 
-/// Checks that a pipeline with `create = true` has a mapping, which is the only source of the table's columns.
+/// Checks that a pipeline with `create = true` has a mapping with a type for each column. The table's columns are made from
+/// this mapping alone.
 fn creatable(node: &ConfigNode<'_>, columns: Option<&[Column]>, columns_node: &ConfigNode<'_>) {
     let Some(columns) = columns else {
         if !columns_node.is_set() {

@@ -11,7 +11,7 @@ const FIRST_MARK: u32 = 0xf_0000;
 /// The most placeholders in one name.
 const PLACEHOLDERS_MAX: usize = 8;
 
-/// Returns a table's name, with the fields of records that fill its placeholders.
+/// Reads a table's name. If the name has placeholders, also returns the route, which says which fields of a record fill them.
 pub(super) fn template(text: &str, max_tables: u32) -> Result<(TableName, Option<Route>), String> {
     let (marked, values) = placeholders(text)?;
     let TableName { schema, name } = names::table(&marked)?;
@@ -25,7 +25,8 @@ pub(super) fn template(text: &str, max_tables: u32) -> Result<(TableName, Option
     Ok((TableName { schema: shown(&schema), name: shown(&name) }, Some(route)))
 }
 
-/// Returns the text with a mark for each `{…}`, and the contents of the placeholders. `{{` and `}}` are literal braces.
+/// Returns the text with one private-use character in place of each `{…}`, and the contents of the placeholders. `{{` and `}}`
+/// are literal braces.
 fn placeholders(text: &str) -> Result<(String, Vec<(String, Source)>), String> {
     let (mut marked, mut values) = (String::new(), Vec::new());
     let mut chars = text.chars().peekable();

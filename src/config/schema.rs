@@ -22,7 +22,7 @@ pub(super) enum Kind {
     Table(&'static [Key]),
     /// Text, or a table with these keys.
     TextOr(&'static [Key]),
-    /// A table whose names the user chooses, with one kind of value.
+    /// A table whose keys the user names. All values have the same kind.
     Named(&'static Kind),
     /// librdkafka's properties: scalars whose names contain dots.
     Properties,
@@ -200,7 +200,7 @@ static CONDITION: &[Key] = &[
 ];
 
 impl Kind {
-    /// Returns the keys that a table of this kind may have; none if its names are free or it isn't a table.
+    /// Returns the keys that a table of this kind may have. Empty if the user names the keys, or if this isn't a table.
     pub(super) fn keys(&self) -> &'static [Key] {
         match self {
             Kind::Table(keys) | Kind::TextOr(keys) => keys,
@@ -218,7 +218,8 @@ impl Kind {
         }
     }
 
-    /// Returns whether names in this table may contain dots. Nested tables then mean the same names, written without quotes.
+    /// Returns whether names in this table may contain dots. If so, nested tables stand for names with dots that are written
+    /// without quotes.
     pub(super) fn is_flat(&self) -> bool {
         matches!(self, Kind::Properties | Kind::Settings)
     }

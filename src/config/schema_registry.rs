@@ -8,7 +8,7 @@ use super::{Content, Secret};
 /// A secret text, or the file that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
-    /// In the configuration or a variable.
+    /// The text itself, as the configuration or a variable contains it.
     Inline(Secret),
     /// The file is read again for each request, so that a rotated secret is picked up.
     File(PathBuf),
@@ -27,7 +27,7 @@ pub struct SchemaRegistry {
     pub token: Option<SecretSource>,
     /// `ca_file`: CA certificates (PEM) that verify the registry. `None`: the system trust store.
     pub ca_file: Option<PathBuf>,
-    /// The content of `ca_file`, which the registry's client reads when it is created.
+    /// A digest of `ca_file`. The registry's client reads the file only when the client is created.
     pub ca_content: Option<Content>,
     /// The longest wait for one answer. Default [`REGISTRY_TIMEOUT`](super::defaults::REGISTRY_TIMEOUT).
     pub timeout: Duration,

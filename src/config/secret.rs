@@ -10,7 +10,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// Returns the text itself, for the one place that needs it.
+    /// Returns the text itself, for code that must use it.
     pub fn expose(&self) -> &str {
         &self.0
     }

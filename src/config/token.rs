@@ -53,7 +53,7 @@ pub struct Oidc {
     pub extensions: Vec<(String, String)>,
     /// A file with CA certificates (PEM) that verify the endpoint. `None`: the system trust store.
     pub ca_file: Option<String>,
-    /// The same certificates as text.
+    /// CA certificates as PEM text, in place of a file.
     pub ca_pem: Option<String>,
 }
 

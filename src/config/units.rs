@@ -16,7 +16,7 @@ const SIZES: &[(&str, u64)] = &[
 
 const DURATIONS: &[(&str, u64)] = &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Reads bytes such as `"8MiB"`: B, KB, MB, GB, TB count by 1000, KiB, MiB, GiB, TiB by 1024.
+/// Reads bytes such as `"8MiB"`. B, KB, MB, GB and TB are powers of 1000; KiB, MiB, GiB and TiB are powers of 1024.
 ///
 /// # Errors
 /// If the text isn't valid. The error says what is wrong, and what to write.

@@ -86,9 +86,11 @@ fn of_parameter(key: &str, value: &str) -> Option<String> {
     None
 }
 
-/// Returns whether the password contains a character that must be escaped: one that ends the address, before the last `@`.
+/// Returns whether the password contains an unescaped character that ends the password too early. `rest` is the URL after
+/// `://`.
 fn is_password_unescaped(rest: &str) -> bool {
-    // If `@` comes after the start of the query, it belongs to a parameter, unless the part before the query has no host.
+    // An `@` after the first `?` belongs to a parameter. But if there is no `@` or `/` before that `?`, the `?` belongs to the
+    // password.
     let Some(at) = rest.rfind('@') else { return false };
     let Some(first) = rest.find(['/', '?', '#', '@']) else { return false };
     let before_query = rest.find('?').is_none_or(|query| at < query || !rest[..query].contains(['@', '/']));

@@ -9,22 +9,22 @@ use crate::limits::{self, Share};
 /// The properties of a running pipeline that a reload needs.
 #[derive(Debug)]
 pub(super) struct Running<'a> {
-    /// The configuration with which it was started.
+    /// The configuration with which the pipeline was started.
     pub(super) config: &'a Config,
-    /// Its share of the memory.
+    /// The pipeline's share of the memory budget.
     pub(super) share: &'a Share,
 }
 
 /// The decision for each pipeline.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    /// These keep running unchanged.
+    /// Pipelines that keep running unchanged.
     pub(super) kept: Vec<Arc<str>>,
-    /// These drain, and start again with the new configuration, each with the reason.
+    /// Pipelines that drain and start again with the new configuration, each with the reason.
     pub(super) restarted: Vec<(Arc<str>, &'static str)>,
-    /// These start: new ones, and those that had stopped.
+    /// Pipelines that start: new ones, and those that had stopped.
     pub(super) started: Vec<Arc<str>>,
-    /// These drain, and are removed.
+    /// Pipelines that drain and are removed.
     pub(super) removed: Vec<Arc<str>>,
     /// Keys whose change takes effect only when the process is restarted.
     pub(super) needs_restart: Vec<&'static str>,
@@ -55,8 +55,8 @@ pub(super) fn changes(
         }
     }
     changes.removed = running.keys().filter(|name| !shares.contains_key(*name)).cloned().collect();
-    // A pipeline that keeps running holds the memory that it was given. If that is more than its share in the new configuration,
-    // it restarts with less.
+    // A pipeline that keeps running holds the memory that it was given. If all pipelines together would exceed the limit, those
+    // that hold more than their new share restart.
     let has_now = |name: &Arc<str>| running.get(name).map_or(0, |now| now.share.bytes);
     let kept: u64 = changes.kept.iter().map(has_now).sum();
     let others: u64 =

@@ -31,7 +31,7 @@ const RESUME_LOOK: Duration = Duration::from_secs(1);
 
 type Outcome = Result<Remainder, Stopped>;
 
-/// The pipelines of a process.
+/// Runs the pipelines of a process.
 pub(super) struct Supervisor {
     daemon: Arc<Daemon>,
     /// The name under which this daemon's consumers join their groups.
@@ -253,7 +253,7 @@ impl Supervisor {
         Ok(changes)
     }
 
-    /// Returns the result of the process.
+    /// Returns the result of the process: an error if a pipeline has stopped, or if records are left unwritten.
     fn outcome(&self) -> Result<(), FatalError> {
         let reason = |pipeline: &Arc<Pipeline>| match pipeline.phase() {
             PipelinePhase::Stopped { why } => Some(format!("pipeline `{}` stopped: {why}", pipeline.name)),
@@ -273,8 +273,8 @@ impl Supervisor {
     }
 }
 
-/// Returns why no Kafka client can be created with a new configuration; the running pipeline is then kept. For example, while
-/// certificates are being replaced, a key may not belong to its certificate.
+/// Fails if no Kafka client for this pipeline can be created with the new configuration. The running pipeline is then kept. For
+/// example, while certificates are being replaced, a key may not belong to its certificate.
 fn can_connect(config: &Config, name: &str) -> Result<(), String> {
     let Some(pipeline) = config.pipelines.iter().find(|pipeline| pipeline.name == name) else { return Ok(()) };
     let health = KafkaHealth::of_command(&config.kafka.bootstrap_servers, &pipeline.group);
@@ -282,7 +282,7 @@ fn can_connect(config: &Config, name: &str) -> Result<(), String> {
     created.map(drop).map_err(|error| format!("pipelines.{name}: no client for Kafka can be created: {error}"))
 }
 
-/// Waits until `tidegate pipelines resume` asks for this pipeline. Returns its name.
+/// Waits until somebody runs `tidegate pipelines resume` for this pipeline. Returns the pipeline's name.
 ///
 /// Only requests that are made from now on count. The command makes a request only if an instance's row says that the pipeline
 /// has stopped there, and our row says so only after the number of earlier requests was read.

@@ -23,7 +23,7 @@ pub(super) struct Column {
     pub(super) instance: String,
     pub(super) host: String,
     pub(super) url: Option<String>,
-    /// Whether it is the instance that makes this document.
+    /// Whether this is the instance that makes the document.
     pub(super) this: bool,
     pub(super) consumers: Vec<BoardConsumer>,
 }
@@ -32,13 +32,13 @@ pub(super) struct Column {
 #[serde(default)]
 pub(super) struct BoardConsumer {
     pub(super) consumer: u32,
-    /// Whether it waits to be admitted to its group. Known only for the consumers of this instance.
+    /// Whether the consumer waits to be admitted to its group. Known only for the consumers of this instance.
     pub(super) joining: bool,
     /// The consumer's partitions, as indexes in the list of partitions.
     pub(super) partitions: Vec<usize>,
 }
 
-/// The owners of a partition.
+/// The owner of a partition, as this instance and the ledger know it.
 #[derive(Clone, Debug)]
 pub(super) struct Held<'a> {
     /// The consumer of this instance that has the partition.

@@ -15,7 +15,7 @@ const MANY: f64 = 0.01;
 pub(super) struct DeadLetterNews {
     /// Pairs of rows and dead letters, the newest at the end.
     seen: VecDeque<(u64, u64)>,
-    /// For how many samples in a row there have been dead letters within the last [`SAMPLES`].
+    /// For how many consecutive samples there has been a dead letter in the last [`SAMPLES`] samples.
     lasted: usize,
 }
 
@@ -30,7 +30,7 @@ impl DeadLetterNews {
             self.seen.pop_front();
         }
         self.seen.push_back((rows, dead));
-        // The counters of new consumers begin at 0, so everything in the first sample is news.
+        // With too few samples for five minutes, count from 0: all counters of a pipeline begin at 0.
         let (rows_before, dead_before) = if self.seen.len() > SAMPLES { self.seen[0] } else { (0, 0) };
         let (rows, count) = (rows - rows_before, dead - dead_before);
         if count == 0 {

@@ -72,12 +72,12 @@ pub(super) struct PipelineView {
     pub(super) state_words: Cow<'static, str>,
     /// Why the pipeline isn't flowing.
     pub(super) reason: Option<String>,
-    /// Rates in records per second: produced into Kafka, and written into Postgres by all instances. Then rows per second written
-    /// by this instance.
+    /// Records per second: `into` are produced into Kafka, and `out` are written into Postgres by all instances.
+    /// `rows_per_second` counts the rows that this instance writes.
     pub(super) into_per_second: Option<f64>,
     pub(super) out_per_second: Option<f64>,
     pub(super) rows_per_second: f64,
-    /// The rate of the best minute of the last hour.
+    /// The mean rate into Postgres in the best minute of the last hour.
     pub(super) best_per_second: f64,
     pub(super) flow_limit_per_second: Option<u32>,
     pub(super) empty_in_seconds: Option<f64>,
@@ -170,22 +170,22 @@ pub(super) struct PartitionView {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Sign {
-    /// It is read and written, or another instance owns it and advances.
+    /// The partition is read and written, or another instance owns it and its ledger row advances.
     #[default]
     Flowing,
-    /// Its claim hasn't been granted yet.
+    /// The partition's claim hasn't been granted yet.
     Claiming,
-    /// Its consumer waits for Postgres, Kafka or a schema.
+    /// The partition's consumer waits for Postgres, Kafka or a schema.
     Waiting,
-    /// `flow.max_rows_per_second` holds back its consumer.
+    /// `flow.max_rows_per_second` holds back the partition's consumer.
     Held,
-    /// Its consumer's batch is full, and the writer is busy.
+    /// The batch of the partition's consumer is full, and the writer is busy.
     Full,
     /// Another claim has replaced ours.
     Fenced,
-    /// A log-loss condition stopped it.
+    /// A log-loss condition stopped the partition.
     Stopped,
-    /// Another instance owns it, it has lag, and its ledger row doesn't advance.
+    /// Another instance owns the partition, there is lag, and the partition's ledger row doesn't advance.
     Silent,
 }
 

@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Value, json};
 
-/// Fields that change merely because time passes. Each has a neighbouring field with the time it counts from, so that a viewer
-/// can update it itself.
+/// Fields that change merely because time passes. For each, a neighbouring field has the time from which it counts. So a viewer
+/// can compute the field itself.
 const BY_THEMSELVES: [&str; 6] =
     ["now_ms", "seconds", "idle_seconds", "retry_in_seconds", "age_seconds", "lag_age_seconds"];
 

@@ -1,4 +1,5 @@
-//! The history of a pipeline: a ring of seconds and a ring of minutes, both of fixed size. It takes 56 kB per pipeline.
+//! The history of a pipeline: a ring of seconds and a ring of minutes, both of fixed size. Together they take 66 kB per
+//! pipeline.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,15 +17,15 @@ pub(super) struct Sample {
     pub(super) out: f32,
     /// The number of records not written yet.
     pub(super) lag: f32,
-    /// The age of the oldest of them, in seconds.
+    /// The age of the oldest unwritten record, in seconds.
     pub(super) wait: f32,
-    /// How many seconds remain until Kafka deletes it.
+    /// How many seconds remain until Kafka deletes the oldest unwritten record.
     pub(super) headroom: f32,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Cell {
-    /// Seconds since the epoch, in steps of the ring; 0 for a cell that was never filled.
+    /// The time since the epoch, in steps of the ring (seconds or minutes); 0 for a cell that was never filled.
     at: u32,
     sample: Sample,
     /// The number of seconds over which the rates are averaged.
@@ -108,7 +109,7 @@ impl Ring {
         i64::from(cell.at) * i64::from(self.step) * 1000
     }
 
-    /// Adds a sample. Rates are averaged over the time of the cell; of all other values the worst is kept.
+    /// Adds a sample. Rates are averaged over the time of the cell. For each of the other values, the worst one is kept.
     fn push(&mut self, now_ms: i64, sample: Sample) {
         let at = u32::try_from(now_ms / 1000 / i64::from(self.step)).unwrap_or(0);
         let place = at as usize % self.cells.len();

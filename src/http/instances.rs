@@ -1,6 +1,6 @@
 //! The daemons that share our database: each updates a row every few seconds, and reads those of the others.
 //!
-//! The ledger says who owns a partition. An idle consumer owns none, so only its instance's row shows it.
+//! The ledger says who owns a partition. An idle consumer owns none, so only the row of its instance shows that it exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub(super) struct Instance {
     pub(super) age_seconds: f64,
 }
 
-/// Updates our row and reads those of the others, until it is dropped.
+/// Updates our row and reads those of the others, until the future is dropped.
 pub(super) async fn run(site: Arc<Site>) {
     let mut config = site.daemon.config();
     let mut connector = Connector::new(Arc::new(config.postgres.clone()), None);
@@ -57,7 +57,7 @@ pub(super) async fn run(site: Arc<Site>) {
         }
         let now = site.daemon.config();
         if now.postgres != config.postgres {
-            // If a reload named another database, connect to that one. Our row in the old one expires.
+            // If a reload named another database, connect to that one. Our row in the old database expires.
             (connector, connection) = (Connector::new(Arc::new(now.postgres.clone()), None), None);
         }
         config = now;
@@ -101,7 +101,7 @@ fn pools(config: &Config) -> serde_json::Value {
     config.pipelines.iter().map(|p| (p.name.clone(), serde_json::Value::from(p.consumers.get()))).collect()
 }
 
-/// Returns why pipelines of this process have stopped, by name: those that can be resumed.
+/// Returns by name which pipelines of this process have stopped and can be resumed, each with the reason for the stop.
 fn stopped(daemon: &Daemon) -> serde_json::Value {
     let stopped = daemon.pipelines().into_iter().filter_map(|p| Some((p.name.to_string(), p.resumable()?.into())));
     serde_json::Value::Object(stopped.collect())

@@ -1,5 +1,5 @@
-//! Serves the runbook of this version at `/runbook`, so that the page can link to it even without access to another site. Headings,
-//! links to its own sections and code become HTML; the rest is shown as plain text.
+//! Serves the runbook of this version at `/runbook`, so that the page can link to it even without access to another site.
+//! Headings, code, and links to sections of the runbook become HTML. The rest is shown as plain text.
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};

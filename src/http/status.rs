@@ -27,8 +27,8 @@ use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineSta
 /// After how many seconds without progress a partition of another instance is marked, if it has lag.
 const SILENT: f64 = 12.0;
 
-/// Returns the whole document. Without a timeline, it is the document whose changes are sent to viewers. It doesn't list the
-/// partitions of each consumer again: viewers find them in the pipeline's list.
+/// Returns the whole document. Without a timeline, it is the document whose changes are sent to viewers. That document doesn't
+/// list the partitions of each consumer again, because viewers find them in the pipeline's list.
 pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
     let daemon = &site.daemon;
     let instances = lock(&site.instances).clone();

@@ -47,7 +47,7 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct Viewers {
     frames: broadcast::Sender<Arc<str>>,
-    /// The document that the viewers have, with its fingerprint; `None` if there are no viewers.
+    /// The document that the viewers have, and the id of the first event that they don't have; `None` if there are no viewers.
     told: Option<(Value, u64)>,
 }
 
@@ -203,7 +203,7 @@ impl Watch {
     }
 }
 
-/// Takes samples until it is dropped.
+/// Takes samples until the future is dropped.
 pub(super) async fn run(site: Arc<Site>) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::{PipelineState, Trouble, WaitCause};
 
-/// If less time than this, in seconds, is left until Kafka deletes unwritten records, that is reported.
+/// Unwritten records are reported if Kafka deletes them in less than this time, in seconds, and in less time than they have
+/// waited.
 const HEADROOM_LOW: f64 = 4.0 * 3600.0;
-/// If the lag has grown for at least this long, in seconds, that is reported.
+/// A pipeline is behind if its oldest unwritten record is older than this, in seconds.
 const BEHIND: f64 = 10.0;
 
 /// If a quota delays answers by at least this long, in seconds, that is reported.
@@ -21,7 +22,7 @@ const POSTGRES_UNAVAILABLE: &str = "Postgres is unavailable or blocked: records 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Level {
-    /// Somebody must act; otherwise nothing is written.
+    /// Records can't be written, or may be lost.
     Bad,
     Warning,
     /// The problem resolves without action.
@@ -35,7 +36,7 @@ pub(super) enum Level {
 #[serde(default)]
 pub(super) struct Sentence {
     pub(super) level: Level,
-    /// The pipeline that it is about, if it is about one.
+    /// The pipeline that the sentence is about, if it is about one.
     pub(super) pipeline: Option<String>,
     /// The subject of the sentence. It stays the same while the numbers in the sentence change.
     pub(super) kind: Cow<'static, str>,
@@ -49,7 +50,7 @@ pub(super) struct Sentence {
 pub(super) struct Facts {
     pub(super) name: String,
     pub(super) state: PipelineState,
-    /// Why it can't start, or why it stopped.
+    /// Why the pipeline can't start, or why it stopped.
     pub(super) why: Option<String>,
     /// The wait of the consumer that has waited longest; `None` if no consumer waits.
     pub(super) waiting: Option<Waiting>,
@@ -69,7 +70,8 @@ pub(super) struct Facts {
     /// Mean rates of the last seconds, in records per second.
     pub(super) into: Option<f64>,
     pub(super) out: Option<f64>,
-    /// The number of this instance's partitions in each state.
+    /// How many of this instance's partitions are being claimed, and how many are fenced. Then how many of its consumers
+    /// haven't joined the group yet.
     pub(super) claiming: usize,
     pub(super) fenced: usize,
     pub(super) joining: usize,
@@ -88,7 +90,7 @@ pub(super) struct Facts {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct RecentDeadLetters {
     pub(super) count: u64,
-    /// Their share of the records in that time, from 0 to 1.
+    /// The share of the records of those five minutes that became dead letters, from 0 to 1.
     pub(super) share: f64,
 }
 
@@ -222,7 +224,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     }
     if let Some(dead) = facts.dead {
         let reason = facts.dead_reason.as_deref().map(|reason| format!(", the newest: {reason}")).unwrap_or_default();
-        // While the pipeline waits or has stopped, this part would be wrong.
+        // While the pipeline waits or has stopped, this part of the sentence would be wrong.
         let others = if facts.state == PipelineState::Flowing { " The other records are written." } else { "" };
         say(
             Level::Warning,
@@ -257,7 +259,7 @@ fn section(kind: &str) -> Option<&'static str> {
     })
 }
 
-/// Returns the first of several faults, one per line, and how many follow.
+/// `faults` has one fault per line. Returns the first one, and how many follow.
 pub(super) fn first(faults: &str) -> String {
     let mut lines = faults.lines().filter(|line| !line.trim().is_empty());
     let first = lines.next().unwrap_or_default().trim();
@@ -310,7 +312,7 @@ pub(super) fn all(facts: &[Facts], refused: Option<&str>) -> Vec<Sentence> {
     said
 }
 
-/// Returns one or two words for a cell of a table.
+/// Returns a few words about the pipeline's state, for a cell of a table.
 pub(super) fn state_words(facts: &Facts) -> &'static str {
     let outgrown = facts.into.zip(facts.out).is_some_and(|(into, out)| into > out * 1.1);
     match facts.state {
@@ -353,7 +355,7 @@ fn waits(waiting: &Waiting) -> String {
     }
 }
 
-/// Returns what limits a pipeline that waits for this.
+/// Returns what limits a pipeline that waits because of `cause`.
 pub(super) fn limit_while_waiting(cause: WaitCause) -> &'static str {
     match cause {
         WaitCause::Kafka => "Kafka is unavailable: no records arrive.",

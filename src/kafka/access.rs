@@ -1,4 +1,4 @@
-//! Which topics and groups the brokers allow us to read.
+//! Finds out which topics the brokers don't allow us to read.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use super::observer::TIMEOUT;
 use super::rebalance::Notes;
 use super::settings::Settings;
 
-/// The longest wait between two checks of the time.
+/// The longest wait between two checks of the elapsed time.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Returns those of these topics whose records the brokers deny us. Only a fetch shows this, because the right to see a topic
-/// (Describe) is separate from the right to read it. Fetches from the end of each topic's first partition, all at once, with the
-/// settings of [`super::settings::reader`].
+/// Returns which of `topics` the brokers don't allow us to read. Only a fetch shows this, because the right to see a topic
+/// (Describe) is separate from the right to read it. So this function fetches from the end of each topic's first partition, all
+/// at once, with the settings of [`super::settings::reader`].
 ///
 /// # Errors
 /// The error of Kafka, and `TimedOut` after [`TIMEOUT`].

@@ -177,7 +177,8 @@ fn refresh(keeper: &Keeper, source: &TokenSource, failures: &mut u32) -> Duratio
     }
 }
 
-/// Gives the clients the password in a file, if it has changed. While the file can't be read, they keep their old one.
+/// Gives the clients the password in a file, if the password has changed. While the file can't be read, the clients keep the
+/// old password.
 fn reread(keeper: &Keeper, user: &Secret, file: &std::path::Path) {
     let Ok(text) = std::fs::read_to_string(file) else { return };
     let password = Secret::new(text.trim_end_matches(['\n', '\r']));

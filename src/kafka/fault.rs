@@ -204,7 +204,7 @@ impl Fault {
         Self { broker: None, cause: Cause::NoCoordinator, text: "the client keeps looking for it".to_owned() }
     }
 
-    /// Returns the topic that may not be read or described.
+    /// Returns the topic of a fault that says that a topic may not be read or described. `None` for any other fault.
     pub fn denied_topic(&self) -> Option<&str> {
         (self.cause == Cause::TopicDenied).then(|| self.text.strip_prefix("topic `")?.strip_suffix('`')).flatten()
     }
@@ -224,9 +224,10 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Parses a line of librdkafka's log, under the context `feature`, about the requests that a broker supports. Returns the broker,
-/// and whether the line says that it offers the group protocol `consumer`. The first line about a broker says no; one of the
-/// later lines may say yes. Kafka 3.8 only has version 0 of the request, which librdkafka doesn't send.
+/// Parses a line of librdkafka's log, under the context `feature`, about the requests that a broker supports. Returns the
+/// broker, and whether this line says that the broker offers the group protocol `consumer`. The first line about a broker says
+/// no, and a later one may say yes. Kafka 3.8 only has version 0 of the request, which librdkafka doesn't send. `None` for
+/// lines about anything else.
 pub fn consumer_protocol(line: &str) -> Option<(String, bool)> {
     if !line.contains("Broker API support:") && !line.contains("ApiKey ConsumerGroupHeartbeat ") {
         return None;

@@ -1,4 +1,5 @@
-//! One member of the consumer group, on librdkafka. Events come from the consumer's own queue, records in bulk.
+//! One member of the consumer group, on librdkafka. Events come from the consumer's own queue. Records come in bulk from a
+//! separate queue.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -218,8 +219,8 @@ impl GroupClient for KafkaClient {
         match self.consumer.poll(Duration::ZERO) {
             None => Ok(()),
             Some(Err(error)) => Err(self.fatal().unwrap_or_else(|| sorted(error))),
-            // Every partition is forwarded before it is fetched, so no record can arrive here. If one did, it would be missing
-            // from the batch. Claiming its partition again would fetch it again.
+            // Every partition is forwarded before it is fetched, so no record should arrive here. If one did, it would be
+            // missing from the batch. With this error, the partition is claimed again, and so the record is fetched again.
             Some(Ok(message)) => {
                 let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
                 let source = format!("a record came by the consumer's own queue: {topic}/{partition}@{offset}").into();

@@ -1,12 +1,16 @@
-//! Whether Kafka serves a pipeline, and if not, why: one state per pipeline, which all its clients update.
+//! Keeps track of whether Kafka serves a pipeline, and if not, why. There is one state per pipeline, which all of the
+//! pipeline's clients update.
 //!
-//! Five signals show an outage, and also its end. The first is a request of the [observer](super::observer) that isn't answered;
-//! the observer makes requests about idle topics too. The second is a consumer's group without a coordinator, as librdkafka's
-//! statistics report. The third is a denied request; a consumer repeats it every few seconds while it is denied. The fourth is a
-//! broker that doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member. The
-//! fifth is a listed topic that Kafka answers not to have. What
-//! librdkafka logs about connections is no such signal, and is only shown as the cause: one of several brokers may be down
-//! without harm.
+//! Five signals show an outage, and also its end:
+//!
+//! - A request of the [observer](super::observer) isn't answered. The observer makes requests about idle topics too.
+//! - A consumer's group has no coordinator, as librdkafka's statistics report.
+//! - A request is denied. While it is denied, a consumer repeats it every few seconds.
+//! - A broker doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member.
+//! - Kafka answers that it doesn't have a listed topic.
+//!
+//! The lines that librdkafka logs about connections are no such signal, because one of several brokers may be down without
+//! harm. They are only shown as the cause.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -35,7 +39,7 @@ pub struct KafkaHealth {
     /// `kafka.bootstrap_servers`.
     servers: String,
     group: String,
-    /// Whether faults are logged as they occur. A command doesn't log them, because it reports them at its end.
+    /// Whether failed connections are logged when they fail. A command doesn't log them, because its error names the cause.
     logs: bool,
     state: Mutex<State>,
     lines: Mutex<HashMap<String, Line>>,
@@ -49,12 +53,12 @@ struct State {
     denied: Option<Fault>,
     /// The fault of the last request, if it failed with another error; `None` once a request is answered.
     failed: Option<Fault>,
-    /// The newest fault of each broker's connections that isn't known to be over.
+    /// For each broker, the newest fault of its connections, unless that fault is known to be over.
     connections: BTreeMap<String, (Instant, Fault)>,
     consumers: BTreeMap<u32, Consumer>,
     /// Since when Kafka has answered not to have these listed topics.
     missing: Option<(Instant, Vec<String>)>,
-    /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use it.
+    /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use this protocol.
     only_classic: BTreeSet<String>,
     outage: Option<Outage>,
     /// When a connection last failed, or an outage was last seen.
@@ -69,11 +73,11 @@ struct Consumer {
     is_settled: Option<bool>,
     /// What Kafka denies the consumer, and when it last did.
     denied: Vec<(Fault, Instant)>,
-    /// How long Kafka's quotas delay its answers.
+    /// How long Kafka's quotas delay the answers to this consumer.
     throttled: Duration,
 }
 
-/// A Kafka that doesn't serve the pipeline.
+/// A time in which Kafka doesn't serve the pipeline.
 #[derive(Clone, Debug)]
 pub struct Outage {
     /// The start of the outage.
@@ -101,7 +105,7 @@ struct Line {
 }
 
 impl KafkaHealth {
-    /// Returns the health for a daemon's pipeline, which logs what happens.
+    /// Returns the health for a daemon's pipeline, which logs failed connections.
     pub fn new(pipeline: Arc<str>, servers: &str, group: &str) -> Self {
         Self {
             pipeline,
@@ -113,7 +117,7 @@ impl KafkaHealth {
         }
     }
 
-    /// Returns the health for a command, which logs nothing.
+    /// Returns the health for a command, which doesn't log failed connections.
     pub fn of_command(servers: &str, group: &str) -> Self {
         Self { logs: false, ..Self::new("".into(), servers, group) }
     }
@@ -282,7 +286,7 @@ impl KafkaHealth {
         lock(&self.state).troubled_at.is_some_and(|at| at.elapsed() < within)
     }
 
-    /// Returns the newest fault of a connection that isn't known to be over.
+    /// Returns the newest fault of any broker's connection, unless all such faults are known to be over.
     pub fn connection_fault(&self) -> Option<Fault> {
         lock(&self.state).newest().cloned()
     }
@@ -372,8 +376,8 @@ impl State {
         self.connections.values().max_by_key(|(at, _)| *at).map(|(_, fault)| fault)
     }
 
-    /// Returns why Kafka doesn't serve the pipeline, and since when. A missing topic is the answer of a Kafka that serves
-    /// requests, so any fault comes first.
+    /// Returns why Kafka doesn't serve the pipeline, and since when. Any fault is returned before a missing topic, because a
+    /// Kafka that reports a missing topic does answer requests.
     fn trouble(&self, now: Instant, servers: &str) -> Option<(Instant, Trouble)> {
         if let Some((since, fault)) = self.fault(now, servers) {
             return Some((since, Trouble::kafka(&fault)));

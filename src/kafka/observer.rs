@@ -64,8 +64,8 @@ pub type Answer<T> = Result<T, Unanswered>;
 pub struct Observer {
     health: Arc<KafkaHealth>,
     client: Arc<BaseConsumer<Notes>>,
-    /// The admin client, created when it is first needed: it has its own connections, and a client that ends during its login
-    /// logs a warning.
+    /// The admin client, which has its own connections. It is created only when it is needed, because a client that ends during
+    /// its login logs a warning.
     admin: OnceLock<Arc<AdminClient<DefaultClientContext>>>,
     /// Settings of further clients, which are created when they are needed.
     settings: Settings,
@@ -81,7 +81,7 @@ impl std::fmt::Debug for Observer {
 #[derive(Clone, Debug)]
 pub struct SharedObserver(Arc<Observer>);
 
-/// Why a request has no answer.
+/// Why [`SharedObserver::ask`] returns no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError<E> {
     /// The request returned this error.
@@ -177,7 +177,8 @@ impl Observer {
         })
     }
 
-    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if a broker of an answered request is one.
+    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol. `None` if no broker that answered a
+    /// request is such a broker.
     pub fn no_consumer_protocol(&self) -> Option<Fault> {
         self.serve();
         self.health.no_consumer_protocol()
@@ -186,7 +187,7 @@ impl Observer {
     /// Returns the cluster's id.
     ///
     /// # Errors
-    /// Kafka didn't answer.
+    /// If Kafka doesn't answer.
     pub fn cluster_id(&self) -> Answer<String> {
         let unknown = || KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
         self.patiently("", || self.client.client().fetch_cluster_id(METADATA_PATIENCE).ok_or_else(unknown))
@@ -206,8 +207,8 @@ impl Observer {
         self.patiently(topic.unwrap_or_default(), || self.client.fetch_metadata(topic, METADATA_PATIENCE))
     }
 
-    /// Makes a request again until it is answered or [`TIMEOUT`] is over. A failed connection ends it early: it would only fail
-    /// again.
+    /// Repeats a request until it is answered or [`TIMEOUT`] is over. Stops earlier if a connection has failed, because the
+    /// request would only fail again.
     fn patiently<T>(&self, topic: &str, ask: impl Fn() -> KafkaResult<T>) -> Answer<T> {
         self.question(topic, || {
             let deadline = Instant::now() + TIMEOUT;
@@ -281,7 +282,8 @@ impl Observer {
         fault
     }
 
-    /// Returns the topics that a pipeline reads, with their partitions. A listed topic that doesn't exist has none.
+    /// Returns the topics that a pipeline reads, each with its number of partitions. A listed topic that doesn't exist is left
+    /// out.
     ///
     /// # Errors
     /// If Kafka doesn't answer, or denies a listed topic; the error says why.
@@ -394,7 +396,7 @@ impl Observer {
         })
     }
 
-    /// Returns those of these topics whose records the brokers deny us.
+    /// Returns which of `topics` the brokers don't allow us to read.
     ///
     /// # Errors
     /// If Kafka doesn't answer; the error says why.
@@ -446,8 +448,8 @@ impl Observer {
         }
     }
 
-    /// Returns the ranges that contain no record that Kafka would deliver. They hold only transaction markers and aborted
-    /// records.
+    /// Returns the partitions whose range contains no record that Kafka would deliver. Such a range holds only transaction
+    /// markers and aborted records.
     ///
     /// # Errors
     /// If Kafka doesn't answer.

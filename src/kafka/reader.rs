@@ -1,5 +1,5 @@
-//! Reads given ranges of logs, for the commands. It joins no group, commits nothing, and ends after the ranges. It blocks, so
-//! it is called outside of the runtime.
+//! Reads given ranges of logs, for the commands. The reader joins no group, commits nothing, and ends after the ranges. Reading
+//! blocks, so it is done outside of the runtime's threads.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -21,7 +21,7 @@ use super::settings::Settings;
 
 /// If Kafka sends nothing for this long, reading is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// The longest wait between two checks of the time.
+/// The longest wait between two checks of the elapsed time.
 const POLL: Duration = Duration::from_millis(200);
 
 /// Reads ranges of logs.

@@ -68,8 +68,8 @@ struct Partition {
     fetchq_cnt: i64,
 }
 
-/// The consumer's context: the queue between callbacks and the poll thread. Only the polling thread ever takes the lock, which is
-/// there because librdkafka's types require it.
+/// The consumer's context: the queue between callbacks and the poll thread. Only the polling thread ever takes the locks. They
+/// exist only because the types of `rdkafka` require them.
 #[derive(Debug)]
 pub struct Notes {
     health: Arc<KafkaHealth>,
@@ -127,8 +127,8 @@ impl Notes {
         std::mem::take(&mut *lock(&self.events))
     }
 
-    /// Takes the offsets up to which logs were read, for partitions without a record that is still to be delivered.
-    /// librdkafka's statistics report them every few seconds.
+    /// Takes the offsets up to which logs were read, as librdkafka's statistics report them every few seconds. A partition is
+    /// left out while librdkafka holds records of it that are still to be delivered.
     pub fn take_read(&self) -> Vec<(TopicPartition, Offset)> {
         std::mem::take(&mut *lock(&self.read))
     }
@@ -183,7 +183,8 @@ impl ClientContext for Notes {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(Code::GroupAuthorizationFailed) => self.group_denied(),
-            // This error names no topic. The commit that advances the position reports the same, with the topic.
+            // The code of this error names no topic, but its text may. If not, the commit that advances the position reports
+            // the same denial, with the topic.
             Some(Code::TopicAuthorizationFailed) => {
                 if let Some(topic) = reason.strip_prefix("Subscribed topic not available: ")
                     && let Some((topic, _)) = topic.rsplit_once(": Broker:")
@@ -262,7 +263,7 @@ impl ConsumerContext for Notes {
 
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
         if let Err(error) = &result {
-            // Only tools that show lag are affected: they fall behind. The ledger is correct.
+            // Only tools that show lag are affected: they show an older position. The ledger is correct.
             debug!(consumer = self.consumer, %error, "Kafka did not take the committed offsets");
             if error.rdkafka_error_code() == Some(Code::GroupAuthorizationFailed) {
                 self.group_denied();

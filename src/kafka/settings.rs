@@ -17,8 +17,8 @@ use crate::limits::Prefetch;
 /// How often librdkafka looks for new topics and partitions.
 const METADATA_REFRESH_MS: u32 = 10_000;
 
-/// The longest wait between two connection attempts to a broker. With librdkafka's 10 s, records could flow up to 10 s later than
-/// the broker is back.
+/// The longest wait between two connection attempts to a broker. With librdkafka's 10 s, records could begin to flow as late as
+/// 10 s after the broker is back.
 const RECONNECT_MAX_MS: u32 = 2_000;
 
 /// How often a member of a classic group asks whether partitions move. When a partition moves, each side learns of the other's
@@ -36,8 +36,9 @@ const FETCH_MIN_BYTES: u64 = 200_000;
 const FETCH_WAIT_MAX: Duration = Duration::from_millis(100);
 /// The share of `batch.max_age` that the broker may wait.
 const FETCH_WAIT_SHARE: u32 = 5;
-/// If the wait were shorter, fetches of an empty log would return so often that they cost more than they save. Then librdkafka's
-/// own defaults are used, with which the broker sends at once.
+/// The shortest wait that is useful. With a shorter one, fetches of an empty log would return so often that they cost more than
+/// they save. If `batch.max_age` allows only a shorter wait, librdkafka's own defaults are used, with which the broker sends at
+/// once.
 const FETCH_WAIT_MIN: Duration = Duration::from_millis(10);
 
 const FETCH_MIN_BYTES_KEY: &str = "fetch.min.bytes";

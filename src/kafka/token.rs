@@ -24,7 +24,7 @@ const ANSWER_MAX: u64 = 1 << 20;
 pub struct Token {
     pub value: Secret,
     pub principal: String,
-    /// When it expires, in milliseconds since 1970.
+    /// When the token expires, in milliseconds since 1970.
     pub expires_at_ms: i64,
     /// SASL extensions: names and values.
     pub extensions: Vec<(String, String)>,
@@ -37,7 +37,7 @@ struct Answer {
     expires_in: Option<f64>,
 }
 
-/// Its error response (section 5.2).
+/// The error response of a token endpoint (RFC 6749, section 5.2).
 #[derive(Deserialize)]
 struct Refusal {
     error: String,

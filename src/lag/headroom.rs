@@ -61,7 +61,7 @@ pub struct PartitionRetention {
     pub behind: u64,
     /// Whether Kafka has already deleted a part of this log.
     pub cut: bool,
-    /// Offsets per second of the inflow.
+    /// How many offsets per second are added to the log.
     pub inflow: f64,
 }
 

@@ -95,7 +95,7 @@ mod tests {
         let pipeline: Arc<str> = "latency-test".into();
         let latencies = Latencies::of(&pipeline);
         assert!(Arc::ptr_eq(&latencies, &Latencies::of(&pipeline)), "writers of a pipeline share them");
-        // 0 ms, one of the future, 1 ms twice, 2 ms, 500 ms, 20 minutes.
+        // The latencies are 0 ms, one of a timestamp in the future, 1 ms twice, 2 ms, 500 ms, and 20 minutes.
         latencies.count([10_000, 10_500, 9_999, 9_999, 9_998, 9_500, -1_190_000].into_iter(), 10_000);
         let mut text = String::new();
         render(&mut text, "help");

@@ -37,7 +37,7 @@ enum State {
     Unknown,
     /// The run writes up to these log ends.
     Ends(BTreeMap<TopicPartition, Offset>),
-    /// All of it is written.
+    /// All records up to the log ends are written.
     Reached,
 }
 
@@ -125,7 +125,7 @@ impl Goal {
             let records = u64::try_from(end.get() - next.get()).ok().filter(|records| *records > 0)?;
             Some((source, records))
         });
-        // If the ledger says that nothing is left, all is written: the run was only told to end before it knew.
+        // If the ledger says that nothing is left, all is written. The run was then told to end before it noticed.
         Some(left.collect::<Vec<_>>()).filter(|left| !left.is_empty()).map(Left::Offsets)
     }
 }
@@ -153,9 +153,9 @@ impl Pipeline {
     }
 }
 
-/// Requests the current log ends, and cancels `stop` when two conditions hold. The ledger has reached these ends, whichever
-/// instance wrote them. And each log of our own partitions is known to be the log that the ledger knows: otherwise, if a topic
-/// was recreated with as many records, it would look as if they were written.
+/// Requests the current log ends, and cancels `stop` when two conditions hold. First, the ledger has reached these ends,
+/// whichever instance wrote the records. Second, the logs of our own partitions are known to be those that the ledger
+/// describes. Without the second condition, the records of a recreated topic would look as if they were written.
 pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedObserver, stop: CancellationToken) {
     let ends = ends_now(&pipeline, &observer).await;
     *lock(&pipeline.goal.0) = State::Ends(ends.clone());

@@ -110,7 +110,8 @@ pub(super) enum StartError {
     /// Something is missing that may appear later.
     #[error("{0}")]
     NotYet(String),
-    /// The table, or the pipeline's name, means something else than at the registration. The text says what, and what to do.
+    /// The table doesn't fit, or the pipeline's name means something else than at the registration. The text says what differs,
+    /// and what to do.
     #[error("{0}")]
     Differs(String),
     /// A request to Kafka panicked.
@@ -120,10 +121,10 @@ pub(super) enum StartError {
 
 /// Whether a failed start is retried.
 enum Fault {
-    /// It is retried without end.
+    /// The start is retried without end.
     Outage,
     FinalIfRepeated,
-    /// It is never retried.
+    /// The start is never retried.
     Final,
 }
 

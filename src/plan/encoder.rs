@@ -23,8 +23,8 @@ pub struct PlannedEncoder {
     /// The plan in use.
     pub(crate) planned: Arc<Planned>,
     pub(crate) encoder: Encoder,
-    /// The number of rows encoded by this plan. The next field has, for each column without a default, the path of its field and
-    /// the number of rows that lacked it.
+    /// The number of rows encoded by this plan. For each column without a default, `missing` has the path of its field and the
+    /// number of rows that lacked it.
     seen: u64,
     missing: BTreeMap<String, (String, u64)>,
     /// Whether the log has already named the fields that no record has.
@@ -37,7 +37,7 @@ impl PlannedEncoder {
         let planned = plans.current();
         let encoder = Encoder::new(Arc::clone(&planned.plan));
         let mut this = Self { encoder, planned, plans, seen: 0, missing: BTreeMap::new(), named: false };
-        // This creates the series, so that each begins at 0.
+        // This call creates the series, so that each begins at 0.
         this.count_missing();
         this
     }

@@ -1,5 +1,5 @@
-//! Finds the sessions that hold locks for which we wait. If such a session belongs to this pipeline, its process was suspended in
-//! the middle of a transaction, and the session is ended. Other sessions are only named.
+//! Finds the sessions that hold locks for which we wait. If such a session belongs to this pipeline and its client is silent,
+//! its process was suspended in the middle of a transaction, and the session is ended. Other sessions are only named.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,11 +18,12 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// A session that holds a lock for which another one waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocker {
-    /// The pid of its backend.
+    /// The pid of the session's backend.
     pub pid: i32,
     application_name: String,
     state: String,
-    /// Whether its backend waits for its own client. The next field says since when it has been in its present state.
+    /// Whether the session's backend waits for the session's client. `state_change` says since when the backend has been in its
+    /// present state.
     client_idle: bool,
     state_change: String,
     open_for_secs: i64,
@@ -60,8 +61,8 @@ impl Blocker {
     }
 }
 
-/// Runs `work`, which may wait for locks on the backend `pid`. If it takes long, ends the blockers that are
-/// sessions of this pipeline whose client is silent. Returns a description of the other blockers that were seen.
+/// Runs `work`, which may wait for locks on the backend `pid`. If it takes long, ends the blockers that are sessions of this
+/// pipeline whose client is silent. Also returns a description of the blockers that were seen last.
 pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output = T>) -> (T, Option<String>) {
     let mut note = None;
     let result = tokio::select! {
@@ -73,7 +74,7 @@ pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output 
     (result, note)
 }
 
-/// Checks until it is dropped.
+/// Looks for blockers of the backend `pid`, and ends suspended ones, until the future is dropped.
 async fn look(connector: &Connector, pid: i32, note: &mut Option<String>) -> std::convert::Infallible {
     sleep(PATIENCE).await;
     let mut connection = None;

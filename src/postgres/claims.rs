@@ -5,10 +5,10 @@ use tidegate_protocol::batch::LastRecord;
 use tidegate_protocol::claim_loop::Claimed;
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
-/// SQL: when records of the ledger's row `l` were last committed; NULL if never. `updated_at` is the time of a claim, or of a
-/// commit after it. A claim's number is its time in milliseconds, which tells the two apart. A claim moves the time of the last
-/// commit before it to `committed_at`. The form `read` also works if the daemon is older than this command, so that the column
-/// doesn't exist yet.
+/// SQL for the time at which records of the ledger's row `l` were last committed; NULL if none ever were. `updated_at` is the
+/// time of the last claim, or of the last commit if that is later. A claim's number (`epoch`) is its time in milliseconds, so
+/// an `updated_at` after this time belongs to a commit. A claim moves the time of the commit before it to `committed_at`. The
+/// form `read` also works if the daemon is older than this command, and the column doesn't exist yet.
 macro_rules! committed_at {
     () => {
         $crate::postgres::claims::committed_at!("l.committed_at")
@@ -109,7 +109,7 @@ pub async fn wait_at(
     Ok(())
 }
 
-/// Returns which of these have no ledger row.
+/// Returns which of these partitions have no ledger row.
 ///
 /// # Errors
 /// The error of the statement.

@@ -31,7 +31,7 @@ pub(crate) const FIXED: &[(&str, &str, u32)] = &[
     ("default_transaction_deferrable", "off", 0),
     // With `off`, every statement would fail on a target with row-level security. With `on`, its policies apply.
     ("row_security", "on", 0),
-    // If it is on, the server ends the session at each refused row.
+    // With `on`, the server would end the session at each refused row.
     ("exit_on_error", "off", 0),
     // Types are compared by the text that `format_type` returns.
     ("quote_all_identifiers", "off", 0),
@@ -59,7 +59,7 @@ struct Learned {
     server: AtomicUsize,
     /// Whether the URL requires a server that accepts writes.
     must_write: AtomicBool,
-    /// Whether a connection is known to have its own session.
+    /// Whether an earlier connection has shown that each connection has its own session.
     has_sessions: AtomicBool,
     /// A password from `password_command`, and the time until which it is used. The lock is held while the program runs, so that
     /// connections that open at the same time share its answer.
@@ -91,13 +91,13 @@ impl Connector {
         self.application_name.strip_prefix("tidegate ").unwrap_or(&self.application_name)
     }
 
-    /// Returns our own deadline for an answer.
+    /// Returns the longest wait for an answer of Postgres.
     pub fn write_deadline(&self) -> Duration {
         self.config.write_timeout
     }
 
-    /// Returns whether a connection to a server that refuses writes is useless, because the URL names another that may accept
-    /// them.
+    /// Returns whether a connection to a server that refuses writes is useless: `target_session_attrs` requires writes, or the
+    /// URL names several servers.
     pub fn must_write(&self) -> bool {
         self.learned.must_write.load(Ordering::Relaxed)
     }
@@ -156,7 +156,7 @@ impl Connector {
         }
     }
 
-    /// Returns the address, and a password that overrides those of the URL.
+    /// Returns the servers that the URL names, and, if one is configured, a password that overrides that of the URL.
     async fn target(&self) -> Result<(Servers, Option<Secret>), String> {
         let url = match &self.config.url {
             PostgresUrl::Inline(url) => url.expose().to_owned(),
@@ -243,8 +243,8 @@ impl Connector {
         Ok((connection, pid))
     }
 
-    /// Returns the statements that set every setting on which our SQL relies, so that a setting of the role or the database
-    /// cannot change what it means. They are `SET` statements rather than startup options, which poolers refuse. `version` is the
+    /// Returns the statements that set every setting on which our SQL relies. So a setting of the role or the database can't
+    /// change what our SQL means. They are `SET` statements rather than startup options, which poolers refuse. `version` is the
     /// server's, as in `server_version_num`.
     ///
     /// Three settings stay as the role or the database has them. `search_path` belongs to the user's triggers and defaults; our
@@ -300,7 +300,7 @@ fn together(mut failures: Vec<Refused>) -> Cause {
 /// Runs the work of a stage, with a time limit.
 ///
 /// # Errors
-/// The error of the work, or a timeout. After a timeout its connection is useless.
+/// The error of the work, or a timeout. After a timeout, the connection on which the work ran is useless.
 pub(crate) async fn within<T>(
     limit: Duration,
     stage: Stage,

@@ -70,8 +70,8 @@ pub async fn keys(connection: &mut PgConnection, pipelines: &[&str]) -> Result<V
     Ok(keys.into_iter().filter(|key| pipelines.contains(&pipeline_of(key))).collect())
 }
 
-/// The highest number that is counted. Counting more would take too long if the table has many millions. Uses only the index of
-/// `(pipeline, created_at)`.
+/// The highest number that is counted. Counting more would take too long if the table has many millions of rows. The query
+/// below uses only the index on `(pipeline, created_at)`.
 const COUNTED_MAX: i64 = 100_000;
 
 const STOCK: &str = "
@@ -102,7 +102,7 @@ async fn stock(connector: &Connector, pipeline: &str) -> Result<(i64, f64), Writ
     Ok((letters, oldest.unwrap_or(0.0)))
 }
 
-/// Keeps a pipeline's dead letters within their limits for as long as it runs. Failures are retried a minute later.
+/// Keeps a pipeline's dead letters within their limits for as long as the pipeline runs. Failures are retried a minute later.
 ///
 /// # Cancel safety
 /// May be dropped at any point: each page is its own transaction.

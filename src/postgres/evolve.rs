@@ -8,9 +8,9 @@ use tracing::info;
 use super::catalog;
 use super::connect::lock_for_session;
 
-/// Adds columns for those of these fields that the table lacks, as long as it has room, in one statement. If another instance, or
-/// the user, has added them meanwhile, there is nothing left to do. The statement waits for the transactions that write into the
-/// table, for at most `lock_timeout`.
+/// Adds columns for the fields that the table lacks, as long as the table has room for more columns. They are added in one
+/// statement. If another instance, or the user, has added them meanwhile, there is nothing left to do. The statement waits for
+/// the transactions that write into the table, for at most `lock_timeout`.
 ///
 /// # Errors
 /// The error of the database: only the table's owner may add columns.
@@ -44,8 +44,8 @@ pub(super) async fn add_columns(
     Ok(())
 }
 
-/// Returns whether Postgres refuses a column because of its name alone: another session made a column of this name at the same
-/// time (42701), or it contains characters that the database's encoding lacks (22P05).
+/// Returns whether Postgres refuses a column because of its name alone. For example, another session made a column of this name
+/// at the same time (42701), or the name contains characters that the database's encoding lacks (22P05).
 fn is_of_a_name(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("42701" | "22P05" | "22021" | "42602" | "42622"))

@@ -38,9 +38,10 @@ pub(super) async fn advance(
     Ok(moved)
 }
 
-/// Reads the ledger rows and locks them, so that a transaction in doubt has ended when this returns. The only live row of a
-/// partition is its last version in the statement's snapshot. If that row was updated meanwhile, READ COMMITTED takes its newest
-/// version instead. That version only has to match pipeline, topic and partition, so a row that was advanced is never missing.
+/// Reads the ledger rows and locks them, so that a transaction in doubt has ended when the statement returns. The only live row
+/// of a partition is its last version in the statement's snapshot. If that row was updated meanwhile, READ COMMITTED takes its
+/// newest version instead. That version only has to match pipeline, topic and partition, so a row that was advanced is never
+/// missing.
 const SETTLE: &str = "
 SELECT l.topic, l.partition, l.claim_id, l.epoch, l.next_offset
 FROM (SELECT * FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) ORDER BY s.topic, s.partition) s

@@ -1,7 +1,8 @@
 //! Creates range partitions in advance, and removes those older than the retention.
 //!
-//! Only one instance does it at a time, under an advisory lock of the session. A partition is created as a separate table and
-//! then attached, which blocks no writer. Detaching a partition does block writers, so it waits only briefly for its lock.
+//! Only one instance does this at a time, under an advisory lock of the session. A partition is created as a separate table and
+//! then attached, which blocks no writer. Detaching a partition does block writers, so the statement waits only briefly for its
+//! lock.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent
 WHERE i.inhparent = to_regclass($1)";
 
-/// Maintains the partitions of a pipeline's table for as long as it runs. Failures are retried a minute later.
+/// Maintains the partitions of a pipeline's table for as long as the pipeline runs. Failures are retried a minute later.
 ///
 /// # Cancel safety
 /// May be dropped at any point: each partition is created or removed in one transaction.
@@ -103,7 +104,7 @@ pub async fn make(
     Ok(())
 }
 
-/// Removes those partitions of ours that have expired.
+/// Detaches or drops the expired ones of the partitions that tidegate created.
 async fn let_go(
     connection: &mut PgConnection,
     config: &Pipeline,

@@ -22,9 +22,9 @@ pub(super) enum Pooling {
     Transaction,
 }
 
-/// Finds out with a second connection. A transaction there must not run in the session of the first connection, and the first
-/// must still be in the same session afterwards. Uses no prepared statement, because the pooler may refuse one. Returns `None` if
-/// no second connection can be opened.
+/// Finds out with a second connection how sessions are assigned. A transaction there must not run in the session of the first
+/// connection, and the first must still be in the same session afterwards. Uses no prepared statement, because the pooler may
+/// refuse one. Returns `None` if no second connection can be opened.
 pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -> Result<Option<Pooling>, sqlx::Error> {
     let pid = backend(first).await?;
     let Ok(Ok(mut second)) = timeout(SECOND_DEADLINE, options.connect()).await else { return Ok(None) };

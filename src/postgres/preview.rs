@@ -1,5 +1,5 @@
-//! Returns the first rows of a batch as the table would store them, which `check` shows. They are read from the staging table, or
-//! from a temporary table like the target. They are never read from the target itself, which may be huge.
+//! Returns the first rows of a batch, for `check`, as the table would store them. They are read from the staging table, or from
+//! a temporary table like the target. They are never read from the target itself, which may be huge.
 
 use std::ops::Range;
 
@@ -18,8 +18,8 @@ const ROWS_MAX: u32 = 3;
 
 impl PgStore {
     /// Returns up to three rows of a window that was copied, each as a JSON object. A delete is returned as `{"delete": {…}}`
-    /// with its key. `first` is run before, and undone afterwards. Runs in the open transaction. Returns none if the role may not
-    /// create a temporary table, or if records name their table.
+    /// with its key. Runs the SQL `first` before, and undoes it afterwards. All of this runs in the open transaction. Returns
+    /// no rows if the role may not create a temporary table, or if records name their table.
     pub async fn preview(&mut self, batch: &Batch, window: Range<u32>, first: &str) -> Vec<String> {
         if self.rows.planned.plan.is_routed() {
             return Vec::new();
@@ -58,8 +58,8 @@ fn left_out<'p>(table: &'p PlannedTable, batch: &Batch, window: Range<u32>) -> V
     table.shapes.columns().filter(|(bit, _)| mark::has(&every, *bit)).map(|(_, column)| column.name.as_str()).collect()
 }
 
-/// Returns an expression: an object with the defaults that the merge lets the table fill in. `left_out` are the columns that no
-/// row has.
+/// Returns SQL for a JSON object with the defaults of the columns that the merge leaves to the table. `left_out` are the
+/// columns that no row has.
 async fn filled_in(
     connection: &mut PgConnection,
     table: &PlannedTable,

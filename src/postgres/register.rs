@@ -7,7 +7,7 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 
 use super::claims;
 
-/// The meaning of a pipeline's name. Any difference at a later start stops the pipeline.
+/// The meaning of a pipeline's name. If cluster, group or table differ at a later start, the pipeline stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     pub pipeline: String,
@@ -16,7 +16,7 @@ pub struct Registration {
     pub target: String,
     /// The table's oid; 0 if records name their table.
     pub target_oid: u32,
-    /// Topics with their current partitions.
+    /// The topics, each with its current number of partitions.
     pub topics: BTreeMap<String, i32>,
 }
 
@@ -178,8 +178,8 @@ async fn reject_second_feed(connection: &mut PgConnection, wanted: &Registration
     )))
 }
 
-/// Adds partitions that appeared after the registration. `starts` has the oldest offset of each. Existing rows are kept. Returns
-/// the partitions for which the pipeline once had a row: these rows are lost.
+/// Adds partitions that appeared after the registration. `starts` has the oldest offset of each. Existing rows are kept.
+/// Returns the partitions that aren't new and have no row any more: these rows are lost.
 ///
 /// # Errors
 /// The error of the statement that failed.

@@ -1,4 +1,4 @@
-//! Remedies for a connection that Postgres, or TLS before it, refuses, and for statements that it refuses.
+//! Remedies for a connection that Postgres or TLS refuses, and for statements that Postgres refuses.
 
 use tidegate_protocol::store::{Cause, PostgresError};
 

@@ -9,7 +9,7 @@ use tidegate_rows::catalog::{Catalog, TableName};
 /// The answer to a request to write into a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TableClaim {
-    /// The pipeline may write into it.
+    /// The pipeline may write into the table.
     Ours,
     /// This other pipeline writes into the table from a topic that ours reads too. Every record would be written twice.
     Fed { by: String },
@@ -48,7 +48,7 @@ pub(crate) async fn rename(connection: &mut PgConnection, from: &str, to: &str) 
     Ok(())
 }
 
-/// Returns those of these names that belong to an existing relation.
+/// Returns which of `names` belong to an existing relation.
 ///
 /// # Errors
 /// The error of the statement.
@@ -71,7 +71,8 @@ fn name(row: &sqlx::postgres::PgRow) -> Result<TableName, sqlx::Error> {
     Ok(TableName { schema: row.try_get(0)?, name: row.try_get(1)? })
 }
 
-/// Registers that the pipeline writes into this table from now on, unless something forbids it.
+/// Registers that the pipeline writes into this table from now on, unless another pipeline feeds the table from the same topic,
+/// or the pipeline already has `max_tables` tables.
 ///
 /// # Errors
 /// The error of the statement that failed.

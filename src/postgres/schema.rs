@@ -49,7 +49,7 @@ pub enum MigrationError {
 }
 
 impl MigrationError {
-    /// Returns whether waiting can help: only for an outage.
+    /// Returns what to do about the error at a start. Only an outage is waited for.
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Postgres { cause, .. } => cause.disposition_at_start(),
@@ -162,8 +162,7 @@ async fn pending_of<'m>(
     Ok(migrator.iter().filter(|migration| !is_applied(migration)).collect())
 }
 
-/// Returns the checksum of each applied migration, by its version; `None` if the table that records them doesn't exist or can't
-/// be read.
+/// Returns the checksum of each applied migration, by its version; `None` if the table that records them doesn't exist.
 async fn applied(connection: &mut PgConnection) -> Result<Option<HashMap<i64, Vec<u8>>>, sqlx::Error> {
     let exists = sqlx::query("SELECT to_regclass('tidegate._sqlx_migrations') IS NOT NULL");
     if !exists.fetch_one(&mut *connection).await?.try_get::<bool, _>(0)? {

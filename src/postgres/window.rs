@@ -22,7 +22,7 @@ const CHUNK: usize = 256 * 1024;
 /// table.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
-    /// The version of the plan for which they were created.
+    /// The version of the plan for which the staging tables were created.
     version: u64,
     /// The existing staging tables, each with the oids of the defaults that it was given.
     there: BTreeMap<u16, Vec<i64>>,
@@ -35,8 +35,8 @@ pub(super) struct Stages {
 }
 
 impl Stages {
-    /// Begins a transaction with this plan. Staging tables that the previous transaction created are now permanent, and its
-    /// commit emptied all of them.
+    /// Begins a transaction with the plan of this version. Staging tables that the previous transaction created are now
+    /// permanent, and its commit emptied all of them.
     pub(super) fn begin(&mut self, version: u64) {
         self.new.clear();
         self.filled.clear();
@@ -53,8 +53,8 @@ impl Stages {
         self.there.insert(number, defaults);
     }
 
-    /// Forgets what a rollback, or a rollback to a savepoint, undoes. If a table was created before the savepoint, it is created
-    /// once more, which is rare and harmless.
+    /// Forgets the staging tables that a rollback, or a rollback to a savepoint, undoes. A table that was created before the
+    /// savepoint still exists, but is forgotten too, and is created once more. This is rare and harmless.
     pub(super) fn rolled_back(&mut self) {
         for number in std::mem::take(&mut self.new) {
             self.there.remove(&number);
@@ -73,7 +73,7 @@ pub(super) struct Copied {
 }
 
 /// Sends a window of a batch, and merges it if the table's mode requires that. `placed` gets the indexes of the window's rows
-/// that the last COPY contained; it is empty if that was all of them.
+/// that the last COPY contained. It is empty if the COPY contained all of them.
 pub(super) async fn copy(
     live: &mut Live,
     planned: &Planned,
@@ -318,8 +318,8 @@ pub(super) async fn create(
     Ok(oids)
 }
 
-/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. If rows will take its
-/// defaults (`defaults`), and those of the target have changed, creates it again.
+/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. With `defaults`, rows
+/// will take the defaults of the staging table. So if the target's defaults have changed, creates the staging table again.
 async fn stage(
     live: &mut Live,
     number: u16,

@@ -23,7 +23,7 @@ const NOT_FOUND: [u32; 3] = [40_401, 40_402, 40_403];
 #[derive(Debug, Deserialize)]
 pub(super) struct Document {
     pub(super) schema: String,
-    /// AVRO if it is absent.
+    /// The schema's kind. If it is absent, the schema is Avro.
     #[serde(rename = "schemaType")]
     pub(super) kind: Option<String>,
     #[serde(default)]
@@ -93,7 +93,7 @@ impl Client {
         Ok(document)
     }
 
-    /// Appends the schemas that references name. A schema comes after those to which it refers itself.
+    /// Appends the schemas that references name. A schema comes after the schemas to which it refers.
     fn references(
         &self,
         references: &[Reference],

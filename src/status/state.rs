@@ -41,20 +41,20 @@ impl fmt::Display for PartitionState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PipelineState {
-    /// It reaches Kafka and Postgres, and registers.
+    /// The pipeline reaches Kafka and Postgres, and registers.
     #[default]
     Starting,
-    /// It reads and writes.
+    /// The pipeline reads and writes.
     Flowing,
-    /// At least one of its consumers waits for Postgres or for the schema registry.
+    /// At least one of the pipeline's consumers waits for Postgres or for the schema registry.
     Waiting,
     /// Kafka doesn't answer, or denies what the pipeline needs.
     WaitingForKafka,
-    /// It writes what it has read, to end.
+    /// The pipeline writes what it has read, and then ends.
     Draining,
-    /// It ended as asked.
+    /// The pipeline ended as asked.
     Drained,
-    /// It ended with an error that waiting doesn't remove.
+    /// The pipeline ended with an error that waiting doesn't remove.
     Stopped,
 }
 

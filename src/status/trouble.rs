@@ -16,12 +16,13 @@ pub enum WaitCause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     pub cause: WaitCause,
-    /// The last error. Errors of Kafka and of the registry begin with its address; errors of Postgres name Postgres themselves.
+    /// The last error. An error of Kafka begins with the broker's address, and one of the registry with the registry's URL.
+    /// Errors of Postgres name Postgres themselves.
     error: String,
 }
 
 impl Trouble {
-    /// Returns the trouble with a Kafka that doesn't answer, or denies a request, for this reason.
+    /// Returns the trouble with a Kafka that doesn't answer or denies a request. `error` says why.
     pub fn kafka(error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Kafka, error: error.to_string() }
     }

@@ -66,7 +66,7 @@ pub struct Work {
 /// The batches that were written.
 #[derive(Clone, Debug, Default)]
 pub struct Batches {
-    /// Counts by the limit that closed them.
+    /// How many batches were closed, by the limit that closed them.
     pub by_trigger: BTreeMap<&'static str, u64>,
     /// The last batches, the newest at the end.
     pub recent: VecDeque<BatchNote>,
@@ -75,7 +75,7 @@ pub struct Batches {
 #[derive(Clone, Copy, Debug)]
 pub struct BatchNote {
     pub rows: u64,
-    /// Bytes of its encoded rows.
+    /// The size of the batch's encoded rows, in bytes.
     pub bytes: u64,
     /// The time from receiving the batch to its commit, waits for Postgres included.
     pub took: Duration,
@@ -86,8 +86,8 @@ pub struct BatchNote {
 pub struct DeadLetters {
     /// The count since the start.
     pub count: u64,
-    /// The positions in Kafka of the last ones, the newest at the end. Their contents are never kept here, because they may be
-    /// personal.
+    /// The positions in Kafka of the last dead letters, the newest at the end. Their contents are never kept here, because they
+    /// may be personal.
     pub newest: VecDeque<DeadLetter>,
 }
 
@@ -98,7 +98,7 @@ pub struct DeadLetter {
     pub offset: Offset,
     /// The column at fault, if there is one.
     pub column: Option<Box<str>>,
-    /// When it was committed, in milliseconds since the epoch.
+    /// When the dead letter was committed, in milliseconds since the epoch.
     pub at_ms: i64,
 }
 

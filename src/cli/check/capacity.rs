@@ -1,4 +1,5 @@
-//! Whether the server can serve the daemon at all: enough connections, and a COMMIT that can be answered.
+//! Checks whether the server can serve the daemon at all: whether it allows enough connections, and whether a COMMIT would be
+//! answered.
 
 use sqlx::{PgConnection, Row};
 
@@ -6,10 +7,10 @@ use super::report::PipelineReport;
 use crate::cli::show;
 use crate::config::Config;
 
-/// The connections of a pipeline beside those of its consumers: for claims and for lag.
+/// How many connections a pipeline has besides those of its consumers: one for claims, and one for lag.
 const PER_PIPELINE: i64 = 2;
 
-/// Reports limits that the daemon's connections exceed, and a COMMIT that would wait without end.
+/// Reports limits that are too low for the daemon's connections, and settings under which a COMMIT would wait for ever.
 pub(super) async fn check(
     connection: &mut PgConnection,
     config: &Config,
@@ -42,7 +43,7 @@ pub(super) async fn check(
         ),
         (row.try_get(4)?, "the server".to_owned(), "raise `max_connections`".to_owned()),
     ] {
-        // A negative limit is none.
+        // A negative limit means that there is no limit.
         if limit < 0 || limit > consumers {
             continue;
         }

@@ -1,6 +1,6 @@
-//! Creates the missing table in a transaction that is rolled back. ROLLBACK undoes no `nextval` and nothing that a function did
-//! outside the database, so statements of `after_create` are run only if they can do neither, and lock no other table. All others
-//! are parsed by Postgres: names, types and functions of a query must exist, and nothing runs.
+//! Creates the missing table in a transaction that is rolled back. ROLLBACK doesn't undo `nextval`, nor what a function did
+//! outside the database. So a statement of `after_create` is only run if it can do neither, and if it locks no other table. The
+//! other statements are only parsed by Postgres: names, types and functions of a query must exist, and nothing runs.
 
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{Executor, PgConnection, Row};
@@ -14,8 +14,8 @@ use crate::config::Pipeline;
 use crate::error::FatalError;
 use crate::postgres::catalog;
 
-/// Returns the table that would exist, and the SQL that creates it in a trial; `None` if it can't be created, with the reason in
-/// the report.
+/// Creates the table, reads its catalog, and rolls back. Returns the catalog, and the SQL that creates the table again in a
+/// trial. Returns `None` if the table can't be created; the report then says why.
 pub(super) async fn would_make(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -79,14 +79,14 @@ async fn after_create<'s>(
                 "{key}[{n}]: Postgres refuses `{}`: {error}; correct it, or the daemon creates no table",
                 show::safe(sql)
             )),
-            // It may refer to something that a statement creates which did not run.
+            // This statement may refer to something that a skipped statement would have created.
             Err(sqlx::Error::Database(error)) => report.warnings.push(format!(
                 "{key}[{n}]: Postgres refuses `{}` where the statements before it did not run: {error}",
                 show::safe(sql)
             )),
             Err(error) => return Err(error),
         }
-        // Parsing leaves locks, which end here. A statement that ran keeps its effect.
+        // A statement that ran keeps its effect. Parsing a statement takes locks, which the rollback to the savepoint releases.
         if ran.last() == Some(&sql.as_str()) {
             connection.execute("RELEASE SAVEPOINT tidegate_after_create").await?;
         } else {
@@ -99,7 +99,7 @@ async fn after_create<'s>(
             "{key}: parsed but not run, since a rollback may not undo what they do, or they may lock another table: {}; the newest records were tried without their effect",
             each.join(", ")
         );
-        // Records may name many tables.
+        // This function runs once per table, and records may name many tables. So don't repeat the same warning.
         if !report.warnings.contains(&warning) {
             report.warnings.push(warning);
         }
@@ -109,15 +109,15 @@ async fn after_create<'s>(
 
 enum Parsed {
     Statement,
-    /// Several statements in one text, of which Postgres parsed the grammar alone.
+    /// The text has several statements. Postgres has checked only their syntax.
     Several,
 }
 
-/// Lets Postgres parse a text, and analyze it if it is a query, without running it.
+/// Lets Postgres parse `sql` without running it. If `sql` is a query, Postgres also looks up the names in it.
 async fn parse(connection: &mut PgConnection, sql: &str) -> Result<Parsed, sqlx::Error> {
     match connection.prepare(sql).await {
         Ok(_) => Ok(Parsed::Statement),
-        // A bad grammar has the same SQLSTATE.
+        // A syntax error has the same SQLSTATE, so compare the routine that raised the error.
         Err(sqlx::Error::Database(error))
             if error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine)
                 == Some("exec_parse_message") =>
@@ -128,7 +128,7 @@ async fn parse(connection: &mut PgConnection, sql: &str) -> Result<Parsed, sqlx:
     }
 }
 
-/// Returns whether a statement only describes the created table in Postgres's catalogs. The table is empty, so that no default,
+/// Returns whether a statement only changes how Postgres's catalogs describe the new table. The table is empty, so no default,
 /// expression or function of such a statement is evaluated.
 async fn is_about(connection: &mut PgConnection, pipeline: &Pipeline, sql: &str) -> Result<bool, sqlx::Error> {
     let Some(name) = described_table(sql) else { return Ok(false) };
@@ -136,8 +136,8 @@ async fn is_about(connection: &mut PgConnection, pipeline: &Pipeline, sql: &str)
     Ok(row.fetch_one(connection).await?.try_get::<Option<bool>, _>(0)? == Some(true))
 }
 
-/// Returns the name of the table that a statement describes, as it is written; `None` for any statement that may do more than
-/// that, or that locks another table.
+/// Returns the name of the table that a statement describes, as the statement writes it. Returns `None` for any statement that
+/// may do more than describe a table, or that locks another table.
 fn described_table(sql: &str) -> Option<String> {
     let tokens = tokens(sql);
     let words: Vec<String> = tokens.iter().map(|token| token.to_ascii_uppercase()).collect();
@@ -172,12 +172,12 @@ fn described_table(sql: &str) -> Option<String> {
     if is_column {
         parts.pop();
     }
-    // A list of tables, as GRANT takes it, names others too.
+    // GRANT may list several tables. Such a statement is about other tables too.
     let is_one = (1..=2).contains(&parts.len()) && tokens.get(at + 1) != Some(&",");
     is_one.then(|| parts.join("."))
 }
 
-/// Splits SQL into words, quoted names, literals and single characters, without spaces and comments.
+/// Splits SQL into words, quoted names, literals and single characters. Leaves out spaces and comments.
 fn tokens(sql: &str) -> Vec<&str> {
     let (mut tokens, mut rest) = (Vec::new(), sql);
     while let Some(first) = rest.chars().next() {

@@ -25,7 +25,7 @@ use crate::plan::{PlanSource, no_table};
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{catalog, routes};
 
-/// The server, as this connection sees it.
+/// The server, and the state of the pipeline there, as the check found them.
 #[derive(Debug, Serialize)]
 pub(super) struct PostgresReport {
     pub(super) version: String,
@@ -44,7 +44,7 @@ impl PostgresReport {
     }
 }
 
-/// Plans, with the statements that create missing tables in a trial.
+/// The plans of a pipeline, and the SQL that creates the missing tables in a trial.
 #[derive(Debug)]
 pub(super) struct Plans {
     pub(super) source: PlanSource,
@@ -95,7 +95,8 @@ pub(super) async fn check(
     Ok(source.map(|source| Plans { source, make_table }))
 }
 
-/// Records the plan, or what is wrong with it.
+/// Puts the plan into the report, and returns it. If there is no plan, reports why and returns `None`. Fails if Postgres can't
+/// be reached.
 fn planned(
     made: Result<PlanSource, ReplanError>,
     report: &mut PipelineReport,
@@ -113,7 +114,8 @@ fn planned(
     }
 }
 
-/// Plans for the tables that the newest records name: existing ones, and those that would be created.
+/// Makes the plans for the tables that the newest records name. Tables that don't exist yet are planned as they would be
+/// created.
 pub(super) async fn for_named(
     config: &Config,
     pipeline: &Pipeline,
@@ -164,7 +166,8 @@ pub(super) async fn trials(
     let open = &mut connection;
     let (planned, mut trials) = (plans.source.current(), Trials::default());
     let single = (!planned.plan.is_routed()).then_some(&planned.table);
-    // What `after_create` adds to a table that would be created may draw and write as well.
+    // Triggers and defaults that `after_create` adds to a new table may draw from sequences and write, too. So create the
+    // missing tables before reading the catalogs.
     let begin = format!("BEGIN;\n{}", plans.make_table.as_deref().unwrap_or_default());
     open.execute(begin.as_str()).await.map_err(failed)?;
     for table in planned.routes.iter().chain(single) {
@@ -282,14 +285,15 @@ async fn table(
     Ok(())
 }
 
-/// Reports triggers and rules that run, or don't run, when rows are inserted by COPY.
+/// Reports the table's triggers and rules on insert, and whether the pipeline's writes run them.
 async fn surprises(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
     found: &Catalog,
     report: &mut PipelineReport,
 ) -> Result<(), sqlx::Error> {
-    // Bit 2 of tgtype is INSERT; a partition inherits its parent's triggers.
+    // In tgtype, INSERT is the bit with the value 4. Partitions have copies of their parent's triggers, so look at the parent
+    // only.
     let row = sqlx::query(
         "SELECT (SELECT string_agg(tgname::text, ', ' ORDER BY tgname) FROM pg_catalog.pg_trigger
                  WHERE tgrelid = $1::int8::oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 4 <> 0),
@@ -351,7 +355,8 @@ fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
     }
 }
 
-/// Compares what the pipeline's name means in the configuration with what it meant when it was registered.
+/// Compares the pipeline's cluster, group and table with those that were registered under its name. If the pipeline is
+/// registered, also compares the ledger's positions with the logs.
 pub(super) async fn registration(
     config: &Config,
     pipeline: &Pipeline,

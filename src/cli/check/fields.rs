@@ -1,4 +1,4 @@
-//! Judges how many of the sampled rows have the field of each column, in any format. Pure.
+//! Counts in how many of the sampled rows each column's field is present, and judges the counts. Handles all formats. Pure.
 
 use std::collections::BTreeSet;
 
@@ -15,34 +15,34 @@ use crate::config::{Pipeline, nearest};
 const FEW: f64 = 0.1;
 /// How many field names are kept for "did you mean". The limit keeps records with generated names from filling the memory.
 const SEEN_MAX: usize = 10_000;
-/// How many levels of objects are searched.
+/// How many levels of nested objects are searched for field names.
 const DEPTH_MAX: usize = 8;
 
-/// One column that a field fills.
+/// A column that a field fills, and the number of rows that have this field.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Share {
     pub(super) column: String,
     pub(super) field: String,
     /// Rows that have the field, even if it is null.
     pub(super) present: u64,
-    /// Rows that were read: records, or each element of an array. Records that only delete are none, and neither are those that
-    /// the row filter leaves out.
+    /// Rows that were read. A record is one row, or one row per element if an array holds its rows. Records that only delete a
+    /// row are not counted, and neither are those that the row filter leaves out.
     pub(super) records: u64,
-    /// The part of the field that the schemas of a registry lack.
+    /// The part of the field's path that the registry's schemas lack, as a text for the report.
     #[serde(skip)]
     lack: Option<String>,
 }
 
-/// The fields of a sample.
+/// Counts and names of the fields of the sampled records.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     /// The rows, counted as the metric `tidegate_fields_missing_total` counts them.
     rows: u64,
     /// Each column that a field fills.
     shares: Vec<Share>,
-    /// The schemas that the records name in a registry.
+    /// The registry's schemas that the records name.
     schemas: SchemasMet,
-    /// The names of the fields that JSON records have.
+    /// The paths of the fields that JSON records have.
     seen: BTreeSet<String>,
     is_json: bool,
     in_payload: bool,
@@ -62,7 +62,7 @@ impl Fields {
         }
     }
 
-    /// Takes the counts of the encoder that encoded the sample.
+    /// Takes over the counts of the encoder that encoded the sample.
     pub(super) fn take(&mut self, encoder: &mut Encoder) {
         let (mut counts, schemas, plan) = (Vec::new(), &self.schemas, encoder.plan().clone());
         let records = encoder.take_missing(|missing| {
@@ -79,10 +79,10 @@ impl Fields {
         (self.rows, self.shares) = (records, counts.into_iter().map(share).collect());
     }
 
-    /// Notes the names of a record's fields, and its schema.
+    /// Remembers a record's schema and the names of its fields.
     pub(super) fn see(&mut self, record: &Record<'_>, encoder: &Encoder) {
         encoder.meet_schema(record, &mut self.schemas);
-        // Other formats have no names to suggest.
+        // Only JSON records have names to suggest.
         let value = record.value.filter(|_| self.is_json);
         let value = value.map(|value| value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value));
         for value in value.into_iter().flat_map(|value| Deserializer::from_slice(value).into_iter::<Value>()) {
@@ -119,7 +119,8 @@ impl Fields {
         if records == 0 {
             return Vec::new();
         }
-        // A column without a mapping may be without a field, and a field of Debezium's envelope may be one that few records have.
+        // Judge only columns that are mapped to a field of the row. A column without a mapping may well have no field, and few
+        // records may have a certain field of Debezium's envelope.
         let mapped = pipeline.columns.iter().flatten().filter(|column| matches!(column.source, Source::Field(_)));
         let mapped: BTreeSet<_> = mapped.map(|column| column.name.as_str()).collect();
         for Share { column, field, present, lack, .. } in
@@ -139,7 +140,8 @@ impl Fields {
                     (None, None) if self.seen.is_empty() => String::new(),
                     (None, None) => format!("; the records have {}", some_of(&self.seen)),
                 };
-                // Records of Protobuf leave out what isn't set, so a field that the schema has may appear yet.
+                // A Protobuf record leaves out fields that aren't set. So a field that the schema has may still appear in later
+                // records.
                 let is_doubtful = matches!(pipeline.decode, Decode::Protobuf(_)) && lack.is_none();
                 let to = if is_doubtful { &mut report.warnings } else { &mut report.faults };
                 to.push(format!("{key}: none of the {whose} has field `{field}`{hint}"));
@@ -152,8 +154,8 @@ impl Fields {
     }
 
     /// Judges the columns of a table without a mapping, which are filled from fields of the same names. If no record has any of
-    /// these fields, that is a fault: the rows would consist of nothing but defaults and NULLs. A column alone may well have no
-    /// field, so it is only named if a field has a similar name.
+    /// these fields, that is a fault, because the rows would consist of nothing but defaults and NULLs. A single column may
+    /// well have no field, so it is only reported if a field has a similar name.
     fn unmapped(&self, pipeline: &Pipeline, mapped: &BTreeSet<&str>, report: &mut PipelineReport) {
         let shares = &self.shares;
         let takes_any = pipeline.table.evolve || matches!(pipeline.unknown_fields, UnknownFields::Column(_));

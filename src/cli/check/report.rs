@@ -29,7 +29,7 @@ pub(super) struct PipelineReport {
     pub(super) kafka: Option<KafkaReport>,
     pub(super) postgres: Option<PostgresReport>,
     pub(super) columns: Vec<PlannedColumn>,
-    /// The statement that would create the missing table.
+    /// The SQL that would create the missing tables.
     pub(super) ddl: Option<String>,
     pub(super) memory: Option<Memory>,
     pub(super) deadlines: BTreeMap<&'static str, String>,
@@ -72,7 +72,7 @@ impl Memory {
     }
 }
 
-/// Names of the deadlines, the shortest first: each must be over before the next one.
+/// Names of the deadlines, the shortest first. Each must be shorter than the next one.
 const DEADLINES: [&str; 5] = ["lock", "statement", "write", "drain", "max_poll_interval"];
 
 impl PipelineReport {

@@ -90,8 +90,8 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
     Ok(())
 }
 
-/// Returns whether the tables of schema `tidegate` exist and may be read. `to_regclass` would fail if the role may not use the
-/// schema.
+/// Returns whether the tables of schema `tidegate` exist and may be read. The query doesn't call `to_regclass` for the tables,
+/// because that fails if the role may not use the schema.
 pub(super) async fn may_read_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT count(*) = 3 FROM pg_catalog.pg_class c
@@ -140,7 +140,7 @@ pub(super) async fn may_stage(connection: &mut PgConnection) -> Result<bool, sql
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// Reports it if rows must be staged and the role may not create temporary tables.
+/// Reports a missing right if rows must be staged and the role may not create temporary tables.
 async fn to_stage(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -200,7 +200,7 @@ pub(super) async fn on_table(
         verbs.push(("UPDATE", "update"));
     }
     let mut lacking = Vec::new();
-    // The owner of a table has all of these rights.
+    // `evolve` and `partition_by` require that the role owns the table, and the owner has all of these rights.
     let will_own = pipeline.table.evolve || pipeline.table.partition_by.is_some();
     for (right, verb) in verbs {
         if !will_own && !has_on_columns(connection, pipeline, found, right).await? {
@@ -255,7 +255,8 @@ pub(super) async fn on_table(
     Ok(())
 }
 
-/// Reports the sequences that a default uses and on which we lack a right. An identity column needs none.
+/// Reports the sequences that a default uses and on which the role lacks a right. An identity column needs no right on its
+/// sequence.
 async fn sequences(
     connection: &mut PgConnection,
     found: &Catalog,
@@ -291,7 +292,8 @@ async fn has_on_table(connection: &mut PgConnection, found: &Catalog, right: &st
     row.bind(i64::from(found.oid)).bind(right).fetch_one(connection).await?.try_get(0)
 }
 
-/// Returns whether the role has the right on every column that the pipeline fills. The key is never updated.
+/// Returns whether the role has the right on every column that the pipeline fills. UPDATE isn't required on the key's columns,
+/// because they are never updated.
 async fn has_on_columns(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

@@ -1,4 +1,4 @@
-//! The trial of `check`: the daemon's own writer writes the newest records in a transaction that is rolled back.
+//! The trial of `check`: the daemon's own writer writes the newest records in transactions that are rolled back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -107,7 +107,7 @@ impl Sample {
     }
 }
 
-/// The records of a trial: a range of each log.
+/// The records of a trial: a range of offsets per partition.
 pub(in crate::cli) type Ranges = Vec<(TopicPartition, std::ops::Range<Offset>)>;
 
 /// The results of a trial of all records.
@@ -128,7 +128,8 @@ pub(super) enum Tried {
     LacksPartition,
 }
 
-/// Tries these records. `make` creates the missing tables.
+/// Writes the records of `ranges` in transactions that are rolled back, and returns the results. `make` is the SQL that creates
+/// the missing tables.
 pub(super) async fn try_records(
     config: &Config,
     pipeline: &Pipeline,
@@ -192,7 +193,7 @@ pub(super) async fn try_records(
     Ok(Tried::Done(Box::new(Done { sample, fields })))
 }
 
-/// Returns the tables that the newest records name.
+/// Returns the tables that the records of `ranges` name and that the plan doesn't have yet.
 pub(super) async fn named_tables(
     config: &Config,
     pipeline: &Pipeline,
@@ -226,7 +227,7 @@ pub(super) async fn named_tables(
     read.map_err(FatalError::Unavailable)
 }
 
-/// Returns the ranges of the newest records.
+/// Returns, per partition, the range of the newest records, so that all ranges together have about `records` records.
 pub(in crate::cli) async fn ranges(
     config: &Config,
     pipeline: &Pipeline,
@@ -251,8 +252,8 @@ fn trouble(stopped: &Stopped) -> FatalError {
     }
 }
 
-/// Returns where to begin in each log so that about `wanted` records are read: each log contributes its share, and longer logs
-/// make up for shorter ones.
+/// Returns the range to read of each log, so that about `wanted` records are read in all. Each log contributes an equal share,
+/// and longer logs make up for shorter ones.
 fn newest(
     mut logs: Vec<(TopicPartition, Offset, Offset)>,
     wanted: u64,
@@ -274,12 +275,12 @@ fn newest(
 struct Encoded {
     /// The fields that no column takes.
     new_fields: NewFields,
-    /// How many rows delete.
+    /// How many rows are deletes.
     deletes: u64,
     fields: Fields,
 }
 
-/// Reads and encodes, as a poll thread does, into batches of the configured size.
+/// Reads and encodes the records as a poll thread does. Sends them to `outbox` in batches of the configured size.
 fn read(
     config: &Settings,
     ranges: &[(TopicPartition, std::ops::Range<Offset>)],

@@ -1,11 +1,12 @@
-//! The stand-ins for tables to which the trial of `check` writes, so that it leaves nothing behind. ROLLBACK undoes rows, but no
-//! `nextval`: a rolled-back row of a serial column still uses up a number.
+//! The stand-ins for tables. The trial of `check` writes to stand-ins, so that it leaves nothing behind. ROLLBACK undoes rows,
+//! but it doesn't undo `nextval`: a rolled-back row of a serial column still uses up a number.
 //!
 //! - If defaults draw from a sequence, the rows are written through a temporary view of the table, whose defaults draw from
 //!   temporary sequences. Constraints, triggers, row security and existing rows are those of the table itself.
 //! - Triggers, and defaults that call functions, may draw from any sequence. They first run on a temporary table in a read-only
 //!   transaction, in which Postgres refuses every draw and every write. Only rows that pass are then tried on the table itself.
-//! - Anything that isn't safe is named in the report, and left out: the rows are then only tried on a temporary table.
+//! - A trigger or default that can't be tried safely is named in the report, and left out. The rows are then only tried on a
+//!   temporary table.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,8 @@ pub(super) struct Setup {
     pub(super) make: Vec<String>,
     /// The replacements, by the oid of the table that they stand for.
     pub(super) targets: BTreeMap<u32, Catalog>,
-    /// Statements before the first rows are shown: they set the temporary sequences to the numbers that `run` would draw.
+    /// Statements that run before the first rows are shown. They set the temporary sequences to the numbers that `run` would
+    /// draw.
     pub(super) show: Vec<String>,
     /// Whether the transaction becomes read-only after the replacements were created.
     pub(super) read_only: bool,
@@ -35,8 +37,8 @@ pub(super) struct Setup {
 /// The possible trials of a pipeline's tables, in the order in which they are tried.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
-    /// The trial that runs triggers and functions where they can't change anything. `None` if there are none, or if no such trial
-    /// is possible.
+    /// The trial that runs triggers and functions where they can't change anything. `None` if there are no such triggers and
+    /// functions, or if no such trial is possible.
     pub(super) guarded: Option<Setup>,
     /// The trial that writes to the tables themselves.
     pub(super) direct: Setup,
@@ -44,8 +46,8 @@ pub(super) struct Trials {
     pub(super) bare: Setup,
     /// Triggers and defaults that may change something, as text for people.
     pub(super) suspects: Vec<String>,
-    /// Why the tables themselves can't be tried, even if the guarded trial succeeds: some triggers only run if a row exists
-    /// already.
+    /// Why the tables themselves can't be tried, even if the guarded trial succeeds or isn't possible. For example, some
+    /// triggers only run if a row exists already.
     pub(super) untriable: Option<String>,
     /// Sequences that have no number left, with the columns that draw from them.
     pub(super) exhausted: Vec<String>,
@@ -57,8 +59,9 @@ impl Trials {
         !self.suspects.is_empty() || !self.direct.targets.is_empty()
     }
 
-    /// Reads what a table's defaults, triggers and rules may do, and adds what its trials need. `planned` is the oid by which the
-    /// plan knows the table: one that would be created has another oid in each transaction.
+    /// Reads what a table's defaults, triggers and rules may do, and adds what its trials need. `planned` is the table's oid in
+    /// the plan. It may differ from the oid in `found`, because a table that is created for a trial has another oid in each
+    /// transaction.
     ///
     /// # Errors
     /// The error of the query that failed.
@@ -97,7 +100,8 @@ impl Trials {
             table.restarts.push(restart);
         }
         for column in &mut table.columns {
-            // If a sequence's name is computed at run time, the catalog doesn't know that the default depends on it.
+            // If a sequence's name is computed at run time, the catalog doesn't know that the default depends on the sequence.
+            // So look for the call in the default's text.
             let draws = |sql: &String| sql.contains("nextval(") || sql.contains("setval(");
             let twinned = |sql: &String| sql.replace(OURS, "");
             if !column.generated && column.expression.as_ref().map(twinned).is_some_and(|sql| draws(&sql)) {
@@ -141,7 +145,7 @@ struct StandIn<'a> {
     columns: Vec<Column>,
     /// Statements that create the temporary sequences.
     numbers: Vec<String>,
-    /// Statements that set these to the next numbers of the table's own sequences.
+    /// Statements that set the temporary sequences to the next numbers of the table's own sequences.
     restarts: Vec<String>,
     /// The columns whose defaults draw from the temporary sequences.
     drawing: Vec<String>,
@@ -152,13 +156,13 @@ impl StandIn<'_> {
         format!("tidegate_trial_{}", self.found.oid)
     }
 
-    /// Registers the stand-in for the table. It is registered as a view even if it is a temporary table: COPY doesn't write to a
+    /// Registers the stand-in for the table. It is registered as a view even if it is a temporary table. COPY can't write to a
     /// view, so the rows are staged in every mode.
     fn stands_in(&self, setup: &mut Setup) {
         let table = TableName { schema: "pg_temp".to_owned(), name: self.name() };
         let mut catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
-        // The stand-in has a default of its own where a column has only that of its domain. The staging table must take it, since
-        // the domain's may draw from a real sequence.
+        // If a column has only its domain's default, the stand-in's column has that default as its own. The staging table must
+        // take the default from the stand-in, because the domain's default may draw from a real sequence.
         for column in self.columns.iter().filter(|column| !column.generated && column.expression.is_some()) {
             let of = catalog.columns.iter_mut().find(|of| of.name == column.name && of.default_oid.is_none());
             if let Some(of) = of {
@@ -168,8 +172,8 @@ impl StandIn<'_> {
         setup.targets.insert(self.planned, catalog);
     }
 
-    /// Adds a view of the table in which the defaults that draw from a sequence are replaced. Adds nothing if no default draws.
-    /// The view has all other defaults too, because the staging table takes its defaults from the view.
+    /// Adds a view of the table in which the defaults that draw from a sequence are replaced. Adds nothing if no default draws
+    /// from a sequence. The view has all other defaults too, because the staging table takes its defaults from the view.
     fn view(&self, setup: &mut Setup) {
         if self.drawing.is_empty() {
             return;
@@ -221,17 +225,17 @@ struct Column {
     name: String,
     type_text: String,
     not_null: bool,
-    /// Whether the column is generated from [`Self::expression`], STORED or VIRTUAL.
+    /// Whether this is a generated column (STORED or VIRTUAL), computed from [`Self::expression`].
     generated: bool,
     stored: bool,
     expression: Option<String>,
-    /// Functions that a default calls and that may do anything.
+    /// Functions that the default calls and that may do anything.
     functions: Vec<String>,
     suspect: bool,
 }
 
 impl Column {
-    /// Replaces the draw of a sequence with one of its temporary twin.
+    /// In the default, replaces the draw from `sequence` with a draw from its temporary copy.
     fn draw(&mut self, sequence: &Sequence) {
         let ours = format!("{OURS}{}'::regclass)", sequence.twin_name());
         self.expression = Some(match self.expression.take() {
@@ -282,10 +286,10 @@ impl Sequence {
         format!("tidegate_numbers_{}", self.oid)
     }
 
-    /// Returns the statements that create a temporary copy of the sequence, and that set the copy to the number which the sequence
-    /// itself would give next; `None` if the sequence has no number left. The copy
-    /// starts ahead of the numbers that others may draw during the trial. It starts not too far ahead, because a default may put
-    /// the number into a text of limited length.
+    /// Returns two statements. One creates a temporary copy of the sequence, and the other sets the copy to the number that the
+    /// sequence itself would give next. Returns `None` if the sequence has no number left. The copy starts ahead of the numbers
+    /// that others may draw during the trial, but not too far ahead, because a default may put the number into a text of
+    /// limited length.
     fn twin(&self, found: &Catalog) -> Option<(String, String)> {
         let of = found.columns.iter().find(|column| column.name == self.column);
         let (lowest, highest) = match of.map(|of| of.base_type.as_str()) {
@@ -414,14 +418,15 @@ async fn checks(connection: &mut PgConnection, found: &Catalog) -> Result<Vec<St
 enum Reach {
     /// The trigger can run on a temporary table of the trial.
     Anywhere,
-    /// The trigger can run there too, but a part of it only runs if a row exists already: on UPDATE or DELETE.
+    /// The trigger can run on a temporary table too. But it also runs on UPDATE or DELETE, which only happen if a row exists
+    /// already.
     Existing,
     /// The trigger can only run on its own table: it belongs to one partition, it is a rule, or the role may not call its
     /// function.
     Nowhere,
 }
 
-/// A trigger whose function may do anything.
+/// A trigger, or a rule, that may do anything.
 struct Trigger {
     title: String,
     /// The statement that creates the trigger on the temporary table.
@@ -429,7 +434,8 @@ struct Trigger {
     reach: Reach,
 }
 
-/// Reads the triggers that the pipeline's statements run, and the rules. A COPY doesn't run rules, but the trial's INSERT would.
+/// Reads the triggers that the pipeline's statements run. If the trial `inserts`, also reads the rules: a COPY doesn't run
+/// rules, but the trial's INSERT would.
 async fn triggers(
     connection: &mut PgConnection,
     found: &Catalog,

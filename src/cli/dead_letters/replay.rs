@@ -153,7 +153,8 @@ async fn target(
 async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &Filter) -> Result<Report, FatalError> {
     let connector = reach::connector(config);
     let mut connection = super::open(config).await?;
-    // The column for failed replays is newer than the table of dead letters, so migrate first.
+    // The table of dead letters may have been created by an older version, without the column for failed replays. So migrate
+    // first.
     reach::migrate(&connector).await?;
     let plans = Arc::new(PlanSource::look(pipeline, &mut connection).await.map_err(reach::unplanned)?);
     let planned = plans.current();
@@ -355,7 +356,7 @@ impl Transaction for ReplayStore {
         self.inner.probe().await
     }
 
-    /// Gives the records that failed again their new reason. They are stored already.
+    /// Stores the new reason of the records that failed again. Their dead letters exist already.
     async fn dead_letter(&mut self, _batch: &Batch, rejects: &[&RejectedRecord]) -> Result<(), WriteError> {
         let ids: Vec<i64> = {
             let page = lock(&self.page);

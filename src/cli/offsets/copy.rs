@@ -64,7 +64,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     ))
 }
 
-/// Gives the replays of `from` the name of `to`, so that their dead letters keep the table they are for.
+/// Renames the replays of pipeline `from`, so that they belong to pipeline `to`. Their dead letters keep the table that they
+/// are meant for.
 async fn rename_replays(connection: &mut PgConnection, from: &str, to: &str) -> Result<(), sqlx::Error> {
     let rows = sqlx::query("SELECT name FROM tidegate.pipeline").fetch_all(&mut *connection).await?;
     for row in rows {
@@ -88,7 +89,7 @@ async fn rename_replays(connection: &mut PgConnection, from: &str, to: &str) -> 
 async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Result<(u64, u64), FatalError> {
     let failed = |error| reach::failed("can't copy the positions", error);
     let mut transaction = connection.begin().await.map_err(failed)?;
-    // Take the lock of registrations, so that only one of these runs at a time.
+    // Take the lock that registrations take, so that only one registration or rename runs at a time.
     let lock = sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE");
     lock.execute(&mut *transaction).await.map_err(failed)?;
     if crate::postgres::register::is_known(&mut transaction, &to.name).await.map_err(failed)? {

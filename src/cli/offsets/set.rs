@@ -188,7 +188,8 @@ async fn apply(
         let row = row.bind(&pipeline.name).bind(&*source.topic).bind(source.partition);
         let row = row.fetch_optional(&mut *transaction).await.map_err(failed)?;
         let from = row.map(|row| row.try_get::<i64, _>(0)).transpose().map_err(failed)?;
-        // The ledger may be outside of the log: before it, because of retention, or after it, because of another topic.
+        // The ledger's position may be outside of the log: before its beginning if retention has deleted records, or after its
+        // end if the topic was recreated.
         let within = from.map(|from| Offset::new(from.clamp(low.get(), high.get())));
         moved.push(Move {
             topic: source.topic.to_string(),

@@ -20,13 +20,13 @@ pub(in crate::cli) struct Arguments {
 #[derive(Serialize)]
 struct Line {
     name: String,
-    /// Whether the configuration has it. For a replay: whether the configuration has its pipeline.
+    /// Whether the configuration has a pipeline of this name. Always false for a replay, which has a name of another form.
     configured: bool,
-    /// Whether it is registered in the database.
+    /// Whether the pipeline is registered in the database.
     registered: bool,
-    /// Open connections of instances that run it now.
+    /// The number of open connections of instances that run the pipeline now.
     connections: usize,
-    /// The instances on which it has stopped, with the reason.
+    /// The instances on which the pipeline has stopped, each with the reason.
     stopped: BTreeMap<String, String>,
     table: String,
     /// Whether the registered table still exists; absent for a pipeline that was never started.
@@ -41,7 +41,7 @@ struct Line {
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
-    // A name that is only in the database, and not in the configuration, is valid here.
+    // The option `--pipeline` may name a pipeline that is only in the database, and not in the configuration.
     let wanted = |name: &str| arguments.common.pipeline.as_deref().is_none_or(|only| only == name);
     let mut connection = reach::open(&reach::connector(&config)).await?;
     let mut lines = Vec::new();
@@ -87,7 +87,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     show::print(&text(&lines))
 }
 
-/// Returns the instances on which the pipeline has stopped, with the reason.
+/// Returns the instances on which the pipeline has stopped, each with the reason.
 async fn stopped(connection: &mut PgConnection, name: &str) -> Result<BTreeMap<String, String>, FatalError> {
     let instances = reach::instances(connection, name).await?.into_iter();
     Ok(instances.filter_map(|instance| Some((instance.id, instance.stopped?))).collect())

@@ -46,7 +46,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             unregistered
         });
     }
-    // A request that nobody waits for must not be left behind: it would resume the pipeline after a later stop.
+    // Store the request only if an instance says that the pipeline has stopped. Otherwise the request would stay, and would
+    // resume the pipeline after a later stop.
     let deadline = Instant::now() + PATIENCE;
     let stopped = loop {
         let instances = reach::instances(&mut connection, name).await?;

@@ -1,4 +1,4 @@
-//! Reads the ranges, one topic after the other, into batches. Blocks, on its own thread.
+//! Reads the ranges into batches, one topic after the other. The reading blocks, so it has its own thread.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -120,8 +120,8 @@ impl Filling {
         }
     }
 
-    /// Hands the batch to the writer. Waits as long as the writer waits for Postgres, because there is no group whose session
-    /// could time out.
+    /// Hands the batch to the writer, and waits until the writer takes it. The wait may last as long as an outage of Postgres,
+    /// because a replay is in no group whose session could time out.
     fn hand_over(&mut self, places: &mut HashMap<i32, OpenRange>, trigger: Trigger) {
         if self.batch.is_empty() {
             return;

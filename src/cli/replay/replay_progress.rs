@@ -16,7 +16,7 @@ use crate::postgres::connect::Connector;
 
 /// The owner's name in the ledger, for people.
 const OWNER: &str = "tidegate replay";
-/// How many times a claim waits for rows that a killed run still has locked. The constant below is the longest time of each wait.
+/// How often a claim is tried while a killed run still has rows locked. The constant below is the pause between two tries.
 const CLAIM_TRIES: u32 = 20;
 const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 
@@ -26,7 +26,7 @@ pub(super) struct OffsetRange {
     pub(super) source: TopicPartition,
     /// The offset where the replay begins.
     pub(super) first: Offset,
-    /// The offset up to which records are written.
+    /// The offset up to which records are written, exclusive.
     pub(super) next: Offset,
     /// The end of the range, exclusive.
     pub(super) end: Offset,
@@ -103,8 +103,8 @@ impl ReplayProgress {
         rows.iter().map(stretch).collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Stores all ranges in the ledger, in one transaction. It registers no topics, because the replay writes to the same table
-    /// as its pipeline, and that isn't a conflict.
+    /// Stores all ranges in the ledger, in one transaction. The registration has no topics. With topics, it would conflict with
+    /// that of its pipeline, because both would write the same topics to one table.
     pub(super) async fn begin(
         &self,
         connection: &mut PgConnection,
@@ -134,7 +134,7 @@ impl ReplayProgress {
         work.await.map_err(failed)
     }
 
-    /// Claims the unfinished ranges. From then on an earlier run can't write.
+    /// Claims the unfinished ranges and returns them. From then on, an earlier run can't write.
     pub(super) async fn claim(
         &self,
         connector: &Connector,
@@ -164,7 +164,8 @@ impl ReplayProgress {
         )))
     }
 
-    /// Called when all is written: advances past offsets at the end of each range that hold no record.
+    /// Advances the claimed ranges to their ends, when all records are written. The last offsets of a range may hold no record.
+    /// Fails if another run has claimed a range meanwhile.
     pub(super) async fn end(&self, connection: &mut PgConnection, claims: &[ClaimId]) -> Result<(), FatalError> {
         let done = sqlx::query(
             "UPDATE tidegate.ledger SET next_offset = end_offset, updated_at = now()

@@ -1,4 +1,4 @@
-//! Whether records may be written a second time into the table that already has them. Pure.
+//! Decides whether records may be written a second time into a table that already has them. Pure.
 
 use tidegate_rows::spec::{AggregateFunction, Column, WriteMode};
 

@@ -6,7 +6,7 @@ use super::values::Typed;
 
 /// The most columns of a proposal. Further fields go into the column for all remaining fields.
 const COLUMNS_MAX: usize = 200;
-/// The most members that an object may have if they become columns of their own.
+/// An object's members become columns of their own only if there are no more than this many.
 const SPREAD_MAX: usize = 16;
 /// If an array's elements are to become the rows, there may be at most this many fields beside the array. A record with more
 /// fields is meaningful by itself, and would be lost if its array were empty.
@@ -30,7 +30,8 @@ pub(super) struct Columns {
     pub(super) columns: Vec<Proposed>,
     /// Whether some field has no column.
     pub(super) incomplete: bool,
-    /// The arrays whose elements are the rows. Each is nested in the elements of the one before it, and its path begins there.
+    /// The arrays whose elements are the rows. Each is nested in the elements of the one before it, and its path is relative to
+    /// such an element.
     pub(super) levels: Vec<Vec<String>>,
     /// The fields for which an existing table has no column.
     pub(super) homeless: Vec<Vec<String>>,
@@ -58,7 +59,8 @@ impl Columns {
         }
     }
 
-    /// Adds the members of an object, except those that contain the array of the rows.
+    /// Adds the members of an object. Leaves out the array whose elements are the rows. Of an object that contains this array,
+    /// only the other members are added.
     fn members(&mut self, level: &Level<'_>, path: &mut Vec<String>, node: &Node, array: &[String]) {
         for (name, member) in &node.members {
             path.push(name.clone());
@@ -95,7 +97,8 @@ impl Columns {
         }
     }
 
-    /// Returns whether an object's members become columns: it is an object in all records, and holds only scalars.
+    /// Returns whether an object's members become columns: every value is an object or null, and the few members are all
+    /// scalars.
     fn is_spread(&self, node: &Node) -> bool {
         let is_scalar = |name: &str, member: &Node| {
             let is_scalar = member.seen.objects + member.seen.arrays == 0;
@@ -125,7 +128,8 @@ impl Columns {
     }
 }
 
-/// Returns the only array of objects that every row has, if its elements make better rows: few other fields are beside it.
+/// Returns the path and the elements of the array whose elements should be the rows. It is the only array of objects that every
+/// row has, and few other fields are beside it.
 pub(super) fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
     let mut found = Vec::new();
     arrays(node, node.seen.objects, &mut Vec::new(), &mut found);
@@ -162,8 +166,8 @@ fn is_any_value(node: &Node) -> bool {
     node.members.iter().all(|(name, _)| MEMBERS.contains(&name.as_str()))
 }
 
-/// Returns the path to the value within an object that only says which type its value has, as MongoDB's extended JSON does, and
-/// the column's type.
+/// Handles an object that only says which type its value has, as in MongoDB's extended JSON. Returns the path from the object
+/// to the value, and the column's type. Returns `None` for any other object.
 pub(super) fn wrapped(node: &Node, name: &str) -> Option<(&'static [&'static str], Typed)> {
     let [(wrapper, inner)] = node.members.as_slice() else { return None };
     if node.declared.is_some() || !node.seen.is_object() {

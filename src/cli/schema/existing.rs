@@ -11,33 +11,34 @@ use crate::cli::show;
 
 /// How many levels of objects are searched for a column's field.
 const DEPTH_MAX: usize = 8;
-/// How many fields without a column are named.
+/// How many fields without a column are listed by name.
 const NAMED_MAX: usize = 20;
 
 /// A field that may fill a column.
 struct Candidate<'n> {
     path: Vec<String>,
-    /// The path as far as it has a name for the column.
+    /// The part of the path whose names are compared with the column's name. The rest of the path leads into a wrapper of the
+    /// value.
     named: Vec<String>,
-    /// How many of the path's first names lead to the row: to the element of an array.
+    /// How many names at the start of the path lead to the array whose elements are the rows. 0 if no array has the rows.
     level: usize,
-    /// How many rows its level has.
+    /// How many rows there are at this level of arrays.
     rows: u64,
     node: &'n Node,
-    /// The value within an object that only says which type it has, with that type.
+    /// The type of the value, if `node` is an object that only says which type its value has.
     wrapped: Option<Typed>,
-    /// Members of it are candidates too.
+    /// Whether the members of `node` are candidates too.
     is_parent: bool,
 }
 
-/// How well a field's name fits a column's, the best one first.
+/// How well a field's name fits a column's name. The best fit comes first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Likeness {
     /// `position_lat` for `position.lat`.
     Exact,
     /// `created_at` for `createdAt`.
     Folded,
-    /// `lat` for `position.lat`, if no other field ends so.
+    /// `lat` for `position.lat`, if no other field's path ends with this name.
     Last,
 }
 
@@ -78,7 +79,7 @@ pub(super) fn columns(root: &Node, catalog: &Catalog) -> Columns {
     Columns { columns, incomplete: !homeless.is_empty(), levels, homeless }
 }
 
-/// Collects the members of an object, but for those on the way to the array whose elements are the rows.
+/// Adds an object's members to `found`. Leaves out the array whose elements are the rows, and the objects that contain it.
 fn collect<'n>(
     node: &'n Node,
     path: &mut Vec<String>,
@@ -137,12 +138,12 @@ impl Candidate<'_> {
         }
     }
 
-    /// Proposes the field for a column, whose type is known.
+    /// Returns the proposal that this field fills `column`, which already has a type.
     fn proposed(&self, column: &CatalogColumn) -> Proposed {
         let is_zoned = column.base_type == "timestamptz";
         let is_time = is_zoned || column.base_type == "timestamp";
         let name = self.named.last().map_or("", String::as_str);
-        // The column says that numbers are times, so their field's name need not.
+        // If the column is a time, numbers are times, whatever the field's name is.
         let seen = self.wrapped.clone().unwrap_or_else(|| self.node.typed(if is_time { "time" } else { name }));
         Proposed {
             name: column.name.clone(),
@@ -169,8 +170,8 @@ pub(super) fn has_free(catalog: &Catalog, columns: &[Proposed], name: &str) -> b
     has && !columns.iter().any(|column| column.name == name)
 }
 
-/// Returns what the table says about the proposal, one sentence each: columns that no field fills, fields without a column, and
-/// keys. `filled` are the columns that the proposal fills.
+/// Returns remarks on how the proposal fits the table, one sentence each: on columns that no field fills, fields without a
+/// column, and unique keys. `filled` are the columns that the proposal fills.
 pub(super) fn findings(catalog: &Catalog, proposal: &Proposal, filled: &[&str]) -> Vec<String> {
     let mut findings = Vec::new();
     for column in &catalog.columns {
@@ -189,7 +190,7 @@ pub(super) fn findings(catalog: &Catalog, proposal: &Proposal, filled: &[&str]) 
         } else if !is_filled && !column.not_null {
             findings.push(format!("{name} ({type_text}): no field; NULL in each row"));
         }
-        // The plan has a fault for a column that must have a value and gets none.
+        // A column that is NOT NULL, has no default and isn't filled is already a fault of the plan.
     }
     if let Some(named) = some_of(&proposal.homeless) {
         let table = catalog.table.quoted();

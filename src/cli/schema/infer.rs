@@ -32,14 +32,15 @@ pub(super) struct Sample {
 #[derive(Debug, Default)]
 struct Rows {
     records: u64,
-    /// All rows, each an object.
+    /// The fields of all these rows. Each row is an object.
     root: Node,
 }
 
 #[derive(Debug)]
 pub(super) struct Proposal {
     pub(super) shape: Shape,
-    /// The arrays whose elements are the rows. Each is nested in the elements of the one before it, and its path begins there.
+    /// The arrays whose elements are the rows. Each is nested in the elements of the one before it, and its path is relative to
+    /// such an element.
     pub(super) levels: Vec<Vec<String>>,
     pub(super) columns: Vec<Proposed>,
     /// Whether every field has a column.
@@ -58,7 +59,7 @@ pub(super) struct Proposal {
 pub(super) enum Mode {
     /// Each record makes rows.
     Append,
-    /// Records without a value delete the row of their key, and so do records with a field that says so.
+    /// Records without a value delete the row of their key. So do records in which `delete_where` is `true`.
     Upsert {
         /// The columns of the key. If empty, the key is the column that takes the record's key.
         key: Vec<String>,
@@ -68,7 +69,8 @@ pub(super) enum Mode {
 }
 
 impl Sample {
-    /// Adds one record to the sample. `schemas` returns the schema with the number in the frame of a key or a value.
+    /// Adds one record to the sample. `schemas` returns the schema that has a given number. The number comes from the frame of
+    /// the key or of the value.
     pub(super) fn add<S>(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, mut schemas: impl FnMut(u32) -> Option<S>)
     where
         S: AsRef<Schema>,
@@ -100,8 +102,8 @@ impl Sample {
         looked.rows.iter().for_each(|row| rows.root.row(row, looked.schema.as_ref()));
     }
 
-    /// Returns the structure of most records, with columns for their fields: those of `table` if it exists. `None` if there is no
-    /// column for any field.
+    /// Returns a proposal for the structure that most records have. If `table` exists, the fields are assigned to its columns;
+    /// otherwise new columns are proposed. Returns `None` if no field has a column.
     pub(super) fn propose(&self, table: Option<&Catalog>) -> Option<Proposal> {
         let (shape, rows) = self.shapes.iter().max_by_key(|(_, rows)| rows.records)?;
         let found = table.map_or_else(|| Columns::of(&rows.root), |table| existing::columns(&rows.root, table));
@@ -126,7 +128,7 @@ impl Sample {
         Some(Proposal { shape: *shape, levels, columns, complete, key_format, key_column: column, mode, homeless })
     }
 
-    /// Returns how many records with a value the proposal would refuse.
+    /// Returns how many records have a value but another structure than the proposal. They would become dead letters.
     pub(super) fn odd(&self) -> u64 {
         let most = self.shapes.values().map(|rows| rows.records).max().unwrap_or(0);
         self.records - self.tombstones - most

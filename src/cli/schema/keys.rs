@@ -1,4 +1,4 @@
-//! Infers how the keys of a sample are decoded, and which columns identify a row by them. Pure.
+//! Infers from a sample how the records' keys are decoded, and which columns hold the key and so identify a row. Pure.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,8 @@ use super::values::{Seen, Typed};
 pub(super) struct Keys {
     records: u64,
     absent: u64,
-    /// The number of keys that are objects. The next field has their field names, if all have the same.
+    /// The number of keys that are objects. `fields` has the names of their fields, and is empty if they don't all have the
+    /// same names.
     objects: u64,
     fields: Option<Vec<String>>,
     /// Keys that are texts, or JSON scalars.
@@ -53,7 +54,7 @@ pub(super) struct KeyPlan {
     pub(super) column: Option<Typed>,
     /// `decode.key_format`, if it has to be stated.
     pub(super) format: Option<&'static str>,
-    /// Whether every record has such a key.
+    /// Whether every record has a key.
     pub(super) complete: bool,
 }
 
@@ -104,7 +105,7 @@ impl Keys {
         }
     }
 
-    /// Adds a key that names no schema. Returns its text if it is a scalar.
+    /// Adds a key whose schema isn't known, or that has none. Returns the key's text if the key is a scalar.
     fn plain(&mut self, key: &[u8]) -> Option<String> {
         let is_structure = key.first().is_some_and(|byte| matches!(byte, b'{' | b'"'));
         if let Some(value) = shape::key_payload(key).filter(|_| is_structure) {
@@ -129,7 +130,7 @@ impl Keys {
     }
 
     /// Returns the columns and the format for the keys. `columns` are the columns of the values' fields. If a record has
-    /// `several` rows, they all have the same key, so no column identifies a row by it.
+    /// `several` rows, they all have the same key, so the key doesn't identify a row.
     pub(super) fn plan(&self, columns: &[Proposed], several: bool, values_are_registered: bool) -> KeyPlan {
         let keyed = self.records - self.absent;
         if keyed == 0 {
@@ -154,7 +155,7 @@ impl Keys {
             return KeyPlan { names, column: None, format, complete };
         }
         let (format, column) = match self.binary.iter().next() {
-            // Without this format, a column would get the quotes and the envelope too.
+            // Without this format, the key column would contain the quotes or the envelope too.
             _ if self.json == keyed => {
                 let scalar = self.texts.scalar("key").filter(|_| self.objects == 0);
                 (Some("json"), scalar.unwrap_or_else(|| Typed::plain("jsonb")))
@@ -178,7 +179,7 @@ impl Keys {
 impl Binary {
     fn add(&mut self, key: &[u8]) {
         self.count += 1;
-        // If the eight bytes of a float are read as a whole number, it is nearly always far beyond 2^53.
+        // If the eight bytes of a float are read as a whole number, the number is nearly always far beyond 2^53.
         self.integers += u64::from(integer(key).is_some_and(|number| number.unsigned_abs() < 1 << 53));
         let float = match key.len() {
             8 => key.try_into().ok().map(f64::from_be_bytes),
@@ -203,7 +204,8 @@ impl Binary {
     }
 }
 
-/// Reads a whole number as Java's serializers write it.
+/// Reads a key of 2, 4 or 8 bytes as a big-endian integer, as Kafka's serializers for Java write it. `None` for any other
+/// length.
 fn integer(key: &[u8]) -> Option<i64> {
     match key.len() {
         2 => key.try_into().ok().map(|key| i16::from_be_bytes(key).into()),

@@ -1,4 +1,4 @@
-//! The meaning of field names, and the names of columns. Pure.
+//! Guesses from field names what the fields mean, and makes names for columns. Pure.
 
 use tidegate_rows::catalog::{NAME_MAX, can_name_a_column};
 
@@ -21,7 +21,7 @@ const OF_TIME: &[&str] = &[
     "expires",
     "seen",
 ];
-/// Words that may follow these and name the unit.
+/// Words that may follow a word for a time. They name the unit.
 const OF_UNIT: &[&str] = &[
     "s",
     "sec",
@@ -84,8 +84,8 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// Returns a name for a field's column: `position_lat` for `position.lat`, `ctid_` for `ctid`. It is cut to the length that
-/// Postgres keeps, and underscores are added until it is free. `None` for an empty name.
+/// Returns a name for a field's column: `position_lat` for `position.lat`, `ctid_` for `ctid`. The name is cut to the length
+/// that Postgres keeps, and underscores are added until no other column has it. `None` for an empty name.
 pub(super) fn column(path: &[String], is_taken: impl Fn(&str) -> bool) -> Option<String> {
     let joined: String = path.join("_").chars().filter(|c| *c != '\0').collect();
     if joined.is_empty() {

@@ -12,7 +12,7 @@ use crate::cli::show;
 /// The column for fields that have no column of their own.
 const EXTRA: &str = "extra";
 
-/// The columns of a proposal that no field fills.
+/// Names for the columns of a proposal that no field fills.
 struct Others<'a> {
     columns: &'a [Proposed],
     /// The table, if it exists.
@@ -20,8 +20,8 @@ struct Others<'a> {
 }
 
 impl Others<'_> {
-    /// Returns the name of such a column. In a new table it has as many underscores as make it unique; an existing table must have a
-    /// column of exactly this name.
+    /// Returns the name of a column that no field fills. In a new table, underscores are added to `wanted` until the name is
+    /// unique. In an existing table, returns `None` unless the table has a column named `wanted` that no field fills.
     fn name(&self, wanted: &str) -> Option<String> {
         match self.table {
             Some(table) => existing::has_free(table, self.columns, wanted).then(|| wanted.to_owned()),
@@ -29,12 +29,12 @@ impl Others<'_> {
         }
     }
 
-    /// Returns whether there is such a column of exactly this name.
+    /// Returns whether a column that no field fills can have exactly this name.
     fn has(&self, name: &str) -> bool {
         self.name(name).as_deref() == Some(name)
     }
 
-    /// Returns a line of the mapping that fills a column with metadata. An existing column has its own type.
+    /// Returns a line of the mapping that fills a column with metadata. The line states the type only if the table is new.
     fn meta(&self, name: &str, meta: &str, type_name: &str) -> String {
         let of_type = if self.table.is_some() { String::new() } else { format!(", type = \"{type_name}\"") };
         format!("{} = {{ meta = \"{meta}\"{of_type} }}\n", key(name))
@@ -83,7 +83,7 @@ pub(super) fn block(
         text += "# Records have no key that says which row changes: each change is a row.\n";
         text += &others.meta(&op, "op", "text");
     }
-    // These identify a row's record: `verify` looks records up by them.
+    // `verify` finds a row's record by these columns.
     if others.has("kafka_partition") && others.has("kafka_offset") {
         text += &others.meta("kafka_partition", "partition", "int4");
         text += &others.meta("kafka_offset", "offset", "int8");
@@ -144,7 +144,8 @@ fn decode(proposal: &Proposal) -> String {
     text
 }
 
-/// Returns the line of a column. A column that exists has its own type, which a comment tells.
+/// Returns the line of the mapping for a column. If the column exists already, the line doesn't state its type, but a comment
+/// does.
 fn line(column: &Proposed, exists: bool) -> String {
     let typed = &column.typed;
     let unit = typed.unit.map_or(String::new(), |unit| format!(", unit = \"{unit}\""));

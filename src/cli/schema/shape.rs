@@ -1,4 +1,5 @@
-//! The structure around a record's fields: arrays, lines, a registry's frame, Kafka Connect's envelope, Debezium's changes. Pure.
+//! Finds out how the fields of a record are wrapped: in an array, in lines, in a registry's frame, in Kafka Connect's envelope,
+//! or in Debezium's changes. Pure.
 
 use serde_json::Value as Json;
 use tidegate_rows::json;
@@ -6,7 +7,7 @@ use tidegate_rows::json::members::{Elements, Members};
 use tidegate_rows::schema::{Outline, Schema};
 use tidegate_rows::value::{Kind, Value};
 
-/// A registry's frame: a zero byte and the schema's number.
+/// The length of a registry's frame: a zero byte, and four bytes with the schema's number.
 const FRAME: usize = 5;
 
 /// The structure of a topic's records. A proposal is made for one structure.
@@ -19,7 +20,7 @@ pub(super) enum Shape {
     Lines,
     /// `{schema, payload}`
     Connect,
-    /// `{before, after, op}`, wrapped or not.
+    /// `{before, after, op}`, in Kafka Connect's envelope or without it.
     Debezium,
     /// Avro, or a change in Avro.
     Avro {
@@ -69,7 +70,7 @@ pub(super) struct Looked<'a> {
     pub(super) schema: Option<Json>,
 }
 
-/// Returns the number of the schema that a value or a key begins with.
+/// Returns the number of the schema if a value or a key begins with a registry's frame.
 pub(super) fn schema_id(bytes: &[u8]) -> Option<u32> {
     match bytes {
         [0, a, b, c, d, _, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])).filter(|id| *id != 0),
@@ -77,14 +78,15 @@ pub(super) fn schema_id(bytes: &[u8]) -> Option<u32> {
     }
 }
 
-/// Returns a value or a key without the registry's frame or the byte order mark before it.
+/// Returns a value or a key without its byte order mark or its registry's frame. A frame is only removed if JSON follows it.
 pub(super) fn unframed(bytes: &[u8]) -> &[u8] {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let behind = schema_id(bytes).and_then(|_| bytes.get(FRAME..));
     behind.filter(|rest| json::document(rest).is_ok()).unwrap_or(bytes)
 }
 
-/// Returns the structure of a value and the fields of its row, from its schema; `None` if the schema describes no fields.
+/// Returns the structure of a value, and the fields of its row, as the value's schema describes them. `None` if the schema
+/// describes no fields.
 pub(super) fn by_schema(schema: &Schema, value: &[u8]) -> Option<(Shape, Outline)> {
     let Outline::Record(fields) = schema.outline(value)? else { return None };
     let find = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, outline)| outline);
@@ -97,7 +99,7 @@ pub(super) fn by_schema(schema: &Schema, value: &[u8]) -> Option<(Shape, Outline
     Some((shape, row.unwrap_or(Outline::Record(fields))))
 }
 
-/// Returns whether a value means that there is none: it is JSON's null, alone or in Kafka Connect's envelope.
+/// Returns whether a value stands for a missing one: it is JSON's `null`, alone or in Kafka Connect's envelope.
 pub(super) fn is_tombstone(value: &[u8]) -> bool {
     let Ok(slot) = json::document(value) else { return false };
     let null = |name: &str| member(slot.of(value).raw, name).is_some_and(|member| member.kind == Kind::Null);
@@ -108,7 +110,7 @@ pub(super) fn is_tombstone(value: &[u8]) -> bool {
     }
 }
 
-/// Reads a value; `None` if it holds no rows.
+/// Returns the structure of a value and its rows. `None` if it holds no rows.
 pub(super) fn look(value: &[u8]) -> Option<Looked<'_>> {
     let value = unframed(value);
     let Ok(slot) = json::document(value) else { return lines(value) };
@@ -138,7 +140,8 @@ pub(super) fn look(value: &[u8]) -> Option<Looked<'_>> {
     }
 }
 
-/// Returns the payload of a key in Kafka Connect's envelope, or the key itself.
+/// Returns the payload of a key in Kafka Connect's envelope, or the key itself if it has no envelope. `None` if the key isn't
+/// JSON.
 pub(super) fn key_payload(key: &[u8]) -> Option<Value<'_>> {
     let whole = json::document(key).ok()?.of(key);
     if whole.kind != Kind::Object || Members::of(whole.raw).any(|(name, _)| name != "schema" && name != "payload") {
@@ -168,7 +171,8 @@ fn envelope(object: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     Some(((schema.kind == Kind::Object).then_some(schema.raw), payload.raw))
 }
 
-/// Returns the row of a change, if it has one; `None` if it isn't a change.
+/// Returns the row of a change: the one after it, or else the one before it. The inner `Option` is `None` if the change has no
+/// row, and the outer one if `object` isn't a change.
 fn change(object: &[u8]) -> Option<Option<&[u8]>> {
     let op = member(object, "op")?;
     let known = matches!(op.as_text()?, b"c" | b"r" | b"u" | b"d" | b"t" | b"m");
@@ -185,7 +189,8 @@ fn field<'j>(schema: &'j Json, name: &str) -> Option<&'j Json> {
     fields.iter().find(|field| field.get("field").and_then(Json::as_str) == Some(name))
 }
 
-/// Returns the column type for a field, by the schema of its record.
+/// Returns the column type for a field, as Kafka Connect's schema of the record describes it. `None` if the schema lacks the
+/// field.
 pub(super) fn declared(schema: &Json, name: &str) -> Option<&'static str> {
     let field = field(schema, name)?;
     let logical = field.get("name").and_then(Json::as_str).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The fields of a sample's rows, as a tree with the values of each. Pure.
+//! Collects the fields of a sample's rows in a tree, and the values of each field. Pure.
 
 use serde_json::Value as Json;
 use tidegate_rows::json::members::{Elements, Members};
@@ -8,12 +8,12 @@ use tidegate_rows::value::{Kind, Value};
 use super::shape;
 use super::values::{Seen, Typed};
 
-/// The most members that are distinguished in one object. The limit keeps generated names from filling the memory.
+/// The most members that are remembered per object. The limit keeps generated names from filling the memory.
 const MEMBERS_MAX: usize = 400;
-/// How many levels of objects and arrays are looked into.
+/// How many levels of nested objects and arrays are read.
 const DEPTH_MAX: usize = 10;
 
-/// A field with its values, or all elements of an array.
+/// A field with its values. For an array, a further node stands for all of its elements.
 #[derive(Debug, Default)]
 pub(super) struct Node {
     pub(super) seen: Seen,
@@ -21,7 +21,7 @@ pub(super) struct Node {
     pub(super) declared: Option<Typed>,
     /// The members, in the order in which they first occurred.
     pub(super) members: Vec<(String, Node)>,
-    /// The elements of all arrays in this field.
+    /// One node for the elements of all arrays in this field.
     pub(super) element: Option<Box<Node>>,
 }
 
@@ -39,7 +39,7 @@ impl Node {
         }
     }
 
-    /// Adds a row whose values are unknown, from its schema alone.
+    /// Adds a row of which only the schema is known, and not the values.
     pub(super) fn outlined(&mut self, outline: &Outline) {
         self.seen.present += 1;
         match outline {
@@ -94,7 +94,7 @@ impl Node {
         self.members.get_mut(at?).map(|(_, member)| member)
     }
 
-    /// Returns whether the field has a value that a column could take.
+    /// Returns whether a type is known for the field's column: from the schema, or from a value other than null.
     pub(super) fn has_type(&self) -> bool {
         self.declared.is_some() || self.seen.with_value() > 0
     }
@@ -113,7 +113,7 @@ impl Node {
         scalar.map_or_else(|| Typed::plain("jsonb"), |element| element.array())
     }
 
-    /// Returns how many scalar fields it has, including those of nested objects.
+    /// Returns how many scalar fields this object has, including those of nested objects.
     pub(super) fn leaves(&self) -> usize {
         let of = |node: &Self| match node.seen.objects {
             _ if node.seen.arrays > 0 => 0,

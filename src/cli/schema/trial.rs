@@ -23,7 +23,7 @@ use crate::kafka::settings::Settings;
 use crate::plan::PlanSource;
 use crate::registry;
 
-/// The most kinds of dead letters that are named.
+/// The most kinds of dead letters that are reported.
 const KINDS_MAX: usize = 20;
 
 /// The outcome of trying a proposal with the table.

@@ -15,7 +15,7 @@ use super::names;
 pub(super) struct Typed {
     /// The name of the type in Postgres: `int8`, `text[]`.
     pub(super) name: Cow<'static, str>,
-    /// Numbers are epochs in this unit.
+    /// The unit in which numbers count the time since the Unix epoch. `None` if numbers aren't times.
     pub(super) unit: Option<&'static str>,
     /// Whether some times have no zone.
     pub(super) local: bool,
@@ -37,7 +37,7 @@ impl Typed {
     }
 }
 
-/// The values of a field.
+/// Counts of the values of a field, by kind.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) present: u64,
@@ -49,7 +49,7 @@ pub(super) struct Seen {
     texts: Texts,
 }
 
-/// The numbers among the values, including numbers in text.
+/// Counts and bounds of numbers. [`Seen`] has one for numbers, and [`Texts`] has one for numbers in text.
 #[derive(Clone, Copy, Debug, Default)]
 struct Numbers {
     count: u64,
@@ -61,7 +61,7 @@ struct Numbers {
     most: f64,
 }
 
-/// The counts of texts by the type whose literals they are.
+/// Counts of texts, by the type that the text is a literal of.
 #[derive(Debug, Default)]
 struct Texts {
     count: u64,
@@ -116,7 +116,8 @@ impl Seen {
         self.texts.bools > 0 && self.texts.bools + self.nulls == self.present
     }
 
-    /// Returns the type that accepts all values that are neither objects nor arrays; `None` if some are.
+    /// Returns the type of a column that accepts all values. `None` if some values are objects or arrays. `name` is the field's
+    /// name.
     pub(super) fn scalar(&self, name: &str) -> Option<Typed> {
         let Self { bools, numbers, texts, .. } = self;
         if self.objects + self.arrays > 0 {
@@ -130,8 +131,8 @@ impl Seen {
                 let all = numbers.and(&texts.numbers);
                 if texts.special > 0 { Typed::plain("float8") } else { all.type_of(name) }
             }
-            // A text column accepts any of these together with text. Numbers and booleans without text become jsonb, because
-            // nobody wants them as text.
+            // A text column accepts texts, numbers and booleans together. Numbers and booleans without text become jsonb,
+            // because nobody wants them as text.
             (_, _, true) => Typed::plain("text"),
             _ => Typed::plain("jsonb"),
         })

@@ -20,7 +20,7 @@ pub(super) struct PipelineReport {
     pub(super) partitions: Vec<PartitionReport>,
 }
 
-/// One partition. Fields about the table are `null` if it wasn't checked.
+/// The results for one partition. Fields about the table are `null` if the table wasn't checked.
 #[derive(Debug, Serialize)]
 pub(super) struct PartitionReport {
     pub(super) topic: String,
@@ -30,9 +30,10 @@ pub(super) struct PartitionReport {
     pub(super) position: i64,
     pub(super) low: Option<i64>,
     pub(super) end: Option<i64>,
-    /// Contradictions between ledger and log.
+    /// Why the log can't be the one that the ledger describes. `null` if nothing speaks against it.
     pub(super) condition: Option<String>,
-    /// Whether the last committed record is in Kafka: `known again`, `another`, `gone`.
+    /// Whether the last committed record is in Kafka: `known again` if so, `another` if a different record has its offset,
+    /// `gone` if no record has its offset.
     pub(super) last_record: Option<&'static str>,
     pub(super) rows: Option<u64>,
     pub(super) dead_letters: Option<u64>,

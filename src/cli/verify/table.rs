@@ -10,13 +10,14 @@ use tidegate_rows::spec::Source;
 
 use crate::config::Pipeline;
 
-/// How many gaps one query returns.
+/// The most gaps that one query returns.
 const GAPS: usize = 100_000;
 
-/// The columns of a row that identify its record.
+/// Finds the rows of a partition by the columns that identify a row's record.
 #[derive(Debug)]
 pub(super) struct Columns {
-    /// A `SELECT` of topic, partition and offset of each row; `$1` is the only topic if the table has no column for it.
+    /// A `SELECT` of topic, partition and offset of each row. If the table has no column for the topic, `$1` is the pipeline's
+    /// only topic.
     rows: String,
     topic: String,
 }
@@ -34,6 +35,7 @@ pub(super) struct Counts {
 }
 
 impl Columns {
+    /// Looks up in the mapping which columns hold topic, partition and offset, and makes the query of all `tables`.
     /// # Errors
     /// If the table can't be compared with the ledger; the error says why.
     pub(super) fn of<'a>(
@@ -77,7 +79,7 @@ impl Columns {
         })
     }
 
-    /// Returns a query of rows and dead letters, named `seen`; `$2` is the pipeline.
+    /// Returns the beginning of a query, which defines `seen` as all rows and dead letters. `$2` is the pipeline's name.
     fn seen(&self) -> String {
         format!(
             "WITH seen AS ({} UNION ALL SELECT topic, partition, record_offset, false FROM tidegate.dead_letter WHERE pipeline = $2)",
@@ -85,7 +87,7 @@ impl Columns {
         )
     }
 
-    /// Returns the oldest offset.
+    /// Returns the lowest offset of a partition's rows and dead letters. `None` if there are none.
     pub(super) async fn oldest(
         &self,
         connection: &mut PgConnection,
@@ -97,7 +99,8 @@ impl Columns {
         Ok(row.fetch_one(connection).await?.try_get::<Option<i64>, _>(0)?.map(Offset::new))
     }
 
-    /// Counts rows and dead letters in one pass over the table, for each partition from its first offset on.
+    /// Counts rows and dead letters in one pass over the table. `places` are the partitions, each with its first offset and the
+    /// ledger's position. Offsets before the first one aren't counted.
     pub(super) async fn count(
         &self,
         connection: &mut PgConnection,

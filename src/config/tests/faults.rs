@@ -1,4 +1,4 @@
-//! Each kind of fault, compared with its exact text.
+//! Compares the text of each kind of fault with the exact text that is expected.
 
 use super::{faults, parse};
 

@@ -1,4 +1,4 @@
-//! Files that override other files, and variables that override files.
+//! Tests of files that override other files, and of variables that override files.
 
 use tidegate_rows::spec::Source;
 

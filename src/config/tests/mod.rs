@@ -1,4 +1,4 @@
-//! Faults, layers and secrets, as a user meets them.
+//! Tests of the whole configuration, from the texts of files to settings or faults.
 
 mod faults;
 mod layers;
@@ -9,7 +9,7 @@ mod values;
 
 use super::{Config, Faults};
 
-/// The keys that a configuration requires; [`with`] adds to it.
+/// A configuration with no other keys than the required ones. [`with`] adds to it.
 const BASE: &str = r#"
 [kafka]
 bootstrap_servers = "127.0.0.1:9092"
@@ -20,7 +20,7 @@ topics = ["telemetry"]
 table.name = "rides"
 "#;
 
-/// Returns the base configuration with `more` after it: further keys of its pipeline, and further tables.
+/// Returns the base configuration followed by `more`, which may contain further keys of the pipeline, and further tables.
 fn with(more: &str) -> String {
     format!("{BASE}{more}\n")
 }

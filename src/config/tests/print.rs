@@ -1,4 +1,4 @@
-//! The configuration as text.
+//! Tests of the configuration as text, and of its JSON schema.
 
 use std::io::Write as _;
 

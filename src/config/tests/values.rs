@@ -1,4 +1,4 @@
-//! The values that keys get.
+//! Tests that the value of each key reaches its field.
 
 use std::time::Duration;
 
