@@ -6,10 +6,10 @@
 use std::env;
 
 const KRAFT: &str = "4.2.0";
-/// The version of Kafka that is used with ZooKeeper by default, from the last line of versions that support it.
+/// The version of Kafka that is used with ZooKeeper by default. It belongs to the last release line that supports ZooKeeper.
 const WITH_ZOOKEEPER: &str = "3.9.1";
 const POSTGRES: &str = "18.0.0";
-/// The suffix of a version that is to run with ZooKeeper.
+/// The suffix of a version that runs with ZooKeeper.
 const ZOOKEEPER: &str = "-zookeeper";
 
 fn chosen(variable: &str) -> Option<String> {
