@@ -44,7 +44,7 @@ struct FleetArgs {
     /// The seed of all randomness: the same seed sends the same records.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The simulation's first instant: RFC 3339, or `now`, when the first record is sent.
+    /// The simulation's first instant, in RFC 3339. `now` means the time at which the first record is sent.
     #[arg(long, default_value = "now")]
     start: Start,
     /// The shortest and the longest trip.

@@ -65,7 +65,7 @@ pub struct Progress {
     pub sent: u64,
     /// Records that Kafka acknowledged.
     pub acked: u64,
-    /// Records that the producer gave up, or that its queue refused.
+    /// Records that the producer gave up, and records that its queue refused.
     pub failed: u64,
     /// The intended rate at this moment; `None` if it is as fast as possible.
     pub intended_per_second: Option<f64>,
@@ -119,7 +119,7 @@ pub struct Summary {
     pub ack_delay_ms: Option<Quantiles>,
     /// Whether the run was stopped before its end.
     pub interrupted: bool,
-    /// The last error that Kafka or the producer reported. It may be over by now.
+    /// The last error that Kafka or the producer reported. Its cause may be over by now.
     pub last_error: Option<String>,
 }
 

@@ -64,7 +64,7 @@ pub enum InvalidSpec {
 pub struct Fleet {
     spec: FleetSpec,
     vehicles: Vec<Vehicle>,
-    /// The index of the vehicle that sends next.
+    /// The index of the vehicle that sends the next reading.
     turn: u32,
     /// Simulated seconds since the start, which is also each vehicle's next `seq`.
     second: u64,
@@ -111,7 +111,7 @@ impl Fleet {
     /// reading.
     ///
     /// # Errors
-    /// If it is out of bounds.
+    /// If the time is out of bounds.
     pub fn starting_at(mut self, start_ms: i64) -> Result<Self, InvalidSpec> {
         if !(0..LATEST_START_MS).contains(&start_ms) {
             return Err(InvalidSpec::Start);
@@ -174,7 +174,7 @@ fn region(turn: u32, north_permille: u32) -> Region {
     if (turn + 1) * north / 1_000 > turn * north / 1_000 { Region::North } else { Region::South }
 }
 
-/// Returns a seed for each vehicle. Vehicles with adjacent ids get unrelated seeds (the finalizer of splitmix64).
+/// Returns the seed of one vehicle, by the finalizer of splitmix64. Vehicles with adjacent ids get unrelated seeds.
 fn scatter(seed: u64, id: u64) -> u64 {
     let mut mixed = seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
