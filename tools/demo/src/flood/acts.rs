@@ -13,14 +13,14 @@ pub(crate) const NAMES: [&str; 4] = ["steady", "rush hour", "database stopped", 
 pub(crate) struct Acts {
     /// Records per second outside of the rush hour.
     pub(crate) steady: f64,
-    /// Records per second in acts 2 and 3.
+    /// Records per second in the rush hour, which is acts 2 and 3.
     pub(crate) rush: f64,
     /// The length of each act.
     pub(crate) lengths: [Duration; 4],
 }
 
 impl Acts {
-    /// Makes the acts. `scale` shortens all of them, for trials; it is 1 in a full run.
+    /// Returns the acts. `scale` shortens all of them, for trials; it is 1 in a full run.
     pub(crate) fn new(steady: f64, rush: f64, scale: f64) -> Self {
         let lengths = [4, 5, 20, 10].map(|seconds| Duration::from_secs(seconds).mul_f64(scale));
         Self { steady, rush: rush.max(steady), lengths }
