@@ -107,7 +107,7 @@ async fn a_dropped_table_that_tidegate_created_stops_the_pipeline_with_a_remedy_
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides").await, i64::from(RECORDS));
-    // A table that was restored with its rows: the statement that is named lets the pipeline go on.
+    // If the table was restored with its rows, the statement that `check` prints lets the pipeline continue.
     world.sql("ALTER TABLE rides RENAME TO old; CREATE TABLE rides AS SELECT * FROM old").await;
     let ran = tidegate(&config, &["check"]).fails(64, &["dropped and made again", &remedy]);
     let (_, statement) = ran.out.split_once("if it was restored with these rows, run: ").expect("a statement");

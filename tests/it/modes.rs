@@ -1,4 +1,4 @@
-//! Upsert and aggregate: there is one row per key, and it is exact to the last unit, whatever happens in between.
+//! Upsert and aggregate: there is one row per key, and its values are exact, whatever happens during the drain.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

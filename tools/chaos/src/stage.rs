@@ -1,4 +1,4 @@
-//! What a campaign runs on: three brokers, a database, daemons and a producer. The networks between them can be made to fail.
+//! The stage of a campaign: three brokers, a database, daemons and a producer. The networks between them can be made to fail.
 
 use std::path::PathBuf;
 use std::time::Duration;

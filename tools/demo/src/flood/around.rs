@@ -1,4 +1,4 @@
-//! What happens besides the sending: the database's outage, the measurement of CPU time, and the display of progress.
+//! Runs beside the sender: stops the database, measures CPU time, and shows the progress.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;

@@ -24,7 +24,7 @@ pub(crate) struct Look {
     pub(crate) buffer_bytes: u64,
 }
 
-/// What happens at certain times besides the sending.
+/// The actions beside the sending, which the driver calls at certain times.
 pub(crate) trait Surroundings {
     /// Stops the database. Called once, at the beginning of act 3; must not block.
     fn stop_database(&mut self) -> Result<()>;

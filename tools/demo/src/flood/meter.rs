@@ -24,7 +24,7 @@ impl Meter {
         self.note(part, pid, used);
     }
 
-    /// Begins to count a process that has been running for a while. What it used before isn't counted.
+    /// Begins to count a process that has been running for a while. Its earlier CPU time isn't counted.
     pub(crate) fn begin(&mut self, part: usize, pid: u32) {
         if let Ok(used) = usage::cpu_time(pid, true) {
             self.last[part] = Some((pid, used));
