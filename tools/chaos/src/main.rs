@@ -1,5 +1,6 @@
 //! `make chaos`: a fleet produces records, and several daemons drain them. Meanwhile faults break the daemons, the servers and
 //! the networks between them. At the end, every record is compared with the table.
+//!
 //! The same seed gives the same faults in the same order. The work that a fault interrupts depends on the clock, as in
 //! production. `SCENARIO=outage` instead stops the database once, for long, at full input. `SCENARIO=ledger` holds a snapshot
 //! open over a thousand partitions. `SCENARIO=restarts` measures how long partitions make no progress when a daemon ends and

@@ -1,4 +1,5 @@
 //! The services: three pipelines read one topic, each with its own consumer group.
+//!
 //! The services run, with the live page, from the beginning of the demo to its end. They get records in the warm-up, and again
 //! in the story after the experiments. With `KEEP=1` they then get records until Ctrl-C. The expected results come from
 //! [`fleet::Truth`].

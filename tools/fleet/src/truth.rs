@@ -1,4 +1,5 @@
 //! The result that every consumer should have, even if records reach it late or more than once.
+//!
 //! Each delivery that was sent is added. A reading counts only once, and the values of a trip come from all of its readings.
 //! This module doesn't use Kafka. Consumers must not read its result, because they are compared with it.
 

@@ -3,6 +3,7 @@
 //! A [`Run`] is a temporary folder and a guard. The guard is a small shell script that reads from a pipe whose only writer is
 //! this process. When this process ends in any way, even by SIGKILL, the guard reads the end of the pipe. It then kills the
 //! processes that still run, with their children, and removes the folder.
+//!
 //! A [`Process`] never runs unguarded, because it is started in two steps. First a shell is started that waits for a word on
 //! its standard input. When the guard has the shell's process id, we send the word, and the shell becomes the program (`exec`).
 

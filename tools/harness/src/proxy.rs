@@ -3,6 +3,7 @@
 //! A test can make it cut connections, refuse new ones, or forward nothing while all connections stay open. In front of
 //! Postgres it also reads the protocol, and acts on a chosen message. For example, it loses the reply to a COMMIT that was
 //! executed.
+//!
 //! It runs on a thread of its own, so that the network keeps working while a test blocks.
 
 mod connection;
