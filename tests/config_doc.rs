@@ -32,7 +32,7 @@ enum Line<'a> {
         value: &'a str,
         is_on: bool,
     },
-    /// The continuation of a value from the line before, or anything else.
+    /// A line that continues a value, or any other line.
     Other,
 }
 
@@ -199,7 +199,7 @@ fn known(section: &Section<'_>, types: &BTreeMap<String, Value>, faults: &mut Ve
     }
 }
 
-/// Returns the page, and a list of keys on which the two sources disagree.
+/// Returns the page, and a list of the keys on which the two sources disagree.
 fn page(file: &str, schema: &Value) -> (String, Vec<String>) {
     let mut types = BTreeMap::new();
     paths(schema, "", &mut types);
