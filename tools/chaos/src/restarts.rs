@@ -65,7 +65,7 @@ impl Fate {
 pub(crate) struct Plan<'a> {
     pub(crate) binary: &'a Path,
     pub(crate) protocols: Vec<&'a str>,
-    /// `derived`, `set`, or both.
+    /// How the daemons get their names: `derived`, `set`, or both.
     pub(crate) names: Vec<&'a str>,
     pub(crate) rounds: usize,
 }
@@ -179,8 +179,8 @@ impl Group {
     }
 
     /// Ends or restarts one daemon as `fate` says; if it is `Fate::Rolling`, restarts all daemons in turn. Returns the longest
-    /// time without progress, in seconds, and the number of partitions that moved. Before it returns, it starts the daemon that
-    /// `fate` left ended.
+    /// time without progress, in seconds, and the number of partitions that moved. At the end, starts the daemon again if
+    /// `fate` doesn't do so.
     async fn meet(&mut self, output: &Output, fate: Fate) -> Result<(f64, u32)> {
         self.settle().await?;
         let since = self.now().await?;

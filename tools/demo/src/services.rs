@@ -49,8 +49,8 @@ const RETENTION_MS: &str = "259200000";
 /// How often silent trips are closed, as docs/fleet.md recommends.
 const CLOSE: Duration = Duration::from_secs(60);
 /// When the first vehicles' simulated clock begins, relative to now. These vehicles send for some seconds and then never again.
-/// A trip is closed after ten minutes of silence. The simulated clock of the later vehicles is ahead by more than that, but not
-/// in the future.
+/// A trip is closed after ten minutes of silence. The simulated clock of the later vehicles is ahead of theirs by more than
+/// that, but it is not in the future.
 const FIRST_STARTS_MS: i64 = -30 * 60_000;
 const NEXT_START_MS: i64 = -10 * 60_000;
 

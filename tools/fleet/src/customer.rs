@@ -40,7 +40,7 @@ pub struct Sighting {
     pub ended: bool,
 }
 
-/// Says how many readings a watch has seen, and how old they were when they were read.
+/// The number of readings that a watch has seen, and how old they were when they were read.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct WatchSummary {
     /// How many readings were new.

@@ -48,7 +48,7 @@ pub use topic::create_topic;
 pub use truth::{PartitionTruth, TripTruth, Truth};
 pub use watch::{WatchSpec, watch, watch_until};
 
-/// Says that a word of the command line is no profile, partitioning, format or tariff, although it should be one.
+/// A word of the command line is no profile, partitioning, format or tariff, although one is expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is not {expected}")]
 pub struct ParseError {

@@ -83,8 +83,8 @@ struct ProduceArgs {
     topic: String,
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Records per second; 0 means as fast as possible. By default the number of vehicles: real time. At a higher rate `ts` runs
-    /// ahead of the clock; Kafka's timestamp is always the time of sending.
+    /// Records per second; 0 means as fast as possible. The default is the number of vehicles, which means real time. At a
+    /// higher rate `ts` runs ahead of the clock; Kafka's timestamp is always the time of sending.
     #[arg(long)]
     rate: Option<f64>,
     /// Ends after this many records, repetitions included.

@@ -39,7 +39,7 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// Returns `None` if nothing was recorded.
+    /// Returns the quantiles of the recorded durations, in milliseconds; `None` if nothing was recorded.
     pub(crate) fn of(delays: &Delays) -> Option<Self> {
         let max = delays.max.as_secs_f64() * 1_000.0;
         // The histogram returns the end of a bucket, which may be longer than the longest duration.

@@ -51,7 +51,7 @@ pub enum InvalidSpec {
     /// The start is outside of the years that RFC 3339 can express.
     #[error("`start` must lie between the years 1970 and 9800")]
     Start,
-    /// There are more vehicles in the north than vehicles.
+    /// The share of the north is more than 1000 thousandths.
     #[error("`north_permille` must be at most 1000")]
     North,
     /// A trip's length is 0, or its millimetres don't fit in 32 bits.
@@ -59,7 +59,7 @@ pub enum InvalidSpec {
     TripMetres,
 }
 
-/// An endless iterator of readings; [`Fleet::tick`] returns them one second at a time.
+/// An endless iterator of readings. [`Fleet::tick`] passes on the readings of one second.
 #[derive(Debug, Clone)]
 pub struct Fleet {
     spec: FleetSpec,

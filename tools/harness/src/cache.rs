@@ -53,7 +53,8 @@ fn non_empty(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// Returns whether other users may enter every existing folder of `path`. Missing ones are created with open permissions.
+/// Returns whether other users may enter every existing folder of `path`. Missing folders don't count, because they will be
+/// created with open permissions.
 fn is_open_to_others(path: &Path) -> bool {
     const OTHERS_MAY_ENTER: u32 = 0o001;
     path.ancestors()

@@ -75,8 +75,9 @@ impl Kafka {
         }
     }
 
-    /// Like [`Kafka::start`], with a proxy in front of each broker. Returns the proxies by the index of their broker. A client
-    /// that connects to one of them uses only proxies; [`Kafka::bootstrap_servers`] are the addresses without proxies.
+    /// Like [`Kafka::start`], with a proxy in front of each broker. Returns the Kafka, and the proxies in the order of their
+    /// brokers. A client that connects to a proxy uses only proxies. [`Kafka::bootstrap_servers`] returns the addresses without
+    /// proxies.
     ///
     /// # Errors
     /// As [`Kafka::start`].
@@ -217,7 +218,7 @@ impl Kafka {
     /// Stops a broker and starts it again, like [`Kafka::stop`] and then [`Kafka::start_again`].
     ///
     /// # Errors
-    /// As those two.
+    /// As [`Kafka::stop`] and [`Kafka::start_again`].
     pub fn restart(&self, broker: usize) -> Result<()> {
         self.stop(broker)?;
         self.start_again(broker)

@@ -246,7 +246,7 @@ impl Postgres {
     /// Stops the server and starts it again, like [`Postgres::stop`] and then [`Postgres::start_again`].
     ///
     /// # Errors
-    /// As those two.
+    /// As [`Postgres::stop`] and [`Postgres::start_again`].
     pub fn restart(&self) -> Result<()> {
         self.stop()?;
         self.start_again()

@@ -63,7 +63,8 @@ pub fn is_alive(pid: u32) -> bool {
     stat_fields(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X") | None))
 }
 
-// Indexes of fields in `/proc/PID/stat`, counted after the name. The name is in parentheses and may contain any character.
+// Indexes of fields in `/proc/PID/stat`, counted from the first field after the name. The name is in parentheses and may
+// contain any character.
 const PARENT: usize = 1;
 const USER_TICKS: usize = 11;
 const SYSTEM_TICKS: usize = 12;

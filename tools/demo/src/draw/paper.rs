@@ -123,7 +123,7 @@ where
     Ok(())
 }
 
-/// Draws a vertical line at one second.
+/// Draws a vertical line at `second`.
 pub(super) fn moment<Y>(chart: &mut Chart<'_, Y>, second: f64) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,

@@ -1,4 +1,4 @@
-//! Runs beside the sender: stops the database, measures CPU time, and shows the progress.
+//! Handles what happens besides the sending: stops the database, measures CPU time, and shows the progress.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -55,7 +55,7 @@ impl<'a> Around<'a> {
         [WRITER, POSTGRES, KAFKA].map(|part| self.meter.seconds(part))
     }
 
-    /// Returns the events, in microseconds since `started`.
+    /// Returns the events with their times, in microseconds since `started`.
     pub(super) fn events_since(&self, started: Instant) -> Vec<(u32, String)> {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let micros =

@@ -167,7 +167,7 @@ impl Book {
         bins
     }
 
-    /// Compares what was acknowledged with the rows in the table.
+    /// Compares the acknowledged records with the rows in the table. `end` is the time at which the run ended.
     pub(crate) fn tally(&self, end: u32) -> Tally {
         let mut tally = Tally { intended: self.marks.len() as u64, ..Tally::default() };
         for mark in &self.marks {

@@ -24,7 +24,7 @@ pub(crate) struct Look {
     pub(crate) buffer_bytes: u64,
 }
 
-/// The actions beside the sending, which the driver calls at certain times.
+/// Actions other than sending, which the driver starts at certain times.
 pub(crate) trait Surroundings {
     /// Stops the database. Called once, at the beginning of act 3; must not block.
     fn stop_database(&mut self) -> Result<()>;

@@ -40,7 +40,7 @@ pub(crate) struct KafkaLink<'a> {
 }
 
 impl<'a> KafkaLink<'a> {
-    /// Starts the arrangement. `start` starts a daemon. It is called now, and again when the daemon was killed.
+    /// Starts the arrangement. `start` starts a daemon. It is called now, and again after the daemon was killed.
     pub(crate) fn start(servers: &str, topic: &str, start: impl Fn() -> Result<Daemon> + 'a) -> Result<Self> {
         let producer: BaseProducer<Reports> = ClientConfig::new()
             .set("bootstrap.servers", servers)

@@ -39,7 +39,8 @@ pub(crate) fn prepare(jars: &Jars) -> Result<()> {
     Ok(())
 }
 
-/// The paths to which the formatter writes the features of the cluster: up to Kafka 4.2, and after it.
+/// The paths, in a data folder, of the file with the cluster's features: the first one up to Kafka 4.2, and the second one
+/// later.
 const CHECKPOINTS: [&str; 2] =
     ["bootstrap.checkpoint", "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint"];
 

@@ -77,7 +77,7 @@ pub(super) async fn serve(mut client: TcpStream, state: Arc<State>) {
     state.open.send_modify(|open| *open -= 1);
 }
 
-/// Makes the socket send a reset when it is dropped. If it is closed already, nothing has to be done.
+/// Makes the socket send a reset when it is dropped. If the socket is closed already, nothing has to be done.
 fn reset(stream: &TcpStream) {
     drop(stream.set_zero_linger());
 }

@@ -61,7 +61,7 @@ impl Dialog {
         if self.opaque { None } else { frames.next_typed() }
     }
 
-    /// Returns the server's answer to a request for encryption, if such an answer is expected now.
+    /// Returns the server's answer to a request for encryption; empty if no such answer is expected now.
     pub(super) fn answer_to_encryption(&mut self, frames: &mut Frames) -> Vec<u8> {
         const REFUSED: u8 = b'N';
         if !std::mem::take(&mut self.answer_due) {
