@@ -39,7 +39,7 @@ fn script(folder: &Path, lines: &str) -> String {
     path.display().to_string()
 }
 
-/// A configuration in three parts, each of which a case may replace.
+/// A configuration in four parts, each of which a case may replace.
 struct Parts {
     bootstrap: String,
     /// The lines below `[kafka]`, including its properties.

@@ -1,6 +1,6 @@
 //! Locks of other sessions. If a claim or a COPY waits for a lock for a minute, only its partition or its pipeline is delayed.
-//! The minute is longer than a member's session: if a poll thread waited for the lock, its member would be removed from the
-//! group.
+//! The minute is longer than the session timeout of a member. So if a poll thread waited for the lock, its member would be
+//! removed from the group.
 
 use std::time::{Duration, Instant};
 

@@ -52,8 +52,8 @@ fn owned(consumer: &Value) -> Option<usize> {
     settled.then_some(partitions.len())
 }
 
-/// Waits until the consumers of all `daemons` own these numbers of partitions, in descending order, and the ledger names the same
-/// owners.
+/// Waits until the numbers of partitions that the consumers of all `daemons` own, in descending order, are `expected`, and the
+/// ledger has the same numbers.
 pub(crate) async fn await_shares(world: &World, pipeline: &str, daemons: &[&Daemon], expected: &[usize]) {
     let (mut seen, mut named) = (Vec::new(), Vec::new());
     // A consumer without partitions has no ledger row.
@@ -81,7 +81,7 @@ pub(crate) fn logs(daemons: &[&Daemon]) -> String {
     daemons.iter().map(|daemon| daemon.log_tail()).collect::<Vec<_>>().join("\n----\n")
 }
 
-/// Returns numbered records, `per_partition` for each of `partitions`, starting at `first`.
+/// Returns records that are numbered from `first`: `per_partition` records for each of `partitions` partitions.
 pub(crate) fn numbered(first: i64, partitions: i32, per_partition: i64) -> impl Iterator<Item = Record> {
     (0..i64::from(partitions) * per_partition).map(move |n| {
         let partition = i32::try_from(n % i64::from(partitions)).expect("a remainder of an i32 is one");

@@ -36,7 +36,7 @@ pub(crate) fn leak(kafka: Kafka) -> &'static Kafka {
     Box::leak(Box::new(kafka))
 }
 
-/// Returns a world that uses this Kafka; its daemons connect through the proxy.
+/// Returns a world on this Kafka, with the table of the numbered records.
 pub(crate) async fn world_behind(kafka: Kafka) -> World {
     let world = World::on(leak(kafka), shared::postgres().expect("Postgres starts"), 2).await;
     world.sql(NUMBERED).await;
@@ -138,7 +138,7 @@ async fn a_broker_without_the_consumer_protocol_is_named_by_check_and_by_run() {
     world.assert_exact(500).await;
 }
 
-/// Kafka 4 has two switches for the protocol. `check` and `run` name both, in the same words.
+/// Kafka 4 has two switches for the protocol. Whichever one is off, `check` and `run` name both, in the same words.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
     let protocols = KafkaSpec::single().property("group.coordinator.rebalance.protocols", "classic");

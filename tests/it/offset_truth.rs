@@ -43,7 +43,7 @@ impl World {
         records.count()
     }
 
-    /// Checks that the pipeline stops with all of `words`, and that the ledger doesn't advance.
+    /// Checks that the pipeline stops, that its log contains each of `words`, and that the ledger doesn't advance.
     async fn stops_by_name(&self, config: &str, words: &[&str]) {
         let (rows, at) = (self.number("SELECT count(*) FROM rides").await, self.ledger().await);
         let (code, log) = self.drain(config);

@@ -120,7 +120,7 @@ pub(super) fn of_types(
 }
 
 /// Returns whether the JSON of a value stays the same when it is parsed and serialized. Formats that have objects, arrays, text
-/// and numbers lose spaces, the digits of numbers, and the order of keys.
+/// and numbers lose spaces, the exact digits of numbers, and the order of keys.
 pub(super) fn survives(of: &Type, json: &str) -> bool {
     let value: Json = serde_json::from_str(json).expect("JSON");
     of.sql != "json" || serde_json::to_string(&value).expect("JSON") == json
