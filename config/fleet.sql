@@ -172,8 +172,8 @@ CREATE OR REPLACE TRIGGER settle_known AFTER UPDATE ON public.fare
 -- Closes the trips that had no record for the given time, and returns how many it closed. Call it about once per minute.
 --
 -- A trip counts as silent if its last record is older, by the given time, than the newest record of all open trips in its
--- partition. Records from the future are ignored. So no trip counts as silent while the pipeline is behind or Kafka is down. If a
--- closed trip continues nevertheless, it gets a correction.
+-- partition. Records from the future are ignored. So no trip counts as silent while the pipeline is behind or Kafka is down.
+-- If a closed trip continues nevertheless, it gets a correction.
 CREATE OR REPLACE FUNCTION public.close_silent_trips(silence interval DEFAULT '10 minutes') RETURNS bigint
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
