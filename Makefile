@@ -2,12 +2,12 @@
 # fetched. `make` alone lists the targets.
 
 CARGO ?= cargo
-# Where cargo puts release binaries. A second cargo call with other packages would resolve other features, and compile the
-# dependencies again: so one call builds, and the binaries run by themselves.
+# The folder of cargo's release binaries. A second cargo call for other packages would resolve other features, and compile the
+# dependencies again. So one call builds all binaries that a target needs, and the target then runs them directly.
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
-# Tools that checks fetch once.
+# The folder of the tools that checks download once.
 TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target)/tools)
-# `make demo KEEP=1` goes on until Ctrl-C.
+# `make demo KEEP=1` continues until Ctrl-C.
 KEEP ?=
 # `make demo DEMO_SCALE=0.2` shortens every act to a fifth, for trials.
 DEMO_SCALE ?= 1
@@ -41,8 +41,8 @@ demo-docs: ## Takes the last full `make demo` into docs/demo and README.md: raw 
 
 .PHONY: test
 test: tools ## All tests: pure crates, simulation, the daemon on the real servers, the page in a real browser
-	@# The same packages in both cargo calls, so that the second compiles nothing. The first shows its progress from the first
-	@# second, and is not held up by the browser's download.
+	@# Both cargo calls have the same packages, so the second one compiles nothing. The first one only builds. So it shows its
+	@# progress at once, and doesn't wait for the browser's download.
 	$(CARGO) test --workspace --locked --no-run
 	tests/browser/run.sh --install
 	@# Most integration tests wait for events of servers, so more of them than cores run at once.
@@ -60,13 +60,13 @@ bench: tools ## Micro-benches, then the drain against a bare COPY
 
 # MINUTES=5, SEED=..., RATE=2000, PROTOCOL=cooperative, DAEMONS=3; SCENARIO=outage stops the database for MINUTES,
 # SCENARIO=ledger holds a snapshot open for the same time, with PARTITIONS=1000. RECOVERY=2 is how many seconds after the database's
-# return the first commit may come. Its output and the daemons' are kept in target/chaos.
+# return the first commit may come. The output of the campaign and of the daemons is kept in target/chaos.
 .PHONY: chaos
 chaos: tools ## A campaign of faults, and the record accounting at its end; MINUTES=30 SEED=7, or SCENARIO=outage MINUTES=10
 	$(CARGO) build --release --locked -p tidegate -p chaos
 	$(RELEASE)/chaos
 
-# PROTOCOL=cooperative,eager,consumer, NAMES=derived,set, ROUNDS=5. Its output is kept in target/chaos.
+# PROTOCOL=cooperative,eager,consumer, NAMES=derived,set, ROUNDS=5. The output is kept in target/chaos.
 .PHONY: restarts
 restarts: tools ## How long partitions stand still when a daemon ends, by SIGTERM and SIGKILL, and starts again
 	$(CARGO) build --release --locked -p tidegate -p chaos
@@ -122,13 +122,13 @@ msrv: ## Builds everything by the oldest Rust that Cargo.toml promises; needs ru
 		rustup run $(MSRV) cargo check --workspace --all-targets --locked; \
 	fi
 
-# The check is that the program links the dynamic library: without the feature nothing does.
+# The program must link the dynamic library libsasl2. Without the feature, it would not link it.
 .PHONY: gssapi
 gssapi: ## Builds the daemon with Kerberos, and checks that it is linked; needs libsasl2-dev and pkg-config
 	$(CARGO) build --locked -p tidegate --features gssapi
 	ldd $(dir $(RELEASE))debug/tidegate | grep libsasl2
 
-# The build is in an empty folder, as on another machine: of this machine it uses only cargo's downloads.
+# The build starts with an empty folder, as on another machine. It uses nothing of this machine except cargo's downloads.
 .PHONY: install-check
 install-check: ## `cargo install` from a path and from a git repository, as a user would; takes minutes
 	rm -rf $(dir $(RELEASE))install
@@ -179,7 +179,7 @@ lint: book ## Formatting, lints, the book, its links and its words; warnings are
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --locked
-	@# The fuzz targets are no part of the workspace. A check links nothing, so it needs no libFuzzer, which is C++.
+	@# The fuzz targets are no part of the workspace. `cargo check` links nothing, so it needs no libFuzzer, which is in C++.
 	RUSTFLAGS='-D warnings' CUSTOM_LIBFUZZER_PATH=./none $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check
-	@# The whole workspace, as in `make test`, which then compiles nothing again.
+	@# Build the whole workspace, as `make test` does, so that `make test` then compiles nothing again.
 	$(CARGO) test --workspace --locked --test book --test config_doc --test words

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS public.fare (
     CONSTRAINT counters_can_be CHECK (odometer_mm BETWEEN 0 AND 1e10 AND paused_ms BETWEEN 0 AND 1e10)
 ) WITH (fillfactor = 70); -- a trip's row is updated by each batch: this leaves space on its page, so that no index changes
 
--- Changes only when a trip begins and when it is closed.
+-- This index changes only when a trip begins and when it is closed.
 CREATE INDEX IF NOT EXISTS fare_open ON public.fare (trip_id) WHERE closed_at IS NULL;
 
 -- Prices. A trip's tariff is the one that is valid when the trip starts.
@@ -46,8 +46,8 @@ CREATE TABLE IF NOT EXISTS public.tariff (
 INSERT INTO public.tariff (valid, base, per_km, per_minute, per_paused_minute, minimum)
 SELECT tstzrange(NULL, NULL), 2.50, 1.80, 0.35, 0.20, 6.00 WHERE NOT EXISTS (SELECT FROM public.tariff);
 
--- Integers up to the last step. A cent is divided into 3 000 000 parts: the smallest number for which both a millimetre's share
--- of a kilometre and a millisecond's share of a minute are whole numbers. div() is exact.
+-- Computes with integers up to the last step. A cent is divided into 3 000 000 parts: the smallest number for which both a
+-- millimetre's share of a kilometre and a millisecond's share of a minute are whole numbers. div() is exact.
 CREATE OR REPLACE FUNCTION public.fare_of(tariff public.tariff, odometer_mm bigint, duration_ms bigint, paused_ms bigint)
 RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT greatest(
@@ -75,7 +75,7 @@ SELECT
 FROM public.fare f
 JOIN public.tariff t ON t.valid @> f.started_at;
 
--- The fare that was charged when the trip was closed. Written once, and never changed.
+-- The fare that was charged when the trip was closed. A row is written once, and never changed.
 CREATE TABLE IF NOT EXISTS public.fare_final (
     trip_id bigint PRIMARY KEY,
     fare numeric(12, 2) NOT NULL,
@@ -88,7 +88,7 @@ CREATE TABLE IF NOT EXISTS public.fare_final (
     closed_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Corrections by records that arrived after the trip was closed: charged or refunded in addition.
+-- Corrections for records that arrived after the trip was closed. Each amount is charged or refunded in addition.
 CREATE TABLE IF NOT EXISTS public.fare_adjustment (
     adjustment_id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     trip_id bigint NOT NULL REFERENCES public.fare_final,
@@ -119,11 +119,11 @@ FROM public.fare f
 LEFT JOIN public.metered m USING (trip_id)
 LEFT JOIN public.fare_final closed USING (trip_id);
 
--- Closes the trips of a batch that have ended, and corrects those that were already closed. Runs in the batch's own
+-- Closes the trips of a batch that have ended, and corrects the trips that were closed before. Runs in the batch's own
 -- transaction, and so exactly once, like the batch.
 --
--- Only a few of the thousands of trips in a batch have ended or are closed. The planner can't know that, and would read all of
--- fare_final; these settings leave it only the indexes.
+-- Only a few of the thousands of trips in a batch have ended or are closed. The planner can't know that, and would read the
+-- whole table fare_final. With these settings it can only use the indexes.
 CREATE OR REPLACE FUNCTION public.settle_trips() RETURNS trigger LANGUAGE plpgsql
 SET search_path = public, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -169,16 +169,18 @@ CREATE OR REPLACE TRIGGER settle_new AFTER INSERT ON public.fare
 CREATE OR REPLACE TRIGGER settle_known AFTER UPDATE ON public.fare
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.settle_trips();
 
--- Closes the trips without a record for the given time, and returns how many. Call it about once per minute.
+-- Closes the trips that had no record for the given time, and returns how many it closed. Call it about once per minute.
 --
--- The time is that of the newest record from the partition's other vehicles, and at most the clock's: while the pipeline is
--- behind, or Kafka is down, no vehicle counts as silent. If a closed trip continues nevertheless, it gets a correction.
+-- A trip counts as silent if its last record is older, by the given time, than the newest record of all open trips in its
+-- partition. Records from the future are ignored. So no trip counts as silent while the pipeline is behind or Kafka is down.
+-- If a closed trip continues nevertheless, it gets a correction.
 CREATE OR REPLACE FUNCTION public.close_silent_trips(silence interval DEFAULT '10 minutes') RETURNS bigint
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
     closed bigint;
 BEGIN
-    -- Locked, so that a new record of the trip waits and then finds it closed. A trip that is being written isn't silent.
+    -- With the lock, a new record of the trip waits, and then finds the trip closed. A trip that is being written isn't silent,
+    -- so it is skipped.
     WITH open AS (
         SELECT trip_id, kafka_partition, last_at FROM fare WHERE closed_at IS NULL
     ), clock AS (
@@ -228,7 +230,7 @@ CREATE TABLE IF NOT EXISTS public.ride_analysis (
     kafka_offset bigint
 ) PARTITION BY RANGE (ts);
 
--- Queries of a day's whole fleet use ts, those of one vehicle the other index.
+-- Queries about the whole fleet on a day use the index on ts. Queries about one vehicle use the other index.
 CREATE INDEX IF NOT EXISTS ride_analysis_ts ON public.ride_analysis USING brin (ts);
 CREATE INDEX IF NOT EXISTS ride_analysis_vehicle ON public.ride_analysis (vehicle_id, ts);
 
@@ -349,9 +351,9 @@ CREATE TABLE IF NOT EXISTS public.customer_info (
     sent_at timestamptz
 ) WITH (fillfactor = 70);
 
--- Notifies listeners on `customer_info` once per batch, not per row, since a notification takes a server-wide lock at COMMIT.
--- The merge inserts and updates, and both triggers may notify; Postgres sends identical notifications of one transaction only
--- once, hence the transaction's number in the text.
+-- Notifies listeners on `customer_info` once per batch and not once per row, because a notification takes a server-wide lock at
+-- COMMIT. The merge inserts and updates rows, so both triggers may notify. Postgres sends identical notifications of one
+-- transaction only once, so the text is the transaction's number.
 CREATE OR REPLACE FUNCTION public.tell_customers() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (SELECT FROM changed) THEN

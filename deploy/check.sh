@@ -1,14 +1,14 @@
 #!/bin/bash
 # Checks deploy/prometheus and the dashboard's expressions with promtool: `make deploy-check`.
 #
-# promtool is taken from the environment variable PROMTOOL, from the path, or from target/, where it is kept once it was made:
-# extracted from Debian's package `prometheus` if apt exists (seconds), else built by Go (minutes).
+# promtool is taken from the environment variable PROMTOOL, from PATH, or from target/tools. If it is missing, it is put into
+# target/tools once: extracted from Debian's package `prometheus` if apt exists (seconds), or else built by Go (minutes).
 #   PROMTOOL=/path/to/promtool deploy/check.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly target=${CARGO_TARGET_DIR:-target}
 readonly tools=$target/tools
-# As in docker-compose.yml: the module's 0.305.0 is Prometheus 3.5.0.
+# The version in docker-compose.yml: the module's version 0.305.0 is Prometheus 3.5.0.
 readonly module=github.com/prometheus/prometheus version=v0.305.0
 
 from_debian() {
@@ -25,7 +25,7 @@ from_go() {
     command -v go >/dev/null || return 1
     local work out && work=$(mktemp -d)
     mkdir -p "$tools" && out=$(realpath "$tools")
-    # Not `go install`, which refuses a module whose go.mod replaces others.
+    # `go install` refuses a module whose go.mod replaces other modules. So build promtool in a module of our own.
     (cd "$work" && go mod init promtool && go get "$module/cmd/promtool@$version" \
         && go build -o "$out/promtool" "$module/cmd/promtool") || { rm -rf "$work"; return 1; }
     rm -rf "$work"
@@ -69,7 +69,7 @@ PYTHON
 echo "The dashboard's expressions"
 "$promtool" check rules --lint=none "$rules" | sed "s|$rules|tidegate.json|"
 
-# The metrics page that the test `every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page` saved.
+# This metrics page was saved by the test `every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page`.
 metrics=$target/tmp/metrics.txt
 if [[ -f $metrics ]]; then
     echo "Checking $metrics"

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Runs the steps of the Dockerfile's last stage as plain commands in a folder, for machines without Docker, then runs tests of
-# tests/it with the program in it: `make image-check`. Requires root, debootstrap, and the result of `make dist`, which is
-# stripped as in the Dockerfile.
+# For machines without Docker: runs the steps of the Dockerfile's last stage as plain commands in a folder, and then runs tests
+# of tests/it with the program in that folder. `make image-check` calls it. Requires root, debootstrap, and the result of `make
+# dist`, which is stripped as in the Dockerfile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")

@@ -32,7 +32,7 @@ enum Line<'a> {
         value: &'a str,
         is_on: bool,
     },
-    /// The continuation of a value from the line before, or anything else.
+    /// A line that continues a value, or any other line.
     Other,
 }
 
@@ -126,7 +126,8 @@ fn code(text: &str) -> String {
     if text.contains('`') { format!("`` {text} ``") } else { format!("`{text}`") }
 }
 
-/// Adds the keys of a schema by their paths, except tables with known keys. `NAME` stands for a pipeline's name.
+/// Adds the schema of each key, by the key's path. A table with known keys is not added itself, but its keys are. In a path,
+/// `NAME` stands for a pipeline's name.
 fn paths(schema: &Value, path: &str, found: &mut BTreeMap<String, Value>) {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     if let Some(keys) = schema["properties"].as_object() {
@@ -199,7 +200,7 @@ fn known(section: &Section<'_>, types: &BTreeMap<String, Value>, faults: &mut Ve
     }
 }
 
-/// Returns the page, and a list of keys on which the two sources disagree.
+/// Returns the page, and a list of the keys on which the two sources disagree.
 fn page(file: &str, schema: &Value) -> (String, Vec<String>) {
     let mut types = BTreeMap::new();
     paths(schema, "", &mut types);

@@ -71,7 +71,7 @@ fn rows_depend_on_these_crates_and_on_no_client() {
     holds("tidegate-rows", &direct);
 }
 
-/// Returns the text between two marks in a file of the repository.
+/// Returns the text between `before` and `after` in a file of the repository.
 fn between(file: &str, before: &str, after: &str) -> String {
     let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file))
         .unwrap_or_else(|error| panic!("{file}: {error}"));

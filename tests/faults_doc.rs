@@ -1,4 +1,4 @@
-//! Checks the tests that `docs/faults.md` names: each of them exists, and every fault has at least one.
+//! Checks the tests that `docs/faults.md` names: each test exists, and every fault has at least one test.
 
 use std::collections::BTreeSet;
 use std::fs;

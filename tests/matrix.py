@@ -50,7 +50,7 @@ def alone_of(postgres, kafka):
 
 
 def result(postgres, kafka):
-    """How many tests passed, and the names of those that failed and of those that then passed alone, in a pair's last run."""
+    """Returns the result of a pair's last run: how many tests passed, which failed, and which passed when repeated alone."""
     log, alone = log_of(postgres, kafka), alone_of(postgres, kafka)
     text = log.read_text() if log.exists() else ""
     summary = re.search(r"test result: .*? (\d+) passed; (\d+) failed;", text)
@@ -64,7 +64,7 @@ def result(postgres, kafka):
 
 
 def build():
-    """Builds once, and returns copies of the tests and of the daemon, so that sources may change while the pairs run."""
+    """Builds the tests and the daemon, and returns copies of both, so that the sources may change while the pairs run."""
     command = ["cargo", "test", "--locked", "--workspace", "--test", "it", "--no-run", "--message-format", "json"]
     output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
     built = {}

@@ -86,14 +86,14 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// Matches a doc comment of up to three words, which says no more than the name.
+/// Matches a doc comment of up to three words. Such a comment says no more than the name.
 const NOISE: &str = r"^\s*//[/!] \S+( \S+){0,2}\.$";
 
 /// Matches what makes a short doc comment worth its line: a number, code, a link, a unit, a bound.
 const WORTH: &str = r"[0-9`\[<]|\b(milli|micro|nano)?seconds?\b|\b[Mm]inutes\b|\b([Kk]ilo|[Kk]i)?[Bb]ytes\b|\bUTC\b|\bUnix\b|\b[Uu]nquoted\b|\b([Ii]n|[Ee]x)clusive\b|\b[Ss]orted\b|\bPure\b|\b(Never|Always|Not|No|Only|At|Without|May|Must)\b|\bnever\b|\bmay\b|\bmust\b|\bat (least|most)\b";
 
-/// Returns the numbers of the lines whose doc comment says no more than the name, counted from 1. Files with command-line options
-/// are left out: their comments are help texts, whose readers don't see the name.
+/// Returns the numbers of the lines whose doc comment says no more than the name, counted from 1. Files with command-line
+/// options are left out. Their comments are help texts, and people who read these don't see the names in the code.
 fn noise(text: &str) -> Vec<usize> {
     if text.contains("clap") {
         return Vec::new();

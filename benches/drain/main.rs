@@ -1,5 +1,6 @@
-//! The drain bench: the daemon, with an ordinary configuration, drains a backlog from Kafka into Postgres, in turns with a bare
-//! `COPY … BINARY` of the same rows. Both share the machine with broker and database, so only the ratios are meaningful.
+//! The drain bench. The daemon, with an ordinary configuration, drains a backlog from Kafka into Postgres. It takes turns with
+//! a bare `COPY … BINARY` of the same rows. Both share the machine with the broker and the database, so only the ratios are
+//! meaningful.
 //!
 //! ```text
 //! cargo bench --bench drain                                        # 4 M records, 5 turns, plain table and indexed table
@@ -9,7 +10,8 @@
 //! cargo bench --bench drain -- --table plain --partitions 4,100,1000 --lz4
 //! cargo bench --bench drain -- --steady 20000 --seconds 60         # latency and cost at a steady rate
 //! ```
-//! Another sink gets `BOOTSTRAP` and `DSN` (libpq form) in its environment, writes into table `tele`, and exits at the end.
+//! Another sink gets `BOOTSTRAP` and `DSN` (libpq form) in its environment, writes into table `tele`, and exits when all is
+//! written.
 
 mod measure;
 #[path = "../shared/mod.rs"]
@@ -48,10 +50,10 @@ struct Arguments {
     /// `limits.memory`
     #[arg(long, default_value = "256MiB")]
     memory: String,
-    /// Another build of the daemon, in turns with this one; with `--steady` instead of it.
+    /// Another build of the daemon, which takes turns with this one. With `--steady`, it runs instead of this one.
     #[arg(long, value_name = "PROGRAM")]
     other: Option<PathBuf>,
-    /// Numbers of partitions, each a topic and a turn of its own.
+    /// Numbers of partitions. Each number has a topic and turns of its own.
     #[arg(long, value_delimiter = ',', default_value = "4")]
     partitions: Vec<NonZeroU16>,
     /// Compresses the records by LZ4.
@@ -115,7 +117,7 @@ async fn drain(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// A build of the daemon on a topic, and the figures of its turns.
+/// A build of the daemon on one topic, and the figures of its turns.
 struct Contender {
     name: String,
     program: PathBuf,

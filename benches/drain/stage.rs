@@ -39,7 +39,7 @@ impl fmt::Display for TableKind {
 #[derive(Clone, Copy)]
 pub(crate) struct DaemonTurn<'a> {
     pub(crate) program: &'a Path,
-    /// The topic with so many partitions is read.
+    /// The number of partitions, which selects the topic to read.
     pub(crate) partitions: NonZeroU16,
     /// The pipeline's further settings, in TOML.
     pub(crate) pipeline: &'a str,
@@ -47,7 +47,7 @@ pub(crate) struct DaemonTurn<'a> {
     pub(crate) memory: &'a str,
 }
 
-/// The servers that all turns share, with one topic per number of partitions; each has the same records.
+/// The servers that all turns share. There is one topic per number of partitions, and all topics have the same records.
 pub(crate) struct Stage {
     kafka: Kafka,
     postgres: Postgres,
@@ -55,7 +55,7 @@ pub(crate) struct Stage {
     records: u64,
 }
 
-/// The fleet's compact record: seven fields, about 134 bytes.
+/// Returns how the backlog is produced. Its records have the fleet's compact form: seven fields, about 134 bytes.
 pub(crate) fn produce_spec(kafka: &Kafka, topic: &str, partitions: NonZeroU16, lz4: bool) -> ProduceSpec {
     let mut spec = ProduceSpec::new(kafka.bootstrap_servers(), topic);
     spec.fleet.vehicles = 10_000;
@@ -85,7 +85,7 @@ impl Stage {
         Ok(Self { kafka, postgres, database, records })
     }
 
-    /// Measures a turn of a daemon.
+    /// Measures a turn of a build of the daemon.
     pub(crate) async fn drain(&self, kind: TableKind, daemon: &DaemonTurn<'_>) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
         let postgres_before = usage::cpu_time(self.postgres.pid()?, true)?;
@@ -128,13 +128,13 @@ impl Stage {
             .spawn()
             .with_context(|| format!("can't run {program}"))?;
         let pid = child.id();
-        // Estimates the rows from the size of the table, because `count(*)` would not see rows that aren't committed yet.
+        // The number of rows is estimated from the table's size, because `count(*)` doesn't see rows that aren't committed yet.
         let count = "SELECT (pg_relation_size('tele') / 8192 * 1000)::int8";
         let mut cpu = Duration::ZERO;
         let mut rss = 0;
         let mut sizes = Vec::new();
         while child.try_wait()?.is_none() {
-            // A process that has just ended can't be measured; keep the last values.
+            // A process that has just ended can't be measured, so keep the last values.
             cpu = usage::cpu_time(pid, true).unwrap_or(cpu);
             rss = usage::peak_rss_bytes(pid).unwrap_or(rss);
             sizes.push((started.elapsed(), number(&mut connection, count).await?));
@@ -150,7 +150,7 @@ impl Stage {
         Ok(self.figures(rate, took, cpu, postgres, rss))
     }
 
-    /// Measures the upper bound: the same rows from memory, by COPY only.
+    /// Measures the upper bound: COPY alone writes the same rows, which it gets from memory.
     pub(crate) async fn bare_copy(&self, kind: TableKind, connections: usize) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
         let mut data = Vec::new();
@@ -181,7 +181,8 @@ impl Stage {
         Ok(self.figures(rate, took, Duration::ZERO, postgres, 0))
     }
 
-    /// Returns the rows as files of binary COPY, one whole and two halves, which Postgres exports from the first drain.
+    /// Exports the rows of the first drain as files of binary COPY. One file has all rows, and two files have half of the rows
+    /// each.
     async fn export(&self, connection: &mut PgConnection, kind: TableKind) -> Result<()> {
         for (connections, n) in [(1, 0), (2, 0), (2, 1)] {
             let file = self.export_file(kind, connections, n);

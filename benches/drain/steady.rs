@@ -1,4 +1,4 @@
-//! A steady flow: the time from a record's timestamp to its commit, and the daemon's resource use meanwhile.
+//! A steady flow. Measures the time from a record's timestamp to its commit, and the resources that the daemon uses meanwhile.
 
 use std::num::NonZeroU16;
 use std::path::Path;
@@ -30,8 +30,8 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str, program: &P
                  kafka_ts timestamptz)",
         ))
         .await?;
-    // `track_commit_timestamp` would give the time of each row. The metric's buckets give the latency without touching the
-    // database.
+    // The latency comes from the buckets of the daemon's metric. `track_commit_timestamp` would give it for each row, but with
+    // additional work for the database.
     let settings = format!("table.name = \"tele\"\n{pipeline}");
     let (daemon, _) = start_daemon(&kafka, &database, TOPIC, "256MiB", &settings, program)?;
     daemon.await_ready(Duration::from_secs(60))?;
@@ -68,7 +68,7 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str, program: &P
     daemon.drain(END_DEADLINE)
 }
 
-/// The latency histogram: upper bound in seconds, and the number of records at or below it.
+/// Returns the buckets of the latency histogram: the upper bound of each in seconds, and the number of records at or below it.
 fn buckets(daemon: &Daemon) -> Result<Vec<(f64, f64)>> {
     let text = daemon.get("/metrics")?.body;
     let lines = text.lines().filter(|line| line.starts_with("tidegate_end_to_end_latency_seconds_bucket"));

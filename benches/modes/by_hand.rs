@@ -1,4 +1,4 @@
-//! The best hand-written SQL, and the batches for it.
+//! The best SQL that we could write by hand, and the encoding of its batches.
 
 use std::time::Instant;
 

@@ -1,6 +1,6 @@
-//! The modes bench: the daemon drains a backlog whose records share keys, in mode upsert and in mode aggregate, in turns with
-//! the best hand-written SQL for the same batches (COPY into a staging table, then one `INSERT … SELECT … ON CONFLICT`), and
-//! with the daemon's plain append. All share the machine with broker and database, so only the ratios are meaningful.
+//! The modes bench. The daemon drains a backlog whose records share keys, in mode upsert and in mode aggregate. It takes turns
+//! with the best hand-written SQL for the same batches (COPY into a staging table, then one `INSERT … SELECT … ON CONFLICT`),
+//! and with its own mode append. All share the machine with the broker and the database, so only the ratios are meaningful.
 //!
 //! ```text
 //! cargo bench --bench modes                                    # 2 M records over 10 k and over 1 M keys, 3 turns
@@ -34,7 +34,7 @@ struct Arguments {
     /// Rows per batch, for all contenders.
     #[arg(long, default_value_t = 50_000)]
     batch: u32,
-    /// How many consumers the daemon has, and how many connections the hand-written SQL.
+    /// How many consumers the daemon has, and how many connections the hand-written SQL uses.
     #[arg(long, default_value_t = 1)]
     connections: u32,
     /// Passed by `cargo bench`; ignored.

@@ -25,7 +25,7 @@ pub(crate) enum Mode {
 impl Mode {
     pub(crate) const ALL: [Mode; 3] = [Self::Append, Self::Upsert, Self::Aggregate];
 
-    /// The table, the same for both contenders.
+    /// Returns the statement that creates the table, which is the same for both contenders.
     fn table(self) -> &'static str {
         match self {
             Self::Append => "CREATE TABLE t (id int8, ts int8, n int8, note text)",
@@ -117,7 +117,7 @@ impl Stage {
         Ok(Self { kafka, _postgres: postgres, database, records, keys, batch, connections })
     }
 
-    /// Measures a turn of the daemon: rows per second between 10 % and 90 % of the records.
+    /// Measures a turn of the daemon. Returns the rows per second between 10 % and 90 % of the records.
     pub(crate) async fn drain(&self, mode: Mode) -> Result<f64> {
         let mut connection = self.fresh_table(mode).await?;
         let settings = format!(
@@ -135,7 +135,8 @@ impl Stage {
         Ok(rate)
     }
 
-    /// Measures the same with hand-written SQL, its batches encoded in advance.
+    /// Measures the hand-written SQL with the same records, in batches that are encoded in advance. Returns the rows per
+    /// second.
     pub(crate) async fn by_hand(&self, mode: Mode) -> Result<f64> {
         let mut connection = self.fresh_table(mode).await?;
         let all: Vec<Reading> = readings(self.records, self.keys).collect();
@@ -171,7 +172,7 @@ impl Stage {
         Ok(connection)
     }
 
-    /// Checks that both results are correct: otherwise the measurements would mean nothing.
+    /// Checks that the table has the same content as after the turns before. Otherwise the measurements would mean nothing.
     async fn check(&self, mode: Mode, connection: &mut PgConnection) -> Result<()> {
         let found: String = sqlx::query(mode.digest()).fetch_one(&mut *connection).await?.try_get(0)?;
         connection.execute("CREATE TABLE IF NOT EXISTS digest (mode text PRIMARY KEY, found text)").await?;

@@ -1,4 +1,5 @@
-//! Shared by the benches of whole drains: the servers, the daemon over a backlog, and medians.
+//! Shared by the benches that drain a backlog: starts the servers and the daemon, waits until all records are written, and
+//! computes medians.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,12 +11,12 @@ use tidegate_harness::{
     Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec, TunedFor, start_both, unique_name,
 };
 
-/// The time between two checks of the progress: short enough for the 10 % and 90 % marks, and long enough not to disturb.
+/// The time between two checks of the progress. It is short compared with a drain, and long enough not to disturb the drain.
 pub(crate) const LOOK: Duration = Duration::from_millis(10);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
 pub(crate) const END_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Starts Kafka, and Postgres with settings for bulk loads; durability settings are the defaults.
+/// Starts Kafka, and Postgres with settings for bulk loads. The settings that affect durability keep their defaults.
 pub(crate) fn start_servers() -> Result<(Kafka, Postgres)> {
     let postgres = PostgresSpec::default()
         .tuned_for(TunedFor::Speed)
@@ -28,8 +29,8 @@ pub(crate) fn start_servers() -> Result<(Kafka, Postgres)> {
 /// The daemon that was built with the bench.
 pub(crate) const THIS_BUILD: &str = env!("CARGO_BIN_EXE_tidegate");
 
-/// Starts a daemon whose only pipeline reads `topic`; `settings` are the pipeline's, in TOML, and `program` is the daemon's file.
-/// Returns it with the pipeline's name, which is new each time, and so is the consumer group.
+/// Starts a daemon whose only pipeline reads `topic`. `settings` are the pipeline's lines in TOML, and `program` is the
+/// daemon's file. Returns the daemon and the pipeline's name. Each call uses a new name, and so a new consumer group.
 pub(crate) fn start_daemon(
     kafka: &Kafka,
     database: &Database,
@@ -44,8 +45,8 @@ pub(crate) fn start_daemon(
     Ok((Daemon::spawn(&spec)?, name))
 }
 
-/// Waits until the ledger has all `records`. Returns the rows per second between 10 % and 90 % of them, and the times from
-/// `started` to the first record and to the last one.
+/// Waits until the ledger has all `records`. Returns the rows per second between 10 % and 90 % of the records, and the times
+/// from `started` until the first and until the last record was written.
 #[expect(clippy::cast_precision_loss, reason = "counts of a bench are far below 2^53")]
 pub(crate) async fn await_drained(
     connection: &mut PgConnection,
@@ -79,7 +80,8 @@ pub(crate) async fn await_drained(
     }
 }
 
-/// Returns the middle value; the mean of the two middle ones if their number is even.
+/// Returns the median: the middle value, or the mean of the two middle values if the number of values is even. NaN if there are
+/// none.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes target/debian-base.tar, once: an empty Debian of this machine's release. Needs root.
+# Creates target/debian-base.tar if it doesn't exist: an empty Debian of this machine's release. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs target/dist's .deb into an empty Debian in a folder, and runs tests of tests/it with the installed program, as the user and
-# with the command line of its unit: `make deb-check`. Needs root and debootstrap.
+# Installs the .deb of target/dist into an empty Debian in a folder, and runs tests of tests/it with the installed program:
+# `make deb-check`. The program runs as the user of its systemd unit, with the unit's command line. Needs root and debootstrap.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
@@ -31,7 +31,7 @@ if command -v systemd-analyze >/dev/null; then
     systemd-analyze security --offline=true --threshold=15 "$unit" | tail -n 1
 fi
 
-# A wrapper for the tests: it replaces the package's configuration, which the unit's command line names, by that of the test.
+# A wrapper for the tests. It copies the test's configuration to the path that the unit's command line names.
 cat >"$work/tidegate" <<'RUN'
 #!/bin/sh
 set -e

@@ -1,6 +1,6 @@
 """Validates rendered manifests. Arguments: the version of Kubernetes, two folders of CRDs, then files.
 
-Unknown fields are faults: the API server would drop them and say nothing.
+Unknown fields are faults, because the API server would drop them without a message.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ def size(text):
 
 
 def strict(schema):
-    """The schema, with unknown fields refused wherever a CRD doesn't keep them."""
+    """Returns the schema, changed so that it refuses unknown fields, except where a CRD preserves them."""
     if isinstance(schema, list):
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):
@@ -54,7 +54,7 @@ def crd_schemas(folders):
 
 
 def relations(name, documents):
-    """What must hold between the manifests and the configuration in them."""
+    """Checks that the manifests agree with each other and with the configuration in them."""
     by_kind = {}
     for document in documents:
         by_kind.setdefault(document["kind"], []).append(document)

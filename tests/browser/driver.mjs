@@ -1,4 +1,4 @@
-// Drives one headless Chromium for a test: reads a command a line from stdin as JSON, answers with a line each.
+// Drives one headless Chromium for a test. Reads one command per line from stdin, in JSON, and answers each with one line.
 //
 // Commands: {"do": "open", "url"}, {"do": "view", "width", "height", "dark", "script", "motion"} (a new page of this kind),
 // {"do": "resize", "width", "height"} (the same page), {"do": "eval", "script"} (an expression in the page, its value is the answer), {"do": "click", "at"}, {"do": "press", "key"},

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The live page in a real browser: installs what it lacks, then runs the tests of tests/it/page_browser.rs.
+# Tests the live page in a real browser: installs what is missing, and then runs the tests of tests/it/page_browser.rs.
 #   run.sh --install   only installs, for a suite that runs the tests itself
-# TIDEGATE_SKIP_BROWSER=1 leaves them out, and says so.
+# TIDEGATE_SKIP_BROWSER=1 leaves the tests out, and says so.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -25,7 +25,7 @@ if ! [ -x "$chromium" ]; then
 fi
 command -v node >/dev/null || cannot "there is no node (20 or later)"
 command -v npm >/dev/null || cannot "there is no npm"
-# `npm ci` leaves a copy of the lock behind, by which we know that there is nothing to do.
+# `npm ci` is followed by a copy of the lock file. If the copy is the same as the lock file, all packages are installed.
 if ! cmp -s "$here/package-lock.json" "$here/node_modules/.installed-lock.json"; then
     (cd "$here" && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-fund --no-audit --silent) || cannot "npm ci failed in $here"
     cp "$here/package-lock.json" "$here/node_modules/.installed-lock.json"

@@ -1,5 +1,5 @@
-//! Record accounting for the fault tests: checks that every record is in the table exactly once. Also has settings that make
-//! faults take less time.
+//! Record accounting for the fault tests: checks that every record is in the table exactly once. This module also has settings
+//! with which faults take less time.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::{PATIENCE, World};
 /// Creates the table of numbered records.
 pub(crate) const NUMBERED: &str = "CREATE TABLE rides (seq bigint, name text)";
 
-/// Short deadlines for tests, in the same order as the defaults.
+/// Short deadlines for tests. Sorted by length, they have the same order as the defaults.
 pub(crate) const SHORT_DEADLINES: &str = "connect_timeout = \"2s\"\nlock_timeout = \"2s\"\nstatement_timeout = \"3s\"\n\
      write_timeout = \"4s\"\nidle_in_transaction_timeout = \"60s\"";
 
@@ -35,7 +35,7 @@ pub(crate) fn with_short_sessions(config: &str) -> String {
     config.replacen("[postgres]", &format!("{lines}[postgres]"), 1)
 }
 
-/// Returns a metric of a daemon; 0 if the metric doesn't exist yet.
+/// Returns the value of a daemon's metric; 0 if the metric doesn't exist yet.
 pub(crate) fn counted(daemon: &Daemon, name: &str) -> f64 {
     daemon.metric(name, &[]).unwrap_or(0.0)
 }
@@ -77,7 +77,7 @@ impl World {
         }
     }
 
-    /// Waits for the next commit, for at most `limit`. Returns how long it took.
+    /// Waits until the ledger advances, at most for `limit`. Returns how long that took.
     pub(crate) async fn await_next_commit(&self, daemon: &Daemon, limit: Duration) -> Duration {
         let (started, at) = (Instant::now(), self.ledger().await);
         let moved = eventually_async("a next commit", limit, async || self.ledger().await > at).await;

@@ -82,7 +82,8 @@ impl<'g> Environment<'g> {
     }
 }
 
-/// Runs the daemon. Returns whether it drains the topic, and its log.
+/// Runs the daemon until it has drained the topic, fails, or says what it waits for. Returns whether it has drained the topic,
+/// and its log.
 pub(crate) fn flows(config: &str) -> (bool, String) {
     let spec = DaemonSpec::new(program(), config).arg("--until").arg("now");
     let daemon = Daemon::spawn(&spec).expect("the daemon starts");
@@ -101,7 +102,7 @@ pub(crate) fn flows(config: &str) -> (bool, String) {
     )
 }
 
-/// Runs both commands in the environment. Fails with a description of the disagreement.
+/// Runs both commands in the environment of a case. If they disagree, the error describes the disagreement.
 async fn put(ground: &Ground, case: &'static Case) -> Result<(), String> {
     let environment = Environment::new(ground, case).await;
     environment.sql(case.name, crate::agreement_cases::BASE).await;
@@ -129,7 +130,8 @@ async fn put(ground: &Ground, case: &'static Case) -> Result<(), String> {
     ))
 }
 
-/// Makes topics without records to try, or with records of which some are gone.
+/// Creates special topics: an empty one, one whose records were deleted, a compacted one, one of tombstones, and one with only
+/// an aborted transaction.
 fn more_topics(kafka: &Kafka, topic: &str) {
     let make = |suffix: &str, settings: &[(&str, &str)]| {
         let topic = format!("{topic}_{suffix}");
@@ -183,8 +185,8 @@ async fn run_flows_if_and_only_if_check_says_ready() {
     println!("{} environments, no disagreement", cases.len());
 }
 
-/// A standby accepts no writes, and `run` waits until it is promoted. If the URL names several servers, the one that accepts
-/// writes is used.
+/// A standby accepts no writes, and `run` waits until it is promoted. If the URL names several servers, the daemon uses the one
+/// that accepts writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_standby_is_named_by_check_and_run_does_not_flow() {
     let kafka = shared::kafka().expect("Kafka starts");
@@ -213,7 +215,8 @@ async fn a_standby_is_named_by_check_and_run_does_not_flow() {
     }
 }
 
-/// A server that waits for a standby before it answers a COMMIT, and has none: every write would wait without end.
+/// The server is configured to wait for a standby before it answers a COMMIT, but it has no standby. So every write would wait
+/// without end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_commit_that_waits_for_a_standby_that_is_away_is_named_by_check() {
     let kafka = shared::kafka().expect("Kafka starts");
@@ -248,7 +251,7 @@ async fn a_commit_that_waits_for_a_standby_that_is_away_is_named_by_check() {
     assert!(flowed, "{log}");
 }
 
-/// Gives the brokers' anonymous user a rule, by `--allow-principal` or `--deny-principal`.
+/// Adds an ACL for clients without a user. `kind` is `--allow-principal` or `--deny-principal`.
 fn rule(bootstrap_servers: &str, kind: &str, arguments: &[&str]) {
     let jars = tidegate_harness::fetch::kafka().expect("Kafka is here");
     let run = std::process::Command::new("java")
@@ -297,7 +300,7 @@ async fn what_the_brokers_deny_is_named_by_check_and_run_does_not_flow() {
         let checked = tokio::task::block_in_place(|| tidegate(&config, &["check"]));
         assert_eq!(checked.code == 0, says == "ready", "{topic} {group}: {checked}");
         assert!(checked.out.contains(says), "{topic} {group}: no {says:?} in {checked}");
-        // If a topic is empty, nothing must be fetched, so a bounded run ends at once.
+        // A bounded run of an empty topic reads no record, so it succeeds even without the right to read.
         if topic != "unread_and_empty" {
             let (flowed, log) = tokio::task::block_in_place(|| flows(&config));
             assert_eq!(flowed, says == "ready", "{topic} {group}: {log}");

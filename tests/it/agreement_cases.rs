@@ -7,7 +7,7 @@ pub(crate) struct Case {
     pub(crate) database: &'static str,
     /// A drain that runs before `sql`: the role, the pipeline's name, and its configuration lines.
     pub(crate) before: Option<(&'static str, &'static str, &'static str)>,
-    /// SQL that the superuser runs after [`BASE`].
+    /// SQL that a superuser runs after [`BASE`].
     pub(crate) sql: &'static str,
     /// Lines under `[postgres]`.
     pub(crate) session: &'static str,

@@ -11,7 +11,8 @@ async fn world(kafka: &'static Kafka, partitions: i32) -> World {
     world
 }
 
-/// Starts one daemon with several consumers. Checks how many partitions each owns in the end, and that all records arrive once.
+/// Starts one daemon with several consumers. Checks how many partitions each consumer owns in the end, and that each record
+/// arrives once.
 async fn consumers_share(kafka: &'static Kafka, partitions: i32, consumers: usize, expected: &[usize]) {
     let world = world(kafka, partitions).await;
     world.produce(numbered(0, partitions, 25));
@@ -23,7 +24,7 @@ async fn consumers_share(kafka: &'static Kafka, partitions: i32, consumers: usiz
     assert_eq!(daemon.get("/readyz").expect("the daemon answers").status, 200, "{}", daemon.log_tail());
 }
 
-/// Spreads the same number of consumers over several daemons.
+/// Starts three daemons with one consumer each. Checks that they share as three consumers of one daemon do.
 async fn daemons_share(kafka: &'static Kafka) {
     let world = world(kafka, 4).await;
     world.produce(numbered(0, 4, 25));

@@ -1,4 +1,4 @@
-//! A batch is bounded by rows, bytes and age; memory is bounded by its limit; small batches are fast.
+//! The limits of a batch are rows, bytes and age. Memory stays within its limit, and small batches are written soon.
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ async fn a_single_record_waits_for_max_age() {
     let sql = "SELECT count(*) FROM rides";
     eventually_async("the record arrives", PATIENCE, async || world.number(sql).await == 1).await.expect("it arrives");
     let took = started.elapsed();
-    // The other bound is held where time is exact: by the session's tests.
+    // Whether a batch is closed too late is checked by the tests of the session, in which time is exact.
     assert!(took >= Duration::from_millis(1_500), "{took:?}");
     let by_age = || daemon.metric("tidegate_batches_total", &[("trigger", "age")]) == Some(1.0);
     eventually("the batch is counted", PATIENCE, by_age).expect("it is counted");

@@ -39,7 +39,7 @@ fn script(folder: &Path, lines: &str) -> String {
     path.display().to_string()
 }
 
-/// A configuration in three parts, each of which a case may replace.
+/// A configuration in four parts, each of which a case may replace.
 struct Parts {
     bootstrap: String,
     /// The lines below `[kafka]`, including its properties.
@@ -93,7 +93,7 @@ fn properties(lines: &[&str]) -> String {
     format!("[kafka.properties]\ndebug = \"all\"\n{}", lines.join("\n"))
 }
 
-/// Returns configurations that contain secrets. Each of them fails at a different step.
+/// Returns configurations that contain secrets. Each configuration fails at a different step.
 fn failing(world: &World, folder: &Path) -> Vec<Parts> {
     let of = || Parts::of(world);
     let dead = format!("127.0.0.1:{}", free_port().expect("a port"));
@@ -209,7 +209,7 @@ async fn no_failure_shows_a_secret() {
     tokio::task::block_in_place(|| std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(work)))));
 }
 
-/// Returns everything that a daemon shows.
+/// Returns everything that a daemon shows: its log and the bodies of its HTTP responses.
 fn shown(daemon: &Daemon) -> String {
     let mut shown = daemon.log().join("\n");
     for path in ["/metrics", "/readyz", "/healthz", "/api/status", "/api/history", "/"] {

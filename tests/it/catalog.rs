@@ -27,7 +27,7 @@ async fn still_exact(world: &World, daemon: &Daemon) {
     world.assert_exact(RECORDS.into()).await;
 }
 
-/// Checks that the daemon ends with exit code 70, and that its last log lines contain `words`.
+/// Checks that the daemon ends with exit code 70, and that its log contains each of `words`.
 async fn stops_named(world: &World, daemon: &Daemon, words: &[&str]) {
     let status = daemon.wait_exit(PATIENCE).expect("it ends");
     let log = daemon.log().join("\n");
@@ -61,7 +61,7 @@ async fn a_mapped_column_that_is_dropped_stops_the_pipeline_by_name() {
     let daemon = flowing(&world, &world.config(&columns));
     world.sql("ALTER TABLE rides DROP COLUMN name").await;
     stops_named(&world, &daemon, &["columns.name", "has no column `name`"]).await;
-    // After a repair, it continues.
+    // After a repair, the pipeline continues.
     world.sql("ALTER TABLE rides ADD COLUMN name text").await;
     let (code, log) = world.drain(&world.config(&columns));
     assert_eq!(code, Some(0), "{log}");
@@ -107,7 +107,7 @@ async fn a_dropped_table_that_tidegate_created_stops_the_pipeline_with_a_remedy_
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides").await, i64::from(RECORDS));
-    // A table that was restored with its rows: the statement that is named lets the pipeline go on.
+    // If the table was restored with its rows, the statement that `check` prints lets the pipeline continue.
     world.sql("ALTER TABLE rides RENAME TO old; CREATE TABLE rides AS SELECT * FROM old").await;
     let ran = tidegate(&config, &["check"]).fails(64, &["dropped and made again", &remedy]);
     let (_, statement) = ran.out.split_once("if it was restored with these rows, run: ").expect("a statement");

@@ -32,7 +32,7 @@ async fn changes_of_debezium_are_applied_in_turn() {
         Record::new(wrapped(change("d", r#"{"id":3,"state":null}"#, "null"))).key(key(3)),
         Record::tombstone().key(format!(r#"{{"schema":{schema},"payload":{{"id":3}}}}"#)),
         Record::new(change("c", "null", &row(4, "new"))).key(key(4)),
-        Record::new(change("d", "null", "null")).key(key(4)), // a key alone says which row
+        Record::new(change("d", "null", "null")).key(key(4)), // the key alone says which row is deleted
         Record::new(change("m", "null", "null")).key("{}"),
         Record::new(change("t", "null", "null")),
         Record::new(row(9, "unwrapped")).key(key(9)),

@@ -1,6 +1,6 @@
 //! Locks of other sessions. If a claim or a COPY waits for a lock for a minute, only its partition or its pipeline is delayed.
-//! The minute is longer than a member's session: if a poll thread waited for the lock, its member would be removed from the
-//! group.
+//! The minute is longer than the session timeout of a member. So if a poll thread waited for the lock, its member would be
+//! removed from the group.
 
 use std::time::{Duration, Instant};
 
@@ -78,7 +78,7 @@ async fn a_claim_takes_a_minute(protocol: &str) {
 const OTHERS: &str = "SELECT count(*) FROM rides WHERE part <> 1";
 const LOCKED: &str = "SELECT count(*) FROM rides WHERE part = 1";
 
-/// Returns how many partitions of a daemon wait for their claim.
+/// Returns how many partitions of a daemon wait for their claim, if the daemon owns three others; otherwise 0.
 fn claims_open(daemon: &Daemon) -> usize {
     let Ok(status) = daemon.status_json() else { return 0 };
     let partitions = status["pipelines"][0]["consumers"][0]["partitions"].as_array().cloned().unwrap_or_default();
@@ -153,7 +153,7 @@ async fn a_locked_table_holds_up_its_own_pipeline_and_no_other() {
         }
     }
     println!("largest lag of the pipelines beside the locked one: {lag_max} records");
-    // After the minute, this pipeline has a large lag, and the others have at most a batch or two.
+    // After the minute, this pipeline has a large lag. The lag of the others is that of one or two batches.
     let behind = daemon.metric("tidegate_lag_records", &[("pipeline", &world.name)]).unwrap_or(0.0);
     assert!(5.0 * lag_max < behind, "{lag_max} records behind beside {behind}\n{}", daemon.log_tail());
     let readyz = daemon.get("/readyz").expect("the daemon answers");

@@ -24,7 +24,7 @@ impl Ran {
         self
     }
 
-    /// Checks that the command failed with this exit code and printed each of `said` once.
+    /// Checks that the command failed with this exit code, and printed each of `said` on exactly one of its two output streams.
     #[track_caller]
     pub(crate) fn fails(self, code: i32, said: &[&str]) -> Self {
         assert_eq!(self.code, code, "{self}");
@@ -34,7 +34,7 @@ impl Ran {
         self
     }
 
-    /// Checks that the command printed each of these.
+    /// Checks that the command printed each of `said` on standard output.
     #[track_caller]
     pub(crate) fn says(self, said: &[&str]) -> Self {
         for words in said {
@@ -62,7 +62,7 @@ pub(crate) fn tidegate(config: &str, arguments: &[&str]) -> Ran {
 }
 
 impl World {
-    /// Returns how many schemas of tidegate are in the database: `check` must not create any.
+    /// Returns how many schemas named `tidegate` the database has, 0 or 1. `check` must not create the schema.
     pub(crate) async fn schemas(&self) -> i64 {
         self.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'tidegate'").await
     }

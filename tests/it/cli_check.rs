@@ -142,7 +142,8 @@ async fn check_names_the_rights_that_are_missing_and_the_statement_that_gives_th
     );
     let insert = format!("GRANT INSERT ON \"public\".\"rides\" TO {role}");
     world.produce((0..3).map(|n| good(n).to(0)));
-    // The trial would only be denied once more, so it is no fault of its own.
+    // Without the missing rights, the trial could only be denied too. So `check` skips the trial, and doesn't report it as a
+    // fault.
     let ran = tidegate(&config, &["check"])
         .fails(64, &["found 2 faults", "the newest records were not tried, because rights are missing"]);
     // The statements can be run as they are printed.
@@ -252,7 +253,7 @@ async fn a_pipeline_that_is_not_in_the_configuration_is_a_usage_fault() {
     tidegate("[kafka]\nbootstrap = 1", &["check"]).fails(64, &["unknown key", "tidegate.toml:2:1"]);
 }
 
-/// `check` fetches from a hundred topics at the same time. One after another, each would take a second.
+/// `check` fetches from many topics at the same time. If it fetched from one after another, each would take a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_reads_many_topics_says_what_it_asks_and_leaves_no_warning() {
     let world = World::new(1).await;
@@ -284,8 +285,8 @@ async fn check_shows_how_many_records_have_each_field() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_counts_fields_in_every_format() {
-    // The report contains the format's options, the values, the paths of both columns, and how many rows have the second column's
-    // field.
+    // The cases have the lines of `decode`, the values of the records, the paths of both columns, and how many rows have the
+    // second column's field.
     let debezium =
         |op: &str, before: &str, after: &str| format!(r#"{{"before":{before},"after":{after},"op":"{op}"}}"#);
     let cases = [
@@ -334,10 +335,10 @@ async fn check_counts_fields_in_every_format() {
     }
 }
 
-/// The records, the configuration, how many rows there are, and how many lack the field of each column.
+/// The records, the configuration, how many rows the records become, and for each column, how many rows lack its field.
 type MissingCase = (&'static [&'static str], &'static str, u64, &'static [(&'static str, u64)]);
 
-/// One record has one answer: `check` counts what lacks a field as the daemon's metric does.
+/// `check` counts the rows that lack a field exactly as the daemon's metric does.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
     const PLAIN: [&str; 4] =
@@ -351,7 +352,7 @@ async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
     ];
     let cases: [MissingCase; 8] = [
         (&PLAIN, "columns = { id = \"id\", v = \"v\", w = \"w\" }", 4, &[("id", 0), ("v", 1), ("w", 2)]),
-        // Two columns take one field: a row lacks it once.
+        // If two columns take the same field, a row without the field counts once for each column.
         (&PLAIN, "columns = { id = \"v\", v = \"v\", w = \"w\" }", 4, &[("id", 1), ("v", 1), ("w", 2)]),
         // A row that the filter leaves out has no fields.
         (
@@ -360,14 +361,14 @@ async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
             2,
             &[("id", 0), ("v", 0)],
         ),
-        // A rejected row is a row, for the columns behind the one that rejects it, too.
+        // A rejected row counts as a row, even for the columns after the one that rejects it.
         (
             &[r#"{"id":"x","v":1}"#, r#"{"id":"y"}"#, r#"{"v":2}"#],
             "columns = { id = { field = \"id\", missing = \"dead_letter\" }, v = \"v\", w = \"w\" }",
             3,
             &[("id", 1), ("v", 1), ("w", 3)],
         ),
-        // A placeholder for an unchanged value is a field that the record has.
+        // A placeholder for an unchanged value counts as a field that the record has.
         (
             &[r#"{"id":1,"w":"__same"}"#, r#"{"id":2}"#],
             "table.mode = \"upsert\"\ntable.key = [\"id\"]\ncolumns = { id = \"id\", w = { field = \"w\", keep = \"__same\" } }",
@@ -380,7 +381,7 @@ async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
             4,
             &[("id", 0), ("v", 2), ("w", 3)],
         ),
-        // A change of Debezium's that only deletes is no row, unless a column shows what happened.
+        // A change of Debezium's that only deletes makes no row, unless a column shows what happened.
         (
             &CHANGES,
             "decode.envelope = \"debezium\"\ncolumns = { id = \"id\", v = \"v\", w = \"w\" }",

@@ -1,5 +1,5 @@
-//! The trial of `check` leaves nothing behind: no row, no partition, and no number drawn from a sequence, which a rollback would
-//! not give back.
+//! The trial of `check` leaves nothing behind: no row and no partition. It also draws no number from a sequence, because a
+//! rollback would not give the number back.
 
 use tidegate_harness::Record;
 
@@ -151,7 +151,7 @@ async fn a_check_judges_rows_by_triggers_that_change_nothing_else() {
     ran.says(&["50 newest records → 40 rows, 10 dead letters", "not 3", "rides_id_fkey"]);
     let upsert = format!("table = {{ name = \"rides\", mode = \"upsert\", key = [\"id\"] }}\n{MAPPED}\n{letters}");
     let ran = world.checked_without_a_trace(&upsert).await.ok();
-    // The trigger runs on UPDATE, so what it does can't be tried without an existing row.
+    // The trigger runs on UPDATE. Without an existing row, `check` can't try what the trigger does.
     ran.says(&["49 rows, 1 dead letter", "not 3", "trigger `judge` runs where a row exists", "foreign keys"]);
 }
 
@@ -206,7 +206,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
     let ran = world.checked_without_a_trace(&pipeline(&describes)).await.ok();
     assert!(!ran.out.contains("not run"), "{ran}");
     ran.says(&["50 newest records → 49 rows, 1 dead letter", "made_name_check"]);
-    // A trigger or a default of the table that would exist draws as one of a table that exists.
+    // A trigger or a default that these statements add may draw from a sequence, as those of an existing table may.
     for (after, suspect) in [
         ("CREATE TRIGGER a BEFORE INSERT ON made FOR EACH ROW EXECUTE FUNCTION number()", "trigger `a`"),
         ("ALTER TABLE made ALTER n SET DEFAULT make_hyper('log')", "the default of `n`"),
@@ -217,7 +217,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
     let serial = ["ALTER TABLE made ADD COLUMN n bigint DEFAULT nextval('numbers'), ADD COLUMN pk bigserial"];
     let ran = world.checked_without_a_trace(&pipeline(&serial)).await.ok();
     assert!(!ran.out.contains("not tried"), "{ran}");
-    // What Postgres refuses while it parses, `run` would be refused too.
+    // If Postgres refuses a statement while it parses it, `run` would fail there too.
     for (refused, words) in [
         ("SELECT create_hypertable('made')", "create_hypertable(unknown) does not exist"),
         ("SELECT make_hyper('mode')", "relation \"mode\" does not exist"),
@@ -227,7 +227,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
         let ran = world.checked_without_a_trace(&pipeline(&["GRANT SELECT ON made TO public", refused])).await;
         ran.fails(64, &[&format!("table.after_create[1]: Postgres refuses `{refused}`"), words]);
     }
-    // The statements do draw where they run.
+    // When `run` executes the statements, they do draw from the sequence.
     let drawn = [draws[0], draws[1], draws[2], draws[3], draws[4], draws[5]];
     let (code, log) = world.drain(&world.config(&pipeline(&drawn)));
     assert_eq!(code, Some(0), "{log}");

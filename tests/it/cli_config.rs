@@ -12,7 +12,7 @@ fn printed(arguments: &[&str]) -> String {
     String::from_utf8(run.stdout).expect("UTF-8")
 }
 
-/// Completes a command line, whose last word is incomplete, in bash. Returns the words that bash offers.
+/// Completes a command line in bash, in which the last word is incomplete. Returns the words that bash offers.
 fn completed(words: &[&str]) -> Vec<String> {
     let line = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
     let script = format!(
@@ -62,7 +62,8 @@ fn of_value(value: &toml_edit::Value) -> Value {
     }
 }
 
-/// Adds what a schema of the kinds that we print finds wrong with a value. A keyword that it doesn't know is a fault.
+/// Compares a value with our JSON Schema, and adds what is wrong with it to `faults`. The schema may only use keywords that
+/// this function knows; any other keyword is a fault.
 fn validate(schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
     let is = |name: &str| match name {
         "string" => value.is_string(),

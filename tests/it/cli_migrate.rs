@@ -5,7 +5,8 @@ use tidegate_harness::{Record, unique_name};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// Creates a role that owns nothing and may create nothing. Returns the configuration that uses it.
+/// Creates a table, and a role that owns nothing and may create nothing. Returns a configuration that uses the role, and the
+/// role's name.
 async fn restricted(world: &World) -> (String, String) {
     let role = unique_name("daemon");
     world

@@ -1,5 +1,5 @@
-//! The conformance table, `docs/conformance.md`. Every type is written in every format and mode to a real database, and compared
-//! with the result of INSERT. The test fails if the page differs from what it found.
+//! The conformance table, `docs/conformance.md`. Every type is written in every format and mode to a real database, and the
+//! result is compared with that of INSERT. The test fails if the page differs from these results.
 //!
 //! `UPDATE_DOCS=1 cargo test --test it conformance` rewrites the page.
 
@@ -23,7 +23,7 @@ use crate::support::World;
 
 const MODES: [&str; 4] = ["append", "insert_new", "upsert", "aggregate"];
 
-/// The key of the table in each mode.
+/// The constraint that the table has in each mode, as part of its definition.
 const KEYS: [&str; 4] = ["", ", UNIQUE (id, turn)", ", UNIQUE (id)", ", UNIQUE (id)"];
 
 fn definition(columns: &[Column], key: &str) -> String {
@@ -31,8 +31,8 @@ fn definition(columns: &[Column], key: &str) -> String {
     format!("(id int, turn int, {}{key})", columns.join(", "))
 }
 
-/// Returns the configuration lines for a mode: those of the table, the mapping of the column `turn`, and the text that is
-/// appended to the mapping of each other column.
+/// Returns the configuration lines for a mode in three parts: for the table, for the mapping of the column `turn`, and the text
+/// that is appended to the mapping of each other column.
 fn of_mode(mode: &str) -> (&'static str, &'static str, &'static str) {
     match mode {
         "append" => ("", "", ""),
@@ -142,7 +142,7 @@ impl Format {
     }
 }
 
-/// Returns a text as a SQL literal.
+/// Returns a SQL literal of a text; NULL for `None`.
 fn literal(text: Option<&str>) -> String {
     text.map_or("NULL".to_owned(), |text| format!("'{}'", text.replace('\'', "''")))
 }
@@ -178,7 +178,7 @@ async fn refusals() -> Vec<(&'static str, &'static str, String)> {
     found
 }
 
-/// Returns what `check` says about each type without an encoder.
+/// Returns each type without an encoder, with what `check` says about it.
 async fn named_by_check() -> Vec<(&'static str, String)> {
     let world = World::new(1).await;
     let columns: Vec<_> = WITHOUT_ENCODER.iter().enumerate().map(|(n, sql)| format!("c{n} {sql}")).collect();

@@ -1,4 +1,4 @@
-//! The daemon is killed at random moments. Rows that were written stay, everything else is read again, and nothing is written
+//! The daemon is killed at random moments. Rows that were written stay. The other records are read again, and no row is written
 //! twice.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ async fn killed_ten_times_at_random_moments_of_one_drain_it_loses_nothing_and_wr
     let world = World::new(4).await;
     world.sql(NUMBERED).await;
     world.produce_numbered(0..RECORDS, 4);
-    // Batches are small, so that a write is in progress at most moments.
+    // Batches are small, so that a write is in progress most of the time.
     let pipeline = "table.name = \"rides\"\nconsumers = 2\nbatch.max_rows = 4000\nflow.max_rows_per_second = 250_000";
     let mut at = 0;
     for kill in 1..=10 {

@@ -126,24 +126,24 @@ async fn each_fault_of_a_record_has_its_reason_and_leaves_its_neighbours() {
         .collect();
     assert_eq!(found, expected);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::try_from(bad.len() + 1).expect("few"));
-    // In this text, the escape itself is escaped: a backslash and letters. It is no NUL, so it is kept.
+    // In this JSON, the backslash of `\u0000` is escaped itself. So the text contains a backslash and no NUL, and is kept.
     assert_eq!(world.number("SELECT count(*) FROM rides WHERE name <> 'a\\u0000'").await, 0);
 }
 
-/// How a table refuses record 7777 of 10 000, and how many COPYs the search may take.
+/// One way in which a table refuses record 7777 of 10 000, and how many COPYs the search for the record may take.
 struct Refusal {
     table: &'static str,
     create: &'static str,
-    /// Configuration lines below `table`, after the name.
+    /// Configuration lines that follow `table.name`.
     mode: &'static str,
     sqlstate: &'static str,
     copies: i64,
 }
 
-/// The number of COPYs if the error names the line: the first COPY, the part before the line, the record, the rest, and some more
-/// in case the line is wrong.
+/// The largest number of COPYs if the error names the line: the first COPY, the part before the line, the record, the rest, and
+/// some more in case the line is wrong.
 const NAMED: i64 = 8;
-/// The number of COPYs if the error names no line: two halves in each of the 14 steps from 10 000 records to 1.
+/// The largest number of COPYs if the error names no line: two halves in each of the 14 steps from 10 000 records to 1.
 const UNNAMED: i64 = 2 * 14 + 3;
 
 const REFUSALS: &[Refusal] = &[
@@ -197,7 +197,7 @@ const REFUSALS: &[Refusal] = &[
     },
 ];
 
-/// Counts the COPYs with a sequence, because a rollback doesn't reset it.
+/// Counts the COPYs by a sequence, because a rollback doesn't reset a sequence.
 const COUNT_COPIES: &str = "
     CREATE FUNCTION count_copy() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN PERFORM nextval('copies_' || TG_ARGV[0]); RETURN NULL; END $$";

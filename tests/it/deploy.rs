@@ -51,8 +51,8 @@ fn values<'a>(yaml: &'a str, key: &str) -> Vec<&'a str> {
     yaml.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key)).map(str::trim).collect()
 }
 
-/// Returns whether the image's health check succeeds for the daemon with this configuration. `asked` is the path that it
-/// requests.
+/// Returns whether the image's health check succeeds for a daemon with this configuration. The health check requests the path
+/// `asked`.
 fn is_healthy(config: &str, asked: &str) -> bool {
     let (_, listen) = config.split_once("listen = \"127.0.0.1:").expect("the configuration says where to listen");
     let (port, _) = listen.split_once('"').expect("the address ends");
@@ -83,7 +83,8 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     let dead = || daemon.metric("tidegate_dead_letters_total", &[("pipeline", &world.name)]);
     eventually("both bad records are dead letters", PATIENCE, || dead() == Some(2.0)).expect("within its time");
     let all = || daemon.get("/metrics").expect("the metrics are served").body;
-    // The series of the lag appear with the first reading of the logs, and the reading's age within a second after it.
+    // The series of the lag appear with the first reading of the log ends. The series of the reading's age follows within a
+    // second.
     eventually("the lag is known", PATIENCE, || {
         let page = all();
         ["retention_headroom", "lag_reading_age"]
@@ -165,7 +166,8 @@ fn every_alert_has_its_words_and_its_section_in_the_runbook() {
     assert!(untested.is_empty(), "without a unit test: {untested:?}");
 }
 
-/// Returns the configuration of the stack's daemon, from the files in the order of its command.
+/// Returns the configuration of the daemon in docker-compose.yml. The daemon's command names its files, which are merged in
+/// that order.
 fn stack() -> tidegate::config::Config {
     let compose = read("docker-compose.yml");
     let (_, service) = compose.split_once("\n  tidegate:").expect("a service `tidegate`");

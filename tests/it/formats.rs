@@ -1,5 +1,5 @@
-//! Records of every format become the rows that they describe. An array, or several lines, become several rows; all rows of a
-//! record are written, or none.
+//! Records of every format become the rows that they describe. An array becomes several rows, and so do several lines. Either
+//! all rows of a record are written, or none.
 
 use std::path::Path;
 
@@ -244,7 +244,7 @@ message Position { double lat = 1; float lon = 2; }
 enum State { UNKNOWN = 0; DRIVING = 1; }
 "#;
 
-/// Encodes a ride in Protobuf, by hand: id 1, at noon, in Berlin.
+/// Encodes ride `id` in Protobuf, by hand. It is at noon, in Berlin.
 pub(crate) fn proto_ride(id: u8) -> Vec<u8> {
     let mut value = vec![8, id, 0x12, 9];
     value.extend_from_slice(format!("vehicle {id}").as_bytes());

@@ -152,7 +152,7 @@ async fn protobuf_names_its_message_and_imports_and_the_registry_wants_a_passwor
     let config = world.with_registry(&registry, &lines, pipeline);
     let values = vec![
         framed(id, &[0], &proto_ride(1)),
-        // The message A.B is named by two indexes, 0 and 0.
+        // The framing names the message A.B by two indexes, 0 and 0.
         framed(two, &[4, 0, 0], &[0x18, 2]),
         framed(two, &[2, 6], &[]),
     ];
@@ -322,7 +322,7 @@ async fn check_compares_paths_with_the_schemas_of_the_records_and_a_later_versio
     );
     world.produce([Record::new(framed(old, &[0], &proto_ride(1)))]);
     tidegate(&config, &["check"]).fails(64, &[&is_absent]);
-    // A record of the later version has the field in its schema, though it doesn't set it.
+    // In the schema of this record, the field exists. The record itself doesn't set it.
     world.produce([Record::new(framed(new, &[0], &proto_ride(2)))]);
     tidegate(&config, &["check"]).ok().says(&["none of the 2 newest records has field `speed`", "ready"]);
     let wrong = config.replace("position.lat", "position.latt");
@@ -330,7 +330,7 @@ async fn check_compares_paths_with_the_schemas_of_the_records_and_a_later_versio
         "has field `position.latt`; schema {new}: message `rides.Position` has no field `latt`; did you mean `lat`?"
     );
     tidegate(&wrong, &["check"]).fails(64, &[&said]);
-    // The second message of the file, by the frame's indexes.
+    // The framing of this record names the file's second message.
     let wrong = config.replace("\"name\"", "\"nam\"").replace("\"speed\"", "\"lon\"");
     world.produce([Record::new(framed(new, &[2, 2], &[9, 0, 0, 0, 0, 0, 0, 0, 0]))]);
     let said = ["field `nam`; schema"];
@@ -355,7 +355,7 @@ async fn apicurios_headers_name_the_schema_of_an_avro_value_and_its_key() {
     world.produce([
         record(avro_ride(1)).header("apicurio.value.globalId", long(new)),
         record(vec![4]).header("apicurio.value.contentId", long(old)),
-        // The content id is the one that the interface knows.
+        // If a record has both ids, only the content id is looked up.
         record(avro_ride(3))
             .header("apicurio.value.globalId", long(4711))
             .header("apicurio.value.contentId", long(new)),

@@ -10,20 +10,20 @@ use tidegate_harness::{Daemon, Kafka, Record, eventually_async};
 
 use crate::support::{PATIENCE, World};
 
-/// Creates a table in which missing, duplicate and late records can be recognized. It has each record's number and origin, and
-/// the time of the transaction that wrote the row.
+/// Creates a table in which missing, duplicate and late records can be recognized. It has each record's number, partition and
+/// offset, and the time at which the row was written.
 pub(crate) const TABLE: &str =
     "CREATE TABLE rides (id bigint, part int, src bigint, at timestamptz NOT NULL DEFAULT clock_timestamp())";
 
-/// Configuration lines with which a pipeline fills this table.
+/// Configuration lines with which a pipeline fills [`TABLE`].
 pub(crate) const COLUMNS: &str = "table.name = \"rides\"\nbatch = { max_age = \"50ms\" }\n\
      columns = { id = \"id\", part = { meta = \"partition\" }, src = { meta = \"offset\" } }";
 
-/// The three rebalance protocols.
+/// The values of `group_protocol`.
 pub(crate) const PROTOCOLS: [&str; 3] = ["cooperative", "eager", "consumer"];
 
-/// Returns a pipeline with a group protocol, whose group notices a killed member within seconds. With `consumer`, the broker's
-/// settings decide that.
+/// Returns the lines of a pipeline with this group protocol. Its group notices a killed member within seconds. With `consumer`,
+/// settings of the broker decide how long that takes.
 pub(crate) fn pipeline(protocol: &str) -> String {
     let session = if protocol == "consumer" { "" } else { "kafka = { \"session.timeout.ms\" = \"6000\" }\n" };
     format!("group_protocol = \"{protocol}\"\n{session}{COLUMNS}")
@@ -36,7 +36,7 @@ pub(crate) fn shares(daemon: &Daemon, pipeline: &str) -> Option<Vec<usize>> {
     consumers(&status, pipeline)?.iter().map(owned).collect()
 }
 
-/// Returns how many partitions a daemon owns, with granted claims.
+/// Returns how many partitions a daemon owns, with granted claims; 0 while its assignment isn't complete.
 pub(crate) fn owned_by(daemon: &Daemon, pipeline: &str) -> usize {
     shares(daemon, pipeline).map_or(0, |shares| shares.iter().sum())
 }
@@ -52,8 +52,8 @@ fn owned(consumer: &Value) -> Option<usize> {
     settled.then_some(partitions.len())
 }
 
-/// Waits until the consumers of all `daemons` own these numbers of partitions, in descending order, and the ledger names the same
-/// owners.
+/// Waits until the numbers of partitions that the consumers of all `daemons` own, in descending order, are `expected`, and the
+/// ledger has the same numbers.
 pub(crate) async fn await_shares(world: &World, pipeline: &str, daemons: &[&Daemon], expected: &[usize]) {
     let (mut seen, mut named) = (Vec::new(), Vec::new());
     // A consumer without partitions has no ledger row.
@@ -81,7 +81,7 @@ pub(crate) fn logs(daemons: &[&Daemon]) -> String {
     daemons.iter().map(|daemon| daemon.log_tail()).collect::<Vec<_>>().join("\n----\n")
 }
 
-/// Returns numbered records, `per_partition` for each of `partitions`, starting at `first`.
+/// Returns records that are numbered from `first`: `per_partition` records for each of `partitions` partitions.
 pub(crate) fn numbered(first: i64, partitions: i32, per_partition: i64) -> impl Iterator<Item = Record> {
     (0..i64::from(partitions) * per_partition).map(move |n| {
         let partition = i32::try_from(n % i64::from(partitions)).expect("a remainder of an i32 is one");
@@ -132,7 +132,7 @@ impl Flow {
         let topic = topic.to_owned();
         let thread = std::thread::spawn(move || {
             let mut sent = first;
-            // Wait 50 ms between two rounds. A message on the channel ends the wait, and the flow.
+            // Produce every 50 ms, until the other side of the channel is dropped.
             while stopped.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout) {
                 kafka.produce(&topic, numbered(sent, partitions, 5)).expect("Kafka takes the records");
                 sent += i64::from(partitions) * 5;

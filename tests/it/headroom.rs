@@ -25,7 +25,7 @@ async fn the_headroom_runs_out_when_kafka_deletes_and_not_after() {
     let settings = [("retention.ms", "40000"), ("segment.ms", "1000"), ("file.delete.delay.ms", "0")];
     kafka.create_topic(&world.topic, 1, &settings).expect("the topic is made");
     world.sql(NUMBERED).await;
-    // The records of the backlog are older than the first reading of the lag.
+    // The records get a timestamp of ten seconds ago, so they are older than the first reading of the lag.
     let made_ms = now_ms() - 10_000;
     world.produce((0..100).map(|n| numbered(n, 1).at_ms(made_ms)));
     let config = world.config("table.name = \"rides\"");

@@ -19,7 +19,7 @@ fn kafka() -> &'static Kafka {
     shared::kafka().expect("Kafka starts")
 }
 
-/// A server and its streaming replica. The test's world uses one of them to look at the tables.
+/// A primary and its streaming replica. The test's world uses one of the two to look at the tables.
 struct Pair {
     primary: &'static Postgres,
     replica: Postgres,
@@ -68,7 +68,8 @@ impl Pair {
         .expect("the receiver ends");
     }
 
-    /// Waits for the first commit on the new primary, and until all records are in the table, each once.
+    /// Waits for the first commit on the new primary, which must come soon. Then waits until all records are in the table, each
+    /// once.
     async fn ends_exact(&self, daemon: &Daemon, promoted: Instant, records: i64) {
         self.world.await_next_commit(daemon, SOON).await;
         let took = promoted.elapsed();
@@ -90,8 +91,8 @@ async fn after_a_failover_the_promoted_replica_is_written_to_and_nothing_is_lost
     pair.ends_exact(&daemon, promoted, 200_000).await;
 }
 
-/// What the replica hasn't received is lost with the promotion: rows and ledger alike. So these records are read from Kafka
-/// again.
+/// Commits that the replica hasn't received are lost at the promotion: the rows and the ledger's advance alike. So their
+/// records are read from Kafka again.
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_that_the_replica_never_received_are_read_again_from_kafka() {
     let mut pair = Pair::start().await;
@@ -113,8 +114,8 @@ async fn commits_that_the_replica_never_received_are_read_again_from_kafka() {
     assert!(counted(&daemon, "tidegate_ledger_rewinds_total") >= 1.0, "{}", daemon.log_tail());
 }
 
-/// The old primary still runs and answers, but refuses writes. The daemon must close its connections to it, even those that only
-/// read.
+/// The old primary still runs and answers, but refuses writes. The daemon must close all its connections to that server, even
+/// those on which it only reads.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_became_read_only_is_abandoned() {
     let mut pair = Pair::start().await;

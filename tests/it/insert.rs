@@ -7,7 +7,8 @@ use crate::cli::tidegate;
 use crate::support::World;
 
 impl World {
-    /// Drains these records into `t`, which `sql` creates, with `pipeline`. The daemon must succeed.
+    /// Creates table `t` by `sql`, and drains these records into it with the lines of `pipeline`. The daemon must succeed.
+    /// Returns its log.
     async fn inserted(&self, sql: &str, records: &[&str], pipeline: &str) -> String {
         self.sql(sql).await;
         self.produce(records.iter().map(|value| Record::new(*value).to(0)));
@@ -39,7 +40,8 @@ async fn a_first_table_gets_its_serial_and_its_defaults() {
         .inserted(FIRST_TABLE, &[r#"{"v":1}"#, r#"{"v":2,"lbl":null}"#, r#"{"v":3,"lbl":"x","id":70}"#, "{}"], "")
         .await;
     let rows = world.in_order("id, coalesce(v::text, '-'), at IS NOT NULL, coalesce(lbl, 'NULL')", "id").await;
-    // Each shape is one COPY, so a batch draws its serial numbers shape by shape.
+    // Rows that leave out the same columns are written by one COPY. So serial numbers are drawn for one such group of rows
+    // after the other.
     assert_eq!(rows, "1:1:t:none,2:-:t:none,3:2:t:NULL,70:3:t:x");
     assert_eq!(world.refused().await, "");
 }
@@ -406,7 +408,7 @@ async fn a_fault_that_refuses_every_row_dead_letters_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_at_its_end_is_an_outage_and_named() {
-    // An int4 sequence at its end raises 2200H. A sequence that continues beyond the column's range makes the column raise 22003.
+    // An int4 sequence at its end raises 2200H. If the sequence continues beyond the column's range, the column raises 22003.
     for (sequence, says) in [("AS int4", "reached maximum value"), ("AS int8", "integer out of range")] {
         let world = World::new(1).await;
         world.sql(&format!("CREATE TABLE t (id serial, v int); ALTER SEQUENCE t_id_seq {sequence}; SELECT setval('t_id_seq', 2147483647)")).await;

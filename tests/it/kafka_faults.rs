@@ -35,7 +35,8 @@ fn key_pair(folder: &Path, name: &str) {
     keytool(&import, &folder.join(format!("{name}-trust.p12")));
 }
 
-/// Starts a Kafka behind a proxy. Its listener uses TLS and requires a client certificate, and trusts only its own certificate.
+/// Starts a Kafka behind a proxy. The listener behind the proxy uses TLS and requires a client certificate. It trusts only the
+/// certificate `broker.pem`.
 fn with_tls(folder: &Path) -> (Kafka, tidegate_harness::Proxy) {
     let mut spec = KafkaSpec::single()
         .property("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:SSL,CONTROLLER:PLAINTEXT")

@@ -36,7 +36,7 @@ pub(crate) fn leak(kafka: Kafka) -> &'static Kafka {
     Box::leak(Box::new(kafka))
 }
 
-/// Returns a world that uses this Kafka; its daemons connect through the proxy.
+/// Returns a world on this Kafka, with the table of the numbered records.
 pub(crate) async fn world_behind(kafka: Kafka) -> World {
     let world = World::on(leak(kafka), shared::postgres().expect("Postgres starts"), 2).await;
     world.sql(NUMBERED).await;
@@ -53,8 +53,7 @@ pub(crate) fn waits(daemon: &Daemon) -> bool {
     daemon.metric("tidegate_pipeline_state", &[("state", "waiting_for_kafka")]) == Some(1.0)
 }
 
-/// Waits until the daemon's state is that it waits for Kafka, and checks that log, page, metrics and readiness contain these
-/// words.
+/// Waits until the daemon waits for Kafka, and checks that log, page, metrics and readiness contain these words.
 #[track_caller]
 fn waits_and_says(daemon: &Daemon, words: &[&str]) {
     let began = Instant::now();
@@ -109,7 +108,7 @@ async fn a_killed_broker_is_waited_for_by_name_and_what_is_not_known_is_absent()
     world.kafka.kill(0).expect("it dies");
     waits_and_says(&daemon, &[servers, "the connection is refused", "start Kafka there"]);
     daemon.await_until("the lag is withdrawn", SEEN, |daemon| !lag_is_known(daemon)).expect("nobody knows it");
-    // Requests have failed meanwhile, and the sentence still names the cause.
+    // Later requests have failed too. The sentence must still name the first cause.
     let ready = daemon.get("/readyz").expect("it answers");
     assert!(ready.body.contains("the connection is refused"), "{}", ready.body);
     let age = counted(&daemon, "tidegate_lag_reading_age_seconds");
@@ -121,7 +120,8 @@ async fn a_killed_broker_is_waited_for_by_name_and_what_is_not_known_is_absent()
     daemon.await_until("the lag is read", PATIENCE, lag_is_known).expect("it is read");
 }
 
-/// If a broker doesn't offer the protocol, librdkafka asks its coordinator for ever, and reports nothing.
+/// If the brokers don't offer the protocol, librdkafka repeats its request to the group's coordinator for ever, and reports
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_without_the_consumer_protocol_is_named_by_check_and_by_run() {
     let world = world_behind(Kafka::start(&KafkaSpec::of_version("3.9.1")).expect("Kafka starts")).await;
@@ -138,7 +138,7 @@ async fn a_broker_without_the_consumer_protocol_is_named_by_check_and_by_run() {
     world.assert_exact(500).await;
 }
 
-/// Kafka 4 has two switches for the protocol. `check` and `run` name both, in the same words.
+/// Kafka 4 has two switches for the protocol. Whichever one is off, `check` and `run` name both, in the same words.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
     let protocols = KafkaSpec::single().property("group.coordinator.rebalance.protocols", "classic");

@@ -100,14 +100,14 @@ async fn a_clients_certificate_drains_from_files_or_in_place() {
     drains(|world| config(world, Listener::MutualTls, &in_place)).await;
 }
 
-/// Replaces a file atomically, as certificate tools do: a reader sees either the old content or the new one.
+/// Replaces a file atomically, as tools for certificates do. A reader gets either the old content or the new content.
 fn replace(file: &Path, by: &Path) {
     let new = file.with_extension("new");
     std::fs::copy(by, &new).expect("it is copied");
     std::fs::rename(new, file).expect("it is replaced");
 }
 
-/// The broker denies the first certificate after it was replaced. So only a client that uses the second one can drain.
+/// When the first certificate was replaced, the broker denies it. So only a client that uses the second one can drain.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clients_certificate_that_is_replaced_is_used_after_sighup_and_half_a_replacement_changes_nothing() {
     let authority = Arc::new(Authority::new().expect("an authority"));

@@ -80,7 +80,7 @@ async fn a_token_endpoint_is_asked_again_until_it_gives_a_token_and_before_that_
         assert!(!shown.contains(&canary), "a secret is shown: {canary}");
     }
     // All clients of the process share a token: consumers, the observer, and the client that reads topic settings. On a busy
-    // machine, a token that lasts 5 s may expire between two requests of one check.
+    // machine, a token that lasts 5 s may expire between two requests of one check. So repeat the check.
     let config = oidc(&world, &server, &secret);
     eventually("check gets a token too", PATIENCE, || tidegate(&config, &["check"]).code == 0).expect("it is ready");
 }
@@ -171,7 +171,7 @@ async fn a_program_gives_the_password_for_postgres_and_its_stated_lifetime_holds
     write(&password, "mangrove-canary");
     world.await_written(&daemon).await;
     let right = fs::read_to_string(&runs).expect("it ran").lines().count();
-    // Each of these needs a new connection, but must not run the program again.
+    // Each round needs a new connection, but must not run the program again.
     for range in [200..210, 210..220, 220..230] {
         let ends = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'tidegate %' AND usename = ";
         world.number(&format!("{ends}'{role}'")).await;

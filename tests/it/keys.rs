@@ -1,4 +1,4 @@
-//! Keys in all forms: in envelopes, with a registry's framing, as integers of Java's serializers. Also deletes by key.
+//! Keys in all forms: in envelopes, with a registry's framing, and as Java's serializers write integers. Also deletes by key.
 
 use tidegate_harness::{Record, Registry};
 

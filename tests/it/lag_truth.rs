@@ -1,4 +1,4 @@
-//! The lag of a log that can't be the one that the ledger describes, and the time of the last commit.
+//! The lag, when the log can't be the one that the ledger describes. Also the time of the last commit.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ async fn records_that_kafka_deleted_unread_are_counted_and_leave_no_headroom() {
 async fn a_claim_is_no_commit() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
-    // All records go to the first partition. A drain claims both.
+    // All records go to the first partition. A drain claims both partitions.
     world.produce_written(0..100, 1);
     let config = world.config(TO_RIDES);
     let seconds = |partition: usize| {

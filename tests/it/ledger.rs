@@ -37,7 +37,7 @@ impl Fixture {
         accounting
     }
 
-    /// Returns such a database with this many partitions, all of them claimed, and a span for each.
+    /// Returns a fixture with this many partitions, all of them claimed, and a span for each.
     async fn claimed(partitions: i32) -> (Self, Vec<Span>) {
         let accounting = Self::new().await;
         let mut connection = accounting.connect().await;
@@ -55,7 +55,7 @@ impl Fixture {
         self.database.connect().await.expect("Postgres takes a connection")
     }
 
-    /// Returns the offset in each row of partition 0.
+    /// Returns the offsets of all rows that the ledger has for partition 0.
     async fn positions(&self) -> Vec<i64> {
         let sql = "SELECT next_offset FROM tidegate.ledger WHERE partition = 0 ORDER BY next_offset";
         let rows = sqlx::query(sql).fetch_all(&mut self.connect().await).await.expect("the query runs");
@@ -140,7 +140,7 @@ async fn no_statement_makes_a_second_row_of_a_partition() {
     assert!(refused.to_string().contains("READ COMMITTED"), "{refused}");
 }
 
-/// Starts a task that reads the span's outcome, for which it has to wait for the row's lock.
+/// Starts a task that reads the outcome of a span. Returns when the task waits for the lock of the ledger's row.
 async fn settling(accounting: &Fixture, span: &Span) -> JoinSet<LedgerRow> {
     let (mut store, span) = (accounting.store().await, span.clone());
     let mut settling = JoinSet::new();

@@ -1,5 +1,5 @@
-//! What an operator reads in the log: each line names its pipeline, an outage has a first line and a last one, a line that comes
-//! again and again is limited, and nothing but text reaches a file or a pipe.
+//! The log, as an operator reads it. Each line names its pipeline. An outage has a first line and a last line. A line that is
+//! repeated often is limited. Files and pipes get plain text only.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -14,7 +14,7 @@ use crate::cli::tidegate;
 use crate::kafka_health::{self, waits, with_scram, world_behind};
 use crate::support::{PATIENCE, World};
 
-/// The beginnings of lines that are about the process, and not about a pipeline.
+/// The beginnings of lines that concern the process and not a pipeline.
 const OF_THE_PROCESS: [&str; 5] = ["listening", "tidegate", "received", "the configuration", "draining"];
 
 /// Checks that each line is plain text and names the pipeline that it is about.
@@ -72,7 +72,7 @@ async fn the_log_attributes_each_line_and_says_when_an_outage_is_over() {
     assert!(over.len() >= 2, "how long each outage lasted: {over:?}");
 }
 
-/// Returns a line without its time and its numbers, so that the same line is the same text.
+/// Returns the text of a line without its time and its digits, so that repetitions of a line are equal.
 fn gist(line: &str) -> String {
     let (_, text) = line.split_once("WARN").unwrap_or(("", line));
     text.chars().filter(|c| !c.is_ascii_digit()).collect()
@@ -82,7 +82,7 @@ fn gist(line: &str) -> String {
 async fn a_line_that_comes_again_and_again_is_said_once() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
-    // A server that ends each connection: librdkafka tries, and logs, again and again.
+    // The server ends each connection. So librdkafka tries, and logs, again and again.
     let server = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = server.local_addr().expect("an address").to_string();
     let tries = Arc::new(AtomicUsize::new(0));
@@ -102,7 +102,8 @@ async fn a_line_that_comes_again_and_again_is_said_once() {
         *counts.entry(gist(line)).or_default() += 1;
     }
     assert!(!counts.is_empty(), "it says what it waits for: {lines:?}");
-    // The attempts 1, 2, 4, 8 and so on are logged with their number; anything else once a minute, with the number held back.
+    // Attempts 1, 2, 4, 8 and so on are logged with their number. Any other line is logged once per minute, with the number of
+    // lines that were held back.
     let counted = |line: &str| line.contains("attempt=") || line.contains("repeated=");
     let most = |line: &str| if counted(line) { 7 } else { 2 };
     let often: Vec<_> = counts.iter().filter(|(line, count)| **count > most(line)).collect();
@@ -110,7 +111,8 @@ async fn a_line_that_comes_again_and_again_is_said_once() {
     assert_attributed(&world, &lines);
 }
 
-/// A log's end is no fault, and neither is the first answer of a listener that asks for a password.
+/// A command that succeeds logs no warning: neither for the end of a partition (`PartitionEOF`) nor for the login at a SASL
+/// listener. With a wrong password, `lag`, `verify` and `replay` print the fault once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_succeeds_warns_of_nothing_and_prints_a_fault_once() {
     let (kafka, proxy) = with_scram("rides", "of the test");

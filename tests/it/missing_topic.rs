@@ -1,4 +1,4 @@
-//! A listed topic that Kafka doesn't have: it was deleted under a running daemon, or its name is misspelled.
+//! A topic that the configuration names and Kafka doesn't have: it was deleted while a daemon ran, or its name is misspelled.
 
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,8 @@ async fn a_misspelled_topic_is_waited_for_by_name_from_the_start() {
     assert!(sentence(&daemon).contains(words), "{}", sentence(&daemon));
 }
 
-/// While the broker is away, what it says about topics while it starts, and that it says nothing, is no missing topic.
+/// While a broker restarts, it doesn't answer at first, and then may not know its topics yet. Neither means that a topic is
+/// missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_restarts_is_never_a_missing_topic() {
     let kafka = leak(Kafka::start(&KafkaSpec::single()).expect("Kafka starts"));

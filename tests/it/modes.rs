@@ -1,4 +1,4 @@
-//! Upsert and aggregate: there is one row per key, and it is exact to the last unit, whatever happens in between.
+//! Upsert and aggregate: there is one row per key, and its values are exact, whatever happens during the drain.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -109,7 +109,7 @@ async fn the_last_of_a_key_wins_and_tombstones_delete_in_turn() {
         gone(r#"{"region":"n","id":5}"#), // never there
         gone("n"),
         gone(r#"{"region":"n"}"#),
-        Record::tombstone(),                    // three that name no row
+        Record::tombstone(),                    // these three name no row
         Record::new(r#"{"region":"n","v":1}"#), // no key
     ]);
     let config = world.config(

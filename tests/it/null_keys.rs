@@ -1,5 +1,5 @@
-//! Keys with NULL, where the unique index is NULLS NOT DISTINCT: the table has what INSERT … ON CONFLICT and DELETE … IS NOT DISTINCT
-//! FROM would make of one record after the other.
+//! Keys with NULL, if the unique index is NULLS NOT DISTINCT. The table has the rows that INSERT … ON CONFLICT and DELETE … IS
+//! NOT DISTINCT FROM would leave, run for one record after the other.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use crate::support::World;
 
 type Key = (Option<u8>, Option<u8>);
 
-/// A record: its key, and its value, or a delete.
+/// A record: its key, and its value; `None` is a delete.
 type Step = (Key, Option<u32>);
 
 const TABLE: &str = "CREATE TABLE t (a int, b text, v int, note text DEFAULT 'none', UNIQUE NULLS NOT DISTINCT (a, b))";
 const SHOWN: &str = "SELECT coalesce(string_agg(concat_ws('/', coalesce(a::text, '-'), coalesce(b, '-'), v), ',' ORDER BY a NULLS FIRST, b NULLS FIRST), '') FROM t";
 
-/// Returns steps over few keys, a sixth of them deletes if there are any.
+/// Returns 300 steps over nine keys. With `deletes`, about a sixth of the steps are deletes.
 fn steps(deletes: bool) -> Vec<Step> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut part = move || Some(random.u8(0..3)).filter(|part| *part > 0);
@@ -44,7 +44,7 @@ fn record((key, v): Step) -> Record {
         Some(v) if v % 5 == 0 && key.0.is_none() => {
             Record::new(format!(r#"{{"b":{},"v":{v},"note":"n"}}"#, json(key.1, true))).key(key_json(key))
         }
-        // Rows of two shapes: some records leave `note` to Postgres.
+        // Rows have two shapes, because some records leave out `note`. Postgres then fills in its default.
         Some(v) if v % 3 == 0 => Record::new(format!(r#"{fields},"v":{v},"note":"n{v}"}}"#)).key(key_json(key)),
         Some(v) => Record::new(format!(r#"{fields},"v":{v}}}"#)).key(key_json(key)),
     }
@@ -56,7 +56,7 @@ fn shown(rows: &BTreeMap<Key, u32>) -> String {
 }
 
 impl World {
-    /// Writes the steps in batches of a few records, and returns the table.
+    /// Writes the steps in batches of at most 40 rows. Returns the rows of the table as text.
     async fn written(&self, steps: &[Step], lines: &str) -> String {
         self.sql(TABLE).await;
         self.produce(steps.iter().map(|step| record(*step).to(0)));
@@ -82,7 +82,7 @@ async fn upserts_and_deletes_find_the_row_that_has_null() {
     let upsert = "table.mode = \"upsert\"\ntable.key = [\"a\", \"b\"]\ntable.deletes = true";
     let world = World::new(1).await;
     assert_eq!(world.written(&steps, upsert).await, shown(&rows));
-    // Columns that are kept, and the newest by a column.
+    // With `newer_by`, the rows are the same, because `v` is higher in each later step.
     let columns = format!("{upsert}\ntable.newer_by = \"v\"");
     let world = World::new(1).await;
     assert_eq!(world.written(&steps, &columns).await, shown(&rows));
@@ -122,7 +122,7 @@ async fn insert_new_keeps_the_first_and_sort_by_takes_null_as_any_value() {
     let insert_new = "table.mode = \"insert_new\"\ntable.key = [\"a\", \"b\"]";
     let world = World::new(1).await;
     assert_eq!(world.written(&steps, insert_new).await, shown(&rows));
-    // Without a key, in the order of the columns: the first row of each key is in the table.
+    // Mode append writes the first row of each key, sorted by the key. In the sort, NULL is a value like any other.
     let world = World::new(1).await;
     world.sql(TABLE).await;
     world.produce(rows.iter().map(|(key, v)| record((*key, Some(*v)))));

@@ -43,7 +43,7 @@ impl World {
         records.count()
     }
 
-    /// Checks that the pipeline stops with all of `words`, and that the ledger doesn't advance.
+    /// Checks that the pipeline stops, that its log contains each of `words`, and that the ledger doesn't advance.
     async fn stops_by_name(&self, config: &str, words: &[&str]) {
         let (rows, at) = (self.number("SELECT count(*) FROM rides").await, self.ledger().await);
         let (code, log) = self.drain(config);
@@ -54,8 +54,8 @@ impl World {
         assert_eq!((self.number("SELECT count(*) FROM rides").await, self.ledger().await), (rows, at), "nothing moved");
     }
 
-    /// Runs a daemon with this policy until the table has `rows` rows. Returns how many lost records the daemon counts for this
-    /// cause.
+    /// Runs a daemon with this value of `on_offset_loss` until everything is written, and checks that the table has `rows`
+    /// rows. Returns how many lost records the daemon counts for this cause.
     async fn goes_on(&self, policy: &str, cause: &str, rows: i64) -> f64 {
         let daemon = self.daemon(&self.config(&format!("on_offset_loss = \"{policy}\"\n{TO_RIDES}")));
         daemon.await_log("stepped over by `on_offset_loss`", PATIENCE).expect("it says so");
@@ -176,7 +176,7 @@ async fn a_recreated_topic_is_skipped_to_its_end_with_the_policy_latest() {
     assert_eq!(world.goes_on("latest", "log_replaced", 100).await, 250.0, "what is skipped is counted");
 }
 
-/// The worst case: by the time the daemon looks again, the new log has grown beyond our offset.
+/// In the worst case, the new log has grown beyond our offset before the daemon reads the log ends again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_recreated_under_a_running_daemon_is_not_taken_for_the_old_one() {
     let world = World::new(1).await;
@@ -257,7 +257,8 @@ async fn a_lost_ledger_row_stops_the_pipeline_unless_the_policy_continues() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 100);
 }
 
-/// Compaction removes records from the middle of the log, and the last committed record. It is still the same log.
+/// Compaction removes records from the middle of the log, and even the last committed record. The daemon must still take the
+/// log for the same one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     let kafka = tidegate_harness::shared::kafka().expect("Kafka starts");

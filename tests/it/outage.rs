@@ -41,7 +41,7 @@ async fn line(trigger: Trigger, action: Action) -> Line {
 }
 
 impl Line {
-    /// Waits until every record has been written exactly once. Returns how often the outcome of a COMMIT was unknown.
+    /// Waits until every record is written, exactly once. Returns how often the outcome of a COMMIT was unknown.
     async fn ends_exact(&self) -> f64 {
         self.world.await_written(&self.daemon).await;
         self.world.assert_exact(RECORDS.into()).await;
@@ -165,7 +165,7 @@ async fn a_statement_timeout_is_an_outage_however_often_it_comes() {
 async fn a_batch_too_large_for_the_timeout_is_halved_until_it_is_written() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
-    // Each row takes a millisecond. A quarter of the 1000 rows fits into the deadline, half of them doesn't.
+    // Each row takes a millisecond. A quarter of the 1000 rows can be written before the deadline, but half of them can't.
     world
         .sql(
             "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$;
@@ -206,8 +206,8 @@ async fn a_locked_table_is_waited_for_and_its_holder_named_and_the_group_kept() 
     assert_eq!(counted(&daemon, "tidegate_rebalances_total"), rebalances, "it never left its group");
 }
 
-/// Takes something away from a daemon that is flowing, waits for the reason in `/readyz`, brings it back, and expects a commit
-/// soon afterwards.
+/// Makes something unavailable to a daemon by the statement `hurt`, and waits until `/readyz` shows the reason. Then repairs it
+/// by the statement `mend`, and checks that a commit follows soon.
 async fn away_and_back(world: &World, daemon: &Daemon, sqlstate: &str, hurt: &str, mend: &str) {
     world.produce_numbered(0..RECORDS / 2, 2);
     world.await_written(daemon).await;

@@ -1,5 +1,5 @@
-//! The endpoints that the live page uses: the JSON document, the stream of changes, the history. Also which requests are
-//! rejected.
+//! The endpoints that the live page uses: the JSON document, the stream of changes and the history. Also checks which requests
+//! are rejected.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ pub(crate) fn address(config: &str) -> String {
     listen.split_once('"').unwrap().0.to_owned()
 }
 
-/// Sends a request with these header lines. Returns head and body of the response.
+/// Sends this text as a request. Returns the head and the body of the response.
 fn ask(address: &str, request: &str) -> (String, String) {
     let mut connection = TcpStream::connect(address).expect("the daemon listens");
     connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -165,7 +165,7 @@ pub(crate) fn rides(world: &World, partitions: i32, count: i32) {
     world.produce((0..count).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n % partitions)));
 }
 
-/// Returns how many partitions each box contains, sorted, and checks that each partition occurs exactly once.
+/// Returns how many partitions each box contains, sorted. Checks that each partition occurs exactly once.
 fn shares(boxes: &[String], partitions: usize) -> Vec<usize> {
     let mut all: Vec<&str> = Vec::new();
     let mut sizes: Vec<usize> = boxes

@@ -1,4 +1,4 @@
-//! What somebody sees first who opens the live page because something is wrong: the right pipeline, the cause, since when, and
+//! The live page when something is wrong. The first view must show the right pipeline, the cause, since when it has lasted, and
 //! what to do.
 
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ async fn the_page_shows_a_stopped_pipeline_its_reason_and_what_to_do() {
 
     browser.view(json!({}));
     browser.open(&at);
-    // From here on the stream sends nothing, so what is drawn must come from the history.
+    // From now on the stream sends nothing, so everything that is drawn must come from the history.
     browser.await_text("#live", "live");
     browser.tell(&json!({"do": "click", "at": "#pause"})).unwrap();
     assert_eq!(browser.text("#readers .which"), "zz_strict", "the pipeline in trouble is chosen, not the first one");
@@ -68,7 +68,8 @@ async fn the_page_shows_a_stopped_pipeline_its_reason_and_what_to_do() {
     browser.tell(&json!({"do": "click", "at": "#pause"})).unwrap();
     select(&mut browser, &world.name);
     browser.await_text("#dead", "invalid_json");
-    // Each of these cells has a name and a sign, or a table and a mode. It must take at most two lines, unless a word is broken.
+    // Each of these cells has two parts: a name and a sign, or a table and a mode. Each part takes one line, unless a word is
+    // broken.
     for column in 1..=2 {
         let cell = format!("{} td:nth-child({column})", row(&world.name));
         let taken = lines(&mut browser, &cell).as_i64().unwrap();

@@ -16,7 +16,7 @@ async fn partitions_are_created_in_advance_and_for_late_records_and_removed_when
     let world = World::new(1).await;
     world.sql("CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts)").await;
     let day = |days: i32| format!("to_char((now() AT TIME ZONE 'UTC')::date + {days}, 'YYYYMMDD')");
-    // One partition that has expired, and another expired one whose name isn't in our form.
+    // Both partitions have expired. The name of the second one isn't in our form, so only the first one is dropped.
     let expired = world.text(&format!("SELECT {}", day(-11))).await;
     let own = world.text(&format!("SELECT {}", day(-12))).await;
     world

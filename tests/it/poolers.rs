@@ -13,7 +13,7 @@ use crate::accounting::NUMBERED;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// A pgbouncer process, which is killed when dropped.
+/// A pgbouncer process. It is killed when this value is dropped.
 struct Pooler {
     #[expect(dead_code, reason = "held to live as long as the test")]
     process: Process,
@@ -41,8 +41,8 @@ fn pgbouncer() -> PathBuf {
 }
 
 impl Pooler {
-    /// Starts pgbouncer in one mode, with default settings otherwise. By default, it refuses startup parameters that it doesn't
-    /// track.
+    /// Starts pgbouncer in one mode, with default settings otherwise. With these, pgbouncer refuses startup parameters that it
+    /// doesn't track.
     fn start(world: &World, mode: &str) -> Self {
         let run = Run::start("pgbouncer").expect("a folder");
         let port = free_port().expect("a free port");
@@ -54,7 +54,7 @@ impl Pooler {
              unix_socket_dir =\nauth_type = any\npool_mode = {mode}\nmax_client_conn = 200\ndefault_pool_size = 100\n"
         );
         fs::write(&file, text).expect("the configuration is written");
-        // pgbouncer refuses to run as root.
+        // pgbouncer refuses to run as root. So it runs as the owner of Postgres' data.
         let owner = fs::metadata(world.postgres.data_dir().expect("the data")).expect("its owner");
         let (uid, gid) = (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner));
         chown(&file, Some(uid), Some(gid)).expect("the configuration is handed over");

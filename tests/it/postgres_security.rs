@@ -11,10 +11,10 @@ use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, spec};
 
 const RECORDS: i32 = 200;
-/// A user that authenticates with the password below, over TLS only.
+/// A user that authenticates with the password [`PASSWORD`], over TLS only.
 const BY_PASSWORD: &str = "by_password";
 const PASSWORD: &str = "kelp-forest-42";
-/// A user that authenticates with a certificate whose common name is this name.
+/// A user that authenticates with a certificate. The certificate's common name is the user's name.
 const BY_CERTIFICATE: &str = "by_certificate";
 
 /// The server that the tests of this file share. Its certificate is for `localhost` but not for its IP address.

@@ -7,8 +7,8 @@ use tidegate_harness::{Daemon, eventually_async};
 use crate::group::{COLUMNS, Flow, Intruder, TABLE, await_exact, await_shares, logs, numbered, pipeline};
 use crate::support::{PATIENCE, World};
 
-/// The longest time without a write to a moved partition in a graceful hand-over. The test prints the actual time. This limit is
-/// for busy machines.
+/// The longest time without a write to a moved partition in a graceful hand-over. It allows for busy machines; the test prints
+/// the actual time.
 const HAND_OVER_MAX: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +83,7 @@ async fn await_new_rows(world: &World, daemons: &[&Daemon]) {
         .unwrap_or_else(|error| panic!("{error}\n{}", logs(daemons)));
 }
 
-/// Returns the longest time in which no row of some partition was written.
+/// Returns the longest time in which no row of some partition was written. Only times that ended between `from` and `to` count.
 async fn standstill(world: &World, from: String, to: String) -> Duration {
     let milliseconds = world
         .number(&format!(

@@ -1,5 +1,5 @@
-//! SIGHUP and `tidegate pipelines resume`: pipelines that changed restart, stopped pipelines are resumed, and the others keep
-//! flowing.
+//! SIGHUP and `tidegate pipelines resume`: pipelines whose configuration changed restart, stopped pipelines are resumed, and
+//! the others keep flowing.
 
 use std::process::{Command, Stdio};
 
@@ -9,7 +9,7 @@ use crate::accounting::{numbered, with_limits};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, program};
 
-/// Two pipelines of one topic, each with its own table. The memory budget leaves room for a third.
+/// Two pipelines that read one topic, each with its own table. The memory budget leaves room for a third pipeline.
 struct Pair {
     world: World,
     other: String,
@@ -33,7 +33,7 @@ impl Pair {
         format!("[pipelines.{name}]\ntopics = [\"{}\"]\ntable.name = \"{table}\"", self.world.topic)
     }
 
-    /// Returns the configuration with the address on which the daemon already listens.
+    /// Returns the configuration of [`Self::config`], with the address on which the daemon already listens.
     fn again(&self, daemon: &Daemon, first: &str, rest: &str) -> String {
         let config = self.config(first, rest);
         let (before, after) = config.split_once("listen = \"").expect("it listens");
@@ -195,7 +195,7 @@ async fn a_command_resumes_one_stopped_pipeline_by_its_name() {
     assert_eq!(pair.world.number(requests).await, before);
 }
 
-/// A request that was made before a pipeline stopped doesn't resume it, whoever made it.
+/// A request to resume that was made before the pipeline stopped doesn't resume it. It doesn't matter who made the request.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_request_resumes_nothing() {
     let pair = Pair::new().await;
@@ -219,7 +219,7 @@ async fn an_old_request_resumes_nothing() {
     assert!(of(name).contains("closed for today") && of(name).contains("\"connections\":0"), "{list}");
     assert!(!of(&pair.other).contains("closed for today"), "{list}");
 
-    // A stopped pipeline's positions may be set, and it may be forgotten.
+    // While a pipeline is stopped, its positions may be set, and it may be forgotten.
     tidegate(&config, &["offsets", "set", "--pipeline", name, "--offset", "latest"]).ok();
     let without = pair.world.config("table.name = \"rides\"").replacen(name.as_str(), "another", 1);
     tidegate(&without, &["pipelines", "forget", name, "--yes"]).ok().says(&["forgot"]);
@@ -230,7 +230,7 @@ async fn an_old_request_resumes_nothing() {
     daemon.drain(PATIENCE).expect("a resumed pipeline is no failure");
 }
 
-/// Nobody reads the daemon's log any more, as after a terminal was closed.
+/// Nobody reads the daemon's log any more, as when a terminal was closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_terminal_does_not_end_it() {
     let pair = Pair::new().await;

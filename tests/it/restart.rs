@@ -1,5 +1,6 @@
 //! Daemons that are killed and started again. If the group protocol allows it, they get their partitions back at once, and no
-//! other member loses any. Where nothing may wait for a session timeout, that timeout is longer than the test's deadlines.
+//! other member loses any. Some tests show that nothing waits for a session timeout: their session timeout is longer than their
+//! deadlines.
 
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually_async, shared};
 
@@ -12,7 +13,7 @@ fn with_endless_sessions(world: &World, protocol: &str, pipeline: &str) -> Strin
     world.config(&format!("group_protocol = \"{protocol}\"\n{session}\n{pipeline}\n{COLUMNS}"))
 }
 
-/// Returns the configuration with this name for the daemon (`instance`).
+/// Returns the configuration with `name` as the daemon's name (`instance`).
 fn named(name: &str, config: &str) -> String {
     format!("instance = \"{name}\"\n{config}")
 }
@@ -134,8 +135,8 @@ async fn a_daemon_whose_sessions_end_in_an_outage_keeps_its_names() {
     }
 }
 
-/// If two daemons have the same name, the first one loses it under the classic protocols. Under KIP-848, the second one doesn't
-/// get it.
+/// Two daemons have the same name. Under the classic protocols, the first one loses the name to the second one. Under KIP-848,
+/// the second one doesn't get the name.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_with_one_name_are_told_and_share_the_partitions() {
     for protocol in ["cooperative", "eager", "consumer"] {
@@ -168,7 +169,7 @@ async fn two_daemons_with_one_name_are_told_and_share_the_partitions() {
     }
 }
 
-/// The broker keeps a dead member until its session times out, and meanwhile gives its name to nobody else.
+/// The broker keeps a dead member until its session times out. Until then it gives the member's name to nobody else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_flows_again_after_the_brokers_session_timeout_under_the_consumer_protocol() {
     for name in ["", "instance = \"tidegate-0\"\n"] {
@@ -188,7 +189,7 @@ async fn a_killed_daemon_flows_again_after_the_brokers_session_timeout_under_the
     }
 }
 
-/// The broker gives a member that returns its old assignment, without checking its subscription.
+/// If a member returns, the broker gives it its old assignment, without checking its subscription.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_that_returns_with_other_topics_reads_those() {
     let world = World::new(1).await;

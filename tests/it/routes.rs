@@ -6,7 +6,8 @@ use crate::accounting::with_short_sessions;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// Returns a pipeline. With `create`, the mapping needs types. Without it, each table may have its own types.
+/// Returns the lines of a pipeline. With `create`, the mapping needs types. Without `create`, each table may have its own
+/// types.
 fn routed(create: bool, more: &str) -> String {
     let column = |name: &str, sql: &str| {
         let of_type = if create { format!(", type = \"{sql}\"") } else { String::new() };

@@ -286,7 +286,7 @@ async fn streams_and_tables_of_ksqldb_in_json() {
         assert_eq!(world.text(rows).await, expected, "{what}");
     }
 
-    // A table whose rows contain the key.
+    // The rows of this ksqlDB table contain the key.
     let world = World::new(1).await;
     let row = |n: u32| Record::new(format!(r#"{{"ID":{n},"V":1}}"#)).key(n.to_string());
     world.produce([row(1), row(2), Record::tombstone().key("2")]);
@@ -309,7 +309,7 @@ async fn streams_and_tables_of_ksqldb_in_avro_and_protobuf() {
         let total = some(total.to_le_bytes().to_vec());
         framed(value, &[some(text(region)), total, some(long(1_769_860_800_123))].concat())
     };
-    // KEY_FORMAT = 'AVRO', and KEY_FORMAT = 'KAFKA' with a VARCHAR.
+    // One key has KEY_FORMAT = 'AVRO'. The other one has KEY_FORMAT = 'KAFKA' with a VARCHAR.
     let keys: [(Vec<u8>, Vec<u8>, &str); 2] =
         [(framed(scalar, &long(7)), framed(scalar, &long(8)), "7"), (b"d-7".to_vec(), b"d-8".to_vec(), "d-7")];
     for (first, second, expected) in keys {

@@ -120,7 +120,7 @@ async fn metrics_and_traces_of_opentelemetry() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_of_mongodb_in_extended_json() {
-    // MongoDB's extended JSON, in its canonical form and in its relaxed form.
+    // The documents are in MongoDB's extended JSON, in its canonical form and in its relaxed form.
     let world = World::with(&[
         r#"{"_id":{"$oid":"507f1f77bcf86cd799439011"},"at":{"$date":{"$numberLong":"1769860800123"}},"count":{"$numberLong":"9007199254740993"},
             "small":{"$numberInt":"7"},"ratio":{"$numberDouble":"1.5"},"price":{"$numberDecimal":"9.90"},"name":"a",

@@ -13,7 +13,7 @@ impl World {
     }
 }
 
-/// Returns the proposal with a port for HTTP, so that daemons of other tests don't meet it.
+/// Returns the proposal with a free port for HTTP, because other daemons run at the same time.
 fn runnable(proposal: &str) -> String {
     let port = tidegate_harness::free_port().expect("a free port");
     format!("[http]\nlisten = \"127.0.0.1:{port}\"\n{proposal}")
@@ -52,7 +52,8 @@ async fn a_first_table_keeps_its_serial_and_its_defaults_and_the_proposal_runs_a
     assert_eq!(code, Some(0), "{log}");
     let rows = "SELECT concat_ws('|', count(*), count(DISTINCT id), count(created_at), count(*) FILTER (WHERE note = 'none'), sum(lat)) FROM t";
     assert_eq!(world.text(rows).await, "50|50|50|25|2625");
-    // With the column that it names, the same command keeps them.
+    // If the table gets the column that the proposal suggests, the same command proposes to keep the fields without a column in
+    // it.
     world.sql("ALTER TABLE t ADD COLUMN extra jsonb").await;
     let kept = world.for_table().says(&["unknown_fields = { column = \"extra\" }"]);
     tidegate(&runnable(&kept.out), &["check"]).ok().says(&["\"firmware\": \"1.", "ready"]);
@@ -87,7 +88,7 @@ async fn what_does_not_fit_is_named_with_its_remedy() {
         &format!("#   1 record of the sample becomes a dead letter: {topic}/0@1: level \"high\" is not int4\n"),
         &format!("{topic}/0@0: seen \"2026-01-31T12:00:00+02:00\" is not timestamp; it takes a time without an offset or with Z\n"),
     ]);
-    // It is a configuration all the same.
+    // The proposal is a valid configuration in spite of these dead letters.
     let (code, log) = world.drain(&runnable(&proposal.out));
     assert_eq!(code, Some(0), "{log}");
 }

@@ -1,5 +1,5 @@
-//! Whole servers are killed, suspended, filled up or restored to an earlier state. All tests except the broker's share one
-//! Postgres, which they use one after another.
+//! Whole servers are killed, suspended, filled up or restored to an earlier state. All tests except that of the broker share
+//! one Postgres, which they use one after another.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::support::{PATIENCE, World};
 /// The longest time from the database's return to the first commit.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Returns the Postgres that these tests may break, to one test at a time. It is running.
+/// Returns the Postgres that these tests may break. It is running. Only one test has it at a time, until it drops the guard.
 async fn own_postgres() -> (MutexGuard<'static, ()>, &'static Postgres) {
     static POSTGRES: OnceLock<Postgres> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::const_new(());
@@ -118,8 +118,8 @@ async fn a_database_restored_to_an_older_claim_is_claimed_at_once() {
     daemon.await_ready(PATIENCE).expect("it is ready");
 }
 
-/// Postgres acknowledges a COMMIT before it is on disk, and is then killed. The last rows and the ledger's last advances are lost
-/// together.
+/// Postgres acknowledges a COMMIT before the COMMIT is on disk, and is then killed. The last rows and the ledger's last
+/// advances are lost together.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_under_synchronous_commit_off_loses_no_record() {
     let (_turn, postgres) = own_postgres().await;
@@ -200,7 +200,7 @@ async fn a_wrong_password_is_reported_and_a_new_one_in_the_file_is_used() {
     assert!(!shown.contains("barnacle") && !shown.contains("mangrove"), "a password is shown");
 }
 
-/// A small disk, which is unmounted when this is dropped.
+/// A small disk. It is unmounted when this value is dropped.
 struct SmallDisk {
     folder: tempfile::TempDir,
 }

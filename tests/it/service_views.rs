@@ -13,8 +13,8 @@ const DAY: i64 = 86_400_000;
 
 type Trips<'a> = BTreeMap<u64, Vec<&'a Reading>>;
 
-/// Returns the stretches of readings for which `is` holds. A stretch ends with the reading after the last one that holds, or with
-/// the trip.
+/// Returns the stretches of a trip in which `is` holds: the first reading of each, and the time at which it ends. A stretch
+/// ends with the first reading for which `is` doesn't hold, or with the trip's last reading.
 fn stretches<'a>(trip: &[&'a Reading], is: impl Fn(&Reading) -> bool) -> Vec<(&'a Reading, i64)> {
     let mut found: Vec<(&Reading, i64)> = Vec::new();
     let mut open = false;
@@ -85,7 +85,7 @@ fn hard_braking(trips: &Trips<'_>) -> String {
     for (id, trip) in trips {
         for pair in trip.windows(2) {
             let slower = i64::from(pair[0].speed_tenths) - i64::from(pair[1].speed_tenths);
-            // The speed fell by more than 16.2 km/h within a second.
+            // From one reading to the next, the speed fell by more than 16.2 km/h per second, on average.
             if slower * 1_000 > 162 * (pair[1].ts_ms - pair[0].ts_ms) {
                 writeln!(lines, "{id} {}", pair[1].ts_ms).expect("text");
             }
@@ -114,7 +114,7 @@ fn utilisation(trips: &Trips<'_>) -> String {
     lines
 }
 
-/// Returns SQL for a column's time in milliseconds.
+/// Returns SQL that computes a column's time in milliseconds since the epoch.
 fn ms(column: &str) -> String {
     format!("(extract(epoch FROM {column}) * 1000)::int8")
 }

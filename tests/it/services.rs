@@ -104,7 +104,7 @@ pub(crate) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// Checks that each trip's fare is correct, and that the amount charged is the fare once the trip is closed.
+/// Checks that each trip's fare is correct, and that the amount charged equals the fare once the trip is closed.
 async fn assert_fares(world: &World, truth: &Truth) {
     let sql = "SELECT trip_id, vehicle_id, driver_id, region, (extract(epoch FROM started_at) * 1000)::int8,
             (extract(epoch FROM last_at) * 1000)::int8, ended_at = last_at, (fare * 100)::int8, (charged * 100)::int8, fare::text
@@ -197,7 +197,8 @@ impl Sent<'_> {
     }
 }
 
-/// Returns for a trip: its final fare and why it was final, its adjustments, and the total charged, in cents.
+/// Returns four parts of a trip's invoice, in cents: why the fare became final, the final fare, the adjustments, and the total
+/// charged.
 async fn invoices(world: &World, trip: i64) -> String {
     let sql = "SELECT format('%s %s, adjusted by %s, charged %s', why, (f.fare * 100)::int8,
             (SELECT coalesce(string_agg((amount * 100)::int8::text, ' ' ORDER BY adjustment_id), 'nothing')
@@ -299,7 +300,7 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
     let mut listener = sqlx::postgres::PgListener::connect(&world.database.url).await.expect("a listener");
     listener.listen("customer_info").await.expect("it listens");
     let config = world.services(&["customer_info"]).replace("max_rows = 20_000", "max_rows = 3_000");
-    // There are no late records here, so each batch has news.
+    // No records are late here, so each batch has news.
     let start = now_ms() - 1_000_000;
     let on_time = Drive { delivery: DeliverySpec::default(), ..Drive::of(40, start, 500) };
     world.drive(&on_time);

@@ -18,7 +18,7 @@ async fn each_element_of_an_array_is_a_row_all_or_none_of_a_record() {
             r#"{"device":7,"site":"n","readings":[{"t":1,"v":2.5},{"t":2,"v":3.5},{"t":3}]}"#,
             r#"{"device":8,"readings":[]}"#,
             r#"{"device":8,"readings":null}"#,
-            r#"{"device":9,"readings":[{"t":1},{"v":1}]}"#, // the second has no time: none of both
+            r#"{"device":9,"readings":[{"t":1},{"v":1}]}"#, // the second has no time, so neither is a row
             r#"{"device":9,"raedings":[{"t":1}]}"#,         // no array at all
             r#"{"readings":[{"t":4,"device":1}],"device":10}"#,
         ]

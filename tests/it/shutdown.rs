@@ -1,5 +1,5 @@
-//! The end of a run. It comes in time, whatever is unavailable, and reports the number of remaining records and a fitting exit
-//! code.
+//! The end of a run. It comes in time, even if a server is unavailable. The daemon reports how many records remain, and ends
+//! with a fitting exit code.
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};

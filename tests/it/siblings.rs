@@ -1,12 +1,13 @@
-//! Cases that are similar to bugs of other programs. Each has a small input and the rows that INSERT of the record's own fields
-//! would make.
+//! Cases that are similar to bugs of other programs. Each has a small input, and the rows that INSERT of the record's own
+//! fields would make.
 
 use tidegate_harness::Record;
 
 use crate::cli::tidegate;
 use crate::support::World;
 
-/// A table, records, the pipeline's lines, and what is expected: rows by a query, and the dead letters as `offset:code`.
+/// A table, records, the pipeline's lines, and the expected result: the rows that `query` returns, and the dead letters as
+/// `offset:code`.
 pub(crate) struct Sibling {
     pub(crate) name: &'static str,
     pub(crate) table: &'static str,

@@ -1,4 +1,5 @@
-//! The start of a pipeline. It waits for an outage to end. A fault that waiting doesn't resolve stops the pipeline with a reason.
+//! The start of a pipeline. During an outage, the start waits. A fault that waiting doesn't resolve stops the pipeline with a
+//! reason.
 
 use tidegate_harness::{Proxy, unique_name};
 
@@ -8,7 +9,7 @@ use crate::support::{PATIENCE, World};
 
 const TO_RIDES: &str = "table.name = \"rides\"";
 
-/// Runs the daemon until it ends. Checks that it stopped and logged each of these.
+/// Runs the daemon until it ends. Checks that it stopped, and that it logged each of `said`.
 fn stops(world: &World, config: &str, said: &[&str]) {
     let daemon = world.daemon(config);
     let status = daemon.wait_exit(PATIENCE).expect("it stops");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, Row};
 use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, Postgres, Record, free_port, shared, unique_name};
 
-/// The longest time for anything that normally takes moments. It is long because the tests share two cores with three servers.
+/// The longest time for anything that normally takes moments. It is long because the tests share few cores with three servers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The environment variable that selects another build of the daemon.

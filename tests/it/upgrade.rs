@@ -1,5 +1,5 @@
-//! An older daemon and this one run in one group, with one ledger. They are replaced one after the other under load, forward and
-//! back.
+//! An older daemon and this one run in one group, with one ledger. They are replaced one after the other under load: by the new
+//! version, and back by the old one.
 
 use tidegate_harness::{Daemon, DaemonSpec};
 

@@ -20,8 +20,8 @@ struct Zombie {
     at: Trigger,
 }
 
-/// Suspends one daemon at one of its messages, lets another one take over and write everything, and then resumes the first one.
-/// Returns both.
+/// Suspends one daemon at one of its messages, and lets another one take over and write everything. Then resumes the first one.
+/// Returns both daemons.
 async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     world.sql(zombie.create).await;
     world.produce_numbered(0..RECORDS, 2);
@@ -51,8 +51,8 @@ async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     held.release();
     stopped.resume().expect("it goes on");
     await_metric(&stopped, "tidegate_fenced_total", 1.0);
-    // To show that it is back, wait until the group counts it as a member, and until all partitions are written again, whichever
-    // daemon owns them.
+    // To show that the resumed daemon takes part again, wait until the group counts it as a member. Then all partitions must be
+    // written again, whichever daemon owns them.
     world.produce_numbered(RECORDS..2 * RECORDS, 2);
     world.await_written(&owner).await;
     world.assert_exact(i64::from(2 * RECORDS)).await;
@@ -82,7 +82,7 @@ async fn stopped_before_its_commit_its_lock_on_the_ledger_is_taken_from_it() {
 async fn stopped_in_a_copy_into_a_unique_index_its_keys_are_taken_from_it() {
     let world = World::new(2).await;
     let create = "CREATE TABLE rides (seq bigint UNIQUE, name text)";
-    // By then the COPY has put rows into the index.
+    // At this point of the COPY, rows are in the index already.
     let zombie = Zombie { create, pipeline: "table.name = \"rides\"", at: Trigger::CopyBytes(300_000) };
     let (_stopped, owner) = rise(&world, &zombie).await;
     owner.await_log("ending a transaction of our own whose process is silent", PATIENCE).expect("the owner says it");

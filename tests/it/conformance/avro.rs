@@ -70,7 +70,7 @@ fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
     let value: Json = serde_json::from_str(json).expect("JSON");
     let value = match sent_as(of) {
         "long or double" | "maps, arrays, text, numbers" => return survives(of, json).then(|| said(&value)),
-        // A string that contains such a value doesn't have this type.
+        // If the value is a string in JSON, it isn't sent as Avro's `boolean`.
         "boolean" if value.is_string() => return None,
         "boolean" => vec![u8::from(text == "true")],
         "int" | "long" => long(text.parse().ok()?),
@@ -82,7 +82,7 @@ fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
     Some(some(&value))
 }
 
-/// Encodes a value of the schema `any`.
+/// Encodes a value in a schema that [`any`] returns.
 fn said(value: &Json) -> Vec<u8> {
     let block = |count: usize| if count == 0 { Vec::new() } else { long(i64::try_from(count).expect("few")) };
     match value {

@@ -13,7 +13,7 @@ enum Said {
 
 use Said::{Bytes, Number, Scaled, Text};
 
-/// A schema's name and type, the column, and each value with the text that INSERT is given.
+/// A schema's name and type, the column's type, and each value with the text that INSERT is given.
 type Logical = (&'static str, &'static str, &'static str, &'static [(Said, &'static str)]);
 
 const DAYS: &[(Said, &str)] = &[

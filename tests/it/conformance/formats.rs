@@ -19,7 +19,7 @@ pub(super) struct Column {
     pub(super) values: Vec<(Vec<u8>, Option<&'static str>)>,
     /// A value to show.
     pub(super) example: String,
-    /// Values of the type that can't be expressed in the format.
+    /// Values of the type that the format can't express.
     pub(super) unsaid: Vec<&'static str>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Format {
     pub(super) record: Say,
 }
 
-/// A function that encodes a record, from the number of columns, the id, the turn, and the index and value of one column.
+/// A function that encodes a record. It takes the number of columns, the id, the turn, and the index and value of one column.
 type Say = fn(usize, usize, u8, Option<(usize, &[u8])>) -> Vec<u8>;
 
 impl Format {
@@ -119,8 +119,8 @@ pub(super) fn of_types(
     columns.collect()
 }
 
-/// Returns whether a value's JSON is unchanged after parsing and serializing it. Formats that know objects, arrays, text and
-/// numbers don't keep spaces, the digits of numbers, or the order of keys.
+/// Returns whether the JSON of a value stays the same when it is parsed and serialized. Formats that have objects, arrays, text
+/// and numbers lose spaces, the exact digits of numbers, and the order of keys.
 pub(super) fn survives(of: &Type, json: &str) -> bool {
     let value: Json = serde_json::from_str(json).expect("JSON");
     of.sql != "json" || serde_json::to_string(&value).expect("JSON") == json

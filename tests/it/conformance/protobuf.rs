@@ -65,9 +65,9 @@ fn sent_as(of: &Type) -> &'static str {
     }
 }
 
-/// Encodes a value. Its wire type comes first.
+/// Encodes a value, with one byte for its wire type before it. `None` if the value can't be sent as this type.
 fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
-    // A string that contains such a value doesn't have this type.
+    // If the text isn't an integer in decimal digits, the value can't be sent as an integer.
     let parse = || text.parse::<i64>().ok();
     Some(match sent_as(of) {
         "google.protobuf.Value" => {
@@ -104,7 +104,7 @@ fn said(value: &Json) -> Vec<u8> {
     }
 }
 
-/// Encodes an entry of a map, which is field 1 of its message.
+/// Encodes an entry of a map as field 1 of the message that contains the map.
 fn member(key: &[u8], value: &[u8]) -> Vec<u8> {
     field(1, &delimited(&[field(1, key), field(2, value)].concat()))
 }
@@ -149,12 +149,12 @@ fn fixed32(number: u32) -> Vec<u8> {
     [&[5][..], &number.to_le_bytes()].concat()
 }
 
-/// Encodes a field: its number, and the value without its leading wire type.
+/// Encodes a field. In `value`, the first byte is the wire type.
 fn field(number: usize, value: &[u8]) -> Vec<u8> {
     [&varint((number as u64) << 3 | u64::from(value[0])), &value[1..]].concat()
 }
 
-/// Encodes several values of one field, each with its length, or a single value.
+/// Encodes a field that has one value, or several values as [`many`] returns them.
 fn numbered(number: usize, values: &[u8]) -> Vec<u8> {
     if values[0] == MANY {
         let mut rest = &values[1..];
@@ -177,8 +177,8 @@ fn many(values: &[Vec<u8>]) -> Vec<u8> {
     [vec![MANY], values.iter().flat_map(with_length).collect()].concat()
 }
 
-/// Returns columns for the messages that have a meaning and for fields without presence: each as the field and the column with
-/// its values.
+/// Returns the columns for the messages that Google and Confluent give a meaning, and for fields without presence. Each comes
+/// with the type of its field.
 fn known() -> Vec<(String, Column)> {
     type Values = Vec<(Vec<u8>, &'static str)>;
     let mut all = Vec::new();

@@ -13,11 +13,11 @@ use tokio::time::sleep;
 use crate::load::{Content, checksum, reading};
 use crate::stage::{Stage, TOPIC};
 
-/// How long the last records may take. After a restore, a campaign has to write again what the restore undid.
+/// How long the drain at the end may take. It is long, because after a restore the daemons write again what the restore undid.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_secs(30);
 
-/// The result of the final comparison.
+/// The result of the comparison at the end of a campaign.
 #[derive(Debug, Default)]
 pub(crate) struct Accounting {
     /// Records that Kafka holds.
@@ -105,7 +105,7 @@ impl Stage {
         ask.await.is_ok_and(|next| next.iter().zip(ends).all(|(next, end)| next >= end))
     }
 
-    /// Walks through one partition's log and its rows side by side, both in order of offsets.
+    /// Compares one partition's log with its rows. Reads both side by side, in the order of offsets.
     async fn partition(
         &self,
         connection: &mut PgConnection,
@@ -189,7 +189,7 @@ impl Found {
     }
 }
 
-/// One bit per record in the log.
+/// The numbers (`seq`) of the records that were found in Kafka's log, one bit per number.
 #[derive(Debug, Default)]
 struct Seen(Vec<u64>);
 

@@ -11,11 +11,11 @@ use crate::stage::Stage;
 use crate::strike::RECOVERY_DEADLINE;
 use crate::watch::Recovery;
 
-/// How long the campaign waits, before the next fault, for partitions without progress. Partitions that take longer meet the next
-/// fault.
+/// After a fault, the campaign waits this long for every partition to make progress. Then the next fault comes, even if some
+/// partitions have made none.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How often each kind of fault occurred, and how long the recovery took.
+/// The faults of one kind: whether they make the database unavailable, and how long each recovery took.
 #[derive(Debug, Default)]
 struct Tally {
     outage: bool,
@@ -29,8 +29,8 @@ struct Open {
     over: Instant,
 }
 
-/// Runs the campaign. Returns true if no record is missing or duplicated, and if each first commit after an outage came at most
-/// `soon` after the database's return.
+/// Runs the campaign. Returns whether the record accounting is exact, and whether after each outage the first commit came
+/// within `soon` of the database's return.
 pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random: &mut fastrand::Rng) -> Result<bool> {
     stage.postgres.stop()?;
     stage.copy_database()?;
@@ -58,7 +58,8 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random:
             open.push(Open { kind: fault.kind(), place: entry.recoveries.len() - 1, over });
         }
         close(stage, &mut open, &mut tally)?;
-        // A fault sometimes comes while the flow is at rest, but mostly just after it has resumed.
+        // Wait for a random time, so that the next fault meets a flow that has just resumed or one that has been steady for a
+        // while.
         sleep(Duration::from_millis(random.u64(200..2500))).await;
         close(stage, &mut open, &mut tally)?;
     }
@@ -102,7 +103,7 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random:
     Ok(good && in_time)
 }
 
-/// Closes the open faults whose partitions have all made progress. A fault that stays open for too long is a finding.
+/// Closes the open faults whose partitions have all made progress. If a fault stays open for too long, returns an error.
 fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str, Tally>) -> Result<()> {
     for waiting in std::mem::take(open) {
         let moved = stage.watch.all_moved(waiting.over);
@@ -122,7 +123,7 @@ fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str,
     Ok(())
 }
 
-/// Prints the results. Returns whether a commit followed every return of the database soon enough.
+/// Prints the results. Returns whether after each outage the first commit came within `soon` of the database's return.
 fn report(stage: &Stage, tally: &BTreeMap<&'static str, Tally>, soon: Duration) -> bool {
     let say = |text: String| stage.output.say(text);
     say(format!(

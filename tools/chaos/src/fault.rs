@@ -14,7 +14,7 @@ pub(crate) enum Fault {
     EndDaemon {
         daemon: usize,
     },
-    /// SIGSTOP of a daemon for `length`, longer than its session.
+    /// SIGSTOP of a daemon for `length`, which is longer than its session timeout.
     StopDaemon {
         daemon: usize,
         length: Duration,
@@ -93,14 +93,14 @@ pub(crate) enum Fault {
     },
 }
 
-/// The deck from which faults are drawn, in an order that depends on the seed. Before the deck is shuffled again, every kind is
-/// drawn as often as its weight says.
+/// The deck of cards from which faults are drawn, in an order that depends on the seed. Each kind of fault has one or more
+/// cards. The deck is shuffled again only when all cards were drawn.
 #[derive(Debug, Default)]
 pub(crate) struct Deck {
     left: Vec<u32>,
 }
 
-/// The number of cards in the deck. The faults that take longest have few of them, so that a campaign has many faults.
+/// The number of cards in the deck. The faults that take longest have few cards, so that a campaign has many faults.
 const CARDS: u32 = 42;
 
 impl Deck {
@@ -164,7 +164,7 @@ impl Fault {
         )
     }
 
-    /// Returns the name of the kind.
+    /// Returns the name of the fault's kind.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::KillDaemon { .. } => "daemon: kill -9",

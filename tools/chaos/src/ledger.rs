@@ -1,7 +1,9 @@
-//! Measures the cost of the ledger while a session holds a snapshot open. A report that runs for ten minutes keeps every version of
-//! every ledger row, and a thousand partitions with five batches per second make five thousand versions per second.
+//! Measures the cost of the ledger while a session holds a snapshot open, as a report does that runs for ten minutes. Meanwhile
+//! Postgres must keep every version of every ledger row. A thousand partitions with five batches per second make five thousand
+//! versions per second.
 //!
-//! It writes as the daemon does, but without Kafka: the store's COPY of one row per partition, its ledger update, its COMMIT.
+//! The scenario uses the daemon's store, but no Kafka. Each batch is a COPY of one row per partition, the update of the ledger,
+//! and a COMMIT.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +25,7 @@ use crate::output::Output;
 
 /// The time between two batches: five batches per second.
 const EVERY: Duration = Duration::from_millis(200);
-/// How long batches are measured before the snapshot is taken, and again after it is released.
+/// How long batches are measured before the snapshot is taken, and again after the snapshot is released.
 const BESIDE: Duration = Duration::from_secs(60);
 /// The time between two reports.
 const REPORT: Duration = Duration::from_secs(30);
@@ -47,7 +49,7 @@ struct Times {
     whole: Vec<Duration>,
 }
 
-/// Runs the scenario with this many partitions. Returns whether the cost stayed flat.
+/// Runs the scenario with this many partitions. Returns whether the cost of a batch stayed within the factor `FLAT`.
 pub(crate) async fn run(output: &Output, minutes: f64, partitions: i32) -> Result<bool> {
     let postgres = Postgres::start(&PostgresSpec::default().without_fsync())?;
     let database = postgres.create_database().await?;
@@ -98,7 +100,8 @@ impl Bench {
         Ok(Self { store, claims, next: 0, looker: database.connect().await? })
     }
 
-    /// Writes at a constant rate for a while, and reports. Returns the median cost of a batch at the end.
+    /// Writes batches at a constant rate for `length`, and reports their cost. Returns the median cost of a batch in the last
+    /// report.
     async fn measure(
         &mut self,
         output: &Output,
@@ -138,7 +141,8 @@ impl Bench {
         Ok(last)
     }
 
-    /// Writes one batch with one record per partition. Returns how long the ledger update took, and how long everything took.
+    /// Writes one batch with one record per partition. Returns how long the update of the ledger took, and how long the whole
+    /// batch took.
     async fn write(&mut self) -> Result<(Duration, Duration), WriteError> {
         let mut batch = Batch::new();
         batch.plan_version = self.store.newest_plan();

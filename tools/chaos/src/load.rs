@@ -12,8 +12,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
-/// How long a record may take to be delivered. It is long, because brokers become unavailable in a campaign, and no record may be
-/// given up for that.
+/// How long a record may take to be delivered. The time is long, because brokers become unavailable in a campaign, and the
+/// producer must not give up a record then.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(600);
 /// The time between two readings of the number of partitions.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -26,11 +26,11 @@ pub(crate) struct Content {
     pub(crate) checksum: i64,
 }
 
-/// Parts of texts: among them characters of more than one byte, and characters that JSON escapes.
+/// Parts of texts. Some are characters of more than one byte, and some are characters that JSON escapes.
 const LETTERS: [&str; 10] = ["a", "Z", "7", " ", "\"", "\\", "\t", "é", "日", "𝄞"];
 
 impl Content {
-    /// Returns the content of record `seq`, which is always the same.
+    /// Returns the content of record `seq`. It depends on `seq` only.
     pub(crate) fn of(seq: i64) -> Self {
         let mut random = fastrand::Rng::with_seed(seq.unsigned_abs());
         let text: String = (0..random.usize(10..60)).map(|_| LETTERS[random.usize(..LETTERS.len())]).collect();
@@ -60,7 +60,7 @@ pub(crate) fn reading(seq: i64) -> f64 {
     (seq % (1 << 20)) as f64 / 8.0
 }
 
-/// Returns FNV-1a, 64 bits (Fowler, Noll, Vo), of number and text.
+/// Returns the 64-bit FNV-1a hash (Fowler, Noll, Vo) of a record's number and text.
 pub(crate) fn checksum(seq: i64, text: &str) -> i64 {
     let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     let hash = seq.to_le_bytes().iter().chain(text.as_bytes()).fold(0xcbf2_9ce4_8422_2325, fold);
@@ -126,7 +126,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Sends `rate` records per second until it is stopped.
+    /// Starts a producer that sends `rate` records per second until [`Load::end`].
     pub(crate) fn start(bootstrap_servers: &str, topic: &str, rate: f64) -> Result<Self> {
         let producer: BaseProducer<Acks> = ClientConfig::new()
             .set("bootstrap.servers", bootstrap_servers)
@@ -170,7 +170,7 @@ fn produce(
     while !stop.load(Ordering::Relaxed) {
         if Instant::now() >= look_at || partitions == 0 {
             look_at = Instant::now() + LOOK_EVERY;
-            // If the broker is unavailable, the number of partitions is read by the next attempt.
+            // If no broker answers now, the number of partitions is read at the next attempt.
             if let Ok(metadata) = producer.client().fetch_metadata(Some(topic), Duration::from_secs(1)) {
                 let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
                 partitions = partitions.max(i32::try_from(found)?);
@@ -185,7 +185,8 @@ fn produce(
             match producer.send(record) {
                 Ok(()) => seq += 1,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => break,
-                // This producer doesn't know the new partition yet, so it sends the record again later.
+                // The producer doesn't know the newest partition yet. So leave that partition out for now, and send the record
+                // again.
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), _)) => partitions -= 1,
                 Err((error, _)) => return Err(error.into()),
             }

@@ -1,9 +1,10 @@
-//! `make chaos`: a fleet produces, several daemons drain, and a seeded schedule of faults breaks the parts in between. At the end,
-//! every record is compared with the table.
+//! `make chaos`: a fleet produces records, and several daemons drain them. Meanwhile faults break the daemons, the servers and
+//! the networks between them. At the end, every record is compared with the table.
 //!
-//! A seed gives the same faults in the same order; what they interrupt depends on the clock, as in production. `SCENARIO=outage`
-//! instead stops the database once, for long, at full input. `SCENARIO=ledger` holds a snapshot open over a thousand partitions.
-//! `SCENARIO=restarts` measures how long partitions make no progress when a daemon ends and starts.
+//! The same seed gives the same faults in the same order. The work that a fault interrupts depends on the clock, as in
+//! production. `SCENARIO=outage` instead stops the database once, for long, at full input. `SCENARIO=ledger` holds a snapshot
+//! open over a thousand partitions. `SCENARIO=restarts` measures how long partitions make no progress when a daemon ends and
+//! starts.
 
 mod accounting;
 mod campaign;
@@ -32,7 +33,7 @@ struct Arguments {
     /// The scenario.
     #[arg(long, env = "SCENARIO", default_value = "campaign")]
     scenario: Scenario,
-    /// How long faults are injected, or the database is unavailable.
+    /// For how many minutes faults are injected, the database is unavailable, or the snapshot is held.
     #[arg(long, env = "MINUTES", default_value_t = 5.0)]
     minutes: f64,
     /// The seed of the schedule; by default taken from the clock.
@@ -41,8 +42,8 @@ struct Arguments {
     /// Records per second; by default 2000, in an outage 20000.
     #[arg(long, env = "RATE")]
     rate: Option<f64>,
-    /// The limit in seconds for the first commit after the database was unavailable: the promise, for a machine that isn't
-    /// overloaded.
+    /// The limit in seconds for the first commit after the database was unavailable. The default is what the documentation
+    /// promises for a machine that isn't overloaded.
     #[arg(long, env = "RECOVERY", default_value_t = 2.0)]
     recovery: f64,
     /// `group_protocol` of the daemons: cooperative, eager, consumer. The scenario `restarts` accepts several, separated by commas.
@@ -132,7 +133,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
             rate: arguments.rate.unwrap_or(20_000.0),
             memory: "128MiB".to_owned(),
             batch: "{ max_rows = 20_000, max_age = \"500ms\" }".to_owned(),
-            // Give the topic a retention, so that there is a headroom to measure.
+            // Without a finite retention, there would be no headroom to measure.
             topic: vec![("retention.ms", "14400000".to_owned())],
         },
     };

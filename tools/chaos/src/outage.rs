@@ -13,7 +13,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const FLOW_BEFORE: Duration = Duration::from_secs(15);
 const DRAIN_LOOK: Duration = Duration::from_secs(1);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1800);
-/// The lag at which the drain has caught up: about one second of input.
+/// The drain has caught up when the lag is no higher than the input of this many seconds.
 const CAUGHT_UP_SECONDS: f64 = 1.5;
 
 /// A sample of the daemon's metrics.
@@ -41,7 +41,7 @@ impl Stage {
     }
 }
 
-/// Runs the scenario. Returns whether everything that the module's description says was true.
+/// Runs the scenario. Returns whether all of its checks hold: those of the module's description, and the record accounting.
 pub(crate) async fn run(stage: &mut Stage, minutes: f64) -> Result<bool> {
     sleep(FLOW_BEFORE).await;
     stage.check_daemons()?;

@@ -7,16 +7,17 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
-/// The folder of one campaign, `target/chaos/NAME`, with the output and the logs of the daemons.
+/// The folder of one campaign, `target/chaos/NAME`. It contains the output and the logs of the daemons.
 #[derive(Debug)]
 pub(crate) struct Output {
     folder: PathBuf,
-    /// The file. The lock is never contended; it is only there so that `say` doesn't need `&mut`.
+    /// The file. The lock is never contended; it only makes it possible that `say` takes `&self`.
     file: Mutex<File>,
 }
 
 impl Output {
-    /// Creates the folder, next to that of this program.
+    /// Creates the folder `chaos/NAME` in the target folder in which this program lies. Removes what an earlier campaign of
+    /// that name left.
     pub(crate) fn new(name: &str) -> Result<Self> {
         let program = std::env::current_exe()?;
         let target = program.parent().and_then(Path::parent).context("this program lies in no target folder")?;
@@ -36,7 +37,7 @@ impl Output {
     /// Prints one or several lines.
     pub(crate) fn say(&self, text: impl AsRef<str>) {
         println!("{}", text.as_ref());
-        // A full disk must not end a campaign. The terminal shows the line in any case.
+        // A full disk must not end a campaign, so ignore an error. The terminal shows the line in any case.
         drop(writeln!(self.file.lock().unwrap_or_else(PoisonError::into_inner), "{}", text.as_ref()));
     }
 

@@ -24,7 +24,7 @@ const PARTITIONS: i32 = 6;
 const CONSUMERS: usize = 2;
 /// The time between two records of a partition.
 const EVERY: Duration = Duration::from_millis(20);
-/// The longest that a group may take to settle.
+/// How long a group may take to settle.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The broker's session timeout under KIP-848, in milliseconds. The broker's default is 45000.
 const BROKER_SESSION_MS: &str = "10000";
@@ -65,7 +65,7 @@ impl Fate {
 pub(crate) struct Plan<'a> {
     pub(crate) binary: &'a Path,
     pub(crate) protocols: Vec<&'a str>,
-    /// `derived`, `set`, or both.
+    /// How the daemons get their names: `derived`, `set`, or both.
     pub(crate) names: Vec<&'a str>,
     pub(crate) rounds: usize,
 }
@@ -116,11 +116,11 @@ pub(crate) async fn run(output: &Output, plan: &Plan<'_>) -> Result<bool> {
     Ok(true)
 }
 
-/// Daemons that share a topic under load.
+/// The daemons that read one topic under load.
 struct Group {
     specs: Vec<DaemonSpec>,
     daemons: Vec<Option<Daemon>>,
-    /// For each process, the slot in which it runs or ran.
+    /// The index in `daemons` by process id. Processes that have ended stay in the map.
     places: HashMap<String, usize>,
     load: Load,
     looker: PgConnection,
@@ -178,8 +178,9 @@ impl Group {
         Ok(())
     }
 
-    /// Does this to one daemon, or to all in turn. Returns the longest time without progress, in seconds, and the number of
-    /// partitions that moved. Afterwards all daemons run and own partitions.
+    /// Ends or restarts one daemon as `fate` says; if it is `Fate::Rolling`, restarts all daemons in turn. Returns the longest
+    /// time without progress, in seconds, and the number of partitions that moved. At the end, starts the daemon again if
+    /// `fate` doesn't do so.
     async fn meet(&mut self, output: &Output, fate: Fate) -> Result<(f64, u32)> {
         self.settle().await?;
         let since = self.now().await?;
@@ -206,7 +207,8 @@ impl Group {
         Ok((gap, moves))
     }
 
-    /// Waits until every consumer of the running daemons owns a partition, no other consumer owns one, and every partition flows.
+    /// Waits until every consumer of the running daemons owns a partition, no other consumer owns one, and every partition has
+    /// new rows.
     async fn settle(&mut self) -> Result<()> {
         let pids: Vec<String> = self.daemons.iter().flatten().map(|daemon| daemon.pid().to_string()).collect();
         let expected = pids.len() * CONSUMERS;
@@ -231,7 +233,8 @@ impl Group {
         Ok(sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(&mut self.looker).await?)
     }
 
-    /// Returns the longest time in which no row of some partition was written. Only times that ended after `since` count.
+    /// Returns the longest time in which no row of some partition was written, in seconds. Only times that ended after `since`
+    /// count.
     async fn standstill(&mut self, since: &str) -> Result<f64> {
         let sql = "SELECT extract(epoch FROM max(gap))::float8 FROM
             (SELECT at, at - lag(at) OVER (PARTITION BY part ORDER BY at) AS gap FROM rides
@@ -239,7 +242,7 @@ impl Group {
         Ok(sqlx::query_scalar(sql).bind(since).fetch_one(&mut self.looker).await?)
     }
 
-    /// Returns how often a partition was claimed by another daemon than its owner.
+    /// Returns how often a partition was claimed by another daemon than the one that owned it before.
     async fn moves(&mut self, since: &str) -> Result<u32> {
         let sql = "SELECT before, owner FROM claims WHERE at > $1::timestamptz";
         let claims = sqlx::query(sql).bind(since).fetch_all(&mut self.looker).await?;
@@ -251,7 +254,7 @@ impl Group {
         Ok(moves)
     }
 
-    /// Stops the load and the daemons, and compares the table with what was sent.
+    /// Stops the load and the daemons, and checks that the table has exactly the records that were sent.
     async fn end(mut self) -> Result<()> {
         let sent = self.load.stop()?;
         let looker = &mut self.looker;
@@ -274,7 +277,7 @@ impl Group {
     }
 }
 
-/// Returns the owners in the ledger, and how many partitions have rows since `since`.
+/// Returns the distinct owners in the ledger, and how many partitions have rows that were written after `since`.
 async fn look(looker: &mut PgConnection, since: &str) -> Result<(Vec<String>, i64)> {
     let owners = sqlx::query_scalar("SELECT DISTINCT owner FROM tidegate.ledger WHERE owner IS NOT NULL");
     let owners = owners.fetch_all(&mut *looker).await?;
@@ -282,7 +285,7 @@ async fn look(looker: &mut PgConnection, since: &str) -> Result<(Vec<String>, i6
     Ok((owners, sqlx::query_scalar(sql).bind(since).fetch_one(looker).await?))
 }
 
-/// Returns the process id in an owner of the form `HOST-PID-RANDOM/cN`.
+/// Returns the process id that is a part of an owner, which has the form `HOST-PID-RANDOM/cN`.
 fn pid(owner: &str) -> String {
     owner.rsplit('-').nth(1).unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! Three brokers, a database, daemons and a fleet. The networks between them can be made to fail.
+//! The stage of a campaign: three brokers, a database, daemons and a producer. The networks between them can be made to fail.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -102,7 +102,7 @@ impl Stage {
         let network = Proxy::start_postgres(self.postgres.address())?;
         let servers: Vec<String> = self.brokers.iter().map(|proxy| proxy.addr().to_string()).collect();
         let Cast { protocol, memory, batch, .. } = &self.cast;
-        // Under the new protocol, the session timeout is a setting of the broker.
+        // Under KIP-848, the session timeout is a setting of the broker.
         let session = if protocol == "consumer" { "" } else { "\"session.timeout.ms\" = 6000\n" };
         let config = format!(
             "[kafka.properties]\n{session}[postgres]\nlock_timeout = \"2s\"\n[limits]\nmemory = \"{memory}\"\n\
@@ -118,7 +118,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Removes a daemon; its log is kept.
+    /// Removes a daemon, and stores its log in the output folder.
     pub(crate) fn remove(&mut self, index: usize) {
         let member = self.members.swap_remove(index);
         self.output.keep(&format!("daemon-{}", member.number), &member.daemon.log());
@@ -162,7 +162,7 @@ impl Stage {
         self.members.iter().map(|member| member.daemon.log_tail()).collect::<Vec<_>>().join("\n--\n")
     }
 
-    /// Returns the bytes on disk: of the brokers, and of the database.
+    /// Returns three sizes in bytes: of the database's copy for a restore, of the database, and of its write-ahead log.
     pub(crate) async fn disk(&self) -> Result<(u64, i64, i64)> {
         use sqlx::Row;
         let sql =

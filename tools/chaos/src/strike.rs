@@ -1,4 +1,4 @@
-//! Injects faults. A fault that does not end by itself is ended here. Daemons never get help.
+//! Injects faults. This module ends a fault that doesn't end by itself. It never helps a daemon to recover.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::watch::Recovery;
 const PARTITIONS_MAX: i32 = 12;
 const DAEMONS_MAX: usize = 5;
 const CONSUMERS_MAX: usize = 3;
-/// If there is no commit within this time after the end of a fault, the campaign has a finding.
+/// How long after the end of a fault the first commit may come. If it comes later, the campaign fails.
 pub(crate) const RECOVERY_DEADLINE: Duration = Duration::from_secs(180);
 /// How long to wait for a COMMIT of one daemon; a daemon that owns no partition sends none.
 const COMMIT_WITHIN: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ const ALTERS: [&str; 4] = [
 const TRIES: u32 = 20;
 
 impl Stage {
-    /// Injects a fault. Returns when it was over.
+    /// Injects a fault. Returns the time at which the fault was over.
     pub(crate) async fn strike(&mut self, fault: &Fault) -> Result<Instant> {
         match fault {
             Fault::KillDaemon { daemon } => {
@@ -174,7 +174,8 @@ impl Stage {
         Err(last.context("no try at all")?).with_context(|| sql.to_owned())
     }
 
-    /// Waits for the first commit after the end of a fault. If none comes, the daemons' last log lines are the finding.
+    /// Waits for the first commit after the end of a fault. Returns how long after the end it came. If none comes in time, the
+    /// error contains the daemons' last log lines.
     pub(crate) async fn await_first_commit(&self, over: Instant) -> Result<Duration> {
         loop {
             if let Some(at) = self.watch.first_move(over) {
@@ -188,8 +189,8 @@ impl Stage {
         }
     }
 
-    /// Waits until every partition has made progress, for at most `patience`. If a partition makes none within the deadline, that
-    /// is an error.
+    /// Waits until every partition has made progress, but not for longer than `patience`. Returns how long that took, and
+    /// whether every partition has made progress. If there is no commit within [`RECOVERY_DEADLINE`], that is an error.
     pub(crate) async fn recover(&self, over: Instant, patience: Duration) -> Result<(Recovery, bool)> {
         let first = self.await_first_commit(over).await?;
         while !self.watch.all_moved(over) {

@@ -1,4 +1,4 @@
-//! Reads the ledger continuously, without a proxy. So it knows when each partition last advanced, and how long a recovery took.
+//! Reads the ledger continuously, over a connection without a proxy. So this module knows when each partition last advanced.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ pub(crate) struct Recovery {
     pub(crate) all: Duration,
 }
 
-/// The task that reads the ledger. It ends when dropped.
+/// The task that reads the ledger. The task ends when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     view: Arc<Mutex<View>>,
@@ -50,7 +50,8 @@ impl Watch {
         Self { view, _task: task }
     }
 
-    /// Returns when the first commit after `since` was seen.
+    /// Returns when a partition last advanced, if that was after `since`. A caller that asks often gets the first commit after
+    /// `since`.
     pub(crate) fn first_move(&self, since: Instant) -> Option<Instant> {
         lock(&self.view).last_move.filter(|at| *at > since)
     }
@@ -88,7 +89,7 @@ async fn look(database: Database, view: Arc<Mutex<View>>) {
             connection = Some(open);
             anyhow::Ok(places)
         };
-        // The database may be unavailable, since that is a part of the campaign.
+        // The database may be unavailable, because campaigns make it so.
         let Ok(Ok(places)) = timeout(PATIENCE, work).await else { continue };
         let now = Instant::now();
         let mut view = lock(&view);

@@ -8,7 +8,7 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo};
 use sqlx::{Encode, Postgres, Type};
 
-/// The oid in `pg_type`; it never changes.
+/// The type's oid in `pg_type`. It is the same in every database.
 const TIMESTAMPTZ: Oid = Oid(1184);
 const TIMESTAMPTZ_ARRAY: Oid = Oid(1185);
 const MICROS_1970_TO_2000: i64 = 946_684_800_000_000;
@@ -22,7 +22,7 @@ impl Timestamptz {
         Self(at)
     }
 
-    /// Returns the value as in Postgres' binary format.
+    /// Returns the microseconds since 2000-01-01, as in Postgres' binary format.
     pub(crate) fn micros_since_2000(self) -> i64 {
         self.0.as_microsecond() - MICROS_1970_TO_2000
     }

@@ -136,7 +136,8 @@ impl Sheets {
         let ms = |us: u32| f64::from(us) / 1e3;
         let optional = |ms: Option<f64>| ms.map(|ms| ms.to_string()).unwrap_or_default();
         let (p50, p99) = outcome.commit_latency.unzip();
-        // A buffer with a limit in bytes has no limit in time, and the other way round.
+        // A bounded buffer has a limit in bytes only, and Kafka's log has a limit in time only. So one of the two values stays
+        // empty.
         let (reservoir_bytes, reservoir_s) = match way {
             Column::Tidegate => (String::new(), column::RETENTION.as_secs().to_string()),
             Column::Insert | Column::MultiRow | Column::Buffer => (BUFFER_BYTES.to_string(), String::new()),

@@ -43,7 +43,7 @@ pub(crate) enum Rung {
     Tidegate,
 }
 
-/// How a rung is tuned.
+/// The settings of a rung: how many connections write, and how many rows a transaction has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
     pub(crate) clients: usize,
@@ -120,7 +120,7 @@ impl Rung {
 }
 
 impl Ladder {
-    /// Returns how a rung was tuned, and its results.
+    /// Returns the setting of a rung, and its rows per second.
     pub(crate) fn of(&self, rung: Rung) -> Option<(Setting, Spread)> {
         self.best.iter().find(|(other, ..)| *other == rung).map(|(_, setting, spread)| (*setting, *spread))
     }
@@ -223,7 +223,7 @@ fn fleet(seed: u64) -> FleetSpec {
     FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() }
 }
 
-/// Returns the rows whose JSON is in Kafka. The rungs without Kafka write these rows from memory, already decoded.
+/// Returns the rows that are in Kafka as JSON. The rungs without Kafka write these rows from memory, already decoded.
 fn rows(seed: u64) -> Result<Vec<Row>> {
     let (mut encoder, mut json) = (Encoder::new(Format::Telemetry), Vec::new());
     let readings = Fleet::new(fleet(seed))?.take(usize::try_from(RECORDS)?);

@@ -1,4 +1,4 @@
-//! Describes the machine and the versions of a run: `run.json`.
+//! Writes `run.json`, which describes the machine and the versions of a run.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use sqlx::Row;
 
 use crate::stage::{POSTGRES_SETTINGS, Stage};
 
-/// Writes `run.json` into `folder`.
+/// Writes `run.json` into `folder`. `began` is the time at which the run began.
 pub(crate) async fn save(stage: &Stage, folder: &Path, seed: u64, scale: f64, began: jiff::Timestamp) -> Result<()> {
     let mut connection = stage.database.connect().await?;
     let postgres: String = sqlx::query("SELECT version()").fetch_one(&mut connection).await?.try_get(0)?;

@@ -21,8 +21,8 @@ impl Spread {
     }
 }
 
-/// Returns the smallest value such that at least a `share` of all values, from 0 to 1, are not greater (nearest rank); `None` if
-/// there are no values. Changes the order of `values`.
+/// Returns a quantile by nearest rank: the smallest value such that at least the `share` (0 to 1) of all values is not greater
+/// than it. `None` if there are no values. Changes the order of `values`.
 pub(crate) fn quantile(values: &mut [u32], share: f64) -> Option<u32> {
     let last = values.len().checked_sub(1)?;
     let rank = to_u64((share.clamp(0.0, 1.0) * values.len() as f64).ceil()).saturating_sub(1);
@@ -63,7 +63,7 @@ pub(crate) fn duration(ms: f64) -> String {
     }
 }
 
-/// Formats a size as `640 kB` or `12.5 MiB`.
+/// Formats a size as `640 kiB` or `12.5 MiB`.
 pub(crate) fn bytes(bytes: f64) -> String {
     if bytes < 1_048_576.0 { format!("{:.0} kiB", bytes / 1_024.0) } else { format!("{:.1} MiB", bytes / 1_048_576.0) }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// A file being written. Commas and line ends in values are replaced by spaces.
+/// A CSV file that is being written. Commas and line ends in values are replaced by spaces.
 #[derive(Debug)]
 pub(crate) struct Sheet {
     columns: usize,
@@ -33,14 +33,14 @@ impl Sheet {
     }
 }
 
-/// A file read back.
+/// A CSV file that was read back.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     columns: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
-/// One of its lines.
+/// A line of a [`Table`], with the names of the columns.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line<'a> {
     columns: &'a [String],
@@ -84,18 +84,18 @@ impl Table {
 }
 
 impl<'a> Line<'a> {
-    /// Returns a value; empty if there is no such column.
+    /// Returns the text in a column; empty if there is no such column.
     pub(crate) fn text(&self, column: &str) -> &'a str {
         let at = self.columns.iter().position(|name| name == column);
         at.and_then(|at| self.values.get(at)).map_or("", String::as_str)
     }
 
-    /// Returns a number; `None` if the value is empty or not a number.
+    /// Returns the number in a column; `None` if the text there is empty or no number.
     pub(crate) fn number(&self, column: &str) -> Option<f64> {
         self.text(column).parse().ok()
     }
 
-    /// Returns a number; 0 if there is none.
+    /// Returns the number in a column; 0 if there is none.
     pub(crate) fn count(&self, column: &str) -> f64 {
         self.number(column).unwrap_or(0.0)
     }

@@ -49,17 +49,17 @@ impl Row {
     }
 }
 
-/// Begins a binary COPY: signature, flags, no extension.
+/// Appends the header of a binary COPY: the signature, no flags, and no extension.
 pub(crate) fn binary_header(out: &mut Vec<u8>) {
     out.extend_from_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
 }
 
-/// Ends a binary COPY.
+/// Appends the trailer that ends a binary COPY.
 pub(crate) fn binary_trailer(out: &mut Vec<u8>) {
     out.extend_from_slice(&(-1i16).to_be_bytes());
 }
 
-/// Appends one row in the form of binary COPY.
+/// Appends one row of a binary COPY.
 pub(crate) fn binary_row(row: &Row, out: &mut Vec<u8>) {
     fn field<const N: usize>(out: &mut Vec<u8>, bytes: [u8; N]) {
         out.extend_from_slice(&u32::try_from(N).unwrap_or(u32::MAX).to_be_bytes());
@@ -88,7 +88,7 @@ pub(crate) fn binary_row(row: &Row, out: &mut Vec<u8>) {
     field(out, row.seq.to_be_bytes());
 }
 
-/// Appends one row in the form of textual COPY. The fleet's texts contain no character that has to be escaped.
+/// Appends one row of a COPY in text form. The fleet's texts contain no character that has to be escaped.
 pub(crate) fn text_row(row: &Row, out: &mut Vec<u8>) {
     use std::io::Write;
     let Row {

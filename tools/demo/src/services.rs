@@ -1,7 +1,8 @@
-//! The services: one topic, three services, each with its own consumer group.
+//! The services: three pipelines read one topic, each with its own consumer group.
 //!
-//! They run with the live page from the beginning of the demo to its end: first briefly, and after the experiments for the whole
-//! story; with `KEEP=1` until Ctrl-C. The expected results come from the fleet's truth.
+//! The services run, with the live page, from the beginning of the demo to its end. They get records in the warm-up, and again
+//! in the story after the experiments. With `KEEP=1` they then get records until Ctrl-C. The expected results come from
+//! [`fleet::Truth`].
 
 mod checks;
 mod lags;
@@ -31,8 +32,8 @@ const TOPIC: &str = "telemetry";
 const CLOSE_SILENT: &str = "SELECT close_silent_trips()";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"];
-/// The number of vehicles. There are few of them with a high rate, so that the simulated time runs five times as fast as the
-/// clock. So trips end during the demo, and cost more than the minimum.
+/// The number of vehicles. There are few, and the rate is high, so the simulated time runs five times as fast as the clock. In
+/// this way, trips end during the demo, and cost more than the minimum.
 const VEHICLES: u32 = 1_000;
 const RATE: f64 = 5_000.0;
 /// With `KEEP=1`, each vehicle sends once per second of real time.
@@ -47,8 +48,9 @@ const DRAIN: Duration = Duration::from_secs(60);
 const RETENTION_MS: &str = "259200000";
 /// How often silent trips are closed, as docs/fleet.md recommends.
 const CLOSE: Duration = Duration::from_secs(60);
-/// When the first vehicles begin, before now. They send for some seconds and then never again. The simulated clock of later
-/// vehicles is ahead of theirs by more than the ten minutes of silence after which a trip is closed, but not in the future.
+/// When the first vehicles' simulated clock begins, relative to now. These vehicles send for some seconds and then never again.
+/// A trip is closed after ten minutes of silence. The simulated clock of the later vehicles is ahead of theirs by more than
+/// that, but it is not in the future.
 const FIRST_STARTS_MS: i64 = -30 * 60_000;
 const NEXT_START_MS: i64 = -10 * 60_000;
 
@@ -64,7 +66,7 @@ pub(crate) struct Services {
     checks: Checks,
     /// How many fleets have started; each has its own vehicles.
     fleets: u32,
-    /// Closes trips that fell silent. The next field says when it last did so.
+    /// The connection that closes trips that fell silent. The next field says when it was last used.
     closer: Reconnecting,
     closed: Instant,
 }
@@ -171,7 +173,8 @@ impl Services {
         self.park(fleet)
     }
 
-    /// Stops everything in order, and compares the tables with the truth. Writes `services.csv`. Returns whether they agree.
+    /// Drains the daemon, closes the silent trips, and compares the tables with the truth. Writes `services.csv`. Returns
+    /// whether the tables are right.
     pub(crate) async fn check(&self, folder: &Path) -> Result<bool> {
         self.daemon.drain(Duration::from_secs(60))?;
         let sent = self.stage.kafka.end_offsets(TOPIC)?.iter().sum();
@@ -184,7 +187,8 @@ impl Services {
         self.send_until(VEHICLES, profile, Some(seconds), Some(starts_ms), Arc::default())
     }
 
-    /// Starts a fleet. Its clock begins at this offset from now, or, without an offset, with the first record.
+    /// Starts a fleet. Its simulated clock begins at now plus `starts_ms`. If `starts_ms` is `None`, it begins when the first
+    /// record is sent.
     fn send_until(
         &mut self,
         vehicles: u32,
@@ -218,7 +222,7 @@ impl Services {
         self.checks.expect(&outcome)
     }
 
-    /// Runs until the fleet has ended and each service has read everything. Triggers the events at their times.
+    /// Runs until the fleet has ended and each service has written everything. Triggers the events of `moments` at their times.
     async fn follow(&mut self, screen: &Screen, fleet: &Fleet, moments: &[Moment]) -> Result<()> {
         let began = Instant::now();
         let (mut next, mut second, mut lock) = (0, None, None);

@@ -52,7 +52,8 @@ impl Stage {
         Some(self.postgres_pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// Stops the database with a clean shutdown, for as long as `how_long`. Calls `told` at the beginning and at the end. Blocks.
+    /// Shuts the database down cleanly, and starts it again after `how_long`. Calls `told` at the beginning and at the end.
+    /// Blocks.
     pub(crate) fn stop_database(&self, how_long: Duration, told: impl Fn(&'static str)) -> Result<()> {
         self.postgres_pid.store(0, Ordering::Relaxed);
         told("database stopped");
@@ -104,7 +105,7 @@ pub(crate) async fn wal_position(connection: &mut PgConnection) -> Result<i64> {
     number(connection, "SELECT (pg_current_wal_lsn() - '0/0')::int8").await
 }
 
-/// A connection that is opened again after it broke.
+/// A connection that is opened again after a failure.
 #[derive(Debug)]
 pub(crate) struct Reconnecting {
     url: String,

@@ -6,12 +6,12 @@ use sqlx::{PgConnection, Postgres};
 
 use crate::rows::{self, COLUMNS, Row};
 
-/// How many parameters one statement may have, by the protocol.
+/// The largest number of parameters of one statement, by the protocol.
 const MAX_PARAMETERS: usize = 65_535;
 const PARAMETERS: usize = 13;
-/// How many rows one `VALUES` may have.
+/// The largest number of rows of one `VALUES`.
 pub(crate) const MAX_VALUES_ROWS: usize = MAX_PARAMETERS / PARAMETERS;
-/// How many bytes are passed to a COPY at once.
+/// The number of bytes that are passed to a COPY at a time.
 const CHUNK: usize = 256 << 10;
 
 /// A way to write rows.

@@ -1,7 +1,8 @@
 //! The view of a customer who waits for a vehicle, computed from its latest states.
 //!
-//! No I/O: the time is an argument. A state doesn't say how long a vehicle has been standing. But the odometer never decreases.
-//! So if two states have the same odometer, the vehicle hasn't moved between them, whatever states were missed.
+//! No I/O: the current time is an argument. A state doesn't say how long a vehicle has been standing. But the odometer never
+//! decreases. So if two states have the same odometer, the vehicle hasn't moved between them, even if states between them were
+//! missed.
 
 use std::fmt;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub struct Sighting {
     pub ended: bool,
 }
 
-/// The readings of one watch, and how old each was when it was read.
+/// The number of readings that a watch has seen, and how old they were when they were read.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct WatchSummary {
     /// How many readings were new.
@@ -78,7 +79,7 @@ impl fmt::Display for WatchSummary {
 pub struct Customer {
     at: Option<(i64, i64)>,
     last: Option<Sighting>,
-    /// Since when the odometer hasn't changed, by the vehicle's clock.
+    /// The time, by the vehicle's clock, since which the odometer hasn't changed.
     unmoved_since_ms: i64,
     said: String,
     readings: u64,
@@ -94,7 +95,8 @@ impl Customer {
         Self { at, ..Self::default() }
     }
 
-    /// Processes a state that was read at `now_ms`. Returns a sentence if it differs from the previous one.
+    /// Processes a state that was read at `now_ms`. Returns the sentence for the customer; `None` if it is the same as the last
+    /// one.
     pub fn see(&mut self, sighting: Option<&Sighting>, now_ms: i64) -> Option<String> {
         let Some(sighting) = sighting else { return self.say("no such trip yet".to_owned()) };
         match &self.last {
@@ -106,7 +108,7 @@ impl Customer {
                 self.time(sighting, now_ms);
                 self.last = Some(sighting.clone());
             }
-            // The first row may be from before the watch began, so its age means nothing.
+            // The first row may have been written before the watch began, so its age means nothing.
             None => {
                 self.unmoved_since_ms = sighting.ts_ms;
                 self.last = Some(sighting.clone());
@@ -251,7 +253,7 @@ mod tests {
         customer.see(Some(&sighting(0, 0, "driving")), 60_000);
         assert_eq!(customer.summary(), WatchSummary::default());
         customer.see(Some(&sighting(1, 0, "driving")), 1_300);
-        // A repeated reading and a late one must count as no news.
+        // A repeated reading and a late one must not count as news.
         customer.see(Some(&sighting(1, 0, "driving")), 9_000);
         customer.see(Some(&sighting(0, 0, "driving")), 9_000);
         let summary = customer.summary();

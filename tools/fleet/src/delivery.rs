@@ -1,5 +1,5 @@
-//! The way of readings from the vehicle to Kafka. As in a real fleet, some arrive late and out of order, and some arrive twice.
-//! None is lost here.
+//! Delivers readings from the vehicles to Kafka. As in a real fleet, some readings arrive late and out of order, and some
+//! arrive twice. No reading is lost here.
 //!
 //! Delays are measured by the simulated clock, so for the same seed they are the same at any rate.
 
@@ -34,12 +34,12 @@ pub struct Delivery {
     pub reading: Reading,
     /// Whether the reading arrives for the first time or again.
     pub arrival: Arrival,
-    /// Whether it arrives after readings that were taken later than it.
+    /// Whether the record arrives after readings that were taken later than its own.
     pub late: bool,
 }
 
-/// A reading on its way to Kafka. Ordered by arrival time, then by reading, and then with the first arrival before a repeated
-/// one.
+/// A reading on its way to Kafka. The order is by arrival time, then by reading, and then the first arrival comes before a
+/// repeated one.
 #[derive(Debug, Clone)]
 struct Pending {
     at_ms: i64,
@@ -74,21 +74,21 @@ impl Ord for Pending {
 
 /// A fleet's readings in the order in which they reach Kafka.
 ///
-/// Readings on their way are kept in memory. With a late share of 1 %, these are the readings of about half a second, 100 bytes
-/// each.
+/// Readings on their way are kept in memory. If 1 % of the readings are late, memory holds the readings of about half a second,
+/// 100 bytes each.
 #[derive(Debug, Clone)]
 pub struct Deliveries {
     fleet: Fleet,
     spec: DeliverySpec,
     rng: Rng,
     pending: BinaryHeap<Reverse<Pending>>,
-    /// How many readings are still to be started, not counting those that are on their way.
+    /// How many records are still to be created. Records that are on their way don't count.
     left: u64,
 }
 
 impl Deliveries {
-    /// Makes an iterator over exactly `records` records, repetitions included, or over an endless stream. The last records are
-    /// late readings that are still on their way.
+    /// Returns an iterator over exactly `records` records, repetitions included. If `records` is `None`, the iterator is
+    /// endless. The last records are late readings that were still on their way.
     pub fn new(fleet: Fleet, spec: DeliverySpec, records: Option<u64>) -> Self {
         let rng = Rng::with_seed(fleet.spec().seed ^ 0x6c61_7465);
         Self { fleet, spec, rng, pending: BinaryHeap::new(), left: records.unwrap_or(u64::MAX) }
@@ -99,7 +99,7 @@ impl Deliveries {
         self.left = 0;
     }
 
-    /// Returns the next reading on its way, if it arrives before the fleet's next reading is taken.
+    /// Returns the next of the readings on their way, if it arrives before the fleet takes its next reading.
     fn arrived(&mut self) -> Option<Delivery> {
         let Reverse(first) = self.pending.peek()?;
         let is_due = self.left == 0 || first.at_ms <= self.fleet.next_ts_ms();
@@ -109,7 +109,7 @@ impl Deliveries {
         self.pending.pop().map(|Reverse(pending)| pending.delivery)
     }
 
-    /// Sends one reading on its way. Returns it if it arrives at once.
+    /// Takes the fleet's next reading, and sends it on its way. Returns the reading if it arrives at once.
     fn begin(&mut self) -> Option<Delivery> {
         self.left = self.left.checked_sub(1)?;
         let reading = self.fleet.next()?;

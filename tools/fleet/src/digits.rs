@@ -4,13 +4,13 @@ use std::io::Write;
 
 use jiff::Timestamp;
 
-/// Returns a time in milliseconds since the epoch as RFC 3339 with milliseconds, in UTC. Years 1970 to 9999.
+/// Formats a time, in milliseconds since the epoch, as RFC 3339 with milliseconds, in UTC. Correct for the years 1970 to 9999.
 pub(crate) fn timestamp(ts_ms: i64) -> String {
     let time = Timestamp::from_millisecond(ts_ms).unwrap_or(Timestamp::MAX);
     format!("{time:.3}")
 }
 
-/// Returns the date and time of a second since the epoch, up to the decimal point. Years 1970 to 9999.
+/// Formats a second since the epoch as RFC 3339 in UTC, up to the decimal point. Correct for the years 1970 to 9999.
 pub(crate) fn date(second: i64) -> [u8; 20] {
     let mut text = *b"9999-12-31T23:59:59.000Z";
     let time = Timestamp::from_second(second).unwrap_or(Timestamp::MAX);
@@ -22,7 +22,7 @@ pub(crate) fn integer(out: &mut Vec<u8>, n: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
-/// Appends `n` with zeros before it, so that it has `places` digits; `n` is below ten to the power of `places`, which is at most 7.
+/// Appends `n` with leading zeros, so that it has `places` digits. `places` is at most 7, and `n` has no more digits than that.
 pub(crate) fn padded(out: &mut Vec<u8>, n: u32, places: usize) {
     // Adding a leading 1 keeps the zeros. The 1 itself is not copied.
     out.extend_from_slice(&itoa::Buffer::new().format(TENS[places] + n).as_bytes()[1..]);

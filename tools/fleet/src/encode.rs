@@ -1,7 +1,7 @@
 //! Encodes readings as JSON, several million per second on one core.
 //!
-//! The fields are written by hand-written code into a buffer that the caller reuses. So nothing is allocated once the buffer has
-//! grown to a record's size.
+//! The code that writes the fields into a buffer is written by hand, and the caller reuses the buffer. So nothing is allocated
+//! once the buffer has grown to a record's size.
 
 use std::str::FromStr;
 
@@ -31,7 +31,8 @@ impl FromStr for Format {
     }
 }
 
-/// Writes readings in one format. It keeps the text of the last second's date, because most readings have the same second.
+/// Writes readings in one format. It keeps the text of the last date, because consecutive readings usually have the same
+/// second.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     format: Format,

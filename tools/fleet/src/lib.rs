@@ -7,8 +7,8 @@
 //!                                        └──first of each──▶ Truth ──▶ JSON or CSV
 //! ```
 //!
-//! At the other end, a customer reads the table: `customer_info` ──Sighting──▶ [`Customer`] ──▶ sentences, and the age of what
-//! was seen.
+//! At the other end, a customer reads the table: `customer_info` ──Sighting──▶ [`Customer`] ──▶ sentences, and the age of the
+//! readings.
 //!
 //! Everything except [`produce()`], [`create_topic`] and [`watch()`] is pure: the same spec and seed give the same bytes on any
 //! machine. The simulation never reads the clock. It starts at [`FleetSpec::start_ms`], and advances by one second whenever all
@@ -48,7 +48,7 @@ pub use topic::create_topic;
 pub use truth::{PartitionTruth, TripTruth, Truth};
 pub use watch::{WatchSpec, watch, watch_until};
 
-/// A word of the command line that should name a profile, partitioning, format or tariff, and doesn't.
+/// A word of the command line is no profile, partitioning, format or tariff, although one is expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is not {expected}")]
 pub struct ParseError {

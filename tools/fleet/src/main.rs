@@ -44,7 +44,7 @@ struct FleetArgs {
     /// The seed of all randomness: the same seed sends the same records.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The simulation's first instant: RFC 3339, or `now`, when the first record is sent.
+    /// The simulation's first instant, in RFC 3339. `now` means the time at which the first record is sent.
     #[arg(long, default_value = "now")]
     start: Start,
     /// The shortest and the longest trip.
@@ -83,8 +83,8 @@ struct ProduceArgs {
     topic: String,
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Records per second; 0 means as fast as possible. By default the number of vehicles: real time. At a higher rate `ts` runs
-    /// ahead of the clock; Kafka's timestamp is always the time of sending.
+    /// Records per second; 0 means as fast as possible. The default is the number of vehicles, which means real time. At a
+    /// higher rate `ts` runs ahead of the clock; Kafka's timestamp is always the time of sending.
     #[arg(long)]
     rate: Option<f64>,
     /// Ends after this many records, repetitions included.

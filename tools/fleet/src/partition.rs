@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use crate::{ParseError, Reading, Region};
 
-/// How readings are assigned to partitions. Kafka's own hash isn't used, so that the truth can know the partition too.
+/// How readings are assigned to partitions. Kafka's own hash isn't used, because [`Truth`](crate::Truth) must know the
+/// partition too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Partitioning {
     /// North is partition 0, south is partition 1.
@@ -24,7 +25,7 @@ impl Partitioning {
         }
     }
 
-    /// Returns the partition of a reading. It is the same for all readings of a vehicle, which keeps their order.
+    /// Returns the partition of a reading. All readings of a vehicle have the same partition, so their order is kept.
     pub fn of(self, reading: &Reading) -> u16 {
         match (self, reading.region) {
             (Self::ByRegion, Region::North) => 0,

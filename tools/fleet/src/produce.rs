@@ -1,8 +1,8 @@
 //! Sends a fleet's readings to Kafka, each at its intended time.
 //!
 //! This is an open loop: the schedule is fixed before the first record and never changes. If the receiver or this machine is
-//! slow, records are sent late, which is measured and reported, but the intended rate doesn't decrease. One thread encodes and
-//! sends, and serves the delivery reports between records.
+//! slow, records are sent late, but the intended rate doesn't decrease. The delay is measured and reported. One thread encodes
+//! and sends. Between records, it also serves the delivery reports.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,7 @@ pub struct Outcome {
     pub truth: Option<Truth>,
 }
 
-/// Runs until the limit is reached, or until `stop` is set. Calls `progress` twice per second.
+/// Runs until a limit of `spec` is reached, or until `stop` is set. Calls `progress` twice per second.
 ///
 /// # Errors
 /// Errors are returned only before the first record is sent.
@@ -85,7 +85,7 @@ struct Run<'a, P> {
     send_delays: Delays,
     /// Indexes of readings whose first record was refused. If such a reading is repeated, the repetition counts as the first.
     never_sent: HashSet<u64>,
-    /// The time of the last report, and how many records had been sent by then.
+    /// The time of the last progress report, and how many records had been sent by then.
     reported: (Duration, u64),
     behind: Duration,
 }
@@ -130,7 +130,8 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         self.finish()
     }
 
-    /// Serves the producer until `due`. It may return up to a millisecond late, because it sleeps in steps of that length.
+    /// Serves delivery reports until `due`, and returns the time. May return half a millisecond late, because no sleep is
+    /// shorter.
     fn wait(&mut self, due: Option<Duration>) -> Duration {
         let mut now = self.sender.now();
         while let Some(early) = due.and_then(|due| due.checked_sub(now)) {
@@ -144,7 +145,8 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         now
     }
 
-    /// Sends a record. Returns when the queue accepted it. That is later than `record.now` if the record had to wait for room.
+    /// Sends a record. Returns the time at which the queue accepted it. The time is later than `record.now` if the record had
+    /// to wait for room in the queue.
     fn send(&mut self, mut record: Outgoing<'_>) -> Result<Duration, Refusal> {
         loop {
             match self.sender.send(&record) {

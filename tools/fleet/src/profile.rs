@@ -14,17 +14,17 @@ pub enum Profile {
     /// The rate is always the base rate.
     #[default]
     Steady,
-    /// The rate rises to `peak` times the base rate, stays there, and falls again. Two fifths of the time it rises, and two
-    /// fifths it falls.
+    /// The rate rises to `peak` times the base rate, stays there, and falls again. It rises for two fifths of the time, and
+    /// falls for two fifths.
     RushHour {
         /// The peak, as a multiple of the base rate.
         peak: f64,
         /// The whole time in seconds, from the base rate back to the base rate.
         seconds: f64,
     },
-    /// The rate jumps to `factor` times the base rate.
+    /// After `after` seconds, the rate jumps to `factor` times the base rate.
     Burst {
-        /// The factor by which the base rate is multiplied; 0 is a gap.
+        /// The factor by which the base rate is multiplied. With 0, nothing is sent during the burst.
         factor: f64,
         after: f64,
         /// How many seconds the burst lasts.
@@ -62,11 +62,11 @@ struct Piece {
     before: f64,
     /// The rate at the piece's start, in records per second.
     rate: f64,
-    /// By how much the rate grows each second.
+    /// The growth of the rate within the piece, in records per second per second.
     slope: f64,
 }
 
-/// A profile at a given base rate.
+/// A profile with its base rate: the rate, in records per second, at each time.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     /// The pieces in order of time. There is at least one, and the last one never ends.
@@ -74,7 +74,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// `rate` is the base, in records per second; it must be positive and finite.
+    /// Returns the schedule of `profile`. `rate` is the base rate, in records per second, and must be positive and finite.
     pub fn new(profile: Profile, rate: f64) -> Self {
         assert!(rate > 0.0 && rate.is_finite(), "a schedule needs a positive rate, not {rate}");
         // Each piece: its length, the rate at its start, and the rate at its end.
@@ -116,7 +116,7 @@ impl Schedule {
         piece.rate + piece.slope * (at - piece.start)
     }
 
-    /// Returns when record `n`, counted from 0, should be sent, since the schedule's start.
+    /// Returns the time from the schedule's start at which record `n`, counted from 0, should be sent.
     pub fn due(&self, n: u64) -> Duration {
         let n = n as f64;
         let piece = self.last(|piece| piece.before <= n);

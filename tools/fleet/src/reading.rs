@@ -2,7 +2,7 @@
 //!
 //! All fields are integers, so that the results of two consumers agree to the last digit.
 
-/// The half of the city that a vehicle works in, for all its life.
+/// The half of the city in which a vehicle works. A vehicle never changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Region {
     /// Partition 0 of [`Partitioning::ByRegion`](crate::Partitioning::ByRegion).
@@ -12,7 +12,7 @@ pub enum Region {
 }
 
 impl Region {
-    /// Returns its name in the record.
+    /// Returns the region's name in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::North => "north",
@@ -32,7 +32,7 @@ pub enum State {
 }
 
 impl State {
-    /// Returns its name in the record.
+    /// Returns the state's name in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Driving => "driving",
@@ -52,7 +52,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Returns its name in the record.
+    /// Returns the event's name in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TripStarted => "trip_started",
@@ -71,7 +71,7 @@ pub struct Reading {
     /// `n · TRIP_STRIDE + vehicle_id` for the vehicle's trip number `n`, counted from 0: 42 is vehicle 42's first trip, and
     /// `30_000_042` its fourth.
     pub trip_id: u64,
-    /// Where the vehicle works.
+    /// The half of the city in which the vehicle works.
     pub region: Region,
     /// When the reading was taken, in milliseconds since the epoch.
     pub ts_ms: i64,
@@ -85,7 +85,7 @@ pub struct Reading {
     pub odometer_mm: u64,
     /// Break time since the trip's start. It never decreases within a trip.
     pub paused_ms: u64,
-    /// The activity of a vehicle.
+    /// Whether the vehicle drives, stands, or waits for its driver's break to end.
     pub state: State,
     /// Whether the trip begins or ends with this reading.
     pub event: Option<Event>,

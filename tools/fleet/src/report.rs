@@ -39,7 +39,7 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// Returns `None` if nothing was recorded.
+    /// Returns the quantiles of the recorded durations, in milliseconds; `None` if nothing was recorded.
     pub(crate) fn of(delays: &Delays) -> Option<Self> {
         let max = delays.max.as_secs_f64() * 1_000.0;
         // The histogram returns the end of a bucket, which may be longer than the longest duration.
@@ -65,7 +65,7 @@ pub struct Progress {
     pub sent: u64,
     /// Records that Kafka acknowledged.
     pub acked: u64,
-    /// Records that the producer gave up, or that its queue refused.
+    /// Records that the producer gave up, and records that its queue refused.
     pub failed: u64,
     /// The intended rate at this moment; `None` if it is as fast as possible.
     pub intended_per_second: Option<f64>,
@@ -119,7 +119,7 @@ pub struct Summary {
     pub ack_delay_ms: Option<Quantiles>,
     /// Whether the run was stopped before its end.
     pub interrupted: bool,
-    /// The last error that Kafka or the producer reported. It may be over by now.
+    /// The last error that Kafka or the producer reported. Its cause may be over by now.
     pub last_error: Option<String>,
 }
 

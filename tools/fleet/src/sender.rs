@@ -16,8 +16,8 @@ use crate::{Compression, ProduceError, ProduceSpec, Quantiles};
 /// How long a cluster may take to return a topic's metadata.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The contents of the delivery reports. They are served on the sending thread, so the only contention for the lock comes from
-/// librdkafka's own errors.
+/// The sums of the delivery reports. The reports are served on the sending thread, so the only contention for the lock comes
+/// from librdkafka's own errors.
 pub(crate) struct Acks {
     pub(crate) acked: AtomicU64,
     pub(crate) failed: AtomicU64,
@@ -27,7 +27,7 @@ pub(crate) struct Acks {
 }
 
 impl Acks {
-    /// Returns the times from each record's intended time to its acknowledgement.
+    /// Returns the quantiles of the time from a record's intended time to its acknowledgement; `None` if none was acknowledged.
     pub(crate) fn delays(&self) -> Option<Quantiles> {
         Quantiles::of(&self.delays.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -76,13 +76,13 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) partition: u16,
     pub(crate) key: &'a [u8],
     pub(crate) payload: &'a [u8],
-    /// When the record should be sent, since the sender's start.
+    /// The time from the sender's start at which the record should be sent.
     pub(crate) intended: Duration,
-    /// When the record is sent, since the sender's start.
+    /// The time from the sender's start at which the record is sent.
     pub(crate) now: Duration,
 }
 
-/// A producer. Its times are counted from its start.
+/// A producer. Its times are measured from its start.
 pub(crate) struct Sender<'a> {
     producer: BaseProducer<Acks>,
     topic: &'a str,
@@ -116,7 +116,7 @@ impl<'a> Sender<'a> {
         Ok(Self { producer, topic, started, started_ms, connecting })
     }
 
-    /// Returns its start in milliseconds since the epoch.
+    /// Returns the sender's start, in milliseconds since the epoch.
     pub(crate) fn started_ms(&self) -> i64 {
         self.started_ms
     }

@@ -51,7 +51,7 @@ pub enum InvalidSpec {
     /// The start is outside of the years that RFC 3339 can express.
     #[error("`start` must lie between the years 1970 and 9800")]
     Start,
-    /// There are more vehicles in the north than vehicles.
+    /// The share of the north is more than 1000 thousandths.
     #[error("`north_permille` must be at most 1000")]
     North,
     /// A trip's length is 0, or its millimetres don't fit in 32 bits.
@@ -59,12 +59,12 @@ pub enum InvalidSpec {
     TripMetres,
 }
 
-/// An endless iterator of readings; [`Fleet::tick`] returns them one second at a time.
+/// An endless iterator of readings. [`Fleet::tick`] passes on the readings of one second.
 #[derive(Debug, Clone)]
 pub struct Fleet {
     spec: FleetSpec,
     vehicles: Vec<Vehicle>,
-    /// The index of the vehicle that sends next.
+    /// The index of the vehicle that sends the next reading.
     turn: u32,
     /// Simulated seconds since the start, which is also each vehicle's next `seq`.
     second: u64,
@@ -111,7 +111,7 @@ impl Fleet {
     /// reading.
     ///
     /// # Errors
-    /// If it is out of bounds.
+    /// If the time is out of bounds.
     pub fn starting_at(mut self, start_ms: i64) -> Result<Self, InvalidSpec> {
         if !(0..LATEST_START_MS).contains(&start_ms) {
             return Err(InvalidSpec::Start);
@@ -174,7 +174,7 @@ fn region(turn: u32, north_permille: u32) -> Region {
     if (turn + 1) * north / 1_000 > turn * north / 1_000 { Region::North } else { Region::South }
 }
 
-/// Returns a seed for each vehicle. Vehicles with adjacent ids get unrelated seeds (the finalizer of splitmix64).
+/// Returns the seed of one vehicle, by the finalizer of splitmix64. Vehicles with adjacent ids get unrelated seeds.
 fn scatter(seed: u64, id: u64) -> u64 {
     let mut mixed = seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -39,7 +39,8 @@ pub enum WhenFull {
     Refuse,
 }
 
-/// When a run ends: as soon as one of the limits is reached. If there are none, when the stop flag is set.
+/// When a run ends: as soon as one of the limits is reached, or the stop flag is set. With no limit, only the flag ends the
+/// run.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limit {
     /// The number of records sent, repetitions included.
@@ -57,8 +58,8 @@ pub struct ProduceSpec {
     pub topic: String,
     /// The fleet that sends.
     pub fleet: FleetSpec,
-    /// Whether the simulation begins when the first record is sent, instead of at `fleet.start_ms`. If the rate equals the number
-    /// of vehicles, the `ts` of a reading is then the time at which it should be sent.
+    /// Whether the simulation begins when the first record is sent, instead of at `fleet.start_ms`. If this is set and the rate
+    /// equals the number of vehicles, the `ts` of a reading is the time at which it should be sent.
     pub start_now: bool,
     /// How many readings arrive late or twice.
     pub delivery: DeliverySpec,

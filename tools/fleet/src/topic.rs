@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// How long a cluster may take to return a topic's metadata.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the topic's metadata is requested at most, which takes 20 s.
+/// The largest number of requests for the topic's metadata. With the pauses between them, they take 20 s.
 const LOOKS: u32 = 400;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
@@ -33,8 +33,9 @@ pub async fn create_topic(servers: &str, topic: &str, partitions: u16) -> Result
     }
 }
 
-/// Waits until the cluster knows the topic. A broker reports a topic as created before it knows it, so a producer that starts at
-/// once would find none. Gives up after some attempts; the producer then reports what is missing.
+/// Waits until the cluster knows the topic. A broker may acknowledge the creation of a topic before its own metadata contains
+/// the topic. So a producer that starts at once would not find the topic. Gives up after some attempts; the producer then
+/// reports the missing partitions.
 async fn await_known(
     admin: &AdminClient<DefaultClientContext>,
     topic: &str,

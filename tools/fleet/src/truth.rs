@@ -1,7 +1,7 @@
-//! The expected result of every consumer, whatever records reach it late or more than once.
+//! The result that every consumer should have, even if records reach it late or more than once.
 //!
-//! Each delivery that was sent is added. A reading counts once, and each trip has its first and last values. This module doesn't
-//! use Kafka. Consumers must not read its result, because they are compared with it.
+//! Each delivery that was sent is added. A reading counts only once, and the values of a trip come from all of its readings.
+//! This module doesn't use Kafka. Consumers must not read its result, because they are compared with it.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -29,7 +29,7 @@ pub struct TripTruth {
     #[serde(rename = "end_ts", serialize_with = "rfc3339")]
     pub end_ms: i64,
     pub odometer_mm: u64,
-    /// The longest paused time among the readings.
+    /// The largest `paused_ms` among the readings.
     pub paused_ms: u64,
     /// Whether the trip's last reading (its end) was sent.
     pub ended: bool,
@@ -116,12 +116,12 @@ impl Truth {
         &self.partitions
     }
 
-    /// Returns one trip, if any of its readings was sent.
+    /// Returns a trip; `None` if none of its readings was sent.
     pub fn trip(&self, trip_id: u64) -> Option<&TripTruth> {
         self.trips.get(&trip_id)
     }
 
-    /// Returns all trips, by id.
+    /// Returns all trips, in the order of their ids.
     pub fn trips(&self) -> Vec<&TripTruth> {
         let mut trips: Vec<_> = self.trips.values().collect();
         trips.sort_unstable_by_key(|trip| trip.trip_id);

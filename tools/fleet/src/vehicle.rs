@@ -29,7 +29,7 @@ enum Mode {
     Pausing,
 }
 
-/// The event at the end of the current block. `Finish` happens inside of the block.
+/// Says what the vehicle does at the end of the current block. `Finish` is the end of the trip, which lies inside the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Straight,
@@ -169,7 +169,8 @@ impl Vehicle {
         None
     }
 
-    /// Returns the highest speed that the street and the braking distance allow.
+    /// Returns the speed for the next second, in mm/s: the highest that the street and the braking distance allow. At random,
+    /// the vehicle brakes hard instead.
     fn next_speed(&mut self, ahead: u32) -> u32 {
         if self.speed >= HARD_BRAKING_FROM && self.rng.u32(..HARD_BRAKING_ODDS) == 0 {
             return self.speed - self.rng.u32(HARD_BRAKING);
@@ -179,7 +180,7 @@ impl Vehicle {
             Plan::Turn => TURN_SPEED,
             Plan::Halt | Plan::Finish => 0,
         };
-        // The brakes take effect after the coming second. So the distance of this second is subtracted.
+        // The brakes take effect after the coming second. So subtract the distance that the vehicle drives in that second.
         let room = ahead.saturating_sub(self.speed);
         let brakeable = (exit * exit + 2 * BRAKING * room).isqrt();
         self.toward(self.cruise.min(brakeable.max(CREEP)))
@@ -189,7 +190,7 @@ impl Vehicle {
         wanted.clamp(self.speed.saturating_sub(BRAKING * 3 / 2), self.speed + ACCELERATION)
     }
 
-    /// Passes the crossing, and continues with the distance that was driven beyond it.
+    /// Passes the crossing, and continues in the next block with the distance that was driven beyond the crossing.
     fn enter_block(&mut self) {
         let here = self.at.next(self.heading).unwrap_or(self.at);
         self.at = here;
@@ -209,7 +210,7 @@ impl Vehicle {
     /// Chooses the speed for this block, and what to do at its end.
     fn settle(&mut self) {
         self.cruise = CRUISES[self.rng.usize(..CRUISES.len())];
-        // If the goal is within the braking distance, move it a little. It stays inside the block.
+        // If the goal is within the braking distance, move the goal a little further. It stays inside the block.
         let braking_mm = self.speed * self.speed / (2 * BRAKING) + self.speed;
         self.goal_mm = self.goal_mm.max(self.odometer_mm + braking_mm);
         let goal_ahead = self.goal_mm - self.odometer_mm;

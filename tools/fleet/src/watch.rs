@@ -12,13 +12,13 @@ use crate::customer::{Customer, Sighting, WatchSummary};
 
 /// The channel on which `customer_info` announces its batches.
 const CHANNEL: &str = "customer_info";
-/// The longest time between two readings of the row. Notifications can be lost with their connection, so the row is also read
-/// without one.
+/// The longest time between two readings of the row. A broken connection loses notifications, so the row is also read without
+/// one.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 const PAUSE_AFTER_A_FAULT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Selects a trip's latest state. All times are in milliseconds since the epoch, from the same clock.
+/// Selects a trip's latest state. All times are in milliseconds since the epoch.
 const SIGHTING: &str = "
 SELECT (extract(epoch FROM ts) * 1000)::int8, (extract(epoch FROM sent_at) * 1000)::int8, region,
     round(lat * 1e6)::int8, round(lon * 1e6)::int8, speed_kmh::float8, odometer_mm, state, event IS NOT DISTINCT FROM 'trip_ended'
@@ -105,7 +105,7 @@ async fn look(pool: &PgPool, trip_id: u64) -> Result<Option<Sighting>, sqlx::Err
     }))
 }
 
-/// Watches until the watch ends, or until `stop`. Returns the summary of what was seen.
+/// Watches until the watch ends by itself, or until `stop` completes. Returns the summary of what was seen.
 ///
 /// # Errors
 /// As [`watch`].

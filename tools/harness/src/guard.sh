@@ -1,8 +1,9 @@
-# Ends what the harness started when the harness is gone, however it went.
+# Waits until the harness has ended, for whatever reason, and then ends the processes that the harness started.
 #
-# $1 is the folder of the run, removed at the end unless it is empty. Lines on standard input say which processes to
-# watch: `watch PID SIGNAL` and `forget PID`. Standard input ends when its only writer, the harness, does.
-# SIGNAL, a number, is tried first and given two seconds: a Postgres that is killed at once leaves shared memory behind.
+# $1 is the folder of the run. It is removed at the end, unless $1 is empty. Each line on standard input is an order:
+# `watch PID SIGNAL` adds a process to be ended, and `forget PID` removes it. Standard input ends when the harness ends, because
+# the harness is its only writer. SIGNAL is a number. The process gets this signal first, and SIGKILL two seconds later. The
+# reason is Postgres: if it is killed at once, it leaves shared memory behind.
 
 trap '' INT TERM HUP QUIT
 sigkill=9
@@ -25,7 +26,7 @@ children() {
     cat "/proc/$1/task/$1/children" || pgrep -P "$1"
 }
 
-# Parents first and stopped, so that none is born meanwhile.
+# Kills a process and its descendants. A parent is stopped before its children are listed, so that it can't start another one.
 kill_tree() {
     kill -STOP "$1" || return 0
     for child in $(children "$1"); do
@@ -57,7 +58,7 @@ done
 for entry in $watched; do kill_tree "${entry%%:*}"; done
 for entry in $watched; do await_end "${entry%%:*}" 40; done
 
-# A process that is just dying may still write a file, so look again.
+# A dying process may still write a file after the removal. So check whether the folder exists, and remove it again.
 tries=20
 while [ -n "$1" ] && [ -e "$1" ] && [ "$tries" -gt 0 ]; do
     rm -rf -- "$1" || sleep 0.05

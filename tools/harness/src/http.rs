@@ -21,7 +21,8 @@ pub struct Response {
 /// body.
 ///
 /// # Errors
-/// If nobody listens, or if the answer isn't complete when nothing has arrived for ten seconds.
+/// If nobody listens at `address`, if nothing arrives for ten seconds before the answer is complete, or if the answer isn't
+/// HTTP.
 pub fn get(address: &str, path: &str) -> Result<Response> {
     let ask = || -> Result<Response> {
         let mut connection = TcpStream::connect(address)?;
@@ -41,7 +42,8 @@ fn parse(answer: &str) -> Option<Response> {
     Some(Response { status, body: body.to_owned() })
 }
 
-/// Returns the sum of the series named `name` that have all of `labels`, from a text of metrics; `None` if there are none.
+/// Reads the text of a metrics page. Returns the sum of the series that are named `name` and have all of `labels`; `None` if
+/// there is no such series.
 pub fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let matching = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;

@@ -24,11 +24,11 @@ use crate::process::{Output, Process, Program, Run, Signal};
 use crate::tls::Authority;
 use crate::{Proxy, TunedFor, fetch, free_port};
 
-/// The longest time for a start. It is long, because a build may use both cores while three brokers start.
+/// The longest time for a start. It is long, because a build may use all cores while three brokers start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// How often a start is tried. Another process may take a port between the check and the start, and ZooKeeper remembers a killed
-/// broker until its session ends.
+/// How often a start is tried. A start may fail because another process takes a port between the check and the start, or
+/// because ZooKeeper remembers a killed broker until its session ends.
 const START_ATTEMPTS: usize = 4;
 
 /// A running Kafka. When it is dropped, its processes are killed and its data is removed.
@@ -75,8 +75,9 @@ impl Kafka {
         }
     }
 
-    /// Like [`Kafka::start`], with a proxy in front of each broker. Returns the proxies by the index of their broker. A client
-    /// that connects to one of them uses only proxies; [`Kafka::bootstrap_servers`] are the addresses without proxies.
+    /// Like [`Kafka::start`], with a proxy in front of each broker. Returns the Kafka, and the proxies in the order of their
+    /// brokers. A client that connects to a proxy uses only proxies. [`Kafka::bootstrap_servers`] returns the addresses without
+    /// proxies.
     ///
     /// # Errors
     /// As [`Kafka::start`].
@@ -139,7 +140,7 @@ impl Kafka {
         &self.bootstrap_servers
     }
 
-    /// Returns whether it was started by someone else, so that its brokers can't be stopped or killed.
+    /// Returns whether this Kafka was started by someone else. If so, its brokers can't be stopped or killed.
     pub fn is_external(&self) -> bool {
         self.own.is_none()
     }
@@ -173,7 +174,7 @@ impl Kafka {
     /// Shuts a broker down cleanly (SIGTERM): it hands its partitions over and writes all data to disk.
     ///
     /// # Errors
-    /// If it isn't running or takes longer than a minute.
+    /// If the broker isn't running, or takes longer than a minute.
     pub fn stop(&self, broker: usize) -> Result<()> {
         let mut broker = self.broker(broker)?;
         let process = broker.running()?;
@@ -217,7 +218,7 @@ impl Kafka {
     /// Stops a broker and starts it again, like [`Kafka::stop`] and then [`Kafka::start_again`].
     ///
     /// # Errors
-    /// As those two.
+    /// As [`Kafka::stop`] and [`Kafka::start_again`].
     pub fn restart(&self, broker: usize) -> Result<()> {
         self.stop(broker)?;
         self.start_again(broker)
@@ -289,7 +290,7 @@ fn java(
     log: std::path::PathBuf,
 ) -> Program {
     let flags: &[&str] = match tuned_for {
-        // These flags ask for fast compilation rather than fast code, one collector thread and little memory.
+        // These flags prefer fast compilation to fast code. They allow one thread for garbage collection, and little memory.
         TunedFor::Tests => &["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"],
         // These are the flags of Kafka's own start script.
         TunedFor::Speed => {

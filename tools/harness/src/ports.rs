@@ -1,9 +1,9 @@
 //! Free ports on loopback.
 //!
-//! Ports are chosen below the range that the system uses for outgoing connections. The reason is that a restarted server keeps
-//! its port. While it is down, the system may give a port of that range to a client that tries to reconnect. If that is the
-//! server's own port, the client connects to itself, and the server can't start. A server that listens on port 0 would get a port
-//! of that range.
+//! Ports are chosen below the range from which the system takes the local ports of outgoing connections. The reason is that a
+//! restarted server keeps its port. While the server is down, the system may give a port of that range to a client that tries
+//! to reconnect. If this happens to be the server's port, the client connects to itself, and the server can't start. So servers
+//! don't listen on port 0, because the system would then choose a port of that range.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -16,7 +16,8 @@ use anyhow::{Context, Result};
 
 const CANDIDATES: Range<u16> = 15_000..32_000;
 const ATTEMPTS: usize = 1_000;
-/// A listener whose queue is full neither accepts nor refuses. Its port counts as taken after this time.
+/// A listener with a full queue neither accepts nor refuses a connection. After this time without an answer, its port counts as
+/// taken.
 const PROBE: Duration = Duration::from_millis(200);
 
 /// The ports that were handed out. The lock is contended if parallel tests start servers; two of them must not get the same port.
@@ -41,7 +42,7 @@ pub(crate) fn listen() -> Result<TcpListener> {
     choose(|port| TcpListener::bind(address(port)).ok())
 }
 
-/// Tries ports that were not handed out until `attempt` returns something.
+/// Tries random ports that were not handed out before, until `attempt` returns a value. Returns this value.
 fn choose<T>(attempt: impl Fn(u16) -> Option<T>) -> Result<T> {
     let mut handed_out = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..ATTEMPTS {

@@ -20,7 +20,7 @@ use crate::process::{Output, Process, Program, Run, Signal};
 use crate::tls::{Authority, Identity};
 use crate::{fetch, free_port, unique_name, usage};
 
-/// The longest time for a start. It is long, because a build may use both cores, and recovery after a crash takes time.
+/// The longest time for a start. It is long, because a build may use all cores, and recovery after a crash takes time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// How often a start is tried. Another process may take the port between the check and the start.
@@ -86,10 +86,10 @@ impl Postgres {
     }
 
     /// Starts a streaming replica on a copy of this Postgres' data. This Postgres is stopped for the copy and started again.
-    /// Replication is asynchronous, so what the replica hasn't received is lost if it is promoted.
+    /// Replication is asynchronous. So if the replica is promoted, the transactions that it hasn't received are lost.
     ///
     /// # Errors
-    /// If one of them doesn't start, or if this Postgres is external.
+    /// If one of the two servers doesn't start, or if this Postgres is external.
     pub fn start_replica(&self, spec: &PostgresSpec) -> Result<Self> {
         let own = self.own()?;
         let address = self.address();
@@ -108,7 +108,7 @@ impl Postgres {
     /// Promotes a replica to primary, and waits until it is one.
     ///
     /// # Errors
-    /// If this isn't a replica, or if it takes longer than a minute.
+    /// If this Postgres isn't a replica, or if the promotion takes longer than a minute.
     pub async fn promote(&self) -> Result<()> {
         let mut connection = self.connect("postgres").await?;
         let promoted: bool = sqlx::query_scalar("SELECT pg_promote()").fetch_one(&mut connection).await?;
@@ -152,7 +152,7 @@ impl Postgres {
         Ok(Self { url, own: Some(own) })
     }
 
-    /// Returns a Postgres that was started by someone else. Databases can be created, but it can't be stopped.
+    /// Returns a Postgres that was started by someone else. Databases can be created in it, but it can't be stopped.
     ///
     /// # Errors
     /// If `url` is no connection string of the form `postgres://…/database`.
@@ -173,7 +173,7 @@ impl Postgres {
         format!("{before}{database}{after}")
     }
 
-    /// Returns whether it was started by someone else, so that it can't be stopped or killed.
+    /// Returns whether this Postgres was started by someone else. If so, it can't be stopped or killed.
     pub fn is_external(&self) -> bool {
         self.own.is_none()
     }
@@ -209,7 +209,7 @@ impl Postgres {
         connected.with_context(|| format!("could not connect to database `{database}`"))
     }
 
-    /// Shuts the server down without waiting for clients ("fast").
+    /// Shuts the server down in the mode "fast": it doesn't wait for clients.
     ///
     /// # Errors
     /// If it isn't running, or takes longer than a minute. This function, like all those below about processes and data, also
@@ -246,7 +246,7 @@ impl Postgres {
     /// Stops the server and starts it again, like [`Postgres::stop`] and then [`Postgres::start_again`].
     ///
     /// # Errors
-    /// As those two.
+    /// As [`Postgres::stop`] and [`Postgres::start_again`].
     pub fn restart(&self) -> Result<()> {
         self.stop()?;
         self.start_again()
@@ -300,7 +300,8 @@ impl Postgres {
         self.own()?.data.parent().context("its data has no parent folder")
     }
 
-    /// Replaces the server's certificate, from its next start on. It must have been started with [`PostgresSpec::tls`].
+    /// Replaces the server's certificate. The server uses the new one from its next start on. It must have been started with
+    /// [`PostgresSpec::tls`].
     ///
     /// # Errors
     /// If the files can't be written.

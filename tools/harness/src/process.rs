@@ -2,8 +2,10 @@
 //!
 //! A [`Run`] is a temporary folder and a guard. The guard is a small shell script that reads from a pipe whose only writer is
 //! this process. When this process ends in any way, even by SIGKILL, the guard reads the end of the pipe. It then kills the
-//! processes that still run, with their children, and removes the folder. A [`Process`] is started in two steps, so that it never
-//! runs unguarded: a shell waits for a word from us, we tell the guard its id, and only then does it become the program.
+//! processes that still run, with their children, and removes the folder.
+//!
+//! A [`Process`] never runs unguarded, because it is started in two steps. First a shell is started that waits for a word on
+//! its standard input. When the guard has the shell's process id, we send the word, and the shell becomes the program (`exec`).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -179,7 +181,7 @@ impl Process {
 
     /// Returns the exit status, if the process has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
-        // It is our child, and only this code waits for it. So the call can't fail.
+        // The process is our child, and only this code waits for it. So the call can't fail.
         lock(&self.child).try_wait().ok().flatten()
     }
 
@@ -188,7 +190,8 @@ impl Process {
     /// # Errors
     /// If the system refuses.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        // Keep the lock, so that the process can't be reaped in between and its id given to another one.
+        // Hold the lock until the signal is sent. Otherwise the process could be reaped first, and another process could get
+        // its id.
         let mut child = lock(&self.child);
         if child.try_wait()?.is_some() {
             return Ok(());
@@ -196,7 +199,7 @@ impl Process {
         send(self.pid, signal)
     }
 
-    /// Kills the process and its children (SIGKILL), and waits until all have ended. Returns how the process ended.
+    /// Kills the process and its children (SIGKILL), and waits until all have ended. Returns the exit status of the process.
     ///
     /// # Errors
     /// If the system refuses.
@@ -236,7 +239,7 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
-    /// Waits until the process ends, by itself or because of an earlier signal.
+    /// Waits until the process ends, and returns its exit status. It may end by itself or because of an earlier signal.
     ///
     /// # Errors
     /// If `deadline` passes first.
@@ -256,7 +259,7 @@ impl Process {
     /// Waits until `is_ready` holds.
     ///
     /// # Errors
-    /// If the process ends or `deadline` passes first; the error shows the end of its log.
+    /// If the process ends or `deadline` passes first. The error shows the end of its log.
     pub fn await_ready(&self, what: &str, deadline: Duration, mut is_ready: impl FnMut() -> bool) -> Result<()> {
         let started = Instant::now();
         while !is_ready() {

@@ -1,7 +1,8 @@
 //! A network that can be made to fail: a TCP proxy in front of Postgres or of a Kafka broker.
 //!
-//! A test can make it cut connections, refuse new ones, or go silent while all stay open. In front of Postgres it also reads the
-//! protocol, and acts on a chosen message: for example, it loses the reply to a COMMIT after the COMMIT was executed.
+//! A test can make it cut connections, refuse new ones, or forward nothing while all connections stay open. In front of
+//! Postgres it also reads the protocol, and acts on a chosen message. For example, it loses the reply to a COMMIT that was
+//! executed.
 //!
 //! It runs on a thread of its own, so that the network keeps working while a test blocks.
 
@@ -80,7 +81,7 @@ impl Proxy {
         });
         let address = listener.local_addr()?;
         let serving = Arc::clone(&state);
-        // The task runs as long as the runtime, and nobody has to wait for it.
+        // Nobody waits for the task. It ends with the runtime.
         drop(runtime.spawn(async move { accept(TcpListener::from_std(listener)?, serving).await }));
         Ok(Self { address, state, runtime: Some(runtime) })
     }
@@ -133,7 +134,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Don't just drop the runtime, which isn't allowed inside of a test's own runtime.
+            // Dropping a runtime inside a test's own runtime panics. So shut it down in the background.
             runtime.shutdown_background();
         }
     }
@@ -144,7 +145,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) -> std::io::Result<()>
     loop {
         // Remove tasks that have ended, so that they don't accumulate.
         while connections.try_join_next().is_some() {}
-        // If the process has no file descriptor left, the error may be over at the next attempt.
+        // Accepting fails if the process has no free file descriptor. The next attempt may succeed, so ignore the error.
         let Ok((client, _)) = listener.accept().await else { continue };
         connections.spawn(connection::serve(client, Arc::clone(&state)));
     }

@@ -1,6 +1,6 @@
-//! A stand-in for a schema registry. It has the part of Confluent's REST interface that a reader uses, and answers as the
-//! documentation says and as a real registry does. It lacks contexts, compatibility checks and writes by HTTP, which no test
-//! needs.
+//! A stand-in for a schema registry. It has the part of Confluent's REST interface that a reader of schemas uses, and answers
+//! as the documentation says and as a real registry does. It lacks contexts, compatibility checks and writes by HTTP, because
+//! no test needs them.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -37,7 +37,7 @@ impl Registry {
     /// Starts a registry without schemas.
     ///
     /// # Errors
-    /// If no port can be had.
+    /// If no port is free.
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let this = Self { address: listener.local_addr()?, state: Arc::default() };
@@ -56,8 +56,8 @@ impl Registry {
         format!("http://{}", self.address)
     }
 
-    /// Adds a schema as the next version of a subject. Returns its id. `kind` is AVRO, PROTOBUF or JSON. `references` has names,
-    /// each with a subject and a version.
+    /// Adds a schema as the next version of a subject. Returns the schema's id. `kind` is AVRO, PROTOBUF or JSON. Each of
+    /// `references` has a name, a subject and a version.
     pub fn add(&self, subject: &str, kind: &str, schema: &str, references: &[(&str, &str, u32)]) -> u32 {
         let mut state = self.lock();
         let id = state.schemas.keys().last().map_or(1, |last| last + 1);
@@ -77,7 +77,7 @@ impl Registry {
         id
     }
 
-    /// Makes the registry answer every request with this status from now on; with `None`, normally again.
+    /// Makes the registry answer every request with this status from now on. With `None`, it answers normally again.
     pub fn fail_with(&self, status: Option<u16>) {
         self.lock().failing = status;
     }
@@ -176,8 +176,8 @@ impl Registry {
     }
 }
 
-/// Returns the GUID of a schema: sixteen bytes that differ for each schema. They are not symmetric, so that a reader that
-/// reverses them is noticed.
+/// Returns the GUID of a schema: sixteen bytes, which differ for each schema. The bytes are not symmetric, so a test notices a
+/// reader that reverses them.
 fn guid(id: u32) -> [u8; 16] {
     let mut guid = *b"\xf0\x0d\xba\xbe\x01\x23\x45\x67\x89\xab\xcd\xef\0\0\0\0";
     guid[12..].copy_from_slice(&id.to_be_bytes());

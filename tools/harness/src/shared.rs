@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 
 use crate::{Kafka, KafkaSpec, Postgres, PostgresSpec};
 
-/// The result of a start. If it failed, it is not tried again, because the next test would only wait for the same failure.
+/// The result of a start. A failed start is not tried again, because the next test would only wait for the same failure.
 type Once<T> = OnceLock<Result<T, String>>;
 
 /// Returns one Kafka broker in KRaft mode, or the Kafka that `KAFKA_BOOTSTRAP_SERVERS` names.

@@ -18,7 +18,7 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// A certificate and its key: each in its own file, and both together in one.
+/// A certificate and its key. Each is in a file of its own, and a third file has both.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The certificate, in PEM.
@@ -55,7 +55,7 @@ impl Authority {
         self.folder.path().join("ca.pem")
     }
 
-    /// Returns a server's certificate for these names and addresses, valid for decades.
+    /// Returns a server's certificate for these host names and addresses. It is valid until 2060.
     ///
     /// # Errors
     /// If the files can't be written.
@@ -79,7 +79,7 @@ impl Authority {
         self.sign(name, &[], false)
     }
 
-    /// Signs a certificate. `file` is the name of its files, and also its common name.
+    /// Signs a certificate. `file` is the name of its files without the extension, and also its common name.
     fn sign(&self, file: &str, names: &[&str], expired: bool) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;

@@ -27,10 +27,10 @@ struct State {
 }
 
 impl TokenServer {
-    /// Starts an endpoint that knows one client. Its tokens are valid for `lifetime`.
+    /// Starts an endpoint that knows one client. The tokens that it issues are valid for `lifetime`.
     ///
     /// # Errors
-    /// If no port can be had.
+    /// If no port is free.
     pub fn start(client_id: &str, client_secret: &str, lifetime: Duration) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let state = State {
@@ -60,12 +60,12 @@ impl TokenServer {
         self.state().issued.clone()
     }
 
-    /// Returns how many requests it has refused.
+    /// Returns how many requests the endpoint has refused.
     pub fn refused(&self) -> usize {
         self.state().refused
     }
 
-    /// Returns the form of the last request.
+    /// Returns the body of the last request, a form.
     pub fn last_form(&self) -> String {
         self.state().last_form.clone()
     }
@@ -116,7 +116,7 @@ impl TokenServer {
     }
 }
 
-/// Returns a JSON Web Token without a signature, for this subject, valid from now on.
+/// Returns a JSON Web Token without a signature, for this subject. It is valid from now on, for `lifetime`.
 ///
 /// # Errors
 /// If the clock is before 1970.

@@ -8,14 +8,15 @@ use anyhow::{Context, Result};
 
 /// Returns the CPU time of a process since its start, including the time that the kernel spent on its behalf.
 ///
-/// With `with_children`, also includes its living descendants, and its children that have ended.
+/// With `with_children`, the time also includes that of its living descendants, and of its children that have ended.
 ///
 /// # Errors
 /// If the process is gone.
 pub fn cpu_time(pid: u32, with_children: bool) -> Result<Duration> {
     let mut ticks = ticks_of(pid, with_children).with_context(|| format!("process {pid} is gone"))?;
     if with_children {
-        // A descendant may end while we look. Its parent then includes its time, which is counted at the next call.
+        // If a descendant ends while we look, its time may be missing here. The parent's time then includes it at the next
+        // call.
         ticks += descendants(pid).into_iter().filter_map(|child| ticks_of(child, true)).sum::<u64>();
     }
     #[expect(clippy::cast_precision_loss, reason = "ticks of a process stay far below 2^52")]
@@ -62,7 +63,8 @@ pub fn is_alive(pid: u32) -> bool {
     stat_fields(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X") | None))
 }
 
-// Indexes of fields in `/proc/PID/stat`, counted after the name. The name is in parentheses and may contain any character.
+// Indexes of fields in `/proc/PID/stat`, counted from the first field after the name. The name is in parentheses and may
+// contain any character.
 const PARENT: usize = 1;
 const USER_TICKS: usize = 11;
 const SYSTEM_TICKS: usize = 12;

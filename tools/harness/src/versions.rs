@@ -1,15 +1,16 @@
 //! Chooses the versions of the servers.
 //!
-//! `TIDEGATE_KAFKA=4.0.1` and `TIDEGATE_POSTGRES=13.22.0` choose other versions than the defaults, by the versions of the Maven
-//! packages. With `TIDEGATE_KAFKA=2.8.2-zookeeper`, every single broker runs with ZooKeeper. `make matrix` sets these variables.
+//! `TIDEGATE_KAFKA=4.0.1` and `TIDEGATE_POSTGRES=13.22.0` choose other versions than the defaults. The values are versions of
+//! the Maven packages. With `TIDEGATE_KAFKA=2.8.2-zookeeper`, a Kafka that has a single broker runs with ZooKeeper. `make
+//! matrix` sets these variables.
 
 use std::env;
 
 const KRAFT: &str = "4.2.0";
-/// The version of Kafka that is used with ZooKeeper by default, from the last line of versions that support it.
+/// The version of Kafka that is used with ZooKeeper by default. It belongs to the last release line that supports ZooKeeper.
 const WITH_ZOOKEEPER: &str = "3.9.1";
 const POSTGRES: &str = "18.0.0";
-/// The suffix of a version that is to run with ZooKeeper.
+/// The suffix of a version that runs with ZooKeeper.
 const ZOOKEEPER: &str = "-zookeeper";
 
 fn chosen(variable: &str) -> Option<String> {
@@ -27,7 +28,7 @@ pub fn zookeeper() -> String {
     chosen.unwrap_or_else(|| WITH_ZOOKEEPER.to_owned())
 }
 
-/// Returns whether a single broker runs with ZooKeeper.
+/// Returns whether a Kafka that has a single broker runs with ZooKeeper.
 pub fn with_zookeeper() -> bool {
     chosen("TIDEGATE_KAFKA").is_some_and(|version| version.ends_with(ZOOKEEPER))
 }

@@ -1,4 +1,4 @@
-//! Waits with a deadline. None of them sleeps for a guessed time: a condition is checked repeatedly until it holds or the
+//! Waits with a deadline. No function here sleeps for a guessed time: each checks a condition repeatedly, until it holds or the
 //! deadline passes. If a wait fails, the error says what was waited for.
 
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ pub fn eventually(what: &str, deadline: Duration, mut condition: impl FnMut() ->
 /// Like [`eventually`], for a condition that must be awaited, such as a query.
 ///
 /// # Errors
-/// If the deadline passes. The error names `what`. A condition that is being awaited at that moment is dropped.
+/// If the deadline passes. The error names `what`. If the condition is being awaited at that moment, it is dropped.
 pub async fn eventually_async(what: &str, deadline: Duration, mut condition: impl AsyncFnMut() -> bool) -> Result<()> {
     let looks = async {
         while !condition().await {

@@ -1,4 +1,4 @@
-//! Checks that no process outlives the one that started it, even if that one is killed.
+//! Checks that the servers don't outlive the process that started them, even if that process is killed.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{BufRead, BufReader};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidegate_harness::{Kafka, KafkaSpec, Postgres, PostgresSpec, eventually, usage};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// The environment variable that is set for the process to be killed.
+/// If this environment variable is set, the test starts servers and waits until it is killed.
 const VICTIM: &str = "TIDEGATE_GUARD_TEST_VICTIM";
 
 #[tokio::test]

@@ -138,7 +138,8 @@ pub(super) fn draw(flood: &Table, series: &Table, events: &Table) -> Result<Stri
     })
 }
 
-/// Returns the divisor of the series' values.
+/// Returns the number by which the values of a quantity are divided. For counts per bin, this is the length of a bin in
+/// seconds.
 fn unit(quantity: &Quantity, series: &Table) -> f64 {
     let bin = || series.lines().next().map_or(1.0, |line| line.count("second")).max(1e-3);
     quantity.unit.unwrap_or_else(bin)
@@ -194,7 +195,7 @@ where
     Ok(())
 }
 
-/// Returns a short summary of what became of an arrangement's records.
+/// Returns a short text that says what became of an arrangement's records, and its appearance.
 fn outcome(flood: &Table, way: &str) -> (Look, String) {
     let Some(line) = flood.lines().find(|line| line.text("way") == way) else { return (NOTE, String::new()) };
     let columns =

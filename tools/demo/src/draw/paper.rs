@@ -123,7 +123,7 @@ where
     Ok(())
 }
 
-/// Draws a vertical line at one second.
+/// Draws a vertical line at `second`.
 pub(super) fn moment<Y>(chart: &mut Chart<'_, Y>, second: f64) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,
@@ -134,7 +134,8 @@ where
     Ok(())
 }
 
-/// Draws a curve through the points. It is interrupted where a point has no value. Values beyond the axis are drawn at its end.
+/// Draws a curve through the points. The curve is interrupted where a point has no value. Values beyond the axis are drawn at
+/// its end.
 pub(super) fn curve<Y>(chart: &mut Chart<'_, Y>, points: &[(f64, Option<f64>)], style: ShapeStyle) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,

@@ -1,4 +1,4 @@
-//! The plot of the services: the lag of each over time, with the events.
+//! The plot of the services: the lag of each service over time, with the events.
 
 use anyhow::Result;
 use plotters::prelude::*;

@@ -13,20 +13,20 @@ pub(crate) const NAMES: [&str; 4] = ["steady", "rush hour", "database stopped", 
 pub(crate) struct Acts {
     /// Records per second outside of the rush hour.
     pub(crate) steady: f64,
-    /// Records per second in acts 2 and 3.
+    /// Records per second in the rush hour, which is acts 2 and 3.
     pub(crate) rush: f64,
     /// The length of each act.
     pub(crate) lengths: [Duration; 4],
 }
 
 impl Acts {
-    /// Makes the acts. `scale` shortens all of them, for trials; it is 1 in a full run.
+    /// Returns the acts. `scale` shortens all of them, for trials; it is 1 in a full run.
     pub(crate) fn new(steady: f64, rush: f64, scale: f64) -> Self {
         let lengths = [4, 5, 20, 10].map(|seconds| Duration::from_secs(seconds).mul_f64(scale));
         Self { steady, rush: rush.max(steady), lengths }
     }
 
-    /// Returns when an act begins, counted from 0; index 4 is the end.
+    /// Returns the time at which act number `act` begins, counted from 0. Number 4 stands for the end of the run.
     pub(crate) fn begins(&self, act: usize) -> Duration {
         self.lengths.iter().take(act).sum()
     }
@@ -58,13 +58,14 @@ impl Acts {
     }
 }
 
-/// Returns a rate at which every arrangement can write: half of the best rate of INSERTs, rounded to hundreds, and at most 5 000.
+/// Returns a rate at which every arrangement can write: half of the best rate of INSERTs, rounded down to hundreds, and limited
+/// to the range from 100 to 5 000.
 pub(crate) fn steady(best_of_inserts: f64) -> f64 {
     ((best_of_inserts / 2.0 / 100.0).floor() * 100.0).clamp(100.0, 5_000.0)
 }
 
-/// Returns a rate that INSERTs can't keep up with: 1.6 times their best rate, rounded to thousands, and at least 20 000. It is at
-/// most 60 000 records per second; above that, the load itself would need much of a small machine.
+/// Returns a rate that INSERTs can't keep up with: 1.6 times their best rate, rounded up to thousands, and at least 20 000. The
+/// rate is at most 60 000 records per second. Above that, the load itself would need much of a small machine.
 pub(crate) fn rush_hour(best_of_inserts: f64) -> f64 {
     ((best_of_inserts * 1.6 / 1_000.0).ceil() * 1_000.0).clamp(20_000.0, 60_000.0)
 }

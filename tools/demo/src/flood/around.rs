@@ -1,4 +1,4 @@
-//! Everything around the sender: the database's outage, the measurement of CPU time, and the display of progress.
+//! Handles what happens besides the sending: stops the database, measures CPU time, and shows the progress.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -50,12 +50,12 @@ impl<'a> Around<'a> {
         self.outage.take().map_or(Ok(()), |outage| outage.join().map_err(|_| anyhow!("the outage panicked"))?)
     }
 
-    /// Returns the CPU seconds of writer, database and Kafka.
+    /// Returns the CPU seconds that the writer, the database and Kafka have used so far.
     pub(super) fn cpu_seconds(&self) -> [f64; 3] {
         [WRITER, POSTGRES, KAFKA].map(|part| self.meter.seconds(part))
     }
 
-    /// Returns the events, in microseconds since `started`.
+    /// Returns the events with their times, in microseconds since `started`.
     pub(super) fn events_since(&self, started: Instant) -> Vec<(u32, String)> {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let micros =

@@ -19,7 +19,7 @@ pub(crate) struct Mark {
     pub(crate) freed: u32,
     /// When the record's first row was committed, by Postgres' commit timestamp.
     pub(crate) committed: u32,
-    /// When the process was killed that had acknowledged the record and held it only in memory.
+    /// When the record was lost: when the process was killed that had acknowledged it and had it only in memory.
     pub(crate) lost: u32,
     /// The length of the record's JSON, in bytes.
     pub(crate) bytes: u16,
@@ -40,14 +40,14 @@ pub(crate) struct Book {
 pub(crate) struct Bin {
     /// The end of the bin, in seconds since the start.
     pub(crate) second: f64,
-    /// The number of records that were due in the bin. The next fields count those that were handed over, acknowledged, refused
-    /// and committed in it.
+    /// The number of records that were due in the bin. The next fields count the records that were handed over, acknowledged,
+    /// refused and committed in it.
     pub(crate) intended: u64,
     pub(crate) sent: u64,
     pub(crate) acked: u64,
     pub(crate) refused: u64,
     pub(crate) committed: u64,
-    /// Records acknowledged but not in the table, at the end of the bin.
+    /// Records that were handed over but are not in the table, at the end of the bin. Lost records don't count.
     pub(crate) backlog: u64,
     /// Bytes in the bounded buffer, at the end of the bin.
     pub(crate) buffer_bytes: u64,
@@ -58,7 +58,7 @@ pub(crate) struct Bin {
     pub(crate) wait_max: Option<u32>,
 }
 
-/// The record accounting of a run.
+/// The record accounting of a run: what became of its records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) intended: u64,
@@ -79,7 +79,7 @@ pub(crate) struct Tally {
 }
 
 impl Book {
-    /// Adds a record that was sent; records are added in order.
+    /// Adds a record that was sent or refused. Records are added in order of their index.
     pub(crate) fn sent(&mut self, due: u32, sent: u32, bytes: usize) {
         let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
         let (acked, freed, committed, lost) = (NEVER, NEVER, NEVER, NEVER);
@@ -98,14 +98,15 @@ impl Book {
         }
     }
 
-    /// Returns how many records are acknowledged but not in the table at `at`. Records that were lost with a killed writer count
-    /// until that moment.
+    /// Returns how many records were handed over before `at` but were not in the table then. A record that is lost with a
+    /// killed writer counts until the kill.
     pub(crate) fn backlog(&self, at: u32) -> u64 {
         let taken = self.marks.iter().filter(|mark| !mark.refused && mark.sent <= at);
         taken.filter(|mark| mark.left() > at).count() as u64
     }
 
-    /// Returns the first time after `from` at which at most `rest` records wait. The search goes in steps of 50 ms up to `end`.
+    /// Returns the first time after `from` at which the backlog is at most `rest` records. The search goes in steps of 50 ms up
+    /// to `end`.
     pub(crate) fn caught_up(&self, from: u32, end: u32, rest: u64) -> Option<u32> {
         const STEP: usize = 50_000;
         let mut change = vec![0i64; (end as usize) / STEP + 2];
@@ -129,7 +130,7 @@ impl Book {
         None
     }
 
-    /// Returns the run in bins of `width` microseconds.
+    /// Returns the counts of the run up to `end`, in bins of `width` microseconds.
     pub(crate) fn bins(&self, width: u32, end: u32) -> Vec<Bin> {
         let count = end.div_ceil(width) as usize;
         let mut bins = vec![Bin::default(); count];
@@ -166,7 +167,7 @@ impl Book {
         bins
     }
 
-    /// Compares what was acknowledged with the rows in the table.
+    /// Compares the acknowledged records with the rows in the table. `end` is the time at which the run ended.
     pub(crate) fn tally(&self, end: u32) -> Tally {
         let mut tally = Tally { intended: self.marks.len() as u64, ..Tally::default() };
         for mark in &self.marks {
@@ -187,8 +188,8 @@ impl Book {
         tally
     }
 
-    /// Returns the median and the 99th percentile of the time from a record's intended time to its commit, for those records due
-    /// before `until` that are in the table.
+    /// Returns the median and the 99th percentile of the time from a record's intended time to its commit. Only records count
+    /// that were due before `until` and are in the table.
     pub(crate) fn commit_latency(&self, until: u32) -> Option<(u32, u32)> {
         let early = self.marks.iter().filter(|mark| mark.due < until && mark.committed != NEVER);
         let mut latencies: Vec<u32> = early.map(|mark| mark.committed.saturating_sub(mark.due)).collect();
@@ -197,7 +198,7 @@ impl Book {
 }
 
 impl Mark {
-    /// Returns when the record left the backlog.
+    /// Returns when the record left the backlog: when it was committed or lost.
     fn left(&self) -> u32 {
         if self.committed == NEVER { self.lost } else { self.committed }
     }

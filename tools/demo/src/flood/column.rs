@@ -1,4 +1,4 @@
-//! One arrangement's run, from an empty table to the comparison of the table with what was acknowledged.
+//! Runs one arrangement, from an empty table to the comparison of the table with the acknowledged records.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,16 +22,17 @@ use crate::screen::Screen;
 use crate::stage::Stage;
 
 const VEHICLES: u32 = 5_000;
-/// How long the remaining records may take after the last one was sent. Records that are then still in a program's memory count
-/// as waiting. Records in Kafka are safe, and are counted after the drain.
+/// How long to wait for the remaining records after the last one was sent. Records that a program still has in memory then
+/// count as waiting. Records in Kafka are safe, so they are counted after the drain.
 const SETTLE: Duration = Duration::from_secs(8);
 const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
 /// How long Kafka keeps a record, unless its disk fills up earlier.
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
-/// An arrangement has caught up when no record waits longer than the age of a batch plus this time.
+/// An arrangement has caught up when no more records wait than arrive, at the steady rate, in the age of a batch plus this
+/// time.
 const UNDER_WAY: Duration = Duration::from_millis(200);
-/// The buffer is written when it reaches this limit, which is the same as that of Tidegate's batch in config/demo.toml.
+/// The buffer is written when it has this many rows or this age. Tidegate's batch has the same limits in config/demo.toml.
 const BUFFER_ROWS: usize = 50_000;
 const BUFFER_AGE: Duration = Duration::from_millis(500);
 

@@ -24,7 +24,7 @@ pub(crate) struct Look {
     pub(crate) buffer_bytes: u64,
 }
 
-/// Everything around the sender that happens at certain times.
+/// Actions other than sending, which the driver starts at certain times.
 pub(crate) trait Surroundings {
     /// Stops the database. Called once, at the beginning of act 3; must not block.
     fn stop_database(&mut self) -> Result<()>;
@@ -38,8 +38,8 @@ pub(crate) trait Surroundings {
 #[derive(Debug)]
 pub(crate) struct Drive {
     pub(crate) book: Book,
-    /// The start, as a monotonic time. The next field is the same in microseconds since the epoch, for comparison with Postgres'
-    /// clock.
+    /// The start of the run, as a monotonic time. The next field is the same time in microseconds since the epoch, for
+    /// comparison with the clock of Postgres.
     pub(crate) started: Instant,
     pub(crate) started_us: i64,
     /// When the writer was killed, in microseconds since the run's start. The next field says when the run ended.
@@ -59,7 +59,8 @@ struct Run<'a> {
     freed: u64,
 }
 
-/// Sends all records of `acts`, kills the writer at the planned time, and waits up to `settle` for the remaining answers.
+/// Sends all records of `acts`, and kills the writer at the planned time. Then waits for the remaining answers, at most for
+/// `settle`.
 pub(crate) fn drive(
     fleet: FleetSpec,
     acts: &Acts,

@@ -1,5 +1,5 @@
-//! The arrangement with Kafka. The sender is a producer whose queue has the same limit in bytes as the other buffers, and
-//! Tidegate writes.
+//! The arrangement with Kafka. The sender is a producer. Its queue has the same limit in bytes as the other arrangements'
+//! buffers. Tidegate writes into the database.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub(crate) struct KafkaLink<'a> {
 }
 
 impl<'a> KafkaLink<'a> {
-    /// Makes the arrangement. `start` starts the daemon: now, and again after it was killed.
+    /// Starts the arrangement. `start` starts a daemon. It is called now, and again after the daemon was killed.
     pub(crate) fn start(servers: &str, topic: &str, start: impl Fn() -> Result<Daemon> + 'a) -> Result<Self> {
         let producer: BaseProducer<Reports> = ClientConfig::new()
             .set("bootstrap.servers", servers)
@@ -78,7 +78,8 @@ impl Intake for KafkaLink<'_> {
     }
 
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()> {
-        // Each call serves one event of librdkafka, which may report on many records.
+        // One call of `poll` serves one event of librdkafka, which may report on many records. So repeat it until there is no
+        // report.
         loop {
             self.producer.poll(Duration::ZERO);
             let mut reports = self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -37,13 +37,13 @@ pub(crate) trait Intake {
     /// Offers a record. Returns false if there is no room. Never blocks.
     fn offer(&mut self, index: u32, vehicle: u32, json: &[u8]) -> Result<bool>;
 
-    /// Reads the answers since the last call.
+    /// Appends the answers since the last call to `into`.
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()>;
 
     /// Kills the process that writes into the database (SIGKILL), and restarts it.
     fn kill(&mut self) -> Result<()>;
 
-    /// Returns the process that writes into the database, to measure its CPU time.
+    /// Returns the id of the process that writes into the database, to measure its CPU time.
     fn pid(&self) -> Option<u32>;
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct WriterLink {
     arguments: WriterArguments,
     running: Option<Running>,
     answered: (Sender<Answer>, Receiver<Answer>),
-    /// Records without an answer. After the writer was killed they are sent again, as a client would do.
+    /// The records without an answer. When the writer is killed, they are sent again to the new one, as a client would do.
     unacked: BTreeMap<u32, Box<[u8]>>,
     /// Records that were acknowledged and are still in the writer's memory.
     in_memory: std::collections::BTreeSet<u32>,
@@ -110,7 +110,7 @@ impl Intake for WriterLink {
     fn kill(&mut self) -> Result<()> {
         let running = self.running.take().context("the writer is not running")?;
         running.end()?;
-        // Answers that the writer sent before it was killed count too. Read its pipe to the end.
+        // Answers that the writer sent before it was killed count too. So read its pipe to the end.
         let mut late = Vec::new();
         self.answers(&mut late)?;
         let at = Instant::now();
@@ -192,7 +192,7 @@ impl Running {
     }
 }
 
-/// Returns the next frame. Flushes the frames written so far before it waits.
+/// Returns the next frame. If there is none yet, flushes the earlier frames and waits.
 fn next(
     waiting: &mut Receiver<Vec<u8>>,
     input: &mut BufWriter<std::process::ChildStdin>,

@@ -8,8 +8,8 @@ pub(crate) const WRITER: usize = 0;
 pub(crate) const POSTGRES: usize = 1;
 pub(crate) const KAFKA: usize = 2;
 
-/// Adds up the CPU time that each part used, over restarts. It is sampled twice per second. What a process uses after its last
-/// sample isn't counted.
+/// Adds up the CPU time that each part used, over restarts of its process. The time is sampled twice per second. What a process
+/// uses between its last sample and its end isn't counted.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     last: [Option<(u32, Duration)>; 3],
@@ -17,14 +17,14 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Adds what `part`, now the process `pid`, has used since the last sample.
+    /// Adds the CPU time that `part` has used since the last sample. `pid` is the part's current process.
     pub(crate) fn count(&mut self, part: usize, pid: Option<u32>) {
         let Some(pid) = pid else { return };
         let Ok(used) = usage::cpu_time(pid, true) else { return };
         self.note(part, pid, used);
     }
 
-    /// Starts to count a process that has been running for a while: what it used so far isn't counted.
+    /// Begins to count a process that has been running for a while. Its earlier CPU time isn't counted.
     pub(crate) fn begin(&mut self, part: usize, pid: u32) {
         if let Ok(used) = usage::cpu_time(pid, true) {
             self.last[part] = Some((pid, used));
@@ -40,7 +40,7 @@ impl Meter {
         self.last[part] = Some((pid, used));
     }
 
-    /// Returns seconds of CPU time.
+    /// Returns the CPU time that `part` has used, in seconds.
     pub(crate) fn seconds(&self, part: usize) -> f64 {
         self.total[part].as_secs_f64()
     }

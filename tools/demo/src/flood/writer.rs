@@ -31,9 +31,9 @@ const RETRY: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Arrangement {
-    /// Each record is written by one INSERT, and acknowledged when that is committed.
+    /// Each record is written by one INSERT, and acknowledged when the INSERT is committed.
     Insert,
-    /// All waiting records are written by one INSERT, and acknowledged when that is committed.
+    /// All waiting records are written by one INSERT, and acknowledged when the INSERT is committed.
     MultiRow,
     /// Records are acknowledged when they are in memory, and written by COPY later.
     Buffer,
@@ -82,7 +82,8 @@ struct Queue {
     more: Notify,
 }
 
-/// Runs until its input ends, and then exits at once. The parent process counts the records that it still held.
+/// Runs until the input ends, and then exits at once. Records that are still in memory are lost; the parent process counts
+/// them.
 pub(crate) async fn run(arguments: WriterArguments) -> Result<()> {
     let queue = Arc::new(Queue::default());
     let (answers, outgoing) = channel();
@@ -188,7 +189,7 @@ impl Queue {
             }
             batch.append(&mut self.pop(most - batch.len()));
         }
-        // Wake other tasks that may be asleep, because there is work left.
+        // Wake another client that may be asleep, because records are left.
         if self.has_more() {
             self.more.notify_one();
         }

@@ -13,7 +13,7 @@ use crate::rows::Row;
 use crate::stage::{Stage, wal_position};
 use crate::ways::{self, Way};
 
-/// Writes for the time `run`, and then completes the last transaction.
+/// Writes for the time `run`, and then completes the last transaction. Returns the rate and the costs.
 pub(super) async fn measure(
     stage: &Stage,
     way: Way,
@@ -72,7 +72,8 @@ struct Client {
 }
 
 impl Client {
-    /// Writes rows for the whole time; if they run out, begins with the first one again. Returns how many rows it wrote.
+    /// Writes rows until the time is over. If the rows run out, begins with the first one again. Returns how many rows it
+    /// wrote.
     async fn write(&mut self, rows: &[Row], of_a_transaction: usize) -> Result<u64> {
         let mut written = 0;
         for chunk in std::iter::repeat_with(|| rows.chunks_exact(of_a_transaction)).flatten() {

@@ -1,4 +1,4 @@
-//! Writes the figures of a run into the README: a block between two marks, made from the raw files only.
+//! Writes the figures of a run into the README: a block between two HTML comments (the marks), made from the raw files only.
 
 use anyhow::{Context, Result, ensure};
 

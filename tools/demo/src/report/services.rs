@@ -34,7 +34,7 @@ fn books(services: &Table) -> Vec<Sentence> {
     of_each.collect()
 }
 
-/// The lags over time, and the events.
+/// The raw files from which the sentences are made: the lags over time, and the events.
 struct Story<'a> {
     series: &'a Table,
     events: &'a Table,
@@ -97,7 +97,7 @@ impl Story<'_> {
             let looks = self.series.lines().filter(|line| line.text("service") == stretch.service);
             let behind =
                 looks.filter(|line| is_within(line.count("second")) && line.count("lag") > stretch.sent.max(1.0));
-            // At most one second of records counts as no lag.
+            // A lag of at most one second's records counts as none.
             let back = match behind.last().map(|line| line.count("second")) {
                 None => "never more than a second".to_owned(),
                 Some(last) => format!("for {:.0} s", last - killed),

@@ -17,7 +17,7 @@ use crate::raw::Sheet;
 const SILENCE_MS: i64 = 10 * 60_000;
 const ABOUT_MS: i64 = 10_000;
 
-/// The totals of all fleets so far.
+/// The expected trips of all fleets so far, by trip id.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     trips: HashMap<i64, TripTruth>,

@@ -1,4 +1,4 @@
-//! The progress of each service by the ledger, compared with the log ends in Kafka.
+//! Compares each service's progress in the ledger with the log ends in Kafka.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -68,7 +68,7 @@ impl Lags {
         self.last().written
     }
 
-    /// Returns how long after the start every service had written rows.
+    /// Returns the time from the start until every service had written rows; `None` if one hasn't yet.
     pub(super) fn first_seen(&self) -> Option<Duration> {
         self.looks.iter().find(|look| look.written.iter().all(|written| *written > 0)).map(|look| look.at)
     }
@@ -145,8 +145,8 @@ impl Lags {
     }
 }
 
-/// Describes which owner reads which partitions, by service. Instances have long random names (`NAME/cN` is a consumer of one),
-/// so they are shown as letters A, B, … in the order in which they first occur.
+/// Describes which owner reads which partitions, by service. Instances have long random names, so they are shown as letters A,
+/// B and so on, in the order in which they first occur. The owner `NAME/cN` is a consumer of the instance `NAME`.
 fn told(board: &[(String, String, String)]) -> String {
     let (mut met, mut services): (Vec<&str>, Vec<(&str, Vec<String>)>) = Default::default();
     for (service, owner, partitions) in board {

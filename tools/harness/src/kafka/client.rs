@@ -158,7 +158,7 @@ impl Kafka {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.bootstrap_servers());
         config.set("reconnect.backoff.ms", "20").set("reconnect.backoff.max.ms", "200");
-        // Tests stop and start brokers on purpose, so errors about that aren't logged.
+        // Tests stop and start brokers on purpose, so the client doesn't log the errors that follow.
         config.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
         config
     }

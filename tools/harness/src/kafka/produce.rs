@@ -124,7 +124,7 @@ fn send(producer: &BaseProducer<FirstFailure>, topic: &str, record: &Record) -> 
     }
 }
 
-/// Stores why the first record was refused.
+/// Stores the error of the first record that was refused.
 #[derive(Debug, Default)]
 struct FirstFailure {
     /// The thread that polls is also the one that reads this, so the lock is never contended.

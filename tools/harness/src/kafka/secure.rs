@@ -91,7 +91,7 @@ pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>>
 }
 
 impl Kafka {
-    /// Returns the address (`host:port`) of a listener of the first broker.
+    /// Returns the address (`host:port`) of the first broker's listener of this kind.
     ///
     /// # Errors
     /// If the broker was started without [`KafkaSpec::secured`](super::KafkaSpec::secured).

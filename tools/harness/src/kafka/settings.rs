@@ -106,7 +106,7 @@ fn common(spec: &KafkaSpec) -> Vec<(String, String)> {
         ("group.min.session.timeout.ms", "1000"),
         ("group.consumer.min.session.timeout.ms", "1000"),
         ("group.consumer.min.heartbeat.interval.ms", "200"),
-        // The death of a broker must be noticed soon.
+        // Other brokers must notice soon that a broker has died.
         ("broker.session.timeout.ms", "4000"),
         ("broker.heartbeat.interval.ms", "500"),
     ];
@@ -165,7 +165,8 @@ pub(super) fn prepare_zookeeper(folder: &Path, port: u16) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Returns 16 random bytes in the alphabet of Kafka's ids: 22 characters, of which the last one holds two bits.
+/// Returns a random id in Kafka's form: 16 bytes in Base64 without padding. The last of the 22 characters stands for only two
+/// bits, so it is always `A`.
 fn random_uuid() -> String {
     let mut text: String = std::iter::repeat_with(fastrand::alphanumeric).take(21).collect();
     text.push('A');

@@ -27,7 +27,7 @@ pub(super) enum Layout {
 }
 
 impl KafkaSpec {
-    /// Returns the specification of one broker, in KRaft mode, or with ZooKeeper if [`crate::versions`] says so.
+    /// Returns the specification of one broker. It runs in KRaft mode, or with ZooKeeper if [`crate::versions`] says so.
     pub fn single() -> Self {
         Self {
             layout: if versions::with_zookeeper() { Layout::ZooKeeper } else { Layout::Kraft { brokers: 1 } },

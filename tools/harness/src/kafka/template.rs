@@ -1,4 +1,4 @@
-//! The template for the data folders of all brokers of one version. It is created once, after the download.
+//! Creates the template for the data folders of all brokers of one version. This is done once, after the download.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,9 @@ use crate::process::{Process, Run, Signal};
 
 const CLUSTER_ID: &str = "dGVtcGxhdGVvZmFsbGRhdA";
 
-/// Formats a data folder, and keeps the files that all data folders have in common, because the formatter takes as long as the
-/// start of a broker. Then runs a broker once and saves its loaded classes, which halves the time of every later start.
+/// Formats a data folder, and keeps the file that all data folders have in common. So later starts don't run the formatter,
+/// which takes as long as the start of a broker. Then runs a broker once and saves its loaded classes, which makes every later
+/// start twice as fast.
 pub(crate) fn prepare(jars: &Jars) -> Result<()> {
     let run = Run::start("template")?;
     let port = free_port()?;
@@ -38,12 +39,14 @@ pub(crate) fn prepare(jars: &Jars) -> Result<()> {
     Ok(())
 }
 
-/// The paths to which the formatter writes the features of the cluster: up to Kafka 4.2, and after it.
+/// The paths, in a data folder, of the file with the cluster's features: the first one up to Kafka 4.2, and the second one
+/// later.
 const CHECKPOINTS: [&str; 2] =
     ["bootstrap.checkpoint", "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint"];
 
 /// Copies the file with the features of a formatted cluster from one folder to another. In a data folder, the file has one of
-/// several paths. `from` and `to` turn such a path into the path in the first and in the second folder.
+/// the paths in `CHECKPOINTS`. `from` turns such a path into the path in the first folder, and `to` into the path in the
+/// second.
 pub(super) fn copy_checkpoint(from: impl Fn(&str) -> PathBuf, to: impl Fn(&str) -> PathBuf) -> Result<()> {
     let path = CHECKPOINTS.into_iter().find(|path| from(path).is_file()).context("the formatter left no checkpoint")?;
     let target = to(path);

@@ -105,8 +105,8 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     fetch::run(&mut cp, "install it (Debian: apt-get install coreutils)")
 }
 
-/// Returns whether `postmaster.pid` belongs to this process and says that the server accepts connections. A file that was left
-/// behind by a crash may say so too, but contains another process id.
+/// Returns whether `postmaster.pid` contains the process id `pid` and says that the server accepts connections. A file that a
+/// crash left behind may say so too, but contains another process id.
 pub(super) fn says_ready(data: &Path, pid: u32) -> bool {
     const STATUS_LINE: usize = 7;
     let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };

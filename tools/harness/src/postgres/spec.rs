@@ -38,8 +38,8 @@ impl PostgresSpec {
         self
     }
 
-    /// Makes the server accept TLS connections with this certificate, and certificates of clients that are signed by the same
-    /// authority.
+    /// Makes the server accept TLS connections. Its certificate is `identity`. It accepts certificates of clients if
+    /// `authority` has signed them.
     #[must_use]
     pub fn tls(mut self, authority: &Arc<Authority>, identity: &Identity) -> Self {
         self.tls = Some((Arc::clone(authority), identity.clone()));

@@ -42,7 +42,7 @@ pub(super) async fn serve(mut client: TcpStream, state: Arc<State>) {
         reset(&client);
         return;
     };
-    // Otherwise the kernel might delay small messages. If the option is refused, that only costs time.
+    // Without this option, the kernel may delay small messages. If setting the option fails, only time is lost.
     drop((client.set_nodelay(true), server.set_nodelay(true)));
     state.open.send_modify(|open| *open += 1);
     let end = {
@@ -77,7 +77,7 @@ pub(super) async fn serve(mut client: TcpStream, state: Arc<State>) {
     state.open.send_modify(|open| *open -= 1);
 }
 
-/// Makes the socket send a reset when it is dropped. If it is closed already, nothing has to be done.
+/// Makes the socket send a reset when it is dropped. If the socket is closed already, nothing has to be done.
 fn reset(stream: &TcpStream) {
     drop(stream.set_zero_linger());
 }
@@ -101,7 +101,7 @@ async fn write(state: &State, to: &mut WriteHalf<'_>, bytes: &[u8]) -> Result<()
     Ok(())
 }
 
-/// Ends the stream to one side, after the other side has ended its own stream. The opposite direction continues.
+/// Ends the stream to one side, because the other side has ended its own stream. The opposite direction continues.
 async fn close(to: &mut WriteHalf<'_>) -> Result<(), End> {
     // This side may have closed its socket already, so ignore an error.
     drop(to.shutdown().await);
@@ -228,7 +228,8 @@ impl Down<'_> {
         lock(self.dialog).next_of_server(frames)
     }
 
-    /// Returns whether the message is part of a reply that must be dropped. At the end of that reply, the connection ends.
+    /// Returns whether the message belongs to a reply that must be dropped. Fails at the end of that reply, so that the
+    /// connection ends.
     fn is_dropped(&self, message: &[u8]) -> Result<bool, End> {
         match lock(self.dialog).hear_server(message) {
             MessageFate::Passes => Ok(false),

@@ -20,11 +20,11 @@ pub(super) struct Dialog {
     statements: BTreeMap<String, String>,
     copy_messages: u64,
     copy_bytes: u64,
-    /// How many messages "ready for query" the server must send in total for what the client has sent. The next field counts
-    /// those that it has sent.
+    /// How many `ReadyForQuery` messages the server must send in total, for all that the client has sent so far. `ready_seen`
+    /// counts those that the server has sent.
     ready_owed: u64,
     ready_seen: u64,
-    /// If set: after this many "ready for query", what the server sends is dropped.
+    /// The number of `ReadyForQuery` messages after which the server's messages are dropped, and the trigger that asked for it.
     drop_after: Option<(u64, Arc<Watched>)>,
 }
 
@@ -61,7 +61,7 @@ impl Dialog {
         if self.opaque { None } else { frames.next_typed() }
     }
 
-    /// Returns the server's answer to a request for encryption, if such an answer is expected now.
+    /// Returns the server's answer to a request for encryption; empty if no such answer is expected now.
     pub(super) fn answer_to_encryption(&mut self, frames: &mut Frames) -> Vec<u8> {
         const REFUSED: u8 = b'N';
         if !std::mem::take(&mut self.answer_due) {
@@ -72,8 +72,8 @@ impl Dialog {
         answer.into_iter().collect()
     }
 
-    /// Reads a message of the client. If a trigger takes it, returns the trigger, and the number of "ready for query" after which
-    /// the reply to the message begins.
+    /// Reads a message of the client. If a trigger takes the message, returns the trigger, and the number of `ReadyForQuery`
+    /// messages that the server sends before its reply to the message.
     pub(super) fn hear_client(
         &mut self,
         message: &[u8],
@@ -106,14 +106,14 @@ impl Dialog {
                 self.copy_messages += 1;
                 self.copy_bytes += body(message).len() as u64;
                 let seen = Seen::CopyData { nth: self.copy_messages, bytes_before, bytes_after: self.copy_bytes };
-                // The server still has to send the "ready for query" of the statement that began this COPY.
+                // The server still has to send the `ReadyForQuery` of the statement that began this COPY.
                 Some((take(seen)?, ready_before.saturating_sub(1)))
             }
             _ => None,
         }
     }
 
-    /// Makes the proxy drop the reply that begins after this many "ready for query".
+    /// Makes the proxy drop the reply that begins after this many `ReadyForQuery` messages.
     pub(super) fn drop_reply(&mut self, ready_before: u64, watched: Arc<Watched>) {
         self.drop_after = Some((ready_before, watched));
     }
@@ -123,7 +123,8 @@ impl Dialog {
         let kind = message.first();
         match &self.drop_after {
             Some((after, watched)) if self.ready_seen >= *after => {
-                // Done, failed, empty, ready, or "send the data": after any of these messages the client would continue.
+                // CommandComplete, ErrorResponse, EmptyQueryResponse, ReadyForQuery or CopyInResponse: the client would
+                // continue after any of these.
                 let is_end = matches!(kind, Some(b'C' | b'E' | b'I' | b'Z' | b'G'));
                 if is_end { MessageFate::EndsDroppedReply(Arc::clone(watched)) } else { MessageFate::Dropped }
             }

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 /// A message on which the proxy acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trigger {
-    /// The client runs a statement whose text contains this: as a simple query, or as a prepared statement, each time that it is
-    /// bound. sqlx sends BEGIN, COMMIT, ROLLBACK and COPY as simple queries.
+    /// The client runs a statement whose text contains this string. It may be a simple query, or a prepared statement, which
+    /// counts each time that it is bound. sqlx sends BEGIN, COMMIT, ROLLBACK and COPY as simple queries.
     FrontendQueryContains(String),
     /// The client sends the nth data message of a COPY, counted from 1.
     CopyData(u64),
@@ -44,7 +44,7 @@ pub(super) enum Seen<'a> {
     CommandComplete(&'a str),
 }
 
-/// A trigger, as the connections see it.
+/// A trigger, as the connections see it. [`Armed`] is the test's view of the same trigger.
 #[derive(Debug)]
 pub(super) struct Watched {
     trigger: Trigger,
@@ -86,7 +86,7 @@ impl Watched {
     }
 }
 
-/// A trigger, as the test sees it. It stays armed when this is dropped.
+/// A trigger, as the test sees it. The trigger stays armed when this value is dropped.
 #[derive(Debug)]
 pub struct Armed {
     watched: Arc<Watched>,
