@@ -18,12 +18,15 @@ const MESSAGE_OVERHEAD: u64 = 320;
 const RECORD_ASSUMED: u64 = 128;
 /// Fetch replies in flight at once: one per broker, for the three brokers that a partition's replicas usually are on.
 const REPLIES: u64 = 3;
-/// A reply is held once as received and once decompressed.
-const REPLY_COPIES: u64 = 2;
-/// Buffers that a bulk keeps in memory until its last record is taken: usually all its records come from one reply.
-const BULK_BUFFERS: u64 = 1;
-/// Buffers of the size of a reply that a consumer holds.
-const BUFFERS: u64 = REPLIES * REPLY_COPIES + BULK_BUFFERS;
+/// How many times as large as received a reply becomes by decompression. librdkafka allocates 4 times the size of a batch that is
+/// compressed by LZ4, and if that isn't enough, 7 times; JSON by zstd is about as small. The queue's limit doesn't stop this: a reply
+/// is requested while the queue is just below its limit, and exceeds it by all its records.
+const DECOMPRESSED: u64 = 8;
+/// The replies whose memory a bulk keeps until its last record is taken: usually all its records come from one reply.
+const BULK_REPLIES: u64 = 1;
+/// The memory for replies that a consumer holds, as a multiple of `fetch.max.bytes`: each as received and decompressed, and those
+/// of the bulk.
+const BUFFERS: u64 = REPLIES * (1 + DECOMPRESSED) + BULK_REPLIES * DECOMPRESSED;
 /// Batches that a consumer holds: the open one, and the one in flight.
 const BATCHES: u64 = 2;
 /// Buffers grow by doubling, so up to half of one may be empty.
@@ -36,7 +39,7 @@ const ALLOCATOR_PERCENT: u64 = 125;
 /// The memory of the process without any consumer, in bytes: code, runtime, metrics, the page.
 const PROCESS_BYTES: u64 = 24 << 20;
 
-const FETCH_MIN: u64 = 256 << 10;
+const FETCH_MIN: u64 = 128 << 10;
 const FETCH_MAX: u64 = 8 << 20;
 const QUEUE_MIN_KBYTES: u64 = 512;
 const QUEUE_MAX_KBYTES: u64 = 64 << 10;
