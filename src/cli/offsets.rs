@@ -15,11 +15,11 @@ use crate::error::FatalError;
 /// Subcommands of `offsets`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Shows the positions in the ledger.
+    /// Shows the position of each partition, and which claim owns it.
     Show(Show),
-    /// Sets positions with a new claim, so that a running instance can't overwrite them.
+    /// Sets positions. The partitions get a new claim, so that a running instance can't overwrite them.
     Set(set::Arguments),
-    /// Moves the registration, positions and dead letters of a renamed pipeline from its old name to its new one.
+    /// Moves registration, positions and dead letters to a pipeline's new name. Nothing is left under the old name.
     Copy(copy::Arguments),
 }
 

@@ -18,11 +18,11 @@ use crate::postgres::dead_letter_cleanup;
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// The name under which the pipeline ran.
+    /// The pipeline's old name, under which it ran until now.
     from: String,
-    /// Its name in the configuration now.
+    /// The pipeline's new name, as in the configuration.
     to: String,
-    /// Do it even if an instance with the old name is running.
+    /// Proceed even if an instance still runs the pipeline under the old name.
     #[arg(long)]
     yes: bool,
 }
