@@ -85,7 +85,7 @@ enum Command {
     Verify(verify::Arguments),
     /// Creates or updates the tables of schema `tidegate`. The daemon does this at its start if its role has the rights.
     Migrate(migrate::Arguments),
-    /// Prints the effective configuration, or a JSON Schema for editors.
+    /// Prints what the files and the environment set together, or a JSON Schema for editors.
     #[command(subcommand)]
     Config(config::Command),
     /// Prints a script with which a shell completes commands and options. For bash: source <(tidegate completions bash)
@@ -115,7 +115,7 @@ struct Files {
 struct Common {
     #[command(flatten)]
     files: Files,
-    /// Only this pipeline; without it, all pipelines of the configuration.
+    /// Only this pipeline. Default: all pipelines of the configuration.
     #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
     /// Print one JSON document instead of text.
@@ -152,7 +152,7 @@ impl Common {
 
 /// Corrects the help of `--pipeline` for commands that handle one pipeline.
 fn one_pipeline(argument: clap::Arg) -> clap::Arg {
-    argument.help("The pipeline; optional if the configuration has only one")
+    argument.help("The pipeline. Optional if the configuration has only one")
 }
 
 fn names(config: &Config) -> String {

@@ -91,9 +91,7 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
         .fails(70, &["0 dead letters replayed (0 rows), 2 failed again", "2 dead letters failed again"]);
     world.sql("ALTER TABLE rides DROP CONSTRAINT lower").await;
     let id = world.number("SELECT id FROM tidegate.dead_letter WHERE record_offset = 3").await.to_string();
-    tidegate(&config, &["dead-letters", "replay", "--id", &id])
-        .ok()
-        .says(&["1 dead letter replayed (1 row), 0 failed"]);
+    tidegate(&config, &["dead-letters", "replay", "--id", &id]).ok().says(&["1 dead letter replayed (1 row)"]);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 4);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 1);
 }

@@ -21,7 +21,7 @@ pub(in crate::cli) struct Arguments {
     /// Also delete its dead letters. Their records are lost unless Kafka still has them.
     #[arg(long)]
     dead_letters: bool,
-    /// Don't ask for confirmation.
+    /// Delete without asking. Required if standard input is not a terminal.
     #[arg(long)]
     yes: bool,
     /// Print one JSON document instead of text.
