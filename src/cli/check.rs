@@ -296,7 +296,7 @@ fn acl(config: &Config, pipeline: &Pipeline, kind: &str, name: &str) -> String {
     let properties = config.kafka.properties_of(pipeline);
     let user = properties.get("sasl.username").map_or("NAME", |user| user.expose());
     format!(
-        "run: kafka-acls --bootstrap-server {} --add --allow-principal 'User:{user}' --operation Read --{kind} '{name}'; or remove the rule that denies it",
+        "run: kafka-acls.sh --bootstrap-server {} --add --allow-principal 'User:{user}' --operation Read --{kind} '{name}'; or remove the rule that denies it",
         config.kafka.bootstrap_servers
     )
 }
