@@ -27,22 +27,28 @@ use tracing::level_filters::LevelFilter;
 use crate::config::{Config, LogFormat, Pipeline, unused_variables, variables};
 use crate::error::{FatalError, USAGE};
 
-/// Drains Kafka into Postgres: exactly once, in batches, each with one binary COPY.
+/// Writes the records of Kafka topics into Postgres tables: exactly once, in batches, with one binary COPY per batch.
 #[derive(Debug, Parser)]
 #[command(
     version,
     after_help = "Examples:
   tidegate schema --bootstrap-servers 127.0.0.1:9092 --topic telemetry
-                                                proposes a table and a mapping from the newest records
-  tidegate check --config tidegate.toml         says what keeps `run` from running, and changes nothing
-  tidegate run --config tidegate.toml           drains until SIGTERM
+                                                proposes a table and a mapping for a topic
+  tidegate check --config tidegate.toml         reports every fault that would stop `run`
+  tidegate run --config tidegate.toml           runs the daemon until SIGTERM
   tidegate run --config base.toml --config site.toml --until now
-                                                overlays two files, and drains to the present ends
+                                                writes what is in the topics now, then ends
 
-Environment: TIDEGATE__ and a key's parts, joined by two underscores, stand over the files:
+Environment: a variable overrides a key of the files. Its name is TIDEGATE and the parts of the key, joined by two
+underscores:
   TIDEGATE__POSTGRES__URL=postgres://… TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4
 
-Exit codes: 0 done, 64 bad configuration or usage, 69 a service can't be reached, 70 a fault, 75 ended before all was written."
+Exit codes:
+  0   everything is done
+  64  the configuration or the command line is wrong
+  69  Kafka, Postgres or the schema registry can't be reached
+  70  a fault was found, or stopped a pipeline
+  75  the process ended before everything was written; the next start resumes there"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -51,45 +57,47 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the daemon. SIGTERM drains and ends it; SIGHUP reloads the configuration and resumes stopped pipelines.
+    /// Runs the daemon. At SIGTERM it writes what it has read, then ends. At SIGHUP it reads the configuration again and resumes
+    /// stopped pipelines.
     Run(run::Arguments),
-    /// Checks that configuration, Kafka and table fit together, and tries the newest records in a transaction that is rolled
-    /// back. Changes nothing.
+    /// Checks that the configuration, the topics and the tables fit together, and writes the newest records in a transaction that
+    /// is rolled back. Changes nothing.
     Check(check::Arguments),
     /// Proposes a table and a mapping from the newest records of a topic, as a configuration that `check` accepts. Changes
     /// nothing.
     Schema(schema::Arguments),
-    /// Shows how far the ledger is behind the log's end, by partition.
+    /// Shows for each partition how many records are not written yet, and how long Kafka still keeps them.
     Lag(lag::Arguments),
-    /// Shows, sets and copies the ledger's positions.
+    /// Shows and sets positions, and moves them to a pipeline's new name. A position is the next offset to write.
     #[command(subcommand)]
     Offsets(offsets::Command),
-    /// Lists, shows, replays and purges records that could not become rows.
+    /// Lists, shows, replays and purges dead letters: the stored records that could not become rows.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
-    /// Lists the registered pipelines, resumes one that stopped, forgets one that is no longer used.
+    /// Lists the registered pipelines, resumes a stopped one, forgets one that is no longer used.
     #[command(subcommand)]
     Pipelines(pipelines::Command),
-    /// Reads a range of the topics again, by offset or time, into the same table if that is safe, or into another. Exactly
-    /// once: if it is killed, the same command resumes it.
+    /// Reads a range of the topics again, and writes it into another table, or into the same one if that is safe. Each record is
+    /// written exactly once: if the command is killed, the same command resumes.
     Replay(replay::Arguments),
-    /// Compares the ledger with Kafka, and the table with both if it has columns for partition and offset.
+    /// Compares the ledger with Kafka. If the table has columns for partition and offset, also searches it for missing and
+    /// repeated records.
     Verify(verify::Arguments),
-    /// Creates or updates the tables of schema `tidegate`. The daemon does this itself if its role has the rights.
+    /// Creates or updates the tables of schema `tidegate`. The daemon does this at its start if its role has the rights.
     Migrate(migrate::Arguments),
-    /// Prints the configuration, or a JSON Schema of it.
+    /// Prints what the files and the environment set together, or a JSON Schema for editors.
     #[command(subcommand)]
     Config(config::Command),
-    /// Prints a script that completes commands and options, for a shell to load.
+    /// Prints a script with which a shell completes commands and options. For bash: source <(tidegate completions bash)
     Completions {
-        /// The shell.
+        /// The shell that loads the script.
         shell: clap_complete::Shell,
     },
-    /// Prints the state of a running daemon, as on its live page.
+    /// Prints the state of the daemon that listens on `http.listen`, as its live page shows it.
     Status {
         #[command(flatten)]
         files: Files,
-        /// Print the document of `/api/status` unchanged.
+        /// Print the JSON document of `/api/status` instead.
         #[arg(long)]
         json: bool,
     },
@@ -97,7 +105,7 @@ enum Command {
 
 #[derive(Clone, Debug, clap::Args)]
 struct Files {
-    /// The configuration; may be given several times: later files override earlier ones.
+    /// A configuration file. May be given several times: later files override earlier ones.
     #[arg(long = "config", value_name = "FILE", required = true)]
     config: Vec<PathBuf>,
 }
@@ -107,10 +115,10 @@ struct Files {
 struct Common {
     #[command(flatten)]
     files: Files,
-    /// Only this pipeline; without it, all pipelines of the configuration.
+    /// Only this pipeline. Default: all pipelines of the configuration.
     #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
-    /// Print one JSON document on standard output, for programs.
+    /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
 }
@@ -144,7 +152,7 @@ impl Common {
 
 /// Corrects the help of `--pipeline` for commands that handle one pipeline.
 fn one_pipeline(argument: clap::Arg) -> clap::Arg {
-    argument.help("The pipeline; optional if the configuration has only one")
+    argument.help("The pipeline. Optional if the configuration has only one")
 }
 
 fn names(config: &Config) -> String {

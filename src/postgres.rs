@@ -287,6 +287,17 @@ impl PgStore {
         }
     }
 
+    /// Fails if a column to which the open transaction copied rows has another type than the plan says.
+    async fn check_types(&mut self) -> Result<(), WriteError> {
+        let planned = Arc::clone(&self.rows.planned);
+        let mut live = self.take(Stage::Copy)?;
+        let result = timeout(self.connector.write_deadline(), window::retyped(&mut live, &planned)).await;
+        match self.keep(Stage::Copy, live, result, None)? {
+            Some(column) => Err(WriteError { stage: Stage::Copy, cause: Cause::Postgres(error::retyped(&column)) }),
+            None => Ok(()),
+        }
+    }
+
     async fn simple(&mut self, stage: Stage, sql: &'static str) -> Result<(), WriteError> {
         let mut live = self.take(stage)?;
         let result = timeout(self.connector.write_deadline(), live.connection.execute(sql)).await;
@@ -349,10 +360,12 @@ impl Transaction for PgStore {
             Err(WriteError { stage, cause: Cause::Postgres(error) }) if no_partition && self.misses(batch, window) => {
                 Err(WriteError { stage, cause: Cause::NoPartition(Box::new(error)) })
             }
-            kept => kept.map(|copied| {
+            kept => {
+                let copied = kept?;
+                self.check_types().await?;
                 self.unmatched += copied.unmatched;
-                copied.rows
-            }),
+                Ok(copied.rows)
+            }
         }
     }
 
@@ -374,6 +387,7 @@ impl Transaction for PgStore {
         let mut live = self.take(Stage::Begin)?;
         let result = timeout(self.connector.write_deadline(), window::copy_nothing(&mut live, &planned)).await;
         self.keep(Stage::Begin, live, result, None)?;
+        self.check_types().await?;
         let mut live = self.take(Stage::Defaults)?;
         let result = timeout(self.connector.write_deadline(), window::make_defaults(&mut live, &planned)).await;
         self.keep(Stage::Defaults, live, result, None)

@@ -34,7 +34,7 @@ use stand_in::{Setup, Trials};
 pub(super) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// How many of the newest records to try; 0 tries none.
+    /// The number of newest records to try to write, per pipeline. With 0, none is tried.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     records: u32,
     /// Check only the files, without connecting to Kafka or Postgres.
@@ -296,7 +296,7 @@ fn acl(config: &Config, pipeline: &Pipeline, kind: &str, name: &str) -> String {
     let properties = config.kafka.properties_of(pipeline);
     let user = properties.get("sasl.username").map_or("NAME", |user| user.expose());
     format!(
-        "run: kafka-acls --bootstrap-server {} --add --allow-principal 'User:{user}' --operation Read --{kind} '{name}'; or remove the rule that denies it",
+        "run: kafka-acls.sh --bootstrap-server {} --add --allow-principal 'User:{user}' --operation Read --{kind} '{name}'; or remove the rule that denies it",
         config.kafka.bootstrap_servers
     )
 }

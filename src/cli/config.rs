@@ -8,9 +8,9 @@ use crate::error::FatalError;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Prints all that the files and the environment set, as one TOML file. Secrets are shown as `***`.
+    /// Prints what the files and the environment set together, as one TOML file without the defaults. Secrets are shown as `***`.
     Print(Files),
-    /// Prints a JSON Schema of the configuration file, for editors that complete and check TOML.
+    /// Prints a JSON Schema of the configuration file, with which editors complete and check it.
     Schema,
 }
 

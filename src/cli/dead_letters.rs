@@ -21,36 +21,36 @@ use crate::postgres::dead_letter_cleanup;
 /// Subcommands of `dead-letters`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Counts dead letters by reason, and lists the newest.
+    /// Counts dead letters by pipeline and reason, and lists the newest.
     List(list::Arguments),
-    /// Shows one dead letter, with key, value and headers.
+    /// Shows one dead letter with its key, value, headers and fault.
     Show(letter::Arguments),
-    /// Puts dead letters through the pipeline's current mapping. A row is written and its dead letter deleted in one
-    /// transaction.
+    /// Tries dead letters again with the current configuration. Writing the row and deleting its dead letter is one transaction. A
+    /// record that still can't become a row stays a dead letter.
     Replay(replay::Arguments),
-    /// Deletes dead letters for good.
+    /// Deletes dead letters for good. Their records are lost unless Kafka still has them.
     Purge(purge::Arguments),
 }
 
 /// Selects dead letters.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Filter {
-    /// Only these ids; may be given several times.
+    /// Only the dead letter with this id. May be given several times.
     #[arg(long = "id", value_name = "ID")]
     ids: Vec<i64>,
-    /// Only with this reason, as `list` shows it.
+    /// Only dead letters with this reason, as `list` shows it.
     #[arg(long, value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::code)))]
     reason: Option<String>,
-    /// Only from this topic.
+    /// Only dead letters from this topic.
     #[arg(long)]
     topic: Option<String>,
-    /// Only those stored at or after this RFC 3339 time.
+    /// Only dead letters stored at or after this RFC 3339 time.
     #[arg(long, value_name = "TIME", value_parser = time_ms)]
     since: Option<i64>,
-    /// Only those stored before this RFC 3339 time.
+    /// Only dead letters stored before this RFC 3339 time.
     #[arg(long, value_name = "TIME", value_parser = time_ms)]
     until: Option<i64>,
-    /// Only those older than this, as in 30d.
+    /// Only dead letters stored longer ago than this, such as 30d.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "until")]
     older_than: Option<std::time::Duration>,
 }

@@ -80,8 +80,9 @@ impl Line {
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
+    let started = reach::Started::of(&config, arguments.common.pipelines(&config)?).await?;
     let mut all = Vec::new();
-    for pipeline in arguments.common.pipelines(&config)? {
+    for pipeline in &started.pipelines {
         all.push(look(&config, pipeline).await?);
     }
     if arguments.common.json {
@@ -89,8 +90,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     } else {
         show::print(&all.iter().map(text).collect::<Vec<_>>().join("\n"))?;
     }
-    let faults: Vec<String> = all.iter().flat_map(faults).collect();
-    if faults.is_empty() { Ok(()) } else { Err(FatalError::Stopped(faults.join("\n"))) }
+    started.result(all.iter().flat_map(faults).collect())
 }
 
 /// Returns the faults that make a pipeline's lag unknown: missing topics, and logs that don't fit the ledger's positions.
@@ -105,14 +105,12 @@ fn faults(lag: &PipelineLag) -> Vec<String> {
 }
 
 async fn look(config: &Config, pipeline: &Pipeline) -> Result<PipelineLag, FatalError> {
-    let connector = reach::connector(config);
-    let mut connection = reach::open(&connector).await?;
-    reach::registered(&mut connection, &pipeline.name).await?;
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;
     let (sources, missing_topics) = (partitions_of(&topics), missing_topics(&pipeline.topics, &topics));
     let name: Arc<str> = pipeline.name.as_str().into();
-    let watch = LagWatch::new(name, pipeline.topics.clone(), connector, observer, Arc::default(), Vec::new());
+    let watch =
+        LagWatch::new(name, pipeline.topics.clone(), reach::connector(config), observer, Arc::default(), Vec::new());
     let partitions = watch.once().await.map_err(|why| FatalError::Unavailable(format!("can't see the lag: {why}")))?;
     let unknown = sources.iter().filter(|source| !partitions.contains_key(*source));
     Ok(PipelineLag {

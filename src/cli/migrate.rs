@@ -18,7 +18,7 @@ pub(super) struct Arguments {
     /// Run the SQL. The user of `postgres.url` must own schema `tidegate`, or have the right to create it.
     #[arg(long)]
     apply: bool,
-    /// Also grant this role the rights that a daemon needs in schema `tidegate`. The role must exist.
+    /// Also grant this role, which must exist, the rights that a daemon needs in schema `tidegate`.
     #[arg(long, value_name = "ROLE")]
     role: Option<String>,
 }

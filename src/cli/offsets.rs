@@ -15,11 +15,11 @@ use crate::error::FatalError;
 /// Subcommands of `offsets`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Shows the positions in the ledger.
+    /// Shows the position of each partition, and which claim owns it.
     Show(Show),
-    /// Sets positions with a new claim, so that a running instance can't overwrite them.
+    /// Sets positions. The partitions get a new claim, so that a running instance can't overwrite them.
     Set(set::Arguments),
-    /// Moves the registration, positions and dead letters of a renamed pipeline from its old name to its new one.
+    /// Moves registration, positions and dead letters to a pipeline's new name. Nothing is left under the old name.
     Copy(copy::Arguments),
 }
 
@@ -59,18 +59,20 @@ pub(super) async fn run(command: &Command) -> Result<(), FatalError> {
 
 async fn show(arguments: &Show) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
+    let started = reach::Started::of(&config, arguments.common.pipelines(&config)?).await?;
     let mut connection = reach::open(&reach::connector(&config)).await?;
     let mut all = Vec::new();
-    for pipeline in arguments.common.pipelines(&config)? {
-        reach::registered(&mut connection, &pipeline.name).await?;
+    for pipeline in &started.pipelines {
         let partitions = positions(&mut connection, &pipeline.name).await;
         let partitions = partitions.map_err(|error| reach::failed("can't read the ledger", error))?;
         all.push(Positions { pipeline: pipeline.name.clone(), partitions });
     }
     if arguments.common.json {
-        return show::json(&BTreeMap::from([("pipelines", &all)]));
+        show::json(&BTreeMap::from([("pipelines", &all)]))?;
+    } else {
+        show::print(&all.iter().map(text).collect::<Vec<_>>().join("\n"))?;
     }
-    show::print(&all.iter().map(text).collect::<Vec<_>>().join("\n"))
+    started.result(Vec::new())
 }
 
 async fn positions(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Position>, sqlx::Error> {

@@ -14,11 +14,11 @@ use crate::postgres::claims::committed_at;
 /// Subcommands of `pipelines`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Lists the registered pipelines and replays, and those of the configuration that were never started.
+    /// Lists the registered pipelines and replays, and the pipelines of the configuration that never ran.
     List(list::Arguments),
-    /// Resumes a stopped pipeline on every instance where it has stopped; other pipelines are not affected.
+    /// Resumes a stopped pipeline on every instance where it has stopped. Other pipelines are not affected.
     Resume(resume::Arguments),
-    /// Removes the registration, positions and claims of a pipeline that is no longer needed. Its table is kept.
+    /// Deletes the registration and the positions of a pipeline or a replay that is no longer used. Its table is kept.
     Forget(forget::Arguments),
 }
 

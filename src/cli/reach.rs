@@ -125,12 +125,50 @@ pub(super) async fn topics(
 
 /// Returns an error unless the pipeline has been started on this database.
 pub(super) async fn registered(connection: &mut PgConnection, pipeline: &str) -> Result<(), FatalError> {
-    if is_registered(connection, pipeline).await? {
-        return Ok(());
-    }
-    Err(FatalError::Config(format!(
+    if is_registered(connection, pipeline).await? { Ok(()) } else { Err(FatalError::Config(never_started(pipeline))) }
+}
+
+fn never_started(pipeline: &str) -> String {
+    format!(
         "pipeline `{pipeline}` was never started on this database, so the ledger knows nothing of it: start it with `tidegate run`, or check `postgres.url` and the pipeline's name"
-    )))
+    )
+}
+
+/// The pipelines that a command shows, divided by whether they have been started on this database.
+pub(super) struct Started<'a> {
+    pub(super) pipelines: Vec<&'a Pipeline>,
+    /// One sentence per pipeline that was never started.
+    others: Vec<String>,
+}
+
+impl<'a> Started<'a> {
+    /// Asks the ledger.
+    ///
+    /// # Errors
+    /// If Postgres can't be queried, or if none of the pipelines was ever started.
+    pub(super) async fn of(config: &Config, selected: Vec<&'a Pipeline>) -> Result<Self, FatalError> {
+        let mut connection = open(&connector(config)).await?;
+        let (mut pipelines, mut others) = (Vec::new(), Vec::new());
+        for pipeline in selected {
+            if is_registered(&mut connection, &pipeline.name).await? {
+                pipelines.push(pipeline);
+            } else {
+                others.push(never_started(&pipeline.name));
+            }
+        }
+        if pipelines.is_empty() { Err(FatalError::Config(others.join("\n"))) } else { Ok(Self { pipelines, others }) }
+    }
+
+    /// Returns the command's result, after it has shown the pipelines. `faults` are those that it found.
+    pub(super) fn result(self, faults: Vec<String>) -> Result<(), FatalError> {
+        let is_sound = faults.is_empty();
+        let text = faults.into_iter().chain(self.others).collect::<Vec<_>>().join("\n");
+        match (is_sound, text.is_empty()) {
+            (false, _) => Err(FatalError::Stopped(text)),
+            (true, false) => Err(FatalError::Config(text)),
+            (true, true) => Ok(()),
+        }
+    }
 }
 
 /// Returns whether the pipeline has been started on this database.

@@ -39,25 +39,26 @@ use crate::report::Counts;
 pub(super) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// Only this topic; without it, all topics of the pipeline.
+    /// Only this topic. Default: all topics of the pipeline.
     #[arg(long)]
     topic: Option<String>,
-    /// Only this partition; without it, all partitions.
+    /// Only this partition. Default: all partitions.
     #[arg(long, value_name = "P")]
     partition: Option<i32>,
-    /// Where to begin: an offset, `earliest`, or an RFC 3339 time (the first record at or after it).
+    /// The first record to write: an offset, `earliest`, or an RFC 3339 time (the first record at or after it).
     #[arg(long, value_name = "N|earliest|TIME")]
     from: LogPosition,
-    /// Where to end, exclusive: an offset, `latest` (the current end), or a time that isn't in the future.
+    /// The end, exclusive: an offset, `latest` (the end of the log now), or an RFC 3339 time that isn't in the future.
     #[arg(long, value_name = "N|latest|TIME", default_value = "latest")]
     to: LogPosition,
     /// Write into this table instead of the pipeline's own.
     #[arg(long, value_name = "SCHEMA.TABLE")]
     into: Option<String>,
-    /// The replay's name in the ledger; by default derived from the other arguments. The same name resumes the same replay.
+    /// The replay's name in the ledger. A command with the same name resumes the same replay. Default: derived from the other
+    /// arguments.
     #[arg(long)]
     name: Option<String>,
-    /// Forget what the ledger knows about this replay, and start over.
+    /// Forget how far this replay came, and start at its beginning.
     #[arg(long)]
     again: bool,
 }

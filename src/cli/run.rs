@@ -23,11 +23,11 @@ const INTERRUPTED: i32 = 130;
 pub(super) struct Arguments {
     #[command(flatten)]
     files: Files,
-    /// Drain up to the current log ends, then exit; the exit code is 0 only if all is written.
+    /// Write the records that are in the topics at the start, then end. The exit code is 0 only if all of them are written.
     #[arg(long, value_name = "now")]
     until: Option<Until>,
-    /// End after this time, as in 10m, even if not all is written: what is left is logged by partition, and the exit code is
-    /// 75. Counts from the start; the drain takes additional time.
+    /// With --until: end after this time (such as 10m) even if records are left. The log names them by partition, and the exit
+    /// code is 75. The time counts from the start; the shutdown takes up to limits.drain_timeout more.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "until")]
     give_up_after: Option<Duration>,
 }

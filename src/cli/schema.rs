@@ -41,34 +41,33 @@ use crate::registry::{self, CachedSchemas};
 /// Arguments of `schema`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The topic to read.
+    /// The topic whose records are read.
     #[arg(long, value_name = "TOPIC")]
     topic: String,
-    /// A broker, or several separated by commas.
+    /// One or more brokers, separated by commas.
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
     bootstrap_servers: Option<String>,
-    /// A librdkafka property, for clusters that require a password. May be given several times.
+    /// A property of librdkafka, such as security.protocol=SASL_SSL. May be given several times.
     #[arg(long = "property", value_name = "NAME=VALUE", conflicts_with = "config")]
     properties: Vec<String>,
-    /// The URL of a schema registry, if values or keys begin with the id of a schema.
+    /// The URL of the schema registry, if values or keys begin with a schema id.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     schema_registry: Option<String>,
-    /// The URL of the database. If the table exists there, its columns are compared with the records, and the proposal is a mapping
-    /// to them.
+    /// The URL of the database. If the table exists there, a mapping to its columns is proposed.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     postgres_url: Option<String>,
-    /// A configuration that already has a pipeline: brokers and their properties are taken from it, the schema registry and the
-    /// database.
+    /// A configuration file from which brokers, their properties, the schema registry and the database are taken. May be given
+    /// several times.
     #[arg(long, value_name = "FILE")]
     config: Vec<std::path::PathBuf>,
-    /// The table to propose, or an existing table to map to. By default the table of the first pipeline in the files of `--config`
-    /// that reads the topic, or else a table with the topic's name.
+    /// The name of the table, which may exist. Default: the table of the first pipeline in --config that reads the topic, or else
+    /// the topic's name.
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
-    /// How many of the newest records to read.
+    /// The number of newest records to read.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     records: u32,
-    /// Print one JSON document on standard output, for programs.
+    /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
 }

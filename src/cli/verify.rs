@@ -44,8 +44,9 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
+    let started = reach::Started::of(&config, arguments.common.pipelines(&config)?).await?;
     let mut reports = Vec::new();
-    for pipeline in arguments.common.pipelines(&config)? {
+    for pipeline in &started.pipelines {
         reports.push(verify(&config, pipeline).await?);
     }
     if arguments.common.json {
@@ -53,8 +54,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     } else {
         show::print(&reports.iter().map(PipelineReport::text).collect::<Vec<_>>().join("\n"))?;
     }
-    let faults: Vec<String> = reports.iter().flat_map(PipelineReport::faults).collect();
-    if faults.is_empty() { Ok(()) } else { Err(FatalError::Stopped(faults.join("\n"))) }
+    started.result(reports.iter().flat_map(PipelineReport::faults).collect())
 }
 
 /// A partition's row in the ledger.
@@ -70,7 +70,6 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
     progress.doing(format!("pipeline `{}`", pipeline.name));
     let failed = |error| reach::failed("can't verify", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
-    reach::registered(&mut connection, &pipeline.name).await?;
     // Read ledger and table in one snapshot. The deadlines of a batch don't apply, because counting a large table takes longer.
     connection
         .execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")

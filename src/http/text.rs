@@ -183,7 +183,7 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
 /// Writes which consumer reads which partitions, and which partitions have the most lag.
 fn readers(text: &mut String, pipeline: &PipelineView) {
     let seats = &pipeline.board;
-    line(text, &format!("readers: {}", seats.rule));
+    line(text, &format!("group:   {}", seats.rule));
     for column in &seats.columns {
         let this = match &column.url {
             _ if column.this => " (this daemon)".to_owned(),

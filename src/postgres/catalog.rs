@@ -3,6 +3,8 @@
 use sqlx::{PgConnection, Row};
 use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind, UniqueIndex};
 
+use crate::plan::PlannedTable;
+
 const TABLE: &str = "
 SELECT c.oid::int8 AS oid, c.relkind::text AS relkind, pg_catalog.row_security_active(c.oid) AS row_security,
        EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion)) AS may_conflict
@@ -72,6 +74,14 @@ LEFT JOIN LATERAL (
 ) f ON true
 ORDER BY i.attnum";
 
+/// Finds a column that no longer has the type that was planned for.
+const RETYPED: &str = "
+SELECT p.name FROM unnest($1::text[], $2::text[], $3::int8[]) AS p (relation, name, type)
+WHERE (SELECT a.atttypid FROM pg_catalog.pg_attribute a
+       WHERE a.attrelid = pg_catalog.to_regclass(p.relation) AND a.attname = p.name::name AND a.attnum > 0
+           AND NOT a.attisdropped) IS DISTINCT FROM p.type::oid
+LIMIT 1";
+
 /// Reads the unique indexes. Columns in INCLUDE don't count for uniqueness. A deferrable constraint can't be used for ON
 /// CONFLICT, so it is left out.
 const UNIQUE: &str = "
@@ -111,6 +121,30 @@ pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<C
     let unique = unique.collect::<Result<_, sqlx::Error>>()?;
     let may_conflict = row.try_get("may_conflict")?;
     Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, row_security, columns, unique, may_conflict }))
+}
+
+/// Returns the name of a column to which rows were copied and which no longer has the type in the plan, if there is one. Call this
+/// after the COPY, in its transaction: the COPY's lock keeps the types as they are.
+///
+/// Binary COPY names no types. `recv` functions notice a value of another type only by its form, and int8, float8, timestamptz and
+/// a text of eight characters have the same form.
+///
+/// # Errors
+/// If Postgres can't be queried.
+pub(super) async fn retyped<'p>(
+    conn: &mut PgConnection,
+    tables: impl Iterator<Item = &'p PlannedTable>,
+) -> Result<Option<String>, sqlx::Error> {
+    let (mut relations, mut names, mut types) = (Vec::new(), Vec::new(), Vec::new());
+    for table in tables {
+        for column in table.catalog.columns.iter().filter(|column| table.has(&column.name)) {
+            // By name, as the COPY: `check` creates its table in the transaction, with another oid.
+            relations.push(table.catalog.table.quoted());
+            names.push(column.name.as_str());
+            types.push(i64::from(column.type_oid));
+        }
+    }
+    sqlx::query_scalar(RETYPED).bind(relations).bind(names).bind(types).fetch_optional(conn).await
 }
 
 /// Returns the schemas that have a relation of this name, without the table's own schema and those of Postgres.

@@ -39,6 +39,20 @@ pub(super) fn only_the_default() -> PostgresError {
     }
 }
 
+/// Returns an error like the one that Postgres gives for a value of another type than its column's. Binary COPY doesn't notice all of
+/// them.
+pub(super) fn retyped(column: &str) -> PostgresError {
+    PostgresError {
+        severity: Severity::Error,
+        sqlstate: "42804".to_owned(),
+        message: format!("the type of column `{column}` has changed since the rows were encoded"),
+        row: None,
+        column: Some(column.to_owned()),
+        policy: false,
+        note: None,
+    }
+}
+
 fn postgres_error(error: &PgDatabaseError) -> PostgresError {
     let message = match error.detail() {
         Some(detail) => format!("{} ({detail})", error.message()),

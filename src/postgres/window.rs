@@ -32,6 +32,8 @@ pub(super) struct Stages {
     filled: BTreeSet<u16>,
     /// The number of the table that was written last.
     last: u16,
+    /// If records name their table: the numbers of the tables that the current transaction wrote.
+    written: BTreeSet<u16>,
 }
 
 impl Stages {
@@ -40,6 +42,7 @@ impl Stages {
     pub(super) fn begin(&mut self, version: u64) {
         self.new.clear();
         self.filled.clear();
+        self.written.clear();
         if self.version != version {
             (self.version, self.there) = (version, BTreeMap::new());
         }
@@ -125,6 +128,16 @@ async fn merge_staged(
 /// Returns the table that was written last, and its number.
 fn last_written<'p>(live: &Live, planned: &'p Planned) -> (u16, &'p PlannedTable) {
     planned.routes.get(usize::from(live.stages.last)).map_or((0, &planned.table), |table| (live.stages.last, table))
+}
+
+/// Returns a column of the tables that the current transaction wrote whose type is no longer the one in the plan; see
+/// [`catalog::retyped`].
+pub(super) async fn retyped(live: &mut Live, planned: &Planned) -> Result<Option<String>, sqlx::Error> {
+    if planned.plan.is_routed() {
+        let tables = live.stages.written.iter().filter_map(|number| planned.routes.get(usize::from(*number)));
+        return catalog::retyped(&mut live.connection, tables).await;
+    }
+    catalog::retyped(&mut live.connection, std::iter::once(&planned.table)).await
 }
 
 /// Copies no row into the table that was written last, and merges none.
@@ -268,6 +281,7 @@ async fn by_shape(
     placed: &mut Vec<u32>,
 ) -> Result<Copied, sqlx::Error> {
     live.stages.last = number;
+    live.stages.written.insert(number);
     let all = rows.len() as u64;
     let deletes = matches!(spec.table.mode, WriteMode::Upsert { deletes: true, .. });
     let groups = groups(table.shapes.mask_bytes(), rows, deletes);

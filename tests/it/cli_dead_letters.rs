@@ -67,7 +67,7 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
     world.drained(&config);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 4);
     world.sql("ALTER TABLE rides ALTER id TYPE bigint, DROP CONSTRAINT rides_lat_check, ADD CONSTRAINT lower CHECK (lat < 180)").await;
-    tidegate(&config, &["dead-letters", "replay"]).fails(64, &["say which", "--all"]);
+    tidegate(&config, &["dead-letters", "replay"]).fails(64, &["select the dead letters", "--all"]);
     let misspelled = ["dead-letters", "replay", "--reason", "type_mismatched"];
     tidegate(&config, &misspelled)
         .fails(64, &["invalid value 'type_mismatched'", "type_mismatch", "refused_by_postgres"]);
@@ -92,9 +92,7 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
         .fails(70, &["0 dead letters replayed (0 rows), 2 failed again", "2 dead letters failed again"]);
     world.sql("ALTER TABLE rides DROP CONSTRAINT lower").await;
     let id = world.number("SELECT id FROM tidegate.dead_letter WHERE record_offset = 3").await.to_string();
-    tidegate(&config, &["dead-letters", "replay", "--id", &id])
-        .ok()
-        .says(&["1 dead letter replayed (1 row), 0 failed"]);
+    tidegate(&config, &["dead-letters", "replay", "--id", &id]).ok().says(&["1 dead letter replayed (1 row)"]);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 4);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 1);
 }
@@ -149,7 +147,7 @@ async fn purge_counts_first_and_removes_only_what_was_named() {
     let config = world.append();
     world.produce([Record::new("{"), Record::new("["), ride(1, 91), ride(2, 92)]);
     world.drained(&config);
-    tidegate(&config, &["dead-letters", "purge", "--yes"]).fails(64, &["say which"]);
+    tidegate(&config, &["dead-letters", "purge", "--yes"]).fails(64, &["select the dead letters"]);
     tidegate(&config, &["dead-letters", "purge", "--all"]).fails(64, &["4 dead letters would be removed", "--yes"]);
     tidegate(&config, &["dead-letters", "purge", "--older-than", "1h", "--yes"]).ok().says(&["removed 0"]);
     tidegate(&config, &["dead-letters", "purge", "--reason", "refused_by_postgres", "--yes"]).ok().says(&["removed 2"]);

@@ -71,7 +71,7 @@ async fn a_drained_topic_verifies_with_its_dead_letters_and_its_gaps() {
         "{second}"
     );
     assert_eq!(first["last_record"], "known again");
-    tidegate(&config, &["verify"]).ok().says(&["nothing is missing or twice", "the one we knew"]);
+    tidegate(&config, &["verify"]).ok().says(&["found nothing missing and nothing twice", "the ledger's"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +144,7 @@ async fn a_log_that_differs_from_the_ledger_is_a_fault() {
     let config = world.config("table.name = \"rides\"");
     world.rides(0, 10, 1);
     world.drained(&config);
-    tidegate(&config, &["verify"]).ok().says(&["the one we knew", "the table was not held against the ledger"]);
+    tidegate(&config, &["verify"]).ok().says(&["the ledger's", "the table was not compared with the ledger"]);
     world.sql("UPDATE tidegate.ledger SET last_digest = last_digest + 1").await;
     tidegate(&config, &["verify"]).fails(70, &["the log is not the one we knew: at offset 9"]);
     world.sql("UPDATE tidegate.ledger SET next_offset = 1000").await;

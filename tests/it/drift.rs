@@ -68,3 +68,37 @@ async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record(
     let settled = async || world.ledger().await == i64::from(RECORDS);
     eventually_async("the ledger stands at the end", PATIENCE, settled).await.expect("it does");
 }
+
+/// Binary COPY takes the eight bytes of an int8 for a float8, a timestamptz or a text. So Postgres doesn't notice these changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_whose_new_type_reads_the_old_bytes_gets_the_right_values() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE readings (seq int, real_from_int int8, text_from_int int8, text_of_one_record int8)").await;
+    let reading = |n: i32| {
+        Record::new(format!(
+            // The bytes of this number are the text AAAAAAAA; those of 7 aren't text, so Postgres refuses them.
+            r#"{{"seq":{n},"real_from_int":{n},"text_from_int":4702111234474983745,"text_of_one_record":7}}"#
+        ))
+    };
+    let daemon = world.daemon(&world.config("table.name = \"readings\""));
+    let right = "SELECT count(*) FROM readings WHERE real_from_int = seq AND text_from_int::text = '4702111234474983745' AND text_of_one_record::text = '7'";
+    let mut sent = 0;
+    for change in [
+        "SELECT",
+        "ALTER TABLE readings ALTER real_from_int TYPE float8",
+        "ALTER TABLE readings ALTER text_from_int TYPE text",
+        "ALTER TABLE readings ALTER text_of_one_record TYPE text",
+    ] {
+        world.sql(change).await;
+        sent += 1;
+        world.produce([reading(sent)]);
+        await_metric(&daemon, "tidegate_records_consumed_total", f64::from(sent));
+        let all = async || {
+            world.number("SELECT count(*) FROM readings").await
+                + world.number("SELECT count(*) FROM tidegate.dead_letter").await
+                == i64::from(sent)
+        };
+        eventually_async("the record is written", PATIENCE, all).await.expect("it is");
+        assert_eq!(world.number(right).await, i64::from(sent), "after {change}");
+    }
+}

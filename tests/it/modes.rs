@@ -308,7 +308,7 @@ async fn a_sum_that_overflows_its_column_dead_letters_one_record() {
     assert_eq!(
         world.number("SELECT count(*) FROM tidegate.dead_letter WHERE sqlstate = '22003'").await,
         world.number("SELECT 201 - sum(n)::int8 FROM t").await,
-        "each record is in the sums or set aside"
+        "each record is in the sums or a dead letter"
     );
     assert!(world.number("SELECT count(*) FROM tidegate.dead_letter").await >= 1);
 }

@@ -185,9 +185,9 @@ async fn without_scripts_the_page_is_a_snapshot_and_the_command_prints_the_same(
     let (_world, address, daemon) = flowing(2, "consumers = 3").await;
     status_when(&daemon, "an idle consumer", |status| {
         status["pipelines"][0]["board"]["rule"]
-            == "idle: 1 of 3 consumers, for 2 partitions; a partition has one reader"
+            == "idle: 1 of 3 consumers, for 2 partitions; a partition has one consumer"
     });
-    let rule = "readers: idle: 1 of 3 consumers, for 2 partitions; a partition has one reader";
+    let rule = "group:   idle: 1 of 3 consumers, for 2 partitions; a partition has one consumer";
     let (_, page) = get(&address, "/", "");
     assert!(page.contains(rule), "{page}");
     let config = daemon.folder().join("tidegate.toml");

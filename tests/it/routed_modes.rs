@@ -207,5 +207,5 @@ async fn a_replay_is_refused_where_a_routed_table_would_count_twice() {
     assert_eq!(code, Some(0), "{log}");
     tidegate(&config, &["replay", "--from", "earliest"]).fails(64, &["sums or counts", "--into"]);
     let report = tidegate(&config, &["verify", "--json"]).ok().json();
-    assert!(report["pipelines"][0]["table_skipped"].is_string(), "sums can't be held against the log: {report}");
+    assert!(report["pipelines"][0]["table_skipped"].is_string(), "sums can't be compared with the log: {report}");
 }

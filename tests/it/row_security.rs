@@ -245,6 +245,6 @@ async fn a_letter_that_a_policy_refused_is_replayed_once_the_policy_takes_it() {
     tidegate(&config, &["dead-letters", "replay", "--all"])
         .fails(70, &["0 dead letters replayed (0 rows), 1 failed again"]);
     tenants.world.sql("CREATE POLICY more ON t WITH CHECK (tenant = 'b')").await;
-    tidegate(&config, &["dead-letters", "replay", "--all"]).ok().says(&["1 dead letter replayed (1 row), 0 failed"]);
+    tidegate(&config, &["dead-letters", "replay", "--all"]).ok().says(&["1 dead letter replayed (1 row)"]);
     assert_eq!(tenants.rows().await, "1:a,2:b,3:a,4:a:9");
 }

@@ -205,7 +205,7 @@ fn kafka_text(kafka: &KafkaReport) -> String {
             show::counted(found.records, "record", "records")
         );
     }
-    let state = kafka.group_state.as_deref().unwrap_or("not there yet");
+    let state = kafka.group_state.as_deref().unwrap_or("does not exist yet");
     text + &format!(
         "  group       {}: {state}, {}\n",
         kafka.group,

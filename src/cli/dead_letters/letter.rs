@@ -12,7 +12,7 @@ use crate::error::FatalError;
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// Its id, as `list` shows it.
+    /// The dead letter's id, as `list` shows it.
     id: i64,
 }
 
@@ -113,7 +113,7 @@ fn text(report: &Report) -> String {
     let sqlstate = report.sqlstate.as_ref().map_or(String::new(), |code| format!(", SQLSTATE {code}"));
     let column = report.column.as_ref().map_or(String::new(), |column| format!(", column {}", show::safe(column)));
     text += &format!("  reason     {reason}{sqlstate}{column}\n  detail     {}\n", show::safe(detail));
-    text += &format!("  set aside  {}\n", show::time(report.created_at_ms));
+    text += &format!("  stored     {}\n", show::time(report.created_at_ms));
     text += &format!("  timestamp  {}\n", report.timestamp_ms.map_or_else(|| "none".to_owned(), show::time));
     for Header { name, value } in &report.headers {
         text += &format!("  header     {} = {}\n", Bytes::shown(Some(name)), Bytes::shown(value.as_ref()));

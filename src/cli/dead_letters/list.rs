@@ -15,7 +15,7 @@ pub(in crate::cli) struct Arguments {
     common: Common,
     #[command(flatten)]
     filter: Filter,
-    /// How many to list at most, newest first; all are counted.
+    /// List at most this many, the newest first. The counts are of all.
     #[arg(long, default_value_t = 50, value_name = "N")]
     limit: u32,
 }
@@ -101,12 +101,12 @@ fn text(report: &Report) -> String {
     if report.total == 0 {
         return "no dead letters".to_owned();
     }
-    let mut counts = Table::new(&["pipeline", "reason", "letters", "oldest", "newest"]);
+    let mut counts = Table::new(&["pipeline", "reason", "dead letters", "oldest", "newest"]);
     for Count { pipeline, reason, letters, oldest_ms, newest_ms } in &report.counts {
         let (oldest, newest) = (show::time(*oldest_ms), show::time(*newest_ms));
         counts.row([pipeline.clone(), reason.clone(), show::count(*letters), oldest, newest]);
     }
-    let mut lines = Table::new(&["id", "pipeline", "set aside", "record", "reason", "detail"]);
+    let mut lines = Table::new(&["id", "pipeline", "stored", "record", "reason", "detail"]);
     for line in &report.letters {
         let record = format!("{}/{}@{}", line.topic, line.partition, line.offset);
         let detail = show::safe(&line.detail);

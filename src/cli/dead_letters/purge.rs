@@ -14,10 +14,10 @@ pub(in crate::cli) struct Arguments {
     common: Common,
     #[command(flatten)]
     filter: Filter,
-    /// All dead letters of the pipeline.
+    /// All dead letters of the selected pipelines. Required if no other option selects some.
     #[arg(long)]
     all: bool,
-    /// Delete them; without it they are only counted.
+    /// Delete them. Without this option they are only counted.
     #[arg(long)]
     yes: bool,
 }
@@ -31,7 +31,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let Arguments { common, filter, all, yes } = arguments;
     if *all != filter.is_everything() {
         return Err(FatalError::Config(
-            "say which: --id, --reason, --topic, --since, --until, --older-than; or --all, and none of these"
+            "select the dead letters by --id, --reason, --topic, --since, --until or --older-than, or all of them by --all alone"
                 .to_owned(),
         ));
     }

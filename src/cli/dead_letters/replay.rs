@@ -48,7 +48,7 @@ pub(in crate::cli) struct Arguments {
     common: Common,
     #[command(flatten)]
     filter: Filter,
-    /// All dead letters of the pipeline.
+    /// All dead letters of the selected pipelines. Required if no other option selects some.
     #[arg(long)]
     all: bool,
 }
@@ -68,7 +68,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let Arguments { common, filter, all } = arguments;
     if *all != filter.is_everything() {
         return Err(FatalError::Config(
-            "say which: --id, --reason, --topic, --since, --until, --older-than; or --all, and none of these"
+            "select the dead letters by --id, --reason, --topic, --since, --until or --older-than, or all of them by --all alone"
                 .to_owned(),
         ));
     }
@@ -100,13 +100,13 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
 
 fn text(reports: &[Report]) -> String {
     let lines = reports.iter().map(|report| {
-        format!(
-            "{}: {} replayed ({}), {} failed again and are kept with their new reason",
-            report.pipeline,
-            show::counted(report.replayed, "dead letter", "dead letters"),
-            show::counted(report.rows, "row", "rows"),
-            show::count(report.failed_again)
-        )
+        let replayed = show::counted(report.replayed, "dead letter", "dead letters");
+        let rows = show::counted(report.rows, "row", "rows");
+        let done = format!("{}: {replayed} replayed ({rows})", report.pipeline);
+        if report.failed_again == 0 {
+            return done;
+        }
+        format!("{done}, {} failed again and kept with the new reason", show::count(report.failed_again))
     });
     lines.collect::<Vec<_>>().join("\n")
 }

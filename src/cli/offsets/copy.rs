@@ -7,7 +7,7 @@
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
 
-use crate::cli::{Common, reach, show};
+use crate::cli::{Files, load_quietly, reach, show};
 use crate::config::Pipeline;
 use crate::error::FatalError;
 use crate::postgres::claims::committed_at;
@@ -17,14 +17,17 @@ use crate::postgres::dead_letter_cleanup;
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
-    common: Common,
-    /// The name under which the pipeline ran.
+    files: Files,
+    /// The pipeline's old name, under which it ran until now.
     from: String,
-    /// Its name in the configuration now.
+    /// The pipeline's new name, as in the configuration.
     to: String,
-    /// Do it even if an instance with the old name is running.
+    /// Proceed even if an instance still runs the pipeline under the old name.
     #[arg(long)]
     yes: bool,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Serialize)]
@@ -36,8 +39,8 @@ struct Report<'a> {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
-    let Arguments { common, from, to, yes } = arguments;
-    let config = common.load()?;
+    let Arguments { files, from, to, yes, json } = arguments;
+    let config = load_quietly(files)?;
     let Some(pipeline) = config.pipelines.iter().find(|pipeline| pipeline.name == *to) else {
         return Err(FatalError::Config(format!(
             "the configuration has no pipeline `{to}`; it has {}: TO is the name that the pipeline has now",
@@ -54,7 +57,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         )));
     }
     let (partitions, dead_letters) = rename(&mut connection, from, pipeline).await?;
-    if common.json {
+    if *json {
         return show::json(&Report { from, to, partitions, dead_letters });
     }
     show::print(&format!(

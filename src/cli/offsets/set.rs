@@ -24,16 +24,16 @@ use crate::postgres::claims::committed_at;
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// The topic; optional if the pipeline reads only one.
+    /// The topic. Optional if the pipeline reads only one.
     #[arg(long)]
     topic: Option<String>,
-    /// The partition; without it, all partitions of the topic.
+    /// The partition. Default: all partitions of the topic.
     #[arg(long, value_name = "P")]
     partition: Option<i32>,
     /// The next offset to read: a number, `earliest`, `latest`, or an RFC 3339 time (the first record at or after it).
     #[arg(long, value_name = "N|earliest|latest|TIME")]
     offset: LogPosition,
-    /// Do it even if an instance is running, or if records would be written twice.
+    /// Set the position even if an instance is running, or if records would be written twice.
     #[arg(long)]
     yes: bool,
 }

@@ -16,15 +16,15 @@ use crate::postgres::dead_letter_cleanup;
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     files: Files,
-    /// The pipeline's name, or a replay's, as `list` shows it.
+    /// The name of the pipeline or the replay, as `list` shows it.
     name: String,
-    /// Also delete its dead letters, with the records that they hold.
+    /// Also delete its dead letters. Their records are lost unless Kafka still has them.
     #[arg(long)]
     dead_letters: bool,
-    /// Don't ask for confirmation.
+    /// Delete without asking. Required if standard input is not a terminal.
     #[arg(long)]
     yes: bool,
-    /// Print one JSON document on standard output, for programs.
+    /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
 }

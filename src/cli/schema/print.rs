@@ -120,13 +120,14 @@ fn head(topic: &str, proposal: &Proposal, sample: &Sample) -> String {
         format!("# Proposed from the newest {} of topic {topic}", show::counted(sample.records, "record", "records"));
     let ignores = proposal.shape.is_change() || proposal.mode != Mode::Append;
     let tombstones = if ignores { 0 } else { sample.tombstones };
-    if tombstones + sample.odd() > 0 {
-        let _infallible = write!(
-            text,
-            ", of which {} without a value and {} of another structure: those would be dead letters",
-            show::count(tombstones),
-            show::count(sample.odd())
-        );
+    let parts = [(tombstones, "without a value"), (sample.odd(), "of another structure")];
+    let dead: Vec<_> = parts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, which)| format!("{} {which}", show::count(count)))
+        .collect();
+    if !dead.is_empty() {
+        let _infallible = write!(text, ". Some would be dead letters: {}", dead.join(", "));
     }
     text + ".\n"
 }

@@ -149,14 +149,14 @@ impl PipelineReport {
                 number(partition.unknown),
                 match (&partition.condition, partition.last_record) {
                     (Some(_), _) => "NOT the ledger's".to_owned(),
-                    (None, Some("known again")) => "the one we knew".to_owned(),
+                    (None, Some("known again")) => "the ledger's".to_owned(),
                     (None, _) => "plausible".to_owned(),
                 },
             ]);
         }
         text += &table.text("  ");
         if let Some(why) = &self.table_skipped {
-            text += &format!("  the table was not held against the ledger: {why}\n");
+            text += &format!("  the table was not compared with the ledger: {why}\n");
         }
         if self.skips_by_key {
             text += "  mode insert_new skips keys that are there already: records without a row may be such\n";
@@ -165,7 +165,7 @@ impl PipelineReport {
             text += &format!("  not in the ledger yet: {}\n", self.not_in_ledger.join(", "));
         }
         if self.faults().is_empty() {
-            text += "  nothing is missing or twice, as far as can be told\n";
+            text += "  found nothing missing and nothing twice\n";
         }
         text
     }

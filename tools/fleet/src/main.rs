@@ -26,11 +26,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Sends telemetry at a rate, and reports how it went.
+    /// Sends telemetry to a topic at a given rate, and reports how many records were acknowledged and how late they were sent.
     Produce(Box<ProduceArgs>),
-    /// Shows a trip as its customer sees it, from the table `customer_info`, and how old the data is.
+    /// Shows a trip as its customer sees it, read from the table `customer_info`, and how old that information is.
     Watch(WatchArgs),
-    /// Prints telemetry, one record per line, and sends nothing.
+    /// Prints telemetry on standard output, one record per line, without Kafka.
     Print(PrintArgs),
     /// Creates a topic if it doesn't exist.
     Topic(TopicArgs),
@@ -38,34 +38,35 @@ enum Command {
 
 #[derive(Args)]
 struct FleetArgs {
-    /// How many vehicles; each sends once per simulated second.
+    /// The number of vehicles. Each sends one record per simulated second.
     #[arg(long, default_value_t = 1_000)]
     vehicles: u32,
-    /// The seed of all randomness: the same seed sends the same records.
+    /// The seed of the random numbers: with the same seed, vehicles send the same records.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The simulation's first instant, in RFC 3339. `now` means the time at which the first record is sent.
+    /// The time at which the simulation starts: an RFC 3339 time, or `now` for the time at which the first record is sent.
     #[arg(long, default_value = "now")]
     start: Start,
-    /// The shortest and the longest trip.
+    /// The lengths of the shortest and the longest trip, in metres.
     #[arg(long, num_args = 2, default_values_t = [800, 6_000], value_names = ["FROM", "TO"])]
     trip_metres: Vec<u32>,
-    /// Vehicles of the region north, in thousandths.
+    /// How many of 1000 vehicles are in the region north.
     #[arg(long, default_value_t = 500)]
     north_permille: u32,
-    /// Share of readings that come late and out of order, 0 to 1.
+    /// The share of records that are sent late and out of order, 0 to 1.
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     late: f64,
-    /// Share of readings that are sent twice, 0 to 1.
+    /// The share of records that are sent twice, 0 to 1.
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     repeat: f64,
-    /// `telemetry`, or `compact` for benches.
+    /// The form of a record: `telemetry`, or the smaller `compact` for benches.
     #[arg(long, default_value = "telemetry")]
     format: Format,
-    /// `region` (north 0, south 1) or `vehicle:N`.
+    /// The partition of a record: `region` (north is 0, south is 1), or `vehicle:N` (N partitions, by the vehicle's number).
     #[arg(long, default_value = "region")]
     partitioning: Partitioning,
-    /// Writes the expected results of consumers: trips as CSV if the file ends in `.csv`, otherwise everything as JSON.
+    /// Writes the results that consumers must end up with: trips as CSV if the file's name ends in `.csv`, otherwise everything as
+    /// JSON.
     #[arg(long, value_name = "FILE")]
     truth: Option<PathBuf>,
     /// Prices in cents for the fares in `--truth`: BASE,PER_KM,PER_MINUTE,PER_PAUSED_MINUTE,MINIMUM.
@@ -75,7 +76,7 @@ struct FleetArgs {
 
 #[derive(Args)]
 struct ProduceArgs {
-    /// `host:port`, or several with commas.
+    /// One or more brokers, each as `host:port`, separated by commas.
     #[arg(long, default_value = "localhost:9092")]
     bootstrap_servers: String,
     /// The topic, which must exist.
@@ -83,8 +84,8 @@ struct ProduceArgs {
     topic: String,
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Records per second; 0 means as fast as possible. The default is the number of vehicles, which means real time. At a
-    /// higher rate `ts` runs ahead of the clock; Kafka's timestamp is always the time of sending.
+    /// Records per second; 0 means as fast as possible. Default: the number of vehicles, which is real time. At a higher rate the
+    /// field `ts` runs ahead of the clock. Kafka's timestamp is always the time of sending.
     #[arg(long)]
     rate: Option<f64>,
     /// Ends after this many records, repetitions included.
@@ -93,25 +94,26 @@ struct ProduceArgs {
     /// Ends after this many seconds.
     #[arg(long)]
     seconds: Option<f64>,
-    /// `steady`, `rush-hour:PEAK:SECONDS` or `burst:FACTOR:AFTER:SECONDS`, in multiples of the rate.
+    /// The rate over time: `steady`, `rush-hour:PEAK:SECONDS` or `burst:FACTOR:AFTER:SECONDS`. PEAK and FACTOR are multiples of the
+    /// rate.
     #[arg(long, default_value = "steady")]
     profile: Profile,
-    /// `lz4` or `none`.
+    /// How the producer compresses: `lz4` or `none`.
     #[arg(long, default_value = "lz4")]
     compression: Compression,
     /// The size of the producer's queue, in KiB.
     #[arg(long, default_value_t = 65_536)]
     queue_kib: u32,
-    /// Drops records if the queue is full; otherwise they wait.
+    /// Drops records while the producer's queue is full. By default they wait.
     #[arg(long)]
     refuse_when_full: bool,
-    /// A setting of librdkafka, `KEY=VALUE`; may be repeated.
+    /// A property of librdkafka. May be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
-    /// Prints the summary as JSON.
+    /// Prints the summary as one JSON document.
     #[arg(long)]
     json: bool,
-    /// Prints no progress on stderr.
+    /// Prints no progress on standard error.
     #[arg(long)]
     quiet: bool,
 }
@@ -127,10 +129,10 @@ struct PrintArgs {
 
 #[derive(Args)]
 struct WatchArgs {
-    /// The trip; a vehicle's first trip has the vehicle's number.
+    /// The trip's number. A vehicle's first trip has the vehicle's number.
     #[arg(long)]
     trip: u64,
-    /// Where the customer waits; by default in the middle of the vehicle's region.
+    /// Where the customer waits. Default: the middle of the vehicle's region.
     #[arg(long, value_name = "LAT,LON", value_parser = place, allow_hyphen_values = true)]
     at: Option<(i64, i64)>,
     /// The database that the pipeline `customer_info` writes to.
@@ -141,20 +143,20 @@ struct WatchArgs {
         hide_env_values = true
     )]
     database_url: String,
-    /// Ends after this many readings; by default when the trip has ended.
+    /// Ends after this many readings. Default: when the trip has ended.
     #[arg(long)]
     readings: Option<u64>,
     /// Ends after this many seconds.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Prints the summary as JSON.
+    /// Prints the summary as one JSON document.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args)]
 struct TopicArgs {
-    /// `host:port`, or several with commas.
+    /// One or more brokers, each as `host:port`, separated by commas.
     #[arg(long, default_value = "localhost:9092")]
     bootstrap_servers: String,
     /// The topic's name.

@@ -29,8 +29,8 @@ fn figures(report: &Report) -> String {
     let (day, postgres) = (word("/began"), word("/versions/postgres"));
     let postgres: Vec<&str> = postgres.split(' ').take(2).collect();
     format!(
-        "{ladder}\n{flood}\nThe run of {}, {} cores ({}) that servers, load and tidegate share, Kafka {}, {}; durable as they \
-         ship, `fsync` on.\n",
+        "{ladder}\n{flood}\nThe run of {}, {} cores ({}) that servers, load and tidegate share, Kafka {}, {}, both with their \
+         default settings for durability (`fsync` on).\n",
         day.split('T').next().unwrap_or("?"),
         report.run.pointer("/machine/cores").map(ToString::to_string).unwrap_or_default(),
         word("/machine/cpu"),
