@@ -291,7 +291,8 @@ fn cause(text: &str, state: &str, tls: bool, sasl: bool) -> Cause {
     }
 }
 
-/// Returns whether a connection failed within 2 s, from the time that follows "after " in the text.
+/// Returns whether the connection had been in its last state for less than 2 s when it failed. `state` is the end of
+/// librdkafka's line, such as `12ms in state UP)`.
 fn is_young(state: &str) -> bool {
     state.split_once("ms").and_then(|(ms, _)| ms.parse::<u64>().ok()).is_some_and(|ms| ms < 2000)
 }

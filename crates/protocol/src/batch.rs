@@ -25,7 +25,8 @@ pub struct BatchLimits {
     /// The size in bytes of rows, raw records and entries together. It is checked before a record is added, so a record of any
     /// size fits. Default 8 MiB.
     pub max_bytes: u64,
-    /// The time since the first record was added. Default 500 ms.
+    /// The time within which the batch is committed, counted from when its first record is added. The batch is closed earlier,
+    /// by the time that its write is expected to take. Default 500 ms.
     pub max_age: Duration,
 }
 
@@ -102,11 +103,11 @@ pub struct LastRecord {
 /// Why a batch was closed: a label value of `batches_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// `max_rows`
+    /// The batch reached `max_rows`.
     Rows,
-    /// `max_bytes`
+    /// The batch reached `max_bytes`.
     Bytes,
-    /// `max_age`
+    /// The batch must be written now to be committed within `max_age`.
     Age,
     /// A partition is being revoked.
     Revoke,

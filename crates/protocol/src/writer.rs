@@ -96,7 +96,7 @@ enum Attempt {
 /// Why the ledger must be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SettleCause {
-    /// The outcome of a COMMIT is unknown: if all spans are done, it was executed.
+    /// The outcome of a COMMIT is unknown. If the ledger shows [`SpanOutcome::Done`] for every span, the COMMIT was executed.
     Commit,
     /// The ledger didn't advance these spans. Whatever the ledger now says, this transaction wrote none of them.
     Refusal,

@@ -99,7 +99,7 @@ impl Fields {
     fn note(&mut self, value: &Value, prefix: &str, depth: usize) {
         let members = match value {
             Value::Object(members) => members,
-            // If the elements of an array are rows, the path continues in each element.
+            // The elements of an array may be rows, so continue in each element, under the same path.
             Value::Array(elements) => return elements.iter().for_each(|element| self.note(element, prefix, depth + 1)),
             _ => return,
         };

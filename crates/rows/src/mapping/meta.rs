@@ -79,7 +79,8 @@ impl Lexeme {
     }
 }
 
-/// Returns a column's value. Text that doesn't occur in the record is written to `made`.
+/// Returns the value of a column that takes Kafka's metadata or the leftovers. If its text has to be built (digits, the headers
+/// as JSON, the leftovers), it is built in `made`.
 #[inline(never)]
 pub(super) fn value<'a>(
     feed: &Feed,

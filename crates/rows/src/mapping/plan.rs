@@ -173,7 +173,8 @@ impl Plan {
         let stated = spec.columns.unwrap_or_default();
         // Columns that were added for fields are not in the configuration.
         let others = if automatic || spec.table.evolve { by_name(spec, catalog, stated) } else { Vec::new() };
-        // A column that is only mapped by its name may have no field. This is no fault.
+        // A column without an entry in the mapping takes the field of its name. It is no fault if records can't have that
+        // field.
         let unstated: Vec<_> = others.iter().map(|column| vec![column.name.clone()]).collect();
         let mapping: Vec<_> = stated.iter().cloned().chain(others).collect();
         let mut planner = Planner::new(spec, catalog, automatic, faults);
