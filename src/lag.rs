@@ -123,7 +123,7 @@ pub struct LagWatch {
     connector: Connector,
     observer: SharedObserver,
     view: Arc<Mutex<LagView>>,
-    /// This process's consumers, which know more about their own partitions.
+    /// This process's consumers, which know more about their own partitions than the ledger does.
     consumers: Vec<Arc<ConsumerStatus>>,
     samples: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
     /// The last end of each log, and how often it went back.
@@ -239,7 +239,7 @@ impl LagWatch {
             self.topics_due = false;
             self.sources = partitions_of(&topics);
             let missing = missing_topics(&self.topics, &topics);
-            // A broker that has just started may not know a topic yet. So one answer isn't enough.
+            // A broker that has just started possibly doesn't know a topic yet. So one answer isn't enough.
             let before = std::mem::replace(&mut self.missing, missing.clone());
             let confirmed = missing.into_iter().filter(|topic| before.contains(topic)).collect();
             self.observer.health().topics_missing(confirmed);

@@ -251,7 +251,7 @@ impl PlanSource {
     /// registers a new one.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] if another pipeline feeds one of them, or the role may not create it.
+    /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables, or the role has no right to create it.
     pub(crate) async fn route(
         &self,
         connection: &mut PgConnection,

@@ -1,4 +1,4 @@
-//! librdkafka's properties: which ones may be set, and why others may not.
+//! librdkafka's properties: which ones the user can set, and why the others can't be set.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

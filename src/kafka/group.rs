@@ -133,7 +133,8 @@ impl KafkaClient {
     }
 
     /// Returns the error that ended this consumer for good, if any. Two errors don't count, because a new client is tried after
-    /// them: another member took our name, or the group may not be read, which is fatal to librdkafka only under KIP-848.
+    /// them: another member took our name, or the client has no right to read the group. librdkafka treats the second one as
+    /// fatal only under KIP-848.
     fn fatal(&self) -> Option<ReadError> {
         let (code, text) = self.consumer.client().fatal_error()?;
         if code == Code::GroupAuthorizationFailed {

@@ -234,7 +234,7 @@ impl KafkaHealth {
         denied.push((fault, Instant::now()));
     }
 
-    /// Records that a consumer may not use the group.
+    /// Records that a consumer has no right to use the group.
     pub fn group_denied(&self, consumer: u32) {
         self.denied(consumer, Fault::group_denied(&self.group));
     }

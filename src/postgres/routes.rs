@@ -11,7 +11,8 @@ use tidegate_rows::catalog::{Catalog, TableName};
 pub(crate) enum TableClaim {
     /// The pipeline may write into the table.
     Ours,
-    /// This other pipeline writes into the table from a topic that ours reads too. Every record would be written twice.
+    /// Another pipeline, whose name is `by`, writes into the table from a topic that ours reads too. Every record would be
+    /// written twice.
     Fed { by: String },
     /// The pipeline has as many tables as it may.
     Full,

@@ -51,8 +51,8 @@ impl Queue {
         unsafe { rd::rd_kafka_queue_cb_event_enable(self.0.as_ptr(), Some(callback), opaque.cast_mut()) }
     }
 
-    /// Removes the callback. librdkafka calls it with the queue's lock held and removes it with the same lock held, so no call
-    /// of it is under way when this returns.
+    /// Removes the callback. librdkafka both calls and removes a callback with the queue's lock held, so the callback isn't
+    /// running when this function returns.
     pub(crate) fn clear_callback(&self) {
         // SAFETY: the handle is alive, and without a function the opaque pointer is not used.
         unsafe { rd::rd_kafka_queue_cb_event_enable(self.0.as_ptr(), None, ptr::null_mut()) }

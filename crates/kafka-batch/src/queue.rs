@@ -204,7 +204,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
     }
 
     /// Drops a partition's records that were read and not taken. Call this after a seek, because these records were read before
-    /// the seek. librdkafka returns them again only if the seek asks for them.
+    /// the seek. librdkafka returns those of them again that are at or after the seek's offset.
     pub fn discard(&mut self, topic: &str, partition: i32) {
         self.messages.remove(|message| message.partition() == partition && message.topic() == topic);
     }

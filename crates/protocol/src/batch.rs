@@ -63,7 +63,7 @@ pub struct Segment {
     pub claim: Claim,
     /// The offset of the ledger when all earlier batches are written.
     pub from: Offset,
-    /// The offset of the ledger after this batch: the successor of the last delivered offset.
+    /// The offset of the ledger after this batch, which is the successor of the last delivered offset.
     pub to: Offset,
     /// Whether the segment's records are written. False once the segment was dropped, for example because its partition was
     /// revoked.
@@ -283,7 +283,7 @@ impl Batch {
     /// Closes the batch. Its segments now cover all pushed records, and no record can be added.
     ///
     /// # Panics
-    /// If the record accounting does not add up: a bug of ours that would lose records.
+    /// If the record accounting does not add up. That is a bug of Tidegate, which would lose records.
     pub fn seal(&mut self, trigger: Trigger) {
         let consumed: u32 = self.segments.iter().map(|segment| segment.records).sum();
         let mut with_rows = 0;

@@ -32,8 +32,8 @@ use crate::store::WriteError;
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
-/// The time between two such attempts while the second connection waits for the lock. If the lock is released earlier, the next
-/// attempt is made at once.
+/// The time between two attempts to claim locked rows while the second connection waits for the lock. If the lock is released
+/// earlier, the next attempt is made at once.
 const OVERDUE_RETRY: Duration = Duration::from_millis(250);
 
 /// The policy for a Kafka log that doesn't match the ledger.

@@ -134,7 +134,7 @@ impl LedgerRow {
         }
     }
 
-    /// Returns the outcome of a span, for which it isn't known whether its transaction was committed.
+    /// Returns the outcome of a span whose transaction was either committed or rolled back, nobody knows which.
     pub fn outcome_of(self, span: &Span) -> SpanOutcome {
         match self.holder(span.claim) {
             Holder::Us(next) if next == span.to => SpanOutcome::Done,

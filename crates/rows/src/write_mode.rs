@@ -96,7 +96,7 @@ pub fn stage(of: Option<u16>) -> String {
     of.map_or_else(|| "tidegate_stage".to_owned(), |number| format!("tidegate_stage_{number}"))
 }
 
-/// A table and the settings of its rows: the input of every statement in this module.
+/// A table and the settings of its rows, from which every statement in this module is made.
 #[derive(Clone, Copy, Debug)]
 pub struct MergeTarget<'a> {
     /// The configuration of the rows, and the mode.
@@ -247,7 +247,7 @@ impl MergeTarget<'_> {
     }
 }
 
-/// Returns the merge of `insert_new`: if several rows have the same key, the first one delivered is kept.
+/// Returns the merge of `insert_new`. If several rows have the same key, the first one delivered is kept.
 fn insert_new(insert: &str, stage: &str, names: &str, key: &[String]) -> String {
     let (order, conflict) = match quoted(key) {
         key if key.is_empty() => (ORDER.to_owned(), String::new()),

@@ -15,7 +15,7 @@ use crate::schema::logical::Logical;
 use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, Value, shown};
 
-/// How many schemas are cached: each topic of a pipeline may have its own.
+/// How many schemas are cached. Each topic of a pipeline can have its own schema.
 const REMEMBERED: usize = 16;
 
 /// The bytes of a schema, and the logical types that it gives to slots.

@@ -1,4 +1,5 @@
-//! Column values that don't come from fields of the value: Kafka's metadata, keys, headers, leftovers.
+//! Column values that don't come from a field of the value: Kafka's metadata, keys, headers, and the leftovers (all fields that
+//! no column takes, together).
 
 use std::collections::HashMap;
 use std::io::Write;

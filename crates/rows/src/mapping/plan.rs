@@ -1,4 +1,4 @@
-//! The plan: what fills each column, and how it is written. It is made once, and reports all faults at once.
+//! The plan says what fills each column, and how the value is written. It is made once, and all faults are reported at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Range partitions by time: which partition a time belongs to, its name, which partitions are due and which have expired. No I/O.
+//! Computes the partitions of a table that is partitioned by time: which partition a time belongs to, what it is called, which
+//! ones are due and which have expired. No I/O.
 
 use std::collections::BTreeSet;
 
