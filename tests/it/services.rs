@@ -93,7 +93,7 @@ impl Drive {
     }
 }
 
-/// What a drive (one run of the simulated fleet) sent: its readings, and the results that the services must reach.
+/// The readings that a drive (one run of the simulated fleet) sent, and the results that the services must reach.
 pub(crate) struct Driven {
     pub(crate) truth: Truth,
     /// Each reading once, by trip and time.

@@ -112,7 +112,7 @@ impl Partition {
     }
 
     /// Compares our state with a ledger row that was requested at `requested_at`. Returns what happened to our claim; `None` if
-    /// the row contains nothing new. What happened after `requested_at` is possibly not in the row.
+    /// the row contains nothing new. The row can lack whatever happened after `requested_at`.
     pub fn judge(&self, row: LedgerRow, requested_at: Instant) -> Option<Outcome> {
         match &self.state {
             State::Owned(_) if requested_at <= self.progress_at => None,
