@@ -253,7 +253,7 @@ impl Supervisor {
         Ok(changes)
     }
 
-    /// Returns the result of the process: an error if a pipeline has stopped, or if records are left unwritten.
+    /// Returns the result of the process. It is an error if a pipeline has stopped, or if records are left unwritten.
     fn outcome(&self) -> Result<(), FatalError> {
         let reason = |pipeline: &Arc<Pipeline>| match pipeline.phase() {
             PipelinePhase::Stopped { why } => Some(format!("pipeline `{}` stopped: {why}", pipeline.name)),

@@ -296,7 +296,7 @@ impl KafkaHealth {
         lock(&self.state).consumers.values().map(|consumer| consumer.throttled).max().unwrap_or_default()
     }
 
-    /// Returns why a request has no answer: the fault of a connection, or, if none is known, that Kafka is silent.
+    /// Returns why a request has no answer, which is the fault of a connection, or, if none is known, that Kafka is silent.
     pub fn silence(&self) -> Fault {
         self.connection_fault().unwrap_or_else(|| Fault::silent(&self.servers))
     }

@@ -252,7 +252,8 @@ impl Session {
         self.flush_deadline.close_at(self.limits.max_age)
     }
 
-    /// Returns whether the open batch may be handed to the writer: it isn't empty, and no other batch is in flight.
+    /// Returns whether the open batch may be handed to the writer, which requires that it isn't empty and no other batch is in
+    /// flight.
     pub fn can_seal(&self) -> bool {
         !self.in_flight() && !self.open.is_empty()
     }

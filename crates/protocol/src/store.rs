@@ -201,7 +201,7 @@ impl WriteError {
         }
     }
 
-    /// Returns what the error means if nothing has worked yet: at the start of a pipeline or of a command.
+    /// Returns what the error means if nothing has worked yet, as at the start of a pipeline or of a command.
     pub fn disposition_at_start(&self) -> Disposition {
         match &self.cause {
             Cause::Postgres(error) => classify_at_start(self.stage, error.severity, &error.sqlstate),

@@ -223,9 +223,9 @@ impl MergeTarget<'_> {
         Some((merge, deleting))
     }
 
-    /// Returns the statement that creates the staging table. WITH NO DATA copies only the columns' types, since the target checks
-    /// its constraints itself. A column for a count is a bool in the staging table, because a record's input to a count is only a
-    /// mark.
+    /// Returns the statement that creates the staging table. WITH NO DATA copies only the columns' types, because the target
+    /// checks its constraints itself. A column for a count is a bool in the staging table, because a record's input to a count
+    /// is only a mark.
     fn create(&self) -> String {
         let (table, stage) = (self.catalog.table.quoted(), stage(self.number));
         let counts = aggregate::counts(self.spec.columns.unwrap_or_default());

@@ -169,8 +169,8 @@ impl Vehicle {
         None
     }
 
-    /// Returns the speed for the next second, in mm/s: the highest that the street and the braking distance allow. At random,
-    /// the vehicle brakes hard instead.
+    /// Returns the speed for the next second, in mm/s. It is the highest speed that the street and the braking distance allow.
+    /// At random, the vehicle brakes hard instead.
     fn next_speed(&mut self, ahead: u32) -> u32 {
         if self.speed >= HARD_BRAKING_FROM && self.rng.u32(..HARD_BRAKING_ODDS) == 0 {
             return self.speed - self.rng.u32(HARD_BRAKING);

@@ -1,4 +1,4 @@
-//! Checks that a mode works with its table: faults with a remedy, and warnings about surprises.
+//! Checks that a mode works with its table. Reports faults with a remedy, and warnings about surprises.
 
 use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind, quote_identifier};
 use crate::fault::{Faults, hint};

@@ -204,7 +204,7 @@ impl Book {
 }
 
 impl Mark {
-    /// Returns when the record left the backlog: when it was committed or lost.
+    /// Returns when the record left the backlog, which is when it was committed or lost.
     fn left(&self) -> u32 {
         if self.committed == NEVER { self.lost } else { self.committed }
     }
