@@ -362,8 +362,8 @@ impl LagWatch {
         let records = end.distance_from(row.next.max(read_to));
         let since = match samples.front() {
             _ if records == 0 => now,
-            // The oldest unwritten record existed at the first reading, so it is at least as old as that reading. It isn't older
-            // than the last written record, nor than an earlier record whose time was requested.
+            // The oldest unwritten record existed at the first reading, so it is at least as old as that reading. The oldest
+            // unwritten record isn't older than the last written record, nor than an earlier record whose time was requested.
             Some((at, first)) if *first > row.next => row.last_timestamp.max(made_at).unwrap_or(*at).min(*at),
             Some((at, _)) => *at,
             None => now,

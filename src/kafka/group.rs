@@ -34,9 +34,9 @@ const LEAVE_DEADLINE: Duration = Duration::from_secs(1);
 /// The longest that closing may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// If a consumer has committed nothing for this long, it commits a position again. That changes nothing, but Kafka's answer says
-/// whether the group and the topic may still be read. Otherwise that wouldn't be known: librdkafka doesn't report a denied
-/// heartbeat, and reports a denied fetch only once.
+/// If a consumer has committed nothing for this long, it commits a position again. The commit changes nothing, but Kafka's
+/// answer says whether the client still has the right to read the group and the topic. Otherwise that wouldn't be known:
+/// librdkafka doesn't report a denied heartbeat, and reports a denied fetch only once.
 const PROBE_EVERY: Duration = Duration::from_secs(4);
 
 /// Joins a consumer group.

@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use super::fault::{Cause, Fault};
 use crate::status::{Trouble, WaitCause, lock};
 
-/// If a request has no answer for this long, it is an outage. This is longer than a change of a partition's leader takes.
+/// If a request has no answer for this long, it is an outage. This time is longer than a change of a partition's leader takes.
 const SILENT_AFTER: Duration = Duration::from_secs(8);
 /// A group without a coordinator for this long is an outage.
 const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);

@@ -259,7 +259,7 @@ impl Observer {
     }
 
     /// Finds out why a broker's certificate isn't trusted, which librdkafka doesn't say. Opens a second connection that doesn't
-    /// check the host name. It sends no SASL credentials, because the server isn't verified.
+    /// check the host name. This connection sends no SASL credentials, because the server isn't verified.
     fn why_certificate(&self, fault: Fault) -> Fault {
         if fault.cause != Cause::Certificate {
             return fault;

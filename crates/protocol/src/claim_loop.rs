@@ -65,7 +65,7 @@ pub struct ClaimRequest {
     pub wanted: Vec<Wanted>,
     /// Partitions that this owner requested before and has lost since. Their pending requests are cancelled.
     pub withdrawn: Vec<TopicPartition>,
-    /// The name of the consumer, which the ledger shows as the owner. It also identifies the consumer's earlier requests.
+    /// The name of the consumer, which the ledger shows as the owner. The name also identifies the consumer's earlier requests.
     pub owner: Arc<str>,
     /// Where the answers are sent.
     pub answers: Sender<Message>,
@@ -371,10 +371,10 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
     }
 
     /// Returns the low ends and the high ends. Reads the high ends first. If a topic is recreated between the two requests, the
-    /// low end is then that of the new log. It is not after the last committed record, so fetching begins at that record's
-    /// offset and the records are compared. In the other order, the low end could be that of the old log, after the last
-    /// committed record. Nothing would be compared, and a new log that has grown beyond our offset would be taken for the old
-    /// one.
+    /// low end is then that of the new log. This low end is not after the last committed record, so fetching begins at that
+    /// record's offset and the records are compared. In the other order, the low end could be that of the old log, after the
+    /// last committed record. Nothing would be compared, and a new log that has grown beyond our offset would be taken for the
+    /// old one.
     async fn both_ends(&self, sources: &[TopicPartition]) -> Result<(Ends, Ends), LogEndsError> {
         let high = self.log_ends.ends(sources, End::High).await?;
         Ok((self.log_ends.ends(sources, End::Low).await?, high))

@@ -305,8 +305,8 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Runs one transaction. `hint` is `Some` once Postgres is known to refuse a record of the window. It contains the row that
-    /// the error named, if the error named one.
+    /// Runs one transaction. `hint` is `Some` once Postgres is known to refuse a record of the window. It then contains the row
+    /// that the error named, if the error named one.
     async fn attempt(
         &mut self,
         batch: &Batch,

@@ -49,8 +49,8 @@ pub struct WatchSummary {
     pub since_measured_ms: Option<Quantiles>,
     /// How long after its hand-over to Kafka a reading reached the customer's screen.
     pub since_sent_ms: Option<Quantiles>,
-    /// The number of readings whose time was ahead of the clock. They count as 0 ms old. A fleet's time runs ahead if it sends
-    /// faster than once per second and vehicle.
+    /// The number of readings whose time was ahead of the clock. Such readings count as 0 ms old. A fleet's time runs ahead if
+    /// it sends faster than once per second and vehicle.
     pub ahead_of_clock: u64,
 }
 

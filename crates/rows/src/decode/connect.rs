@@ -1,7 +1,7 @@
 //! Records wrapped as `{schema, payload}`, as Kafka Connect's JSON converter writes them.
 //!
-//! The payload's fields are the fields of the record. The schema says what a number or a text means, by the names of logical types
-//! of Kafka Connect and Debezium. It is parsed again only if it differs from the last few schemas.
+//! The payload's fields are the fields of the record. The schema says what a number or a text means, by the names of logical
+//! types of Kafka Connect and Debezium. The schema is parsed again only if it differs from the last few schemas.
 
 use serde_json::Value as Json;
 

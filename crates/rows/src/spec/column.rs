@@ -13,7 +13,7 @@ pub struct Column {
     pub name: String,
     /// The source of the column's values.
     pub source: Source,
-    /// `type = "timestamptz"`. Used to create the table, and compared with the catalog if the table exists. It is always
+    /// `type = "timestamptz"`. Used to create the table, and compared with the catalog if the table exists. The type is always
     /// Postgres' own name with its modifier, so the part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`,
     /// `numeric(10,2)`.
     pub type_name: Option<String>,

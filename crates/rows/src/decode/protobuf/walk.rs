@@ -254,7 +254,7 @@ impl<'w> ProtobufWalk<'w> {
     }
 
     /// Sets the fields that don't track presence (repeated fields, maps, and scalars of proto3 without `optional`) to their
-    /// defaults. It is called before the message is read, so values in the message replace the defaults.
+    /// defaults. This function is called before the message is read, so values in the message replace the defaults.
     fn prefill(&mut self, defaults: &[(u16, u16)], fields: &[ProtobufField]) {
         for (slot, nth) in defaults {
             let field = &fields[usize::from(*nth)];
