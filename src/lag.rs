@@ -1,7 +1,8 @@
-//! How far behind a pipeline is: Kafka's log ends, requested by tidegate itself, minus the ledger's positions.
+//! Measures the lag of a pipeline, which is the difference between the log ends in Kafka and the ledger's positions. Tidegate
+//! requests the log ends itself.
 //!
-//! librdkafka's own figures don't change while a partition is paused; these do. The ledger is read for every partition of the
-//! pipeline, whichever instance owns it, so every instance shows the whole pipeline.
+//! librdkafka's own figures don't change while a partition is paused, and the lag that is measured here does. The ledger is
+//! read for every partition of the pipeline, whichever instance owns it, so every instance shows the whole pipeline.
 
 pub mod headroom;
 mod ledger;

@@ -1,5 +1,5 @@
-//! The plan of a pipeline, shared by its poll threads and writers: made from configuration and catalog, and made again when the
-//! catalog has changed.
+//! The plan of a pipeline, which the pipeline's poll threads and writers share. The plan is made from the configuration and the
+//! catalog, and made again when the catalog has changed.
 
 mod encoder;
 

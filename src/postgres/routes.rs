@@ -1,5 +1,5 @@
-//! The tables of a pipeline whose records name them: the list, and the check that no other pipeline feeds them from a topic of
-//! ours.
+//! Keeps the list of the tables that a pipeline's records name, and checks that no other pipeline feeds these tables from a
+//! topic of ours.
 
 use std::collections::BTreeSet;
 

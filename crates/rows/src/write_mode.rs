@@ -1,4 +1,4 @@
-//! Write modes that can't COPY directly into the table: a COPY into a staging table, then one statement that merges.
+//! The write modes that can't COPY directly into the table. They COPY into a staging table, and then merge by one statement.
 //!
 //! Everything here is SQL text, made once per plan: the staging table with the target's column types, the COPY into it, and the
 //! statement that merges its rows. So a batch costs one COPY and one statement, whatever the mode. The ledger's advance is
