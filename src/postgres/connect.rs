@@ -244,7 +244,7 @@ impl Connector {
     }
 
     /// Returns the statements that set every setting on which our SQL relies. So a setting of the role or the database can't
-    /// change what our SQL means. The statements use `SET` rather than startup options, which poolers refuse. `version` is the server's,
+    /// change what our SQL means. The statements use `SET`, because poolers refuse startup options. `version` is the server's,
     /// as in `server_version_num`.
     ///
     /// Three settings stay as the role or the database has them. `search_path` belongs to the user's triggers and defaults; our
