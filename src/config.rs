@@ -65,7 +65,7 @@ pub fn variables() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Returns variables of the process that are not used, but look as if they should override a key: each with the name that was
+/// Returns the process's variables that are not used but look as if they should override a key, each with the name that was
 /// probably meant.
 pub fn unused_variables() -> impl Iterator<Item = (String, String)> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
@@ -147,7 +147,7 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// Returns the properties of a pipeline's clients: the pipeline's own override the shared ones.
+    /// Returns the properties of a pipeline's clients. The pipeline's own properties override the shared ones.
     pub fn properties_of<'a>(&'a self, pipeline: &'a Pipeline) -> BTreeMap<&'a str, &'a Secret> {
         let all = self.properties.iter().chain(&pipeline.kafka_properties);
         all.map(|(name, value)| (name.as_str(), value)).collect()

@@ -1,7 +1,8 @@
-//! How far behind a pipeline is: Kafka's log ends, requested by tidegate itself, minus the ledger's positions.
+//! Measures the lag of a pipeline, which is the difference between the log ends in Kafka and the ledger's positions. Tidegate
+//! requests the log ends itself.
 //!
-//! librdkafka's own figures don't change while a partition is paused; these do. The ledger is read for every partition of the
-//! pipeline, whichever instance owns it, so every instance shows the whole pipeline.
+//! librdkafka's own figures don't change while a partition is paused, and the lag that is measured here does. The ledger is
+//! read for every partition of the pipeline, whichever instance owns it, so every instance shows the whole pipeline.
 
 pub mod headroom;
 mod ledger;
@@ -123,7 +124,7 @@ pub struct LagWatch {
     connector: Connector,
     observer: SharedObserver,
     view: Arc<Mutex<LagView>>,
-    /// This process's consumers, which know more about their own partitions.
+    /// This process's consumers, which know more about their own partitions than the ledger does.
     consumers: Vec<Arc<ConsumerStatus>>,
     samples: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
     /// The last end of each log, and how often it went back.
@@ -239,7 +240,7 @@ impl LagWatch {
             self.topics_due = false;
             self.sources = partitions_of(&topics);
             let missing = missing_topics(&self.topics, &topics);
-            // A broker that has just started may not know a topic yet. So one answer isn't enough.
+            // A broker that has just started possibly doesn't know a topic yet. So one answer isn't enough.
             let before = std::mem::replace(&mut self.missing, missing.clone());
             let confirmed = missing.into_iter().filter(|topic| before.contains(topic)).collect();
             self.observer.health().topics_missing(confirmed);
@@ -362,8 +363,8 @@ impl LagWatch {
         let records = end.distance_from(row.next.max(read_to));
         let since = match samples.front() {
             _ if records == 0 => now,
-            // The oldest unwritten record existed at the first reading, so it is at least as old as that reading. It isn't older
-            // than the last written record, nor than an earlier record whose time was requested.
+            // The oldest unwritten record existed at the first reading, so it is at least as old as that reading. The oldest
+            // unwritten record isn't older than the last written record, nor than an earlier record whose time was requested.
             Some((at, first)) if *first > row.next => row.last_timestamp.max(made_at).unwrap_or(*at).min(*at),
             Some((at, _)) => *at,
             None => now,

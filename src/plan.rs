@@ -1,5 +1,5 @@
-//! The plan of a pipeline, shared by its poll threads and writers: made from configuration and catalog, and made again when the
-//! catalog has changed.
+//! The plan of a pipeline, which the pipeline's poll threads and writers share. The plan is made from the configuration and the
+//! catalog, and made again when the catalog has changed.
 
 mod encoder;
 
@@ -251,7 +251,7 @@ impl PlanSource {
     /// registers a new one.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] if another pipeline feeds one of them, or the role may not create it.
+    /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables, or the role has no right to create it.
     pub(crate) async fn route(
         &self,
         connection: &mut PgConnection,

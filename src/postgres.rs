@@ -1,8 +1,8 @@
 //! The store on Postgres: one connection, one transaction per batch.
 //!
-//! Each step takes the connection out of the store, and runs under the write deadline. It puts the connection back only if the
-//! connection's state is known: after success, or after an ERROR from the server. After a dropped future, a deadline, a broken
-//! connection or a protocol error the store has no connection any more, and the ledger says what happened.
+//! Each step takes the connection out of the store, and runs under the write deadline. A step puts the connection back only if
+//! the connection's state is known: after success, or after an ERROR from the server. After a dropped future, a deadline, a
+//! broken connection or a protocol error the store has no connection any more, and the ledger says what happened.
 
 pub mod blockers;
 pub mod catalog;

@@ -24,8 +24,8 @@ use tracing::{info, warn};
 use crate::config::SchemaRegistry;
 use crate::status::{Trouble, lock};
 
-/// The time after which an unknown id is asked for a second time. A follower in the registry's cluster may not yet know an id
-/// that its leader has just assigned.
+/// The time after which an unknown id is asked for a second time. A follower in the registry's cluster learns a little later of
+/// an id that its leader has just assigned.
 const SECOND_QUESTION: Duration = Duration::from_secs(1);
 /// After a second answer confirmed that one id is unknown, a single answer is enough for other ids during this time.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);

@@ -165,7 +165,7 @@ impl ConsumerStatus {
         };
     }
 
-    /// Returns the activity of the whole consumer: it waits if its writer waits, or if its records wait for schemas.
+    /// Returns the activity of the whole consumer, which waits if its writer waits, or if its records wait for schemas.
     pub fn writer(&self) -> WriterState {
         let writer = lock(&self.writer).clone();
         match (&writer, &*lock(&self.schemas)) {

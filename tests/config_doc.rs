@@ -32,7 +32,7 @@ enum Line<'a> {
         value: &'a str,
         is_on: bool,
     },
-    /// A line that continues a value, or any other line.
+    /// Any other line, such as one that continues a value.
     Other,
 }
 

@@ -142,7 +142,7 @@ fn files(root: &Path) -> Vec<(PathBuf, bool)> {
     found
 }
 
-/// Returns the prose of a line: the whole line, or the text after the comment's sign.
+/// Returns the prose of a line, which is the whole line, or only the text after the comment's sign.
 fn prose(line: &str, comments_only: bool) -> Option<&str> {
     let line = line.trim();
     if !comments_only {

@@ -68,7 +68,7 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str, program: &P
     daemon.drain(END_DEADLINE)
 }
 
-/// Returns the buckets of the latency histogram: the upper bound of each in seconds, and the number of records at or below it.
+/// Returns the buckets of the latency histogram. Each has its upper bound in seconds, and the number of records at or below it.
 fn buckets(daemon: &Daemon) -> Result<Vec<(f64, f64)>> {
     let text = daemon.get("/metrics")?.body;
     let lines = text.lines().filter(|line| line.starts_with("tidegate_end_to_end_latency_seconds_bucket"));

@@ -80,7 +80,8 @@ pub(crate) async fn await_drained(
     }
 }
 
-/// Returns the median: the middle value, or the mean of the two middle values if the number of values is even. NaN if there are
+/// Returns the median, which is the middle value, or the mean of the two middle values if the number of values is even. NaN if
+/// there are none.
 /// none.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();

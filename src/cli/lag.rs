@@ -93,7 +93,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     started.result(all.iter().flat_map(faults).collect())
 }
 
-/// Returns the faults that make a pipeline's lag unknown: missing topics, and logs that don't fit the ledger's positions.
+/// Returns the faults that make a pipeline's lag unknown. These are missing topics, and logs that don't fit the ledger's
+/// positions.
 fn faults(lag: &PipelineLag) -> Vec<String> {
     let topics = Some(&lag.missing_topics).filter(|topics| !topics.is_empty());
     let topics = topics.map(|topics| format!("pipeline `{}`: {}", lag.pipeline, Trouble::topics(topics)));

@@ -1,4 +1,5 @@
-//! `tidegate migrate`: creates or updates the tables of schema `tidegate` by hand, for databases whose daemons may not do it.
+//! `tidegate migrate`: creates or updates the tables of schema `tidegate` by hand, for databases in which the daemon's role has
+//! no right to do so.
 
 use sqlx::Executor as _;
 

@@ -183,7 +183,7 @@ pub(super) async fn is_registered(connection: &mut PgConnection, pipeline: &str)
 }
 
 /// Returns whether the tables of schema `tidegate` exist. The query doesn't call `to_regclass` for the tables, because that
-/// fails if the role may not use the schema.
+/// fails for a role without the right to use the schema.
 pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT count(*) = 2 FROM pg_catalog.pg_class

@@ -83,8 +83,8 @@ fn signals(told: CancellationToken, reload: mpsc::Sender<()>) -> std::io::Result
                 _ = terminate.recv() => {}
                 _ = hangup.recv() => {
                     info!("SIGHUP: reading the configuration again");
-                    // If the channel is full, a reload is already waiting. It will read the files as they are then, so another
-                    // request isn't needed.
+                    // If the channel is full, a reload is already waiting. That reload will read the files as they are then, so
+                    // another request isn't needed.
                     let _waits = reload.try_send(()).is_err();
                     continue;
                 }

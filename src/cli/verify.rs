@@ -105,7 +105,7 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
 }
 
 async fn positions(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Position>, sqlx::Error> {
-    // If this command is newer than the daemon, the column `first_offset` may not exist yet. So read the row as JSON.
+    // If this command is newer than the daemon, the column `first_offset` possibly doesn't exist yet. So read the row as JSON.
     let rows = sqlx::query(
         "SELECT topic, partition, next_offset, (to_jsonb(l) ->> 'first_offset')::int8, last_offset, last_timestamp,
              last_digest

@@ -36,7 +36,7 @@ impl SourceLocation {
         }
     }
 
-    /// Returns the folder from which relative paths start: that of the file, or the current folder for a variable.
+    /// Returns the folder from which relative paths start. It is the file's folder, or for a variable the current folder.
     pub(super) fn folder(&self) -> PathBuf {
         match self {
             Self::File { file, .. } | Self::Line { file, .. } => file.parent().map(PathBuf::from).unwrap_or_default(),

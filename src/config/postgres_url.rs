@@ -1,5 +1,5 @@
-//! The connection URL: one server, or several of which one accepts writes. This module reads only the parts that name servers;
-//! sqlx reads all other parts and parameters.
+//! Reads the connection URL, which names one server, or several of which one accepts writes. This module reads only the parts
+//! that name servers; sqlx reads all other parts and parameters.
 
 use std::fmt::Write as _;
 

@@ -101,7 +101,7 @@ fn function(node: &ConfigNode<'_>) -> Option<Function> {
 const HASH_KEY_MIN: usize = 16;
 
 /// Reads exactly one of `field`, `meta`, `header`, `value`. If there isn't exactly one, notes a fault and returns a
-/// placeholder. A count of records may have none of them.
+/// placeholder. A column that counts records needs none of the four.
 fn source(node: &ConfigNode<'_>) -> Source {
     let nothing = || Source::Field(Vec::new());
     match node.one_of(&["field", "meta", "header", "value"]) {

@@ -253,7 +253,7 @@ impl Supervisor {
         Ok(changes)
     }
 
-    /// Returns the result of the process: an error if a pipeline has stopped, or if records are left unwritten.
+    /// Returns the result of the process. It is an error if a pipeline has stopped, or if records are left unwritten.
     fn outcome(&self) -> Result<(), FatalError> {
         let reason = |pipeline: &Arc<Pipeline>| match pipeline.phase() {
             PipelinePhase::Stopped { why } => Some(format!("pipeline `{}` stopped: {why}", pipeline.name)),
@@ -273,8 +273,8 @@ impl Supervisor {
     }
 }
 
-/// Fails if no Kafka client for this pipeline can be created with the new configuration. The running pipeline is then kept. For
-/// example, while certificates are being replaced, a key may not belong to its certificate.
+/// Fails if no Kafka client for this pipeline can be created with the new configuration. The running pipeline is then kept.
+/// This happens, for example, while certificates are being replaced and a key doesn't match its certificate.
 fn can_connect(config: &Config, name: &str) -> Result<(), String> {
     let Some(pipeline) = config.pipelines.iter().find(|pipeline| pipeline.name == name) else { return Ok(()) };
     let health = KafkaHealth::of_command(&config.kafka.bootstrap_servers, &pipeline.group);

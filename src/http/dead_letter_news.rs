@@ -13,7 +13,7 @@ const MANY: f64 = 0.01;
 /// The rows and dead letters of one pipeline since its start, as of the last samples.
 #[derive(Debug, Default)]
 pub(super) struct DeadLetterNews {
-    /// Pairs of rows and dead letters, the newest at the end.
+    /// Per sample, the numbers of rows and of dead letters since the pipeline's start. The newest sample is at the end.
     seen: VecDeque<(u64, u64)>,
     /// For how many consecutive samples there has been a dead letter in the last [`SAMPLES`] samples.
     lasted: usize,

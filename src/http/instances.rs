@@ -1,4 +1,5 @@
-//! The daemons that share our database: each updates a row every few seconds, and reads those of the others.
+//! Finds the other daemons that share our database. Each daemon updates a row every few seconds, and reads the rows of the
+//! others.
 //!
 //! The ledger says who owns a partition. An idle consumer owns none, so only the row of its instance shows that it exists.
 

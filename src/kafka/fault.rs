@@ -53,9 +53,9 @@ pub enum Cause {
     NoCoordinator,
     /// The broker closed the connection.
     Closed,
-    /// The group may not be read.
+    /// The client has no right to read the group.
     GroupDenied,
-    /// The topic may not be read or described.
+    /// The client has no right to read or describe the topic.
     TopicDenied,
     /// The broker doesn't offer the group protocol `consumer`.
     NoConsumerProtocol,
@@ -173,12 +173,12 @@ impl Fault {
         Self { broker, cause: cause(text, state, tls, sasl), text: text.to_owned() }
     }
 
-    /// Returns the fault of a group that may not be read.
+    /// Returns the fault of a group that the client has no right to read.
     pub fn group_denied(group: &str) -> Self {
         Self { broker: None, cause: Cause::GroupDenied, text: format!("group `{group}`") }
     }
 
-    /// Returns the fault of a topic that may not be read or described.
+    /// Returns the fault of a topic that the client has no right to read or describe.
     pub fn topic_denied(topic: &str) -> Self {
         Self { broker: None, cause: Cause::TopicDenied, text: format!("topic `{topic}`") }
     }
@@ -204,7 +204,7 @@ impl Fault {
         Self { broker: None, cause: Cause::NoCoordinator, text: "the client keeps looking for it".to_owned() }
     }
 
-    /// Returns the topic of a fault that says that a topic may not be read or described. `None` for any other fault.
+    /// Returns the topic that the client has no right to read or describe. `None` for any other fault.
     pub fn denied_topic(&self) -> Option<&str> {
         (self.cause == Cause::TopicDenied).then(|| self.text.strip_prefix("topic `")?.strip_suffix('`')).flatten()
     }
@@ -291,7 +291,8 @@ fn cause(text: &str, state: &str, tls: bool, sasl: bool) -> Cause {
     }
 }
 
-/// Returns whether a connection failed within 2 s, from the time that follows "after " in the text.
+/// Returns whether the connection had been in its last state for less than 2 s when it failed. `state` is the end of
+/// librdkafka's line, such as `12ms in state UP)`.
 fn is_young(state: &str) -> bool {
     state.split_once("ms").and_then(|(ms, _)| ms.parse::<u64>().ok()).is_some_and(|ms| ms < 2000)
 }

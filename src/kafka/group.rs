@@ -34,9 +34,9 @@ const LEAVE_DEADLINE: Duration = Duration::from_secs(1);
 /// The longest that closing may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// If a consumer has committed nothing for this long, it commits a position again. That changes nothing, but Kafka's answer says
-/// whether the group and the topic may still be read. Otherwise that wouldn't be known: librdkafka doesn't report a denied
-/// heartbeat, and reports a denied fetch only once.
+/// If a consumer has committed nothing for this long, it commits a position again. The commit changes nothing, but Kafka's
+/// answer says whether the client still has the right to read the group and the topic. Otherwise that wouldn't be known:
+/// librdkafka doesn't report a denied heartbeat, and reports a denied fetch only once.
 const PROBE_EVERY: Duration = Duration::from_secs(4);
 
 /// Joins a consumer group.
@@ -133,7 +133,8 @@ impl KafkaClient {
     }
 
     /// Returns the error that ended this consumer for good, if any. Two errors don't count, because a new client is tried after
-    /// them: another member took our name, or the group may not be read, which is fatal to librdkafka only under KIP-848.
+    /// them: another member took our name, or the client has no right to read the group. librdkafka treats the second one as
+    /// fatal only under KIP-848.
     fn fatal(&self) -> Option<ReadError> {
         let (code, text) = self.consumer.client().fatal_error()?;
         if code == Code::GroupAuthorizationFailed {

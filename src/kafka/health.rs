@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use super::fault::{Cause, Fault};
 use crate::status::{Trouble, WaitCause, lock};
 
-/// If a request has no answer for this long, it is an outage. This is longer than a change of a partition's leader takes.
+/// If a request has no answer for this long, it is an outage. This time is longer than a change of a partition's leader takes.
 const SILENT_AFTER: Duration = Duration::from_secs(8);
 /// A group without a coordinator for this long is an outage.
 const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
@@ -234,7 +234,7 @@ impl KafkaHealth {
         denied.push((fault, Instant::now()));
     }
 
-    /// Records that a consumer may not use the group.
+    /// Records that a consumer has no right to use the group.
     pub fn group_denied(&self, consumer: u32) {
         self.denied(consumer, Fault::group_denied(&self.group));
     }
@@ -296,7 +296,7 @@ impl KafkaHealth {
         lock(&self.state).consumers.values().map(|consumer| consumer.throttled).max().unwrap_or_default()
     }
 
-    /// Returns why a request has no answer: the fault of a connection, or, if none is known, that Kafka is silent.
+    /// Returns why a request has no answer, which is the fault of a connection, or, if none is known, that Kafka is silent.
     pub fn silence(&self) -> Fault {
         self.connection_fault().unwrap_or_else(|| Fault::silent(&self.servers))
     }

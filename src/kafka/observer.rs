@@ -158,7 +158,8 @@ impl Observer {
         Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
     }
 
-    /// Requests the settings of topics or brokers. A resource whose settings may not be read has an error of its own.
+    /// Requests the settings of topics or brokers. A resource whose settings the client has no right to read has an error of
+    /// its own.
     fn describe(&self, topic: &str, resources: &[ResourceSpecifier<'_>]) -> Answer<Vec<ConfigResourceResult>> {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let runtime = tokio::runtime::Handle::current();
@@ -249,7 +250,7 @@ impl Observer {
         Unanswered(fault.to_string())
     }
 
-    /// Records that a topic may not be described.
+    /// Records that the client has no right to describe a topic.
     fn denied(&self, topic: &str) -> Unanswered {
         let fault = Fault::topic_denied(topic);
         let text = fault.to_string();
@@ -258,7 +259,7 @@ impl Observer {
     }
 
     /// Finds out why a broker's certificate isn't trusted, which librdkafka doesn't say. Opens a second connection that doesn't
-    /// check the host name. It sends no SASL credentials, because the server isn't verified.
+    /// check the host name. This connection sends no SASL credentials, because the server isn't verified.
     fn why_certificate(&self, fault: Fault) -> Fault {
         if fault.cause != Cause::Certificate {
             return fault;

@@ -148,7 +148,8 @@ pub fn observer(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     config
 }
 
-/// Returns the settings of a client that reads given ranges of logs: it joins no group, and librdkafka reports the end of a log.
+/// Returns the settings of a client that reads given ranges of logs. Such a client joins no group, and librdkafka reports the
+/// end of a log.
 pub fn reader(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     to_read(observer(kafka, pipeline))
 }

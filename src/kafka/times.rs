@@ -1,4 +1,5 @@
-//! The search for a record's timestamp by requests that return an offset for a time, which is all that ListOffsets offers.
+//! Searches for a record's timestamp. Kafka's request ListOffsets only returns an offset for a time, so the search makes
+//! several of these requests.
 
 use tidegate_protocol::position::{Offset, TopicPartition};
 

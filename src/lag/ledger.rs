@@ -24,7 +24,8 @@ pub(super) struct LedgerEntry {
 }
 
 impl LedgerEntry {
-    /// Returns what is known of a row while the database is down: its last position. The row is `since_look` older by now.
+    /// Returns what is known of a row while the database is down, which is the row's last position. The row is `since_look`
+    /// older by now.
     pub(super) fn as_of(lag: &PartitionLag, since_look: Duration) -> Self {
         Self {
             next: lag.next,

@@ -1,5 +1,5 @@
-//! The start of a pipeline: reaches Postgres and Kafka, migrates, plans, registers. It waits for outages to end; a fault that
-//! waiting doesn't remove stops the pipeline and is named.
+//! Starts a pipeline: reaches Postgres and Kafka, migrates, plans and registers. The start waits for outages to end. A fault
+//! that waiting doesn't remove stops the pipeline and is named.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -103,8 +103,8 @@ impl Connector {
     }
 
     /// Opens a connection, and returns it with the pid of its backend. If the URL names several servers, the first that accepts
-    /// writes is used. They are tried in the order of the URL, beginning with the one that was used last. Each has a quarter of a
-    /// second before the next is tried in parallel.
+    /// writes is used. The servers are tried in the order of the URL, beginning with the one that was used last. Each has a
+    /// quarter of a second before the next is tried in parallel.
     ///
     /// # Errors
     /// Always at [`Stage::Connect`]; the text never contains the URL, which may hold a password. With several servers the text
@@ -244,12 +244,12 @@ impl Connector {
     }
 
     /// Returns the statements that set every setting on which our SQL relies. So a setting of the role or the database can't
-    /// change what our SQL means. They are `SET` statements rather than startup options, which poolers refuse. `version` is the
-    /// server's, as in `server_version_num`.
+    /// change what our SQL means. The statements use `SET`, because poolers refuse startup options. `version` is the server's,
+    /// as in `server_version_num`.
     ///
     /// Three settings stay as the role or the database has them. `search_path` belongs to the user's triggers and defaults; our
-    /// own statements name their schemas. With `default_transaction_read_only` some operators stop all writes to a server.
-    /// `session_replication_role` may not be set by every role; the ledger's triggers fire under each of its values.
+    /// own statements name their schemas. With `default_transaction_read_only` some operators stop all writes to a server. Not
+    /// every role has the right to set `session_replication_role`, and the ledger's triggers fire under each of its values.
     fn settings(&self, version: u32) -> String {
         let Postgres { statement_timeout, lock_timeout, idle_in_transaction_timeout, session, .. } = &*self.config;
         let mut sql = String::new();
@@ -271,8 +271,8 @@ impl Connector {
     }
 }
 
-/// Selects the backend's pid, and whether the server refuses writes. It is sent without a prepared statement, so that it works
-/// through any pooler.
+/// Selects the backend's pid, and whether the server refuses writes. The query is sent without a prepared statement, so that it
+/// works through any pooler.
 const ABOUT_SESSION: &str = "SELECT pg_backend_pid(), current_setting('transaction_read_only')::bool";
 
 /// Combines the errors of all servers into one. The error of a single server keeps its SQLSTATE, and gets the server's name.

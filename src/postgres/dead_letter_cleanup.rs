@@ -46,7 +46,7 @@ pub fn replay_key(pipeline: &str, replay: &str) -> String {
     format!("{pipeline}{REPLAY}{replay}")
 }
 
-/// Returns the pipeline to which a key belongs: for a replay, the one whose topics it reads.
+/// Returns the pipeline to which a key belongs. The key of a replay belongs to the pipeline whose topics the replay reads.
 pub fn pipeline_of(key: &str) -> &str {
     key.split_once(REPLAY).map_or(key, |(pipeline, _)| pipeline)
 }

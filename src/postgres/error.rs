@@ -76,8 +76,8 @@ fn postgres_error(error: &PgDatabaseError) -> PostgresError {
     }
 }
 
-/// Returns the line number in an error's context, `COPY telemetry, line 3, column lat`: the number after the first `, line `. If
-/// a table is itself called `x, line 9`, the hint is wrong, which only costs one more COPY.
+/// Returns the line number in an error's context, `COPY telemetry, line 3, column lat`: the number after the last `, line `. If
+/// the column is itself called `x, line 9`, the number is wrong, which only costs one more COPY.
 fn copy_line(context: &str) -> Option<u32> {
     let (_, copy) = context.lines().find_map(|line| line.split_once("COPY "))?;
     let (_, rest) = copy.rsplit_once(", line ")?;

@@ -19,7 +19,7 @@ const ROWS_MAX: u32 = 3;
 impl PgStore {
     /// Returns up to three rows of a window that was copied, each as a JSON object. A delete is returned as `{"delete": {…}}`
     /// with its key. Runs the SQL `first` before, and undoes it afterwards. All of this runs in the open transaction. Returns
-    /// no rows if the role may not create a temporary table, or if records name their table.
+    /// no rows if the role has no right to create a temporary table, or if records name their table.
     pub async fn preview(&mut self, batch: &Batch, window: Range<u32>, first: &str) -> Vec<String> {
         if self.rows.planned.plan.is_routed() {
             return Vec::new();

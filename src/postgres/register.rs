@@ -1,4 +1,5 @@
-//! Registration: fixes what a pipeline's name means at its first start, and creates the ledger rows of its partitions.
+//! Registers pipelines. A registration fixes what a pipeline's name means at its first start, and creates the ledger rows of
+//! the pipeline's partitions.
 
 use std::collections::BTreeMap;
 

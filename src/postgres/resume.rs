@@ -1,4 +1,5 @@
-//! Requests to resume a stopped pipeline: a number in the pipeline's row, which every instance that shares the database can read.
+//! Requests to resume a stopped pipeline. They are counted in the pipeline's row, which every instance that shares the database
+//! can read.
 
 use sqlx::{PgConnection, Row};
 

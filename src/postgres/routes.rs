@@ -1,5 +1,5 @@
-//! The tables of a pipeline whose records name them: the list, and the check that no other pipeline feeds them from a topic of
-//! ours.
+//! Keeps the list of the tables that a pipeline's records name, and checks that no other pipeline feeds these tables from a
+//! topic of ours.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,8 @@ use tidegate_rows::catalog::{Catalog, TableName};
 pub(crate) enum TableClaim {
     /// The pipeline may write into the table.
     Ours,
-    /// This other pipeline writes into the table from a topic that ours reads too. Every record would be written twice.
+    /// Another pipeline, whose name is `by`, writes into the table from a topic that ours reads too. Every record would be
+    /// written twice.
     Fed { by: String },
     /// The pipeline has as many tables as it may.
     Full,

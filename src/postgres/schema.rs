@@ -40,7 +40,7 @@ pub enum MigrationError {
     Postgres {
         #[source]
         cause: WriteError,
-        /// The names of the missing migrations; empty if the role may not read which ones are applied.
+        /// The names of the missing migrations; empty if the role has no right to read which ones are applied.
         pending: Vec<String>,
     },
     /// The tables are not those of this version.

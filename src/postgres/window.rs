@@ -163,8 +163,8 @@ pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<
         let Some((_, sql)) = defaults.iter().find(|(name, _)| *name == column.name) else { continue };
         let sql = format!("SELECT CAST(({sql}) AS {})", column.type_text);
         match live.connection.execute(sql.as_str()).await {
-            // An INSERT may advance an identity's sequence without a right to it, but this SELECT may not. So this isn't an
-            // error.
+            // An INSERT advances an identity's sequence even if the role has no right to the sequence, but this SELECT needs
+            // the right. So this isn't an error.
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => return Ok(()),
             outcome => outcome.map(|_| ())?,
         }

@@ -1,4 +1,4 @@
-//! An outage: which system doesn't serve us, and why. The cause is an enum; its text is made only when it is shown.
+//! Describes an outage: which system doesn't serve us, and why. The cause is an enum; its text is made only when it is shown.
 
 use std::fmt;
 

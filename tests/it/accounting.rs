@@ -54,7 +54,7 @@ impl World {
 
     /// Returns the sum of the ledger's offsets over all partitions; 0 if there is no ledger yet.
     pub(crate) async fn ledger(&self) -> i64 {
-        // The daemon may not have created the table yet.
+        // Perhaps the daemon has not created the table yet.
         let made = "SELECT (to_regclass('tidegate.ledger') IS NOT NULL)::int::int8";
         if self.number(made).await == 0 {
             return 0;

@@ -209,7 +209,7 @@ async fn no_failure_shows_a_secret() {
     tokio::task::block_in_place(|| std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(work)))));
 }
 
-/// Returns everything that a daemon shows: its log and the bodies of its HTTP responses.
+/// Returns everything that a daemon shows, which is its log and the bodies of its HTTP responses.
 fn shown(daemon: &Daemon) -> String {
     let mut shown = daemon.log().join("\n");
     for path in ["/metrics", "/readyz", "/healthz", "/api/status", "/api/history", "/"] {

@@ -1,4 +1,4 @@
-//! `tidegate migrate`: for databases in which daemons may not change a schema.
+//! `tidegate migrate`: for databases in which the daemon's role has no right to change a schema.
 
 use tidegate_harness::{Record, unique_name};
 

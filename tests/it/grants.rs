@@ -15,8 +15,9 @@ struct Scenario {
     pipeline: &'static str,
     /// A query that counts the rows that were written.
     count: &'static str,
-    /// The number of rows that 20 records become. The next field is the number of dead letters.
+    /// The number of rows that 20 records become.
     rows: i64,
+    /// The number of the 20 records that become dead letters.
     letters: i64,
 }
 

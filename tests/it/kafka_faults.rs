@@ -35,8 +35,8 @@ fn key_pair(folder: &Path, name: &str) {
     keytool(&import, &folder.join(format!("{name}-trust.p12")));
 }
 
-/// Starts a Kafka behind a proxy. The listener behind the proxy uses TLS and requires a client certificate. It trusts only the
-/// certificate `broker.pem`.
+/// Starts a Kafka behind a proxy. The listener behind the proxy uses TLS and requires a client certificate. The listener trusts
+/// only the certificate `broker.pem`.
 fn with_tls(folder: &Path) -> (Kafka, tidegate_harness::Proxy) {
     let mut spec = KafkaSpec::single()
         .property("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:SSL,CONTROLLER:PLAINTEXT")

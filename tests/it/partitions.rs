@@ -1,4 +1,4 @@
-//! Range partitions by time.
+//! Tables that are partitioned by time.
 
 use tidegate_harness::Record;
 

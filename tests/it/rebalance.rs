@@ -7,8 +7,8 @@ use tidegate_harness::{Daemon, eventually_async};
 use crate::group::{COLUMNS, Flow, Intruder, TABLE, await_exact, await_shares, logs, numbered, pipeline};
 use crate::support::{PATIENCE, World};
 
-/// The longest time without a write to a moved partition in a graceful hand-over. It allows for busy machines; the test prints
-/// the actual time.
+/// The longest time without a write to a moved partition in a graceful hand-over. The limit allows for busy machines; the test
+/// prints the actual time.
 const HAND_OVER_MAX: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,8 +51,8 @@ async fn a_killed_daemon_has_its_partitions_at_once(protocol: &str) {
     let [one, two, three] = configs.each_ref().map(|config| world.daemon(config));
     await_shares(&world, &world.name, &[&one, &two, &three], &[1; 6]).await;
     await_exact(&world, flow.stop(), &[&one, &two, &three]).await;
-    // After its restart, the broker no longer tells the leader of the group that it is the leader. The new partitions must be
-    // assigned nevertheless.
+    // When the group's leader rejoins under its static name after a restart, the broker doesn't tell it that it is the leader.
+    // Nevertheless, the new partitions must be assigned.
     world.kafka.add_partitions(&world.topic, 12).expect("the topic grows");
     await_shares(&world, &world.name, &[&one, &two, &three], &[2; 6]).await;
 }

@@ -75,7 +75,7 @@ impl World {
     }
 }
 
-/// The parameters of a fleet's drive.
+/// The parameters of a drive, which is one run of the simulated fleet.
 pub(crate) struct Drive {
     pub(crate) fleet: FleetSpec,
     pub(crate) delivery: DeliverySpec,
@@ -93,7 +93,7 @@ impl Drive {
     }
 }
 
-/// The records of a drive, and the expected results.
+/// The readings that a drive (one run of the simulated fleet) sent, and the results that the services must reach.
 pub(crate) struct Driven {
     pub(crate) truth: Truth,
     /// Each reading once, by trip and time.

@@ -39,8 +39,8 @@ impl<'q> Bulk<'q> {
         self.len() == 0
     }
 
-    /// Returns the next run or fault, or `None` when the bulk is used up. This takes a fault. The records of a run are taken
-    /// one by one, and those that the caller leaves in a run are the start of the next one.
+    /// Returns the next run or fault, or `None` when the bulk is used up. A fault counts as taken when it is returned. The
+    /// records of a run are taken one by one. Those that the caller does not take are the start of the next run.
     pub fn next_item(&mut self) -> Option<Item<'_>> {
         let mut taking = self.messages.taking();
         let message = taking.peek()?;
@@ -76,8 +76,8 @@ pub struct Records<'b> {
 }
 
 impl<'b> Records<'b> {
-    /// Offers the next record to `takes`. If `takes` returns true, the record is taken; otherwise it is the first one of the
-    /// next run. Returns what `takes` returned, or `None` at the end of the run.
+    /// Offers the next record to `takes`. If `takes` returns true, the record is taken. Otherwise the next run begins with this
+    /// record. Returns what `takes` returned, or `None` at the end of the run.
     #[inline]
     pub fn next_if(&mut self, takes: impl FnOnce(Record<'b>) -> bool) -> Option<bool> {
         let record = self.peek()?;

@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 /// `None` means that the broker doesn't say. Blocks for at most `timeout`, and changes nothing.
 ///
 /// # Errors
-/// `GroupAuthorizationFailed` if the client may not even describe the group, and any failure of the request.
+/// `GroupAuthorizationFailed` if the client has no right even to describe the group, and any failure of the request.
 pub fn may_read_group<C: ClientContext>(
     client: &Client<C>,
     group: &str,

@@ -52,7 +52,8 @@
 //! has ended for the first time (librdkafka issue 5573). Two calls of `assign` or of `incremental_unassign` within milliseconds
 //! can do this. A new assignment's first record is a sign that earlier fetches have ended.
 //!
-//! Because of the flag, a partition that was forwarded once must be forwarded again when it is assigned again. Call
+//! Once a partition has been forwarded, the flag `RD_KAFKA_Q_F_FWD_APP` stays set, and librdkafka no longer forwards the
+//! partition to the consumer's queue by itself. So call `forward` again each time the partition is assigned. Call
 //! [`BatchQueue::unforward`] when an assignment has ended, after the partition was unassigned.
 //!
 //! # Waiting
@@ -69,10 +70,10 @@
 //! A read moves librdkafka's position (`rd_kafka_position`, and the stored offset unless `enable.auto.offset.store = false`)
 //! past the last record of the *whole bulk*, whether that record is taken or not. `poll` moves the position record by record.
 //! This matters for these calls:
-//! - A pause throws away the records in librdkafka's queues, and a resume fetches from the position. The records that a bulk
-//!   left are not lost: they stay in the `BatchQueue`, and the next read returns them.
-//! - After a seek, or an assignment at an offset, the records that a bulk left are stale: call [`BatchQueue::discard`] or
-//!   [`BatchQueue::unforward`].
+//! - A pause throws away the records in librdkafka's queues, and a resume fetches from the position. The records of a bulk that
+//!   were not taken are not lost: they stay in the `BatchQueue`, and the next read returns them.
+//! - After a seek, or an assignment at an offset, the records of a bulk that were not taken are stale. Call
+//!   [`BatchQueue::discard`] or [`BatchQueue::unforward`].
 //! - librdkafka drops what it fetched before a seek, a pause or an assignment. It recognizes such records by version numbers,
 //!   which are raised before the call returns. So the next read of the same thread returns nothing stale, but a bulk that is
 //!   read meanwhile on another thread may contain stale records.

@@ -14,7 +14,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::MAX_MESSAGES;
 
-/// A function that librdkafka calls when an empty queue gets its first entry, with the queue's lock held.
+/// A function that librdkafka calls when an entry arrives in an empty queue. The queue is locked during the call.
 pub(crate) type EventCallback = unsafe extern "C" fn(*mut rd::rd_kafka_t, *mut c_void);
 
 /// A handle on a queue. Dropping it releases the handle. A queue made by `rd_kafka_queue_new` is then disabled and emptied; any
@@ -42,7 +42,7 @@ impl Queue {
         unsafe { rd::rd_kafka_queue_forward(self.0.as_ptr(), to) }
     }
 
-    /// Sets the callback, which is called whenever the empty queue gets an entry.
+    /// Sets the callback, which is called whenever an entry arrives in the queue while the queue is empty.
     ///
     /// # Safety
     /// `opaque` stays valid for `callback`, on any thread, until [`Queue::clear_callback`] of a handle on this queue returns.
@@ -51,8 +51,8 @@ impl Queue {
         unsafe { rd::rd_kafka_queue_cb_event_enable(self.0.as_ptr(), Some(callback), opaque.cast_mut()) }
     }
 
-    /// Removes the callback. librdkafka calls it with the queue's lock held and removes it with the same lock held, so no call
-    /// of it is under way when this returns.
+    /// Removes the callback. librdkafka both calls and removes a callback with the queue's lock held, so the callback isn't
+    /// running when this function returns.
     pub(crate) fn clear_callback(&self) {
         // SAFETY: the handle is alive, and without a function the opaque pointer is not used.
         unsafe { rd::rd_kafka_queue_cb_event_enable(self.0.as_ptr(), None, ptr::null_mut()) }

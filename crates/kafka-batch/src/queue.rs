@@ -53,7 +53,7 @@ impl Own {
     }
 }
 
-/// Called when the empty queue of the [`Own`] gets an entry.
+/// Called when the queue of the [`Own`] is empty and an entry arrives in it.
 ///
 /// # Safety
 /// `own` leads to an [`Own`].
@@ -63,7 +63,7 @@ unsafe extern "C" fn on_record(_: *mut rd::rd_kafka_t, own: *mut c_void) {
     own.wake();
 }
 
-/// Called when the empty queue of the consumer gets an event.
+/// Called when the consumer's queue is empty and an event arrives in it.
 ///
 /// # Safety
 /// `own` leads to an [`Own`].
@@ -73,7 +73,7 @@ unsafe extern "C" fn on_event(_: *mut rd::rd_kafka_t, own: *mut c_void) {
     own.wake();
 }
 
-/// Called when the empty queue of a partition gets an entry, while that queue is not forwarded.
+/// Called when a partition's queue is empty and not forwarded, and an entry arrives in it.
 ///
 /// # Safety
 /// `own` leads to an [`Own`].
@@ -204,7 +204,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
     }
 
     /// Drops a partition's records that were read and not taken. Call this after a seek, because these records were read before
-    /// the seek. librdkafka returns them again only if the seek asks for them.
+    /// the seek. librdkafka returns those of them again that are at or after the seek's offset.
     pub fn discard(&mut self, topic: &str, partition: i32) {
         self.messages.remove(|message| message.partition() == partition && message.topic() == topic);
     }

@@ -22,10 +22,11 @@ use crate::record::{Headers, Record};
 pub struct BatchLimits {
     /// The number of rows. Default 50 000.
     pub max_rows: NonZeroU32,
-    /// The size in bytes of rows, raw records and entries together. It is checked before a record is added, so a record of any
-    /// size fits. Default 8 MiB.
+    /// The size in bytes of rows, raw records and entries together. This limit is checked before a record is added, so a record
+    /// of any size fits. Default 8 MiB.
     pub max_bytes: u64,
-    /// The time since the first record was added. Default 500 ms.
+    /// The time within which the batch is committed, counted from when its first record is added. The batch is closed earlier,
+    /// by the time that its write is expected to take. Default 500 ms.
     pub max_age: Duration,
 }
 
@@ -62,7 +63,7 @@ pub struct Segment {
     pub claim: Claim,
     /// The offset of the ledger when all earlier batches are written.
     pub from: Offset,
-    /// The offset of the ledger after this batch: the successor of the last delivered offset.
+    /// The offset of the ledger after this batch, which is the successor of the last delivered offset.
     pub to: Offset,
     /// Whether the segment's records are written. False once the segment was dropped, for example because its partition was
     /// revoked.
@@ -102,11 +103,11 @@ pub struct LastRecord {
 /// Why a batch was closed: a label value of `batches_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// `max_rows`
+    /// The batch reached `max_rows`.
     Rows,
-    /// `max_bytes`
+    /// The batch reached `max_bytes`.
     Bytes,
-    /// `max_age`
+    /// The batch must be written now to be committed within `max_age`.
     Age,
     /// A partition is being revoked.
     Revoke,
@@ -282,7 +283,7 @@ impl Batch {
     /// Closes the batch. Its segments now cover all pushed records, and no record can be added.
     ///
     /// # Panics
-    /// If the record accounting does not add up: a bug of ours that would lose records.
+    /// If the record accounting does not add up. That is a bug of Tidegate, which would lose records.
     pub fn seal(&mut self, trigger: Trigger) {
         let consumed: u32 = self.segments.iter().map(|segment| segment.records).sum();
         let mut with_rows = 0;

@@ -32,8 +32,8 @@ use crate::store::WriteError;
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
-/// The time between two such attempts while the second connection waits for the lock. If the lock is released earlier, the next
-/// attempt is made at once.
+/// The time between two attempts to claim locked rows while the second connection waits for the lock. If the lock is released
+/// earlier, the next attempt is made at once.
 const OVERDUE_RETRY: Duration = Duration::from_millis(250);
 
 /// The policy for a Kafka log that doesn't match the ledger.
@@ -65,7 +65,7 @@ pub struct ClaimRequest {
     pub wanted: Vec<Wanted>,
     /// Partitions that this owner requested before and has lost since. Their pending requests are cancelled.
     pub withdrawn: Vec<TopicPartition>,
-    /// The name of the consumer, which the ledger shows as the owner. It also identifies the consumer's earlier requests.
+    /// The name of the consumer, which the ledger shows as the owner. The name also identifies the consumer's earlier requests.
     pub owner: Arc<str>,
     /// Where the answers are sent.
     pub answers: Sender<Message>,
@@ -371,10 +371,10 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
     }
 
     /// Returns the low ends and the high ends. Reads the high ends first. If a topic is recreated between the two requests, the
-    /// low end is then that of the new log. It is not after the last committed record, so fetching begins at that record's
-    /// offset and the records are compared. In the other order, the low end could be that of the old log, after the last
-    /// committed record. Nothing would be compared, and a new log that has grown beyond our offset would be taken for the old
-    /// one.
+    /// low end is then that of the new log. This low end is not after the last committed record, so fetching begins at that
+    /// record's offset and the records are compared. In the other order, the low end could be that of the old log, after the
+    /// last committed record. Nothing would be compared, and a new log that has grown beyond our offset would be taken for the
+    /// old one.
     async fn both_ends(&self, sources: &[TopicPartition]) -> Result<(Ends, Ends), LogEndsError> {
         let high = self.log_ends.ends(sources, End::High).await?;
         Ok((self.log_ends.ends(sources, End::Low).await?, high))

@@ -1,5 +1,5 @@
-//! The dead-letter budget: if the share of dead letters is too high, the fault is probably not in the data, and more dead
-//! letters would hide the fault. No I/O.
+//! The dead-letter budget limits the share of dead letters among the records. If the share is too high, the fault is probably
+//! not in the data, and more dead letters would hide the fault. No I/O.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;

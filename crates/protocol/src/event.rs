@@ -1,4 +1,4 @@
-//! The events that the protocol reports: one enum, to which logs, metrics, the status page and the timeline listen.
+//! The events that the protocol reports, as one enum. Logs, metrics, the status page and the timeline are made from them.
 
 use std::error::Error;
 use std::ops::Range;
@@ -63,7 +63,7 @@ pub enum Event<'a> {
     DrainEnded {
         /// Records of the open batch, which never reached the writer.
         open: u32,
-        /// Records of the batch that the writer still handles: a [`Event::BatchWritten`] may follow.
+        /// Records of the batch that the writer still handles. An [`Event::BatchWritten`] may follow.
         in_flight: u32,
     },
     /// A claim was granted.
@@ -78,7 +78,7 @@ pub enum Event<'a> {
         source: &'a TopicPartition,
         condition: &'a LossCondition,
     },
-    /// A log-loss condition was skipped, as `on_offset_loss` demands.
+    /// A log-loss condition was skipped, as `on_offset_loss` requires.
     SteppedOver {
         source: &'a TopicPartition,
         condition: &'a LossCondition,
@@ -116,9 +116,9 @@ pub enum Event<'a> {
         /// The time since the writer received the batch.
         took: Duration,
     },
-    /// The reply to a COMMIT is missing: the outcome will be read from the ledger.
+    /// The reply to a COMMIT is missing, so its outcome will be read from the ledger.
     CommitUnknown(&'a WriteError),
-    /// The catalog changed: the plan is rebuilt and the batch re-encoded.
+    /// The catalog changed, so the plan is rebuilt and the batch re-encoded.
     CatalogChanged(&'a WriteError),
     /// A transaction over the same records timed out repeatedly, so the next ones are smaller.
     WindowHalved {

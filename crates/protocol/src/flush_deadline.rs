@@ -1,5 +1,5 @@
-//! The flush deadline: estimates how long a batch takes from its closing to its commit, and so at which age it must be closed.
-//! No I/O.
+//! Computes the flush deadline, which is the age at which a batch must be closed. For this, estimates how long a batch takes
+//! from its closing to its commit. No I/O.
 //!
 //! `batch.max_age` is a promise about staleness, which users observe in the table. So a batch is closed earlier than at this
 //! age, by the expected duration of its write. The estimate is that of RFC 6298, section 2, for round trips: a moving mean and

@@ -43,7 +43,7 @@ pub enum Assigning {
 pub enum Visit {
     /// The visitor took the record, or skipped it.
     Taken,
-    /// The visitor can't take the record now: the next [`GroupClient::read`] offers it first.
+    /// The visitor can't take the record now, so the next [`GroupClient::read`] offers it first.
     NotNow,
 }
 
@@ -70,7 +70,7 @@ pub enum ReadErrorKind {
     /// An offset is outside of the log. The error names no partition.
     OutOfRange,
     Retried,
-    /// The client is broken; a new one may work.
+    /// The Kafka client is broken, and a new one may work.
     Broken,
     /// Kafka ended this consumer for good, and would end a new one too.
     Fatal,

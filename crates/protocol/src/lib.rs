@@ -1,4 +1,4 @@
-//! The protocol of Tidegate: how every record is written exactly once.
+//! The protocol of Tidegate, by which every record is written exactly once.
 //!
 //! This crate decides where a consumer starts to read, when a batch is closed, what one transaction writes, and what an error
 //! means. It has no Kafka client, no database driver, no clock and no random source: time, randomness and I/O are arguments or

@@ -42,7 +42,7 @@ pub enum State {
 #[derive(Debug)]
 pub struct Owned {
     pub claim: Claim,
-    /// The next offset to deliver: the end of all batches so far.
+    /// The next offset to deliver, which is the end of all batches so far.
     pub next: Offset,
     /// The ledger's offset, as far as it is known.
     pub committed: Offset,
@@ -112,7 +112,7 @@ impl Partition {
     }
 
     /// Compares our state with a ledger row that was requested at `requested_at`. Returns what happened to our claim; `None` if
-    /// the row contains nothing new. The row may not reflect what happened since `requested_at`.
+    /// the row contains nothing new. The row can lack whatever happened after `requested_at`.
     pub fn judge(&self, row: LedgerRow, requested_at: Instant) -> Option<Outcome> {
         match &self.state {
             State::Owned(_) if requested_at <= self.progress_at => None,

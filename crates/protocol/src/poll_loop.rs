@@ -120,7 +120,7 @@ pub struct PollLoop<G: Group, E, L> {
 /// How a membership ended.
 enum Ended {
     Stopped,
-    /// This client is broken, and a new one may work.
+    /// The member's Kafka client is broken, and a new one may work.
     Rebuild(String),
 }
 

@@ -44,7 +44,7 @@ pub enum Disposition {
     Plan,
     /// Not the data's fault: wait, and retry the whole transaction without limit.
     Outage,
-    /// An unknown fault: the pipeline stops, and names the error.
+    /// An unknown fault. The pipeline stops, and its message names the error.
     Stop,
 }
 

@@ -252,7 +252,8 @@ impl Session {
         self.flush_deadline.close_at(self.limits.max_age)
     }
 
-    /// Returns whether the open batch may be handed to the writer: it isn't empty, and no other batch is in flight.
+    /// Returns whether the open batch may be handed to the writer, which requires that it isn't empty and no other batch is in
+    /// flight.
     pub fn can_seal(&self) -> bool {
         !self.in_flight() && !self.open.is_empty()
     }
@@ -328,8 +329,8 @@ impl Session {
         Some(outcome)
     }
 
-    /// Claims all owned partitions again. Each new claim compares the ledger with the partition's log. This serves if something
-    /// is wrong with a log, and it isn't known with which one.
+    /// Claims all owned partitions again. Each new claim compares the ledger with the partition's log. This is called if
+    /// something is wrong with a log, and nobody knows with which one.
     pub fn claim_all_again(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if matches!(self.partitions[index].partition.state, State::Owned(_)) {
@@ -381,12 +382,14 @@ impl Session {
         self.partitions().filter(claiming).map(|partition| &partition.source)
     }
 
-    /// Returns whether a record at this offset would be added to the batch: its partition is owned, and it wasn't delivered before.
+    /// Returns whether a record at this offset would be added to the batch, which requires that its partition is owned and that
+    /// the record wasn't delivered before.
     pub fn takes(&self, slot: usize, offset: Offset) -> bool {
         matches!(&self.partitions[slot].partition.state, State::Owned(owned) if offset >= owned.next)
     }
 
-    /// Returns the slot of an assigned partition. It is valid until the next call of [`Session::revoked`].
+    /// Returns the slot of an assigned partition, which is its index in the session. The slot is valid until the next call of
+    /// [`Session::revoked`].
     #[inline]
     pub fn slot_of(&self, topic: &str, partition: i32) -> Option<usize> {
         self.index.get(topic, partition)

@@ -134,7 +134,7 @@ impl LedgerRow {
         }
     }
 
-    /// Returns the outcome of a span, for which it isn't known whether its transaction was committed.
+    /// Returns the outcome of a span whose transaction was either committed or rolled back, nobody knows which.
     pub fn outcome_of(self, span: &Span) -> SpanOutcome {
         match self.holder(span.claim) {
             Holder::Us(next) if next == span.to => SpanOutcome::Done,
@@ -201,7 +201,7 @@ impl WriteError {
         }
     }
 
-    /// Returns what the error means if nothing has worked yet: at the start of a pipeline or of a command.
+    /// Returns what the error means if nothing has worked yet, as at the start of a pipeline or of a command.
     pub fn disposition_at_start(&self) -> Disposition {
         match &self.cause {
             Cause::Postgres(error) => classify_at_start(self.stage, error.severity, &error.sqlstate),

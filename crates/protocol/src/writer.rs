@@ -96,7 +96,7 @@ enum Attempt {
 /// Why the ledger must be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SettleCause {
-    /// The outcome of a COMMIT is unknown: if all spans are done, it was executed.
+    /// The outcome of a COMMIT is unknown. If the ledger shows [`SpanOutcome::Done`] for every span, the COMMIT was executed.
     Commit,
     /// The ledger didn't advance these spans. Whatever the ledger now says, this transaction wrote none of them.
     Refusal,
@@ -305,8 +305,8 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Runs one transaction. `hint` is `Some` once Postgres is known to refuse a record of the window. It contains the row that
-    /// the error named, if the error named one.
+    /// Runs one transaction. `hint` is `Some` once Postgres is known to refuse a record of the window. It then contains the row
+    /// that the error named, if the error named one.
     async fn attempt(
         &mut self,
         batch: &Batch,

@@ -51,8 +51,8 @@ impl Catalog {
         self.unique.iter().any(|index| index.is_on(key))
     }
 
-    /// Returns the columns of a key in which NULL is a key value like any other: the nullable columns of the key, if a unique
-    /// index on the key is `NULLS NOT DISTINCT`. Returns no columns if more than four are nullable.
+    /// Returns the columns of a key in which NULL is a key value like any other. These are the nullable columns of the key, if
+    /// a unique index on the key is `NULLS NOT DISTINCT`. Returns no columns if more than four are nullable.
     pub fn null_keys<'a>(&self, key: &'a [String]) -> Vec<&'a str> {
         let is_nullable = |name: &&str| self.columns.iter().any(|column| column.name == **name && !column.not_null);
         if !self.unique.iter().any(|index| index.nulls_not_distinct && index.is_on(key)) {

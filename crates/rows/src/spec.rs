@@ -17,7 +17,7 @@ pub use table::{Table, UnknownFields, WriteMode};
 /// All settings that decide how a pipeline's records become rows of one table.
 #[derive(Clone, Copy, Debug)]
 pub struct RowSpec<'a> {
-    /// The pipeline's name: the keys of faults are below `pipelines.NAME`.
+    /// The pipeline's name. The keys of its faults are below `pipelines.NAME`.
     pub pipeline: &'a str,
     /// How values are decoded.
     pub decode: &'a Decode,

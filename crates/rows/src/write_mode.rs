@@ -1,4 +1,4 @@
-//! Write modes that can't COPY directly into the table: a COPY into a staging table, then one statement that merges.
+//! The write modes that can't COPY directly into the table. They COPY into a staging table, and then merge by one statement.
 //!
 //! Everything here is SQL text, made once per plan: the staging table with the target's column types, the COPY into it, and the
 //! statement that merges its rows. So a batch costs one COPY and one statement, whatever the mode. The ledger's advance is
@@ -96,7 +96,7 @@ pub fn stage(of: Option<u16>) -> String {
     of.map_or_else(|| "tidegate_stage".to_owned(), |number| format!("tidegate_stage_{number}"))
 }
 
-/// A table and the settings of its rows: the input of every statement in this module.
+/// A table and the settings of its rows, from which every statement in this module is made.
 #[derive(Clone, Copy, Debug)]
 pub struct MergeTarget<'a> {
     /// The configuration of the rows, and the mode.
@@ -223,9 +223,9 @@ impl MergeTarget<'_> {
         Some((merge, deleting))
     }
 
-    /// Returns the statement that creates the staging table. WITH NO DATA copies only the columns' types, since the target checks
-    /// its constraints itself. A column for a count is a bool in the staging table, because a record's input to a count is only a
-    /// mark.
+    /// Returns the statement that creates the staging table. WITH NO DATA copies only the columns' types, because the target
+    /// checks its constraints itself. A column for a count is a bool in the staging table, because a record's input to a count
+    /// is only a mark.
     fn create(&self) -> String {
         let (table, stage) = (self.catalog.table.quoted(), stage(self.number));
         let counts = aggregate::counts(self.spec.columns.unwrap_or_default());
@@ -247,7 +247,7 @@ impl MergeTarget<'_> {
     }
 }
 
-/// Returns the merge of `insert_new`: if several rows have the same key, the first one delivered is kept.
+/// Returns the merge of `insert_new`. If several rows have the same key, the first one delivered is kept.
 fn insert_new(insert: &str, stage: &str, names: &str, key: &[String]) -> String {
     let (order, conflict) = match quoted(key) {
         key if key.is_empty() => (ORDER.to_owned(), String::new()),

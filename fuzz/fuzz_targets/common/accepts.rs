@@ -46,7 +46,7 @@ fn json(field: &[u8], binary: bool) {
     let valid = serde_json::from_str::<&serde_json::value::RawValue>(text);
     assert!(valid.is_ok(), "it is JSON: {text}");
     if binary {
-        // Keys and strings must not contain a NUL or half of a surrogate pair. serde rejects the latter.
+        // Keys and strings must not contain a NUL or half of a surrogate pair. serde rejects half of a pair itself.
         let tree = serde_json::from_str::<serde_json::Value>(text);
         match tree {
             Ok(tree) => no_nul(&tree),

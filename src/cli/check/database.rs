@@ -322,7 +322,7 @@ async fn surprises(
     Ok(())
 }
 
-/// Reports effects of a mapping that its user may not expect.
+/// Reports effects of a mapping that are likely to surprise its user.
 fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
     let Some(columns) = &pipeline.columns else { return };
     for column in columns {

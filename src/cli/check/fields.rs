@@ -99,7 +99,7 @@ impl Fields {
     fn note(&mut self, value: &Value, prefix: &str, depth: usize) {
         let members = match value {
             Value::Object(members) => members,
-            // If the elements of an array are rows, the path continues in each element.
+            // The elements of an array may be rows, so continue in each element, under the same path.
             Value::Array(elements) => return elements.iter().for_each(|element| self.note(element, prefix, depth + 1)),
             _ => return,
         };
@@ -119,8 +119,8 @@ impl Fields {
         if records == 0 {
             return Vec::new();
         }
-        // Judge only columns that are mapped to a field of the row. A column without a mapping may well have no field, and few
-        // records may have a certain field of Debezium's envelope.
+        // Judge only columns that are mapped to a field of the row. It is normal that a column without a mapping has no field,
+        // and that few records have a certain field of Debezium's envelope.
         let mapped = pipeline.columns.iter().flatten().filter(|column| matches!(column.source, Source::Field(_)));
         let mapped: BTreeSet<_> = mapped.map(|column| column.name.as_str()).collect();
         for Share { column, field, present, lack, .. } in
@@ -154,8 +154,8 @@ impl Fields {
     }
 
     /// Judges the columns of a table without a mapping, which are filled from fields of the same names. If no record has any of
-    /// these fields, that is a fault, because the rows would consist of nothing but defaults and NULLs. A single column may
-    /// well have no field, so it is only reported if a field has a similar name.
+    /// these fields, that is a fault, because the rows would consist of nothing but defaults and NULLs. It is normal that a
+    /// single column has no field, so such a column is only reported if a field has a similar name.
     fn unmapped(&self, pipeline: &Pipeline, mapped: &BTreeSet<&str>, report: &mut PipelineReport) {
         let shares = &self.shares;
         let takes_any = pipeline.table.evolve || matches!(pipeline.unknown_fields, UnknownFields::Column(_));

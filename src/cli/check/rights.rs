@@ -90,8 +90,8 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
     Ok(())
 }
 
-/// Returns whether the tables of schema `tidegate` exist and may be read. The query doesn't call `to_regclass` for the tables,
-/// because that fails if the role may not use the schema.
+/// Returns whether the tables of schema `tidegate` exist and the role has the right to read them. The query doesn't call
+/// `to_regclass` for the tables, because that fails for a role without the right to use the schema.
 pub(super) async fn may_read_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT count(*) = 3 FROM pg_catalog.pg_class c
@@ -140,7 +140,7 @@ pub(super) async fn may_stage(connection: &mut PgConnection) -> Result<bool, sql
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// Reports a missing right if rows must be staged and the role may not create temporary tables.
+/// Reports a missing right if rows must be staged and the role has no right to create temporary tables.
 async fn to_stage(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

@@ -276,7 +276,7 @@ struct Sequence {
     max: i64,
     start: i64,
     cycle: bool,
-    /// The number drawn last. `None` if none was drawn yet, or if the role may not read it.
+    /// The number drawn last. `None` if none was drawn yet, or if the role has no right to read it.
     last: Option<i64>,
     may_look: bool,
 }
@@ -421,8 +421,8 @@ enum Reach {
     /// The trigger can run on a temporary table too. But it also runs on UPDATE or DELETE, which only happen if a row exists
     /// already.
     Existing,
-    /// The trigger can only run on its own table: it belongs to one partition, it is a rule, or the role may not call its
-    /// function.
+    /// The trigger can only run on its own table. It belongs to one partition, it is a rule, or the role has no right to call
+    /// its function.
     Nowhere,
 }
 

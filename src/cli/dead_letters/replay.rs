@@ -314,7 +314,7 @@ impl ReplayStore {
     }
 }
 
-/// Returns an error that ends the command: another command has taken the dead letters, so manual action is required.
+/// Returns the error that ends the command if another command has taken the dead letters. Manual action is required.
 fn taken(what: &str) -> WriteError {
     let what = format!("{what} by another command meanwhile; nothing of this transaction was written, run it again");
     WriteError { stage: Stage::DeadLetters, cause: Cause::Conflict(what) }

@@ -1,8 +1,8 @@
 //! `tidegate offsets copy OLD NEW`: a renamed pipeline continues from its old positions.
 //!
 //! One transaction gives the registration, the ledger's rows and the dead letters the new name, under new claims, and removes
-//! the old name. This fences an instance that still runs under the old name: its next write finds no row to advance, and is
-//! rolled back.
+//! the old name. The new claims fence an instance that still runs under the old name: its next write finds no row to advance,
+//! and is rolled back.
 
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};

@@ -46,9 +46,11 @@ struct Move {
     /// `null` if the ledger had no row.
     from: Option<i64>,
     to: i64,
-    /// Offsets that will be read again: the highest possible number of records.
+    /// The number of the log's offsets that will be read again. At most this many records are read again, fewer if the log has
+    /// gaps.
     read_again: u64,
-    /// Offsets that will never be read: the highest possible number of records.
+    /// The number of the log's offsets that will never be read. At most this many records are skipped, fewer if the log has
+    /// gaps.
     skipped: u64,
 }
 

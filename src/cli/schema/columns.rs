@@ -97,7 +97,8 @@ impl Columns {
         }
     }
 
-    /// Returns whether an object's members become columns: every value is an object or null, and the few members are all
+    /// Returns whether an object's members become columns. They do if every value is an object or null, and the few members are
+    /// all scalars.
     /// scalars.
     fn is_spread(&self, node: &Node) -> bool {
         let is_scalar = |name: &str, member: &Node| {

@@ -99,7 +99,7 @@ pub(super) fn by_schema(schema: &Schema, value: &[u8]) -> Option<(Shape, Outline
     Some((shape, row.unwrap_or(Outline::Record(fields))))
 }
 
-/// Returns whether a value stands for a missing one: it is JSON's `null`, alone or in Kafka Connect's envelope.
+/// Returns whether a value stands for a missing one, because it is JSON's `null`, alone or in Kafka Connect's envelope.
 pub(super) fn is_tombstone(value: &[u8]) -> bool {
     let Ok(slot) = json::document(value) else { return false };
     let null = |name: &str| member(slot.of(value).raw, name).is_some_and(|member| member.kind == Kind::Null);
@@ -171,8 +171,8 @@ fn envelope(object: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     Some(((schema.kind == Kind::Object).then_some(schema.raw), payload.raw))
 }
 
-/// Returns the row of a change: the one after it, or else the one before it. The inner `Option` is `None` if the change has no
-/// row, and the outer one if `object` isn't a change.
+/// Returns the row after a change, or else the row before it. The inner `Option` is `None` if the change has no row, and the
+/// outer one if `object` isn't a change.
 fn change(object: &[u8]) -> Option<Option<&[u8]>> {
     let op = member(object, "op")?;
     let known = matches!(op.as_text()?, b"c" | b"r" | b"u" | b"d" | b"t" | b"m");

@@ -94,7 +94,7 @@ impl Node {
         self.members.get_mut(at?).map(|(_, member)| member)
     }
 
-    /// Returns whether a type is known for the field's column: from the schema, or from a value other than null.
+    /// Returns whether a type is known for the field's column, either from the schema or from a value other than null.
     pub(super) fn has_type(&self) -> bool {
         self.declared.is_some() || self.seen.with_value() > 0
     }

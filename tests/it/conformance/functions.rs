@@ -2,7 +2,8 @@
 
 use super::formats::{Column, Format};
 
-/// The key of hashes. In a mapping, `KEY` stands for the file that contains it.
+/// The secret key of the function `hash`. In the mappings below, the word `KEY` is replaced by the path of a file that contains
+/// it.
 pub(super) const KEY: &str = "a key of more than sixteen bytes";
 
 /// A mapping, the column, and each value in JSON with the text that INSERT is given.

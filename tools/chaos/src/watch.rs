@@ -69,7 +69,7 @@ impl Watch {
     }
 }
 
-/// The reading task and the schedule contend for the lock. It is never held across an await.
+/// The reading task and the schedule contend for the lock. The lock is never held across an await.
 fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }

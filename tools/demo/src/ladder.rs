@@ -54,9 +54,11 @@ pub(crate) struct Setting {
 pub(crate) struct Sample {
     pub(crate) rows: u64,
     pub(crate) seconds: f64,
-    /// The CPU time of the database. The next fields are that of the client (which may be Tidegate) and that of Kafka.
+    /// The CPU time of the database.
     pub(crate) database_cpu: f64,
+    /// The CPU time of the client, which is Tidegate on the last rung.
     pub(crate) client_cpu: f64,
+    /// The CPU time of Kafka; 0 on the rungs without Kafka.
     pub(crate) kafka_cpu: f64,
     pub(crate) wal_bytes: i64,
     /// The number of rows to which the costs refer. It is higher than `rows` if the rate excludes the start.

@@ -66,8 +66,9 @@ pub(crate) struct Services {
     checks: Checks,
     /// How many fleets have started; each has its own vehicles.
     fleets: u32,
-    /// The connection that closes trips that fell silent. The next field says when it was last used.
+    /// The connection that closes trips that fell silent.
     closer: Reconnecting,
+    /// When trips that fell silent were last closed.
     closed: Instant,
 }
 

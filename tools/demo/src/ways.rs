@@ -53,7 +53,7 @@ fn values_sql(rows: usize) -> String {
 /// Writes `rows`, and waits until they are committed. `statement` must be what [`statement`] returns for this number of rows.
 ///
 /// # Errors
-/// If Postgres refuses the rows or is unavailable. In the latter case it isn't known whether they were written.
+/// If Postgres refuses the rows or is unavailable. If it is unavailable, nobody knows whether the rows were written.
 pub(crate) async fn write(way: Way, statement: &str, rows: &[&Row], connection: &mut PgConnection) -> Result<()> {
     match way {
         Way::Insert | Way::Values => {

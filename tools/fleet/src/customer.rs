@@ -45,12 +45,12 @@ pub struct Sighting {
 pub struct WatchSummary {
     /// How many readings were new.
     pub readings: u64,
-    /// The time from the vehicle's measurement to the customer's screen.
+    /// How long after its measurement by the vehicle a reading reached the customer's screen.
     pub since_measured_ms: Option<Quantiles>,
-    /// The time from the hand-over to Kafka to the customer's screen.
+    /// How long after its hand-over to Kafka a reading reached the customer's screen.
     pub since_sent_ms: Option<Quantiles>,
-    /// The number of readings whose time was ahead of the clock. They count as 0 ms old. A fleet's time runs ahead if it sends
-    /// faster than once per second and vehicle.
+    /// The number of readings whose time was ahead of the clock. Such readings count as 0 ms old. A fleet's time runs ahead if
+    /// it sends faster than once per second and vehicle.
     pub ahead_of_clock: u64,
 }
 

@@ -99,7 +99,7 @@ pub struct Summary {
     /// Records that the producer's queue accepted.
     pub sent: u64,
     pub acked: u64,
-    /// Records that were refused, or given up by the producer. Kafka may have some of the latter.
+    /// Records that were refused by the queue, or given up by the producer. Kafka may have some of those that were given up.
     pub failed: u64,
     /// Failed records that the producer's queue refused. Kafka never got them.
     pub refused: u64,

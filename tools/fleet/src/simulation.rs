@@ -5,7 +5,7 @@
 use crate::vehicle::Vehicle;
 use crate::{Reading, Region};
 
-/// The distance between two consecutive trip ids of one vehicle. It is also the limit for vehicle ids.
+/// The distance between two consecutive trip ids of one vehicle. The distance is also the limit for vehicle ids.
 pub const TRIP_STRIDE: u64 = 10_000_000;
 
 /// The latest start: a century before the end of year 9999, the last year that RFC 3339 can express.

@@ -169,8 +169,8 @@ impl Vehicle {
         None
     }
 
-    /// Returns the speed for the next second, in mm/s: the highest that the street and the braking distance allow. At random,
-    /// the vehicle brakes hard instead.
+    /// Returns the speed for the next second, in mm/s. It is the highest speed that the street and the braking distance allow.
+    /// At random, the vehicle brakes hard instead.
     fn next_speed(&mut self, ahead: u32) -> u32 {
         if self.speed >= HARD_BRAKING_FROM && self.rng.u32(..HARD_BRAKING_ODDS) == 0 {
             return self.speed - self.rng.u32(HARD_BRAKING);
@@ -210,7 +210,7 @@ impl Vehicle {
     /// Chooses the speed for this block, and what to do at its end.
     fn settle(&mut self) {
         self.cruise = CRUISES[self.rng.usize(..CRUISES.len())];
-        // If the goal is within the braking distance, move the goal a little further. It stays inside the block.
+        // If the goal is within the braking distance, move the goal a little further. The goal stays inside the block.
         let braking_mm = self.speed * self.speed / (2 * BRAKING) + self.speed;
         self.goal_mm = self.goal_mm.max(self.odometer_mm + braking_mm);
         let goal_ahead = self.goal_mm - self.odometer_mm;

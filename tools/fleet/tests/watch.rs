@@ -23,15 +23,15 @@ async fn connect(database: &Database) -> PgConnection {
     database.connect().await.expect("a connection")
 }
 
-/// Writes a state of trip 42, as a batch of the daemon does. The state was sent `second` minutes after a fixed time, and the
-/// vehicle measured it 300 ms before that.
-async fn write(database: &Database, second: i32, odometer_mm: i64, state: &str, event: Option<&str>) {
+/// Writes a state of trip 42, as a batch of the daemon does. The state was sent `minute` minutes after 23:00 of the day before,
+/// and the vehicle measured it 300 ms earlier.
+async fn write(database: &Database, minute: i32, odometer_mm: i64, state: &str, event: Option<&str>) {
     let sql = "INSERT INTO customer_info (trip_id, region, ts, sent_at, lat, lon, speed_kmh, odometer_mm, state, event)
         SELECT 42, 'north', at - interval '300 ms', at, 52.5731, 13.401, 0, $2, $3, $4
         FROM (SELECT date_trunc('day', now()) - interval '1 hour' + $1 * interval '1 minute' AS at) AS t
         ON CONFLICT (trip_id) DO UPDATE SET ts = EXCLUDED.ts, sent_at = EXCLUDED.sent_at, odometer_mm = EXCLUDED.odometer_mm,
             state = EXCLUDED.state, event = EXCLUDED.event";
-    let written = sqlx::query(sql).bind(second).bind(odometer_mm).bind(state).bind(event);
+    let written = sqlx::query(sql).bind(minute).bind(odometer_mm).bind(state).bind(event);
     written.execute(&mut connect(database).await).await.expect("written");
 }
 

@@ -300,8 +300,8 @@ impl Postgres {
         self.own()?.data.parent().context("its data has no parent folder")
     }
 
-    /// Replaces the server's certificate. The server uses the new one from its next start on. It must have been started with
-    /// [`PostgresSpec::tls`].
+    /// Replaces the server's certificate. The server uses the new one from its next start on. The server must have been started
+    /// with [`PostgresSpec::tls`].
     ///
     /// # Errors
     /// If the files can't be written.

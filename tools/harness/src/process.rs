@@ -1,8 +1,8 @@
 //! Processes that end when this process ends.
 //!
 //! A [`Run`] is a temporary folder and a guard. The guard is a small shell script that reads from a pipe whose only writer is
-//! this process. When this process ends in any way, even by SIGKILL, the guard reads the end of the pipe. It then kills the
-//! processes that still run, with their children, and removes the folder.
+//! this process. When this process ends in any way, even by SIGKILL, the guard reads the end of the pipe. The guard then kills
+//! the processes that still run, with their children, and removes the folder.
 //!
 //! A [`Process`] never runs unguarded, because it is started in two steps. First a shell is started that waits for a word on
 //! its standard input. When the guard has the shell's process id, we send the word, and the shell becomes the program (`exec`).
@@ -239,7 +239,8 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
-    /// Waits until the process ends, and returns its exit status. It may end by itself or because of an earlier signal.
+    /// Waits until the process ends, and returns its exit status. The process may end by itself or because of an earlier
+    /// signal.
     ///
     /// # Errors
     /// If `deadline` passes first.

@@ -1,6 +1,6 @@
 //! A stand-in for a schema registry. It has the part of Confluent's REST interface that a reader of schemas uses, and answers
-//! as the documentation says and as a real registry does. It lacks contexts, compatibility checks and writes by HTTP, because
-//! no test needs them.
+//! as the documentation says and as a real registry does. The stand-in lacks contexts, compatibility checks and writes by HTTP,
+//! because no test needs them.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

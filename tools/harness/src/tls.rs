@@ -55,7 +55,7 @@ impl Authority {
         self.folder.path().join("ca.pem")
     }
 
-    /// Returns a server's certificate for these host names and addresses. It is valid until 2060.
+    /// Returns a server's certificate for these host names and addresses. The certificate is valid until 2060.
     ///
     /// # Errors
     /// If the files can't be written.

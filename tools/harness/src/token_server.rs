@@ -116,7 +116,7 @@ impl TokenServer {
     }
 }
 
-/// Returns a JSON Web Token without a signature, for this subject. It is valid from now on, for `lifetime`.
+/// Returns a JSON Web Token without a signature, for this subject. The token is valid from now on, for `lifetime`.
 ///
 /// # Errors
 /// If the clock is before 1970.

@@ -7,7 +7,8 @@
 use std::env;
 
 const KRAFT: &str = "4.2.0";
-/// The version of Kafka that is used with ZooKeeper by default. It belongs to the last release line that supports ZooKeeper.
+/// The version of Kafka that is used with ZooKeeper by default. This version belongs to the last release line that supports
+/// ZooKeeper.
 const WITH_ZOOKEEPER: &str = "3.9.1";
 const POSTGRES: &str = "18.0.0";
 /// The suffix of a version that runs with ZooKeeper.

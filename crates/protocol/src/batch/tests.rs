@@ -71,7 +71,8 @@ fn a_dropped_segment_leaves_no_byte_and_no_span() {
 
 #[test]
 fn refused_records_are_those_of_the_window_and_of_live_segments() {
-    // All records are rejected: their offsets are 105, 112 and 119.
+    // All five records are rejected, because `encode` rejects multiples of 7. Their offsets are 105, 112 and 119 in partition
+    // 0, and 105 and 112 in partition 1.
     let mut batch = batch_of(&[(0, 5), (1, 5), (0, 6), (1, 6), (0, 6)]);
     let refused = |batch: &Batch, window: Range<u32>| {
         batch.rejected_records(window).map(|reject| reject.record).collect::<Vec<_>>()

@@ -52,9 +52,9 @@ impl Batch {
         self.live_runs(window).map(|(_, run)| run.end - run.start).sum()
     }
 
-    /// Returns the spans by which the ledger advances when the window's live records are written: one for each segment that has
-    /// live records in the window, in order of topic and partition. All writers lock ledger rows in this order, so they can't
-    /// deadlock.
+    /// Returns the spans by which the ledger advances when the window's live records are written. There is one span for each
+    /// segment that has live records in the window, in order of topic and partition. All writers lock ledger rows in this
+    /// order, so they can't deadlock.
     pub fn spans(&self, window: Range<u32>) -> Vec<Span> {
         // For each segment, the offset of the ledger before the window, and the index of the segment's last record in the
         // window.

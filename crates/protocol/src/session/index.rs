@@ -1,4 +1,4 @@
-//! Finds a partition's slot by topic and number, without an allocation.
+//! Finds a partition's slot (its index in the session) by topic and number, without an allocation.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The search for the records of a window that Postgres refuses. It copies the window piece by piece under savepoints, so that a
-//! refused record is finally copied alone, and tells a fault of one record from a fault that affects every record.
+//! The search for the records of a window that Postgres refuses. The search copies the window piece by piece under savepoints,
+//! so that a refused record is finally copied alone, and tells a fault of one record from a fault that affects every record.
 
 use std::ops::Range;
 

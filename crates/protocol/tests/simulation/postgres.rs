@@ -223,7 +223,7 @@ impl Server {
         self.backends.keys().copied().collect()
     }
 
-    /// Ends a backend of one of the daemons if it is idle. It is called for a backend that blocks another one.
+    /// Ends a backend of one of the daemons if it is idle. This function is called for a backend that blocks another one.
     pub(crate) fn end_if_idle(&mut self, backend: u64) {
         if self.backends.get(&backend).is_some_and(|b| b.daemon != STRANGER && b.idle_since.is_some()) {
             self.end(backend);

@@ -96,7 +96,7 @@ fn double(value: &Value<'_>) -> f64 {
     if value.flags.has(Flags::NEGATIVE) { -magnitude } else { magnitude }
 }
 
-/// Writes a float8 as a float4, as Postgres casts it: a value that float4 can't hold is an error.
+/// Writes a float8 as a float4, as Postgres casts it. A value that float4 can't hold is an error.
 #[expect(clippy::cast_possible_truncation, reason = "what doesn't fit is looked for")]
 fn float4(number: f64, out: &mut Vec<u8>) -> Result<(), Reason> {
     let narrow = number as f32;

@@ -180,8 +180,8 @@ pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> 
     Ok(())
 }
 
-/// Returns text that Rust's parser can read: the lexeme of a number, or the name of NaN or of an infinity. The flag is true for
-/// a finite number.
+/// Returns text that Rust's parser can read: the lexeme of a number, or the name of NaN or of an infinity. The flag says
+/// whether the number is finite.
 fn float_text<'a>(value: &Value<'a>) -> Result<(&'a str, bool), Reason> {
     let lexeme = match value.as_text() {
         Some(text) => match special(text) {

@@ -13,13 +13,13 @@ pub(super) fn field(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Returns what a text column stores: the text of a string, or the JSON text of any other value.
+/// Returns what a text column stores, which is the text of a string, or the JSON text of any other value.
 #[inline]
 fn stored<'a>(value: &Value<'a>) -> &'a [u8] {
     value.as_text().unwrap_or(value.raw)
 }
 
-/// Writes text: that of a string, or the JSON text of another value.
+/// Writes the text of a string, or the JSON text of another value.
 #[inline]
 pub(super) fn text(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     field(stored(&value), out)

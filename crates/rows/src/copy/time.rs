@@ -30,7 +30,7 @@ const END_TIMESTAMP: i64 = 9_223_371_331_200_000_000;
 const MIN_DATE: i64 = -2_451_545;
 const END_DATE: i64 = 2_145_031_949;
 
-/// Writes a timestamptz: text must have an offset, or the column a zone.
+/// Writes a timestamptz. Text must have an offset, unless the column has a zone.
 #[inline]
 pub(super) fn timestamptz(value: Value<'_>, times: &Times, out: &mut Vec<u8>) -> Result<(), Reason> {
     let micros = match value.as_text() {
@@ -90,7 +90,7 @@ fn epoch_of_text(text: &[u8], unit: Option<EpochUnit>) -> Option<Result<i64, Rea
     Some(epoch(number, unit))
 }
 
-/// Writes a timestamp: text must not have an offset other than `Z`, because Postgres would discard it.
+/// Writes a timestamp. Text must not have an offset other than `Z`, because Postgres would discard it.
 pub(super) fn timestamp(value: Value<'_>, times: &Times, out: &mut Vec<u8>) -> Result<(), Reason> {
     let micros = match value.as_text() {
         Some(text) => match epoch_of_text(text, times.unit) {
@@ -155,7 +155,7 @@ pub(super) fn time(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Writes a timetz: text must have an offset.
+/// Writes a timetz. Text must have an offset.
 pub(super) fn timetz(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let (clock, zone) = civil::time(value.as_text().ok_or(Reason::TypeMismatch)?)?;
     let east = match zone {

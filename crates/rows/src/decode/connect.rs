@@ -1,7 +1,7 @@
 //! Records wrapped as `{schema, payload}`, as Kafka Connect's JSON converter writes them.
 //!
-//! The payload's fields are the fields of the record. The schema says what a number or a text means, by the names of logical types
-//! of Kafka Connect and Debezium. It is parsed again only if it differs from the last few schemas.
+//! The payload's fields are the fields of the record. The schema says what a number or a text means, by the names of logical
+//! types of Kafka Connect and Debezium. The schema is parsed again only if it differs from the last few schemas.
 
 use serde_json::Value as Json;
 
@@ -15,7 +15,7 @@ use crate::schema::logical::Logical;
 use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, Value, shown};
 
-/// How many schemas are cached: each topic of a pipeline may have its own.
+/// How many schemas are cached. Each topic of a pipeline can have its own schema.
 const REMEMBERED: usize = 16;
 
 /// The bytes of a schema, and the logical types that it gives to slots.

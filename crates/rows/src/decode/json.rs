@@ -213,7 +213,8 @@ struct JsonWalk<'w, 'p> {
     leftovers_flags: &'w mut Flags,
     policy: Leftovers,
     top: u16,
-    /// The position of the first key without a column, if such records are rejected.
+    /// If records with fields that no column takes are rejected, the position of the first such key that was found; else
+    /// `None`.
     refused: Option<usize>,
 }
 

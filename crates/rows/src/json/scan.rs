@@ -339,7 +339,7 @@ impl<'a> Scanner<'a> {
         Ok(if negative { -exponent } else { exponent })
     }
 
-    /// Skips an object or array that no column looks into. Its levels are kept as bits, so nesting takes no stack.
+    /// Skips an object or array that no column looks into. The levels of nesting are kept as bits, so they take no stack.
     #[inline(never)]
     fn container(&mut self, depth: u32) -> Result<Flags, Broken> {
         let mut flags = Flags::NONE;

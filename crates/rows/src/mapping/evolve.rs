@@ -5,8 +5,8 @@
 //! contains the field's first value.
 //!
 //! The column's type is bool for `true` and `false`, numeric for numbers (numeric can hold every JSON number), text for text,
-//! and jsonb for everything else. It is also jsonb if the records of the batch have values of different types. A field whose
-//! values have all been null becomes a column with the first value that isn't.
+//! and jsonb for everything else. The type is also jsonb if the records of the batch have values of different types. A field
+//! whose values have all been null becomes a column with the first value that isn't.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -106,8 +106,8 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
     }
 }
 
-/// Returns the end of the error message: the form of value that the column takes, or the setting that is missing. Empty if
-/// there is no such hint for this type and kind of value.
+/// Returns the end of the error message, which names the form of value that the column takes, or the setting that is missing.
+/// Empty if there is no such hint for this type and kind of value.
 fn wanted(encoding: &Encoding, kind: Kind) -> &'static str {
     match (encoding, kind) {
         (

@@ -160,7 +160,8 @@ impl Applied {
                 }
                 plain(&value, made);
                 match json::document(made) {
-                    // The column gets JSON's null, not SQL's NULL, as if INSERT were given this text.
+                    // The text is `null`: a json or jsonb column gets JSON's null, as from an INSERT of this text. A value of
+                    // kind `Null` would become SQL's NULL, so the kind is changed.
                     Ok(slot) if slot.kind == Kind::Null && matches!(encoding, Encoding::Json | Encoding::Jsonb) => {
                         Ok(Value { kind: Kind::Object, ..slot.of(made) })
                     }

@@ -25,7 +25,7 @@ enum Framed {
     Json,
 }
 
-/// Reads keys: the whole key, and the fields from which columns of the table's key may come.
+/// Reads the whole key of a record, and the fields of the key from which columns of the table's key may come.
 #[derive(Debug)]
 pub(super) struct KeyReader {
     format: KeyFormat,
@@ -202,7 +202,7 @@ impl KeyReader {
         Ok(())
     }
 
-    /// Returns whether a JSON object is Kafka Connect's envelope: it has a schema and a payload, and nothing else.
+    /// Returns whether a JSON object is Kafka Connect's envelope, which has a schema and a payload, and nothing else.
     fn is_enveloped(&mut self, key: &[u8], start: usize) -> bool {
         self.envelope.object(key, start, &mut self.fields).is_ok()
             && matches!(self.fields.slots[0].kind, Kind::Object | Kind::Null)
@@ -229,7 +229,7 @@ impl KeyReader {
     }
 }
 
-/// Returns the schema that the key names: in its header, or if there is none, in its frame.
+/// Returns the schema that the key names in its header, or if there is no such header, in its frame.
 fn named(key: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
     match header {
         Some(header) => frame::of_header(header).map(|(id, _)| id),

@@ -1,4 +1,5 @@
-//! Column values that don't come from fields of the value: Kafka's metadata, keys, headers, leftovers.
+//! Column values that don't come from a field of the value: Kafka's metadata, keys, headers, and the leftovers (all fields that
+//! no column takes, together).
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -79,7 +80,8 @@ impl Lexeme {
     }
 }
 
-/// Returns a column's value. Text that doesn't occur in the record is written to `made`.
+/// Returns the value of a column that takes Kafka's metadata or the leftovers. If its text has to be built (digits, the headers
+/// as JSON, the leftovers), it is built in `made`.
 #[inline(never)]
 pub(super) fn value<'a>(
     feed: &Feed,

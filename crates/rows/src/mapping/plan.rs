@@ -1,4 +1,4 @@
-//! The plan: what fills each column, and how it is written. It is made once, and reports all faults at once.
+//! The plan says what fills each column, and how the value is written. It is made once, and all faults are reported at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -173,7 +173,8 @@ impl Plan {
         let stated = spec.columns.unwrap_or_default();
         // Columns that were added for fields are not in the configuration.
         let others = if automatic || spec.table.evolve { by_name(spec, catalog, stated) } else { Vec::new() };
-        // A column that is only mapped by its name may have no field. This is no fault.
+        // A column without an entry in the mapping takes the field of its name. It is no fault if records can't have that
+        // field.
         let unstated: Vec<_> = others.iter().map(|column| vec![column.name.clone()]).collect();
         let mapping: Vec<_> = stated.iter().cloned().chain(others).collect();
         let mut planner = Planner::new(spec, catalog, automatic, faults);

@@ -1,4 +1,4 @@
-//! The shapes that a table's rows may have: a shape says which columns a row leaves to Postgres.
+//! The shapes of a table's rows. A shape is the set of columns that a row leaves to Postgres.
 //!
 //! Binary COPY can't express DEFAULT, so a row only gets a column's default from a COPY that doesn't name the column. Rows of
 //! several shapes are sent by one COPY per shape.

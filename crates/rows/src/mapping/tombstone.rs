@@ -44,8 +44,8 @@ impl Encoder {
         self.delete_row(record, None, rows)
     }
 
-    /// Writes the row of a record whose value says that it deletes: the key's columns come from the decoded fields, or else from
-    /// the record's key.
+    /// Writes the row of a record whose value says that it deletes. The columns of the table's key come from the decoded
+    /// fields, or else from the record's key.
     #[cold]
     pub(super) fn delete(
         &mut self,

@@ -13,7 +13,7 @@ pub struct Column {
     pub name: String,
     /// The source of the column's values.
     pub source: Source,
-    /// `type = "timestamptz"`. Used to create the table, and compared with the catalog if the table exists. It is always
+    /// `type = "timestamptz"`. Used to create the table, and compared with the catalog if the table exists. The type is always
     /// Postgres' own name with its modifier, so the part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`,
     /// `numeric(10,2)`.
     pub type_name: Option<String>,
@@ -95,13 +95,13 @@ pub enum AggregateFunction {
     /// The value of the record with the smallest `by`. If several records have this `by`, the one delivered first counts. NULL
     /// if that record has no value.
     First {
-        /// The name of another mapped column, with `aggregate = "min"`: the smallest value seen so far is stored there.
+        /// The name of another mapped column with `aggregate = "min"`, which stores the smallest value seen so far.
         by: String,
     },
     /// The value of the record with the largest `by`. If several records have this `by`, the one delivered last counts. NULL if
     /// that record has no value.
     Last {
-        /// The name of another mapped column, with `aggregate = "max"`: the largest value seen so far is stored there.
+        /// The name of another mapped column with `aggregate = "max"`, which stores the largest value seen so far.
         by: String,
     },
 }
@@ -146,8 +146,9 @@ pub enum EpochUnit {
     Nanos,
 }
 
-/// The values of `missing`: what a record without a column's field means. If it isn't configured, a column that has a default in
-/// the table takes that default (in mode upsert: [`Missing::Keep`]), and every other column is [`Missing::Null`].
+/// The values of `missing`, which say what a column gets from a record without the column's field. If `missing` isn't
+/// configured, a column that has a default in the table gets this default (in mode upsert, [`Missing::Keep`] applies).
+/// [`Missing::Null`] applies to every other column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// The column's default in the table, as with INSERT; NULL if the table has none. An upsert also sets an existing row's

@@ -172,7 +172,8 @@ impl Decode {
                 schema.lack(None, path, rows).map(|lack| format!("`{whole}`: {lack} ({})", file.display()))
             }
             Self::Protobuf(SchemaSource::Local { schema, file, message, framed }) => {
-                // Frames say which of the file's messages a value is.
+                // If the configuration names no message, the frame of each value names one of the file's messages. So the field
+                // is lacking only if all of them lack it.
                 let messages = match message {
                     None if *framed => schema.own_messages(),
                     _ => Vec::new(),

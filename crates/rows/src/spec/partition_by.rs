@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Range partitions by time. They are created in advance, and removed after their retention.
+/// How a table is partitioned by time. Partitions are created in advance, and removed after their retention.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionBy {
     /// The column by which the table is partitioned. Its type is timestamptz, timestamp or date.

@@ -18,7 +18,7 @@ fn function(column: &Column) -> Option<&AggregateFunction> {
     column.aggregate.as_ref().map(|aggregate| &aggregate.function)
 }
 
-/// Returns the merge: one pass over the batch, sorted by the key and by the columns that `first` and `last` compare.
+/// Returns the merge, which is one pass over the batch, sorted by the key and by the columns that `first` and `last` compare.
 ///
 /// `insert` is the start of the statement, and `names` are the quoted columns that it fills.
 pub(super) fn sql(

@@ -1,4 +1,4 @@
-//! Checks that a mode works with its table: faults with a remedy, and warnings about surprises.
+//! Checks that a mode works with its table. Reports faults with a remedy, and warnings about surprises.
 
 use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind, quote_identifier};
 use crate::fault::{Faults, hint};
@@ -131,8 +131,9 @@ fn aggregate(
     may_be_null(column, target, mapping, catalog, &key, faults);
 }
 
-/// Checks a NOT NULL column. Postgres checks NOT NULL before it looks for an existing row. So whether a record without a value is
-/// refused would depend on the other records of its batch.
+/// Reports a fault if the aggregate of a NOT NULL column can be NULL for a batch. Postgres checks NOT NULL before it looks for
+/// an existing row. So it would refuse a record that gives no value, unless another record of its key in the same batch gives
+/// one.
 fn may_be_null(
     column: &Column,
     target: &CatalogColumn,

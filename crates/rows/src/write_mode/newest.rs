@@ -37,7 +37,8 @@ struct Seen<'a> {
 }
 
 impl Newest {
-    /// Returns `None` if the mode keeps more than one row per key, or if only Postgres can tell which row is newer.
+    /// Returns how the rows of an upsert are compared. `None` for every other mode, for `newer_by` together with `deletes`, and
+    /// if only Postgres can tell which row is newer.
     pub(super) fn of(mode: &WriteMode, columns: &[&str], catalog: &Catalog) -> Option<Self> {
         let WriteMode::Upsert { key, newer_by, deletes } = mode else { return None };
         let place = |name: &str| columns.iter().position(|column| *column == name);

@@ -1,4 +1,5 @@
-//! Range partitions by time: which partition a time belongs to, its name, which partitions are due and which have expired. No I/O.
+//! Computes the partitions of a table that is partitioned by time: which partition a time belongs to, what it is called, which
+//! ones are due and which have expired. No I/O.
 
 use std::collections::BTreeSet;
 
@@ -111,7 +112,7 @@ pub fn of_name(table: &TableName, by: &PartitionBy, partition: &TableName) -> Op
     (name(table, by, &bounds) == *partition).then_some(bounds)
 }
 
-/// Returns the partitions that should exist at this time: the current one and those in advance.
+/// Returns the partitions that should exist at this time, which are the current one and those in advance.
 pub fn due(by: &PartitionBy, now: i64) -> Vec<Bounds> {
     let mut due: Vec<Bounds> = Vec::new();
     let mut at = now;

@@ -40,21 +40,26 @@ pub(crate) struct Book {
 pub(crate) struct Bin {
     /// The end of the bin, in seconds since the start.
     pub(crate) second: f64,
-    /// The number of records that were due in the bin. The next fields count the records that were handed over, acknowledged,
-    /// refused and committed in it.
+    /// The number of records that were due in the bin.
     pub(crate) intended: u64,
+    /// The number of records that were handed over in the bin.
     pub(crate) sent: u64,
+    /// The number of records that were acknowledged in the bin.
     pub(crate) acked: u64,
+    /// The number of records that were refused in the bin.
     pub(crate) refused: u64,
+    /// The number of records that were committed in the bin.
     pub(crate) committed: u64,
     /// Records that were handed over but are not in the table, at the end of the bin. Lost records don't count.
     pub(crate) backlog: u64,
     /// Bytes in the bounded buffer, at the end of the bin.
     pub(crate) buffer_bytes: u64,
-    /// The time from a record's intended time to its answer, in microseconds, for the records due in the bin. A record without an
-    /// answer counts as waiting until the run ended. Refused records don't count.
+    /// The median wait of the records due in the bin: the time from a record's intended time to its answer, in microseconds. A
+    /// record without an answer counts as waiting until the run ended. Refused records don't count.
     pub(crate) wait_p50: Option<u32>,
+    /// The 99th percentile of these waits.
     pub(crate) wait_p99: Option<u32>,
+    /// The longest of these waits.
     pub(crate) wait_max: Option<u32>,
 }
 
@@ -64,8 +69,9 @@ pub(crate) struct Tally {
     pub(crate) intended: u64,
     pub(crate) refused: u64,
     pub(crate) acked: u64,
-    /// The number of rows. The next field is the number of distinct records in them.
+    /// The number of rows in the table.
     pub(crate) rows: u64,
+    /// The number of distinct records in these rows.
     pub(crate) in_table: u64,
     /// The number of duplicate rows.
     pub(crate) twice: u64,
@@ -198,7 +204,7 @@ impl Book {
 }
 
 impl Mark {
-    /// Returns when the record left the backlog: when it was committed or lost.
+    /// Returns when the record left the backlog, which is when it was committed or lost.
     fn left(&self) -> u32 {
         if self.committed == NEVER { self.lost } else { self.committed }
     }

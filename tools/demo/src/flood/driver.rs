@@ -38,12 +38,13 @@ pub(crate) trait Surroundings {
 #[derive(Debug)]
 pub(crate) struct Drive {
     pub(crate) book: Book,
-    /// The start of the run, as a monotonic time. The next field is the same time in microseconds since the epoch, for
-    /// comparison with the clock of Postgres.
+    /// The start of the run, as a monotonic time.
     pub(crate) started: Instant,
+    /// The start of the run in microseconds since the epoch, for comparison with the clock of Postgres.
     pub(crate) started_us: i64,
-    /// When the writer was killed, in microseconds since the run's start. The next field says when the run ended.
+    /// When the writer was killed, in microseconds since the run's start.
     pub(crate) killed_us: u32,
+    /// When the run ended, in microseconds since its start.
     pub(crate) ended_us: u32,
     /// Records in the bounded buffer when the writer was killed.
     pub(crate) buffered_at_kill: u64,

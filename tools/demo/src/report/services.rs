@@ -43,9 +43,11 @@ struct Story<'a> {
 /// The figures of a service during a period.
 struct Stretch {
     service: String,
-    /// The highest lag, in records. The next fields are the records written and sent per second.
+    /// The highest lag, in records.
     most_behind: f64,
+    /// The records written per second.
     written: f64,
+    /// The records sent per second.
     sent: f64,
 }
 

@@ -12,9 +12,9 @@ use super::SERVICES;
 use super::lags::Lags;
 use crate::raw::Sheet;
 
-/// The limit in close_silent_trips() of config/fleet.sql. The next constant is the possible difference between the clocks of a
-/// topic's partitions.
+/// How long a trip is silent before it is closed, as in close_silent_trips() of config/fleet.sql.
 const SILENCE_MS: i64 = 10 * 60_000;
+/// The possible difference between the clocks of a topic's partitions.
 const ABOUT_MS: i64 = 10_000;
 
 /// The expected trips of all fleets so far, by trip id.
@@ -41,19 +41,21 @@ pub(crate) struct Trips {
     pub(crate) ended: u64,
     /// Trips that fell silent, and must be closed because of that.
     pub(crate) silent: u64,
-    /// Trips without a row in `fare`. The next field counts those without a row in `customer_info`.
+    /// Trips without a row in `fare`.
     pub(crate) missing_fares: u64,
+    /// Trips without a row in `customer_info`.
     pub(crate) missing_customers: u64,
-    /// Trips whose fare differs from the truth. The next field counts those that ended or fell silent without being charged the
-    /// fare, and those that were charged too early.
+    /// Trips whose fare differs from the truth.
     pub(crate) wrong_fares: u64,
+    /// Trips that ended or fell silent without being charged the fare, and trips that were charged too early.
     pub(crate) wrong_charges: u64,
     /// Trips for which the customer sees a reading that isn't the latest.
     pub(crate) stale_customers: u64,
     /// Trips that cost more than the minimum. Only these show that the meter is right.
     pub(crate) above_minimum: u64,
-    /// The sum of the fares by the truth, in cents. The next field is the sum in the table.
+    /// The sum of the fares by the truth, in cents.
     pub(crate) true_cents: i128,
+    /// The sum of the fares in the table, in cents.
     pub(crate) found_cents: i128,
 }
 

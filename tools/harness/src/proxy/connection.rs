@@ -109,7 +109,7 @@ async fn close(to: &mut WriteHalf<'_>) -> Result<(), End> {
 }
 
 fn lock(dialog: &Mutex<Dialog>) -> MutexGuard<'_, Dialog> {
-    // The two directions of a connection contend for the lock. It is never held across an await.
+    // The two directions of a connection contend for the lock. The lock is never held across an await.
     dialog.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 /// A message on which the proxy acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trigger {
-    /// The client runs a statement whose text contains this string. It may be a simple query, or a prepared statement, which
-    /// counts each time that it is bound. sqlx sends BEGIN, COMMIT, ROLLBACK and COPY as simple queries.
+    /// The client runs a statement whose text contains this string. The statement may be a simple query, or a prepared
+    /// statement, which counts each time that it is bound. sqlx sends BEGIN, COMMIT, ROLLBACK and COPY as simple queries.
     FrontendQueryContains(String),
     /// The client sends the nth data message of a COPY, counted from 1.
     CopyData(u64),

@@ -37,7 +37,7 @@ pub(super) enum PlannedValue {
 pub(super) struct AvroPlan {
     pub(super) places: Vec<PlannedValue>,
     pub(super) root: FieldTarget,
-    /// The name of a field without a column. Set if records with such fields are rejected.
+    /// If records with fields that no column takes are rejected, the name of the schema's first such field; else `None`.
     pub(super) refused: Option<String>,
     /// `"name":` of the fields that go to the leftovers.
     pub(super) keys: Vec<Box<[u8]>>,

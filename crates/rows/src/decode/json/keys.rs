@@ -180,7 +180,7 @@ impl Keys {
     }
 }
 
-/// Returns whether a key is written without escapes: otherwise a comparison of bytes can't find the key again.
+/// Returns whether a key is written without escapes. A comparison of bytes can't find other keys again.
 fn is_plain(name: &[u8]) -> bool {
     name.iter().all(|b| !matches!(b, 0..0x20 | b'"' | b'\\'))
 }

@@ -2,7 +2,8 @@
 //! fields are skipped.
 //!
 //! If a field occurs twice, the last value wins. The elements of a list may be scattered over their message, so all of them are
-//! gathered when the first one is found. The number of steps and the size of the JSON are limited by the size of the value.
+//! gathered when the first one is found. A value that takes more steps, or makes more JSON, than its size allows is rejected:
+//! see `STEPS_PER_BYTE`, `JSON_PER_BYTE` and `JSON_AT_LEAST`.
 
 mod json;
 mod known;
@@ -35,7 +36,8 @@ pub(super) struct ProtobufWalk<'w> {
     pub(super) at: usize,
     fields: &'w mut Fields,
     pub(super) what: &'static str,
-    /// The name of a field without a column. Set if records with such fields are rejected.
+    /// If records with fields that no column takes are rejected, the first such field that was found in this value; else
+    /// `None`. The text is the field's name in quotes, or its number if the message doesn't declare it.
     pub(super) refused: Option<String>,
     steps: usize,
     made_limit: usize,
@@ -252,7 +254,7 @@ impl<'w> ProtobufWalk<'w> {
     }
 
     /// Sets the fields that don't track presence (repeated fields, maps, and scalars of proto3 without `optional`) to their
-    /// defaults. It is called before the message is read, so values in the message replace the defaults.
+    /// defaults. This function is called before the message is read, so values in the message replace the defaults.
     fn prefill(&mut self, defaults: &[(u16, u16)], fields: &[ProtobufField]) {
         for (slot, nth) in defaults {
             let field = &fields[usize::from(*nth)];

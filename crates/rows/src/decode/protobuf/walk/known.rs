@@ -12,7 +12,7 @@ use crate::schema::protobuf::{Known, MessageId};
 use crate::value::{Flags, Kind, Slot};
 
 impl ProtobufWalk<'_> {
-    /// Reads a message that stands for one scalar value, such as `google.protobuf.Timestamp`. It ends at `end`.
+    /// Reads a message that stands for one scalar value, such as `google.protobuf.Timestamp`. The message ends at `end`.
     pub(super) fn well_known(&mut self, id: MessageId, known: Known, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         if known == Known::Wrapper {
