@@ -258,6 +258,7 @@ impl Pipeline {
                 consumer: ConsumerMetrics::new(&self.name, status.number),
                 status: Arc::clone(status),
                 plans: Arc::clone(&plans),
+                logged: Mutex::default(),
             });
             let store = PgStore::new(Arc::clone(&self.name), connector.clone(), Arc::clone(&plans), writer_metrics);
             let budget = DeadLetterBudget::new(self.config.dead_letters);

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tidegate_harness::{Kafka, KafkaSpec, Proxy, eventually};
+use tidegate_harness::{Kafka, KafkaSpec, Proxy, Record, eventually};
 
 use crate::accounting::NUMBERED;
 use crate::cli::tidegate;
@@ -109,6 +109,24 @@ async fn a_line_that_comes_again_and_again_is_said_once() {
     let often: Vec<_> = counts.iter().filter(|(line, count)| **count > most(line)).collect();
     assert!(often.is_empty(), "{often:?} after {} tries", tries.load(Ordering::Relaxed));
     assert_attributed(&world, &lines);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_dead_letter_of_each_kind_is_logged_with_its_place() {
+    let world = World::new(1).await;
+    world.sql(NUMBERED).await;
+    let daemon = world.daemon(&world.config("table.name = \"rides\""));
+    world.produce_numbered(0..2_000, 1);
+    world.await_written(&daemon).await;
+    let faulty = (0..100).map(|_| Record::new(r#"{"seq":"none","name":"v"}"#).to(0));
+    world.produce(faulty.chain([Record::new("{").to(0)]));
+    world.await_written(&daemon).await;
+    let lines: Vec<_> = daemon.log().into_iter().filter(|line| line.contains("became a dead letter")).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("offset=2000") && lines[0].contains("column=\"seq\""), "{lines:?}");
+    assert!(lines[1].contains("offset=2100") && lines[1].contains("reason=\"invalid_json\""), "{lines:?}");
+    assert_attributed(&world, &lines);
+    assert!(!lines[0].contains("none"), "the log holds no value of a record: {lines:?}");
 }
 
 /// A command that succeeds logs no warning: neither for the end of a partition (`PartitionEOF`) nor for the login at a SASL
