@@ -117,7 +117,8 @@ fn ask(oidc: &Oidc) -> Result<Issued, String> {
 }
 
 fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Result<(Token, Duration), String> {
-    let claims = claims(issued.secret.expose()).unwrap_or_default();
+    let value = first_of_tuple(issued.secret.expose());
+    let claims = claims(value).or_else(|| presigned(value)).unwrap_or_default();
     let now = epoch_ms();
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
     let until = |exp: f64| Duration::try_from_secs_f64(exp - now as f64 / 1000.0).unwrap_or_default();
@@ -129,7 +130,7 @@ fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Re
     }
     let lifetime_ms = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
     let token = Token {
-        value: issued.secret,
+        value: Secret::new(value),
         principal: issued.principal.or(claims.sub).unwrap_or_else(|| principal.to_owned()),
         expires_at_ms: now.saturating_add(lifetime_ms),
         extensions: extensions.to_vec(),
@@ -137,13 +138,35 @@ fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Re
     Ok((token, lifetime))
 }
 
+/// Returns the token of `('TOKEN', 1767225600000)`, which the command-line tool of AWS's signer for Python prints, and any other
+/// text as it is. No token contains a quotation mark.
+fn first_of_tuple(text: &str) -> &str {
+    text.strip_prefix("('").and_then(|rest| rest.split_once('\'')).map_or(text, |(token, _)| token)
+}
+
 /// Returns the payload of a JSON Web Token. Its signature is not verified here; that is the broker's task.
 fn claims(token: &str) -> Option<Claims> {
-    let mut payload = token.split('.').nth(1)?.replace('-', "+").replace('_', "/");
-    payload += &"==="[..(4 - payload.len() % 4) % 4];
-    let mut json = Vec::new();
-    base64::decode(payload.as_bytes(), &mut json)?;
-    serde_json::from_slice(&json).ok()
+    serde_json::from_slice(&from_base64url(token.split('.').nth(1)?)?).ok()
+}
+
+/// Returns the expiry of a token for IAM access to Amazon MSK. Such a token is a presigned URL in base64url. The query of the URL
+/// says when it was signed (`X-Amz-Date`) and for how many seconds it is valid (`X-Amz-Expires`).
+fn presigned(token: &str) -> Option<Claims> {
+    let url = String::from_utf8(from_base64url(token)?).ok()?;
+    let (_, query) = url.strip_prefix("https://")?.split_once('?')?;
+    let get = |name| query.split('&').filter_map(|pair| pair.split_once('=')).find(|pair| pair.0 == name);
+    let signed: jiff::Timestamp = get("X-Amz-Date")?.1.parse().ok()?;
+    let seconds: u32 = get("X-Amz-Expires")?.1.parse().ok()?;
+    Some(Claims { exp: Some(signed.as_duration().as_secs_f64() + f64::from(seconds)), sub: None })
+}
+
+/// Decodes base64 with the alphabet of URLs, with or without padding.
+fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    let mut text = text.replace('-', "+").replace('_', "/");
+    text += &"==="[..(4 - text.len() % 4) % 4];
+    let mut bytes = Vec::new();
+    base64::decode(text.as_bytes(), &mut bytes)?;
+    Some(bytes)
 }
 
 fn without_query(url: &str) -> &str {
@@ -167,6 +190,40 @@ mod tests {
         assert_eq!(token.principal, "gate");
         assert!(token.expires_at_ms.abs_diff(4_102_444_800_000) < 2_000, "{}", token.expires_at_ms);
         assert!(lifetime > Duration::from_secs(86_400 * 365));
+    }
+
+    /// What AWS's signers for Python (1.0.2, `aws_msk_get_auth_token`) and JavaScript (1.0.3) print for the key `AKIDEXAMPLE`.
+    const PYTHON: &str = "('aHR0cHM6Ly9rYWZrYS5ldS1jZW50cmFsLTEuYW1hem9uYXdzLmNvbS8_QWN0aW9uPWthZmthLWNsdXN0ZXIlM0FDb25uZWN0JlgtQW16\
+        LUFsZ29yaXRobT1BV1M0LUhNQUMtU0hBMjU2JlgtQW16LUNyZWRlbnRpYWw9QUtJREVYQU1QTEUlMkYyMDI2MTEyOSUyRmV1LWNlbnRyYWwtMSUyRmthZmthLWN\
+        sdXN0ZXIlMkZhd3M0X3JlcXVlc3QmWC1BbXotRGF0ZT0yMDI2MTEyOVQyMjE4MzFaJlgtQW16LUV4cGlyZXM9OTAwJlgtQW16LVNpZ25lZEhlYWRlcnM9aG9zdC\
+        ZYLUFtei1TaWduYXR1cmU9ZTIzMWQ3YzMwNWQzYTgyNDAwZTQzNDlkZjhhMTRiNWUxOGYxMzViZWMyNzUyZjZjMmFkOThjZDVmY2UzNTY2NyZVc2VyLUFnZW50P\
+        WF3cy1tc2staWFtLXNhc2wtc2lnbmVyLXB5dGhvbiUyRjEuMC4y', 1795991611000)";
+    const JAVASCRIPT: &str = "aHR0cHM6Ly9rYWZrYS5ldS1jZW50cmFsLTEuYW1hem9uYXdzLmNvbS8_QWN0aW9uPWthZmthLWNsdXN0ZXIlM0FDb25uZWN0JlVzZXI\
+        tQWdlbnQ9YXdzLW1zay1pYW0tc2FzbC1zaWduZXItanMlMkYxLjAuMyZYLUFtei1BbGdvcml0aG09QVdTNC1ITUFDLVNIQTI1NiZYLUFtei1DcmVkZW50aWFsPU\
+        FLSURFWEFNUExFJTJGMjAyNjExMjklMkZldS1jZW50cmFsLTElMkZrYWZrYS1jbHVzdGVyJTJGYXdzNF9yZXF1ZXN0JlgtQW16LURhdGU9MjAyNjExMjlUMjIxO\
+        DU0WiZYLUFtei1FeHBpcmVzPTkwMCZYLUFtei1TaWduYXR1cmU9ZmNhZmIwNDdhODUxM2JjNDNjODQ2OGE4MjlmYmZkYmNlMTI0ZTk2ZmFiZDYyNDQyNGM3MzNl\
+        NTdiZjg3M2Q5YiZYLUFtei1TaWduZWRIZWFkZXJzPWhvc3Q";
+
+    #[test]
+    fn a_token_of_an_aws_signer_says_itself_until_when_it_is_valid() {
+        let python = first_of_tuple(PYTHON);
+        assert!(python.starts_with("aHR0") && python.ends_with("EuMC4y"), "{python}");
+        // Each is valid for 900 s from the second in which it was signed; the first prints the same time as milliseconds.
+        assert_eq!(presigned(python).expect("a presigned URL").exp, Some(1_795_991_611.0));
+        assert_eq!(presigned(JAVASCRIPT).expect("a presigned URL").exp, Some(1_795_991_634.0));
+        // An expired one is refused with the reason, and not because its lifetime can't be read.
+        let mut url =
+            b"https://kafka.eu-central-1.amazonaws.com/?X-Amz-Date=20230628T000000Z&X-Amz-Expires=900&X-Amz-Canary=1"
+                .to_vec();
+        let encoded = |url: &[u8]| {
+            let mut text = Vec::new();
+            base64::encode(url, &mut text);
+            String::from_utf8(text).expect("text").replace('+', "-").replace('/', "_").trim_end_matches('=').to_owned()
+        };
+        assert!(token(issued(&encoded(&url), None), "client", &[]).is_err_and(|error| error.contains("expired")));
+        // A URL that says no lifetime is a token like any other.
+        url.truncate(url.len() - "&X-Amz-Expires=900&X-Amz-Canary=1".len());
+        assert!(token(issued(&encoded(&url), None), "client", &[]).is_err_and(|error| error.contains("is missing")));
     }
 
     #[test]
