@@ -98,7 +98,7 @@ fn ask(oidc: &Oidc) -> Result<Issued, String> {
     let form = form.chain(oidc.scope.as_deref().map(|scope| ("scope", scope)));
     let request = settings.build().new_agent().post(&oidc.endpoint);
     let request = request.header("Authorization", authorization).header("Accept", "application/json");
-    let mut response = request.send_form(form).map_err(|error| error.to_string())?;
+    let mut response = request.send_form(form).map_err(|error| trust::explained(&error, "https.ca.location"))?;
     let status = response.status().as_u16();
     let body =
         response.body_mut().with_config().limit(ANSWER_MAX).read_to_string().map_err(|error| error.to_string())?;

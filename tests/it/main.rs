@@ -61,6 +61,7 @@ mod partitions;
 mod poolers;
 mod postgres_security;
 mod rebalance;
+mod registry_tls;
 mod reload;
 mod replay;
 mod restart;

@@ -1,6 +1,7 @@
 //! Faults, layers and secrets, as a user meets them.
 
 mod faults;
+mod files;
 mod layers;
 mod print;
 mod reference;
