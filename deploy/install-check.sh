@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs into an empty Debian in a folder, as a user would, and measures the time until the first row: `make install-check`.
-# First the release archive of `make dist`, then the newest commit by `cargo install`, from a git repository and from a clone, with the
-# packages that README.md names. Needs root, debootstrap and the network. A build from source takes many minutes.
+# First the release archive of `make dist`, then the newest commit by `cargo install`, from a git repository and from a clone, with
+# the packages that README.md names. Needs root, debootstrap and the network. A build from source takes many minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")

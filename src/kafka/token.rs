@@ -192,38 +192,38 @@ mod tests {
         assert!(lifetime > Duration::from_secs(86_400 * 365));
     }
 
-    /// What AWS's signers for Python (1.0.2, `aws_msk_get_auth_token`) and JavaScript (1.0.3) print for the key `AKIDEXAMPLE`.
-    const PYTHON: &str = "('aHR0cHM6Ly9rYWZrYS5ldS1jZW50cmFsLTEuYW1hem9uYXdzLmNvbS8_QWN0aW9uPWthZmthLWNsdXN0ZXIlM0FDb25uZWN0JlgtQW16\
-        LUFsZ29yaXRobT1BV1M0LUhNQUMtU0hBMjU2JlgtQW16LUNyZWRlbnRpYWw9QUtJREVYQU1QTEUlMkYyMDI2MTEyOSUyRmV1LWNlbnRyYWwtMSUyRmthZmthLWN\
-        sdXN0ZXIlMkZhd3M0X3JlcXVlc3QmWC1BbXotRGF0ZT0yMDI2MTEyOVQyMjE4MzFaJlgtQW16LUV4cGlyZXM9OTAwJlgtQW16LVNpZ25lZEhlYWRlcnM9aG9zdC\
-        ZYLUFtei1TaWduYXR1cmU9ZTIzMWQ3YzMwNWQzYTgyNDAwZTQzNDlkZjhhMTRiNWUxOGYxMzViZWMyNzUyZjZjMmFkOThjZDVmY2UzNTY2NyZVc2VyLUFnZW50P\
-        WF3cy1tc2staWFtLXNhc2wtc2lnbmVyLXB5dGhvbiUyRjEuMC4y', 1795991611000)";
-    const JAVASCRIPT: &str = "aHR0cHM6Ly9rYWZrYS5ldS1jZW50cmFsLTEuYW1hem9uYXdzLmNvbS8_QWN0aW9uPWthZmthLWNsdXN0ZXIlM0FDb25uZWN0JlVzZXI\
-        tQWdlbnQ9YXdzLW1zay1pYW0tc2FzbC1zaWduZXItanMlMkYxLjAuMyZYLUFtei1BbGdvcml0aG09QVdTNC1ITUFDLVNIQTI1NiZYLUFtei1DcmVkZW50aWFsPU\
-        FLSURFWEFNUExFJTJGMjAyNjExMjklMkZldS1jZW50cmFsLTElMkZrYWZrYS1jbHVzdGVyJTJGYXdzNF9yZXF1ZXN0JlgtQW16LURhdGU9MjAyNjExMjlUMjIxO\
-        DU0WiZYLUFtei1FeHBpcmVzPTkwMCZYLUFtei1TaWduYXR1cmU9ZmNhZmIwNDdhODUxM2JjNDNjODQ2OGE4MjlmYmZkYmNlMTI0ZTk2ZmFiZDYyNDQyNGM3MzNl\
-        NTdiZjg3M2Q5YiZYLUFtei1TaWduZWRIZWFkZXJzPWhvc3Q";
+    /// The URLs in the tokens of AWS's signers for Python (1.0.2) and JavaScript (1.0.3), for the key `AKIDEXAMPLE`.
+    const PYTHON: &str = "https://kafka.eu-central-1.amazonaws.com/?Action=kafka-cluster%3AConnect&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Am\
+        z-Credential=AKIDEXAMPLE%2F20261129%2Feu-central-1%2Fkafka-cluster%2Faws4_request&X-Amz-Date=20261129T221831Z&\
+        X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature=e231d7c305d3a82400e4349df8a14b5e18f135bec2752f6c2ad\
+        98cd5fce35667&User-Agent=aws-msk-iam-sasl-signer-python%2F1.0.2";
+    const JAVASCRIPT: &str = "https://kafka.eu-central-1.amazonaws.com/?Action=kafka-cluster%3AConnect&User-Agent=aws-msk-iam-sasl-signer-js\
+        %2F1.0.3&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20261129%2Feu-central-1%2Fkafka-clust\
+        er%2Faws4_request&X-Amz-Date=20261129T221854Z&X-Amz-Expires=900&X-Amz-Signature=fcafb047a8513bc43c8468a829fbfd\
+        bce124e96fabd624424c733e57bf873d9b&X-Amz-SignedHeaders=host";
+
+    /// Encodes a URL as the signers do.
+    fn signed(url: &str) -> String {
+        let mut text = Vec::new();
+        base64::encode(url.as_bytes(), &mut text);
+        String::from_utf8(text).expect("text").replace('+', "-").replace('/', "_").trim_end_matches('=').to_owned()
+    }
 
     #[test]
     fn a_token_of_an_aws_signer_says_itself_until_when_it_is_valid() {
-        let python = first_of_tuple(PYTHON);
-        assert!(python.starts_with("aHR0") && python.ends_with("EuMC4y"), "{python}");
-        // Each is valid for 900 s from the second in which it was signed; the first prints the same time as milliseconds.
-        assert_eq!(presigned(python).expect("a presigned URL").exp, Some(1_795_991_611.0));
-        assert_eq!(presigned(JAVASCRIPT).expect("a presigned URL").exp, Some(1_795_991_634.0));
+        // The command-line tool of the signer for Python prints a tuple of the token and its expiry in milliseconds.
+        let token_only = signed(PYTHON);
+        let tuple = format!("('{token_only}', 1795991611000)");
+        assert_eq!(first_of_tuple(&tuple), token_only);
+        assert_eq!(first_of_tuple(&token_only), token_only);
+        assert_eq!(presigned(&token_only).expect("a presigned URL").exp, Some(1_795_991_611.0));
+        assert_eq!(presigned(&signed(JAVASCRIPT)).expect("a presigned URL").exp, Some(1_795_991_634.0));
         // An expired one is refused with the reason, and not because its lifetime can't be read.
-        let mut url =
-            b"https://kafka.eu-central-1.amazonaws.com/?X-Amz-Date=20230628T000000Z&X-Amz-Expires=900&X-Amz-Canary=1"
-                .to_vec();
-        let encoded = |url: &[u8]| {
-            let mut text = Vec::new();
-            base64::encode(url, &mut text);
-            String::from_utf8(text).expect("text").replace('+', "-").replace('/', "_").trim_end_matches('=').to_owned()
-        };
-        assert!(token(issued(&encoded(&url), None), "client", &[]).is_err_and(|error| error.contains("expired")));
+        let expired = PYTHON.replace("X-Amz-Date=2026", "X-Amz-Date=2023");
+        assert!(token(issued(&signed(&expired), None), "client", &[]).is_err_and(|error| error.contains("expired")));
         // A URL that says no lifetime is a token like any other.
-        url.truncate(url.len() - "&X-Amz-Expires=900&X-Amz-Canary=1".len());
-        assert!(token(issued(&encoded(&url), None), "client", &[]).is_err_and(|error| error.contains("is missing")));
+        let endless = PYTHON.replace("X-Amz-Expires=900&", "");
+        assert!(token(issued(&signed(&endless), None), "client", &[]).is_err_and(|error| error.contains("is missing")));
     }
 
     #[test]
