@@ -1,4 +1,4 @@
-# Everything that this project does, by name. Needs Rust, a C compiler, make, perl, Java 17 or later and Maven; the rest is
+# Everything that this project does, by name. Needs Rust, compilers of C and C++, make, perl, Java 17 or later and Maven; the rest is
 # fetched. `make` alone lists the targets.
 
 CARGO ?= cargo
@@ -20,7 +20,8 @@ help: ## This list
 tools:
 	@missing=0; \
 	need() { command -v "$$1" >/dev/null 2>&1 || { echo "missing: $$1 ($$2)" >&2; missing=1; }; }; \
-	need $(CARGO) "Rust, from rustup.rs"; need cc "a C compiler: apt-get install gcc"; need perl "apt-get install perl"; \
+	need $(CARGO) "Rust, from rustup.rs"; need cc "a C compiler: apt-get install gcc"; \
+	need c++ "a C++ compiler: apt-get install g++"; need perl "apt-get install perl"; \
 	need java "Java 17 or later: apt-get install openjdk-17-jre-headless"; need mvn "apt-get install maven"; \
 	exit $$missing
 
@@ -128,14 +129,9 @@ gssapi: ## Builds the daemon with Kerberos, and checks that it is linked; needs 
 	$(CARGO) build --locked -p tidegate --features gssapi
 	ldd $(dir $(RELEASE))debug/tidegate | grep libsasl2
 
-# The build starts with an empty folder, as on another machine. It uses nothing of this machine except cargo's downloads.
 .PHONY: install-check
-install-check: ## `cargo install` from a path and from a git repository, as a user would; takes minutes
-	rm -rf $(dir $(RELEASE))install
-	$(CARGO) install --locked --path . --root $(dir $(RELEASE))install/path
-	$(dir $(RELEASE))install/path/bin/tidegate --version
-	$(CARGO) install --locked --git file://$(CURDIR) tidegate --root $(dir $(RELEASE))install/git
-	$(dir $(RELEASE))install/git/bin/tidegate --version
+install-check: tools ## The archive of `make dist`, and `cargo install`, in an empty Debian; needs root and debootstrap
+	deploy/install-check.sh
 
 # The commit of the older version, from which an upgrade must lose nothing. Once there is a release, its tag replaces the commit.
 UPGRADE_FROM ?= c3be390152612e9832838b74f5cab28ab1917721

@@ -38,3 +38,24 @@ pub(crate) fn these(pem: &[u8]) -> Result<RootCerts, String> {
     }
     Ok(RootCerts::Specific(Arc::new(certificates)))
 }
+
+/// Returns the text of a client's error. If the server's certificate is its cause, the text also says what to do; `key` names the
+/// file of certificate authorities in the configuration.
+pub(crate) fn explained(error: &ureq::Error, key: &str) -> String {
+    // The texts of rustls 0.23, whose errors ureq doesn't export.
+    let text = error.to_string();
+    let Some((_, why)) = text.split_once("invalid peer certificate: ") else { return text };
+    let remedy = if why.starts_with("UnknownIssuer") || why.starts_with("BadSignature") {
+        format!(
+            "no authority that we trust has signed its certificate; name the file of the authority in `{key}`; if that file was \
+             replaced, send SIGHUP"
+        )
+    } else if why.starts_with("certificate not valid for name") {
+        "its certificate is for another host name; use one that the certificate contains".to_owned()
+    } else if why.starts_with("certificate expired") {
+        "its certificate has expired, or this machine's clock is wrong".to_owned()
+    } else {
+        return text;
+    };
+    format!("{remedy} ({text})")
+}

@@ -1,16 +1,20 @@
 #!/bin/bash
-# Creates target/debian-base.tar if it doesn't exist: an empty Debian of this machine's release. Needs root.
+# Unpacks an empty Debian of this machine's release into a folder, which is emptied before: `base.sh FOLDER`. The first call makes
+# target/debian-base.tar. Needs root.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-[[ -f $target/debian-base.tar ]] && exit
-suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-# The source from which this machine gets its packages.
-mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -n 1)}
-command -v debootstrap >/dev/null || apt-get install -y -qq debootstrap
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-debootstrap --variant=minbase --include=adduser,ca-certificates "$suite" "$work/root" "$mirror" >"$work/log" 2>&1 \
-    || { tail -n 20 "$work/log" >&2; exit 1; }
-rm -rf "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/*
-tar -C "$work/root" -cf "$target/debian-base.tar.part" . && mv "$target/debian-base.tar.part" "$target/debian-base.tar"
+target=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../../target}")
+readonly target base=$target/debian-base.tar
+if ! [[ -f $base ]]; then
+    suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    # The source from which this machine gets its packages.
+    mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -n 1)}
+    command -v debootstrap >/dev/null || apt-get install -y -qq debootstrap
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    debootstrap --variant=minbase "$suite" "$work/root" "$mirror" >"$work/log" 2>&1 \
+        || { tail -n 20 "$work/log" >&2; exit 1; }
+    rm -rf "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/*
+    tar -C "$work/root" -cf "$base.part" . && mv "$base.part" "$base"
+fi
+rm -rf "$1" && mkdir -p "$1" && tar -C "$1" -xf "$base"
+cp /etc/resolv.conf "$1/etc/resolv.conf"

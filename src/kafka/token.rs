@@ -98,7 +98,7 @@ fn ask(oidc: &Oidc) -> Result<Issued, String> {
     let form = form.chain(oidc.scope.as_deref().map(|scope| ("scope", scope)));
     let request = settings.build().new_agent().post(&oidc.endpoint);
     let request = request.header("Authorization", authorization).header("Accept", "application/json");
-    let mut response = request.send_form(form).map_err(|error| error.to_string())?;
+    let mut response = request.send_form(form).map_err(|error| trust::explained(&error, "https.ca.location"))?;
     let status = response.status().as_u16();
     let body =
         response.body_mut().with_config().limit(ANSWER_MAX).read_to_string().map_err(|error| error.to_string())?;
@@ -117,7 +117,8 @@ fn ask(oidc: &Oidc) -> Result<Issued, String> {
 }
 
 fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Result<(Token, Duration), String> {
-    let claims = claims(issued.secret.expose()).unwrap_or_default();
+    let value = first_of_tuple(issued.secret.expose());
+    let claims = claims(value).or_else(|| presigned(value)).unwrap_or_default();
     let now = epoch_ms();
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
     let until = |exp: f64| Duration::try_from_secs_f64(exp - now as f64 / 1000.0).unwrap_or_default();
@@ -129,7 +130,7 @@ fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Re
     }
     let lifetime_ms = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
     let token = Token {
-        value: issued.secret,
+        value: Secret::new(value),
         principal: issued.principal.or(claims.sub).unwrap_or_else(|| principal.to_owned()),
         expires_at_ms: now.saturating_add(lifetime_ms),
         extensions: extensions.to_vec(),
@@ -137,13 +138,35 @@ fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Re
     Ok((token, lifetime))
 }
 
+/// Returns the token of `('TOKEN', 1767225600000)`, which the command-line tool of AWS's signer for Python prints, and any other
+/// text as it is. No token contains a quotation mark.
+fn first_of_tuple(text: &str) -> &str {
+    text.strip_prefix("('").and_then(|rest| rest.split_once('\'')).map_or(text, |(token, _)| token)
+}
+
 /// Returns the payload of a JSON Web Token. Its signature is not verified here; that is the broker's task.
 fn claims(token: &str) -> Option<Claims> {
-    let mut payload = token.split('.').nth(1)?.replace('-', "+").replace('_', "/");
-    payload += &"==="[..(4 - payload.len() % 4) % 4];
-    let mut json = Vec::new();
-    base64::decode(payload.as_bytes(), &mut json)?;
-    serde_json::from_slice(&json).ok()
+    serde_json::from_slice(&from_base64url(token.split('.').nth(1)?)?).ok()
+}
+
+/// Returns the expiry of a token for IAM access to Amazon MSK. Such a token is a presigned URL in base64url. The query of the URL
+/// says when it was signed (`X-Amz-Date`) and for how many seconds it is valid (`X-Amz-Expires`).
+fn presigned(token: &str) -> Option<Claims> {
+    let url = String::from_utf8(from_base64url(token)?).ok()?;
+    let (_, query) = url.strip_prefix("https://")?.split_once('?')?;
+    let get = |name| query.split('&').filter_map(|pair| pair.split_once('=')).find(|pair| pair.0 == name);
+    let signed: jiff::Timestamp = get("X-Amz-Date")?.1.parse().ok()?;
+    let seconds: u32 = get("X-Amz-Expires")?.1.parse().ok()?;
+    Some(Claims { exp: Some(signed.as_duration().as_secs_f64() + f64::from(seconds)), sub: None })
+}
+
+/// Decodes base64 with the alphabet of URLs, with or without padding.
+fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    let mut text = text.replace('-', "+").replace('_', "/");
+    text += &"==="[..(4 - text.len() % 4) % 4];
+    let mut bytes = Vec::new();
+    base64::decode(text.as_bytes(), &mut bytes)?;
+    Some(bytes)
 }
 
 fn without_query(url: &str) -> &str {
@@ -167,6 +190,40 @@ mod tests {
         assert_eq!(token.principal, "gate");
         assert!(token.expires_at_ms.abs_diff(4_102_444_800_000) < 2_000, "{}", token.expires_at_ms);
         assert!(lifetime > Duration::from_secs(86_400 * 365));
+    }
+
+    /// The URLs in the tokens of AWS's signers for Python (1.0.2) and JavaScript (1.0.3), for the key `AKIDEXAMPLE`.
+    const PYTHON: &str = "https://kafka.eu-central-1.amazonaws.com/?Action=kafka-cluster%3AConnect&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Am\
+        z-Credential=AKIDEXAMPLE%2F20261129%2Feu-central-1%2Fkafka-cluster%2Faws4_request&X-Amz-Date=20261129T221831Z&\
+        X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature=e231d7c305d3a82400e4349df8a14b5e18f135bec2752f6c2ad\
+        98cd5fce35667&User-Agent=aws-msk-iam-sasl-signer-python%2F1.0.2";
+    const JAVASCRIPT: &str = "https://kafka.eu-central-1.amazonaws.com/?Action=kafka-cluster%3AConnect&User-Agent=aws-msk-iam-sasl-signer-js\
+        %2F1.0.3&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20261129%2Feu-central-1%2Fkafka-clust\
+        er%2Faws4_request&X-Amz-Date=20261129T221854Z&X-Amz-Expires=900&X-Amz-Signature=fcafb047a8513bc43c8468a829fbfd\
+        bce124e96fabd624424c733e57bf873d9b&X-Amz-SignedHeaders=host";
+
+    /// Encodes a URL as the signers do.
+    fn signed(url: &str) -> String {
+        let mut text = Vec::new();
+        base64::encode(url.as_bytes(), &mut text);
+        String::from_utf8(text).expect("text").replace('+', "-").replace('/', "_").trim_end_matches('=').to_owned()
+    }
+
+    #[test]
+    fn a_token_of_an_aws_signer_says_itself_until_when_it_is_valid() {
+        // The command-line tool of the signer for Python prints a tuple of the token and its expiry in milliseconds.
+        let token_only = signed(PYTHON);
+        let tuple = format!("('{token_only}', 1795991611000)");
+        assert_eq!(first_of_tuple(&tuple), token_only);
+        assert_eq!(first_of_tuple(&token_only), token_only);
+        assert_eq!(presigned(&token_only).expect("a presigned URL").exp, Some(1_795_991_611.0));
+        assert_eq!(presigned(&signed(JAVASCRIPT)).expect("a presigned URL").exp, Some(1_795_991_634.0));
+        // An expired one is refused with the reason, and not because its lifetime can't be read.
+        let expired = PYTHON.replace("X-Amz-Date=2026", "X-Amz-Date=2023");
+        assert!(token(issued(&signed(&expired), None), "client", &[]).is_err_and(|error| error.contains("expired")));
+        // A URL that says no lifetime is a token like any other.
+        let endless = PYTHON.replace("X-Amz-Expires=900&", "");
+        assert!(token(issued(&signed(&endless), None), "client", &[]).is_err_and(|error| error.contains("is missing")));
     }
 
     #[test]

@@ -132,7 +132,8 @@ impl Client {
         if let Some(header) = self.authorization().map_err(&outage)? {
             request = request.header("Authorization", header);
         }
-        let mut response = request.call().map_err(|error| outage(error.to_string()))?;
+        let mut response =
+            request.call().map_err(|error| outage(trust::explained(&error, "schema_registry.ca_file")))?;
         let status = response.status().as_u16();
         let body = response.body_mut().with_config().limit(ANSWER_MAX).read_to_string();
         let body = body.map_err(|error| outage(error.to_string()))?;

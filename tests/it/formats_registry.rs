@@ -8,7 +8,7 @@ use crate::formats::{AVRO, PROTO, RIDE, RIDES, RIDES_COLUMNS, SHOWN, avro_ride, 
 use crate::support::{PATIENCE, World};
 
 /// Adds a registry's framing to a value.
-fn framed(id: u32, indexes: &[u8], value: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(id: u32, indexes: &[u8], value: &[u8]) -> Vec<u8> {
     [&[0][..], &id.to_be_bytes(), indexes, value].concat()
 }
 

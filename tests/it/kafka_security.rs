@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use tidegate_harness::kafka::{SASL_PASSWORD, SASL_USER};
 use tidegate_harness::tls::Identity;
-use tidegate_harness::{Authority, Daemon, DaemonSpec, Kafka, KafkaSpec, Listener, shared, unique_name};
+use tidegate_harness::{Authority, Daemon, DaemonSpec, Kafka, KafkaSpec, Listener, shared};
 
 use crate::accounting::NUMBERED;
 use crate::cli::tidegate;
@@ -226,19 +226,4 @@ async fn what_cannot_be_trusted_is_refused() {
             });
         }
     });
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_compression_drains() {
-    let mut world = World::on(&secured().kafka, shared::postgres().expect("Postgres starts"), 1).await;
-    for codec in ["uncompressed", "gzip", "snappy", "lz4", "zstd"] {
-        world.topic = unique_name(codec);
-        world.name = unique_name("rides");
-        world.sql(&format!("DROP TABLE IF EXISTS rides; DROP SCHEMA IF EXISTS tidegate CASCADE; {NUMBERED}")).await;
-        world.kafka.create_topic(&world.topic, 2, &[("compression.type", codec)]).expect("the topic is made");
-        world.produce_numbered(0..5_000, 2);
-        let (code, log) = world.drain(&config(&world, Listener::Tls, &[authority()]));
-        assert_eq!(code, Some(0), "{codec}: {log}");
-        world.assert_exact(5_000).await;
-    }
 }

@@ -109,6 +109,40 @@ async fn a_program_that_prints_tokens_drains_and_what_it_prints_is_not_shown() {
     world.assert_exact(200).await;
 }
 
+/// A stand-in for the command-line tool of AWS's signer, with tokens of its form that are valid for 5 s. The harness's broker
+/// can't validate such a token, so the test ends where the broker has received it: it shows that the daemon reads the token and
+/// its expiry, that librdkafka takes it, and that it is renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_an_aws_signer_is_renewed_before_the_expiry_in_its_url() {
+    let world = world().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let runs = folder.path().join("runs");
+    let signer = script(
+        folder.path(),
+        &format!(
+            "url='https://kafka.eu-central-1.amazonaws.com/?Action=kafka-cluster%3AConnect&X-Amz-Algorithm=AWS4-HMAC-SHA256'
+             url=\"$url&X-Amz-Credential=AKIDEXAMPLE%2Feu-central-1%2Fkafka-cluster%2Faws4_request\"
+             url=\"$url&X-Amz-Date=$(date -u +%Y%m%dT%H%M%SZ)&X-Amz-Expires=5&X-Amz-SignedHeaders=host&X-Amz-Signature=canary\"
+             token=$(printf %s \"$url&User-Agent=signer%2F1.0\" | base64 -w 0 | tr +/ -_ | tr -d =)
+             echo \"$token\" >> {}
+             echo \"('$token', $(date +%s)000)\"",
+            runs.display()
+        ),
+    );
+    let line = format!("token_command = [\"{}\"]\n[kafka.properties]", signer.display());
+    let daemon = world.daemon(&bearer(&world, &[]).replacen("[kafka.properties]", &line, 1));
+    daemon.await_log("SASL authentication error", PATIENCE).expect("the broker has received it");
+    let tokens = || fs::read_to_string(&runs).unwrap_or_default();
+    daemon
+        .await_until("three tokens, one after the other", PATIENCE, |_| tokens().lines().count() >= 3)
+        .expect("renewed");
+    let shown = shown(&daemon);
+    assert!(!shown.contains("can't get a token") && !shown.contains("refused the new credentials"), "{shown}");
+    for token in tokens().lines() {
+        assert!(!shown.contains(token), "a token is shown");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_for_kafka_is_read_again_when_its_file_changes() {
     let world = world().await;

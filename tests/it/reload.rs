@@ -53,7 +53,7 @@ impl Pair {
     }
 }
 
-fn hang_up(daemon: &Daemon, config: &str) {
+pub(crate) fn hang_up(daemon: &Daemon, config: &str) {
     daemon.write_config(config).expect("the file is written");
     daemon.hang_up().expect("it gets the signal");
 }
@@ -62,7 +62,7 @@ fn rebalances(daemon: &Daemon, pipeline: &str) -> f64 {
     daemon.metric("tidegate_rebalances_total", &[("pipeline", pipeline)]).unwrap_or(0.0)
 }
 
-fn reloads(daemon: &Daemon, result: &str, count: f64) {
+pub(crate) fn reloads(daemon: &Daemon, result: &str, count: f64) {
     let what = format!("{count} reloads: {result}");
     let reached = |d: &Daemon| d.metric("tidegate_config_reloads_total", &[("result", result)]).unwrap_or(0.0) >= count;
     daemon.await_until(&what, PATIENCE, reached).expect("it is read again");

@@ -1,6 +1,7 @@
 //! Tests of the whole configuration, from the texts of files to settings or faults.
 
 mod faults;
+mod files;
 mod layers;
 mod print;
 mod reference;

@@ -3,13 +3,18 @@
 //! because no test needs them.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::Result;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
+
+use crate::tls::Identity;
 
 /// A registry that listens on its own port until the process ends.
 #[derive(Debug, Clone)]
@@ -30,6 +35,8 @@ struct State {
     authorization: Option<String>,
     /// Whether the registry knows no GUIDs, like those before Confluent 8.0.
     without_guids: bool,
+    /// If set, the registry speaks TLS.
+    tls: Option<Arc<ServerConfig>>,
     asked: Vec<String>,
 }
 
@@ -46,14 +53,30 @@ impl Registry {
             for connection in listener.incoming().flatten() {
                 let registry = served.clone();
                 // If a client closes its connection, that is no error of the registry.
-                thread::spawn(move || registry.serve(&connection).ok());
+                thread::spawn(move || registry.accept(connection).ok());
             }
         });
         Ok(this)
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.lock().tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// From now on the registry speaks TLS, with this certificate.
+    ///
+    /// # Errors
+    /// If the certificate or its key can't be read.
+    pub fn set_certificate(&self, identity: &Identity) -> Result<()> {
+        let certificate = CertificateDer::from_pem_file(&identity.certificate)?;
+        let key = PrivateKeyDer::from_pem_file(&identity.key)?;
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)?;
+        self.lock().tls = Some(Arc::new(config));
+        Ok(())
     }
 
     /// Adds a schema as the next version of a subject. Returns the schema's id. `kind` is AVRO, PROTOBUF or JSON. Each of
@@ -106,8 +129,16 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, connection: &TcpStream) -> Result<()> {
-        let mut lines = BufReader::new(connection).lines();
+    fn accept(&self, mut connection: TcpStream) -> Result<()> {
+        let Some(config) = self.lock().tls.clone() else { return self.serve(&mut connection) };
+        let mut stream = StreamOwned::new(ServerConnection::new(config)?, connection);
+        self.serve(&mut stream)?;
+        stream.conn.send_close_notify();
+        Ok(stream.flush()?)
+    }
+
+    fn serve(&self, connection: &mut (impl Read + Write)) -> Result<()> {
+        let mut lines = BufReader::new(&mut *connection).lines();
         let path = lines.next().transpose()?.unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
         let mut authorization = None;
         for line in lines {
@@ -125,7 +156,6 @@ impl Registry {
         let body = body.to_string();
         let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/vnd.schemaregistry.v1+json\r\n");
         let length = format!("Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-        let mut connection = connection;
         connection.write_all((head + &length + &body).as_bytes())?;
         Ok(())
     }
