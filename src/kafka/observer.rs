@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResourceResult, OwnedResourceSpecifier, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::metadata::Metadata;
@@ -42,6 +42,10 @@ pub struct Group {
     pub state: String,
     /// The number of consumers in it now.
     pub members: usize,
+    /// Whether all of them have our `client.id`, as the daemons of this configuration do.
+    pub is_ours: bool,
+    /// The protocol by which its members share the partitions, such as `cooperative-sticky`; empty if the broker doesn't say.
+    pub protocol: String,
 }
 
 /// How long a metadata request waits before a failed connection ends it.
@@ -363,7 +367,13 @@ impl Observer {
     pub fn group(&self, name: &str) -> Answer<Option<Group>> {
         let answer = self.question("", || self.client.fetch_group_list(Some(name), TIMEOUT))?;
         let group = answer.groups().iter().find(|group| group.name() == name && group.state() != "Dead");
-        Ok(group.map(|group| Group { state: group.state().to_owned(), members: group.members().len() }))
+        let ours = self.settings.get("client.id").unwrap_or_default();
+        Ok(group.map(|group| Group {
+            state: group.state().to_owned(),
+            members: group.members().len(),
+            is_ours: group.members().iter().all(|member| member.client_id() == ours),
+            protocol: group.protocol().to_owned(),
+        }))
     }
 
     /// Returns whether the brokers let us read as a member of the group; `None` if they don't say.
@@ -371,23 +381,35 @@ impl Observer {
     /// # Errors
     /// If Kafka doesn't answer; the error says why.
     pub fn may_read_group(&self, name: &str) -> Answer<Option<bool>> {
-        let started = Instant::now();
-        self.question("", || {
-            loop {
-                let answer = tidegate_kafka_batch::may_read_group(self.client.client(), name, TIMEOUT);
-                match answer {
-                    Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => return Ok(Some(false)),
-                    // The coordinator is still being chosen, as happens before a broker's first group. librdkafka doesn't retry,
-                    // so retry here.
-                    Err(KafkaError::AdminOp(
-                        RDKafkaErrorCode::NotCoordinator
-                        | RDKafkaErrorCode::CoordinatorNotAvailable
-                        | RDKafkaErrorCode::CoordinatorLoadInProgress,
-                    )) if started.elapsed() < TIMEOUT => std::thread::sleep(COORDINATOR_PAUSE),
-                    answer => return answer,
-                }
-            }
+        let ask = |client: &Client<Notes>| tidegate_kafka_batch::may_read_group(client, name, TIMEOUT);
+        self.question("", || match self.described(ask) {
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => Ok(Some(false)),
+            answer => answer,
         })
+    }
+
+    /// Returns the names (`group.instance.id`) of the group's members that have one.
+    ///
+    /// # Errors
+    /// The error of Kafka.
+    pub fn named_members(&self, group: &str) -> Answer<Vec<String>> {
+        self.question("", || self.described(|client| tidegate_kafka_batch::named_members(client, group, TIMEOUT)))
+    }
+
+    /// Makes a request to a group's coordinator. It may still be being chosen, as happens before a broker's first group; librdkafka
+    /// doesn't retry then, so retry here.
+    fn described<T>(&self, ask: impl Fn(&Client<Notes>) -> KafkaResult<T>) -> KafkaResult<T> {
+        let started = Instant::now();
+        loop {
+            match ask(self.client.client()) {
+                Err(KafkaError::AdminOp(
+                    RDKafkaErrorCode::NotCoordinator
+                    | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::CoordinatorLoadInProgress,
+                )) if started.elapsed() < TIMEOUT => std::thread::sleep(COORDINATOR_PAUSE),
+                answer => return answer,
+            }
+        }
     }
 
     /// Returns those of these topics whose records the brokers deny us.
