@@ -36,6 +36,11 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
     Ok(())
 }
 
+/// Returns whether a daemon answers at this address.
+pub(super) fn is_daemon(listen: SocketAddr) -> bool {
+    ask(reachable(listen), "/api/status").is_ok_and(|body| serde_json::from_str::<Status>(&body).is_ok())
+}
+
 /// Returns an address at which a daemon that listens on all interfaces can be reached.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {

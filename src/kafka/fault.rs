@@ -59,6 +59,8 @@ pub enum Cause {
     TopicDenied,
     /// The broker doesn't offer the group protocol `consumer`.
     NoConsumerProtocol,
+    /// The members of the group share the partitions by another protocol.
+    OtherProtocol,
     Other,
 }
 
@@ -93,6 +95,7 @@ impl Cause {
             Self::GroupDenied => "Kafka denies access to the group",
             Self::TopicDenied => "Kafka denies access to the topic",
             Self::NoConsumerProtocol => "the broker does not offer `group_protocol = \"consumer\"`",
+            Self::OtherProtocol => "the members of the group share the partitions by another protocol",
             Self::Other => "Kafka gave an error",
         }
     }
@@ -138,6 +141,9 @@ impl Cause {
                  (`kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' \
                  `group.coordinator.rebalance.protocols`)"
             }
+            Self::OtherProtocol => {
+                "set `group` to a group of its own, or end the other members (`kafka-consumer-groups --describe --members` lists them)"
+            }
             Self::Other => "look at the broker's log, and check `kafka.properties`",
         }
     }
@@ -176,6 +182,11 @@ impl Fault {
     /// Returns the fault of a group that may not be read.
     pub fn group_denied(group: &str) -> Self {
         Self { broker: None, cause: Cause::GroupDenied, text: format!("group `{group}`") }
+    }
+
+    /// Returns the fault of a group whose members share the partitions by another protocol.
+    pub fn other_protocol(group: &str) -> Self {
+        Self { broker: None, cause: Cause::OtherProtocol, text: format!("group `{group}`") }
     }
 
     /// Returns the fault of a topic that may not be read or described.

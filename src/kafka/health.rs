@@ -235,6 +235,11 @@ impl KafkaHealth {
         self.denied(consumer, Fault::group_denied(&self.group));
     }
 
+    /// Records that a consumer can't join the group, because its members share the partitions by another protocol.
+    pub fn other_protocol(&self, consumer: u32) {
+        self.denied(consumer, Fault::other_protocol(&self.group));
+    }
+
     /// Records that Kafka granted a consumer a request that needs the right to read the group and this topic.
     pub fn granted(&self, consumer: u32, topic: &str) {
         let mut state = lock(&self.state);

@@ -183,6 +183,11 @@ impl ClientContext for Notes {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(Code::GroupAuthorizationFailed) => self.group_denied(),
+            Some(Code::InconsistentGroupProtocol) => {
+                if let Some(consumer) = self.consumer {
+                    self.health.other_protocol(consumer);
+                }
+            }
             // This error names no topic. The commit that advances the position reports the same, with the topic.
             Some(Code::TopicAuthorizationFailed) => {
                 if let Some(topic) = reason.strip_prefix("Subscribed topic not available: ")
