@@ -216,6 +216,11 @@ impl WriteError {
                 if error.severity == Severity::Error && matches!(error.sqlstate.get(..2), Some("23" | "40")))
     }
 
+    /// Returns whether the server refused a statement, and its session goes on.
+    pub fn is_refusal(&self) -> bool {
+        matches!(&self.cause, Cause::Postgres(error) if error.severity == Severity::Error)
+    }
+
     /// Returns the server's error, if it is one.
     pub fn postgres(&self) -> Option<&PostgresError> {
         match &self.cause {
