@@ -236,15 +236,16 @@ impl fmt::Display for Fault {
 }
 
 /// Parses a line of librdkafka's log, under the context `feature`, about the requests that a broker supports. Returns the broker,
-/// and whether the line says that it offers the group protocol `consumer`. The first line about a broker says no; one of the
-/// later lines may say yes. Kafka 3.8 only has version 0 of the request, which librdkafka doesn't send.
-pub fn consumer_protocol(line: &str) -> Option<(String, bool)> {
-    if !line.contains("Broker API support:") && !line.contains("ApiKey ConsumerGroupHeartbeat ") {
+/// and whether the line says that it offers the group protocol `consumer`: `None` for the first line of a list, which one of the
+/// later lines may complete. Kafka 3.8 only has version 0 of the request, which librdkafka doesn't send.
+pub fn consumer_protocol(line: &str) -> Option<(String, Option<bool>)> {
+    let is_first = line.contains("Broker API support:");
+    if !is_first && !line.contains("ApiKey ConsumerGroupHeartbeat ") {
         return None;
     }
     let Fault { broker, text, .. } = Fault::parse(line);
     let newest = text.rsplit_once("..").and_then(|(_, newest)| newest.trim().parse::<i16>().ok());
-    Some((broker?, newest.is_some_and(|newest| newest >= 1)))
+    Some((broker?, (!is_first).then(|| newest.is_some_and(|newest| newest >= 1))))
 }
 
 /// Returns `host:port` of a broker's name as librdkafka writes it: `sasl_ssl://host:port/7`, `host:port/bootstrap`.
@@ -431,11 +432,11 @@ mod tests {
     #[test]
     fn a_brokers_list_of_requests_says_whether_it_offers_the_consumer_protocol() {
         for (line, offers) in [
-            ("[thrd:h:1/bootstrap]: h:1/bootstrap: Broker API support:", Some(false)),
-            ("[thrd:h:1/1]: h:1/1:   ApiKey ConsumerGroupHeartbeat (68) Versions 0..0", Some(false)),
+            ("[thrd:h:1/bootstrap]: h:1/bootstrap: Broker API support:", Some(None)),
+            ("[thrd:h:1/1]: h:1/1:   ApiKey ConsumerGroupHeartbeat (68) Versions 0..0", Some(Some(false))),
             (
                 "[thrd:GroupCoordinator]: GroupCoordinator/1: h:1:   ApiKey ConsumerGroupHeartbeat (68) Versions 0..1",
-                Some(true),
+                Some(Some(true)),
             ),
             ("[thrd:h:1/1]: h:1/1:   ApiKey Heartbeat (12) Versions 0..4", None),
         ] {

@@ -1,13 +1,15 @@
 //! Requests about topics, logs and the group, from a client that joins no group. Each request blocks, for at most [`TIMEOUT`], so
 //! it is made outside of the runtime's threads and of the poll threads.
 
+mod members;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResourceResult, OwnedResourceSpecifier, ResourceSpecifier};
-use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::metadata::Metadata;
@@ -17,6 +19,7 @@ use tidegate_protocol::claim_loop::{End, Ends, LogEnds, LogEndsError};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::task::{JoinError, spawn_blocking};
 
+pub use self::members::Group;
 use super::access::denied_topics;
 use super::fault::{Cause, Fault};
 use super::health::KafkaHealth;
@@ -29,24 +32,8 @@ use crate::lag::headroom::Retention;
 /// The longest time for one request.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The time between two requests to a group's coordinator while it is being chosen.
-const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
-
 /// Records that are older count as this old: a year and a month, in milliseconds.
 const OLDEST_MS: i64 = 400 * 86_400_000;
-
-/// A consumer group as Kafka describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// The group's state: `Stable`, `Empty` and so on.
-    pub state: String,
-    /// The number of consumers in it now.
-    pub members: usize,
-    /// Whether all of them have our `client.id`, as the daemons of this configuration do.
-    pub is_ours: bool,
-    /// The protocol by which its members share the partitions, such as `cooperative-sticky`; empty if the broker doesn't say.
-    pub protocol: String,
-}
 
 /// How long a metadata request waits before a failed connection ends it.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
@@ -358,58 +345,6 @@ impl Observer {
             return Err(Unanswered("a partition of the topic has no leader".to_owned()));
         }
         Ok(low.into_iter().collect())
-    }
-
-    /// Returns the consumer group; `None` if Kafka knows none of that name.
-    ///
-    /// # Errors
-    /// The error of Kafka.
-    pub fn group(&self, name: &str) -> Answer<Option<Group>> {
-        let answer = self.question("", || self.client.fetch_group_list(Some(name), TIMEOUT))?;
-        let group = answer.groups().iter().find(|group| group.name() == name && group.state() != "Dead");
-        let ours = self.settings.get("client.id").unwrap_or_default();
-        Ok(group.map(|group| Group {
-            state: group.state().to_owned(),
-            members: group.members().len(),
-            is_ours: group.members().iter().all(|member| member.client_id() == ours),
-            protocol: group.protocol().to_owned(),
-        }))
-    }
-
-    /// Returns whether the brokers let us read as a member of the group; `None` if they don't say.
-    ///
-    /// # Errors
-    /// If Kafka doesn't answer; the error says why.
-    pub fn may_read_group(&self, name: &str) -> Answer<Option<bool>> {
-        let ask = |client: &Client<Notes>| tidegate_kafka_batch::may_read_group(client, name, TIMEOUT);
-        self.question("", || match self.described(ask) {
-            Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => Ok(Some(false)),
-            answer => answer,
-        })
-    }
-
-    /// Returns the names (`group.instance.id`) of the group's members that have one.
-    ///
-    /// # Errors
-    /// The error of Kafka.
-    pub fn named_members(&self, group: &str) -> Answer<Vec<String>> {
-        self.question("", || self.described(|client| tidegate_kafka_batch::named_members(client, group, TIMEOUT)))
-    }
-
-    /// Makes a request to a group's coordinator. It may still be being chosen, as happens before a broker's first group; librdkafka
-    /// doesn't retry then, so retry here.
-    fn described<T>(&self, ask: impl Fn(&Client<Notes>) -> KafkaResult<T>) -> KafkaResult<T> {
-        let started = Instant::now();
-        loop {
-            match ask(self.client.client()) {
-                Err(KafkaError::AdminOp(
-                    RDKafkaErrorCode::NotCoordinator
-                    | RDKafkaErrorCode::CoordinatorNotAvailable
-                    | RDKafkaErrorCode::CoordinatorLoadInProgress,
-                )) if started.elapsed() < TIMEOUT => std::thread::sleep(COORDINATOR_PAUSE),
-                answer => return answer,
-            }
-        }
     }
 
     /// Returns those of these topics whose records the brokers deny us.

@@ -24,7 +24,7 @@ pub(crate) const ODD_CASES: &[Case] = &[
     // Ledgers.
     of_another(faulty(
         "row-level security on the tables of another role's ledger",
-        "GRANT USAGE ON SCHEMA tidegate TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tidegate TO {role}; ALTER SCHEMA tidegate OWNER TO postgres; ALTER TABLE tidegate.ledger ENABLE ROW LEVEL SECURITY; ALTER TABLE tidegate.pipeline ENABLE ROW LEVEL SECURITY",
+        "ALTER SCHEMA tidegate OWNER TO postgres; GRANT USAGE ON SCHEMA tidegate TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tidegate TO {role}; ALTER TABLE tidegate.ledger ENABLE ROW LEVEL SECURITY; ALTER TABLE tidegate.pipeline ENABLE ROW LEVEL SECURITY",
         "row-level security",
     )),
     damaged(faulty(
@@ -133,10 +133,6 @@ pub(crate) const ODD_CASES: &[Case] = &[
         )
     },
     // Settings.
-    Case {
-        session: "session.default_transaction_read_only = \"on\"",
-        ..faulty("a read-only session by our own configuration", "", "postgres.session")
-    },
     ready(
         "strings of another standard",
         "ALTER ROLE {role} SET standard_conforming_strings = off; ALTER ROLE {role} SET backslash_quote = off; ALTER ROLE {role} SET bytea_output = 'escape'; ALTER ROLE {role} SET check_function_bodies = off",
@@ -168,7 +164,7 @@ pub(crate) const ODD_CASES: &[Case] = &[
     faulty(
         "a materialized view",
         "DROP TABLE rides; CREATE MATERIALIZED VIEW rides AS SELECT 1::int8 AS id, 'x'::text AS name, 1::float8 AS lat",
-        "materialized view",
+        "is a view",
     ),
     faulty(
         "a partition whose bounds no row fits",

@@ -61,7 +61,7 @@ pub(super) async fn check(
     let failed = |error| reach::failed("can't look at the database", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
     let open = &mut connection;
-    server(open, config, pipeline, report).await.map_err(failed)?;
+    server(open, pipeline, report).await.map_err(failed)?;
     capacity::check(open, config, report).await.map_err(failed)?;
     if pipeline.table.route.is_some() {
         ledger(open, report).await.map_err(failed)?;
@@ -223,7 +223,6 @@ pub(super) async fn trials(
 
 async fn server(
     connection: &mut PgConnection,
-    config: &Config,
     pipeline: &Pipeline,
     report: &mut PipelineReport,
 ) -> Result<(), sqlx::Error> {
@@ -237,11 +236,6 @@ async fn server(
     let database: String = row.try_get(1)?;
     if row.try_get(3)? {
         report.faults.push("postgres.url: the server is a standby, which is read-only; name the primary".to_owned());
-    } else if row.try_get(5)? && config.postgres.session.contains_key("default_transaction_read_only") {
-        report.faults.push(
-            "postgres.session.default_transaction_read_only is on, so that nothing can be written; remove it"
-                .to_owned(),
-        );
     } else if row.try_get(5)? {
         let user: String = row.try_get(2)?;
         report.faults.push(format!(
