@@ -32,6 +32,10 @@ use crate::lag::headroom::Retention;
 /// The longest time for one request.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest wait for the end of a broker's list of requests, and of one poll meanwhile.
+const LIST_PATIENCE: Duration = Duration::from_secs(2);
+const LIST_POLL: Duration = Duration::from_millis(10);
+
 /// Records that are older count as this old: a year and a month, in milliseconds.
 const OLDEST_MS: i64 = 400 * 86_400_000;
 
@@ -166,9 +170,18 @@ impl Observer {
     }
 
     /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if a broker of an answered request is one.
+    /// librdkafka logs what a broker offers line by line, and a poll handles one line or several. So wait until the list is read:
+    /// at most [`LIST_PATIENCE`], if a broker doesn't offer it.
     pub fn no_consumer_protocol(&self) -> Option<Fault> {
-        self.serve();
-        self.health.no_consumer_protocol()
+        let deadline = Instant::now() + LIST_PATIENCE;
+        loop {
+            self.serve();
+            let fault = self.health.no_consumer_protocol()?;
+            if Instant::now() >= deadline {
+                return Some(fault);
+            }
+            drop(self.client.poll(LIST_POLL));
+        }
     }
 
     /// Returns the cluster's id.
