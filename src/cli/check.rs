@@ -271,6 +271,11 @@ async fn ask_kafka(
     }
     if let Some(fault) = reach::ask(config, &observer, |observer| Ok(observer.no_consumer_protocol())).await? {
         report.faults.push(format!("pipelines.{}.group_protocol: {fault}", pipeline.name));
+    } else if settings::assignor(pipeline.group_protocol).is_none() {
+        report.warnings.push(format!(
+            "pipelines.{}.group_protocol: brokers may offer the protocol `consumer` and have it switched off, which only a join shows; the pipeline would then stop and say so. The switches are `kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' `group.coordinator.rebalance.protocols`",
+            pipeline.name
+        ));
     }
     let names: Vec<String> = topics.keys().cloned().collect();
     for topic in reach::ask(config, &observer, move |observer| observer.denied_topics(&names)).await? {
