@@ -23,6 +23,9 @@ pub enum FatalError {
     /// The process was told to end, or gave up, before all was written. The text says what is left.
     #[error("{0}")]
     Unfinished(String),
+    /// Postgres refused a statement, and waiting doesn't help.
+    #[error("{text}")]
+    Refused { text: String, sqlstate: String },
     /// Every pipeline stopped, or one did in a bounded run, or there is a bug.
     #[error("{0}")]
     Stopped(String),
@@ -35,7 +38,14 @@ impl FatalError {
             Self::Config(_) => USAGE,
             Self::Unavailable(_) => UNAVAILABLE,
             Self::Unfinished(_) => UNFINISHED,
-            Self::Stopped(_) => SOFTWARE,
+            // The catalog lacks something, or the role lacks a right.
+            Self::Refused { sqlstate, .. } if matches!(sqlstate.get(..2), Some("42" | "3D")) => USAGE,
+            Self::Refused { .. } | Self::Stopped(_) => SOFTWARE,
         }
+    }
+
+    /// Returns whether Postgres refused a statement because the role lacks a right.
+    pub fn is_missing_right(&self) -> bool {
+        matches!(self, Self::Refused { sqlstate, .. } if sqlstate == "42501")
     }
 }

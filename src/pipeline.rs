@@ -1,5 +1,6 @@
 //! One pipeline: its registration, its consumers, the writer of each consumer, its claims and its lag.
 
+mod names;
 mod remainder;
 mod start;
 
@@ -247,7 +248,10 @@ impl Pipeline {
             Arc::new(ClaimReport::new(Arc::clone(&self.name))),
         );
         workers.spawn(claim_loop.run(requests));
+        let mut members = Vec::new();
         for status in &self.consumers {
+            let membership = name.member(&self.config, status.number, shutdown.clone());
+            members.extend(membership.clone().map(|membership| (membership, Arc::clone(status))));
             let (outbox, batches) = mpsc::channel(1);
             let (answers, inbox) = mpsc::channel(INBOX);
             status.connect(&answers);
@@ -274,7 +278,7 @@ impl Pipeline {
                     settings,
                     topics: self.config.topics.clone(),
                     protocol: self.config.group_protocol,
-                    membership: name.member(&self.config, status.number, shutdown.clone()),
+                    membership,
                 },
                 encoder: PlannedEncoder::new(Arc::clone(&plans)),
                 readings: LagReadings(Arc::clone(&self.lag)),
@@ -295,6 +299,7 @@ impl Pipeline {
             workers.spawn(on_a_thread(thread, poll_loop.run(), cut.clone()));
         }
         drop(claims);
+        helpers.spawn(names::keep(Arc::clone(&self.name), self.config.group.clone(), observer.clone(), members));
         self.wait_for(workers, &stop, config.limits.pipeline_timeout()).await.inspect_err(stopped)
     }
 

@@ -271,7 +271,12 @@ impl PgStore {
         match within(self.connector.write_deadline(), Stage::Begin, work).await {
             Ok(()) => {}
             Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
-            Err(error) => warn!(pipeline = &*self.pipeline, %error, "can't create the missing partitions"),
+            // The time of a row is beyond what Postgres accepts, or a table that isn't a partition has the name. Other rows don't
+            // need that partition, so a row that does is at fault itself.
+            Err(error) if error.postgres().is_some_and(|of| is_of_one_partition(&of.sqlstate)) => {
+                warn!(pipeline = &*self.pipeline, %error, "can't create the missing partitions");
+            }
+            Err(error) => return Err(ReplanError::Unplannable(no_partitions(self.rows.plans.config(), &error))),
         }
         self.seen_to.extend(self.missing.drain(..));
         self.made = true;
@@ -319,6 +324,20 @@ fn no_columns(config: &Pipeline, error: &WriteError) -> String {
         "pipelines.{}.table.evolve: can't add columns to `{}`: {error}; make the role its owner, or leave evolve out",
         config.name, config.table.name
     )
+}
+
+fn no_partitions(config: &Pipeline, error: &WriteError) -> String {
+    format!(
+        "pipelines.{}.table.partition_by: can't create the partitions of `{}` that rows need: {error}; `tidegate check` names what \
+         is missing",
+        config.name, config.table.name
+    )
+}
+
+/// Returns whether the refusal of a new partition says nothing about others: its bounds are data that Postgres doesn't accept, or
+/// its name is taken (42P07).
+fn is_of_one_partition(sqlstate: &str) -> bool {
+    sqlstate.starts_with("22") || sqlstate == "42P07"
 }
 
 impl Transaction for PgStore {

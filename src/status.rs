@@ -19,9 +19,6 @@ pub use drain::Drain;
 pub use state::{PartitionState, PipelineState};
 pub use trouble::{Trouble, WaitCause};
 
-/// Why the watchdog makes a consumer join the group again.
-const NO_PROGRESS: &str = "a partition with lag makes no progress";
-
 /// One consumer and its writer.
 #[derive(Debug)]
 pub struct ConsumerStatus {
@@ -232,11 +229,11 @@ impl ConsumerStatus {
         self.poll_loop.set(inbox.downgrade()).expect("a consumer has one poll loop");
     }
 
-    /// Asks the poll loop to leave the group and join it again.
-    pub fn ask_rebuild(&self) {
+    /// Asks the poll loop to leave the group and join it again. `why` is the reason for the log.
+    pub fn ask_rebuild(&self, why: &'static str) {
         let inbox = self.poll_loop.get().and_then(WeakSender::upgrade);
         // If the inbox is full, the loop hangs. The watchdog will ask again.
-        let _asked = inbox.is_some_and(|inbox| inbox.try_send(Message::Rebuild(NO_PROGRESS)).is_ok());
+        let _asked = inbox.is_some_and(|inbox| inbox.try_send(Message::Rebuild(why)).is_ok());
     }
 
     /// Records that the group has answered with an assignment, even an empty one.

@@ -21,6 +21,8 @@ const POLL_STUCK_AFTER: Duration = Duration::from_secs(15);
 /// The shortest time between two rebuilds of one consumer.
 const REBUILD_EVERY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
+/// Why a poll loop is asked to join its group again.
+const NO_PROGRESS: &str = "a partition with lag makes no progress";
 
 /// Why a partition with lag makes no progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +165,7 @@ impl Watched {
             && self.rebuilt_at.is_none_or(|at| now.duration_since(at) > REBUILD_EVERY)
         {
             self.rebuilt_at = Some(now);
-            status.ask_rebuild();
+            status.ask_rebuild(NO_PROGRESS);
         }
         status.publish_stalls(stalls.iter().map(|(source, stall)| (source.clone(), stall.to_string())).collect());
         self.stalls = stalls;

@@ -4,7 +4,9 @@
 mod capacity;
 mod creation;
 mod database;
+mod event_triggers;
 mod fields;
+mod listen;
 mod report;
 mod rights;
 mod sample;
@@ -24,6 +26,7 @@ use crate::cgroup;
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
 use crate::kafka::observer::{Group, partitions_of};
+use crate::kafka::settings;
 use crate::limits;
 pub(super) use sample::ranges as newest_ranges;
 use sample::{Done, Ranges, Tried};
@@ -74,8 +77,13 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
     let mut pipelines = Vec::new();
     let progress = Progress::start("check");
+    let listens = if arguments.offline { None } else { listen::Finding::of(config.http.listen).await };
     for pipeline in arguments.common.pipelines(&config)? {
-        pipelines.push(Box::pin(check(&config, pipeline, arguments, &progress)).await);
+        let mut report = Box::pin(check(&config, pipeline, arguments, &progress)).await;
+        if let Some(finding) = listens.clone() {
+            finding.report(&mut report);
+        }
+        pipelines.push(report);
     }
     drop(progress);
     let report = Report { ok: pipelines.iter().all(|pipeline| pipeline.faults.is_empty()), pipelines };
@@ -143,7 +151,7 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments, prog
         match trial(config, pipeline, plans, &topics, records, &mut report).await {
             Ok(sample) => report.sample = sample,
             // The faults about rights already name what is missing.
-            Err(error) if !report.grants.is_empty() && error.to_string().contains(MISSING_RIGHT) => report.warnings.push(
+            Err(error) if !report.grants.is_empty() && error.is_missing_right() => report.warnings.push(
                 "the newest records were not tried, because rights are missing; run check again after they were granted".to_owned(),
             ),
             Err(error) => report.fault(&error),
@@ -152,9 +160,6 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments, prog
     report.kafka = kafka;
     report
 }
-
-/// How an error of Postgres names its SQLSTATE `insufficient_privilege`.
-const MISSING_RIGHT: &str = "Postgres 42501";
 
 /// Tries the newest records; `None` if no plan could be made for the tables that they name.
 async fn trial(
@@ -184,6 +189,9 @@ async fn trial(
     };
     let Done { mut sample, fields } = *done;
     sample.fields = fields.judged(pipeline, report);
+    if let Some(alter) = &sample.evolve {
+        event_triggers::on_columns(config, pipeline, alter, report).await?;
+    }
     report.too_many_dead(pipeline, &sample);
     Ok(Some(sample))
 }
@@ -263,6 +271,11 @@ async fn ask_kafka(
     }
     if let Some(fault) = reach::ask(config, &observer, |observer| Ok(observer.no_consumer_protocol())).await? {
         report.faults.push(format!("pipelines.{}.group_protocol: {fault}", pipeline.name));
+    } else if settings::assignor(pipeline.group_protocol).is_none() {
+        report.warnings.push(format!(
+            "pipelines.{}.group_protocol: brokers may offer the protocol `consumer` and have it switched off, which only a join shows; the pipeline would then stop and say so. The switches are `kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' `group.coordinator.rebalance.protocols`",
+            pipeline.name
+        ));
     }
     let names: Vec<String> = topics.keys().cloned().collect();
     for topic in reach::ask(config, &observer, move |observer| observer.denied_topics(&names)).await? {
@@ -279,7 +292,10 @@ async fn ask_kafka(
             topic.records += end.distance_from(*low);
         }
     }
-    let Group { state, members } = group.unwrap_or(Group { state: String::new(), members: 0 });
+    if let Some(group) = &group {
+        report.other_protocol(pipeline, group);
+    }
+    let (state, members) = group.map(|group| (group.state, group.members)).unwrap_or_default();
     Ok(KafkaReport {
         bootstrap_servers: config.kafka.bootstrap_servers.clone(),
         cluster_id,
@@ -318,6 +334,28 @@ impl PipelineReport {
                 kafka.bootstrap_servers
             )),
             Topics::Pattern(_) => {}
+        }
+    }
+
+    /// Reports a group that the pipeline's consumers can't join, because its members share the partitions by another protocol.
+    fn other_protocol(&mut self, pipeline: &Pipeline, group: &Group) {
+        let Some(ours) = settings::assignor(pipeline.group_protocol) else { return };
+        if group.members == 0 || group.protocol.is_empty() || group.protocol == ours {
+            return;
+        }
+        let Group { members, protocol, .. } = group;
+        let members = show::counted(*members as u64, "member", "members");
+        let what = format!(
+            "pipelines.{}.group_protocol: group `{}` has {members} that share the partitions by `{protocol}`, and consumers that use `{ours}` can't join them",
+            pipeline.name, pipeline.group
+        );
+        if group.is_ours {
+            self.warnings.push(format!("{what}; end all instances before one starts with this configuration"));
+        } else {
+            self.faults.push(format!(
+                "{what}; set pipelines.{}.group to a group of its own, or end these members",
+                pipeline.name
+            ));
         }
     }
 

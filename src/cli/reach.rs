@@ -37,9 +37,7 @@ pub(super) fn connector(config: &Config) -> Connector {
 pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalError> {
     connector.open().await.map(|(connection, _)| connection).map_err(|error| {
         let remedy = match &error.cause {
-            Cause::Postgres(_) | Cause::NoPartition(_) | Cause::Conflict(_) => "",
-            // A file or a program that gives the URL or the password failed: no server was asked.
-            Cause::Connection(why) if why.contains("`postgres.") => "",
+            Cause::Unasked(_) | Cause::Postgres(_) | Cause::NoPartition(_) | Cause::Conflict(_) => "",
             Cause::Connection(_) | Cause::Deadline(..) => "; is it running, and is `postgres.url` right?",
         };
         FatalError::Unavailable(format!("can't reach Postgres: {error}{remedy}"))
@@ -48,19 +46,23 @@ pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalErr
 
 /// Returns the error of a failed statement. `what` says what the command was doing.
 pub(super) fn failed(what: &str, error: sqlx::Error) -> FatalError {
-    let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
-    fatal(&error, format!("{what}: {error}"))
+    failed_with(what, error, "")
 }
 
-/// Converts an error of Postgres to an error of the command, by the rules that apply when a pipeline starts. An outage counts
-/// as a service that can't be reached. An error about the catalog or a missing right counts as a fault of the configuration.
+/// Returns the error of a failed statement, with a remedy at its end.
+pub(super) fn failed_with(what: &str, error: sqlx::Error, remedy: &str) -> FatalError {
+    let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
+    fatal(&error, format!("{what}: {error}{remedy}"))
+}
+
+/// Converts an error of Postgres to an error of the command, by the policy of a pipeline's start. An outage counts as a service
+/// that can't be reached, and an error that a new plan may resolve as a fault of the configuration.
 pub(super) fn fatal(error: &WriteError, text: String) -> FatalError {
-    let is_catalog = error.postgres().is_some_and(|error| matches!(error.sqlstate.get(..2), Some("42" | "3D")));
-    match error.disposition_at_start() {
-        Disposition::Outage => FatalError::Unavailable(text),
-        Disposition::Plan => FatalError::Config(text),
-        Disposition::Stop | Disposition::Suspect if is_catalog => FatalError::Config(text),
-        Disposition::Stop | Disposition::Suspect | Disposition::Record => FatalError::Stopped(text),
+    match (error.disposition_at_start(), error.postgres()) {
+        (Disposition::Outage, _) => FatalError::Unavailable(text),
+        (Disposition::Plan, _) => FatalError::Config(text),
+        (_, Some(error)) => FatalError::Refused { text, sqlstate: error.sqlstate.clone() },
+        (_, None) => FatalError::Stopped(text),
     }
 }
 
@@ -73,7 +75,7 @@ pub(super) async fn migrate(connector: &Connector) -> Result<(), FatalError> {
 pub(super) fn not_migrated(error: &MigrationError) -> FatalError {
     match error {
         MigrationError::Postgres { cause, .. } => fatal(cause, error.to_string()),
-        MigrationError::Mismatch(_) => FatalError::Stopped(error.to_string()),
+        MigrationError::Mismatch(_) | MigrationError::Damaged(_) => FatalError::Stopped(error.to_string()),
     }
 }
 

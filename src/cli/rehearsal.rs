@@ -12,7 +12,7 @@ use serde::Serialize;
 use tidegate_protocol::batch::{Batch, RejectedRecord, Span};
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 use tidegate_protocol::record::Record;
-use tidegate_protocol::retry::{Disposition, Stage};
+use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::{Cause, Ledger, LedgerRow, Planner, ReplanError, Transaction, WriteError};
 
 use crate::postgres::PgStore;
@@ -41,8 +41,6 @@ pub(super) struct Findings {
     pub(super) would_change: Option<String>,
     /// Whether rows lack a partition that the daemon would create.
     pub(super) lacks_partition: bool,
-    /// The last error that says that the table doesn't fit the plan any more.
-    misfit: Option<String>,
 }
 
 /// Returns limits that no share of dead letters exceeds, because a person watches the command.
@@ -92,11 +90,6 @@ impl Rehearsal {
             }
             Err(Cause::NoPartition(_)) => lock(&self.findings).lacks_partition = true,
             _ => {}
-        }
-        if let Err(error) = &outcome
-            && error.disposition() == Disposition::Plan
-        {
-            lock(&self.findings).misfit = Some(error.to_string());
         }
         outcome
     }
@@ -205,12 +198,15 @@ impl Ledger for Rehearsal {
 }
 
 impl Planner for Rehearsal {
-    /// Always fails, with the last error that the findings have. The daemon would create missing partitions and read the
-    /// catalog again, but a trial doesn't.
+    /// Keeps the plan, which was made a moment ago. So if the error occurs again, it is that of a record, or of every record.
+    ///
+    /// # Errors
+    /// If rows lack partitions, which the daemon would create now.
     async fn replan(&mut self) -> Result<(), ReplanError> {
-        let misfit = lock(&self.findings).misfit.take();
-        let why = misfit.unwrap_or_else(|| "the table does not fit the plan any more".to_owned());
-        Err(ReplanError::Unplannable(format!("{why}; if the table has just changed, check again")))
+        if lock(&self.findings).lacks_partition {
+            return Err(ReplanError::Unplannable("rows need partitions that don't exist".to_owned()));
+        }
+        Ok(())
     }
 
     fn newest_plan(&mut self) -> u64 {

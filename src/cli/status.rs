@@ -36,8 +36,12 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
     Ok(())
 }
 
-/// Returns the address at which a daemon with this `http.listen` can be reached. This is the loopback address if the daemon
-/// listens on all interfaces.
+/// Returns whether a daemon answers at this address.
+pub(super) fn is_daemon(listen: SocketAddr) -> bool {
+    ask(reachable(listen), "/api/status").is_ok_and(|body| serde_json::from_str::<Status>(&body).is_ok())
+}
+
+/// Returns an address at which a daemon that listens on all interfaces can be reached.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -154,7 +154,8 @@ fn check(name: &str, value: &str) -> Result<(), &'static str> {
     ClientConfig::new().set(name, value).create_native_config().map(drop).map_err(|error| in_our_words(&error))
 }
 
-/// Returns our own message for an error, because librdkafka's may repeat the value, which may be secret.
+/// Returns our own message for an error, because librdkafka's may repeat the value, which may be secret. A feature that the build
+/// lacks has the same code as a bad value, so only the text tells them apart.
 fn in_our_words(error: &KafkaError) -> &'static str {
     match error {
         KafkaError::ClientConfig(_, words, ..) if words.contains("not supported in this build") => {

@@ -91,6 +91,7 @@ impl Waits {
                     None => lines.push(event),
                 },
                 ("fenced" | "rewind" | "condition", _) => {
+                    // These texts are ours, `topic/partition: fate`, and no topic's name contains a colon.
                     let (place, fate) = event.text.split_once(": ").unwrap_or(("", &event.text));
                     let same = shared.iter_mut().find(|(at, (said, _))| lines[**at].kind == event.kind && said == fate);
                     match same {

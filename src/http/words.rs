@@ -249,10 +249,12 @@ fn section(kind: &str) -> Option<&'static str> {
         "waiting_for_schemas" => "the-schema-registry-is-away",
         "cannot_start" => "tidegatenotstarting",
         "headroom" => "tidegateretentionheadroomlow",
-        "condition" | "nobody" => "tidegatepartitionstuck",
+        "condition" => "tidegatelogloss",
+        "nobody" => "tidegatepartitionstuck",
         "fenced" => "tidegatefencedagain",
         "lag" => "tidegatelagunknown",
-        "behind" | "throttled" => "a-pipeline-falls-behind",
+        "behind" => "a-pipeline-falls-behind",
+        "throttled" => "tidegatekafkathrottled",
         "dead_letters" => "tidegatedeadletterswait",
         "reload_refused" => "tidegateconfigreloadfailed",
         _ => return None,
@@ -266,6 +268,20 @@ pub(super) fn first(faults: &str) -> String {
     match lines.count() {
         0 => first.to_owned(),
         more => format!("{first} (and {})", many(more, "more fault", "more faults")),
+    }
+}
+
+/// The most faults of a refused configuration that one sentence has.
+const FAULTS_SHOWN: usize = 20;
+
+/// Returns all of several faults, one per line, as one sentence without its full stop. Of very many it returns the first ones, and
+/// where the others are.
+fn listed(faults: &str) -> String {
+    let faults: Vec<&str> = faults.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let shown = faults[..faults.len().min(FAULTS_SHOWN)].join("; ");
+    match faults.len().saturating_sub(FAULTS_SHOWN) {
+        0 => shown,
+        more => format!("{shown}; and {more} more, which the log and `tidegate check --offline --config FILE` show"),
     }
 }
 
@@ -287,7 +303,7 @@ pub(super) fn all(facts: &[Facts], refused: Option<&str>) -> Vec<Sentence> {
         kind: "reload_refused".into(),
         text: format!(
             "The last reload was refused, and the pipelines keep the previous configuration: {}.",
-            first(faults)
+            listed(faults)
         ),
         runbook: section("reload_refused").map(Cow::Borrowed),
     });

@@ -59,6 +59,8 @@ pub enum Cause {
     TopicDenied,
     /// The broker doesn't offer the group protocol `consumer`.
     NoConsumerProtocol,
+    /// The members of the group share the partitions by another protocol.
+    OtherProtocol,
     Other,
 }
 
@@ -93,6 +95,7 @@ impl Cause {
             Self::GroupDenied => "Kafka denies access to the group",
             Self::TopicDenied => "Kafka denies access to the topic",
             Self::NoConsumerProtocol => "the broker does not offer `group_protocol = \"consumer\"`",
+            Self::OtherProtocol => "the members of the group share the partitions by another protocol",
             Self::Other => "Kafka gave an error",
         }
     }
@@ -138,6 +141,9 @@ impl Cause {
                  (`kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' \
                  `group.coordinator.rebalance.protocols`)"
             }
+            Self::OtherProtocol => {
+                "set `group` to a group of its own, or end the other members (`kafka-consumer-groups --describe --members` lists them)"
+            }
             Self::Other => "look at the broker's log, and check `kafka.properties`",
         }
     }
@@ -178,7 +184,12 @@ impl Fault {
         Self { broker: None, cause: Cause::GroupDenied, text: format!("group `{group}`") }
     }
 
-    /// Returns the fault of a topic that the client has no right to read or describe.
+    /// Returns the fault of a group whose members share the partitions by another protocol.
+    pub fn other_protocol(group: &str) -> Self {
+        Self { broker: None, cause: Cause::OtherProtocol, text: format!("group `{group}`") }
+    }
+
+    /// Returns the fault of a topic that may not be read or described.
     pub fn topic_denied(topic: &str) -> Self {
         Self { broker: None, cause: Cause::TopicDenied, text: format!("topic `{topic}`") }
     }
@@ -224,17 +235,17 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Parses a line of librdkafka's log, under the context `feature`, about the requests that a broker supports. Returns the
-/// broker, and whether this line says that the broker offers the group protocol `consumer`. The first line about a broker says
-/// no, and a later one may say yes. Kafka 3.8 only has version 0 of the request, which librdkafka doesn't send. `None` for
-/// lines about anything else.
-pub fn consumer_protocol(line: &str) -> Option<(String, bool)> {
-    if !line.contains("Broker API support:") && !line.contains("ApiKey ConsumerGroupHeartbeat ") {
+/// Parses a line of librdkafka's log, under the context `feature`, about the requests that a broker supports. Returns the broker,
+/// and whether the line says that it offers the group protocol `consumer`: `None` for the first line of a list, which one of the
+/// later lines may complete. Kafka 3.8 only has version 0 of the request, which librdkafka doesn't send.
+pub fn consumer_protocol(line: &str) -> Option<(String, Option<bool>)> {
+    let is_first = line.contains("Broker API support:");
+    if !is_first && !line.contains("ApiKey ConsumerGroupHeartbeat ") {
         return None;
     }
     let Fault { broker, text, .. } = Fault::parse(line);
     let newest = text.rsplit_once("..").and_then(|(_, newest)| newest.trim().parse::<i16>().ok());
-    Some((broker?, newest.is_some_and(|newest| newest >= 1)))
+    Some((broker?, (!is_first).then(|| newest.is_some_and(|newest| newest >= 1))))
 }
 
 /// Returns `host:port` of a broker's name as librdkafka writes it: `sasl_ssl://host:port/7`, `host:port/bootstrap`.
@@ -422,11 +433,11 @@ mod tests {
     #[test]
     fn a_brokers_list_of_requests_says_whether_it_offers_the_consumer_protocol() {
         for (line, offers) in [
-            ("[thrd:h:1/bootstrap]: h:1/bootstrap: Broker API support:", Some(false)),
-            ("[thrd:h:1/1]: h:1/1:   ApiKey ConsumerGroupHeartbeat (68) Versions 0..0", Some(false)),
+            ("[thrd:h:1/bootstrap]: h:1/bootstrap: Broker API support:", Some(None)),
+            ("[thrd:h:1/1]: h:1/1:   ApiKey ConsumerGroupHeartbeat (68) Versions 0..0", Some(Some(false))),
             (
                 "[thrd:GroupCoordinator]: GroupCoordinator/1: h:1:   ApiKey ConsumerGroupHeartbeat (68) Versions 0..1",
-                Some(true),
+                Some(Some(true)),
             ),
             ("[thrd:h:1/1]: h:1/1:   ApiKey Heartbeat (12) Versions 0..4", None),
         ] {

@@ -60,6 +60,8 @@ struct State {
     missing: Option<(Instant, Vec<String>)>,
     /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use this protocol.
     only_classic: BTreeSet<String>,
+    /// Brokers that offer it.
+    offers_consumer: BTreeSet<String>,
     outage: Option<Outage>,
     /// When a connection last failed, or an outage was last seen.
     troubled_at: Option<Instant>,
@@ -203,13 +205,21 @@ impl KafkaHealth {
         lock(&self.state).connections.insert(fault.broker.clone().unwrap_or_default(), (Instant::now(), fault));
     }
 
-    /// Records whether a broker offers the group protocol `consumer`, which this pipeline uses.
-    pub fn consumer_protocol(&self, broker: String, is_offered: bool) {
+    /// Records whether a broker offers the group protocol `consumer`, which this pipeline uses. `None` is the start of its list of
+    /// requests: the broker doesn't offer it, unless the list goes on to say so. Each new connection lists the requests again, so
+    /// what an earlier list said counts until the new one says otherwise.
+    pub fn consumer_protocol(&self, broker: String, is_offered: Option<bool>) {
         let mut state = lock(&self.state);
-        if is_offered {
-            state.only_classic.remove(&broker);
-        } else {
-            state.only_classic.insert(broker);
+        match is_offered {
+            Some(true) => {
+                state.only_classic.remove(&broker);
+                state.offers_consumer.insert(broker);
+            }
+            None if state.offers_consumer.contains(&broker) => {}
+            Some(false) | None => {
+                state.offers_consumer.remove(&broker);
+                state.only_classic.insert(broker);
+            }
         }
     }
 
@@ -237,6 +247,11 @@ impl KafkaHealth {
     /// Records that a consumer has no right to use the group.
     pub fn group_denied(&self, consumer: u32) {
         self.denied(consumer, Fault::group_denied(&self.group));
+    }
+
+    /// Records that a consumer can't join the group, because its members share the partitions by another protocol.
+    pub fn other_protocol(&self, consumer: u32) {
+        self.denied(consumer, Fault::other_protocol(&self.group));
     }
 
     /// Records that Kafka granted a consumer a request that needs the right to read the group and this topic.

@@ -8,7 +8,6 @@
 //! See [`Membership::lost`] for what this means for two daemons with one name.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -20,8 +19,13 @@ use crate::status::lock;
 
 /// If Kafka was in trouble within this time, a member that lost its name may have lost it to itself.
 pub const TROUBLED_WITHIN: Duration = Duration::from_secs(60);
-/// The shortest time between two times that a member takes its name back. So two daemons with one name end each other at most once.
-const TAKE_BACK_EVERY: Duration = Duration::from_secs(600);
+/// The shortest time between two times that a member keeps a name that the broker took from it. So two daemons with one name end
+/// each other at most once.
+const KEEP_EVERY: Duration = Duration::from_secs(600);
+/// How long a consumer without its name waits before it asks whether the name is free: after the first loss, and at most. The time
+/// doubles with each loss, because taking a name back costs a rebalance.
+const PAUSE_FIRST: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(3600);
 
 /// The longest name of a daemon in bytes. With a pipeline's name, a number and a digest it stays below Kafka's limit of 249.
 const LONGEST: usize = 100;
@@ -73,8 +77,7 @@ impl InstanceName {
             instance: Arc::clone(&self.text),
             leaves: pipeline.group_protocol != GroupProtocol::Consumer,
             comes_back: self.is_set.then_some(shutdown),
-            lost: Arc::default(),
-            taken_back: Arc::default(),
+            name: Arc::default(),
             told: Arc::default(),
         })
     }
@@ -102,11 +105,40 @@ pub struct Membership {
     leaves: bool,
     /// Cancelled when the daemon is told to end; `None` if the configuration doesn't promise that the daemon comes back.
     comes_back: Option<CancellationToken>,
-    lost: Arc<AtomicBool>,
-    /// When the consumer last kept a name that it had lost.
-    taken_back: Arc<Mutex<Option<Instant>>>,
+    /// Whether the consumer has its name, shared by all its clients.
+    name: Arc<Mutex<Name>>,
     /// The text about the loss of the name by the current client, which may report its fatal error more than once.
     told: Arc<OnceLock<String>>,
+}
+
+/// Whether a consumer has its name.
+#[derive(Debug, Default)]
+struct Name {
+    /// When another member got the name; `None` while the consumer has it.
+    lost_at: Option<Instant>,
+    /// When the consumer took the name back.
+    taken_back_at: Option<Instant>,
+    /// How often the name was lost, each time before the consumer had had it for [`PAUSE_MAX`].
+    losses: u32,
+    /// When the consumer last kept a name that the broker took from it.
+    kept_at: Option<Instant>,
+}
+
+impl Name {
+    fn lose(&mut self, now: Instant) {
+        if self.taken_back_at.is_some_and(|at| now.duration_since(at) >= PAUSE_MAX) {
+            self.losses = 0;
+        }
+        (self.lost_at, self.losses) = (Some(now), self.losses.saturating_add(1));
+    }
+
+    fn pause(&self) -> Duration {
+        PAUSE_FIRST.saturating_mul(1 << self.losses.saturating_sub(1).min(16)).min(PAUSE_MAX)
+    }
+
+    fn is_wanted(&self, now: Instant) -> bool {
+        self.lost_at.is_some_and(|at| now.duration_since(at) >= self.pause())
+    }
 }
 
 impl Membership {
@@ -122,10 +154,21 @@ impl Membership {
         !self.leaves || self.comes_back.as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 
-    /// Returns whether another member has the name. This consumer then joins without one: if it took the name back, the
+    /// Returns whether another member has the name. This consumer then joins without one: if it took the name back at once, the
     /// other one would do the same, and neither could work.
     pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+        lock(&self.name).lost_at.is_some()
+    }
+
+    /// Returns whether the consumer is without its name, and has waited long enough to ask whether the name is free.
+    pub fn is_wanted(&self) -> bool {
+        lock(&self.name).is_wanted(Instant::now())
+    }
+
+    /// Takes back the name, which is free: the consumer's next client joins under it.
+    pub fn take_back(&self) {
+        let mut name = lock(&self.name);
+        (name.lost_at, name.taken_back_at) = (None, Some(Instant::now()));
     }
 
     /// Records a fatal error of the consumer. If it means that the member lost its name, returns what to tell the operator.
@@ -144,7 +187,7 @@ impl Membership {
     fn gives_way(&self, fatal: Code, troubled: bool) -> String {
         let Self { id, instance, .. } = self;
         let what = match fatal {
-            Code::FencedInstanceId if troubled && self.may_take_back() => {
+            Code::FencedInstanceId if troubled && self.may_keep() => {
                 return format!(
                     "the broker ended a session of `{id}` after Kafka was unavailable, probably our own earlier one: \
                      this consumer joins again under the same name"
@@ -157,19 +200,19 @@ impl Membership {
                 )
             }
         };
-        self.lost.store(true, Ordering::Relaxed);
+        lock(&self.name).lose(Instant::now());
         format!(
-            "{what}: this consumer joins without a name until the next start. If two daemons have the instance name \
+            "{what}: this consumer joins without a name until the name is free. If two daemons have the instance name \
              `{instance}`, set `instance` to a name of its own for each"
         )
     }
 
-    /// Returns whether the name may be taken back now, and records that it is.
-    fn may_take_back(&self) -> bool {
-        let mut taken_back = lock(&self.taken_back);
-        let may = taken_back.is_none_or(|at| at.elapsed() >= TAKE_BACK_EVERY);
+    /// Returns whether the consumer may keep a name that the broker took from it, and records that it does.
+    fn may_keep(&self) -> bool {
+        let mut name = lock(&self.name);
+        let may = name.kept_at.is_none_or(|at| at.elapsed() >= KEEP_EVERY);
         if may {
-            *taken_back = Some(Instant::now());
+            name.kept_at = Some(Instant::now());
         }
         may
     }
@@ -249,7 +292,34 @@ mod tests {
     }
 
     #[test]
-    fn a_name_lost_in_an_outage_is_taken_back_once() {
+    fn a_lost_name_is_wanted_back_after_a_pause_that_doubles() {
+        let (mut name, mut now) = (Name::default(), Instant::now());
+        assert!(!name.is_wanted(now), "it has its name");
+        for pause in [10, 20, 40, 80] {
+            name.lose(now);
+            now += Duration::from_secs(pause - 1);
+            assert!(!name.is_wanted(now), "{pause}");
+            now += Duration::from_secs(1);
+            assert!(name.is_wanted(now), "{pause}");
+            (name.lost_at, name.taken_back_at) = (None, Some(now));
+        }
+        (0..40).for_each(|_| name.lose(now));
+        assert_eq!(name.pause(), PAUSE_MAX);
+        name.lose(now + PAUSE_MAX);
+        assert_eq!(name.pause(), PAUSE_FIRST, "it had its name for an hour");
+    }
+
+    #[test]
+    fn a_name_that_was_taken_back_is_used_by_the_next_client() {
+        let member = member(TOPICS).expect("it has a name");
+        member.lost(Code::FencedInstanceId, false).expect("another member has it");
+        assert!(member.next().is_none() && !member.is_wanted(), "it waits first");
+        member.take_back();
+        assert_eq!(member.next().map(|next| next.id), Some(member.id.clone()));
+    }
+
+    #[test]
+    fn a_name_lost_in_an_outage_is_kept_once() {
         let member = member(TOPICS).expect("it has a name");
         for _ in 0..2 {
             let words = member.lost(Code::FencedInstanceId, true).expect("it is told");

@@ -1,6 +1,8 @@
 //! Requests about topics, logs and the group, from a client that joins no group. Each request blocks, for at most [`TIMEOUT`], so
 //! it is made outside of the runtime's threads and of the poll threads.
 
+mod members;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -17,6 +19,7 @@ use tidegate_protocol::claim_loop::{End, Ends, LogEnds, LogEndsError};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::task::{JoinError, spawn_blocking};
 
+pub use self::members::Group;
 use super::access::denied_topics;
 use super::fault::{Cause, Fault};
 use super::health::KafkaHealth;
@@ -31,21 +34,13 @@ use crate::lag::headroom::Retention;
 /// The longest time for one request.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The time between two requests to a group's coordinator while it is being chosen.
-const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
+/// The longest wait for the end of a broker's list of requests, and of one poll meanwhile.
+const LIST_PATIENCE: Duration = Duration::from_secs(2);
+const LIST_POLL: Duration = Duration::from_millis(10);
 
 /// The number of partitions in one request for offsets. librdkafka searches two lists for each partition of an answer, so that a
 /// request for 1,000 partitions costs it a million comparisons.
 const PARTITIONS_PER_REQUEST: usize = 100;
-
-/// A consumer group as Kafka describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// The group's state: `Stable`, `Empty` and so on.
-    pub state: String,
-    /// The number of consumers in it now.
-    pub members: usize,
-}
 
 /// How long a metadata request waits before a failed connection ends it.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
@@ -178,11 +173,19 @@ impl Observer {
         })
     }
 
-    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol. `None` if no broker that answered a
-    /// request is such a broker.
+    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if a broker of an answered request is one.
+    /// librdkafka logs what a broker offers line by line, and a poll handles one line or several. So wait until the list is read:
+    /// at most [`LIST_PATIENCE`], if a broker doesn't offer it.
     pub fn no_consumer_protocol(&self) -> Option<Fault> {
-        self.serve();
-        self.health.no_consumer_protocol()
+        let deadline = Instant::now() + LIST_PATIENCE;
+        loop {
+            self.serve();
+            let fault = self.health.no_consumer_protocol()?;
+            if Instant::now() >= deadline {
+                return Some(fault);
+            }
+            drop(self.client.poll(LIST_POLL));
+        }
     }
 
     /// Returns the cluster's id.
@@ -363,41 +366,7 @@ impl Observer {
         Ok(low.into_iter().collect())
     }
 
-    /// Returns the consumer group; `None` if Kafka knows none of that name.
-    ///
-    /// # Errors
-    /// The error of Kafka.
-    pub fn group(&self, name: &str) -> Answer<Option<Group>> {
-        let answer = self.question("", || self.client.fetch_group_list(Some(name), TIMEOUT))?;
-        let group = answer.groups().iter().find(|group| group.name() == name && group.state() != "Dead");
-        Ok(group.map(|group| Group { state: group.state().to_owned(), members: group.members().len() }))
-    }
-
-    /// Returns whether the brokers let us read as a member of the group; `None` if they don't say.
-    ///
-    /// # Errors
-    /// If Kafka doesn't answer; the error says why.
-    pub fn may_read_group(&self, name: &str) -> Answer<Option<bool>> {
-        let started = Instant::now();
-        self.question("", || {
-            loop {
-                let answer = tidegate_kafka_batch::may_read_group(self.client.client(), name, TIMEOUT);
-                match answer {
-                    Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => return Ok(Some(false)),
-                    // The coordinator is still being chosen, as happens before a broker's first group. librdkafka doesn't retry,
-                    // so retry here.
-                    Err(KafkaError::AdminOp(
-                        RDKafkaErrorCode::NotCoordinator
-                        | RDKafkaErrorCode::CoordinatorNotAvailable
-                        | RDKafkaErrorCode::CoordinatorLoadInProgress,
-                    )) if started.elapsed() < TIMEOUT => std::thread::sleep(COORDINATOR_PAUSE),
-                    answer => return answer,
-                }
-            }
-        })
-    }
-
-    /// Returns which of `topics` the brokers don't allow us to read.
+    /// Returns those of these topics whose records the brokers deny us.
     ///
     /// # Errors
     /// If Kafka doesn't answer; the error says why.

@@ -183,8 +183,12 @@ impl ClientContext for Notes {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(Code::GroupAuthorizationFailed) => self.group_denied(),
-            // The code of this error names no topic, but its text may. If not, the commit that advances the position reports
-            // the same denial, with the topic.
+            Some(Code::InconsistentGroupProtocol) => {
+                if let Some(consumer) = self.consumer {
+                    self.health.other_protocol(consumer);
+                }
+            }
+            // This error names no topic. The commit that advances the position reports the same, with the topic.
             Some(Code::TopicAuthorizationFailed) => {
                 if let Some(topic) = reason.strip_prefix("Subscribed topic not available: ")
                     && let Some((topic, _)) = topic.rsplit_once(": Broker:")

@@ -116,13 +116,22 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Sett
         set_default(&mut config, "heartbeat.interval.ms", HEARTBEAT_MS.to_string());
         set_default(&mut config, "session.timeout.ms", defaults::SESSION_TIMEOUT.as_millis().to_string());
     }
-    match pipeline.group_protocol {
-        GroupProtocol::Cooperative => config.set("partition.assignment.strategy", "cooperative-sticky"),
-        GroupProtocol::Eager => config.set("partition.assignment.strategy", "range"),
+    match assignor(pipeline.group_protocol) {
+        Some(assignor) => config.set("partition.assignment.strategy", assignor),
         // The broker assigns the partitions, and the broker's settings determine heartbeats and sessions.
-        GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
+        None => config.set("group.protocol", "consumer"),
     };
     config
+}
+
+/// Returns the protocol by which the members of a classic group share the partitions: a member with another one can't join.
+/// `None` if the broker assigns them.
+pub fn assignor(protocol: GroupProtocol) -> Option<&'static str> {
+    match protocol {
+        GroupProtocol::Cooperative => Some("cooperative-sticky"),
+        GroupProtocol::Eager => Some("range"),
+        GroupProtocol::Consumer => None,
+    }
 }
 
 /// Returns the limits of a batch whose records are fetched with the settings of [`consumer`]. `batch.max_age` limits the time

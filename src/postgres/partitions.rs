@@ -75,18 +75,7 @@ pub async fn make(
     let table = &config.table.name;
     lock_for_session(connection, &format!("tidegate partitions {table}")).await?;
     let existing = existing(connection, table).await?;
-    let options = ddl::fillfactor(&config.table.mode);
-    let missing = wanted.iter().map(|bounds| (name(table, by, bounds), bounds.for_values()));
-    let mut missing: Vec<_> = missing.filter(|(name, _)| !existing.iter().any(|(known, _)| known == name)).collect();
-    if by.default && !existing.iter().any(|(_, is_default)| *is_default) {
-        missing.push((default_name(table), "DEFAULT".to_owned()));
-    }
-    for (partition, values) in missing {
-        let sql = format!(
-            "CREATE TABLE {0} (LIKE {1} INCLUDING ALL EXCLUDING IDENTITY){options}; ALTER TABLE {1} ATTACH PARTITION {0} {values}",
-            partition.quoted(),
-            table.quoted(),
-        );
+    for (partition, sql) in missing(config, by, wanted, &existing) {
         match connection.execute(sql.as_str()).await {
             Ok(_) => info!(pipeline = config.name, %partition, "created a partition"),
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P17") => {
@@ -111,23 +100,77 @@ async fn let_go(
     by: &PartitionBy,
     now: i64,
 ) -> Result<(), sqlx::Error> {
+    let existing = existing(connection, &config.table.name).await?;
+    for (partition, remove) in expired(config, by, now, existing) {
+        // Writers queue up behind this lock. So give up soon and retry later, rather than hold them up.
+        let sql = format!("BEGIN; SET LOCAL lock_timeout = '1s'; {remove}; COMMIT");
+        connection.execute(sql.as_str()).await?;
+        info!(pipeline = config.name, %partition, dropped = by.expired == Expiry::Drop, "removed a partition past its retention");
+    }
+    Ok(())
+}
+
+/// The statements that [`maintain_once`] would run now, each one or several for one partition.
+#[derive(Debug)]
+pub struct Due {
+    pub create: Vec<String>,
+    pub remove: Vec<String>,
+}
+
+/// Returns what [`maintain_once`] would do now, and changes nothing.
+///
+/// # Errors
+/// The error of the database.
+pub async fn look(connection: &mut PgConnection, config: &Pipeline, by: &PartitionBy) -> Result<Due, sqlx::Error> {
+    let now = Timestamp::now().as_microsecond();
+    let existing = existing(connection, &config.table.name).await?;
+    let create = missing(config, by, &due(by, now), &existing).into_iter().map(|(_, sql)| sql).collect();
+    Ok(Due { create, remove: expired(config, by, now, existing).into_iter().map(|(_, sql)| sql).collect() })
+}
+
+/// Returns those of these partitions that don't exist, and the DEFAULT partition if it is configured, each with the statements
+/// that create it.
+fn missing(
+    config: &Pipeline,
+    by: &PartitionBy,
+    wanted: &[Bounds],
+    existing: &[(TableName, bool)],
+) -> Vec<(TableName, String)> {
+    let (table, options) = (&config.table.name, ddl::fillfactor(&config.table.mode));
+    let missing = wanted.iter().map(|bounds| (name(table, by, bounds), bounds.for_values()));
+    let mut missing: Vec<_> = missing.filter(|(name, _)| !existing.iter().any(|(known, _)| known == name)).collect();
+    if by.default && !existing.iter().any(|(_, is_default)| *is_default) {
+        missing.push((default_name(table), "DEFAULT".to_owned()));
+    }
+    let create = |(partition, values): (TableName, String)| {
+        let sql = format!(
+            "CREATE TABLE {0} (LIKE {1} INCLUDING ALL EXCLUDING IDENTITY){options}; ALTER TABLE {1} ATTACH PARTITION {0} {values}",
+            partition.quoted(),
+            table.quoted(),
+        );
+        (partition, sql)
+    };
+    missing.into_iter().map(create).collect()
+}
+
+/// Returns those partitions of ours that have expired, each with the statements that remove it.
+fn expired(
+    config: &Pipeline,
+    by: &PartitionBy,
+    now: i64,
+    existing: Vec<(TableName, bool)>,
+) -> Vec<(TableName, String)> {
     let table = &config.table.name;
-    let existing = existing(connection, table).await?;
-    let expired = existing
-        .into_iter()
-        .filter(|(partition, _)| of_name(table, by, partition).is_some_and(|bounds| is_expired(by, &bounds, now)));
-    for (partition, _) in expired {
+    let is_due = |partition: &TableName| of_name(table, by, partition).is_some_and(|of| is_expired(by, &of, now));
+    let remove = |partition: TableName| {
         let detach = format!("ALTER TABLE {} DETACH PARTITION {}", table.quoted(), partition.quoted());
         let drop = match by.expired {
             Expiry::Detach => String::new(),
             Expiry::Drop => format!("; DROP TABLE {}", partition.quoted()),
         };
-        // Writers queue up behind this lock. So give up soon and retry later, rather than hold them up.
-        let sql = format!("BEGIN; SET LOCAL lock_timeout = '1s'; {detach}{drop}; COMMIT");
-        connection.execute(sql.as_str()).await?;
-        info!(pipeline = config.name, %partition, dropped = by.expired == Expiry::Drop, "removed a partition past its retention");
-    }
-    Ok(())
+        (partition, detach + &drop)
+    };
+    existing.into_iter().map(|(partition, _)| partition).filter(is_due).map(remove).collect()
 }
 
 async fn existing(connection: &mut PgConnection, table: &TableName) -> Result<Vec<(TableName, bool)>, sqlx::Error> {

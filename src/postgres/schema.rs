@@ -46,6 +46,9 @@ pub enum MigrationError {
     /// The tables are not those of this version.
     #[error("the tables of schema `tidegate` are not those of this version: {0}")]
     Mismatch(#[source] MigrateError),
+    /// The migrations are applied, and what they created is gone or hidden. The text says what, with the remedy.
+    #[error("{0}")]
+    Damaged(String),
 }
 
 impl MigrationError {
@@ -53,7 +56,7 @@ impl MigrationError {
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Postgres { cause, .. } => cause.disposition_at_start(),
-            Self::Mismatch(_) => Disposition::Stop,
+            Self::Mismatch(_) | Self::Damaged(_) => Disposition::Stop,
         }
     }
 
@@ -109,8 +112,69 @@ pub async fn state(connection: &mut PgConnection) -> Result<State, sqlx::Error> 
             other.version
         )));
     }
-    let known = migrator.iter().all(|migration| applied.contains_key(&migration.version));
-    Ok(if known { State::Current } else { State::Behind })
+    if let Some(failed) = failed(connection).await? {
+        return Ok(State::Other(format!(
+            "migration {failed} of schema `tidegate` failed half way: restore the schema from a backup; if no pipeline has used it yet, drop the schema"
+        )));
+    }
+    if !migrator.iter().all(|migration| applied.contains_key(&migration.version)) {
+        return Ok(State::Behind);
+    }
+    Ok(damage(connection).await?.map_or(State::Current, State::Other))
+}
+
+/// Returns the first migration that was begun and not finished.
+async fn failed(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {
+    let row = sqlx::query("SELECT min(version) FROM tidegate._sqlx_migrations WHERE NOT success");
+    row.fetch_one(connection).await?.try_get(0)
+}
+
+/// What the migrations create and the daemon relies on.
+const TABLES: [&str; 5] = ["dead_letter", "instance", "ledger", "pipeline", "route"];
+const FUNCTIONS: [&str; 2] = ["advance", "one_row_a_partition"];
+const TRIGGERS: [&str; 2] = ["one_row_a_partition", "one_row_a_partition_after_rename"];
+
+/// Returns what is wrong with a schema whose migrations are all applied: somebody dropped a part of it, restored it in part, or
+/// switched row-level security on, which hides the ledger's rows from the role. `None` if nothing is.
+async fn damage(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT 'table `tidegate.' || w.name || '`', c.oid IS NULL, coalesce(row_security_active(c.oid), false)
+         FROM unnest($1::text[]) AS w (name) LEFT JOIN pg_catalog.pg_class c
+             ON c.relname = w.name AND c.relnamespace = to_regnamespace('tidegate') AND c.relkind IN ('r', 'p')
+       UNION ALL
+         SELECT 'function `tidegate.' || w.name || '`', NOT EXISTS (SELECT FROM pg_catalog.pg_proc p
+             WHERE p.proname = w.name AND p.pronamespace = to_regnamespace('tidegate')), false
+         FROM unnest($2::text[]) AS w (name)
+       UNION ALL
+         SELECT 'trigger `' || w.name || '` of table `tidegate.ledger`', NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t
+             JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid AND c.relnamespace = to_regnamespace('tidegate')
+             WHERE c.relname = 'ledger' AND t.tgname = w.name AND t.tgenabled = 'A'), false
+         FROM unnest($3::text[]) AS w (name)",
+    );
+    let rows = rows.bind(TABLES).bind(FUNCTIONS).bind(TRIGGERS).fetch_all(connection).await?;
+    let (mut missing, mut hidden) = (Vec::<String>::new(), Vec::<String>::new());
+    for row in &rows {
+        let what = row.try_get(0)?;
+        if row.try_get(1)? {
+            missing.push(what);
+        } else if row.try_get(2)? {
+            hidden.push(what);
+        }
+    }
+    if !missing.is_empty() {
+        return Ok(Some(format!(
+            "the ledger is damaged: {} is missing or disabled: restore schema `tidegate` from a backup; without one, a start \
+             after DROP SCHEMA tidegate CASCADE reads the topics from the beginning, and writes rows again",
+            missing.join(", ")
+        )));
+    }
+    Ok((!hidden.is_empty()).then(|| {
+        format!(
+            "row-level security hides rows of {} from this role, so it would not see what is written: run ALTER TABLE … DISABLE \
+             ROW LEVEL SECURITY for each, or give the role BYPASSRLS",
+            hidden.join(", ")
+        )
+    }))
 }
 
 /// Brings the tables up to date. Safe if several instances start at once: one works, the others wait. A daemon that is older
@@ -123,10 +187,13 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError
     // If nothing is missing, return before taking the lock. Then a suspended daemon that holds the lock blocks nobody, and a role
     // without rights isn't refused.
     let pending = pending_of(&migrator, connection).await?;
-    if pending.is_empty() {
-        return Ok(());
+    if !pending.is_empty() {
+        apply(&migrator, connection).await.map_err(|error| MigrationError::new(error, &pending))?;
     }
-    apply(&migrator, connection).await.map_err(|error| MigrationError::new(error, &pending))
+    match damage(connection).await? {
+        Some(why) => Err(MigrationError::Damaged(why)),
+        None => Ok(()),
+    }
 }
 
 async fn apply(migrator: &Migrator, connection: &mut PgConnection) -> Result<(), MigrateError> {
@@ -135,8 +202,7 @@ async fn apply(migrator: &Migrator, connection: &mut PgConnection) -> Result<(),
     connection.execute("SET statement_timeout = 0; SET lock_timeout = 0; SET synchronous_commit = on").await?;
     sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut *connection).await?;
     // Check first, because CREATE SCHEMA requires rights on the database even if the schema exists.
-    let exists = sqlx::query("SELECT to_regnamespace('tidegate') IS NOT NULL").fetch_one(&mut *connection).await?;
-    if !exists.try_get::<bool, _>(0)? {
+    if !exists(connection).await? {
         connection.execute("CREATE SCHEMA tidegate").await?;
     }
     // The table of applied migrations belongs in the same schema as ours.
@@ -187,14 +253,30 @@ pub async fn pending(connection: &mut PgConnection) -> Result<Vec<String>, sqlx:
 /// # Errors
 /// The error of the server.
 pub async fn script(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    let Some(pending) = pending_tables(connection).await? else { return Ok(None) };
+    Ok(Some(format!(
+        "BEGIN;\nSELECT pg_advisory_xact_lock({MIGRATION_LOCK});\nCREATE SCHEMA IF NOT EXISTS tidegate;\n{pending}COMMIT;\n"
+    )))
+}
+
+/// Returns the statements by which [`migrate`] would create what is missing, for a transaction of the caller; `None` if nothing
+/// is missing.
+///
+/// # Errors
+/// The error of the server.
+pub async fn pending_sql(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    let Some(pending) = pending_tables(connection).await? else { return Ok(None) };
+    Ok(Some(if exists(connection).await? { pending } else { format!("CREATE SCHEMA tidegate;\n{pending}") }))
+}
+
+/// Returns the statements that create the missing tables in an existing schema, and record the applied migrations.
+async fn pending_tables(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     let migrator = migrator();
     let pending = pending_of(&migrator, connection).await?;
     if pending.is_empty() {
         return Ok(None);
     }
-    let mut script = format!(
-        "BEGIN;\nSELECT pg_advisory_xact_lock({MIGRATION_LOCK});\nCREATE SCHEMA IF NOT EXISTS tidegate;\n{APPLIED_TABLE}"
-    );
+    let mut script = APPLIED_TABLE.to_owned();
     for migration in pending {
         let checksum: String = migration.checksum.iter().map(|byte| format!("{byte:02x}")).collect();
         let sql = migration.sql.trim_end();
@@ -206,7 +288,12 @@ pub async fn script(connection: &mut PgConnection) -> Result<Option<String>, sql
             migration.description.replace('\'', "''"),
         );
     }
-    Ok(Some(script + "COMMIT;\n"))
+    Ok(Some(script))
+}
+
+/// Returns whether schema `tidegate` exists.
+async fn exists(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query("SELECT to_regnamespace('tidegate') IS NOT NULL").fetch_one(connection).await?.try_get(0)
 }
 
 /// Writes the rights that a daemon needs on schema `tidegate` when another role owns it, as SQL.

@@ -2,14 +2,20 @@
 //! in `agreement_cases.rs` describes an environment, in which both commands are run.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use sqlx::Connection as _;
-use tidegate_harness::{Daemon, DaemonSpec, Kafka, Postgres, PostgresSpec, Record, free_port, shared, unique_name};
+use tidegate_harness::{
+    Daemon, DaemonSpec, Kafka, Postgres, PostgresSpec, Record, eventually, free_port, shared, unique_name,
+};
 
 use crate::agreement_cases::{CASES, Case};
+use crate::agreement_event_triggers::EVENT_TRIGGER_CASES;
 use crate::agreement_more_cases::MORE_CASES;
+use crate::agreement_odd_cases::ODD_CASES;
 use crate::cli::tidegate;
 use crate::cli_verify::transaction;
 use crate::support::{PATIENCE, program};
@@ -19,8 +25,16 @@ use crate::support::{PATIENCE, program};
 pub(crate) const RECORDS: i32 = 300;
 /// How many environments are tested at the same time.
 const AT_ONCE: usize = 3;
+/// The longest wait of one poll of the other member.
+const POLL: Duration = Duration::from_millis(100);
 /// Parts of log lines of a daemon that waits for something that won't happen without manual action.
-const WAITS: [&str; 4] = ["can't start yet", "denies access", "waiting for Postgres", "GroupAuthorizationFailed"];
+const WAITS: [&str; 5] = [
+    "can't start yet",
+    "denies access",
+    "waiting for Postgres",
+    "GroupAuthorizationFailed",
+    "share the partitions by another protocol",
+];
 
 /// The broker, the server and the topic that all environments share.
 pub(crate) struct Ground {
@@ -156,8 +170,34 @@ fn more_topics(kafka: &Kafka, topic: &str) {
     transaction(kafka.bootstrap_servers(), &make("transactions", &[]), 50, false);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn run_flows_if_and_only_if_check_says_ready() {
+/// Returns the only member of a group whose members share the partitions by `range`. It reads no topic that the cases read.
+fn other_member(ground: &Ground) -> BaseConsumer {
+    let member: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &ground.bootstrap_servers)
+        .set("group.id", format!("{}_range", ground.topic))
+        .set("partition.assignment.strategy", "range")
+        .create()
+        .expect("a consumer");
+    member.subscribe(&[&format!("{}_empty", ground.topic)]).expect("it subscribes");
+    eventually("the other member has joined", PATIENCE, || {
+        drop(member.poll(POLL));
+        member.assignment().is_ok_and(|all| all.count() > 0)
+    })
+    .expect("within its time");
+    member
+}
+
+/// Sets the flag when it is dropped, so also if a case panics.
+struct Sets<'a>(&'a AtomicBool);
+
+impl Drop for Sets<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs both commands in each of these environments.
+fn agree(cases: &[&'static Case]) {
     let kafka = shared::kafka().expect("Kafka starts");
     let topic = unique_name("agree");
     kafka.create_topic(&topic, 2, &[]).expect("the topic is made");
@@ -167,7 +207,6 @@ async fn run_flows_if_and_only_if_check_says_ready() {
     let bootstrap_servers = kafka.bootstrap_servers().to_owned();
     let postgres = shared::postgres().expect("Postgres starts");
     let ground = Ground { bootstrap_servers, postgres, topic };
-    let cases: Vec<&'static Case> = CASES.iter().chain(MORE_CASES).collect();
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let runtime = tokio::runtime::Handle::current();
     let work = || {
@@ -177,16 +216,41 @@ async fn run_flows_if_and_only_if_check_says_ready() {
             }
         }
     };
+    let (member, is_over) = (other_member(&ground), AtomicBool::new(false));
+    let stay = || {
+        while !is_over.load(Ordering::Relaxed) {
+            drop(member.poll(POLL));
+        }
+    };
     tokio::task::block_in_place(|| {
-        std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
+        std::thread::scope(|all| {
+            let _over = Sets(&is_over);
+            all.spawn(stay);
+            std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
+        });
     });
     let wrong = wrong.into_inner().expect("no panic");
     assert!(wrong.is_empty(), "{} of {} environments:{}", wrong.len(), cases.len(), wrong.join("\n"));
     println!("{} environments, no disagreement", cases.len());
 }
 
-/// A standby accepts no writes, and `run` waits until it is promoted. If the URL names several servers, the daemon uses the one
-/// that accepts writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn run_flows_if_and_only_if_check_says_ready() {
+    agree(&CASES.iter().chain(MORE_CASES).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn run_flows_if_and_only_if_check_says_ready_in_odd_environments() {
+    agree(&ODD_CASES.iter().collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn run_flows_if_and_only_if_check_says_ready_where_event_triggers_refuse() {
+    agree(&EVENT_TRIGGER_CASES.iter().collect::<Vec<_>>());
+}
+
+/// A standby accepts no writes, and `run` waits until it is promoted. If the URL names several servers, the one that accepts
+/// writes is used.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_standby_is_named_by_check_and_run_does_not_flow() {
     let kafka = shared::kafka().expect("Kafka starts");
@@ -251,7 +315,35 @@ async fn a_commit_that_waits_for_a_standby_that_is_away_is_named_by_check() {
     assert!(flowed, "{log}");
 }
 
-/// Adds an ACL for clients without a user. `kind` is `--allow-principal` or `--deny-principal`.
+/// Neither an address of another machine nor a port that another program has lets a daemon start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_address_where_no_daemon_can_listen_is_named_by_check() {
+    let kafka = shared::kafka().expect("Kafka starts");
+    let topic = unique_name("listen");
+    kafka.create_topic(&topic, 1, &[]).expect("the topic is made");
+    kafka.produce(&topic, [Record::new(r#"{"id":1,"name":"v","lat":1.5}"#)]).expect("Kafka takes it");
+    let bootstrap_servers = kafka.bootstrap_servers().to_owned();
+    let ground = Ground { bootstrap_servers, postgres: shared::postgres().expect("Postgres starts"), topic };
+    let environment = Environment::new(&ground, &CASES[0]).await;
+    environment.sql("listen", crate::agreement_cases::BASE).await;
+    let config = environment.config("{role}", "{name}", crate::agreement_cases::APPEND, "");
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = other.local_addr().expect("it has an address").to_string();
+    let (_, free) = config.split_once("listen = \"").expect("it listens");
+    let free = free.split_once('"').expect("the address ends").0.to_owned();
+    for (listen, says) in [(taken.as_str(), "http.listen"), ("192.0.2.1:9464", "http.listen"), (&free, "ready")] {
+        let config = config.replace(&format!("listen = \"{free}\""), &format!("listen = \"{listen}\""));
+        let (checked, (flowed, log)) = tokio::task::block_in_place(|| (tidegate(&config, &["check"]), flows(&config)));
+        assert_eq!(
+            (checked.code == 0, flowed),
+            (says == "ready", says == "ready"),
+            "{listen}: {checked}\n--- run\n{log}"
+        );
+        assert!(checked.out.contains(says), "{checked}");
+    }
+}
+
+/// Gives the brokers' anonymous user a rule, by `--allow-principal` or `--deny-principal`.
 fn rule(bootstrap_servers: &str, kind: &str, arguments: &[&str]) {
     let jars = tidegate_harness::fetch::kafka().expect("Kafka is here");
     let run = std::process::Command::new("java")

@@ -26,26 +26,30 @@ GRANT INSERT ON rides TO {role};";
 
 pub(crate) const APPEND: &str =
     "topics = [\"{topic}\"]\ntable.name = \"rides\"\ncolumns = { id = \"id\", name = \"name\", lat = \"lat\" }";
-const SORTED: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", sort_by = [\"id\"] }\n\
+pub(crate) const SORTED: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", sort_by = [\"id\"] }\n\
                       columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
 pub(crate) const UPSERT: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"upsert\", key = [\"id\"] }\n\
                       columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
-const INSERT_NEW: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"insert_new\", key = [\"id\"] }\n\
+pub(crate) const INSERT_NEW: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"insert_new\", key = [\"id\"] }\n\
                           columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
-const CREATE: &str = "topics = [\"{topic}\"]\ntable = { name = \"made\", create = true }\n\
+pub(crate) const CREATE: &str = "topics = [\"{topic}\"]\ntable = { name = \"made\", create = true }\n\
                       columns = { id = { field = \"id\", type = \"int8\" }, name = { field = \"name\", type = \"text\" } }";
 
-const EVOLVE: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", evolve = \"add\" }";
-const BY_TIME: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", partition_by = { column = \"at\", interval = \"1 day\" } }\n\
+pub(crate) const EVOLVE: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", evolve = \"add\" }";
+pub(crate) const BY_TIME: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", partition_by = { column = \"at\", interval = \"1 day\" } }\n\
                        columns = { id = \"id\", at = { meta = \"timestamp\" } }";
 const ROUTED: &str = "topics = [\"{topic}\"]\ntable.name = \"rides_{NAME}\"\ncolumns = { id = \"id\", lat = \"lat\" }";
-const ROUTED_CREATE: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides_{NAME}\", create = true }\n\
+pub(crate) const ROUTED_CREATE: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides_{NAME}\", create = true }\n\
                              columns.id = { field = \"id\", type = \"int8\" }";
-const ROUTED_UPSERT: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides_{NAME}\", mode = \"upsert\", key = [\"id\"] }\n\
+pub(crate) const ROUTED_UPSERT: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides_{NAME}\", mode = \"upsert\", key = [\"id\"] }\n\
                              columns = { id = \"id\", lat = \"lat\" }";
 
 const DEFAULT: Case =
     Case { name: "", database: "", before: None, sql: "", session: "", pipeline: APPEND, ready: true, says: "ready" };
+
+/// A drain of another topic that creates the ledger.
+pub(crate) const LEDGER_MADE: Option<(&str, &str, &str)> =
+    Some(("{role}", "other", "group = \"{name}-other\"\ntopics = [\"{topic}_empty\"]\ntable.name = \"rides\""));
 
 /// Returns a case in which the pipeline is ready after this SQL.
 pub(crate) const fn ready(name: &'static str, sql: &'static str) -> Case {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tidegate_harness::{Record, eventually, eventually_async, usage};
+use tidegate_harness::{Kafka, KafkaSpec, Record, eventually, eventually_async, shared, usage};
 
 use crate::accounting::{await_metric, counted, with_limits};
 use crate::support::{PATIENCE, World};
@@ -53,6 +53,33 @@ async fn a_single_record_waits_for_max_age() {
     assert!(took >= Duration::from_millis(1_500), "{took:?}");
     let by_age = || daemon.metric("tidegate_batches_total", &[("trigger", "age")]) == Some(1.0);
     eventually("the batch is counted", PATIENCE, by_age).expect("it is counted");
+}
+
+/// A batch holds records of every partition, and a claim takes all partitions of an assignment. So the numbers of transactions
+/// depend on the records and on the rounds of claims, and not on the number of partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_partitions_need_no_more_transactions_than_a_few() {
+    const PARTITIONS: i32 = 1_000;
+    const RECORDS: i32 = 50_000;
+    const ROWS: i64 = 5_000;
+    let kafka = crate::kafka_health::leak(Kafka::start(&KafkaSpec::single()).expect("Kafka starts"));
+    let world = World::on(kafka, shared::postgres().expect("Postgres starts"), PARTITIONS).await;
+    world.sql("CREATE TABLE rides (seq bigint, name text)").await;
+    let config = world.config(&format!("table.name = \"rides\"\nbatch = {{ max_rows = {ROWS}, max_age = \"10s\" }}"));
+    let transactions =
+        async |table: &str| world.number(&format!("SELECT count(DISTINCT xmin::text) FROM {table}")).await;
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.ledger").await, i64::from(PARTITIONS));
+    // Each row of the ledger has the transaction that claimed it.
+    let claims = transactions("tidegate.ledger").await;
+    assert!(claims <= 10, "{claims} transactions claimed the partitions\n{log}");
+    world.produce_numbered(0..RECORDS, PARTITIONS);
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    world.assert_exact(RECORDS.into()).await;
+    let writes = transactions("rides").await;
+    assert!(writes <= 2 * i64::from(RECORDS) / ROWS, "{writes} transactions wrote the rows\n{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

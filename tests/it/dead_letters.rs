@@ -297,6 +297,30 @@ async fn five_bad_rows_of_a_batch_cost_three_copies_each() {
     assert!(copies <= 17, "{copies} copies");
 }
 
+/// A deferred trigger raises its error at COMMIT, which has the SQLSTATE that the trigger chooses. Postgres's reply alone doesn't
+/// prove that nothing was committed, so the ledger is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_a_deferred_trigger_refuses_is_a_dead_letter_whatever_the_sqlstate() {
+    for sqlstate in ["P0001", "TG001", "42P01"] {
+        let world = World::new(1).await;
+        world
+            .sql(&format!(
+                "CREATE TABLE rides (seq bigint);
+                 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                 BEGIN IF NEW.seq = 7 THEN RAISE 'not this one' USING ERRCODE = '{sqlstate}'; END IF; RETURN NULL; END $$;
+                 CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON rides DEFERRABLE INITIALLY DEFERRED
+                     FOR EACH ROW EXECUTE FUNCTION refuse()"
+            ))
+            .await;
+        world.produce((0..100).map(|seq| Record::new(format!(r#"{{"seq":{seq}}}"#)).to(0)));
+        let (code, log) = world.drain(&world.config("table.name = \"rides\""));
+        assert_eq!(code, Some(0), "{sqlstate}: {log}");
+        assert_eq!(world.number("SELECT count(*) FROM rides").await, 99, "{sqlstate}: {log}");
+        let letters = "SELECT string_agg(record_offset || ' ' || sqlstate, ',') FROM tidegate.dead_letter";
+        assert_eq!(world.text(letters).await, format!("7 {sqlstate}"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn when_every_row_is_refused_the_dead_letter_budget_stops_the_pipeline_before_the_ledger_advances() {
     let world = World::new(1).await;

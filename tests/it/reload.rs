@@ -116,7 +116,7 @@ async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_
     let daemon = world.daemon(&pair.config("", ""));
     daemon.await_ready(PATIENCE).expect("it is ready");
     let before = (rebalances(&daemon, &world.name), rebalances(&daemon, other));
-    hang_up(&daemon, &pair.again(&daemon, "batch.max_row = 7", ""));
+    hang_up(&daemon, &pair.again(&daemon, "batch.max_row = 7\nbatch.max_byte = 7", "consumer = 2"));
     let refused = daemon.await_log("the new configuration is refused", PATIENCE).expect("it says why");
     assert!(refused.contains("did you mean max_rows?"), "{refused}");
     reloads(&daemon, "failure", 1.0);
@@ -126,7 +126,11 @@ async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_
         status["timeline"].as_array().is_some_and(|all| all.iter().any(|event| event["kind"] == "reload"))
     };
     assert!(status().contains("The last reload was refused"), "{}", status());
-    assert!(status().contains("batch.max_row: unknown key"), "{}", status());
+    let ran = tidegate(&pair.again(&daemon, "", ""), &["status"]).ok();
+    for fault in ["batch.max_row: unknown key", "batch.max_byte: unknown key", "consumer: unknown key"] {
+        assert!(status().contains(fault), "{fault}: {}", status());
+        assert!(ran.out.contains(fault), "{fault}: {ran}");
+    }
     daemon.await_until("the timeline has it", PATIENCE, timeline).expect("it has");
     assert_eq!(daemon.metric("tidegate_config_last_reload_successful", &[]), Some(0.0));
     world.produce((0..50).map(|n| numbered(n, 1)));

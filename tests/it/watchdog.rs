@@ -108,7 +108,7 @@ async fn a_consumer_rebuilt_in_the_middle_of_a_drain_loses_nothing() {
     for at in [5_000, 20_000, 35_000] {
         eventually("rows are written", PATIENCE, || consumer.rows() >= at).expect("it flows");
         let before = world.number("SELECT max(epoch) FROM tidegate.ledger").await;
-        consumer.ask_rebuild();
+        consumer.ask_rebuild("the test asks");
         let epochs = "SELECT min(epoch) FROM tidegate.ledger";
         eventually_async("each partition is claimed again", PATIENCE, async || world.number(epochs).await > before)
             .await

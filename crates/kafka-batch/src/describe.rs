@@ -1,6 +1,7 @@
-//! Asks the brokers which operations on a consumer group they allow a client. `rdkafka` has no call for this.
+//! What the brokers say about a consumer group: which operations they allow a client, and the names of its members. `rdkafka` has
+//! no call for either.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
@@ -18,6 +19,26 @@ pub fn may_read_group<C: ClientContext>(
     group: &str,
     timeout: Duration,
 ) -> KafkaResult<Option<bool>> {
+    describe(client, group, timeout, operations).map(Option::flatten)
+}
+
+/// Returns the names (`group.instance.id`) of the members of a group that have one; none if the group doesn't exist. Blocks for
+/// at most `timeout`, and changes nothing.
+///
+/// # Errors
+/// Any failure of the request.
+pub fn named_members<C: ClientContext>(client: &Client<C>, group: &str, timeout: Duration) -> KafkaResult<Vec<String>> {
+    describe(client, group, timeout, names).map(Option::unwrap_or_default)
+}
+
+/// Describes a group, and reads the description by `read`. Returns `None` if the broker describes nothing, or if the group doesn't
+/// exist.
+fn describe<C: ClientContext, T>(
+    client: &Client<C>,
+    group: &str,
+    timeout: Duration,
+    read: impl FnOnce(*const rd::rd_kafka_ConsumerGroupDescription_t) -> T,
+) -> KafkaResult<Option<T>> {
     let milliseconds = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
     let name = CString::new(group).map_err(KafkaError::Nul)?;
     let handle = client.native_ptr();
@@ -41,21 +62,17 @@ pub fn may_read_group<C: ClientContext>(
     // SAFETY: the event is alive; for an event of another kind the result is null.
     let result = unsafe { rd::rd_kafka_event_DescribeConsumerGroups_result(event.get()) };
     let mut count = 0;
-    if !result.is_null() {
-        // SAFETY: the result belongs to the event, which is alive.
-        let groups = unsafe { rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count) };
-        if count > 0 {
-            // SAFETY: the array has `count` entries, which belong to the event.
-            return operations(unsafe { *groups });
-        }
+    if result.is_null() {
+        return Ok(None);
     }
-    Ok(None)
-}
-
-/// Returns whether the operations that are allowed on a described group include reading. `None` means that the broker doesn't
-/// say.
-fn operations(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> KafkaResult<Option<bool>> {
-    // SAFETY: the description is alive as long as its event, which the caller holds.
+    // SAFETY: the result belongs to the event, which is alive.
+    let groups = unsafe { rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count) };
+    if count == 0 {
+        return Ok(None);
+    }
+    // SAFETY: the array has `count` entries, which belong to the event.
+    let group = unsafe { *groups };
+    // SAFETY: the description is alive as long as its event.
     let error = unsafe { rd::rd_kafka_ConsumerGroupDescription_error(group) };
     if !error.is_null() {
         // SAFETY: the error belongs to the description.
@@ -66,21 +83,42 @@ fn operations(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> KafkaRes
             return Ok(None);
         }
         if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return Err(KafkaError::AdminOp(RDKafkaErrorCode::from(code)));
+            return failed(code);
         }
     }
+    Ok(Some(read(group)))
+}
+
+/// Returns the names of a described group's members. The caller holds the event to which the description belongs.
+fn names(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> Vec<String> {
+    // SAFETY: the description is alive.
+    let count = unsafe { rd::rd_kafka_ConsumerGroupDescription_member_count(group) };
+    let name = |index| {
+        // SAFETY: the description is alive, and has a member of each index below the count.
+        let member = unsafe { rd::rd_kafka_ConsumerGroupDescription_member(group, index) };
+        // SAFETY: the member belongs to the description.
+        let name = unsafe { rd::rd_kafka_MemberDescription_group_instance_id(member) };
+        // SAFETY: the name belongs to the member, and ends with a zero; a member without a name has null.
+        (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
+    };
+    (0..count).filter_map(name).collect()
+}
+
+/// Returns whether a described group's operations include reading; `None` if the broker doesn't say. The caller holds the event to
+/// which the description belongs.
+fn operations(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> Option<bool> {
     let mut count = 0;
-    // SAFETY: as above.
+    // SAFETY: the description is alive.
     let allowed = unsafe { rd::rd_kafka_ConsumerGroupDescription_authorized_operations(group, &raw mut count) };
     if allowed.is_null() {
-        return Ok(None);
+        return None;
     }
     // Compare the operations as numbers: a broker may know operations that the bindings don't.
     let read = rd::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ as c_int;
     let allowed = allowed.cast::<c_int>();
     // SAFETY: the array has `count` entries of the size of a C enum, which belong to the description.
     let allowed = unsafe { std::slice::from_raw_parts(allowed, count) };
-    Ok(Some(allowed.contains(&read)))
+    Some(allowed.contains(&read))
 }
 
 /// The options of the request.

@@ -102,7 +102,7 @@ mod queue;
 
 pub use bulk::{Bulk, Fault, Headers, Item, Record, Records, Run};
 pub use credentials::{OAuthToken, set_oauth_token, set_password};
-pub use describe::may_read_group;
+pub use describe::{may_read_group, named_members};
 pub use exit::exit_now;
 pub use member::is_member;
 pub use queue::BatchQueue;

@@ -158,6 +158,9 @@ pub struct WriteError {
 pub enum Cause {
     /// The connection broke, or the server's reply could not be parsed.
     Connection(String),
+    /// No server was asked, because the address or the password can't be had: a file, a program or the URL is at fault. The text
+    /// says which.
+    Unasked(String),
     /// No reply came within one of our deadlines. The text adds further information, if there is any.
     Deadline(Duration, Option<String>),
     /// The server reported an error.
@@ -191,7 +194,7 @@ impl WriteError {
     /// Returns what the error means.
     pub fn disposition(&self) -> Disposition {
         match &self.cause {
-            Cause::Connection(_) | Cause::Deadline(..) => Disposition::Outage,
+            Cause::Connection(_) | Cause::Unasked(_) | Cause::Deadline(..) => Disposition::Outage,
             Cause::NoPartition(_) => Disposition::Plan,
             Cause::Conflict(_) => Disposition::Stop,
             Cause::Postgres(error) if error.policy && matches!(self.stage, Stage::Copy | Stage::Commit) => {
@@ -216,7 +219,12 @@ impl WriteError {
                 if error.severity == Severity::Error && matches!(error.sqlstate.get(..2), Some("23" | "40")))
     }
 
-    /// Returns the error from the server; `None` if the cause is another one.
+    /// Returns whether the server refused a statement, and its session goes on.
+    pub fn is_refusal(&self) -> bool {
+        matches!(&self.cause, Cause::Postgres(error) if error.severity == Severity::Error)
+    }
+
+    /// Returns the server's error, if it is one.
     pub fn postgres(&self) -> Option<&PostgresError> {
         match &self.cause {
             Cause::Postgres(error) => Some(error),
@@ -230,7 +238,7 @@ impl WriteError {
         match &self.cause {
             Cause::Deadline(..) => true,
             Cause::Postgres(error) => error.sqlstate == "57014",
-            Cause::Connection(_) | Cause::NoPartition(_) | Cause::Conflict(_) => false,
+            Cause::Connection(_) | Cause::Unasked(_) | Cause::NoPartition(_) | Cause::Conflict(_) => false,
         }
     }
 
@@ -246,14 +254,14 @@ impl WriteError {
             Cause::Postgres(error) => {
                 error.note = Some(error.note.take().map_or(about.clone(), |note| format!("{note}; {about}")));
             }
-            Cause::Connection(_) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
+            Cause::Connection(_) | Cause::Unasked(_) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
         }
     }
 
     /// Returns the label value for `retries_total`.
     pub fn sqlstate_class(&self) -> String {
         match &self.cause {
-            Cause::Connection(_) => "connection".to_owned(),
+            Cause::Connection(_) | Cause::Unasked(_) => "connection".to_owned(),
             Cause::Deadline(..) => "deadline".to_owned(),
             Cause::NoPartition(_) => "partition".to_owned(),
             Cause::Conflict(_) => "conflict".to_owned(),
@@ -279,7 +287,7 @@ impl fmt::Display for WriteError {
                 write!(f, "Postgres gave no answer at {stage} within {limit:?}")?;
                 note.iter().try_for_each(|note| write!(f, "; {note}"))
             }
-            Cause::Conflict(what) => f.write_str(what),
+            Cause::Unasked(what) | Cause::Conflict(what) => f.write_str(what),
             Cause::NoPartition(error) => write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message),
             Cause::Postgres(error) => {
                 write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message)?;

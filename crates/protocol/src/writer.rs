@@ -233,74 +233,83 @@ impl<S: Store> Writer<S> {
                     }
                     hint = None;
                 }
-                Err(Failure::Write { error, until }) if error.outcome_unknown() => {
-                    self.listener.on(&Event::CommitUnknown(&error));
-                    self.store.disconnect();
-                    let spans = batch.spans(start..until);
-                    if self.settle(batch, &spans, SettleCause::Commit, until == batch.len(), outcomes).await? {
-                        self.committed(batch, start..until);
-                        return Ok(until);
+                Err(Failure::Write { error, until }) => {
+                    if error.outcome_unknown() {
+                        self.listener.on(&Event::CommitUnknown(&error));
+                        self.store.disconnect();
+                        let spans = batch.spans(start..until);
+                        if self.settle(batch, &spans, SettleCause::Commit, until == batch.len(), outcomes).await? {
+                            self.committed(batch, start..until);
+                            return Ok(until);
+                        }
+                        // Nothing was committed. A lost connection says nothing more. But if Postgres refused the COMMIT, as a
+                        // deferred trigger can with any error, the next COMMIT would be refused too.
+                        if !error.is_refusal() {
+                            continue;
+                        }
+                    }
+                    match error.disposition() {
+                        // The poison search handles refusals of records where they occur. One that occurs outside of a COPY names no
+                        // record.
+                        Disposition::Record if hint.is_some() => {
+                            self.store.disconnect();
+                            return Err(Stopped::NoRecordAlone(error.into()));
+                        }
+                        // Postgres accepted no other record of the window.
+                        Disposition::Suspect if hint.is_some() => {
+                            self.store.disconnect();
+                            return Err(Stopped::Refused(error.into()));
+                        }
+                        Disposition::Record | Disposition::Suspect => {
+                            self.store.rollback().await;
+                            hint = Some(error.postgres().and_then(|error| error.row));
+                        }
+                        Disposition::Plan => {
+                            // If the error came from another statement than the COPY, drop the connection: its other prepared
+                            // statements may be as old as the plan.
+                            match error.stage {
+                                Stage::Copy => self.store.rollback().await,
+                                _ => self.store.disconnect(),
+                            }
+                            // If another writer of the pipeline had the same error, it may have made the new plan already.
+                            if self.store.newest_plan() != batch.plan_version {
+                                continue;
+                            }
+                            let what = error.postgres().map(|error| error.sqlstate.clone()).unwrap_or_default();
+                            if replanned_for.as_ref() == Some(&what) {
+                                // Deferred triggers run at COMMIT.
+                                let of_rows = matches!(error.stage, Stage::Copy | Stage::Commit);
+                                let copying = matches!(error.cause, Cause::Postgres(_)) && of_rows;
+                                if hint.is_some() || !copying {
+                                    return Err(Stopped::PlanUnmended(error.into()));
+                                }
+                                plan_is_right = true;
+                                hint = Some(error.postgres().and_then(|error| error.row));
+                                continue;
+                            }
+                            self.listener.on(&Event::CatalogChanged(&error));
+                            replanned_for = Some(what);
+                            self.replan().await?;
+                        }
+                        Disposition::Outage => {
+                            timeouts += u32::from(error.timed_out());
+                            let mut error = error;
+                            if error.timed_out() && end - start == 1 {
+                                error.blame(&batch.record(start));
+                            }
+                            if timeouts >= TIMEOUTS_BEFORE_HALVING && end - start > 1 {
+                                timeouts = 0;
+                                self.window_max = ((end - start) / 2).max(1);
+                                self.listener.on(&Event::WindowHalved { records: self.window_max });
+                            }
+                            self.wait_or_stop(error).await?;
+                        }
+                        Disposition::Stop => {
+                            self.store.disconnect();
+                            return Err(Stopped::Refused(error.into()));
+                        }
                     }
                 }
-                Err(Failure::Write { error, .. }) => match error.disposition() {
-                    // The poison search handles refusals of records where they occur. One that occurs outside of a COPY names no
-                    // record.
-                    Disposition::Record if hint.is_some() => {
-                        self.store.disconnect();
-                        return Err(Stopped::NoRecordAlone(error.into()));
-                    }
-                    // The poison search ran, and Postgres accepted no other record of the window.
-                    Disposition::Suspect if hint.is_some() => {
-                        self.store.disconnect();
-                        return Err(Stopped::Refused(error.into()));
-                    }
-                    Disposition::Record | Disposition::Suspect => {
-                        self.store.rollback().await;
-                        hint = Some(error.postgres().and_then(|error| error.row));
-                    }
-                    Disposition::Plan => {
-                        // If the error came from another statement than the COPY, drop the connection: its other prepared
-                        // statements may be as old as the plan.
-                        match error.stage {
-                            Stage::Copy => self.store.rollback().await,
-                            _ => self.store.disconnect(),
-                        }
-                        // If another writer of the pipeline had the same error, it may have made the new plan already.
-                        if self.store.newest_plan() != batch.plan_version {
-                            continue;
-                        }
-                        let what = error.postgres().map(|error| error.sqlstate.clone()).unwrap_or_default();
-                        if replanned_for.as_ref() == Some(&what) {
-                            let copying = matches!(error.cause, Cause::Postgres(_)) && error.stage == Stage::Copy;
-                            if hint.is_some() || !copying {
-                                return Err(Stopped::PlanUnmended(error.into()));
-                            }
-                            plan_is_right = true;
-                            hint = Some(error.postgres().and_then(|error| error.row));
-                            continue;
-                        }
-                        self.listener.on(&Event::CatalogChanged(&error));
-                        replanned_for = Some(what);
-                        self.replan().await?;
-                    }
-                    Disposition::Outage => {
-                        timeouts += u32::from(error.timed_out());
-                        let mut error = error;
-                        if error.timed_out() && end - start == 1 {
-                            error.blame(&batch.record(start));
-                        }
-                        if timeouts >= TIMEOUTS_BEFORE_HALVING && end - start > 1 {
-                            timeouts = 0;
-                            self.window_max = ((end - start) / 2).max(1);
-                            self.listener.on(&Event::WindowHalved { records: self.window_max });
-                        }
-                        self.wait_or_stop(error).await?;
-                    }
-                    Disposition::Stop => {
-                        self.store.disconnect();
-                        return Err(Stopped::Refused(error.into()));
-                    }
-                },
             }
         }
     }

@@ -7,6 +7,7 @@ use sqlx::{Executor, PgConnection, Row};
 use tidegate_rows::catalog::Catalog;
 use tidegate_rows::ddl;
 
+use super::event_triggers::EventTriggers;
 use super::report::PipelineReport;
 use super::rights;
 use crate::cli::{reach, show};
@@ -37,15 +38,18 @@ pub(super) async fn would_make(
     let (create, after) = statements.split_at(statements.len() - pipeline.table.after_create.len());
     let create = create.join(";\n");
     let begin = format!("BEGIN;\n{create}");
-    connection.execute(begin.as_str()).await.map_err(|error| {
-        reach::failed(
-            &format!("pipelines.{}.table.create: can't create `{}`", pipeline.name, pipeline.table.name),
-            error,
-        )
-    })?;
+    let what = format!("can't create `{}` (pipelines.{}.table.create)", pipeline.table.name, pipeline.name);
+    let triggers = EventTriggers::read(connection).await.map_err(failed)?;
+    if let Err(error) = connection.execute(begin.as_str()).await {
+        let remedy = triggers.map(|triggers| format!("; {}", triggers.remedy())).unwrap_or_default();
+        return Err(reach::failed_with(&what, error, &remedy));
+    }
     let faults = report.faults.len();
     let ran = after_create(connection, pipeline, after, report).await.map_err(failed)?;
     let found = catalog::load(connection, &pipeline.table.name).await.map_err(failed)?;
+    if let Some(triggers) = triggers {
+        triggers.effects(connection, &format!("`{}`", pipeline.table.name), report).await.map_err(failed)?;
+    }
     connection.execute("ROLLBACK").await.map_err(failed)?;
     if report.faults.len() > faults {
         return Ok(None);

@@ -14,6 +14,7 @@ use tidegate_rows::spec::WriteMode;
 use tidegate_rows::write_mode::is_staged;
 
 use super::creation::would_make;
+use super::event_triggers::EventTriggers;
 use super::report::PipelineReport;
 use super::rights;
 use super::stand_in::Trials;
@@ -63,7 +64,7 @@ pub(super) async fn check(
     server(open, pipeline, report).await.map_err(failed)?;
     capacity::check(open, config, report).await.map_err(failed)?;
     if pipeline.table.route.is_some() {
-        rights::on_ledger(open, report).await.map_err(failed)?;
+        ledger(open, report).await.map_err(failed)?;
         if !report.grants.is_empty() {
             return Ok(None);
         }
@@ -74,7 +75,7 @@ pub(super) async fn check(
     if let Some(postgres) = &mut report.postgres {
         postgres.table_exists = found.is_some();
     }
-    rights::on_ledger(open, report).await.map_err(failed)?;
+    ledger(open, report).await.map_err(failed)?;
     let (found, make_table) = match found {
         Some(found) => {
             table(open, pipeline, &found, report).await.map_err(failed)?;
@@ -92,7 +93,35 @@ pub(super) async fn check(
     };
     mapping(pipeline, &found, report);
     let source = planned(PlanSource::for_trial(pipeline, found), report)?;
-    Ok(source.map(|source| Plans { source, make_table }))
+    accepted(open, pipeline, source.map(|source| Plans { source, make_table }), report).await.map_err(failed)
+}
+
+/// Checks whether the ledger's schema and tables exist or can be created.
+async fn ledger(connection: &mut PgConnection, report: &mut PipelineReport) -> Result<(), sqlx::Error> {
+    let faults = report.faults.len();
+    rights::on_ledger(connection, report).await?;
+    if report.faults.len() == faults
+        && let Some(triggers) = EventTriggers::read(connection).await?
+    {
+        triggers.on_ledger(connection, report).await?;
+    }
+    Ok(())
+}
+
+/// Returns the plans, unless an event trigger refuses a table that they need. The report then says which one.
+async fn accepted(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    plans: Option<Plans>,
+    report: &mut PipelineReport,
+) -> Result<Option<Plans>, sqlx::Error> {
+    // If rights are missing, a refusal would be due to these.
+    if !report.grants.is_empty() {
+        return Ok(plans);
+    }
+    let Some(triggers) = EventTriggers::read(connection).await? else { return Ok(plans) };
+    let Some(plans) = plans else { return Ok(None) };
+    Ok(triggers.on_tables(connection, pipeline, &plans, report).await?.then_some(plans))
 }
 
 /// Puts the plan into the report, and returns it. If there is no plan, reports why and returns `None`. Fails if Postgres can't
@@ -151,7 +180,7 @@ pub(super) async fn for_named(
     let make_table = (!statements.is_empty()).then(|| statements.join(";\n"));
     report.ddl = (!shown.is_empty()).then(|| shown.join(";\n"));
     let source = planned(PlanSource::of_routes(pipeline, catalogs), report)?;
-    Ok(source.map(|source| Plans { source, make_table }))
+    accepted(open, pipeline, source.map(|source| Plans { source, make_table }), report).await.map_err(failed)
 }
 
 /// Returns how the newest records can be tried without a lasting change; `None` if there is no such way.
@@ -185,6 +214,11 @@ pub(super) async fn trials(
             "the newest records were not tried: the table's defaults or triggers may draw from sequences, which no rollback undoes, and the role may not create the temporary table that replaces it (GRANT TEMP ON DATABASE)"
                 .to_owned(),
         );
+        return Ok(None);
+    }
+    if let Some(triggers) = EventTriggers::read(open).await.map_err(failed)?
+        && !triggers.on_trials(open, plans.make_table.as_deref(), &trials, report).await.map_err(failed)?
+    {
         return Ok(None);
     }
     Ok(Some(trials))

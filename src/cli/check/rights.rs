@@ -65,6 +65,9 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
         );
     }
     let state = if usage && may_look { schema::state(connection).await? } else { schema::State::Current };
+    if matches!(state, schema::State::Behind) {
+        to_lock(connection, "pg_advisory_lock", report).await?;
+    }
     match state {
         _ if !made && !create => report.lacks(
             format!("`{user}` may not create tables in schema `tidegate`"),
@@ -130,8 +133,29 @@ pub(super) async fn to_make(
             format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}"),
         );
     }
+    to_lock(connection, "pg_advisory_xact_lock", report).await?;
     to_stage(connection, pipeline, &Catalog::without_columns(name.clone()), report).await?;
     Ok(exists && usage && create)
+}
+
+/// Reports it if the role may not call a function that takes an advisory lock, under which instances create tables, columns and
+/// partitions one at a time.
+async fn to_lock(
+    connection: &mut PgConnection,
+    function: &str,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
+    let function = format!("pg_catalog.{function}(bigint)");
+    let row = sqlx::query("SELECT has_function_privilege($1, 'EXECUTE'), quote_ident(current_user)");
+    let row = row.bind(&function).fetch_one(connection).await?;
+    if !row.try_get::<bool, _>(0)? {
+        let user: String = row.try_get(1)?;
+        report.lacks(
+            format!("`{user}` may not call `{function}`"),
+            format!("GRANT EXECUTE ON FUNCTION {function} TO {user}"),
+        );
+    }
+    Ok(())
 }
 
 /// Returns whether the role may create temporary tables.
@@ -223,6 +247,9 @@ pub(super) async fn on_table(
     }
     sequences(connection, found, &user, report).await?;
     to_stage(connection, pipeline, found, report).await?;
+    if pipeline.table.evolve || pipeline.table.partition_by.is_some() || pipeline.table.route.is_some() {
+        to_lock(connection, "pg_advisory_lock", report).await?;
+    }
     if pipeline.table.evolve && !owns {
         report.lacks(
             format!(

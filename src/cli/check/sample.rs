@@ -245,10 +245,16 @@ pub(in crate::cli) async fn ranges(
 }
 
 fn trouble(stopped: &Stopped) -> FatalError {
-    let what = format!("the trial of the newest records: {stopped}");
+    let text = format!("the trial of the newest records: {stopped}");
     match stopped {
-        Stopped::Outage(_) => FatalError::Unavailable(what),
-        _ => FatalError::Config(what),
+        Stopped::Outage(_) => FatalError::Unavailable(text),
+        Stopped::Refused(error) | Stopped::NoRecordAlone(error) | Stopped::PlanUnmended(error) => {
+            match error.postgres() {
+                Some(error) => FatalError::Refused { text, sqlstate: error.sqlstate.clone() },
+                None => FatalError::Config(text),
+            }
+        }
+        _ => FatalError::Config(text),
     }
 }
 

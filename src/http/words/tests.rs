@@ -94,9 +94,14 @@ fn a_refused_reload_is_said_until_one_is_applied() {
     assert_eq!(said.len(), 1, "{said:?}");
     assert_eq!(
         said[0].text,
-        "The last reload was refused, and the pipelines keep the previous configuration: a.toml:3:1  x: unknown key \
-         (and 1 more fault)."
+        "The last reload was refused, and the pipelines keep the previous configuration: a.toml:3:1  x: unknown key; \
+         a.toml:4:1  y: unknown key."
     );
+    let many: Vec<_> = (1..=22).map(|line| format!("a.toml:{line}:1  x: unknown key")).collect();
+    let said = &all(&[flowing("a")], Some(&many.join("\n")))[0].text;
+    let end =
+        "a.toml:20:1  x: unknown key; and 2 more, which the log and `tidegate check --offline --config FILE` show.";
+    assert!(said.ends_with(end), "{said}");
 }
 
 #[test]

@@ -1,0 +1,269 @@
+//! Tries the statements by which `run` creates and changes tables, if the database has event triggers. An event trigger may
+//! refuse any of them, whatever the role's rights, and only running the statement shows it. Each trial is rolled back.
+//!
+//! Without event triggers nothing is tried, since rights decide then: a trial locks what it changes, though briefly.
+
+use sqlx::postgres::PgDatabaseError;
+use sqlx::{Executor, PgConnection, Row};
+
+use super::database::Plans;
+use super::report::PipelineReport;
+use super::stand_in::Trials;
+use crate::cli::{reach, show};
+use crate::config::{Config, Pipeline};
+use crate::error::FatalError;
+use crate::postgres::{partitions, schema};
+
+/// The settings of a trial: nobody may wait for long behind its locks.
+const BRIEF: &str = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '5s'";
+/// `lock_not_available` and `query_canceled`: the limits of [`BRIEF`].
+const WAITED: [&str; 2] = ["55P03", "57014"];
+
+/// The event triggers that this session runs.
+#[derive(Debug)]
+pub(super) struct EventTriggers {
+    /// Their names, in backticks and separated by commas.
+    names: String,
+    count: usize,
+}
+
+/// The outcome of a statement that was tried.
+enum Tried {
+    Accepted,
+    /// Postgres refused it with this message.
+    Refused(String),
+    /// Another session held a lock on what it changes.
+    Locked,
+}
+
+impl EventTriggers {
+    /// Reads the event triggers that a statement of this session may run; `None` if there are none.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub(super) async fn read(connection: &mut PgConnection) -> Result<Option<Self>, sqlx::Error> {
+        // `event_triggers` is a setting since PostgreSQL 17. A login that is refused has shown itself already.
+        let rows = sqlx::query(
+            "SELECT evtname::text FROM pg_catalog.pg_event_trigger
+             WHERE evtevent <> 'login' AND coalesce(current_setting('event_triggers', true), 'on') <> 'off'
+                 AND evtenabled IN ('A', CASE current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)
+             ORDER BY evtname",
+        );
+        let rows = rows.fetch_all(connection).await?;
+        let names: Vec<String> = rows
+            .iter()
+            .map(|row| Ok(format!("`{}`", row.try_get::<&str, _>(0)?)))
+            .collect::<Result<_, sqlx::Error>>()?;
+        Ok((!names.is_empty()).then(|| Self { count: names.len(), names: names.join(", ") }))
+    }
+
+    /// Returns what to do about a statement that an event trigger refuses. Postgres doesn't say which one, so all are named.
+    pub(super) fn remedy(&self) -> String {
+        let whose = if self.count == 1 { "event trigger" } else { "one of the event triggers" };
+        format!("{whose} {} may refuse it: exempt this role in its function, or disable it", self.names)
+    }
+
+    /// Runs statements in a transaction that is rolled back. `what` names their purpose, for a warning about event triggers that
+    /// write: the rollback undoes rows, but no number that a sequence has given.
+    async fn try_out(
+        &self,
+        connection: &mut PgConnection,
+        what: &str,
+        statements: &[&str],
+        report: &mut PipelineReport,
+    ) -> Result<Tried, sqlx::Error> {
+        connection.execute(format!("BEGIN; {BRIEF}").as_str()).await?;
+        let mut tried = Tried::Accepted;
+        for sql in statements {
+            match connection.execute(*sql).await {
+                Ok(_) => {}
+                Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| WAITED.contains(&&*code)) => {
+                    tried = Tried::Locked;
+                }
+                Err(sqlx::Error::Database(error)) => tried = Tried::Refused(words(&*error)),
+                Err(error) => return Err(error),
+            }
+            if !matches!(tried, Tried::Accepted) {
+                break;
+            }
+        }
+        if matches!(tried, Tried::Accepted) {
+            self.effects(connection, what, report).await?;
+        }
+        connection.execute("ROLLBACK").await?;
+        Ok(tried)
+    }
+
+    /// Warns about tables and sequences that the open transaction has written to, other than its own. Called before a rollback.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub(super) async fn effects(
+        &self,
+        connection: &mut PgConnection,
+        what: &str,
+        report: &mut PipelineReport,
+    ) -> Result<(), sqlx::Error> {
+        // A write holds this lock until the transaction ends, and so does a draw from a sequence. A relation that the transaction
+        // itself has created or changed also has an exclusive lock.
+        let rows = sqlx::query(
+            "SELECT c.relkind = 'S', pg_catalog.format('%I.%I', n.nspname, c.relname)
+             FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock'
+                 AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+                 AND c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't'
+                 AND n.nspname NOT IN ('pg_catalog', 'tidegate')
+                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks o WHERE o.pid = l.pid AND o.relation = l.relation
+                     AND o.database = l.database AND o.mode IN ('AccessExclusiveLock', 'ShareRowExclusiveLock'))
+             ORDER BY 2",
+        );
+        let (mut tables, mut sequences) = (Vec::new(), Vec::new());
+        for row in rows.fetch_all(connection).await? {
+            let list = if row.try_get(0)? { &mut sequences } else { &mut tables };
+            list.push(row.try_get::<String, _>(1)?);
+        }
+        let mut did = Vec::new();
+        if !tables.is_empty() {
+            did.push(format!("wrote to {}, which was rolled back", tables.join(", ")));
+        }
+        if !sequences.is_empty() {
+            did.push(format!("drew numbers from {}, which no rollback undoes", sequences.join(", ")));
+        }
+        if !did.is_empty() {
+            let whose = if self.count == 1 { "event trigger" } else { "event triggers" };
+            let warning = format!("{whose} {}: the trial of {what} {}", self.names, did.join(", and "));
+            if !report.warnings.contains(&warning) {
+                report.warnings.push(warning);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries statements of the daemon. Returns whether they are accepted, or can't be tried now; otherwise reports a fault.
+    async fn accept(
+        &self,
+        connection: &mut PgConnection,
+        what: &str,
+        statements: &[&str],
+        report: &mut PipelineReport,
+    ) -> Result<bool, sqlx::Error> {
+        match self.try_out(connection, what, statements, report).await? {
+            Tried::Accepted => Ok(true),
+            Tried::Locked => {
+                report.warnings.push(format!(
+                    "{what} could not be tried, because another session holds a lock; {}",
+                    self.remedy()
+                ));
+                Ok(true)
+            }
+            Tried::Refused(why) => {
+                report.faults.push(format!("Postgres refuses {what}: {why}; {}", self.remedy()));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Tries to create or update the tables of schema `tidegate`, if they aren't up to date.
+    ///
+    /// # Errors
+    /// The error of a query, and of a broken connection.
+    pub(super) async fn on_ledger(
+        &self,
+        connection: &mut PgConnection,
+        report: &mut PipelineReport,
+    ) -> Result<(), sqlx::Error> {
+        if let Some(sql) = schema::pending_sql(connection).await? {
+            self.accept(connection, "the creation of schema `tidegate` and its tables", &[&sql], report).await?;
+        }
+        Ok(())
+    }
+
+    /// Tries to create the staging tables of the plan, and to create and remove partitions as a start does: one of each kind is
+    /// enough. Returns whether all of that is accepted.
+    ///
+    /// # Errors
+    /// The error of a query, and of a broken connection.
+    pub(super) async fn on_tables(
+        &self,
+        connection: &mut PgConnection,
+        pipeline: &Pipeline,
+        plans: &Plans,
+        report: &mut PipelineReport,
+    ) -> Result<bool, sqlx::Error> {
+        let planned = plans.source.current();
+        let made = plans.make_table.as_deref().unwrap_or("SELECT");
+        let single = (!planned.plan.is_routed()).then_some(&planned.table);
+        for table in planned.routes.iter().chain(single) {
+            let Some(merge) = &table.merge else { continue };
+            let what = format!("the staging table for `{}`", table.catalog.table);
+            if !self.accept(connection, &what, &[made, &merge.create], report).await? {
+                return Ok(false);
+            }
+        }
+        let Some(by) = &pipeline.table.partition_by else { return Ok(true) };
+        let partitions::Due { create, remove } = partitions::look(connection, pipeline, by).await?;
+        let mut accepted = true;
+        for (what, sql) in
+            [("a new partition", create.first()), ("the removal of an expired partition", remove.first())]
+        {
+            let Some(sql) = sql else { continue };
+            let what = format!("{what} (pipelines.{}.table.partition_by)", pipeline.name);
+            accepted &= self.accept(connection, &what, &[made, sql], report).await?;
+        }
+        Ok(accepted)
+    }
+
+    /// Tries to create the temporary tables, views and sequences of the trials, which the daemon doesn't create. Returns whether
+    /// the trials can be made; if not, a warning says why.
+    ///
+    /// # Errors
+    /// The error of a query, and of a broken connection.
+    pub(super) async fn on_trials(
+        &self,
+        connection: &mut PgConnection,
+        made: Option<&str>,
+        trials: &Trials,
+        report: &mut PipelineReport,
+    ) -> Result<bool, sqlx::Error> {
+        let bare = (!trials.suspects.is_empty()).then_some(&trials.bare);
+        for setup in [trials.guarded.as_ref(), Some(&trials.direct), bare].into_iter().flatten() {
+            let sql = setup.make.join(";\n");
+            let statements = [made.unwrap_or("SELECT"), &sql];
+            if let Tried::Refused(why) = self.try_out(connection, "the newest records", &statements, report).await? {
+                report.warnings.push(format!(
+                    "the newest records were not tried: the table's defaults or triggers may draw from sequences, which no rollback undoes, and Postgres refuses the temporary objects that replace them: {why}; {}",
+                    self.remedy()
+                ));
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Tries the statement that adds columns for new fields, if there are event triggers.
+///
+/// # Errors
+/// The error of a query, and of a connection.
+pub(super) async fn on_columns(
+    config: &Config,
+    pipeline: &Pipeline,
+    alter: &str,
+    report: &mut PipelineReport,
+) -> Result<(), FatalError> {
+    let failed = |error| reach::failed("can't try to add columns", error);
+    let mut connection = reach::open(&reach::connector(config)).await?;
+    let Some(triggers) = EventTriggers::read(&mut connection).await.map_err(failed)? else { return Ok(()) };
+    let what = format!("columns for new fields (pipelines.{}.table.evolve)", pipeline.name);
+    triggers.accept(&mut connection, &what, &[alter], report).await.map(drop).map_err(failed)
+}
+
+/// Returns an error as `Postgres SQLSTATE: message`, with the function that raised it if Postgres names one.
+fn words(error: &dyn sqlx::error::DatabaseError) -> String {
+    let of = error.try_downcast_ref::<PgDatabaseError>();
+    let place = of.and_then(PgDatabaseError::r#where).and_then(|context| context.lines().next());
+    let place = place.map(|place| format!(" ({})", show::safe(place))).unwrap_or_default();
+    let code = error.code().unwrap_or_default();
+    format!("Postgres {code}: {}{place}", show::safe(error.message()))
+}

@@ -1,0 +1,81 @@
+//! Requests about the consumer group and its members.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::client::Client;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::{Answer, Observer, TIMEOUT};
+use crate::kafka::rebalance::Notes;
+
+/// The time between two requests to a group's coordinator while it is being chosen.
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
+
+/// A consumer group as Kafka describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The group's state: `Stable`, `Empty` and so on.
+    pub state: String,
+    /// The number of consumers in it now.
+    pub members: usize,
+    /// Whether all of them have our `client.id`, as the daemons of this configuration do.
+    pub is_ours: bool,
+    /// The protocol by which its members share the partitions, such as `cooperative-sticky`; empty if the broker doesn't say.
+    pub protocol: String,
+}
+
+impl Observer {
+    /// Returns the consumer group; `None` if Kafka knows none of that name.
+    ///
+    /// # Errors
+    /// The error of Kafka.
+    pub fn group(&self, name: &str) -> Answer<Option<Group>> {
+        let answer = self.question("", || self.client.fetch_group_list(Some(name), TIMEOUT))?;
+        let group = answer.groups().iter().find(|group| group.name() == name && group.state() != "Dead");
+        let ours = self.settings.get("client.id").unwrap_or_default();
+        Ok(group.map(|group| Group {
+            state: group.state().to_owned(),
+            members: group.members().len(),
+            is_ours: group.members().iter().all(|member| member.client_id() == ours),
+            protocol: group.protocol().to_owned(),
+        }))
+    }
+
+    /// Returns whether the brokers let us read as a member of the group; `None` if they don't say.
+    ///
+    /// # Errors
+    /// If Kafka doesn't answer; the error says why.
+    pub fn may_read_group(&self, name: &str) -> Answer<Option<bool>> {
+        let ask = |client: &Client<Notes>| tidegate_kafka_batch::may_read_group(client, name, TIMEOUT);
+        self.question("", || match self.described(ask) {
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => Ok(Some(false)),
+            answer => answer,
+        })
+    }
+
+    /// Returns the names (`group.instance.id`) of the group's members that have one.
+    ///
+    /// # Errors
+    /// The error of Kafka.
+    pub fn named_members(&self, group: &str) -> Answer<Vec<String>> {
+        self.question("", || self.described(|client| tidegate_kafka_batch::named_members(client, group, TIMEOUT)))
+    }
+
+    /// Makes a request to a group's coordinator. It may still be being chosen, as happens before a broker's first group; librdkafka
+    /// doesn't retry then, so retry here.
+    fn described<T>(&self, ask: impl Fn(&Client<Notes>) -> KafkaResult<T>) -> KafkaResult<T> {
+        let started = Instant::now();
+        loop {
+            match ask(self.client.client()) {
+                Err(KafkaError::AdminOp(
+                    RDKafkaErrorCode::NotCoordinator
+                    | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::CoordinatorLoadInProgress,
+                )) if started.elapsed() < TIMEOUT => std::thread::sleep(COORDINATOR_PAUSE),
+                answer => return answer,
+            }
+        }
+    }
+}

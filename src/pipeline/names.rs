@@ -1,0 +1,55 @@
+//! Gives consumers their names in the group back: a consumer that lost its name joins without one, and joins again under its name
+//! once no other member has it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{debug, info};
+
+use crate::kafka::membership::Membership;
+use crate::kafka::observer::SharedObserver;
+use crate::status::ConsumerStatus;
+
+/// The time between two checks whether a consumer is without its name. Only then is Kafka asked.
+const LOOK: Duration = Duration::from_secs(5);
+/// Why the poll loop joins again.
+const NAME_FREE: &str = "its name in the group is free";
+
+/// Returns names to these consumers of the group for as long as the pipeline runs.
+///
+/// # Cancel safety
+/// May be dropped at any point.
+pub(super) async fn keep(
+    pipeline: Arc<str>,
+    group: String,
+    observer: SharedObserver,
+    members: Vec<(Membership, Arc<ConsumerStatus>)>,
+) {
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if !members.iter().any(|(member, _)| member.is_wanted()) {
+            continue;
+        }
+        let asked = group.clone();
+        let taken = match observer.ask(move |observer| observer.named_members(&asked)).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                debug!(pipeline = &*pipeline, %error, "can't ask for the members of the group");
+                continue;
+            }
+        };
+        for (member, status) in members.iter().filter(|(member, _)| member.is_wanted() && !taken.contains(&member.id)) {
+            info!(
+                pipeline = &*pipeline,
+                consumer = status.number,
+                name = member.id,
+                "the name is free: joining again under it"
+            );
+            member.take_back();
+            status.ask_rebuild(NAME_FREE);
+        }
+    }
+}
