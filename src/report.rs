@@ -43,24 +43,32 @@ pub struct ConsumerReport {
 /// minute.
 #[derive(Debug, Default)]
 pub struct LoggedLetters {
-    /// By reason and column: when the last line was logged, and how many letters came since without a line.
-    kinds: HashMap<(&'static str, Option<Box<str>>), (Instant, u64)>,
+    /// By reason and column.
+    kinds: HashMap<(&'static str, Option<Box<str>>), LoggedKind>,
+}
+
+#[derive(Debug)]
+struct LoggedKind {
+    /// When the last line was logged.
+    at: Instant,
+    /// How many dead letters of the kind came since, without a line.
+    since: u64,
 }
 
 impl LoggedLetters {
     /// Takes a dead letter. If it is to be logged, returns how many of its kind came since the last line.
     fn take(&mut self, reason: &'static str, column: Option<&str>, now: Instant) -> Option<u64> {
         let kind = (reason, column.map(Box::from));
-        let Some((at, since)) = self.kinds.get_mut(&kind) else {
-            self.kinds.insert(kind, (now, 0));
+        let Some(logged) = self.kinds.get_mut(&kind) else {
+            self.kinds.insert(kind, LoggedKind { at: now, since: 0 });
             return Some(0);
         };
-        if now.duration_since(*at) < LETTERS_LOGGED_EVERY {
-            *since += 1;
+        if now.duration_since(logged.at) < LETTERS_LOGGED_EVERY {
+            logged.since += 1;
             return None;
         }
-        *at = now;
-        Some(std::mem::take(since))
+        logged.at = now;
+        Some(std::mem::take(&mut logged.since))
     }
 }
 
