@@ -259,7 +259,7 @@ impl Column {
 }
 
 fn bug(what: &str) -> FatalError {
-    FatalError::Stopped(format!("a bug of ours: {what}"))
+    FatalError::Stopped(format!("a bug of tidegate, please report it: {what}"))
 }
 
 /// The remedy for a secret that the proposal leaves out.

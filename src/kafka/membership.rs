@@ -147,9 +147,10 @@ impl Membership {
         (!self.is_lost()).then(|| Self { told: Arc::default(), ..self.clone() })
     }
 
-    /// Returns whether the consumer's place is kept for the next start when it closes. That is the case only if the daemon is
-    /// told to end and its name is set in the configuration. Otherwise the consumer leaves the group, and others take over at
-    /// once.
+    /// Returns whether the broker keeps the member and its partitions after the consumer has closed, until the session timeout, so
+    /// that the next start gets them back. Under `group_protocol = "consumer"` this is always so, because librdkafka can't end the
+    /// membership of a named member. Under the other protocols it is so only if `instance` is set and the daemon was told to end.
+    /// If it isn't so, the consumer leaves the group, and others take over at once.
     pub fn is_kept(&self) -> bool {
         !self.leaves || self.comes_back.as_ref().is_some_and(CancellationToken::is_cancelled)
     }

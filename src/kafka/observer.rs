@@ -82,7 +82,7 @@ pub enum AskError<E> {
     /// The request returned this error.
     #[error("{0}")]
     Answer(E),
-    #[error("a bug of ours: {0}")]
+    #[error("a bug of tidegate, please report it: {0}")]
     Panicked(JoinError),
 }
 

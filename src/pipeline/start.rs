@@ -115,7 +115,7 @@ pub(super) enum StartError {
     #[error("{0}")]
     Differs(String),
     /// A request to Kafka panicked.
-    #[error("a bug of ours: {0}")]
+    #[error("a bug of tidegate, please report it: {0}")]
     Panicked(#[source] JoinError),
 }
 
