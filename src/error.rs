@@ -32,6 +32,11 @@ pub enum FatalError {
 }
 
 impl FatalError {
+    /// Returns the error for what can't happen unless tidegate has a defect.
+    pub fn bug(error: impl std::fmt::Display) -> Self {
+        Self::Stopped(format!("a bug of tidegate, please report it: {error}"))
+    }
+
     /// Returns the process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {

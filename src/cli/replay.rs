@@ -176,7 +176,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         report.records += u64::from(batch.len());
         progress.add(batch.len().into());
     }
-    let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of tidegate, please report it: {error}")))?;
+    let read = reading.await.map_err(FatalError::bug)?;
     read.map_err(|why| FatalError::Unavailable(format!("{why}; run it again, and it resumes where it was")))?;
     replay_progress.end(&mut reach::open(&reach::connector(config)).await?, &claims).await?;
     (report.rows, report.dead_letters) = (counts.rows(), counts.dead_letters());

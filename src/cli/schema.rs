@@ -111,7 +111,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let name = pipeline_name(&arguments.topic);
     let (config, head, table) = brokers(arguments, &name)?;
     start_logging(&config, tracing::level_filters::LevelFilter::WARN);
-    let pipeline = config.pipelines.first().ok_or_else(|| bug("no pipeline"))?;
+    let pipeline = config.pipelines.first().ok_or_else(|| FatalError::bug("no pipeline"))?;
     let progress = Progress::start("schema");
     progress.doing(format!("reading the newest records of `{}`", arguments.topic));
     let ranges = ranges(&config, pipeline, &arguments.topic, arguments.records).await?;
@@ -136,9 +136,9 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let block = print::block(&arguments.topic, &name, &table, &proposal, &sample, catalog);
     let toml = head.shown.clone() + &block;
     let proposed = Config::parse("the proposal", &(connections(&config, &head.whole) + &block));
-    let proposed = proposed.map_err(|faults| bug(&faults.to_string()))?;
+    let proposed = proposed.map_err(|faults| FatalError::bug(faults.to_string()))?;
     let made = proposed.pipelines.iter().find(|pipeline| pipeline.name == name);
-    let made = made.ok_or_else(|| bug("the proposal has no pipeline"))?;
+    let made = made.ok_or_else(|| FatalError::bug("the proposal has no pipeline"))?;
     let (compared, ddl) = match catalog {
         Some(catalog) => {
             progress.doing("comparing the records with the table");
@@ -149,7 +149,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         }
         None => {
             let ddl = ddl::create_table(&made.rows());
-            (Compared::default(), Some(ddl.map_err(|_| bug("the proposed table can't be made"))?))
+            (Compared::default(), Some(ddl.map_err(|_| FatalError::bug("the proposed table can't be made"))?))
         }
     };
     drop(progress);
@@ -256,10 +256,6 @@ impl Column {
             with_value: proposed.with_value,
         }
     }
-}
-
-fn bug(what: &str) -> FatalError {
-    FatalError::Stopped(format!("a bug of tidegate, please report it: {what}"))
 }
 
 /// The remedy for a secret that the proposal leaves out.
@@ -402,7 +398,7 @@ async fn look(config: &Config, pipeline: &Pipeline, topic: &str, ranges: Ranges)
         })?;
         trouble.map(|()| sample)
     });
-    let read = reading.await.map_err(|error| bug(&error.to_string()))?;
+    let read = reading.await.map_err(FatalError::bug)?;
     read.map_err(FatalError::Unavailable)
 }
 

@@ -9,7 +9,7 @@ use crate::error::FatalError;
 /// Prints a document for programs.
 pub(super) fn json(document: &impl Serialize) -> Result<(), FatalError> {
     let text = serde_json::to_string_pretty(document);
-    let text = text.map_err(|error| FatalError::Stopped(format!("a bug of tidegate, please report it: {error}")))?;
+    let text = text.map_err(FatalError::bug)?;
     print(&text)
 }
 

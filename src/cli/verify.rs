@@ -280,7 +280,7 @@ async fn read(
 ) -> Result<(), FatalError> {
     let (settings, topic) = (settings.clone(), Arc::clone(topic));
     let work = spawn_blocking(move || Reader::new(&settings)?.read(&topic, &ranges, take));
-    let done = work.await.map_err(|error| FatalError::Stopped(format!("a bug of tidegate, please report it: {error}")))?;
+    let done = work.await.map_err(FatalError::bug)?;
     done.map_err(FatalError::Unavailable)
 }
 

@@ -174,7 +174,7 @@ pub(super) async fn try_records(
             };
         }
     }
-    let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of tidegate, please report it: {error}")))?;
+    let read = reading.await.map_err(FatalError::bug)?;
     let Encoded { new_fields, deletes, fields } = read.map_err(FatalError::Unavailable)?;
     let missing: Vec<_> = new_fields.missing(&catalog).into_iter().map(|(name, found)| (name, found.sql())).collect();
     let mut findings = lock(&findings);
@@ -223,7 +223,7 @@ pub(super) async fn named_tables(
         }
         trouble.map(|()| named)
     });
-    let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of tidegate, please report it: {error}")))?;
+    let read = reading.await.map_err(FatalError::bug)?;
     read.map_err(FatalError::Unavailable)
 }
 

@@ -13,7 +13,7 @@ use tidegate_rows::catalog::Catalog;
 use tidegate_rows::mapping::Encoder;
 use tokio::task::spawn_blocking;
 
-use super::{bug, existing};
+use super::existing;
 use crate::cli::schema::infer::Proposal;
 use crate::cli::show;
 use crate::config::Pipeline;
@@ -82,7 +82,7 @@ pub(super) async fn compare(
         })?;
         trouble.map(|()| rejected)
     });
-    let rejected = reading.await.map_err(|error| bug(&error.to_string()))?.map_err(FatalError::Unavailable)?;
+    let rejected = reading.await.map_err(FatalError::bug)?.map_err(FatalError::Unavailable)?;
     let kinds = rejected.into_values().take(KINDS_MAX).map(|(count, first)| {
         let records = show::counted(
             count,
