@@ -22,7 +22,7 @@ POSTGRES = ["13.22.0", "14.19.0", "15.14.0", "16.10.0", "17.6.0", NEWEST_POSTGRE
 KAFKA = ["2.8.2-zookeeper", "3.3.2", "3.9.1-zookeeper", "3.9.1", "4.0.0", "4.4.0"]
 PAIRS = [(postgres, NEWEST_KAFKA) for postgres in POSTGRES]
 PAIRS += [(NEWEST_POSTGRES, kafka) for kafka in KAFKA]
-# What is often found together.
+# Pairs that are often found together.
 PAIRS += [(POSTGRES[0], KAFKA[0]), ("14.19.0", "3.5.2-zookeeper"), ("15.14.0", "3.9.1"), ("16.10.0", "3.9.1")]
 # The tests that depend on the servers' versions. Tests of the page, of the services built on views, and tests that start servers
 # of their own are not in the list.

@@ -269,13 +269,18 @@ async fn ask_kafka(
             acl(config, pipeline, "group", &pipeline.group)
         ));
     }
-    if let Some(fault) = reach::ask(config, &observer, |observer| Ok(observer.no_consumer_protocol())).await? {
-        report.faults.push(format!("pipelines.{}.group_protocol: {fault}", pipeline.name));
-    } else if settings::assignor(pipeline.group_protocol).is_none() {
-        report.warnings.push(format!(
-            "pipelines.{}.group_protocol: brokers may offer the protocol `consumer` and have it switched off, which only a join shows; the pipeline would then stop and say so. The switches are `kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' `group.coordinator.rebalance.protocols`",
-            pipeline.name
-        ));
+    if settings::assignor(pipeline.group_protocol).is_none() {
+        let fault = reach::ask(config, &observer, |observer| match observer.no_consumer_protocol() {
+            None => observer.switched_off_consumer_protocol(),
+            fault => Ok(fault),
+        });
+        match fault.await? {
+            Some(fault) => report.faults.push(format!("pipelines.{}.group_protocol: {fault}", pipeline.name)),
+            None => report.warnings.push(format!(
+                "pipelines.{}.group_protocol: whether the brokers have the protocol `consumer` switched on shows only a join; if not, the pipeline stops and says so. The switches are `kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' `group.coordinator.rebalance.protocols`",
+                pipeline.name
+            )),
+        }
     }
     let names: Vec<String> = topics.keys().cloned().collect();
     for topic in reach::ask(config, &observer, move |observer| observer.denied_topics(&names)).await? {

@@ -175,7 +175,7 @@ impl Observer {
 
     /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if a broker of an answered request is one.
     /// librdkafka logs what a broker offers line by line, and a poll handles one line or several. So wait until the list is read:
-    /// at most [`LIST_PATIENCE`], if a broker doesn't offer it.
+    /// at most 2 s, if a broker doesn't offer it.
     pub fn no_consumer_protocol(&self) -> Option<Fault> {
         let deadline = Instant::now() + LIST_PATIENCE;
         loop {

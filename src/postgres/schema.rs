@@ -129,7 +129,7 @@ async fn failed(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Erro
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// What the migrations create and the daemon relies on.
+/// The tables that the migrations create, and on which the daemon relies. The functions are below.
 const TABLES: [&str; 5] = ["dead_letter", "instance", "ledger", "pipeline", "route"];
 const FUNCTIONS: [&str; 2] = ["advance", "one_row_a_partition"];
 const TRIGGERS: [&str; 2] = ["one_row_a_partition", "one_row_a_partition_after_rename"];

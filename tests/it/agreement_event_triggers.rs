@@ -26,7 +26,7 @@ macro_rules! refusing {
 }
 
 pub(crate) const EVENT_TRIGGER_CASES: &[Case] = &[
-    // What the first start creates.
+    // The objects that the first start creates.
     faulty(
         "an event trigger that refuses the schema of the ledger",
         concat!(
@@ -176,7 +176,7 @@ pub(crate) const EVENT_TRIGGER_CASES: &[Case] = &[
             "`no_ddl`",
         )),
     ),
-    // What only the trial of `check` creates.
+    // The objects that only the trial of `check` creates.
     with(
         APPEND,
         later(Case {

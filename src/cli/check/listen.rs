@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use super::report::PipelineReport;
 use crate::cli::status;
 
-/// What keeps a daemon from listening.
+/// Why a daemon could not listen.
 #[derive(Clone, Debug)]
 pub(super) enum Finding {
     /// The address isn't one of this machine, or another program has the port.

@@ -2,14 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::ResourceSpecifier;
 use rdkafka::client::Client;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::{Answer, Observer, TIMEOUT};
+use crate::kafka::fault::Fault;
 use crate::kafka::rebalance::Notes;
 
+/// The broker's setting that lists the group protocols it accepts, since Kafka 4.0.
+const PROTOCOLS_KEY: &str = "group.coordinator.rebalance.protocols";
 /// The time between two requests to a group's coordinator while it is being chosen.
 const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 
@@ -61,6 +65,23 @@ impl Observer {
     /// The error of Kafka.
     pub fn named_members(&self, group: &str) -> Answer<Vec<String>> {
         self.question("", || self.described(|client| tidegate_kafka_batch::named_members(client, group, TIMEOUT)))
+    }
+
+    /// Returns the fault of a broker whose settings switch the group protocol `consumer` off; `None` also if we have no right to
+    /// read the settings. The protocol has a second switch, the feature `group.version`, which librdkafka can't request.
+    ///
+    /// # Errors
+    /// If Kafka doesn't answer; the error says why.
+    pub fn switched_off_consumer_protocol(&self) -> Answer<Option<Fault>> {
+        for broker in self.metadata(None)?.brokers() {
+            for settings in self.describe("", &[ResourceSpecifier::Broker(broker.id())])?.into_iter().flatten() {
+                let protocols = settings.get(PROTOCOLS_KEY).and_then(|entry| entry.value.as_deref());
+                if protocols.is_some_and(|protocols| !protocols.split(',').any(|name| name.trim() == "consumer")) {
+                    return Ok(Some(Fault::no_consumer_protocol(&format!("{}:{}", broker.host(), broker.port()))));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Makes a request to a group's coordinator. It may still be being chosen, as happens before a broker's first group; librdkafka
