@@ -102,3 +102,24 @@ async fn a_column_whose_new_type_reads_the_old_bytes_gets_the_right_values() {
         assert_eq!(world.number(right).await, i64::from(sent), "after {change}");
     }
 }
+
+/// The same for one of the tables that records name. The tables are planned one by one, so the others keep their type.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_type_in_one_of_the_tables_that_records_name_gets_the_right_values() {
+    let world = World::new(1).await;
+    for region in ["a", "b"] {
+        world.sql(&format!("CREATE TABLE readings_{region} (seq int, level int8)")).await;
+    }
+    let reading = |n: i32, region: &str| Record::new(format!(r#"{{"seq":{n},"region":"{region}","level":{n}}}"#)).to(0);
+    let columns = "columns.seq.field = \"seq\"\ncolumns.level.field = \"level\"";
+    let daemon = world.daemon(&world.config(&format!("table.name = \"readings_{{region}}\"\n{columns}")));
+    world.produce([reading(1, "a"), reading(1, "b")]);
+    world.await_written(&daemon).await;
+    world.sql("ALTER TABLE readings_b ALTER level TYPE float8").await;
+    world.produce([reading(2, "a"), reading(2, "b")]);
+    world.await_written(&daemon).await;
+    for region in ["a", "b"] {
+        let right = format!("SELECT count(*) FROM readings_{region} WHERE level = seq");
+        assert_eq!(world.number(&right).await, 2, "region {region}: {}", daemon.log_tail());
+    }
+}
