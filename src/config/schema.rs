@@ -218,8 +218,8 @@ impl Kind {
         }
     }
 
-    /// Returns whether names in this table may contain dots. If so, nested tables stand for names with dots that are written
-    /// without quotes.
+    /// Returns whether names in this table may contain dots. TOML reads such a name without quotes
+    /// (`sasl.password = …`) as a nested table, so nested tables are joined to names with dots.
     pub(super) fn is_flat(&self) -> bool {
         matches!(self, Kind::Properties | Kind::Settings)
     }

@@ -56,7 +56,7 @@ struct State {
     /// For each broker, the newest fault of its connections, unless that fault is known to be over.
     connections: BTreeMap<String, (Instant, Fault)>,
     consumers: BTreeMap<u32, Consumer>,
-    /// Since when Kafka has answered not to have these listed topics.
+    /// Since when these listed topics haven't existed, according to Kafka's answers.
     missing: Option<(Instant, Vec<String>)>,
     /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use this protocol.
     only_classic: BTreeSet<String>,
@@ -96,7 +96,7 @@ pub struct Sight {
     pub has_coordinator: bool,
     /// Whether the consumer is a member of the group, and no rebalance is under way.
     pub is_settled: bool,
-    /// The longest delay of an answer by a broker's quota.
+    /// The longest time by which any broker's quota delayed an answer since the last statistics.
     pub throttled: Duration,
 }
 
@@ -154,7 +154,7 @@ impl KafkaHealth {
         state.denied = Some(fault);
     }
 
-    /// Records which listed topics Kafka answers not to have.
+    /// Records which listed topics don't exist, according to Kafka's answer.
     pub fn topics_missing(&self, topics: Vec<String>) {
         let mut state = lock(&self.state);
         state.missing = match state.missing.take() {
@@ -164,7 +164,7 @@ impl KafkaHealth {
         };
     }
 
-    /// Returns the listed topics that Kafka answers not to have.
+    /// Returns the listed topics that, according to Kafka's answer, don't exist.
     pub fn missing_topics(&self) -> Vec<String> {
         lock(&self.state).missing.as_ref().map(|(_, topics)| topics.clone()).unwrap_or_default()
     }

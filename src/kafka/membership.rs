@@ -19,8 +19,8 @@ use crate::status::lock;
 
 /// If Kafka was in trouble within this time, a member that lost its name may have lost it to itself.
 pub const TROUBLED_WITHIN: Duration = Duration::from_secs(60);
-/// The shortest time between two times that a member keeps a name that the broker took from it. So two daemons with one name end
-/// each other at most once.
+/// Within this time, a consumer keeps a name that the broker took from it at most once; after a second loss it joins without a
+/// name. So two daemons with one name can't keep ending each other's membership.
 const KEEP_EVERY: Duration = Duration::from_secs(600);
 /// How long a consumer without its name waits before it asks whether the name is free: after the first loss, and at most. The time
 /// doubles with each loss, because taking a name back costs a rebalance.

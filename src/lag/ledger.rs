@@ -24,8 +24,8 @@ pub(super) struct LedgerEntry {
 }
 
 impl LedgerEntry {
-    /// Returns what is known of a row while the database is down, which is the row's last position. The row is `since_look`
-    /// older by now.
+    /// Makes an entry from the previous look's values, for a look that can't read the ledger. Adds `since_look`, the time since
+    /// the previous look, to the seconds since the row changed and since records were committed.
     pub(super) fn as_of(lag: &PartitionLag, since_look: Duration) -> Self {
         Self {
             next: lag.next,

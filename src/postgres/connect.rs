@@ -248,8 +248,8 @@ impl Connector {
     /// as in `server_version_num`.
     ///
     /// Three settings stay as the role or the database has them. `search_path` belongs to the user's triggers and defaults; our
-    /// own statements name their schemas. With `default_transaction_read_only` some operators stop all writes to a server. Not
-    /// every role has the right to set `session_replication_role`, and the ledger's triggers fire under each of its values.
+    /// own statements name their schemas. `default_transaction_read_only` is left alone because administrators may set it to stop
+    /// all writes to a server. Not every role has the right to set `session_replication_role`, and the ledger's triggers fire under each of its values.
     fn settings(&self, version: u32) -> String {
         let Postgres { statement_timeout, lock_timeout, idle_in_transaction_timeout, session, .. } = &*self.config;
         let mut sql = String::new();

@@ -174,8 +174,8 @@ impl Session {
         self.actions.conditions.push((source.clone(), condition));
     }
 
-    /// Handles a record of the partition in this slot, which [`Session::slot_of`] returned after the last revocation. `headers`
-    /// appends the record's headers, in the form of [`Headers`].
+    /// Handles a record of the partition in `slot`. The slot must come from [`Session::slot_of`], called after the last
+    /// revocation. `headers` appends the record's headers, in the form of [`Headers`].
     pub fn deliver(
         &mut self,
         slot: usize,

@@ -85,8 +85,8 @@ pub struct CatalogColumn {
     /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's default or its
     /// identity.
     pub has_default: bool,
-    /// The oid of the column's own default (`pg_attrdef.oid`), or of its identity's sequence. A default that is changed gets
-    /// another oid. `None` if the column has neither, even if its domain has a default, and for a generated column.
+    /// The oid of the column's own default (`pg_attrdef.oid`), or of its identity's sequence. If the default is changed,
+    /// its oid changes too. `None` if the column has neither of them (a domain's default doesn't count), or if it is generated.
     pub default_oid: Option<u32>,
     /// `GENERATED ALWAYS AS (expression)`: neither COPY nor INSERT may fill the column.
     pub generated: bool,

@@ -156,7 +156,8 @@ impl Encoder {
     /// Returns the value of the header that names a schema, if headers may name schemas.
     #[inline]
     fn header<'a>(&self, headers: Headers<'a>, names: &HeaderNames) -> Option<&'a [u8]> {
-        // Apicurio's headers don't say by number which of a file's messages a Protobuf value is.
+        // For Protobuf, Apicurio's headers lack the message indexes, which say which message of the schema a value is. So these
+        // headers are ignored if values or keys are Protobuf.
         let apicurio =
             !matches!(self.plan.decode, Decode::Protobuf(_)) && !matches!(self.plan.keys, KeyFormat::Protobuf(_));
         if self.reads_headers { frame::header(headers, names, apicurio) } else { None }

@@ -42,7 +42,8 @@ pub(super) struct PartitionReport {
     pub(super) twice: Option<u64>,
     /// Rows of records at or after the ledger's position. These records will be written a second time.
     pub(super) beyond: Option<u64>,
-    /// Offsets without a row that Kafka has deleted. It can't be known whether they held records.
+    /// Offsets before the ledger's position that have neither a row nor a dead letter, and that Kafka has already deleted. It
+    /// can't be known whether they held records.
     pub(super) unknown: Option<u64>,
 }
 

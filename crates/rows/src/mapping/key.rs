@@ -17,7 +17,7 @@ use crate::value::{DecodeError, Flags, Kind, Reason, Slot, Value};
 /// The slot of the whole key.
 const WHOLE: u16 = 0;
 
-/// How a key of a registry's schema is read.
+/// The decoder that reads a key whose schema comes from the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framed {
     Avro,

@@ -95,8 +95,9 @@ impl<'a> Walk<'a> {
 }
 
 impl Schema {
-    /// Returns the first name of a path that values of this schema lack; `None` if they may have the whole path. `message` is
-    /// the name of the Protobuf message.
+    /// Returns where `path` leaves this schema. Returns `None` if the schema has the whole path, or if the path can't be checked
+    /// (neither Avro nor Protobuf, or an unknown message). `message` is the name of the Protobuf message; without it, the file's
+    /// first message is used.
     pub(crate) fn lack(&self, message: Option<&str>, path: &[String], levels: &[Path]) -> Option<Lack> {
         let mut walk = Walk { path, at: 0, levels, in_json: false };
         match &self.0 {

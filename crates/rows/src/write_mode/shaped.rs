@@ -86,8 +86,8 @@ pub fn is_tombstone(row: &[u8]) -> bool {
 }
 
 impl MergeTarget<'_> {
-    /// Returns the COPY of rows with this mask directly into `table`, which is SQL. `None` if these rows leave out every
-    /// column, because COPY requires at least one.
+    /// Returns the statement that copies rows with this mask directly into `table`, whose name is given as SQL. Returns `None`
+    /// if these rows leave out every column, because COPY requires at least one.
     pub fn copy_of(&self, table: &str, mask: &[u8]) -> Option<String> {
         let present = self.shapes.present(self.columns, mask);
         (!present.is_empty()).then(|| format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", super::names(&present)))

@@ -49,8 +49,8 @@ fn an_older_claim_in_the_ledger_is_nobody_to_wait_for() {
 fn a_fenced_partition_is_claimed_at_once_where_the_database_went_back() {
     let start = Instant::now();
     let mut session = owning(start);
-    // The row has another claim with the number of ours. Such a number doesn't tell whether the database was restored before
-    // that claim, so the partition counts as fenced.
+    // The row has another claim, whose number equals ours. Only a lower number shows that the database was restored, so the
+    // partition counts as fenced.
     let outcome = session.ledger_seen(&source(), held_by(EPOCH), start + MS, start + 2 * MS);
     assert_eq!(outcome, Some(Outcome::Fenced));
     session.take_actions();
