@@ -132,7 +132,7 @@ pub struct LagWatch {
     /// The last log ends, including those that are already written.
     inflow: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
     sources: Vec<TopicPartition>,
-    /// Listed topics that didn't exist according to Kafka's last answer. While there are any, topics are requested at each reading.
+    /// Listed topics that didn't exist according to Kafka's last answer. While there are any, each reading requests the topics.
     missing: Vec<String>,
     /// Whether a request about the known partitions failed, so that the topics are to be requested again.
     topics_due: bool,
