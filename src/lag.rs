@@ -8,7 +8,7 @@ pub mod headroom;
 mod ledger;
 mod requests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Display;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -239,6 +239,7 @@ impl LagWatch {
             let topics = self.ask(move |observer| observer.topics(&topics)).await?;
             self.topics_due = false;
             self.sources = partitions_of(&topics);
+            self.forget_others();
             let missing = missing_topics(&self.topics, &topics);
             // A broker that has just started possibly doesn't know a topic yet. So one answer isn't enough.
             let before = std::mem::replace(&mut self.missing, missing.clone());
@@ -311,6 +312,16 @@ impl LagWatch {
                 Ok(partitions)
             }
         }
+    }
+
+    /// Forgets what is known of partitions that don't exist any more.
+    fn forget_others(&mut self) {
+        let sources: HashSet<_> = self.sources.iter().collect();
+        self.samples.retain(|source, _| sources.contains(source));
+        self.ends.retain(|source, _| sources.contains(source));
+        self.inflow.retain(|source, _| sources.contains(source));
+        self.made_at.retain(|source, _| sources.contains(source));
+        self.ends_read.retain(|source, _| sources.contains(source));
     }
 
     async fn ask<T: Send + 'static, E: Display + Send + 'static>(

@@ -43,7 +43,6 @@ use tidegate_rows::value::Reason;
 use tidegate_rows::write_mode::partitions::{self as by_time, Bounds};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
-use tracing::warn;
 use window::Stages;
 
 use crate::config::Pipeline;
@@ -70,8 +69,9 @@ pub struct PgStore {
     missing: Vec<Bounds>,
     /// The indexes of the window's rows that the current COPY contains; empty if it contains all.
     placed: Vec<u32>,
-    /// Whether partitions were created since the last commit. If so, a row that still finds no partition is itself at fault.
-    made: bool,
+    /// The partitions that were created since the last commit, or couldn't be. If a row needs one of them and still finds no
+    /// partition, the row is itself at fault.
+    made: BTreeSet<Bounds>,
     /// For a table with a DEFAULT partition: the partitions that were created, or couldn't be. They are not requested again.
     seen_to: BTreeSet<Bounds>,
 }
@@ -102,7 +102,7 @@ impl PgStore {
             unmatched: 0,
             missing: Vec::new(),
             placed: Vec::new(),
-            made: false,
+            made: BTreeSet::new(),
             seen_to: BTreeSet::new(),
         }
     }
@@ -170,14 +170,15 @@ impl PgStore {
 
     /// Returns whether rows of this window need partitions that don't exist and may be created. Stores these in `missing`.
     fn misses<'a>(&mut self, batch: &'a Batch, window: Range<u32>) -> bool {
-        if let (Some(by), false) = (&self.rows.plans.config().table.partition_by, self.made) {
+        if let Some(by) = &self.rows.plans.config().table.partition_by {
+            let tried = if by.default { &self.seen_to } else { &self.made };
             let planned = &self.rows.planned;
             let (catalog, shapes) = (&planned.table.catalog, planned.plan.shapes());
             let place = planned.plan.column_names().position(|name| name == by.column);
             self.missing = match place {
                 None => Vec::new(),
                 Some(place) if shapes.is_empty() => {
-                    by_time::needed(by, catalog, batch.copy_ranges(window).map(|rows| (place, rows)))
+                    by_time::needed(by, catalog, batch.copy_ranges(window).map(|rows| (place, rows)), tried)
                 }
                 // A row that leaves its time to the default normally gets the current time, and the current partition exists. So
                 // skip it.
@@ -186,7 +187,7 @@ impl PgStore {
                         let (mask, row) = row.split_at(shapes.mask_bytes());
                         Some((shapes.place_in(place, mask)?, row))
                     };
-                    by_time::needed(by, catalog, window::marked(batch, window).filter_map(row))
+                    by_time::needed(by, catalog, window::marked(batch, window).filter_map(row), tried)
                 }
             };
         }
@@ -196,13 +197,7 @@ impl PgStore {
     /// Returns whether to create partitions before copying this window. A DEFAULT partition hides missing partitions: Postgres
     /// accepts the rows, and rows already in DEFAULT then block creating the partition they belong to.
     fn foresees(&mut self, batch: &Batch, window: Range<u32>) -> bool {
-        if !self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default)
-            || !self.misses(batch, window)
-        {
-            return false;
-        }
-        self.missing.retain(|bounds| !self.seen_to.contains(bounds));
-        !self.missing.is_empty()
+        self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default) && self.misses(batch, window)
     }
 
     /// Runs one statement of the caller in the open transaction, under the same deadline and rules as all others.
@@ -271,15 +266,10 @@ impl PgStore {
         match within(self.connector.write_deadline(), Stage::Begin, work).await {
             Ok(()) => {}
             Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
-            // The time of a row is beyond what Postgres accepts, or a table that isn't a partition has the name. Other rows don't
-            // need that partition, so a row that does is at fault itself.
-            Err(error) if error.postgres().is_some_and(|of| is_of_one_partition(&of.sqlstate)) => {
-                warn!(pipeline = &*self.pipeline, %error, "can't create the missing partitions");
-            }
             Err(error) => return Err(ReplanError::Unplannable(no_partitions(self.rows.plans.config(), &error))),
         }
-        self.seen_to.extend(self.missing.drain(..));
-        self.made = true;
+        self.seen_to.extend(&self.missing);
+        self.made.extend(self.missing.drain(..));
         // Ignore an error of closing: nothing depends on it.
         drop(connection.close().await);
         Ok(())
@@ -332,12 +322,6 @@ fn no_partitions(config: &Pipeline, error: &WriteError) -> String {
          is missing",
         config.name, config.table.name
     )
-}
-
-/// Returns whether the refusal of a new partition says nothing about others: its bounds are data that Postgres doesn't accept, or
-/// its name is taken (42P07).
-fn is_of_one_partition(sqlstate: &str) -> bool {
-    sqlstate.starts_with("22") || sqlstate == "42P07"
 }
 
 impl Transaction for PgStore {
@@ -435,7 +419,9 @@ impl Transaction for PgStore {
         if result.is_ok() {
             self.metrics.unmatched(self.unmatched);
         }
-        self.made &= result.is_err();
+        if result.is_ok() {
+            self.made.clear();
+        }
         result
     }
 

@@ -227,7 +227,7 @@ impl ConsumerReport {
             if let Some(repeated) = lock(&self.logged).take(letter.reason, column.as_deref(), Instant::now()) {
                 let (pipeline, consumer, reason) = (&*self.pipeline, self.status.number, letter.reason);
                 let column = column.as_deref().unwrap_or("-");
-                warn!(pipeline, consumer, %source, %offset, reason, column, repeated, "a record became a dead letter, and the flow goes on: see `tidegate dead-letters list`");
+                warn!(pipeline, consumer, %source, %offset, reason, column, repeated, "a record became a dead letter, and the flow goes on: see `tidegate dead-letters list`; others of its kind are counted for a minute");
             }
             self.status.work.dead(letter.reason, DeadLetter { source, offset, column, at_ms: epoch_ms() });
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_protocol::poll_loop::Message;
 use tidegate_protocol::position::{Offset, TopicPartition};
-use tokio::sync::mpsc::{Sender, WeakSender};
+use tokio::sync::mpsc::{OwnedPermit, Sender, WeakSender};
 use work::Work;
 
 pub use drain::Drain;
@@ -231,9 +231,15 @@ impl ConsumerStatus {
 
     /// Asks the poll loop to leave the group and join it again. `why` is the reason for the log.
     pub fn ask_rebuild(&self, why: &'static str) {
-        let inbox = self.poll_loop.get().and_then(WeakSender::upgrade);
         // If the inbox is full, the loop hangs. The watchdog will ask again.
-        let _asked = inbox.is_some_and(|inbox| inbox.try_send(Message::Rebuild(why)).is_ok());
+        if let Some(place) = self.inbox_place() {
+            place.send(Message::Rebuild(why));
+        }
+    }
+
+    /// Returns a place in the poll loop's inbox; `None` if the inbox is full, or the loop has ended.
+    pub fn inbox_place(&self) -> Option<OwnedPermit<Message>> {
+        self.poll_loop.get().and_then(WeakSender::upgrade)?.try_reserve_owned().ok()
     }
 
     /// Records that the group has answered with an assignment, even an empty one.

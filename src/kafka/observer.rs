@@ -317,7 +317,8 @@ impl Observer {
         }
     }
 
-    /// Returns one end of each partition's log, with one request per broker. Partitions without an answer are left out.
+    /// Returns one end of each partition's log, with one request per broker and hundred partitions. Partitions without an answer
+    /// are left out.
     ///
     /// # Errors
     /// The error of Kafka.

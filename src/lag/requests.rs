@@ -1,6 +1,6 @@
 //! The other requests to Kafka, besides those for log ends. They are made every few seconds, and only if needed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tracing::{debug, warn};
@@ -80,6 +80,7 @@ impl LagWatch {
         let requests = wanted.clone();
         match self.ask(move |observer| observer.empty_stretches(&requests)).await {
             Ok(empty) => {
+                let empty: HashSet<_> = empty.into_iter().collect();
                 for (source, range) in wanted {
                     let holds = !empty.contains(&source);
                     self.ends_read.insert(source, (range, holds));

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_protocol::poll_loop::Message;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
 
@@ -42,6 +43,8 @@ pub(super) async fn keep(
             }
         };
         for (member, status) in members.iter().filter(|(member, _)| member.is_wanted() && !taken.contains(&member.id)) {
+            // Without a place, ask again at the next tick.
+            let Some(place) = status.inbox_place() else { continue };
             info!(
                 pipeline = &*pipeline,
                 consumer = status.number,
@@ -49,7 +52,7 @@ pub(super) async fn keep(
                 "the name is free: joining again under it"
             );
             member.take_back();
-            status.ask_rebuild(NAME_FREE);
+            place.send(Message::Rebuild(NAME_FREE));
         }
     }
 }

@@ -65,7 +65,7 @@ pub async fn maintain_once(connector: &Connector, config: &Pipeline) -> Result<(
 /// Creates those of these partitions that are missing, and the DEFAULT partition if it is configured.
 ///
 /// # Errors
-/// The error of the database. A partition that overlaps with one of the user's is left out, with a warning.
+/// The error of the database. A partition whose refusal says nothing about others is left out, with a warning.
 pub async fn make(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -78,19 +78,25 @@ pub async fn make(
     for (partition, sql) in missing(config, by, wanted, &existing) {
         match connection.execute(sql.as_str()).await {
             Ok(_) => info!(pipeline = config.name, %partition, "created a partition"),
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P17") => {
-                warn!(pipeline = config.name, %partition, %error, "can't create a partition: it overlaps another one");
-            }
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("23514") => {
-                warn!(
-                    pipeline = config.name, %partition, %error,
-                    "can't create a partition: DEFAULT holds rows of its range, and accepts more; move them to create it"
-                );
-            }
+            Err(sqlx::Error::Database(error)) => match error.code().as_deref().and_then(of_one_partition) {
+                Some(why) => warn!(pipeline = config.name, %partition, %error, "can't create a partition: {why}"),
+                None => return Err(sqlx::Error::Database(error)),
+            },
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Returns why Postgres refuses a partition with this SQLSTATE, if that says nothing about other partitions.
+pub fn of_one_partition(sqlstate: &str) -> Option<&'static str> {
+    match sqlstate {
+        "42P17" => Some("it overlaps another one"),
+        "23514" => Some("DEFAULT holds rows of its range, and accepts more; move them to create it"),
+        "42P07" => Some("its name is taken by a table that isn't a partition of this table; rename that table"),
+        _ if sqlstate.starts_with("22") => Some("Postgres doesn't accept its bounds"),
+        _ => None,
+    }
 }
 
 /// Detaches or drops the expired ones of the partitions that tidegate created.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_harness::{Record, eventually_async};
+use tidegate_harness::{Action, Proxy, Record, Trigger, eventually_async};
 
 use crate::accounting::{await_metric, with_short_sessions};
 use crate::support::{PATIENCE, World};
@@ -101,6 +101,32 @@ async fn a_column_whose_new_type_reads_the_old_bytes_gets_the_right_values() {
         eventually_async("the record is written", PATIENCE, all).await.expect("it is");
         assert_eq!(world.number(right).await, i64::from(sent), "after {change}");
     }
+}
+
+/// Two columns change while a batch is being written. The first plan after that knows only of one change.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_columns_that_change_during_one_write_are_planned_again_twice() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE readings (seq int, level int8, speed int8)").await;
+    let postgres = Proxy::start_postgres(world.postgres.address()).expect("a proxy");
+    let config = world.config_at(&world.database.url_at(postgres.addr()), "table.name = \"readings\"");
+    let daemon = world.daemon(&config);
+    let reading = |n: i32| Record::new(format!(r#"{{"seq":{n},"level":{n},"speed":{n}}}"#));
+    world.produce([reading(1)]);
+    world.await_written(&daemon).await;
+    world.sql("ALTER TABLE readings ALTER level TYPE float8").await;
+    let noticed = postgres.arm(Trigger::FrontendQueryContains("ROLLBACK".to_owned()), Action::Hold);
+    world.produce([reading(2)]);
+    noticed.fired(PATIENCE).await.expect("the first change is noticed");
+    // The second change comes after the catalog was read for the new plan, and before the COPY that follows.
+    let planned = postgres.arm(Trigger::FrontendQueryContains("COPY".to_owned()), Action::Hold);
+    noticed.release();
+    planned.fired(PATIENCE).await.expect("the batch is copied again");
+    world.sql("ALTER TABLE readings ALTER speed TYPE float8").await;
+    planned.release();
+    world.await_written(&daemon).await;
+    let right = "SELECT count(*) FROM readings WHERE level = seq AND speed = seq";
+    assert_eq!(world.number(right).await, 2, "{}", daemon.log_tail());
 }
 
 /// The same for one of the tables that records name. The tables are planned one by one, so the others keep their type.

@@ -55,6 +55,33 @@ async fn partitions_are_created_in_advance_and_for_late_records_and_removed_when
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE sqlstate = '23514'").await, 2);
 }
 
+/// One batch needs 150 partitions, more than are created at once. The name of one of them is taken, which costs its own row only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_may_need_many_partitions_and_one_that_cannot_be_created_costs_its_own_row() {
+    for default in [false, true] {
+        let world = World::new(1).await;
+        world.sql("CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts)").await;
+        let (name, rows) = (
+            "'history_p' || to_char(now() AT TIME ZONE 'UTC' - interval '30 hours', 'YYYYMMDDHH24')",
+            "SELECT string_agg(format('{\"id\":%s,\"ts\":\"%s\"}', n, to_char(now() AT TIME ZONE 'UTC' - n * interval '1 hour', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')), E'\\n' ORDER BY n) FROM generate_series(1, 150) n",
+        );
+        let taken = world.text(&format!("SELECT {name}")).await;
+        world.sql(&format!("CREATE TABLE {taken} ()")).await;
+        world.produce(world.text(rows).await.lines().map(Record::new));
+        let by = format!(
+            "table = {{ name = \"history\", partition_by = {{ column = \"ts\", interval = \"1 hour\", default = {default} }} }}\ndead_letters.max_share = 1"
+        );
+        let (code, log) = world.drain(&world.config(&by));
+        assert_eq!(code, Some(0), "{log}");
+        let refused = i64::from(!default);
+        assert_eq!(world.number("SELECT count(*) FROM history").await, 150 - refused, "{log}");
+        assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, refused, "{log}");
+        let partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'history'::regclass AND inhrelid::regclass::text <> 'history_default'";
+        assert!(world.number(partitions).await >= 149, "{log}");
+        assert!(log.contains("its name is taken"), "{log}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn late_records_get_their_own_partition_despite_a_default_partition() {
     let world = World::new(1).await;

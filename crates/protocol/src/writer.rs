@@ -23,7 +23,7 @@ use crate::partition::Outcome;
 use crate::retry::{Backoff, Disposition, Stage};
 use crate::session::Ack;
 use crate::stopped::Stopped;
-use crate::store::{Cause, ReplanError, SpanOutcome, Store, WriteError};
+use crate::store::{Cause, PostgresError, ReplanError, SpanOutcome, Store, WriteError};
 
 /// How many COPYs the poison search of one transaction may use; the rest of the batch goes into the next transaction.
 pub const SEARCH_ATTEMPTS_MAX: u32 = 1000;
@@ -187,7 +187,7 @@ impl<S: Store> Writer<S> {
         outcomes: &mut [Option<Outcome>],
     ) -> Result<u32, Stopped> {
         let mut hint = None;
-        let mut replanned_for: Option<String> = None;
+        let mut replanned_for: Option<(String, Option<String>)> = None;
         let mut timeouts = 0;
         // Set once the catalog is known to fit the plan: an error that says otherwise may then come from a trigger.
         let mut plan_is_right = false;
@@ -235,7 +235,9 @@ impl<S: Store> Writer<S> {
                 }
                 Err(Failure::Write { error, until }) => {
                     if error.outcome_unknown() {
-                        self.listener.on(&Event::CommitUnknown(&error));
+                        if !error.is_refusal() {
+                            self.listener.on(&Event::CommitUnknown(&error));
+                        }
                         self.store.disconnect();
                         let spans = batch.spans(start..until);
                         if self.settle(batch, &spans, SettleCause::Commit, until == batch.len(), outcomes).await? {
@@ -275,8 +277,11 @@ impl<S: Store> Writer<S> {
                             if self.store.newest_plan() != batch.plan_version {
                                 continue;
                             }
-                            let what = error.postgres().map(|error| error.sqlstate.clone()).unwrap_or_default();
-                            if replanned_for.as_ref() == Some(&what) {
+                            // The store reports each missing partition once, so these replans end.
+                            let lacks_partition = matches!(error.cause, Cause::NoPartition(_));
+                            let of = |error: &PostgresError| (error.sqlstate.clone(), error.column.clone());
+                            let what = error.postgres().map(of).unwrap_or_default();
+                            if !lacks_partition && replanned_for.as_ref() == Some(&what) {
                                 // Deferred triggers run at COMMIT.
                                 let of_rows = matches!(error.stage, Stage::Copy | Stage::Commit);
                                 let copying = matches!(error.cause, Cause::Postgres(_)) && of_rows;
@@ -288,7 +293,9 @@ impl<S: Store> Writer<S> {
                                 continue;
                             }
                             self.listener.on(&Event::CatalogChanged(&error));
-                            replanned_for = Some(what);
+                            if !lacks_partition {
+                                replanned_for = Some(what);
+                            }
                             self.replan().await?;
                         }
                         Disposition::Outage => {

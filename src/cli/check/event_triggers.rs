@@ -30,8 +30,8 @@ pub(super) struct EventTriggers {
 /// The outcome of a statement that was tried.
 enum Tried {
     Accepted,
-    /// Postgres refused it with this message.
-    Refused(String),
+    /// Postgres refused it: the message, and the SQLSTATE.
+    Refused(String, String),
     /// Another session held a lock on what it changes.
     Locked,
 }
@@ -81,7 +81,10 @@ impl EventTriggers {
                 Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| WAITED.contains(&&*code)) => {
                     tried = Tried::Locked;
                 }
-                Err(sqlx::Error::Database(error)) => tried = Tried::Refused(words(&*error)),
+                Err(sqlx::Error::Database(error)) => {
+                    let sqlstate = error.code().unwrap_or_default().into_owned();
+                    tried = Tried::Refused(words(&*error), sqlstate);
+                }
                 Err(error) => return Err(error),
             }
             if !matches!(tried, Tried::Accepted) {
@@ -149,18 +152,24 @@ impl EventTriggers {
         statements: &[&str],
         report: &mut PipelineReport,
     ) -> Result<bool, sqlx::Error> {
-        match self.try_out(connection, what, statements, report).await? {
-            Tried::Accepted => Ok(true),
+        let tried = self.try_out(connection, what, statements, report).await?;
+        Ok(self.judge(tried, what, report))
+    }
+
+    /// Reports a refusal as a fault. Returns whether there was none.
+    fn judge(&self, tried: Tried, what: &str, report: &mut PipelineReport) -> bool {
+        match tried {
+            Tried::Accepted => true,
             Tried::Locked => {
                 report.warnings.push(format!(
                     "{what} could not be tried, because another session holds a lock; {}",
                     self.remedy()
                 ));
-                Ok(true)
+                true
             }
-            Tried::Refused(why) => {
+            Tried::Refused(why, _) => {
                 report.faults.push(format!("Postgres refuses {what}: {why}; {}", self.remedy()));
-                Ok(false)
+                false
             }
         }
     }
@@ -210,7 +219,13 @@ impl EventTriggers {
         {
             let Some(sql) = sql else { continue };
             let what = format!("{what} (pipelines.{}.table.partition_by)", pipeline.name);
-            accepted &= self.accept(connection, &what, &[made, sql], report).await?;
+            match self.try_out(connection, &what, &[made, sql], report).await? {
+                // The daemon warns, and goes on without this partition.
+                Tried::Refused(why, sqlstate) if partitions::of_one_partition(&sqlstate).is_some() => {
+                    report.warnings.push(format!("Postgres refuses {what}: {why}"));
+                }
+                tried => accepted &= self.judge(tried, &what, report),
+            }
         }
         Ok(accepted)
     }
@@ -231,7 +246,7 @@ impl EventTriggers {
         for setup in [trials.guarded.as_ref(), Some(&trials.direct), bare].into_iter().flatten() {
             let sql = setup.make.join(";\n");
             let statements = [made.unwrap_or("SELECT"), &sql];
-            if let Tried::Refused(why) = self.try_out(connection, "the newest records", &statements, report).await? {
+            if let Tried::Refused(why, _) = self.try_out(connection, "the newest records", &statements, report).await? {
                 report.warnings.push(format!(
                     "the newest records were not tried: the table's defaults or triggers may draw from sequences, which no rollback undoes, and Postgres refuses the temporary objects that replace them: {why}; {}",
                     self.remedy()

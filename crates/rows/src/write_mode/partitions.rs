@@ -17,7 +17,7 @@ const POSTGRES_EPOCH: i64 = 10_957 * DAY;
 /// How many intervals into the past a late record may create its partition, if there is no retention. The limit keeps a device
 /// whose clock was reset from creating any number of partitions.
 const LATE_INTERVALS: i64 = 400;
-/// How many partitions the rows of one batch may create.
+/// How many partitions are created at once for the rows of a batch. If it needs more, it is tried again in between.
 const NEEDED_AT_ONCE: usize = 64;
 /// The longest identifier that Postgres doesn't truncate, in bytes.
 const LONGEST_NAME: usize = 63;
@@ -129,9 +129,15 @@ pub fn is_expired(by: &PartitionBy, bounds: &Bounds, now: i64) -> bool {
     by.retention.is_some_and(|retention| bounds.to <= now.saturating_sub(micros(retention)))
 }
 
-/// Returns the partitions that the encoded rows need and that may be created for a record. Left out are those that have expired,
-/// those further in the future than `ahead`, and those too far in the past. `at` is the column's index in the rows.
-pub fn needed<'a>(by: &PartitionBy, catalog: &Catalog, rows: impl Iterator<Item = (usize, &'a [u8])>) -> Vec<Bounds> {
+/// Returns the partitions that the encoded rows need and that may be created for a record, at most 64 at once. Left out are those
+/// in `tried`, those that have expired, those further in the future than `ahead`, and those too far in the past. `at` is the
+/// column's index in the rows.
+pub fn needed<'a>(
+    by: &PartitionBy,
+    catalog: &Catalog,
+    rows: impl Iterator<Item = (usize, &'a [u8])>,
+    tried: &BTreeSet<Bounds>,
+) -> Vec<Bounds> {
     let now = Timestamp::now().as_microsecond();
     let is_date = catalog.columns.iter().any(|column| column.name == by.column && column.base_type == "date");
     let mut needed = BTreeSet::new();
@@ -141,7 +147,7 @@ pub fn needed<'a>(by: &PartitionBy, catalog: &Catalog, rows: impl Iterator<Item 
             continue;
         }
         last = Bounds::holding(by, time);
-        needed.extend(last.filter(|bounds| may_be_made(by, bounds, now)));
+        needed.extend(last.filter(|bounds| !tried.contains(bounds) && may_be_made(by, bounds, now)));
         if needed.len() == NEEDED_AT_ONCE {
             break;
         }

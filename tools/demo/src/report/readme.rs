@@ -115,7 +115,7 @@ mod tests {
         let new = with_figures(&readme, &report(1.0)).unwrap();
         assert!(new.starts_with(&format!("before\n{BEGINS}A: 10 000 rows/s")), "{new}");
         assert!(new.contains("| tidegate | 0 | 0 | 0 | 700 ms | 262 ms | 26, 17 |"), "{new}");
-        assert!(new.contains("27 times INSERTs, 90 % of COPY") && new.contains("PostgreSQL 18.0;"), "{new}");
+        assert!(new.contains("27 times INSERTs, 90 % of COPY") && new.contains("PostgreSQL 18.0, both with"), "{new}");
         assert!(new.ends_with(&format!("{ENDS}after\n")) && !new.contains("old"), "{new}");
         assert_eq!(with_figures(&new, &report(1.0)).unwrap(), new);
     }
