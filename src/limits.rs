@@ -39,7 +39,7 @@ const ALLOCATOR_PERCENT: u64 = 125;
 /// The memory of the process without any consumer, in bytes: code, runtime, metrics, the page.
 const PROCESS_BYTES: u64 = 24 << 20;
 
-const FETCH_MIN: u64 = 128 << 10;
+const FETCH_MIN: u64 = 64 << 10;
 const FETCH_MAX: u64 = 8 << 20;
 const QUEUE_MIN_KBYTES: u64 = 512;
 const QUEUE_MAX_KBYTES: u64 = 64 << 10;
