@@ -1,4 +1,4 @@
-# Everything that this project does, by name. Needs Rust, compilers of C and C++, make, perl, Java 17 or later and Maven; the rest is
+# Everything that this project does, by name. Needs Rust, a C compiler, make, perl, Java 17 or later and Maven; the rest is
 # fetched. `make` alone lists the targets.
 
 CARGO ?= cargo
@@ -21,7 +21,7 @@ tools:
 	@missing=0; \
 	need() { command -v "$$1" >/dev/null 2>&1 || { echo "missing: $$1 ($$2)" >&2; missing=1; }; }; \
 	need $(CARGO) "Rust, from rustup.rs"; need cc "a C compiler: apt-get install gcc"; \
-	need c++ "a C++ compiler: apt-get install g++"; need perl "apt-get install perl"; \
+	need perl "apt-get install perl"; \
 	need java "Java 17 or later: apt-get install openjdk-17-jre-headless"; need mvn "apt-get install maven"; \
 	exit $$missing
 
