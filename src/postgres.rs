@@ -69,11 +69,10 @@ pub struct PgStore {
     missing: Vec<Bounds>,
     /// The indexes of the window's rows that the current COPY contains; empty if it contains all.
     placed: Vec<u32>,
-    /// The partitions that were created since the last commit, or couldn't be. If a row needs one of them and still finds no
-    /// partition, the row is itself at fault.
-    made: BTreeSet<Bounds>,
-    /// For a table with a DEFAULT partition: the partitions that were created, or couldn't be. They are not requested again.
-    seen_to: BTreeSet<Bounds>,
+    /// The partitions that were created, or couldn't be, since the last commit. If a row needs one of them and still finds no
+    /// partition, the row is itself at fault. For a table with a DEFAULT partition, those since the start: they are not requested
+    /// again.
+    tried: BTreeSet<Bounds>,
 }
 
 #[derive(Debug)]
@@ -102,8 +101,7 @@ impl PgStore {
             unmatched: 0,
             missing: Vec::new(),
             placed: Vec::new(),
-            made: BTreeSet::new(),
-            seen_to: BTreeSet::new(),
+            tried: BTreeSet::new(),
         }
     }
 
@@ -171,7 +169,7 @@ impl PgStore {
     /// Returns whether rows of this window need partitions that don't exist and may be created. Stores these in `missing`.
     fn misses<'a>(&mut self, batch: &'a Batch, window: Range<u32>) -> bool {
         if let Some(by) = &self.rows.plans.config().table.partition_by {
-            let tried = if by.default { &self.seen_to } else { &self.made };
+            let tried = &self.tried;
             let planned = &self.rows.planned;
             let (catalog, shapes) = (&planned.table.catalog, planned.plan.shapes());
             let place = planned.plan.column_names().position(|name| name == by.column);
@@ -197,7 +195,11 @@ impl PgStore {
     /// Returns whether to create partitions before copying this window. A DEFAULT partition hides missing partitions: Postgres
     /// accepts the rows, and rows already in DEFAULT then block creating the partition they belong to.
     fn foresees(&mut self, batch: &Batch, window: Range<u32>) -> bool {
-        self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default) && self.misses(batch, window)
+        self.has_default_partition() && self.misses(batch, window)
+    }
+
+    fn has_default_partition(&self) -> bool {
+        self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default)
     }
 
     /// Runs one statement of the caller in the open transaction, under the same deadline and rules as all others.
@@ -268,8 +270,7 @@ impl PgStore {
             Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
             Err(error) => return Err(ReplanError::Unplannable(no_partitions(self.rows.plans.config(), &error))),
         }
-        self.seen_to.extend(&self.missing);
-        self.made.extend(self.missing.drain(..));
+        self.tried.extend(self.missing.drain(..));
         // Ignore an error of closing: nothing depends on it.
         drop(connection.close().await);
         Ok(())
@@ -419,8 +420,8 @@ impl Transaction for PgStore {
         if result.is_ok() {
             self.metrics.unmatched(self.unmatched);
         }
-        if result.is_ok() {
-            self.made.clear();
+        if result.is_ok() && !self.has_default_partition() {
+            self.tried.clear();
         }
         result
     }

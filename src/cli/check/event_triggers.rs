@@ -214,14 +214,14 @@ impl EventTriggers {
         let Some(by) = &pipeline.table.partition_by else { return Ok(true) };
         let partitions::Due { create, remove } = partitions::look(connection, pipeline, by).await?;
         let mut accepted = true;
-        for (what, sql) in
-            [("a new partition", create.first()), ("the removal of an expired partition", remove.first())]
+        for (what, is_new, sql) in
+            [("a new partition", true, create.first()), ("the removal of an expired partition", false, remove.first())]
         {
             let Some(sql) = sql else { continue };
             let what = format!("{what} (pipelines.{}.table.partition_by)", pipeline.name);
             match self.try_out(connection, &what, &[made, sql], report).await? {
-                // The daemon warns, and goes on without this partition.
-                Tried::Refused(why, sqlstate) if partitions::of_one_partition(&sqlstate).is_some() => {
+                // The daemon warns, and goes on without this new partition.
+                Tried::Refused(why, sqlstate) if is_new && partitions::of_one_partition(&sqlstate).is_some() => {
                     report.warnings.push(format!("Postgres refuses {what}: {why}"));
                 }
                 tried => accepted &= self.judge(tried, &what, report),
