@@ -15,6 +15,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod postgres;
 pub mod registry;
+pub mod repeats;
 pub mod report;
 pub mod status;
 mod systemd;

@@ -1,6 +1,5 @@
 //! Turns the protocol's events into log lines, metrics, the status page and the timeline.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,13 +12,12 @@ use tracing::{debug, info, warn};
 
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics, epoch_ms};
 use crate::plan::PlanSource;
+use crate::repeats::Repeats;
 use crate::status::work::{self, BatchNote, DeadLetter};
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble, lock};
 
 /// The last committed record counts as compacted away if neither this record nor a later one is delivered for this long.
 const GONE_AFTER: Duration = Duration::from_secs(5);
-/// The shortest time between two log lines about dead letters of one kind.
-const LETTERS_LOGGED_EVERY: Duration = Duration::from_secs(60);
 /// How many partitions the timeline names one by one.
 const NAMED_PARTITIONS: usize = 8;
 
@@ -35,41 +33,8 @@ pub struct ConsumerReport {
     pub status: Arc<ConsumerStatus>,
     /// The plans, which know the schemas that records wait for.
     pub plans: Arc<PlanSource>,
-    /// The dead letters that were logged.
-    pub logged: Mutex<LoggedLetters>,
-}
-
-/// The kinds of dead letters that were logged. A faulty sender causes thousands of them per second, so each kind is logged once per
-/// minute.
-#[derive(Debug, Default)]
-pub struct LoggedLetters {
-    /// By reason and column.
-    kinds: HashMap<(&'static str, Option<Box<str>>), LoggedKind>,
-}
-
-#[derive(Debug)]
-struct LoggedKind {
-    /// When the last line was logged.
-    at: Instant,
-    /// How many dead letters of the kind came since, without a line.
-    since: u64,
-}
-
-impl LoggedLetters {
-    /// Takes a dead letter. If it is to be logged, returns how many of its kind came since the last line.
-    fn take(&mut self, reason: &'static str, column: Option<&str>, now: Instant) -> Option<u64> {
-        let kind = (reason, column.map(Box::from));
-        let Some(logged) = self.kinds.get_mut(&kind) else {
-            self.kinds.insert(kind, LoggedKind { at: now, since: 0 });
-            return Some(0);
-        };
-        if now.duration_since(logged.at) < LETTERS_LOGGED_EVERY {
-            logged.since += 1;
-            return None;
-        }
-        logged.at = now;
-        Some(std::mem::take(&mut logged.since))
-    }
+    /// The kinds of dead letters that were logged, by reason and column. A faulty sender causes thousands per second.
+    pub logged: Mutex<Repeats>,
 }
 
 impl Listener for ConsumerReport {
@@ -224,9 +189,10 @@ impl ConsumerReport {
             let record = batch.record(letter.record);
             let source = TopicPartition::new(record.topic, record.partition);
             let (offset, column) = (Offset::new(record.offset), letter.column.clone());
-            if let Some(repeated) = lock(&self.logged).take(letter.reason, column.as_deref(), Instant::now()) {
+            let kind = format!("{} {}", letter.reason, column.as_deref().unwrap_or_default());
+            if let Some(held_back) = lock(&self.logged).take(kind, Instant::now()) {
                 let (pipeline, consumer, reason) = (&*self.pipeline, self.status.number, letter.reason);
-                let column = column.as_deref().unwrap_or("-");
+                let (column, repeated) = (column.as_deref(), (held_back > 0).then_some(held_back));
                 warn!(pipeline, consumer, %source, %offset, reason, column, repeated, "a record became a dead letter, and the flow goes on: see `tidegate dead-letters list`; others of its kind are counted for a minute");
             }
             self.status.work.dead(letter.reason, DeadLetter { source, offset, column, at_ms: epoch_ms() });
@@ -344,23 +310,4 @@ fn partition_status(partition: &Partition) -> PartitionStatus {
         }
     }
     status
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_kind_of_dead_letter_is_logged_once_per_minute_with_the_number_of_the_others() {
-        let (mut logged, start) = (LoggedLetters::default(), Instant::now());
-        let mut take = |column, seconds| logged.take("invalid_value", column, start + Duration::from_secs(seconds));
-        assert_eq!(take(Some("lat"), 0), Some(0));
-        assert_eq!(take(Some("lat"), 1), None);
-        assert_eq!(take(Some("lon"), 1), Some(0));
-        assert_eq!(take(None, 1), Some(0));
-        assert_eq!(take(Some("lat"), 59), None);
-        assert_eq!(take(Some("lat"), 60), Some(2));
-        assert_eq!(take(Some("lat"), 119), None);
-        assert_eq!(take(Some("lat"), 120), Some(1));
-    }
 }

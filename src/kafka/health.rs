@@ -12,13 +12,14 @@
 //! The lines that librdkafka logs about connections are no such signal, because one of several brokers may be down without
 //! harm. They are only shown as the cause.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
 use super::fault::{Cause, Fault};
+use crate::repeats::{REPEAT_AFTER, Repeats};
 use crate::status::{Trouble, WaitCause, lock};
 
 /// If a request has no answer for this long, it is an outage. This time is longer than a change of a partition's leader takes.
@@ -27,10 +28,6 @@ const SILENT_AFTER: Duration = Duration::from_secs(8);
 const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
 /// If a denial isn't repeated for this long, it is over, provided that the consumer is a settled member of its group.
 const DENIED_FOR: Duration = Duration::from_secs(10);
-/// A line of librdkafka is logged only once within this time.
-const REPEAT_AFTER: Duration = Duration::from_secs(60);
-/// The most log lines that are remembered in order not to repeat them.
-const LINES_MAX: usize = 256;
 
 /// The state of Kafka as a pipeline's clients see it.
 #[derive(Debug)]
@@ -42,7 +39,7 @@ pub struct KafkaHealth {
     /// Whether failed connections are logged when they fail. A command doesn't log them, because its error names the cause.
     logs: bool,
     state: Mutex<State>,
-    lines: Mutex<HashMap<String, Line>>,
+    lines: Mutex<Repeats>,
 }
 
 #[derive(Debug, Default)]
@@ -98,12 +95,6 @@ pub struct Sight {
     pub is_settled: bool,
     /// The longest time by which any broker's quota delayed an answer since the last statistics.
     pub throttled: Duration,
-}
-
-#[derive(Debug)]
-struct Line {
-    said_at: Instant,
-    held_back: u32,
 }
 
 impl KafkaHealth {
@@ -367,22 +358,10 @@ impl KafkaHealth {
     /// lines that were suppressed since then.
     pub fn once(&self, line: &str, say: impl FnOnce(Option<u32>)) {
         let key: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
-        let now = Instant::now();
-        let mut lines = lock(&self.lines);
-        if lines.len() >= LINES_MAX {
-            lines.retain(|_, line| now.duration_since(line.said_at) < REPEAT_AFTER);
+        let held_back = lock(&self.lines).take(key, Instant::now());
+        if let Some(held_back) = held_back {
+            say((held_back > 0).then_some(held_back));
         }
-        let repeated = match lines.get_mut(&key) {
-            Some(line) if now.duration_since(line.said_at) < REPEAT_AFTER => {
-                line.held_back = line.held_back.saturating_add(1);
-                return;
-            }
-            Some(line) => Some(line.held_back).filter(|count| *count > 0),
-            None => None,
-        };
-        lines.insert(key, Line { said_at: now, held_back: 0 });
-        drop(lines);
-        say(repeated);
     }
 }
 
