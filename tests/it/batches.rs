@@ -96,9 +96,9 @@ async fn a_small_batch_is_not_held_up_by_the_network() {
     let quick = daemon.metric("tidegate_write_duration_seconds_bucket", &[("le", "0.025")]).unwrap_or(0.0);
     let all = counted(&daemon, "tidegate_write_duration_seconds_count");
     println!("{quick} of {all} small batches within 25 ms, connections and COMMIT included");
-    // If acknowledgements were delayed, each batch would take at least 40 ms. So a few fast batches prove that they aren't. A
+    // If acknowledgements were delayed, each batch would take at least 40 ms. So a single fast batch proves that they aren't. A
     // busy machine slows down most batches.
-    assert!(quick >= 2.0, "{quick} of {all} within 25 ms");
+    assert!(quick >= 1.0, "{quick} of {all} within 25 ms");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,6 @@
 //! The table changes while records flow: the catalog is read again, and if the mapping no longer fits, the pipeline stops with a
 //! reason.
 
-use std::time::Duration;
-
 use tidegate_harness::{Daemon, Record, eventually_async};
 
 use crate::accounting::{NUMBERED, await_metric, with_short_sessions};
@@ -45,9 +43,9 @@ async fn columns_added_retyped_and_dropped_under_load_are_replanned() {
     world.sql("CREATE TABLE rides (seq int, name text, spare text)").await;
     let daemon = flowing(&world, &world.config(AUTOMATIC));
     world.sql("ALTER TABLE rides ADD COLUMN note text DEFAULT 'none'").await;
-    world.await_next_commit(&daemon, Duration::from_secs(10)).await;
+    world.await_next_commit(&daemon, PATIENCE).await;
     world.sql("ALTER TABLE rides ALTER COLUMN seq TYPE bigint").await;
-    world.await_next_commit(&daemon, Duration::from_secs(10)).await;
+    world.await_next_commit(&daemon, PATIENCE).await;
     world.sql("ALTER TABLE rides DROP COLUMN spare").await;
     still_exact(&world, &daemon).await;
     assert_eq!(daemon.exit_status(), None, "it never stopped");

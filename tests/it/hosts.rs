@@ -8,7 +8,7 @@ use tidegate_harness::{
 
 use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_postgres};
 use crate::cli::tidegate;
-use crate::support::{PATIENCE, World};
+use crate::support::{PATIENCE, World, in_tests};
 
 /// The longest time from the promotion to the first commit.
 const SOON: Duration = Duration::from_secs(3);
@@ -71,9 +71,9 @@ impl Pair {
     /// Waits for the first commit on the new primary, which must come soon. Then waits until all records are in the table, each
     /// once.
     async fn ends_exact(&self, daemon: &Daemon, promoted: Instant, records: i64) {
-        self.world.await_next_commit(daemon, SOON).await;
+        self.world.await_next_commit(daemon, in_tests(SOON)).await;
         let took = promoted.elapsed();
-        assert!(took <= SOON, "the first commit came {took:?} after the promotion; {}", daemon.log_tail());
+        assert!(took <= in_tests(SOON), "the first commit came {took:?} after the promotion; {}", daemon.log_tail());
         println!("first commit {took:?} after the promotion");
         self.world.await_written(daemon).await;
         self.world.assert_exact(records).await;

@@ -8,7 +8,7 @@ use tidegate_harness::{Daemon, Kafka, KafkaSpec, Proxy, fetch, shared};
 
 use crate::accounting::{NUMBERED, counted};
 use crate::cli::tidegate;
-use crate::support::{PATIENCE, World};
+use crate::support::{PATIENCE, World, in_tests};
 
 /// The longest time from the beginning of a fault until the state shows it.
 const SEEN: Duration = Duration::from_secs(15);
@@ -59,7 +59,7 @@ fn waits_and_says(daemon: &Daemon, words: &[&str]) {
     let began = Instant::now();
     let ready = || daemon.get("/readyz").expect("it answers");
     let says = |daemon: &Daemon| waits(daemon) && words.iter().all(|word| ready().body.contains(word));
-    if let Err(error) = daemon.await_until(&format!("it waits for Kafka and says {words:?}"), SEEN, says) {
+    if let Err(error) = daemon.await_until(&format!("it waits for Kafka and says {words:?}"), in_tests(SEEN), says) {
         panic!("{error:#}\n/readyz: {}", ready().body);
     }
     println!("waiting for Kafka, with the cause, after {:?}", began.elapsed());
@@ -75,7 +75,7 @@ fn waits_and_says(daemon: &Daemon, words: &[&str]) {
 /// Waits until the daemon flows again, and checks that it reported that and lost nothing.
 async fn flows_again(world: &World, daemon: &Daemon, records: i32) {
     let ended = Instant::now();
-    daemon.await_until("it doesn't wait any more", OVER, |daemon| !waits(daemon)).expect("it is over");
+    daemon.await_until("it doesn't wait any more", in_tests(OVER), |daemon| !waits(daemon)).expect("it is over");
     println!("over after {:?}", ended.elapsed());
     daemon.await_log("Kafka serves again", PATIENCE).expect("the log says so");
     daemon.await_ready(PATIENCE).expect("it is ready");
@@ -107,7 +107,9 @@ async fn a_killed_broker_is_waited_for_by_name_and_what_is_not_known_is_absent()
     let daemon = flowing(&world, &config(&world, servers, ""), 2_000).await;
     world.kafka.kill(0).expect("it dies");
     waits_and_says(&daemon, &[servers, "the connection is refused", "start Kafka there"]);
-    daemon.await_until("the lag is withdrawn", SEEN, |daemon| !lag_is_known(daemon)).expect("nobody knows it");
+    daemon
+        .await_until("the lag is withdrawn", in_tests(SEEN), |daemon| !lag_is_known(daemon))
+        .expect("nobody knows it");
     // Later requests have failed too. The sentence must still name the first cause.
     let ready = daemon.get("/readyz").expect("it answers");
     assert!(ready.body.contains("the connection is refused"), "{}", ready.body);
@@ -204,7 +206,7 @@ async fn a_denied_topic_and_a_denied_group_are_waited_for_under_each_protocol() 
     acl(world.kafka, &[&["--add"], &of_group[..]].concat());
     waits_and_says(&daemon, &[&format!("group `{group}`"), "grant READ"]);
     acl(world.kafka, &[&["--remove", "--force"], &of_group[..]].concat());
-    daemon.await_until("it doesn't wait any more", OVER, |daemon| !waits(daemon)).expect("it is over");
+    daemon.await_until("it doesn't wait any more", in_tests(OVER), |daemon| !waits(daemon)).expect("it is over");
     daemon.await_ready(PATIENCE).expect("it is ready");
     drop(daemon);
 
@@ -216,7 +218,7 @@ async fn a_denied_topic_and_a_denied_group_are_waited_for_under_each_protocol() 
     waits_and_says(&daemon, &[&format!("group `{group}`"), "grant READ"]);
     assert_eq!(daemon.metric("tidegate_pipeline_state", &[("state", "stopped")]), Some(0.0), "a right can be granted");
     acl(world.kafka, &[&["--remove", "--force"], &of_group[..]].concat());
-    daemon.await_until("it doesn't wait any more", OVER, |daemon| !waits(daemon)).expect("it is over");
+    daemon.await_until("it doesn't wait any more", in_tests(OVER), |daemon| !waits(daemon)).expect("it is over");
     daemon.await_ready(PATIENCE).expect("it is ready");
 }
 

@@ -7,7 +7,7 @@ use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually, shared};
 use crate::accounting::NUMBERED;
 use crate::cli::tidegate;
 use crate::kafka_health::leak;
-use crate::support::{PATIENCE, World};
+use crate::support::{PATIENCE, World, in_tests};
 
 /// The longest time from the deletion until the daemon says so.
 const SEEN: Duration = Duration::from_secs(15);
@@ -35,7 +35,7 @@ async fn a_topic_deleted_under_a_running_daemon_is_waited_for_by_name_until_it_i
     let deleted = Instant::now();
     let says =
         |daemon: &Daemon| is_waiting(daemon) && daemon.get("/readyz").is_ok_and(|ready| ready.body.contains(&words));
-    daemon.await_until("it waits for the topic", SEEN, says).unwrap_or_else(|error| panic!("{error:#}"));
+    daemon.await_until("it waits for the topic", in_tests(SEEN), says).unwrap_or_else(|error| panic!("{error:#}"));
     println!("named after {:?}", deleted.elapsed());
     assert_eq!(daemon.get("/readyz").expect("it answers").status, 503);
     let page = sentence(&daemon);
@@ -51,7 +51,9 @@ async fn a_topic_deleted_under_a_running_daemon_is_waited_for_by_name_until_it_i
     eventually("the name is free again", PATIENCE, || world.kafka.create_topic(&world.topic, 2, &[]).is_ok())
         .expect("it is");
     world.produce_numbered(100..300, 2);
-    daemon.await_until("it doesn't wait any more", SEEN, |daemon| !is_waiting(daemon)).expect("the topic is there");
+    daemon
+        .await_until("it doesn't wait any more", in_tests(SEEN), |daemon| !is_waiting(daemon))
+        .expect("the topic is there");
     daemon.await_log("Kafka has all listed topics again", PATIENCE).expect("the log says so");
     eventually("the new records are written", PATIENCE, || {
         daemon.metric("tidegate_rows_written_total", &[]) == Some(300.0)
@@ -70,7 +72,7 @@ async fn a_misspelled_topic_is_waited_for_by_name_from_the_start() {
     let daemon = world.daemon(&config);
     let words = "topic `misspelled`: Kafka doesn't have it; it was deleted, or its name is misspelled";
     let says = |daemon: &Daemon| daemon.get("/readyz").is_ok_and(|ready| ready.body.contains(words));
-    daemon.await_until("it names the topic", SEEN, says).unwrap_or_else(|error| panic!("{error:#}"));
+    daemon.await_until("it names the topic", in_tests(SEEN), says).unwrap_or_else(|error| panic!("{error:#}"));
     assert!(sentence(&daemon).contains(words), "{}", sentence(&daemon));
 }
 

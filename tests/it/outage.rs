@@ -8,7 +8,7 @@ use tidegate_harness::proxy::Armed;
 use tidegate_harness::{Action, Daemon, Proxy, Trigger, unique_name};
 
 use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_postgres};
-use crate::support::{PATIENCE, World};
+use crate::support::{PATIENCE, World, in_tests};
 
 const RECORDS: i32 = 20_000;
 /// The longest time from the end of an outage to the first commit.
@@ -199,7 +199,7 @@ async fn a_locked_table_is_waited_for_and_its_holder_named_and_the_group_kept() 
     assert_eq!(ready.status, 503, "{}", ready.body);
     assert!(ready.body.contains("55P03") && ready.body.contains("a nightly report"), "{}", ready.body);
     holder.execute("COMMIT").await.expect("it lets go");
-    let took = world.await_next_commit(&daemon, SOON).await;
+    let took = world.await_next_commit(&daemon, in_tests(SOON)).await;
     println!("first commit {took:?} after the lock was gone");
     world.await_written(&daemon).await;
     world.assert_exact(RECORDS.into()).await;
@@ -225,7 +225,7 @@ async fn away_and_back(world: &World, daemon: &Daemon, sqlstate: &str, hurt: &st
     // Wait until the delays between two attempts have grown.
     await_metric(daemon, "tidegate_retries_total", 6.0);
     admin.execute(mend).await.expect("it can be mended");
-    let took = world.await_next_commit(daemon, SOON).await;
+    let took = world.await_next_commit(daemon, in_tests(SOON)).await;
     println!("first commit {took:?} after {sqlstate} was over");
     world.await_written(daemon).await;
     world.assert_exact(RECORDS.into()).await;

@@ -11,7 +11,7 @@ use tidegate_harness::{Kafka, KafkaSpec, Postgres, PostgresSpec, shared, unique_
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_limits, with_postgres};
-use crate::support::{PATIENCE, World};
+use crate::support::{PATIENCE, World, in_tests};
 
 /// The longest time from the database's return to the first commit.
 const SOON: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ async fn a_database_killed_in_the_middle_of_a_drain_loses_nothing_and_is_written
             .await_until("it isn't ready", PATIENCE, |d| d.get("/readyz").is_ok_and(|r| r.status == 503))
             .expect("503");
         postgres.start_again().expect("it starts again");
-        let took = world.await_next_commit(&daemon, SOON).await;
+        let took = world.await_next_commit(&daemon, in_tests(SOON)).await;
         println!("kill {kill}: first commit {took:?} after the database was back");
     }
     world.await_written(&daemon).await;
@@ -248,7 +248,7 @@ async fn a_full_disk_is_waited_for_until_there_is_room() {
     daemon.await_until("`/readyz` names 53100", PATIENCE, names_it).expect("it says what it waits for");
     await_metric(&daemon, "tidegate_retries_total", 4.0);
     disk.grow(64);
-    let took = world.await_next_commit(&daemon, SOON).await;
+    let took = world.await_next_commit(&daemon, in_tests(SOON)).await;
     println!("first commit {took:?} after there was room");
     world.await_written(&daemon).await;
     world.assert_exact(150_000).await;

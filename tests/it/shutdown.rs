@@ -8,11 +8,11 @@ use sqlx::Executor as _;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Proxy, Record};
 
 use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, with_limits, with_postgres};
-use crate::support::{PATIENCE, World, spec};
+use crate::support::{PATIENCE, World, in_tests, spec};
 
 /// `limits.drain_timeout` of these tests.
 const DRAIN: Duration = Duration::from_secs(6);
-/// How much later than `DRAIN` a process may end, on a busy machine.
+/// How much later than `DRAIN` a process may end.
 const SLACK: Duration = Duration::from_secs(2);
 /// The exit code of a run that ended before everything was written.
 const UNFINISHED: i32 = 75;
@@ -40,7 +40,7 @@ fn away(proxy: &Proxy) {
 fn ends_in_time(daemon: &Daemon) -> ExitStatus {
     let told = Instant::now();
     daemon.terminate().expect("it is told");
-    let status = daemon.wait_exit(DRAIN + SLACK).expect("it ends in time");
+    let status = daemon.wait_exit(DRAIN + in_tests(SLACK)).expect("it ends in time");
     println!("ended {:?} after SIGTERM with {status}", told.elapsed());
     status
 }

@@ -1,7 +1,7 @@
 //! A process that was suspended and resumes late. Meanwhile its partitions have got another owner. Its write must be refused, and
 //! its locks must delay nobody.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidegate_harness::{Action, Daemon, Proxy, Trigger};
 
@@ -26,7 +26,8 @@ async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     world.sql(zombie.create).await;
     world.produce_numbered(0..RECORDS, 2);
     let proxy = Proxy::start_postgres(world.postgres.address()).expect("the proxy starts");
-    // The server's deadlines are long here, so that they don't end the zombie's transaction before the new owner does.
+    // The server's deadlines are longer here than the test's patience, so that only the new owner can end the zombie's
+    // transaction in time.
     let lines = "lock_timeout = \"2s\"\nidle_in_transaction_timeout = \"10m\"";
     let configure = |url: &str| with_short_sessions(&with_postgres(&world.config_at(url, zombie.pipeline), lines));
     // Arm the trigger only after the first COPY has begun, because the start has transactions too.
@@ -40,11 +41,8 @@ async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     }
     stopped.pause().expect("it stops");
 
-    let started = Instant::now();
     let owner = world.daemon(&configure(&world.database.url));
     world.await_written(&owner).await;
-    let took = started.elapsed();
-    assert!(took < Duration::from_secs(15), "the new owner was held up for {took:?}; {}", owner.log_tail());
     assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::from(RECORDS));
 
     // Let the bytes arrive that the zombie sent before it was suspended, and then resume it.
