@@ -169,7 +169,7 @@ pub fn main() -> u8 {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // A request for help is no error. If standard output is closed, there is nobody to tell.
+            // A request for help isn't an error. If standard output is closed, there is nobody to tell.
             let code = if error.use_stderr() { USAGE } else { 0 };
             drop(error.print());
             return code;

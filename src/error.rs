@@ -1,4 +1,4 @@
-//! The reasons for which the process ends, and their exit codes.
+//! The errors that end the process, and their exit codes.
 
 pub const DRAINED: u8 = 0;
 /// Bad configuration or usage: `EX_USAGE` of `sysexits.h`.

@@ -1,7 +1,7 @@
 //! Measures the lag of a pipeline, which is the difference between the log ends in Kafka and the ledger's positions. Tidegate
 //! requests the log ends itself.
 //!
-//! librdkafka's own figures don't change while a partition is paused, and the lag that is measured here does. The ledger is
+//! librdkafka's figures don't change while a partition is paused; the lag that is measured here does change. The ledger is
 //! read for every partition of the pipeline, whichever instance owns it, so every instance shows the whole pipeline.
 
 pub mod headroom;

@@ -119,7 +119,7 @@ impl ConsumerStatus {
         }
     }
 
-    /// Records that the writer has written a batch. Returns how long it had waited for Postgres, if it had.
+    /// Records that the writer has written a batch. Returns how long it waited for Postgres; `None` if it didn't wait.
     pub fn flowing(&self) -> Option<Duration> {
         match std::mem::replace(&mut *lock(&self.writer), WriterState::Flowing) {
             WriterState::Flowing => None,

@@ -74,8 +74,8 @@ fn normal(path: &Path) -> Option<PathBuf> {
     Some(normal)
 }
 
-/// Returns the faults of the links in `pages`. Paths are relative to the repository's root. `exists` says whether a file exists
-/// that is no page.
+/// Returns the faults of the links in `pages`. Paths are relative to the repository's root. `exists` says whether a file
+/// that isn't a page exists.
 fn faults(pages: &BTreeMap<PathBuf, Page>, exists: impl Fn(&Path) -> bool) -> Vec<String> {
     let mut faults = Vec::new();
     for (path, page) in pages {

@@ -81,7 +81,7 @@ fn made(nul: usize) -> Vec<Encoder> {
 }
 
 /// Returns whether a number is negative, its digits before the point without leading zeros, and its digits after the point
-/// without trailing zeros. `None` if the text is no decimal number, or its exponent is huge.
+/// without trailing zeros. `None` if the text isn't a decimal number, or if its exponent is huge.
 fn digits(number: &str) -> Option<(bool, String, String)> {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let exponent: i64 = exponent.parse().ok().filter(|exponent: &i64| exponent.abs() < 20_000)?;

@@ -31,7 +31,7 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
             serde_json::from_str(&ask(at, &path).ok()?).ok()
         })
     };
-    // A reader that has seen enough, such as `head`, is no error.
+    // If the reader closes the pipe early, as `head` does, that isn't an error.
     drop(writeln!(std::io::stdout(), "{}", shown.trim_end()));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `tidegate verify`: compares the ledger with Kafka, and the table with both.
 //!
 //! Ledger and table are read in one snapshot, so a running daemon doesn't affect the result. Offsets that the table lacks are
-//! looked up in Kafka. Offsets that hold no record (compacted away, transaction markers) are no loss. For offsets that Kafka
+//! looked up in Kafka. Offsets that hold no record (compacted away, transaction markers) are not losses. For offsets that Kafka
 //! has deleted, it can't be known whether a row is missing.
 
 mod report;

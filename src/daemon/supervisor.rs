@@ -284,8 +284,8 @@ fn can_connect(config: &Config, name: &str) -> Result<(), String> {
 
 /// Waits until somebody runs `tidegate pipelines resume` for this pipeline. Returns the pipeline's name.
 ///
-/// Only requests that are made from now on count. The command makes a request only if an instance's row says that the pipeline
-/// has stopped there, and our row says so only after the number of earlier requests was read.
+/// First reads the number of earlier requests, which don't count. Only then says in this instance's row that the pipeline has
+/// stopped here. The command makes a request only if some instance's row says so, so no request for this stop is missed.
 async fn resumed(daemon: Arc<Daemon>, pipeline: Arc<Pipeline>) -> Arc<str> {
     let connector = Connector::new(Arc::new(daemon.config().postgres.clone()), None);
     let mut known = None;

@@ -274,8 +274,8 @@ pub(super) fn first(faults: &str) -> String {
 /// The most faults of a refused configuration that one sentence has.
 const FAULTS_SHOWN: usize = 20;
 
-/// Returns all of several faults, one per line, as one sentence without its full stop. Of very many it returns the first ones, and
-/// where the others are.
+/// Joins faults, which come one per line, into one sentence without its full stop. If there are more than [`FAULTS_SHOWN`], the
+/// sentence has only that many, and says where the others are.
 fn listed(faults: &str) -> String {
     let faults: Vec<&str> = faults.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let shown = faults[..faults.len().min(FAULTS_SHOWN)].join("; ");
@@ -294,8 +294,8 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// Returns the sentences of all pipelines, or the one that says that there are no problems. `refused` has the faults for which the
-/// last reload of the configuration was refused.
+/// Returns the sentences of all pipelines, or the one that says that there are no problems. `refused` has the faults of the
+/// last reload of the configuration, if it was refused.
 pub(super) fn all(facts: &[Facts], refused: Option<&str>) -> Vec<Sentence> {
     let refused = refused.map(|faults| Sentence {
         level: Level::Warning,

@@ -125,8 +125,8 @@ impl KafkaClient {
     /// Replaces the fetched partitions with this list.
     fn assign(&mut self, all: &[(TopicPartition, Offset)]) {
         for (source, _) in all {
-            // The fetch starts again at the list's offsets, and delivers records again that were read and not taken. So discard
-            // those.
+            // The fetch starts again at the list's offsets, so records that were read and not taken will be delivered again.
+            // Discard the copies that were read already.
             self.queue.discard(&source.topic, source.partition);
         }
         self.report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));

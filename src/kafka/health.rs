@@ -9,7 +9,7 @@
 //! - A broker doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member.
 //! - Kafka answers that it doesn't have a listed topic.
 //!
-//! The lines that librdkafka logs about connections are no such signal, because one of several brokers may be down without
+//! The lines that librdkafka logs about connections are not such a signal, because one of several brokers may be down without
 //! harm. They are only shown as the cause.
 
 use std::collections::{BTreeMap, BTreeSet};

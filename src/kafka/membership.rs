@@ -175,9 +175,9 @@ impl Membership {
     /// Records a fatal error of the consumer. If it means that the member lost its name, returns what to tell the operator.
     ///
     /// `troubled` says whether Kafka was in trouble within [`TROUBLED_WITHIN`]. The consumer may then have lost the name to itself:
-    /// while the broker is away, the session ends, and the client joins again under its name. A request of its earlier session
-    /// that the broker answers after that is refused. So the consumer keeps its name once, and loses it only if it is refused
-    /// again soon.
+    /// while the broker is unavailable, the session ends, and the client joins again under its name. A request of its earlier
+    /// session that the broker answers after that is refused. So the consumer keeps its name once, and loses it only if it is
+    /// refused again soon.
     pub fn lost(&self, fatal: Code, troubled: bool) -> Option<String> {
         if !matches!(fatal, Code::FencedInstanceId | Code::UnreleasedInstanceId) {
             return None;
@@ -208,7 +208,7 @@ impl Membership {
         )
     }
 
-    /// Returns whether the consumer may keep a name that the broker took from it, and records that it does.
+    /// Returns whether the consumer may keep a name that the broker took from it. If so, records the time.
     fn may_keep(&self) -> bool {
         let mut name = lock(&self.name);
         let may = name.kept_at.is_none_or(|at| at.elapsed() >= KEEP_EVERY);

@@ -63,8 +63,8 @@ impl LagWatch {
         }
     }
 
-    /// Reads short ranges at log ends that don't move, because transaction markers are no lag. No owner would otherwise find out:
-    /// without a record there is no batch that advances the ledger past them.
+    /// Reads short ranges at log ends that don't move. They may hold only transaction markers, which don't count as lag. No
+    /// owner would otherwise find out: without a record, no batch advances the ledger past the markers.
     pub(super) async fn read_ends(&mut self, places: &[Place], before: &BTreeMap<TopicPartition, PartitionLag>) {
         let stands = |Place { source, next, end, .. }: &&Place| {
             let lag = end.distance_from(*next);

@@ -46,7 +46,7 @@ enum State {
 pub struct Remainder {
     /// Records that were read and not written when the drain timed out.
     pub unwritten: u64,
-    /// How many records a bounded run has not written yet, if known. `None` if all is written or the run isn't bounded.
+    /// The offsets that a bounded run has not written yet. `None` if the run isn't bounded, or if it has written all of them.
     pub left: Option<Left>,
     /// The system that the pipeline waited for at its end, if any.
     pub waiting_for: Option<String>,

@@ -159,7 +159,8 @@ fn missing(
     missing.into_iter().map(create).collect()
 }
 
-/// Returns those partitions of ours that have expired, each with the statements that remove it.
+/// Returns the partitions that have expired, each with the statements that remove it. Leaves out partitions whose
+/// names don't have the daemon's form.
 fn expired(
     config: &Pipeline,
     by: &PartitionBy,

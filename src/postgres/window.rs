@@ -375,7 +375,7 @@ async fn whole<'a>(
     sink.finish().await
 }
 
-/// Runs one COPY of single rows, each followed by the fields that are added to its end.
+/// Runs one COPY of `rows`, and adds the fields of `behind` to the end of each. Stores the rows' indexes in `placed`.
 async fn picked(
     connection: &mut PgConnection,
     copy: &str,

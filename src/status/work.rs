@@ -150,7 +150,7 @@ impl Work {
         self.held.store(hold.map_or(0, |hold| hold as u64 + 1), Ordering::Relaxed);
     }
 
-    /// Returns why no records are taken; `None` if they are.
+    /// Returns why no records are taken; `None` if records are taken.
     pub fn held(&self) -> Option<Hold> {
         match self.held.load(Ordering::Relaxed) {
             1 => Some(Hold::Full),

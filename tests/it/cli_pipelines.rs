@@ -33,7 +33,7 @@ async fn a_removed_pipeline_is_listed_and_forgotten_with_its_replays() {
     assert_eq!((&known["configured"], &known["table_exists"]), (&false.into(), &true.into()), "{known}");
     assert_eq!((&known["partitions"], &known["topics"][0]), (&2.into(), &world.topic.as_str().into()), "{known}");
 
-    // Standard input is no terminal, so nobody can confirm.
+    // Standard input isn't a terminal, so nobody can confirm.
     let again = format!("the next start of a pipeline named `{}` reads its topics from the beginning", world.name);
     let asked = tidegate(&without, &["pipelines", "forget", &world.name]);
     asked.fails(64, &["4 positions", "--yes", &again, "writes rows again"]);

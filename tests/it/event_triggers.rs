@@ -1,10 +1,10 @@
-//! Event triggers that are created while a pipeline runs, and refuse what it creates. A refusal is no fault of a record.
+//! Event triggers that are created while a pipeline runs, and refuse what it creates. A refusal isn't the fault of a record.
 
 use tidegate_harness::{Daemon, Record};
 
 use crate::support::{PATIENCE, World};
 
-/// Returns a function that refuses, with the event trigger that calls it for this tag.
+/// Returns SQL that creates an event trigger, which refuses every command with this tag.
 fn refusing(tag: &str) -> String {
     format!(
         "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'ask the owners first'; END$$;

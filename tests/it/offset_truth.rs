@@ -299,7 +299,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     );
 }
 
-/// A producer's transaction ends with a marker, which takes up an offset but is no record. The marker must not count as lag.
+/// A producer's transaction ends with a marker, which takes up an offset but isn't a record. The marker must not count as lag.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_transaction_marker_there_is_no_lag_and_a_drain_ends() {
     let world = World::new(1).await;

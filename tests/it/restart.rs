@@ -106,8 +106,8 @@ async fn a_daemon_whose_name_is_set_finds_its_partitions_after_a_planned_restart
     }
 }
 
-/// While the broker is away, the sessions end at the client. The consumers then join again under their names, and the broker
-/// refuses late requests of the earlier sessions. That must not look like a second daemon.
+/// While the broker is unavailable, the sessions end at the client. The consumers then join again under their names, and the
+/// broker refuses late requests of the earlier sessions. That must not look like a second daemon.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_whose_sessions_end_in_an_outage_keeps_its_names() {
     let kafka = crate::kafka_health::leak(Kafka::start(&KafkaSpec::single()).expect("Kafka starts"));

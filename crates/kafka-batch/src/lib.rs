@@ -48,9 +48,9 @@
 //! partition again. This moves what has arrived meanwhile, in order. So nothing is lost or delayed, and there is no cost while
 //! the partition is forwarded.
 //!
-//! Independently of this crate: version 2.12.1 aborts the process if a partition is taken away a second time before its fetch
-//! has ended for the first time (librdkafka issue 5573). Two calls of `assign` or of `incremental_unassign` within milliseconds
-//! can do this. A new assignment's first record is a sign that earlier fetches have ended.
+//! Independently of this crate: version 2.12.1 aborts the process if a partition is taken away twice before its fetch has ended
+//! (librdkafka issue 5573). Two calls of `assign` or of `incremental_unassign` within milliseconds can do this. A new
+//! assignment's first record is a sign that earlier fetches have ended.
 //!
 //! Once a partition has been forwarded, the flag `RD_KAFKA_Q_F_FWD_APP` stays set, and librdkafka no longer forwards the
 //! partition to the consumer's queue by itself. So call `forward` again each time the partition is assigned. Call

@@ -265,7 +265,7 @@ impl<'m> MessageRef<'m> {
         let start = unsafe { (*self.fields()).payload };
         // SAFETY: the message is alive.
         let length = unsafe { (*self.fields()).len };
-        // SAFETY: the pointer is null or leads to `length` bytes that live as long as the message.
+        // SAFETY: the pointer is null or points to `length` bytes that live as long as the message.
         unsafe { bytes(start, length) }
     }
 
@@ -274,7 +274,7 @@ impl<'m> MessageRef<'m> {
         let start = unsafe { (*self.fields()).key };
         // SAFETY: the message is alive.
         let length = unsafe { (*self.fields()).key_len };
-        // SAFETY: the pointer is null or leads to `length` bytes that live as long as the message.
+        // SAFETY: the pointer is null or points to `length` bytes that live as long as the message.
         unsafe { bytes(start, length) }
     }
 
@@ -317,13 +317,13 @@ impl<'m> HeaderList<'m> {
         }
         // SAFETY: a header's name ends with a NUL and lives as long as the list.
         let name = unsafe { CStr::from_ptr(name) };
-        // SAFETY: the pointer is null or leads to `length` bytes that live as long as the list.
+        // SAFETY: the pointer is null or points to `length` bytes that live as long as the list.
         Some((name.to_bytes(), unsafe { bytes(value, length) }))
     }
 }
 
 /// # Safety
-/// `start` is null or leads to `length` bytes that live and don't change for `'a`.
+/// `start` is null or points to `length` bytes that live and don't change for `'a`.
 unsafe fn bytes<'a>(start: *const c_void, length: usize) -> Option<&'a [u8]> {
     if start.is_null() {
         return None;

@@ -56,9 +56,9 @@ impl Own {
 /// Called when the queue of the [`Own`] is empty and an entry arrives in it.
 ///
 /// # Safety
-/// `own` leads to an [`Own`].
+/// `own` points to an [`Own`].
 unsafe extern "C" fn on_record(_: *mut rd::rd_kafka_t, own: *mut c_void) {
-    // SAFETY: the caller guarantees that `own` leads to an [`Own`]. All access is shared.
+    // SAFETY: the caller guarantees that `own` points to an [`Own`]. All access is shared.
     let own = unsafe { &*own.cast_const().cast::<Own>() };
     own.wake();
 }
@@ -66,9 +66,9 @@ unsafe extern "C" fn on_record(_: *mut rd::rd_kafka_t, own: *mut c_void) {
 /// Called when the consumer's queue is empty and an event arrives in it.
 ///
 /// # Safety
-/// `own` leads to an [`Own`].
+/// `own` points to an [`Own`].
 unsafe extern "C" fn on_event(_: *mut rd::rd_kafka_t, own: *mut c_void) {
-    // SAFETY: the caller guarantees that `own` leads to an [`Own`]. All access is shared.
+    // SAFETY: the caller guarantees that `own` points to an [`Own`]. All access is shared.
     let own = unsafe { &*own.cast_const().cast::<Own>() };
     own.wake();
 }
@@ -76,9 +76,9 @@ unsafe extern "C" fn on_event(_: *mut rd::rd_kafka_t, own: *mut c_void) {
 /// Called when a partition's queue is empty and not forwarded, and an entry arrives in it.
 ///
 /// # Safety
-/// `own` leads to an [`Own`].
+/// `own` points to an [`Own`].
 unsafe extern "C" fn on_stray(_: *mut rd::rd_kafka_t, own: *mut c_void) {
-    // SAFETY: the caller guarantees that `own` leads to an [`Own`]. All access is shared.
+    // SAFETY: the caller guarantees that `own` points to an [`Own`]. All access is shared.
     let own = unsafe { &*own.cast_const().cast::<Own>() };
     own.strayed.store(true, Ordering::Release);
     own.wake();
@@ -204,7 +204,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
     }
 
     /// Drops a partition's records that were read and not taken. Call this after a seek, because these records were read before
-    /// the seek. librdkafka returns those of them again that are at or after the seek's offset.
+    /// the seek. Those at or after the seek's offset are delivered once more.
     pub fn discard(&mut self, topic: &str, partition: i32) {
         self.messages.remove(|message| message.partition() == partition && message.topic() == topic);
     }

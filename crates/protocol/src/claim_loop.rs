@@ -76,7 +76,7 @@ pub struct Wanted {
     pub source: TopicPartition,
     /// The request id, which the answer repeats.
     pub request: u64,
-    /// A log-loss condition that was found while reading, and that the claim shall skip by the policy.
+    /// A log-loss condition that was found while reading. The policy says that the claim must skip it.
     pub step_over: Option<LossCondition>,
 }
 
@@ -114,8 +114,8 @@ pub trait ClaimLedger: Send {
         &mut self,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<TopicPartition>, WriteError>> + Send;
-    /// Adds rows with these offsets for partitions for which the pipeline never had a row. Returns the partitions for which it
-    /// had one: their rows are lost, and are not added.
+    /// Adds rows with these offsets for partitions that never had a row in this pipeline. Returns the partitions that once had
+    /// a row: these rows are lost, and are not added.
     fn extend(
         &mut self,
         starts: &[(TopicPartition, Offset)],

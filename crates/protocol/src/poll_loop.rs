@@ -180,7 +180,7 @@ struct Member<G: Group, E, L> {
     wants_schema: bool,
     /// The headers of the record that is offered now, for an encoder that reads them before the record is taken.
     headers: Vec<u8>,
-    /// Log-loss conditions that a pending claim shall skip, by partition.
+    /// Log-loss conditions that a pending claim must skip, by partition.
     stepping: HashMap<TopicPartition, LossCondition>,
     /// Claim requests that wait because the claim loop's channel was full.
     unasked: Vec<ClaimRequest>,

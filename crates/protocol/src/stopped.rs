@@ -6,7 +6,7 @@ use crate::partition::LossCondition;
 use crate::position::TopicPartition;
 use crate::store::WriteError;
 
-/// The reason for which a pipeline stopped. Nothing is lost: what isn't committed is still in Kafka.
+/// Why a pipeline stopped. Nothing is lost: what isn't committed is still in Kafka.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
     /// Kafka's log isn't the one that the ledger knows, and `on_offset_loss` is `fail`.

@@ -432,7 +432,7 @@ impl Encoder {
 /// Writes the column of a missing or null value: its default, NULL, or nothing.
 ///
 /// # Errors
-/// The reason for which the record is rejected.
+/// The reason why the record is rejected.
 #[inline(never)]
 fn absent(column: &PlannedColumn, kind: Kind, mark: Option<Mark>, rows: &mut Vec<u8>) -> Result<(), Reason> {
     match (kind, &column.missing, mark) {

@@ -7,7 +7,7 @@
 //! - An upsert copies only those rows of a batch that may win; see `newest`.
 //! - Every writer merges in the order of the key, which prevents deadlocks between writers.
 //! - The order of delivery is a column of the staging table, which COPY fills from a sequence. The physical position of a row
-//!   is no order: a small row may fill the gap that a large one left.
+//!   doesn't show the order: a small row may fill the gap that a large one left.
 //! - If the rows of a batch leave different columns to Postgres, the staging table has the defaults of the target. So a staged
 //!   row is the row that INSERT would make of the record's own fields, whichever statement merges it; see `shaped`.
 //! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,

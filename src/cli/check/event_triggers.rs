@@ -98,7 +98,8 @@ impl EventTriggers {
         Ok(tried)
     }
 
-    /// Warns about tables and sequences that the open transaction has written to, other than its own. Called before a rollback.
+    /// Warns about the user's tables and sequences to which the open transaction has written. Those that the transaction itself
+    /// has created or changed don't count. Must be called before the rollback.
     ///
     /// # Errors
     /// The error of the query.

@@ -46,8 +46,8 @@ pub(super) struct Trials {
     pub(super) bare: Setup,
     /// Triggers and defaults that may change something, as text for people.
     pub(super) suspects: Vec<String>,
-    /// Why the tables themselves can't be tried, even if the guarded trial succeeds or isn't possible. For example, some
-    /// triggers only run if a row exists already.
+    /// Why the tables themselves can't be tried: for example, some triggers only run where a row exists already. `None` if only
+    /// the outcome of the guarded trial can prevent it. Either, both or none of `guarded` and `untriable` may be set.
     pub(super) untriable: Option<String>,
     /// Sequences that have no number left, with the columns that draw from them.
     pub(super) exhausted: Vec<String>,

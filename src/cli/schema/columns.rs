@@ -59,8 +59,8 @@ impl Columns {
         }
     }
 
-    /// Adds the members of an object. Leaves out the array whose elements are the rows. Of an object that contains this array,
-    /// only the other members are added.
+    /// Adds the members of an object. Leaves out the array whose elements are the rows. If a member is an object that
+    /// contains this array, adds that object's other members instead.
     fn members(&mut self, level: &Level<'_>, path: &mut Vec<String>, node: &Node, array: &[String]) {
         for (name, member) in &node.members {
             path.push(name.clone());

@@ -161,7 +161,7 @@ fn member<'a>(object: &'a [u8], wanted: &str) -> Option<Value<'a>> {
     Members::of(object).find(|(name, _)| name == wanted).map(|(_, value)| value)
 }
 
-/// Splits Kafka Connect's envelope into schema and payload. `None` if the payload is no object, or if there are other members.
+/// Splits Kafka Connect's envelope into schema and payload. `None` if the payload isn't an object, or if other members exist.
 fn envelope(object: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     if Members::of(object).any(|(name, _)| name != "schema" && name != "payload") {
         return None;

@@ -39,7 +39,7 @@ impl Node {
         }
     }
 
-    /// Adds a row of which only the schema is known, and not the values.
+    /// Adds a row whose schema is known, but whose values are not.
     pub(super) fn outlined(&mut self, outline: &Outline) {
         self.seen.present += 1;
         match outline {

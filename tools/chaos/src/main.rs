@@ -39,7 +39,7 @@ struct Arguments {
     /// The seed of the schedule; by default taken from the clock.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
-    /// Records per second; by default 2000, in an outage 20000.
+    /// Records per second. Default: 20000 in the scenario `outage`, 2000 in the scenario `campaign`.
     #[arg(long, env = "RATE")]
     rate: Option<f64>,
     /// The limit in seconds for the first commit after the database was unavailable. The default is what the documentation

@@ -95,7 +95,7 @@ async fn look(database: Database, view: Arc<Mutex<View>>) {
         let mut view = lock(&view);
         for (partition, next) in places {
             let seen = view.partitions.entry(partition).or_insert(Seen { next: -1, moved_at: now });
-            // A smaller offset is no progress: it comes from a restored database.
+            // A smaller offset isn't progress: it comes from a restored database.
             let forward = next > seen.next;
             if next != seen.next {
                 seen.next = next;

@@ -155,7 +155,7 @@ impl Postgres {
     /// Returns a Postgres that was started by someone else. Databases can be created in it, but it can't be stopped.
     ///
     /// # Errors
-    /// If `url` is no connection string of the form `postgres://…/database`.
+    /// If `url` isn't a connection string of the form `postgres://…/database`.
     pub fn external(url: &str) -> Result<Self> {
         let (base, parameters) = match url.find('?') {
             Some(at) => url.split_at(at),

@@ -81,10 +81,10 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Returns whether a refusal is the fault of this record alone, and not of something that would refuse every record. It is
-    /// this record's fault if Postgres accepted another record of the window. If the window has only one record, it is enough
-    /// that Postgres accepted an earlier record, unless the error may come from an outdated plan: then the table may have
-    /// changed since that record.
+    /// Returns whether the record that Postgres refused with `error` is at fault itself. Otherwise something may refuse every
+    /// record. The record is at fault if Postgres accepted another record of the window, or if this writer blames each refusal
+    /// on its record. If the window has only one record, it is enough that Postgres accepted an earlier one, unless `error` may
+    /// come from an outdated plan: then the table may have changed since.
     fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
         let before = self.takes_rows && error.disposition() != Disposition::Plan;
         self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1

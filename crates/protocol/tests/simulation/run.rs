@@ -144,7 +144,7 @@ impl Fleet {
         }
     }
 
-    /// Removes the reason for which a pipeline stopped, as an operator would.
+    /// Removes the cause of a pipeline's stop, as an operator would.
     fn stopped(&self, why: &Stopped) {
         let mut world = self.sim.w();
         match why {

@@ -23,7 +23,7 @@ pub(super) fn integer(value: Value<'_>) -> Result<i64, Reason> {
 }
 
 /// Reads an integer literal as Postgres does: spaces around it, a sign, digits in base 10, 16, 8 or 2, single underscores
-/// between them. `1.0` is no integer literal.
+/// between them. `1.0` isn't an integer literal.
 #[inline(never)]
 fn integer_of_text(value: Value<'_>) -> Result<i64, Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?.trim_ascii();

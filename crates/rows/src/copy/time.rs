@@ -127,7 +127,7 @@ pub(super) fn of_unix_days(days: i64) -> Result<i32, Reason> {
     i32::try_from(days).ok().filter(|_| inside).ok_or(Reason::OutOfRange)
 }
 
-/// Writes a date. Of a timestamp, the date is stored as it is written, whatever the offset.
+/// Writes a date. If the text is a timestamp, stores its date as written, whatever the offset.
 pub(super) fn date(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?;
     let days = match infinity(text) {
@@ -148,7 +148,7 @@ pub(super) fn date(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Writes a time. Of a timestamp, the time is stored as it is written. An offset is ignored.
+/// Writes a time. If the text is a timestamp, stores its time as written. An offset is ignored.
 pub(super) fn time(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?;
     put8(civil::time(text)?.0.micros().to_be_bytes(), out);

@@ -213,8 +213,8 @@ impl CsvDecoder {
         let line = &payload[start..self.at];
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        // Don't remember a header whose last name ends with `\r`. If the same bytes occur in a later value, and the value ends
-        // there or `\n` follows, their `\r` belongs to the line end and not to the name.
+        // Don't remember a header whose last name ends with `\r`. A later value may begin with the same bytes, and then end or
+        // continue with `\n`. The `\r` belongs to that value's line end, so its last name is a shorter one.
         if !line.ends_with(b"\r") {
             self.header.extend_from_slice(line);
         }

@@ -56,12 +56,13 @@ pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames, apicurio: bo
 }
 
 /// Converts an id in eight bytes, big-endian, to Confluent's form: returns the last five bytes, which are a zero byte and the
-/// number in four bytes. Ids of Apicurio's Confluent-compatible interface are below 2^32. Any other header is returned
-/// unchanged, so that the error shows it, or as an empty header if it could be taken for Confluent's form.
+/// number in four bytes. Ids of Apicurio's Confluent-compatible interface are below 2^32. If any other header begins
+/// with 0 or 1, it could be taken for Confluent's form, so an empty header is returned. All others are returned unchanged, so
+/// that the error shows them.
 fn of_apicurio(header: &[u8]) -> &[u8] {
     match header {
         [0, 0, 0, 0, _, _, _, _] => header.get(3..).unwrap_or_default(),
-        // This number is no valid id. It must not be read as a prefix in Confluent's form.
+        // This number isn't a valid id. It must not be read as a prefix in Confluent's form.
         [0 | 1, ..] => &[],
         _ => header,
     }

@@ -225,7 +225,7 @@ enum Element {
     Object { last: bool },
     /// Another value, which begins at `start`.
     Other { start: usize },
-    /// Nothing: there is no element, or no other object.
+    /// Nothing: the array is empty, or the NDJSON has no further object.
     None,
 }
 

@@ -35,7 +35,7 @@ pub(super) enum Feed {
     Offset(Lexeme),
     Timestamp(Lexeme),
     Ordinal(Lexeme),
-    /// The mapping's `value`, which is stored as the column's default.
+    /// The mapping's `value`. The column's `missing` has it, encoded like the mapping's `default`.
     Constant,
     Key(Reading),
     Headers,
@@ -173,8 +173,8 @@ impl Plan {
         let stated = spec.columns.unwrap_or_default();
         // Columns that were added for fields are not in the configuration.
         let others = if automatic || spec.table.evolve { by_name(spec, catalog, stated) } else { Vec::new() };
-        // A column without an entry in the mapping takes the field of its name. It is no fault if records can't have that
-        // field.
+        // A column without an entry in the mapping takes the field of its name. If records can't have that field, that isn't a
+        // fault.
         let unstated: Vec<_> = others.iter().map(|column| vec![column.name.clone()]).collect();
         let mapping: Vec<_> = stated.iter().cloned().chain(others).collect();
         let mut planner = Planner::new(spec, catalog, automatic, faults);

@@ -90,7 +90,7 @@ impl Logical {
         }
     }
 
-    /// Converts the text in `fields.made` from `start` to its end to the value that it stands for. `None` if it stays text.
+    /// Returns a slot with the value that the text `fields.made[start..]` stands for; `None` if the value stays this text.
     pub(crate) fn made_text(self, start: usize, fields: &mut Fields) -> Option<Slot> {
         match self {
             Self::Json => made_json(start, fields),
@@ -105,7 +105,7 @@ impl Logical {
     }
 }
 
-/// Returns a slot for the JSON value in `fields.made` from `start` to its end; `None` if that text isn't JSON. JSON's null in
+/// Returns a slot for the JSON value `fields.made[start..]`; `None` if that text isn't JSON. JSON's null in
 /// such a text is a value, not a missing one.
 pub(crate) fn made_json(start: usize, fields: &Fields) -> Option<Slot> {
     let slot = json::document(&fields.made[start..]).ok()?;

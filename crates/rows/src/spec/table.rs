@@ -44,8 +44,8 @@ pub enum WriteMode {
         /// `key`: columns that have a unique index.
         key: Vec<String>,
     },
-    /// `upsert`: a row replaces the mapped columns of the row with its key. Of several records with one key, the one delivered last
-    /// wins.
+    /// `upsert`: a row replaces the mapped columns of the row with its key. If several records have the same key,
+    /// the one delivered last wins.
     Upsert {
         /// `key`: columns that have a unique index.
         key: Vec<String>,

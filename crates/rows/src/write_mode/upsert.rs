@@ -85,7 +85,7 @@ impl Upsert<'_> {
         )
     }
 
-    /// Returns the condition under which a row `s` isn't deleted: it is no tombstone, and `from` has no later tombstone with
+    /// Returns the condition under which a row `s` isn't deleted: it isn't a tombstone, and `from` has no later tombstone with
     /// its key.
     fn outlives(&self, from: &str) -> String {
         format!(

@@ -14,7 +14,8 @@ use crate::raw::Sheet;
 
 /// How long a trip is silent before it is closed, as in close_silent_trips() of config/fleet.sql.
 const SILENCE_MS: i64 = 10 * 60_000;
-/// The possible difference between the clocks of a topic's partitions.
+/// How far apart in time the newest readings of two partitions may be. close_silent_trips() compares a trip with the newest
+/// reading of its partition; this check compares it with the newest reading of all.
 const ABOUT_MS: i64 = 10_000;
 
 /// The expected trips of all fleets so far, by trip id.

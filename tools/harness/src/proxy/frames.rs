@@ -36,7 +36,7 @@ impl Frames {
         Some(byte)
     }
 
-    /// Removes and returns all remaining bytes, even if they are no whole message.
+    /// Removes and returns all remaining bytes, even if they aren't a whole message.
     pub(super) fn take_rest(&mut self) -> Vec<u8> {
         let rest = self.buffer.split_off(self.taken);
         self.buffer.clear();
