@@ -77,7 +77,7 @@ fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
     }
 }
 
-/// Compares a field of a row with the member of the object that the column takes.
+/// Compares a field of a row with the object's member that fills the column.
 fn compare(members: &Members<'_>, column: usize, field: Option<&[u8]>) {
     let raw = members.get(SPECS[column].2).map(|raw| raw.get()).filter(|raw| *raw != "null");
     let (raw, field) = match (raw, field) {

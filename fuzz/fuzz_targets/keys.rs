@@ -1,4 +1,4 @@
-//! Reads arbitrary bytes as a key of each format, in a record that deletes and in a record whose key goes into a column.
+//! Reads arbitrary bytes as a key of each format. The key is that of a record that deletes a row, or it fills a column.
 
 #![no_main]
 

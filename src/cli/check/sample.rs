@@ -51,7 +51,7 @@ pub(super) struct Sample {
     pub(super) letters: Vec<TrialDeadLetter>,
     /// The first rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
-    /// How many rows have the field of each column.
+    /// For each column, how many rows have its field.
     pub(super) fields: Vec<fields::Share>,
     /// The name of the counted rows in the text: `records` or `rows`.
     #[serde(skip)]
@@ -331,8 +331,8 @@ fn read(
                 send(std::mem::replace(&mut batch, empty(planned)), outbox);
             }
         })?;
-        // If a schema could not be loaded, records were encoded without it: then the dead letters mean nothing, so report the
-        // schema's error instead.
+        // If a schema could not be loaded, records were encoded without it, and the dead letters mean nothing. So
+        // report the schema's error instead.
         trouble.clone()?;
         send(batch, outbox);
     }

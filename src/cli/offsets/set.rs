@@ -172,8 +172,8 @@ const INSERT: &str = "
 INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset, first_offset, claim_id, epoch, owner)
 VALUES ($1, $2, $3, $4, $4, gen_random_uuid(), 1, 'tidegate offsets set')";
 
-/// Sets the positions in one transaction. Rows are locked in the order in which every writer locks them. So a batch is either
-/// committed before, or refused after.
+/// Sets the positions in one transaction. Rows are locked in the order in which every writer locks them. So a batch is
+/// either committed before this transaction or refused after it.
 async fn apply(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -211,9 +211,9 @@ async fn apply(
         )));
     }
     for Target { source, to, .. } in targets {
-        // `first_offset` tells `verify` where to begin. It moves past a range that is skipped, and before a range that is read
-        // again. If no row exists, insert one. If another session inserts it meanwhile, the INSERT adds none, and the second
-        // UPDATE changes that row.
+        // `first_offset` tells `verify` where to begin. It moves past a range that is skipped, and before a range that
+        // is read again. If no row exists, insert one. If another session inserts a row meanwhile, a trigger of the
+        // ledger skips our INSERT, and the second UPDATE changes the other session's row.
         let mut set = 0;
         for sql in [UPDATE, INSERT, UPDATE] {
             let set_one =
