@@ -105,7 +105,7 @@ impl TextReader<'_> {
         self.0.iter().take_while(|byte| byte.is_ascii_digit()).count()
     }
 
-    /// Reads between `least` and `most` digits. Returns their number.
+    /// Reads between `least` and `most` digits. Returns the number that they form.
     fn number(&mut self, least: usize, most: usize) -> Result<i64, Reason> {
         let count = self.0.iter().take(most).take_while(|byte| byte.is_ascii_digit()).count();
         if count < least {

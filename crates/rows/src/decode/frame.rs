@@ -1,7 +1,8 @@
-//! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a header. The
-//! prefix is a zero byte, the schema's number in four bytes and, for Protobuf, which message of the schema it is. The header
-//! contains either such a prefix, or the byte 1 and the schema's GUID in sixteen bytes; the value then has no prefix.
-//! Apicurio's serializers write the number in eight bytes, into headers with other names.
+//! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a
+//! header. The prefix is a zero byte, the schema's number in four bytes and, for Protobuf, the indexes that say which
+//! message of the schema the value is. The header contains either such a prefix, or the byte 1 and the schema's GUID in
+//! sixteen bytes; the value then has no prefix. Apicurio's serializers write the number in eight bytes, into headers
+//! with other names.
 
 use tidegate_protocol::record::Headers;
 
@@ -62,7 +63,7 @@ pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames, apicurio: bo
 fn of_apicurio(header: &[u8]) -> &[u8] {
     match header {
         [0, 0, 0, 0, _, _, _, _] => header.get(3..).unwrap_or_default(),
-        // This number isn't a valid id. It must not be read as a prefix in Confluent's form.
+        // This isn't a valid id, and must not be read as Confluent's form.
         [0 | 1, ..] => &[],
         _ => header,
     }

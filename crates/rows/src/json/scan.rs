@@ -24,7 +24,7 @@ pub(crate) struct Broken;
 pub(crate) struct Scanner<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) at: usize,
-    /// Why the text is broken, once it is.
+    /// Where and why the text isn't JSON, after an error.
     pub(crate) fault: Fault,
 }
 

@@ -4,9 +4,9 @@
 //! Before the batch is written, the columns are added, the plan is rebuilt and the batch is encoded again. So the column also
 //! contains the field's first value.
 //!
-//! The column's type is bool for `true` and `false`, numeric for numbers (numeric can hold every JSON number), text for text,
-//! and jsonb for everything else. The type is also jsonb if the records of the batch have values of different types. A field
-//! whose values have all been null becomes a column with the first value that isn't.
+//! The column's type is bool for `true` and `false`, numeric for numbers (numeric can hold every JSON number), text for
+//! text, and jsonb for everything else. The type is also jsonb if the records of the batch have values of different
+//! types. A field becomes a column only when it first has a value other than null.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -31,8 +31,8 @@ impl Presence {
         Self { rows: 0, missing: vec![0; plan.paths.len()] }
     }
 
-    /// Counts a column whose value is missing in the current row. Several columns may take one field, which counts once. A
-    /// field that contains the placeholder of `keep` isn't missing.
+    /// Counts the column's field if it is missing in the current row. A field that several columns take is counted
+    /// once. A field that contains the placeholder of `keep` isn't missing.
     #[inline]
     pub(super) fn note(&mut self, column: &PlannedColumn, fields: &Fields) {
         if let Feed::Field(slot) = column.feed

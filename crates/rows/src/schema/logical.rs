@@ -62,7 +62,7 @@ impl Logical {
     pub(crate) fn number(self, number: i64, fields: &mut Fields) -> Option<Slot> {
         let infinite = match self {
             Self::Day => (number >= i64::from(i32::MAX), number <= i64::from(i32::MIN)),
-            // A count of nanoseconds ends in the year 2262, and has no special value for infinity.
+            // 64-bit nanoseconds end in the year 2262, and have no special value for infinity.
             Self::Instant(unit) if unit > 0 => (number >= INFINITY, number <= MINUS_INFINITY),
             _ => (false, false),
         };
@@ -75,7 +75,7 @@ impl Logical {
             Self::Day => Some(Slot::number(Kind::Day, number)),
             Self::Clock(unit) => in_micros(number, unit).map(|micros| Slot::number(Kind::Clock, micros)),
             Self::Instant(unit) => {
-                // The number is beyond Postgres' limits too, so the column rejects it.
+                // A number that overflows is beyond Postgres' limits too. The column rejects the extreme value.
                 let most = if number < 0 { i64::MIN } else { i64::MAX };
                 Some(Slot::number(Kind::Instant, in_micros(number, unit).unwrap_or(most)))
             }

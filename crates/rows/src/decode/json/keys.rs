@@ -148,8 +148,8 @@ impl Keys {
         })
     }
 
-    /// Looks up the key with this name, and remembers it as a follower of `previous`. A new key is added if the limits allow
-    /// it; `None` if they don't.
+    /// Looks up the key with this name, and remembers it as a follower of `previous`. Adds an unknown key if the limits
+    /// allow it, otherwise returns `None`.
     pub(super) fn find(&mut self, node: u16, previous: Option<KeyId>, name: &[u8]) -> Option<(KeyId, KeyTarget)> {
         let place = &self.nodes[usize::from(node)];
         let id = match place.keys.get(name) {
@@ -180,7 +180,8 @@ impl Keys {
     }
 }
 
-/// Returns whether a key is written without escapes. A comparison of bytes can't find other keys again.
+/// Returns whether a key is written without escapes. Keys with escapes aren't remembered, because comparing bytes can't
+/// find them again.
 fn is_plain(name: &[u8]) -> bool {
     name.iter().all(|b| !matches!(b, 0..0x20 | b'"' | b'\\'))
 }
