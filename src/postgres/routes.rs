@@ -31,7 +31,7 @@ pub(crate) async fn known(connection: &mut PgConnection, pipeline: &str) -> Resu
     rows.iter().map(name).collect()
 }
 
-/// Returns whether the list exists. It doesn't if a command runs on the tables of an older version.
+/// Returns whether table `tidegate.route` exists. It is missing if the ledger's tables are those of an older version.
 async fn is_there(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let made = sqlx::query("SELECT to_regclass('tidegate.route') IS NOT NULL");
     made.fetch_one(connection).await?.try_get(0)

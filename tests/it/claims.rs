@@ -1,6 +1,6 @@
-//! Locks of other sessions. If a claim or a COPY waits for a lock for a minute, only its partition or its pipeline is delayed.
-//! The minute is longer than the session timeout of a member. So if a poll thread waited for the lock, its member would be
-//! removed from the group.
+//! Locks of other sessions. A claim or a COPY waits a minute for a lock, which delays only the claim's partition or the
+//! COPY's pipeline. The minute is longer than the session timeout of a member. So if a poll thread waited for the lock,
+//! its member would be removed from the group.
 
 use std::time::{Duration, Instant};
 
@@ -86,8 +86,8 @@ fn claims_open(daemon: &Daemon) -> usize {
     if owned == 3 { partitions.len() - owned } else { 0 }
 }
 
-/// While a claim waits, its partition moves to another member. The claim is then obsolete. When the lock is released, it must not
-/// take the partition from its new owner.
+/// While a claim waits, its partition moves to another member, which makes the claim obsolete. When the lock is
+/// released, the obsolete claim must not take the partition from its new owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_obsolete_claim_fences_nobody() {
     let world = World::new(4).await;

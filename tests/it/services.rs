@@ -1,5 +1,5 @@
-//! The three services of `config/fleet.toml`, unchanged. Their tables are compared with the truth of the fleet that sends the
-//! records.
+//! The three services of `config/fleet.toml`, unchanged. Their tables are compared with the results that the simulated
+//! fleet computes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -222,8 +222,8 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
         let metered = Tariff::default().fare_cents((km * KM).unsigned_abs(), (minutes * MINUTE).unsigned_abs(), 0);
         i64::try_from(metered).expect("a fare")
     };
-    // Trip 1 sends nothing more, while trip 2 in the same partition continues. In trip 3's partition no other vehicle drives, so
-    // no time passes there.
+    // Trip 1 sends nothing more, while trip 2 in the same partition continues. In trip 3's partition no other vehicle
+    // drives, so no time passes there.
     world.produce([
         at(1, 0, 0, 0, Some("trip_started")),
         at(1, 0, 9, 5, None),
