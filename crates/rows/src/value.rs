@@ -221,7 +221,8 @@ pub enum Reason {
     UnknownLabel,
     /// Postgres refused the row; the dead letter has the SQLSTATE.
     RefusedByPostgres,
-    /// The row is larger than Postgres or the memory limit allows.
+    /// The value or its row is larger than Postgres or Tidegate can handle, or the rows of one record take more bytes
+    /// than `batch.max_bytes`.
     TooLarge,
 }
 

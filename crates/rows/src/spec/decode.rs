@@ -30,7 +30,7 @@ pub enum Decode {
     Protobuf(SchemaSource),
 }
 
-/// What a record has besides the fields of one row: an envelope, arrays of rows, a key, a mark of deletes.
+/// The parts of a record besides the fields of one row: an envelope, arrays of rows, a key, a mark of deletes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// `decode.key_format`: how keys are read.
