@@ -108,8 +108,8 @@ impl Connector {
     /// quarter of a second before the next is tried in parallel.
     ///
     /// # Errors
-    /// Always at [`Stage::Connect`]; the text never contains the URL, which may hold a password. With several servers the text
-    /// names each, with its reason.
+    /// The error always has [`Stage::Connect`]. Its text never contains the URL, which may have a password. If there
+    /// are several servers, the text names each with its error.
     pub async fn open(&self) -> Result<(PgConnection, i32), WriteError> {
         let refused = |cause| WriteError { stage: Stage::Connect, cause };
         let deadline = Instant::now() + self.config.connect_timeout;
@@ -157,7 +157,8 @@ impl Connector {
         }
     }
 
-    /// Returns the servers that the URL names, and, if one is configured, a password that overrides that of the URL.
+    /// Returns the servers that the URL names, and the configured password that overrides the URL's; `None` if there is
+    /// none.
     async fn target(&self) -> Result<(Servers, Option<Secret>), String> {
         let url = match &self.config.url {
             PostgresUrl::Inline(url) => url.expose().to_owned(),

@@ -20,7 +20,8 @@ use crate::metrics;
 const COUNT_EVERY: Duration = Duration::from_secs(30);
 /// The time between two cleanups.
 const EVERY: Duration = Duration::from_secs(60);
-/// The number of dead letters per transaction. It keeps each transaction short, however much there is to delete.
+/// The most dead letters that one transaction deletes. This keeps each transaction short, however much there is to
+/// delete.
 const PAGE: i64 = 1000;
 
 const BY_AGE: &str = "

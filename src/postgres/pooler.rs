@@ -1,8 +1,8 @@
 //! Finds out whether a pooler between us and Postgres assigns a session per transaction, and not per connection.
 //!
-//! Our settings, prepared statements, session locks and staging tables belong to a session. Between two of our
-//! transactions, a pooler in transaction mode gives the session to other clients. Then our transactions miss what
-//! belongs to the session, and it affects the other clients. A pooler in session mode does no harm.
+//! Our settings, prepared statements, session locks and staging tables belong to a session. A pooler in transaction
+//! mode gives the session to other clients between two of our transactions. Then they get what belongs to our session,
+//! and our next transaction doesn't have it. A pooler in session mode does no harm.
 
 use std::time::Duration;
 

@@ -72,8 +72,8 @@ fn name(row: &sqlx::postgres::PgRow) -> Result<TableName, sqlx::Error> {
     Ok(TableName { schema: row.try_get(0)?, name: row.try_get(1)? })
 }
 
-/// Registers that the pipeline writes into this table from now on, unless another pipeline feeds the table from the same topic,
-/// or the pipeline already has `max_tables` tables.
+/// Registers that the pipeline writes into this table from now on. Refuses the table if another pipeline feeds it from
+/// the same topic, or if the pipeline already has `max_tables` other tables.
 ///
 /// # Errors
 /// The error of the statement that failed.

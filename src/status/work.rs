@@ -109,7 +109,7 @@ pub struct Event {
     pub at_ms: i64,
     /// `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`
     pub kind: &'static str,
-    /// The system for which a consumer began to wait, or ceased to wait.
+    /// The system that a consumer begins to wait for, or no longer waits for.
     pub cause: Option<WaitCause>,
     pub text: String,
 }

@@ -354,7 +354,7 @@ async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
         (&PLAIN, "columns = { id = \"id\", v = \"v\", w = \"w\" }", 4, &[("id", 0), ("v", 1), ("w", 2)]),
         // If two columns take the same field, a row without the field counts once for each column.
         (&PLAIN, "columns = { id = \"v\", v = \"v\", w = \"w\" }", 4, &[("id", 1), ("v", 1), ("w", 2)]),
-        // Rows that the filter leaves out are not counted, neither as rows nor as rows without a field.
+        // Rows that the filter leaves out aren't counted at all.
         (
             &PLAIN,
             "columns = { id = \"id\", v = \"v\" }\nwhere = { field = \"v\", exists = true }",

@@ -28,7 +28,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix))).map(str::to_owned).collect()
 }
 
-/// Collects every expression of the dashboard: those of its panels, and those of its variables.
+/// Collects the expressions of the dashboard's panels and of its variables.
 fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
     match value {
         serde_json::Value::Object(fields) => {

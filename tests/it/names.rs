@@ -102,7 +102,8 @@ async fn a_consumer_that_loses_its_name_after_an_outage_keeps_it_once() {
     await_exact(&world, 20, &[&daemon]).await;
 }
 
-/// Under KIP-848 the broker refuses a second member of a name, and holds the name of a dead member until its session times out.
+/// Under KIP-848 the broker refuses a second member with the same name, and keeps the name of a dead member until its
+/// session times out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_the_broker_holds_is_taken_when_its_session_has_timed_out() {
     let spec = KafkaSpec::single()
