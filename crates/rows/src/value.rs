@@ -1,7 +1,8 @@
 //! The result of decoding and the input of encoding: slots that point into the payload, and the reasons why a record is rejected.
 //!
-//! A `Slot` has no lifetime, so an encoder reuses its slots for each record and allocates nothing. A `Value` is a slot with the
-//! bytes that it points to. Numbers are kept as lexemes, because only the column knows the type to which they are converted.
+//! A `Slot` has no lifetime, so an encoder reuses its slots for each record and allocates nothing. A `Value` is a slot
+//! with the bytes that it points to. A number keeps its lexeme (its digits in the payload), because only the column
+//! knows the type to which it is converted.
 
 use std::fmt;
 
