@@ -150,7 +150,7 @@ impl Stage {
         Ok(self.figures(rate, took, cpu, postgres, rss))
     }
 
-    /// Measures the upper bound: COPY alone writes the same rows, which it gets from memory.
+    /// Measures the upper bound: a bare COPY of the same rows, from memory.
     pub(crate) async fn bare_copy(&self, kind: TableKind, connections: usize) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
         let mut data = Vec::new();

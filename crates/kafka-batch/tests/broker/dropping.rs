@@ -1,4 +1,4 @@
-//! Every order in which consumer, queue and bulk can be dropped. The main check is that valgrind finds no fault in these tests.
+//! Consumer, queue and bulk are dropped in every possible order. These tests mainly check that valgrind finds no fault.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
