@@ -147,7 +147,7 @@ impl<S: Store> Writer<S> {
         Arc::clone(&self.waits)
     }
 
-    /// Writes batches until the sender is gone. Each batch is answered, however long the database is unavailable.
+    /// Writes batches until the sender is gone. Sends one ack per batch, however long the database is unavailable.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required; records that aren't acknowledged are still in Kafka.
@@ -165,7 +165,8 @@ impl<S: Store> Writer<S> {
         Ok(())
     }
 
-    /// Writes a whole batch. Returns the outcome of each segment, `None` for a segment that was dropped before.
+    /// Writes a whole batch. Returns the outcome of each segment, `None` for segments that had been dropped from the
+    /// batch before.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required.

@@ -46,7 +46,7 @@ struct Script {
     locked: BTreeSet<i32>,
     /// Partitions whose ends Kafka doesn't know.
     unknown: BTreeSet<i32>,
-    /// How long a wait at a lock takes.
+    /// How long each wait for a lock takes.
     wait: Duration,
     calls: Vec<(Duration, Call)>,
     /// The reported waits: when, and the number of the attempt.

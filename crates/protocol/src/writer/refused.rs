@@ -12,8 +12,9 @@ use crate::retry::Disposition;
 use crate::store::{Cause, PostgresError, Store, WriteError};
 
 impl<S: Store> Writer<S> {
-    /// Copies the window piece by piece, until each record that Postgres refuses was copied alone, or the attempts are used up.
-    /// `row` is the row that the first error named. Returns the end of the settled records, and the refused ones among them.
+    /// Copies the window piece by piece, until each record that Postgres refuses was copied alone, or the attempts are
+    /// used up. `row` is the row that the first error named. Returns where the settled records end (those that were
+    /// copied, or refused alone), and the refused ones.
     pub(super) async fn search(
         &mut self,
         batch: &Batch,

@@ -117,7 +117,7 @@ impl ClaimLedger for SimLedger {
                 return sleep(Duration::from_millis(250)).await;
             };
             let partition = sim.w().kafka.partition_of(&source);
-            // Ignore the answer: the row is retried in any case.
+            // Ignore the reply: the claim loop tries the row again in any case.
             let _answer = call(&mut Some(connection), Stage::Ledger, Op::Settle(vec![partition])).await;
         }
     }

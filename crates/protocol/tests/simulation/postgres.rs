@@ -428,9 +428,9 @@ impl Server {
                 let Some(transaction) = transaction.filter(|t| !t.failed) else { return Poll::Ready(Ok(Reply::Done)) };
                 let refused = transaction.rows.iter().find(|row| Kind::of(row.kind) == Kind::RefusedAtCommit);
                 if let Some(row) = refused {
-                    // A constraint refuses the COMMIT (23503), or a deferred trigger does, whose error (P0001) leaves
-                    // the outcome unknown. Two bugs misreport every unknown outcome; with these, only the constraint's
-                    // error lets the daemon find the record.
+                    // A constraint (23503) or a deferred trigger (P0001) refuses the COMMIT. P0001 leaves the outcome
+                    // unknown to the daemon. Two planted bugs misreport unknown outcomes. With these bugs, only 23503
+                    // lets the daemon find the record.
                     let lies = matches!(bug, Some(Bug::SettleSaysDone | Bug::UnknownCommitTakenAsFailed));
                     let sqlstate = if lies || row.at.get() % 2 == 0 { "23503" } else { "P0001" };
                     return Poll::Ready(Err(error(Severity::Error, sqlstate, None)));
@@ -484,7 +484,7 @@ impl Server {
             Op::Claim(claims) => {
                 let mut claimed = Vec::new();
                 for (partition, claim) in claims {
-                    // SKIP LOCKED
+                    // As with SKIP LOCKED.
                     if !self.is_free(*partition, backend, &mut Progress::default()) {
                         continue;
                     }

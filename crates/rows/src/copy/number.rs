@@ -1,5 +1,5 @@
-//! bool, integers and floats. The decoder represents a number by mantissa and exponent, or by its text (lexeme) if that
-//! is too long for them. A string that is a literal of the type is accepted, as in INSERT: producers write 64-bit
+//! bool, integers and floats. The decoder represents a number by mantissa and exponent, or by its text (lexeme) if
+//! these can't express it. A string that is a literal of the type is accepted, as in INSERT: producers write 64-bit
 //! integers as JSON strings so that no reader rounds them.
 
 use crate::copy::decimal::{Decimal, Remainder};

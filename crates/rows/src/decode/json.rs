@@ -105,8 +105,8 @@ impl JsonDecoder {
         }
     }
 
-    /// Enters the array that begins at `start`: from now on [`Self::next`] returns its elements. The payload ends with the array,
-    /// and is UTF-8.
+    /// Enters the array that begins at `start`: from now on [`Self::next`] returns its elements. The payload that is
+    /// passed to it must be UTF-8 and end with the array.
     pub(crate) fn enter(&mut self, start: usize) {
         (self.cursor, self.element) = (start + 1, 0);
     }

@@ -18,8 +18,8 @@ use crate::value::{Kind, Value};
 /// page.
 pub const COLUMNS_MAX: usize = 400;
 
-/// Fields that don't become columns: there are too many columns, the name can't be a column's, or the column of that name can't be
-/// filled.
+/// Fields that don't become columns, because there are too many columns, the name can't be a column's, or the column of
+/// that name can't be filled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GivenUp {
     /// The fields with these names.

@@ -80,9 +80,10 @@ pub(super) struct PlannedColumn {
     pub(super) missing: WhenMissing,
     /// Whether the column is part of the key, in a mode that requires a key.
     pub(super) in_key: bool,
-    /// The slots of the fields of a record's key that may contain the column's value, in the order in which they are tried.
+    /// The slots of those fields in a record's key that may contain the column's value, in the order in which they are
+    /// tried.
     pub(super) key_from: Vec<u16>,
-    /// Text that marks a value which the record leaves out (`keep`).
+    /// Text by which a record says that it leaves the value out (`keep`).
     pub(super) keep: Option<Box<[u8]>>,
     /// The function that is applied to a value before it is written.
     pub(super) function: Option<Box<Applied>>,
@@ -150,7 +151,7 @@ pub struct Plan {
     pub(super) keep: Option<Check>,
     /// Whether tombstones delete. If so, each row ends with a bool that says whether the row is a delete.
     pub(super) deletes: bool,
-    /// Set if unknown fields become columns (`evolve`): the fields that nevertheless don't.
+    /// Set if unknown fields become columns (`evolve`). Contains the fields that don't.
     pub(super) evolves: Option<GivenUp>,
     /// Set if records name their table.
     pub(super) router: Option<Router>,

@@ -1,4 +1,4 @@
-//! Plans the columns one by one: checks that the source of each column fits the column's type.
+//! Plans the columns one by one: checks that each column's type can take values of its source.
 
 use crate::catalog::{Catalog, CatalogColumn, TypeKind};
 use crate::copy::{Encoding, Scratch, Times, types};
@@ -55,7 +55,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Plans how changes are read, after the columns are planned.
+    /// Plans how changes are read. Called when all columns are planned.
     pub(super) fn change(&mut self) -> Option<Change> {
         if self.base.is_empty() {
             return None;
@@ -244,8 +244,8 @@ impl<'a> Planner<'a> {
         u16::try_from(at).ok()
     }
 
-    /// Returns the slots of a record's key that may contain the value of a column of the table's key. The key is searched for
-    /// the field's whole path, for the path's last name, and for the column's name.
+    /// Returns the slots of those fields in a record's key that may contain the value of a key column of the table. The
+    /// key is searched for the field's whole path, for the path's last name, and for the column's name.
     fn key_slots(&mut self, path: &Path, column: &str) -> Vec<u16> {
         let names = path.last().into_iter().cloned().chain([column.to_owned()]);
         let mut slots = Vec::new();

@@ -46,7 +46,8 @@ impl Presence {
 }
 
 impl Plan {
-    /// Returns a path as a mapping writes it. In a change of Debezium's, the row lies in `after`, which a mapping leaves out.
+    /// Returns a path as a mapping writes it. In Debezium's envelope, the row is in `after`, which a mapping leaves
+    /// out.
     pub(super) fn within_row<'p>(&self, path: &'p Path) -> &'p [String] {
         path.strip_prefix(self.base.as_slice()).unwrap_or(path)
     }

@@ -37,7 +37,7 @@ pub(crate) enum AvroNode {
         exponent: i32,
     },
     Day,
-    /// A time since midnight, in units as for `logical::in_micros`.
+    /// A time since midnight. `unit` means the same as in `logical::in_micros`.
     Clock {
         int: bool,
         unit: i64,

@@ -19,11 +19,11 @@ const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 pub(crate) enum Logical {
     /// Days since 1970. The extremes of 32 bits mean infinity.
     Day,
-    /// A time since midnight, in units as for [`in_micros`].
+    /// A time since midnight, in this unit (see [`in_micros`]).
     Clock(i64),
-    /// A time since 1970, in units as for [`in_micros`].
+    /// A time since 1970, in this unit (see [`in_micros`]).
     Instant(i64),
-    /// A duration, in units as for [`in_micros`].
+    /// A duration, in this unit (see [`in_micros`]).
     Span(i64),
     /// An unscaled number in two's complement, and its scale.
     Decimal(i32),
@@ -131,8 +131,8 @@ fn text(text: &[u8], fields: &mut Fields) -> Slot {
     fields.made_slot(Kind::Text, Flags::NONE, start)
 }
 
-/// Converts a count of units to microseconds. A positive `unit` is the number of microseconds per unit. A negative one is the
-/// number of units per microsecond; fractions are then rounded half to even.
+/// Converts a count of units to microseconds. A positive `unit` is the number of microseconds per unit. A negative one,
+/// without its sign, is the number of units per microsecond; fractions are then rounded half to even.
 pub(crate) fn in_micros(number: i64, unit: i64) -> Option<i64> {
     if unit > 0 {
         return number.checked_mul(unit);

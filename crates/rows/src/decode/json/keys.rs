@@ -48,7 +48,7 @@ type Followers = [KeyId; 2];
 struct KeyNode {
     /// The known keys, by their names without quotes.
     keys: HashMap<Box<[u8]>, u16>,
-    /// The first keys of the last objects.
+    /// The keys with which the last two objects began.
     first: Followers,
     /// The slots of all fields inside this object, at any depth.
     slots: Vec<u16>,
@@ -180,8 +180,8 @@ impl Keys {
     }
 }
 
-/// Returns whether a key is written without escapes. Keys with escapes aren't remembered, because comparing bytes can't
-/// find them again.
+/// Returns whether a key needs no escapes in JSON. Other keys aren't learned, because comparing bytes can't find them
+/// again.
 fn is_plain(name: &[u8]) -> bool {
     name.iter().all(|b| !matches!(b, 0..0x20 | b'"' | b'\\'))
 }
