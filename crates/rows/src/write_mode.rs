@@ -49,7 +49,7 @@ pub struct Merge {
     pub stage: String,
     /// Creates the staging table. Runs once per connection, outside of any transaction, and before [`Self::set_defaults`].
     pub create: String,
-    /// The columns of the staging table that need the target's defaults: those with a default that a row may leave out.
+    /// The columns of the staging table that need the target's defaults: a row may leave them out, and they have one.
     pub defaults: Vec<String>,
     /// The COPY of rows that leave no column out.
     pub copy: String,
