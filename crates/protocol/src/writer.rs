@@ -61,12 +61,12 @@ enum Patience {
     None,
 }
 
-/// Tells the poll loop whether the writer is waiting for Postgres.
+/// Tells the poll loop whether the writer has had to wait for Postgres with the current batch.
 #[derive(Debug, Default)]
 pub struct WaitFlag(AtomicBool);
 
 impl WaitFlag {
-    /// Returns whether the writer waits between two attempts.
+    /// Returns whether the writer has waited before a new attempt since the current batch began.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -100,7 +100,7 @@ enum Attempt {
 enum SettleCause {
     /// The outcome of a COMMIT is unknown. If the ledger shows [`SpanOutcome::Done`] for every span, the COMMIT was executed.
     Commit,
-    /// The ledger didn't advance these spans. Whatever the ledger now says, this transaction wrote none of them.
+    /// The transaction was rolled back. Whatever the ledger now says, this transaction wrote none of the spans.
     Refusal,
 }
 
@@ -142,7 +142,7 @@ impl<S: Store> Writer<S> {
         Self { blames_records: true, ..self }
     }
 
-    /// Returns the flag that says whether this writer waits for Postgres.
+    /// Returns the flag by which the poll loop sees that this writer waits for Postgres.
     pub fn wait_flag(&self) -> Arc<WaitFlag> {
         Arc::clone(&self.waits)
     }

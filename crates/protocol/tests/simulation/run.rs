@@ -201,8 +201,8 @@ impl Fleet {
         match kind {
             1..=4 => world.kafka.rebalance(&mut world.dice),
             5..=8 => {
-                // Three ranges in milliseconds: short; longer than the transaction's timeout; longer than the group's session
-                // timeout.
+                // Three ranges in milliseconds: short; around the idle timeout of transactions; around the group's
+                // session timeout.
                 let stops = [50..1000, 2000..6000, 8000..20_000];
                 let which = world.dice.usize(0..3);
                 let until = now + world.ms(stops[which].clone());

@@ -155,7 +155,8 @@ pub struct Plan {
     pub(super) evolves: Option<GivenUp>,
     /// Set if records name their table.
     pub(super) router: Option<Router>,
-    /// Whether `unknown_fields = "dead_letter"` is checked here, because the decoder can't check it.
+    /// Whether `unknown_fields` is `"dead_letter"`. With `evolve`, the encoder checks this, because the decoder
+    /// collects unknown fields.
     pub(super) refuses_unknown: bool,
     warnings: Vec<String>,
 }
