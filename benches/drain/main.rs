@@ -10,8 +10,8 @@
 //! cargo bench --bench drain -- --table plain --partitions 4,100,1000 --lz4
 //! cargo bench --bench drain -- --steady 20000 --seconds 60         # latency and cost at a steady rate
 //! ```
-//! Another sink gets `BOOTSTRAP` and `DSN` (libpq form) in its environment, writes into table `tele`, and exits when all is
-//! written.
+//! Another sink gets `BOOTSTRAP` and `DSN` (libpq form) in its environment, writes into table `tele`, and exits when it
+//! has written all records.
 
 mod measure;
 #[path = "../shared/mod.rs"]
@@ -47,7 +47,7 @@ struct Arguments {
     /// Further configuration of the pipeline, in TOML.
     #[arg(long, default_value = "consumers = 2")]
     pipeline: String,
-    /// `limits.memory`
+    /// The value of `limits.memory`.
     #[arg(long, default_value = "256MiB")]
     memory: String,
     /// Another build of the daemon, which takes turns with this one. With `--steady`, it runs instead of this one.

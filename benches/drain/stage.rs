@@ -128,7 +128,8 @@ impl Stage {
             .spawn()
             .with_context(|| format!("can't run {program}"))?;
         let pid = child.id();
-        // The number of rows is estimated from the table's size, because `count(*)` doesn't see rows that aren't committed yet.
+        // Progress is measured by the table's size, because `count(*)` doesn't see rows that aren't committed yet. The
+        // unit doesn't matter, because each size is compared with the last one.
         let count = "SELECT (pg_relation_size('tele') / 8192 * 1000)::int8";
         let mut cpu = Duration::ZERO;
         let mut rss = 0;
@@ -243,7 +244,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         for kind in [TableKind::Plain, TableKind::Indexed] {
             for (connections, n) in [(1, 0), (2, 0), (2, 1)] {
-                // Files of tables that weren't used don't exist.
+                // Ignore errors: the files of tables that weren't used don't exist.
                 drop(std::fs::remove_file(self.export_file(kind, connections, n)));
             }
         }

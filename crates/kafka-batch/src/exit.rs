@@ -1,4 +1,4 @@
-//! The end of the process.
+//! Ends the process at once.
 
 use std::ffi::c_int;
 use std::io::Write as _;

@@ -64,7 +64,7 @@ impl Queue {
         unsafe { rd::rd_kafka_queue_yield(self.0.as_ptr()) }
     }
 
-    /// Sends a commit of these positions. Its answer comes to this queue as an event.
+    /// Sends a commit of these positions. Kafka's answer comes to this queue as an event.
     ///
     /// # Safety
     /// `client` is alive and owns this queue; `positions` is a list that stays alive during the call.

@@ -281,7 +281,7 @@ impl<C: ConsumerContext + 'static> Drop for BatchQueue<C> {
             partition.queue.clear_callback();
             partition.queue.forward(Some(&self.events));
         }
-        // End the forwarding first: destroying a queue that is forwarded empties its target.
+        // End the forwarding first: destroying a queue empties the queue to which it is forwarded.
         self.own.queue.forward(None);
     }
 }

@@ -22,8 +22,8 @@ use crate::record::{Headers, Record};
 pub struct BatchLimits {
     /// The number of rows. Default 50 000.
     pub max_rows: NonZeroU32,
-    /// The size in bytes of rows, raw records and entries together. This limit is checked before a record is added, so a record
-    /// of any size fits. Default 8 MiB.
+    /// The size in bytes of rows, raw records and entries together. This limit is checked before a record is added, so
+    /// a record of any size can be added. Default 8 MiB.
     pub max_bytes: u64,
     /// The time within which the batch is committed, counted from when its first record is added. The batch is closed earlier,
     /// by the time that its write is expected to take. Default 500 ms.

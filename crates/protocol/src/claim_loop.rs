@@ -27,8 +27,8 @@ use crate::retry::{Backoff, Disposition};
 use crate::stopped::Stopped;
 use crate::store::WriteError;
 
-/// How long a locked row is only retried. After this time, a second connection waits for the lock and identifies the
-/// session that holds it.
+/// For this time, claims of locked rows are only retried. After it, a second connection waits for the lock and
+/// identifies the session that holds it.
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
@@ -370,11 +370,11 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
-    /// Returns the low ends and the high ends. Reads the high ends first. If a topic is recreated between the two requests, the
-    /// low end is then that of the new log. This low end is not after the last committed record, so fetching begins at that
-    /// record's offset and the records are compared. In the other order, the low end could be that of the old log, after the
-    /// last committed record. Nothing would be compared, and a new log that has grown beyond our offset would be taken for the
-    /// old one.
+    /// Returns the low ends and the high ends. Requests the high ends first. So if a topic is recreated between the two
+    /// requests, the low end belongs to the new log. It is not after the last committed record, so fetching begins at
+    /// that record's offset and the records are compared. In the other order, the low end could belong to the old log,
+    /// and be after the last committed record. Nothing would be compared, and a new log that has grown beyond our
+    /// offset would be taken for the old one.
     async fn both_ends(&self, sources: &[TopicPartition]) -> Result<(Ends, Ends), LogEndsError> {
         let high = self.log_ends.ends(sources, End::High).await?;
         Ok((self.log_ends.ends(sources, End::Low).await?, high))

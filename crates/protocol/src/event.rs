@@ -20,7 +20,7 @@ pub trait Listener: Send + Sync {
 /// The system that delays claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimsWaitOn {
-    /// The ledger doesn't answer or refuses a statement.
+    /// Postgres doesn't answer, or refuses a statement.
     Postgres,
     /// Kafka doesn't say where a partition's log begins or ends.
     Kafka,
@@ -169,7 +169,7 @@ pub struct DeadLettered {
 pub enum WritePhase {
     /// `COPY`, including the poison search if there is one.
     Copy,
-    /// The ledger and `COMMIT`.
+    /// The update of the ledger, and `COMMIT`.
     Commit,
     /// The wait between two attempts.
     Outage,

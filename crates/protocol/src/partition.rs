@@ -142,7 +142,7 @@ impl Partition {
 /// The outcome of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The segment is in the table, and the ledger is at this offset.
+    /// The segment was committed, and the ledger is at this offset.
     Committed(Offset),
     /// A later claim holds the partition: nothing of the segment was written.
     Fenced,

@@ -60,7 +60,7 @@ pub trait RecordEncoder: Send {
     fn renew(&mut self);
 }
 
-/// Ledger rows that were read outside of writes.
+/// Ledger rows that were read outside of writes, to compute the lag.
 pub trait LedgerReadings: Send {
     /// Returns how often a log was seen to become shorter. The count only grows.
     fn cuts(&self) -> u32;
@@ -287,7 +287,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Compares the session's state with the ledger rows that were read outside of writes.
+    /// Compares the session's state with the ledger rows in `readings`.
     fn compare(&mut self, now: Instant) {
         let cuts = self.parts.readings.cuts();
         if std::mem::replace(&mut self.cuts, cuts) < cuts {

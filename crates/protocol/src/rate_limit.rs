@@ -39,7 +39,8 @@ impl RateLimit {
         self.rate.is_some()
     }
 
-    /// Returns how many rows may pass now. This is at most a portion, or `u64::MAX` if there is no limit.
+    /// Returns how many rows may pass now. This is at most what accumulates in `PORTION`, or `u64::MAX` if there is no
+    /// limit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens are between 0 and the rate")]
     pub fn take(&self, now: Instant) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };

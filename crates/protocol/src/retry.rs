@@ -44,7 +44,7 @@ pub enum Disposition {
     Plan,
     /// Not the data's fault: wait, and retry the whole transaction without limit.
     Outage,
-    /// An unknown fault. The pipeline stops, and its message names the error.
+    /// Any other fault. The pipeline stops, and its message names the error.
     Stop,
 }
 
@@ -84,7 +84,8 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         // Either a trigger raised an error of its own for this record, or something refuses all rows, such as a missing right.
         // Whether Postgres accepts other records tells the two apart.
         _ if matches!(stage, Stage::Copy | Stage::Commit) => Disposition::Suspect,
-        // An unknown fault must stop, not loop: missing rights (42501), and errors of later versions.
+        // Any other fault must stop the pipeline instead of being retried: missing rights (42501), and errors of later
+        // versions.
         _ => Disposition::Stop,
     }
 }
