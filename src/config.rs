@@ -140,7 +140,7 @@ pub struct Kafka {
     pub properties: BTreeMap<String, Secret>,
     /// The files that values of `properties` were read from.
     pub files: BTreeMap<String, PathBuf>,
-    /// The contents of the certificates and keys that `properties` name.
+    /// Digests of the files with certificates and keys that `properties` name.
     pub contents: BTreeMap<String, Content>,
     /// `token_command`: a program, with its arguments, that prints tokens for SASL OAUTHBEARER.
     pub token_command: Option<Vec<String>>,

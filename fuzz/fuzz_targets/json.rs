@@ -52,7 +52,7 @@ fn made(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Encode
         .encoder()
 }
 
-/// Returns an encoder for which the elements of nested arrays are rows.
+/// Returns an encoder that makes a row of each element of nested arrays.
 fn shaped(decode: Decode, levels: &[&str]) -> Encoder {
     let rows = levels.iter().map(|path| common::split(path)).collect();
     let pipeline = Pipeline::of(decode, extra(), SPECS);

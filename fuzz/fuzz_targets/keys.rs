@@ -1,4 +1,5 @@
-//! Reads arbitrary bytes as a key of each format. The key is that of a record that deletes a row, or it fills a column.
+//! Reads arbitrary bytes as a key of each format: in a tombstone, which deletes the row of its key, and in a record
+//! with a value.
 
 #![no_main]
 

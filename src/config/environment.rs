@@ -120,8 +120,8 @@ fn unset<'a>(part: &str, kind: Kind, existing: impl Iterator<Item = &'a str>) ->
     }
 }
 
-/// Returns the name that is equal to `part`, or else the only name that is equal after [`fold`]. Fails if several names
-/// are.
+/// Returns the name that is equal to `part`, or else the only name that is equal to it after [`fold`]. Fails if there
+/// are several such names.
 fn pick<'a>(part: &str, names: impl Iterator<Item = &'a str>) -> Result<Option<&'a str>, String> {
     let mut found = None;
     for name in names {

@@ -135,8 +135,8 @@ async fn parse(connection: &mut PgConnection, sql: &str) -> Result<Parsed, sqlx:
     }
 }
 
-/// Returns whether a statement only changes how Postgres's catalogs describe the new table. The table is empty, so no default,
-/// expression or function of such a statement is evaluated.
+/// Returns whether a statement only changes the entries of the new table in Postgres' catalogs. The table is empty, so
+/// Postgres evaluates no default, expression or function of such a statement.
 async fn is_about(connection: &mut PgConnection, pipeline: &Pipeline, sql: &str) -> Result<bool, sqlx::Error> {
     let Some(name) = described_table(sql) else { return Ok(false) };
     let row = sqlx::query("SELECT to_regclass($1) = to_regclass($2)").bind(name).bind(pipeline.table.name.quoted());
@@ -179,7 +179,7 @@ fn described_table(sql: &str) -> Option<String> {
     if is_column {
         parts.pop();
     }
-    // GRANT may list several tables. Such a statement is about other tables too.
+    // GRANT may list several tables. Such a statement describes other tables too.
     let is_one = (1..=2).contains(&parts.len()) && tokens.get(at + 1) != Some(&",");
     is_one.then(|| parts.join("."))
 }

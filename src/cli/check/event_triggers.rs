@@ -24,7 +24,7 @@ const WAITED: [&str; 2] = ["55P03", "57014"];
 /// The event triggers that this session runs.
 #[derive(Debug)]
 pub(super) struct EventTriggers {
-    /// Their names, in backticks and separated by commas.
+    /// The names of the triggers, in backticks and separated by commas.
     names: String,
     count: usize,
 }

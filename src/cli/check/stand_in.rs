@@ -47,8 +47,8 @@ pub(super) struct Trials {
     /// Triggers and defaults that may change something, as text for people.
     pub(super) suspects: Vec<String>,
     /// The reason why no trial may write to the tables themselves: for example, a trigger that runs only where a row
-    /// exists can't be tried on a temporary table first. `None` if the outcome of the guarded trial decides. Either,
-    /// both or none of `guarded` and `untriable` may be set.
+    /// exists can't be tried on a temporary table first. `None` if the outcome of the guarded trial decides. It may be
+    /// set with or without [`Self::guarded`].
     pub(super) untriable: Option<String>,
     /// Sequences that have no number left, with the columns that draw from them.
     pub(super) exhausted: Vec<String>,

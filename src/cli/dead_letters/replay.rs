@@ -297,10 +297,9 @@ struct Page {
 struct ReplayStore {
     inner: PgStore,
     page: Arc<Mutex<Page>>,
-    /// In the current transaction: records that fail again.
+    /// The records of the current transaction that fail again.
     rejected: BTreeSet<u32>,
-    /// In the current transaction: the ids of the dead letters that it handles, each with whether it deletes the dead
-    /// letter.
+    /// The ids of the dead letters that the current transaction handles, each with whether the transaction deletes it.
     settled: Vec<(i64, bool)>,
 }
 

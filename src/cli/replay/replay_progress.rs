@@ -16,7 +16,8 @@ use crate::postgres::connect::Connector;
 
 /// The owner's name in the ledger, for people.
 const OWNER: &str = "tidegate replay";
-/// How often a claim is tried while a killed run still has rows locked. The constant below is the pause between two tries.
+/// How many times a claim is tried while a killed run still has rows locked. The constant below is the pause between
+/// two tries.
 const CLAIM_TRIES: u32 = 20;
 const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 

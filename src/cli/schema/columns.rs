@@ -37,8 +37,8 @@ pub(super) struct Columns {
     pub(super) homeless: Vec<Vec<String>>,
 }
 
-/// The array whose elements have the fields: its path, which is empty for the record itself, and the number of elements
-/// or records.
+/// The place of fields: the elements of the array at the path `prefix`, or the record itself if `prefix` is empty.
+/// `rows` is the number of elements or records.
 struct Level<'a> {
     prefix: &'a [String],
     rows: u64,

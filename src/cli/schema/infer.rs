@@ -59,7 +59,7 @@ pub(super) struct Proposal {
 pub(super) enum Mode {
     /// Each record makes rows.
     Append,
-    /// Records without a value delete the row of their key. So do records in which `delete_where` is `true`.
+    /// Records without a value, and records in which `delete_where` is `true`, delete the row of their key.
     Upsert {
         /// The columns of the key. If empty, the key is the column that takes the record's key.
         key: Vec<String>,
@@ -263,8 +263,8 @@ mod tests {
     fn an_array_of_objects_is_rows() {
         let records = [r#"{"device":7,"readings":[{"t":1,"device":2},{"t":2}]}"#, r#"{"device":8,"readings":[]}"#];
         assert_eq!(columns(&records), ["device int8", "t int8", "readings_device int8"]);
-        // There are two arrays of objects, so no array makes the rows. The key-value pairs of a map never make the
-        // rows, and an array that only some records have never does.
+        // There are two arrays of objects, so no array makes the rows. Arrays of key-value pairs, and arrays that only
+        // some records have, never make the rows.
         assert_eq!(columns(&[r#"{"a":[{"x":1}],"b":[{"y":1}]}"#]), ["a jsonb", "b jsonb"]);
         assert_eq!(columns(&[r#"{"id":1,"tags":[{"key":"a","value":"b"}]}"#]), ["id int8", "tags jsonb"]);
         assert_eq!(columns(&[r#"{"id":1,"l":[{"a":1}]}"#, r#"{"id":2}"#]), ["id int8", "l jsonb"]);
