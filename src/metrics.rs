@@ -212,7 +212,7 @@ impl WriterMetrics {
             .increment(1);
     }
 
-    /// Adds seconds spent in COPY, and in the ledger and COMMIT.
+    /// Adds seconds spent in COPY, and in COMMIT.
     pub fn spent(&self, copy: Duration, commit: Duration) {
         self.copy_seconds.increment(copy.as_secs_f64());
         self.commit_seconds.increment(commit.as_secs_f64());
@@ -228,7 +228,7 @@ impl WriterMetrics {
         self.unknown.increment(1);
     }
 
-    /// Counts a case in which the ledger wasn't at the offset where we left it.
+    /// Counts that the ledger wasn't at the offset where tidegate left it.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -281,7 +281,7 @@ impl ConsumerMetrics {
         self.consumed.increment(records);
     }
 
-    /// Counts a case in which the ledger was behind the offset that we knew to be committed.
+    /// Counts that the ledger was behind the offset that tidegate knew to be committed.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -409,7 +409,7 @@ pub fn forget(pipeline: &str) {
     lock(&FORGOTTEN).insert(pipeline.to_owned());
 }
 
-/// Marks the pipeline as running, perhaps again.
+/// Marks the pipeline as no longer removed.
 pub fn remember(pipeline: &str) {
     lock(&FORGOTTEN).remove(pipeline);
 }
