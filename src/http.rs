@@ -105,7 +105,7 @@ async fn page(State(site): State<Arc<Site>>) -> Response {
 
 async fn status(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
     let document = serde_json::to_value(status::of(&site, Some(site.watch.timeline()))).unwrap_or_default();
-    // The tag is weak: two documents with the same tag may differ in how long ago something was.
+    // The tag is weak: two documents with the same tag may differ in fields that change merely because time passes.
     let tag = format!("W/\"{:016x}\"", frames::fingerprint(&document));
     let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     if known.flat_map(|tags| tags.split(',')).any(|known| known.trim() == tag) {

@@ -137,7 +137,8 @@ pub struct LagWatch {
     /// Whether a request about the known partitions failed. If so, the next reading requests the topics.
     topics_due: bool,
     low: HashMap<TopicPartition, Offset>,
-    /// For our partitions, the ledger's position as their consumer knows it, and the offset up to which they were read.
+    /// For each partition of this process: the position that its consumer last committed, and the offset up to which
+    /// the consumer has read.
     read: HashMap<TopicPartition, (Offset, Offset)>,
     retention: Retentions,
     /// For each partition, an offset and the timestamp of its record, in milliseconds since the epoch. Requested from
@@ -178,7 +179,7 @@ impl LagWatch {
         }
     }
 
-    /// Reads until it is dropped.
+    /// Takes readings until the future is dropped.
     ///
     /// # Cancel safety
     /// May be dropped at any point.

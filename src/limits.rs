@@ -67,7 +67,8 @@ pub struct Share {
     pub bytes: u64,
 }
 
-/// Divides the budget for a pipeline. Each pipeline has the same guaranteed share, so that none can take another's.
+/// Returns a pipeline's share of the memory budget. Each pipeline has the same guaranteed share, so that none can take
+/// another's.
 ///
 /// # Errors
 /// If the share is too small for the pipeline's batches and the smallest prefetch. The text says how much is needed, and what

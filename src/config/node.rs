@@ -240,7 +240,7 @@ impl<'a> ConfigNode<'a> {
         Some(self.place().folder().join(text))
     }
 
-    /// Notes unknown keys and wrong types, here and below.
+    /// Notes unknown keys and wrong types, of this node and of all nodes below it.
     pub(super) fn check(&self, kind: Kind) {
         let Some(value) = self.value else { return };
         match (&value.kind, kind) {

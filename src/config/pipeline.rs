@@ -113,7 +113,8 @@ pub enum GroupProtocol {
     Consumer,
 }
 
-/// The limits on the age and the size of dead letters; the oldest are deleted first. Without limits they are kept until purged.
+/// The limits on the age and the size of dead letters; the oldest are deleted first. Without limits, dead letters are
+/// kept until an operator purges them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterRetention {
     /// `dead_letters.retention`: the highest age of a dead letter.

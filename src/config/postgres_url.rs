@@ -11,7 +11,7 @@ pub const FORM: &str = "write postgres://user@host:5432/database";
 /// The largest number of servers in one URL.
 const SERVERS_MAX: usize = 16;
 
-/// The servers to choose from.
+/// The servers of a URL, from which one is chosen per connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {
     /// All servers, in the order of the URL; at least one.

@@ -1,4 +1,4 @@
-//! Reads `[schema_registry]` and `[pipelines.NAME.decode]` from the merged tree.
+//! Reads `[schema_registry]` and `[pipelines.NAME.decode]` from the configuration tree.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Turns the merged tree into the [`Pipeline`]s.
+//! Reads the [`Pipeline`]s from the configuration tree.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

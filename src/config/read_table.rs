@@ -1,4 +1,4 @@
-//! Turns the merged tree into the target [`Table`].
+//! Reads a pipeline's target [`Table`] from the configuration tree.
 
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::spec::{AggregateFunction, Column, Missing, Route, Table, WriteMode};

@@ -26,7 +26,7 @@ use crate::postgres::resume;
 use crate::status::lock;
 use crate::systemd::Manager;
 
-/// The time between two checks whether a stopped pipeline is to be resumed.
+/// The time between two checks for a request to resume a stopped pipeline.
 const RESUME_LOOK: Duration = Duration::from_secs(1);
 
 type Outcome = Result<Remainder, Stopped>;
@@ -69,7 +69,8 @@ impl Supervisor {
         }
     }
 
-    /// Runs the pipelines until all have ended. Returns their results, and when they were told to end.
+    /// Runs the pipelines until all have ended. Returns the result of the process, and when the pipelines were told to
+    /// end.
     pub(super) async fn run<S: Future<Output = ()>>(
         mut self,
         control: Control<S>,

@@ -208,7 +208,7 @@ fn facts(
         name: pipeline.name.to_string(),
         state,
         why: match pipeline.phase() {
-            // There is no reason here, because `waiting` says what the pipeline waits for.
+            // A running pipeline needs no reason here: `waiting` and `kafka` say what it waits for.
             PipelinePhase::Running => None,
             PipelinePhase::Starting { .. }
             | PipelinePhase::Draining

@@ -67,8 +67,9 @@ pub(super) struct Facts {
     pub(super) headroom: Option<f64>,
     /// Why the lag is unknown.
     pub(super) lag_trouble: Option<String>,
-    /// Mean rates of the last seconds, in records per second.
+    /// The mean rate into Kafka over the last seconds, in records per second.
     pub(super) into: Option<f64>,
+    /// The mean rate into Postgres over the last seconds, in records per second.
     pub(super) out: Option<f64>,
     /// How many of this instance's partitions are being claimed.
     pub(super) claiming: usize,
@@ -80,8 +81,8 @@ pub(super) struct Facts {
     pub(super) conditions: Vec<String>,
     /// The partitions that no consumer reads.
     pub(super) nobody: Vec<String>,
-    /// The dead letters that are news, and the reason of the newest one.
     pub(super) dead: Option<RecentDeadLetters>,
+    /// The reason of this instance's newest dead letter.
     pub(super) dead_reason: Option<Cow<'static, str>>,
     /// Whether `flow` holds back consumers.
     pub(super) held_by_flow: bool,

@@ -1,11 +1,11 @@
 //! Static membership: names by which this daemon's consumers keep their places in a group across a restart.
 //!
-//! A member without a name that dies holds its partitions until its session times out. If a member with a name
-//! (`group.instance.id`) starts again, the broker gives it its old place at once. The ledger's claims fence writes that the
-//! dead process may still have in flight.
+//! If a member without a name dies, it keeps its partitions until its session times out. If a member with a name
+//! (`group.instance.id`) starts again, the broker gives it its old place at once. The ledger's claims fence writes that
+//! the dead process may still have in flight.
 //!
-//! Only one member at a time can have a name: when another member joins with it, the broker ends the session of the previous one.
-//! See [`Membership::lost`] for what this means for two daemons with one name.
+//! A name belongs to one member at a time: when another member joins with the name, the broker ends the previous
+//! member's session. See [`Membership::lost`] for what this means for two daemons with one name.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -36,7 +36,7 @@ const LONGEST: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceName {
     text: Arc<str>,
-    /// Whether the name is set in the configuration. That promises that a stopped daemon comes back under this name.
+    /// Whether the configuration sets the name. Setting it promises that a stopped daemon comes back under this name.
     is_set: bool,
 }
 
@@ -55,7 +55,7 @@ impl InstanceName {
         format!("{}-{}-{:04x}", self.text, std::process::id(), fastrand::u16(..))
     }
 
-    /// Returns whether the ids are of two processes with one name.
+    /// Returns whether the ids belong to two processes with the same name.
     pub fn is_shared(one: &str, other: &str) -> bool {
         let name = |id: &str| id.rsplitn(3, '-').nth(2).map(str::to_owned);
         one != other && name(one).is_some_and(|name| !name.is_empty()) && name(one) == name(other)

@@ -133,7 +133,7 @@ pub fn partitions_of(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
     all.map(|(topic, n)| TopicPartition::new(topic.as_str(), n)).collect()
 }
 
-/// Returns the listed topics that are not among those that Kafka has. A pattern lists none.
+/// Returns the listed topics that are missing from `found`, the topics that Kafka has. A pattern lists none.
 pub fn missing_topics(wanted: &Topics, found: &BTreeMap<String, i32>) -> Vec<String> {
     match wanted {
         Topics::List(names) => names.iter().filter(|name| !found.contains_key(*name)).cloned().collect(),
@@ -155,8 +155,8 @@ impl Observer {
         Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
     }
 
-    /// Requests the settings of topics or brokers. A resource whose settings the client has no right to read has an error of
-    /// its own.
+    /// Requests the settings of topics or brokers. If the client has no right to read the settings of one resource,
+    /// only this resource's result is an error.
     fn describe(&self, topic: &str, resources: &[ResourceSpecifier<'_>]) -> Answer<Vec<ConfigResourceResult>> {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let runtime = tokio::runtime::Handle::current();
@@ -458,7 +458,7 @@ impl Observer {
         Ok(found)
     }
 
-    /// Returns the offset of each partition in the list that has one.
+    /// Returns the offsets of the partitions in the list that have an offset.
     fn places(&self, list: &TopicPartitionList) -> Answer<HashMap<TopicPartition, Offset>> {
         let mut places = HashMap::with_capacity(list.count());
         for element in list.elements() {

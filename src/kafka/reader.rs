@@ -55,8 +55,9 @@ impl Reader {
         Ok(Self { health, consumer, _credentials: settings.credentials.clone() })
     }
 
-    /// Passes every record whose offset is in the range of its partition to `take`, in order within a partition. A range ends
-    /// early if the log does. Offsets without a record (compacted away, transaction markers, aborted records) are skipped.
+    /// Passes every record whose offset is in the range of its partition to `take`, in order within a partition. A
+    /// range ends early if the log's end comes first. Offsets without a record (compacted away, transaction markers,
+    /// aborted records) are skipped.
     ///
     /// # Errors
     /// The error of Kafka, or a timeout if it sends nothing for 15 seconds.

@@ -119,7 +119,7 @@ impl Notes {
         self.consumer.map(|consumer| self.health.denied_topics(consumer)).unwrap_or_default()
     }
 
-    /// Takes the events since the last call; nearly always none, at the cost of one relaxed load.
+    /// Takes the events since the last call. If there are none, as nearly always, this costs one relaxed load.
     pub fn take(&self) -> Vec<GroupEvent> {
         if !self.noted.load(Ordering::Relaxed) {
             return Vec::new();

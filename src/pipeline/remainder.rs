@@ -58,8 +58,8 @@ pub struct Remainder {
 pub enum Left {
     /// The run never learned the log ends.
     Unknown,
-    /// Per partition, the offsets between the ledger's position and the log's end at the start. Partitions without any are left
-    /// out.
+    /// Per partition, the number of offsets from the ledger's position to the log's end at the start of the run.
+    /// Partitions with no such offset are left out.
     Offsets(Vec<(TopicPartition, u64)>),
 }
 

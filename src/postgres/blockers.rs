@@ -35,7 +35,7 @@ SELECT pid, coalesce(application_name, ''), coalesce(state, 'prepared'), coalesc
     coalesce(state_change::text, ''), coalesce(extract(epoch FROM now() - xact_start)::int8, 0)
 FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1))";
 
-/// Returns the sessions that block this backend.
+/// Returns the sessions that block the backend `pid`.
 ///
 /// # Errors
 /// The error of the query.
