@@ -1,5 +1,5 @@
-//! The four acts, and the intended time of each record. The times are fixed before the first record is sent, and don't depend on
-//! the receiver.
+//! The four acts (phases) of the flood, and the intended time of each record. The times are fixed before the first
+//! record is sent, and don't depend on the receiver.
 
 use std::time::Duration;
 
@@ -26,12 +26,13 @@ impl Acts {
         Self { steady, rush: rush.max(steady), lengths }
     }
 
-    /// Returns the time at which act number `act` begins, counted from 0. Number 4 stands for the end of the run.
+    /// Returns the time from the start of the run to the beginning of an act. Acts are numbered from 0; 4 stands for
+    /// the end of the run.
     pub(crate) fn begins(&self, act: usize) -> Duration {
         self.lengths.iter().take(act).sum()
     }
 
-    /// Returns the act at a time.
+    /// Returns the number of the act that runs at `time`.
     pub(crate) fn at(&self, time: Duration) -> usize {
         (0..4).rev().find(|act| self.begins(*act) <= time).unwrap_or(0)
     }
