@@ -1,4 +1,5 @@
-//! The producer: records with a number, a text and a checksum of both, spread evenly over all partitions of the topic.
+//! The producer. Its records contain a number, a text and a checksum of both. They are spread evenly over all
+//! partitions of the topic.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

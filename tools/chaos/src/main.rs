@@ -1,7 +1,7 @@
 //! `make chaos`: a fleet produces records, and several daemons drain them. Meanwhile faults break the daemons, the servers and
 //! the networks between them. At the end, every record is compared with the table.
 //!
-//! The same seed gives the same faults in the same order. The work that a fault interrupts depends on the clock, as in
+//! The same seed gives the same faults in the same order. Which work a fault interrupts depends on the clock, as in
 //! production. `SCENARIO=outage` instead stops the database once, for long, at full input. `SCENARIO=ledger` measures
 //! the ledger's cost with a thousand partitions while a session holds a snapshot open. `SCENARIO=restarts` measures how
 //! long partitions make no progress when a daemon ends and starts.
@@ -36,7 +36,7 @@ struct Arguments {
     /// How long faults are injected, the database is unavailable, or the snapshot is held, in minutes.
     #[arg(long, env = "MINUTES", default_value_t = 5.0)]
     minutes: f64,
-    /// The seed of the schedule; by default taken from the clock.
+    /// The seed of the schedule of faults; by default random.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
     /// Records per second. Default: 20000 in the scenario `outage`, 2000 in the scenario `campaign`.

@@ -291,7 +291,7 @@ fn pid(owner: &str) -> String {
     owner.rsplit('-').nth(1).unwrap_or_default().to_owned()
 }
 
-/// Sends one record to each partition, then pauses for [`EVERY`], until it is stopped.
+/// Repeatedly sends one record to each partition and pauses for [`EVERY`], until it is stopped.
 struct Load {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<i64>>>,

@@ -36,7 +36,7 @@ pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"
 /// result, trips end during the demo and cost more than the minimum.
 const VEHICLES: u32 = 1_000;
 const RATE: f64 = 5_000.0;
-/// With `KEEP=1`, each vehicle sends once per second of real time.
+/// The number of vehicles with `KEEP=1`. It equals the rate, so each vehicle sends once per second of real time.
 const VEHICLES_KEPT: u32 = 5_000;
 const BURST: f64 = 8.0;
 const BURST_AFTER: f64 = 3.0;
@@ -223,7 +223,8 @@ impl Services {
         self.checks.expect(&outcome)
     }
 
-    /// Runs until the fleet has ended and each service has written everything. Triggers the events of `moments` at their times.
+    /// Runs until the fleet has ended and each service has written everything, or until [`DRAIN`] has passed since the
+    /// fleet's end. Triggers the events of `moments` at their times.
     async fn follow(&mut self, screen: &Screen, fleet: &Fleet, moments: &[Moment]) -> Result<()> {
         let began = Instant::now();
         let (mut next, mut second, mut lock) = (0, None, None);

@@ -1,7 +1,7 @@
 //! Decides when each record should be sent: an open-loop schedule, independent of the receiver.
 //!
-//! A schedule is a rate over time, made of straight pieces. Its integral is the number of records that should have been sent, and
-//! the inverse of the integral is each record's intended time.
+//! A schedule is a rate over time, made of linear pieces. Its integral is the number of records that should have been
+//! sent, and the inverse of the integral is each record's intended time.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl FromStr for Profile {
     }
 }
 
-/// A straight piece of the rate.
+/// A part of a schedule, in which the rate changes linearly.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     /// The piece's start, in seconds since the schedule's start.

@@ -13,7 +13,7 @@ use crate::customer::{Customer, Sighting, WatchSummary};
 
 /// The channel of the NOTIFY that each batch of `customer_info` sends.
 const CHANNEL: &str = "customer_info";
-/// The longest time between two readings of the row. A broken connection loses notifications, so the row is also read
+/// The longest time between two reads of the row. A broken connection loses notifications, so the row is also read
 /// without a notification.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 const PAUSE_AFTER_A_FAULT: Duration = Duration::from_secs(1);

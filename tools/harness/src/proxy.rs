@@ -29,7 +29,7 @@ use crate::ports;
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<State>,
-    /// The runtime; `None` only while this is dropped.
+    /// The runtime; `None` only while the proxy is being dropped.
     runtime: Option<Runtime>,
 }
 

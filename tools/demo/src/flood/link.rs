@@ -37,7 +37,7 @@ pub(crate) trait Intake {
     /// Offers a record. Returns false if there is no room. Never blocks.
     fn offer(&mut self, index: u32, vehicle: u32, json: &[u8]) -> Result<bool>;
 
-    /// Appends the answers since the last call to `into`.
+    /// Appends to `into` the answers that have arrived since the last call.
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()>;
 
     /// Kills the process that writes into the database (SIGKILL), and restarts it.
