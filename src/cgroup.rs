@@ -3,15 +3,17 @@
 use std::fs;
 use std::path::Path;
 
-/// The highest share of the control group's limit, in percent, that `limits.memory` may have without a warning. The rest is for
-/// memory that the kernel counts and the budget doesn't: thread stacks, socket buffers, the binary's pages.
+/// The highest share of the control group's limit, in percent, that `limits.memory` may have without a warning. The
+/// rest is for memory that the kernel counts but `limits.memory` doesn't: thread stacks, socket buffers, the binary's
+/// pages.
 const MOST_PERCENT: u64 = 90;
 
 /// Limits from this number of bytes upwards mean "no limit". Version 1 of control groups writes the largest multiple of the
 /// page size for "no limit", and no machine has that much memory.
 const UNLIMITED: u64 = 1 << 60;
 
-/// Returns a warning if the memory budget, in bytes, comes too close to the limit of this process's control group.
+/// Returns a warning if the memory budget, in bytes, is above [`MOST_PERCENT`] of the limit of this process's control
+/// group.
 pub(crate) fn warning(budget: u64) -> Option<String> {
     compare(budget, limit(Path::new("/"))?)
 }
@@ -36,8 +38,8 @@ fn limit(root: &Path) -> Option<u64> {
     groups.lines().filter_map(|line| limit_of(root, line)).min()
 }
 
-/// Returns the lowest limit that applies to the group in one line of `/proc/self/cgroup`: `0::/PATH` for version 2,
-/// `4:memory:/PATH` for version 1.
+/// Returns the lowest limit that applies to the control group that a line of `/proc/self/cgroup` names. The line is
+/// `0::/PATH` in version 2, and for example `4:memory:/PATH` in version 1.
 fn limit_of(root: &Path, line: &str) -> Option<u64> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (controllers, path) = (parts.next()?, parts.next()?);

@@ -150,7 +150,7 @@ impl Common {
     }
 }
 
-/// Corrects the help of `--pipeline` for commands that handle one pipeline.
+/// Replaces the help text of `--pipeline` in commands that handle one pipeline.
 fn one_pipeline(argument: clap::Arg) -> clap::Arg {
     argument.help("The pipeline. Optional if the configuration has only one")
 }
@@ -169,7 +169,7 @@ pub fn main() -> u8 {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // A request for help isn't an error. If standard output is closed, there is nobody to tell.
+            // A request for help isn't an error. If the text can't be printed, an error couldn't be printed either.
             let code = if error.use_stderr() { USAGE } else { 0 };
             drop(error.print());
             return code;
@@ -227,8 +227,8 @@ fn start_command_logging(config: &Config) {
 fn start_logging(config: &Config, level: LevelFilter) {
     // Escape codes are only for terminals: in a file or a pipe they break searching and parsing.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    // A log line that can't be written is lost. Reporting that would panic, because standard error itself is closed, and a closed
-    // terminal must not end the flow of records.
+    // A log line that can't be written is lost. A report of the loss would also go to standard error, which is closed,
+    // and panic. But a closed terminal must not stop the daemon.
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)

@@ -99,7 +99,7 @@ impl Config {
     /// Pass [`variables`].
     ///
     /// # Errors
-    /// All faults together. If a file can't be read or isn't TOML, only that fault.
+    /// All faults together. But if a file can't be read or isn't TOML, only this fault is returned.
     pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<Config, Faults> {
         let texts = files.iter().map(|file| (file.as_path(), std::fs::read_to_string(file).map_err(|e| e.to_string())));
         read::config(texts, env).map(|(config, _)| config)
@@ -136,11 +136,11 @@ impl fmt::Display for Config {
 pub struct Kafka {
     /// `host:port,host:port`
     pub bootstrap_servers: String,
-    /// librdkafka's own properties; those that would break a promise are refused. Values may be secret.
+    /// librdkafka's own properties. Properties that only Tidegate may set are refused. Values may be secret.
     pub properties: BTreeMap<String, Secret>,
     /// The files that values of `properties` were read from.
     pub files: BTreeMap<String, PathBuf>,
-    /// The contents of the certificates and keys that `properties` name.
+    /// Digests of the files with certificates and keys that `properties` name.
     pub contents: BTreeMap<String, Content>,
     /// `token_command`: a program, with its arguments, that prints tokens for SASL OAUTHBEARER.
     pub token_command: Option<Vec<String>>,
@@ -245,13 +245,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns how long after the stop a poll loop still waits until everything that it has read is written. Then the poll loop
-    /// leaves its group.
+    /// Returns the longest time that a poll loop waits, counted from the stop, until everything that it has read is
+    /// written. After this time, the poll loop leaves its group.
     pub fn flush_timeout(&self) -> Duration {
         self.drain_timeout - 2 * self.reserve()
     }
 
-    /// Returns the time from the stop until a pipeline has ended at the latest.
+    /// Returns the longest time from the stop until a pipeline has ended.
     pub fn pipeline_timeout(&self) -> Duration {
         self.drain_timeout - self.reserve()
     }

@@ -1,5 +1,4 @@
-//! The daemon from its start to its end: its state for the HTTP server, the supervisor of the pipelines, and the last lines of
-//! its log.
+//! Runs the daemon from its start to its end, and keeps the state that its HTTP server shows.
 
 mod reload;
 mod supervisor;
@@ -27,7 +26,7 @@ use supervisor::Supervisor;
 /// The state of a daemon that its HTTP server shows.
 #[derive(Debug)]
 pub struct Daemon {
-    /// The instance's id: its name, its process, and a random part.
+    /// The instance's id: its name, its process id, and a random part.
     pub instance: Arc<str>,
     /// Renders `/metrics`.
     pub prometheus: PrometheusHandle,
@@ -104,9 +103,9 @@ impl<S> std::fmt::Debug for Control<S> {
 /// parameters, so that a test can end the daemon as a signal would.
 ///
 /// # Errors
-/// [`FatalError::Stopped`] if no pipeline runs any more, with the reason of each. [`FatalError::Unfinished`] if the daemon was
-/// told to end and records are left. These are the records that were read and not written. With [`Until::Now`], they are all
-/// records that are not written.
+/// [`FatalError::Config`] if the configuration can't be used. [`FatalError::Stopped`] if a pipeline is stopped when the
+/// daemon ends, with the reason of each. [`FatalError::Unfinished`] if records are left: those that were read and not
+/// written, or with [`Until::Now`] those that Kafka held at the start and that are not written.
 pub async fn run<S: Future<Output = ()>>(
     config: Config,
     prometheus: PrometheusHandle,

@@ -23,16 +23,16 @@ pub enum FatalError {
     /// The process was told to end, or gave up, before all was written. The text says what is left.
     #[error("{0}")]
     Unfinished(String),
-    /// Postgres refused a statement, and waiting doesn't help.
+    /// Postgres refused a statement, and a retry would be refused too.
     #[error("{text}")]
     Refused { text: String, sqlstate: String },
-    /// Every pipeline stopped, or one did in a bounded run, or there is a bug.
+    /// A pipeline stopped, or tidegate has a bug.
     #[error("{0}")]
     Stopped(String),
 }
 
 impl FatalError {
-    /// Returns the error for what can't happen unless tidegate has a defect.
+    /// Returns the error that reports a bug of tidegate.
     pub fn bug(error: impl std::fmt::Display) -> Self {
         Self::Stopped(format!("a bug of tidegate, please report it: {error}"))
     }

@@ -1,6 +1,6 @@
-//! Serves the live page at `/`, the runbook at `/runbook`, and `/api/status`, `/api/history`, `/api/events`, `/metrics`,
-//! `/healthz`, `/readyz`. Requests can only read. No request is passed on to Kafka, and Postgres is only used to learn about the
-//! other instances.
+//! Serves the live page at `/`, the runbook at `/runbook`, and `/api/status`, `/api/history`, `/api/events`,
+//! `/metrics`, `/healthz`, `/readyz`. Requests are read-only and answered from memory: none of them queries Kafka or
+//! Postgres.
 
 mod assets;
 mod board;
@@ -52,7 +52,7 @@ struct Site {
 /// Serves requests until the future is dropped.
 ///
 /// # Cancel safety
-/// May be dropped at any point. Call `deregister` afterwards, to delete our row of `tidegate.instance`.
+/// May be dropped at any point. Call `deregister` afterwards, to delete this instance's row of `tidegate.instance`.
 pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
     let guard = guard::Guard::new(&daemon.config().http);
     let site = Arc::new(Site { daemon, watch: Watch::new(), instances: Mutex::default() });
@@ -81,7 +81,8 @@ async fn metrics(State(site): State<Arc<Site>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-/// Answers that the process is alive. Doesn't ask Kafka or Postgres, so an outage never leads to a restart.
+/// Answers that the process is alive. Doesn't check Kafka or Postgres: during their outages, a restart of this process
+/// would not help.
 async fn healthz() -> &'static str {
     "ok\n"
 }
@@ -104,7 +105,7 @@ async fn page(State(site): State<Arc<Site>>) -> Response {
 
 async fn status(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
     let document = serde_json::to_value(status::of(&site, Some(site.watch.timeline()))).unwrap_or_default();
-    // The tag is weak: two documents with the same tag may differ in how long ago something was.
+    // The tag is weak: two documents with the same tag may differ in fields that change merely because time passes.
     let tag = format!("W/\"{:016x}\"", frames::fingerprint(&document));
     let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     if known.flat_map(|tags| tags.split(',')).any(|known| known.trim() == tag) {

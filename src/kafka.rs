@@ -1,4 +1,5 @@
-//! The Kafka side: librdkafka's settings, the consumer group's member, rebalance callbacks, and requests about topics and logs.
+//! The Kafka side: librdkafka's settings, the members of consumer groups, rebalance callbacks, and requests about
+//! topics and logs.
 
 pub mod access;
 pub mod credentials;

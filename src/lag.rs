@@ -1,8 +1,8 @@
-//! Measures the lag of a pipeline, which is the difference between the log ends in Kafka and the ledger's positions. Tidegate
-//! requests the log ends itself.
+//! Measures the lag of a pipeline: the difference between the log ends in Kafka and the ledger's positions.
 //!
-//! librdkafka's figures don't change while a partition is paused; the lag that is measured here does change. The ledger is
-//! read for every partition of the pipeline, whichever instance owns it, so every instance shows the whole pipeline.
+//! Tidegate requests the log ends itself, because librdkafka's figures don't change while a partition is paused. The
+//! ledger is read for every partition of the pipeline, whichever instance owns it, so every instance shows the whole
+//! pipeline.
 
 pub mod headroom;
 mod ledger;
@@ -36,7 +36,7 @@ use crate::status::{ConsumerStatus, Trouble, lock};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long a reading counts as current. It is longer than the time between readings, because a few of them may fail.
 const CURRENT_FOR: Duration = Duration::from_secs(10);
-/// Readings between two requests for topics and log starts, which change slowly.
+/// The number of readings per request for topics and log starts, which change slowly.
 const SLOW_EVERY: u32 = 10;
 /// The number of log ends that are kept per partition. They tell the age of the oldest unwritten record, to the second.
 const SAMPLES: usize = 900;
@@ -100,19 +100,19 @@ pub struct PartitionLag {
     pub headroom: Option<f64>,
     /// The claim that holds the partition.
     pub claim: Option<ClaimId>,
-    /// The owner that claimed it last.
+    /// The owner that last claimed the partition.
     pub owner: Option<String>,
     pub epoch: i64,
     /// Seconds since the ledger's row last changed, by a commit or a claim.
     pub idle_seconds: f64,
     /// Seconds since records were last committed; `None` if none ever were.
     pub committed_seconds: Option<f64>,
-    /// Why the log can't be the one that the ledger describes, if their offsets show it. A recreated log that has grown beyond
-    /// the ledger's position isn't noticed here, but by the next claim.
+    /// The log-loss condition, if the offsets of log and ledger show one. A recreated log that has grown beyond the
+    /// ledger's position isn't noticed here, but by the next claim.
     pub condition: Option<LossCondition>,
     /// How often the log's end was seen to move back: the topic was recreated, or the brokers lost a part of the log.
     pub cuts: u32,
-    /// When the ledger was queried; `None` if it didn't answer and these are the previous values.
+    /// When the ledger was queried; `None` if Postgres didn't answer, and these are the values of the previous reading.
     pub asked_at: Option<Instant>,
 }
 
@@ -127,21 +127,22 @@ pub struct LagWatch {
     /// This process's consumers, which know more about their own partitions than the ledger does.
     consumers: Vec<Arc<ConsumerStatus>>,
     samples: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
-    /// The last end of each log, and how often it went back.
+    /// The last end of each log, and how often the end has moved back.
     ends: HashMap<TopicPartition, (Offset, u32)>,
-    /// The last log ends, including those that are already written.
+    /// The log ends of the last minute, from which the inflow is computed.
     inflow: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
     sources: Vec<TopicPartition>,
     /// Listed topics that didn't exist according to Kafka's last answer. While there are any, each reading requests the topics.
     missing: Vec<String>,
-    /// Whether a request about the known partitions failed, so that the topics are to be requested again.
+    /// Whether a request about the known partitions failed. If so, the next reading requests the topics.
     topics_due: bool,
     low: HashMap<TopicPartition, Offset>,
-    /// For our partitions, the ledger's position as their consumer knows it, and the offset up to which they were read.
+    /// For each partition of this process: the position that its consumer last committed, and the offset up to which
+    /// the consumer has read.
     read: HashMap<TopicPartition, (Offset, Offset)>,
     retention: Retentions,
-    /// For each partition, an offset and the timestamp of its record, in milliseconds since the epoch. Requested if no sample is
-    /// that old.
+    /// For each partition, an offset and the timestamp of its record, in milliseconds since the epoch. Requested from
+    /// Kafka if no sample is old enough.
     made_at: HashMap<TopicPartition, (Offset, i64)>,
     /// For each partition, a range at the log's end that was read, and whether it contains a record.
     ends_read: HashMap<TopicPartition, (Range<Offset>, bool)>,
@@ -178,7 +179,7 @@ impl LagWatch {
         }
     }
 
-    /// Reads until it is dropped.
+    /// Takes readings until the future is dropped.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -241,7 +242,8 @@ impl LagWatch {
             self.sources = partitions_of(&topics);
             self.forget_others();
             let missing = missing_topics(&self.topics, &topics);
-            // A broker that has just started possibly doesn't know a topic yet. So one answer isn't enough.
+            // A broker that has just started possibly doesn't know a topic yet. So report a topic as missing only if
+            // two answers in a row lack it.
             let before = std::mem::replace(&mut self.missing, missing.clone());
             let confirmed = missing.into_iter().filter(|topic| before.contains(topic)).collect();
             self.observer.health().topics_missing(confirmed);
@@ -259,8 +261,9 @@ impl LagWatch {
         // Log ends are read even while the database is down, so lag keeps growing. The ledger can't change meanwhile.
         let rows = self.rows(connection).await;
         if let Ok(rows) = &rows {
-            // The ledger was read after the log ends, and records may have been written in between. An end that is requested
-            // now can be before the ledger's position only if the log isn't the one that the ledger describes.
+            // The ledger was read after the log ends, so a position beyond its log's end may only mean that records
+            // were written in between. Request these ends again: one that is still before the position belongs to
+            // another log than the one that the ledger describes.
             let beyond = rows.iter().filter(|(source, row)| ends.get(*source).is_some_and(|end| row.next > *end));
             let beyond: Vec<_> = beyond.map(|(source, _)| source.clone()).collect();
             if !beyond.is_empty() {
@@ -336,8 +339,9 @@ impl LagWatch {
         ours.filter_map(|status| Some((status.source, (status.committed?, status.read_to?)))).collect()
     }
 
-    /// Returns the offset up to which one of our partitions was read, if the ledger covers everything before it. A transaction
-    /// marker at a log's end then doesn't count as an unwritten record.
+    /// Returns the offset up to which our consumer has read the partition, if the ledger is at the position that the
+    /// consumer last committed; otherwise `next`. So a transaction marker at a log's end doesn't count as an unwritten
+    /// record.
     fn read_to(&self, source: &TopicPartition, next: Offset) -> Offset {
         match self.read.get(source) {
             Some((committed, read_to)) if *committed == next => *read_to,
@@ -367,15 +371,15 @@ impl LagWatch {
                 samples.pop_front();
             }
         }
-        // A sample whose end is already written says nothing about unwritten records. Keep the last such sample.
+        // A sample whose end is written says nothing about unwritten records. Drop it, unless it is the only one.
         while samples.len() > 1 && samples[0].1 <= row.next {
             samples.pop_front();
         }
         let records = end.distance_from(row.next.max(read_to));
         let since = match samples.front() {
             _ if records == 0 => now,
-            // The oldest unwritten record existed at the first reading, so it is at least as old as that reading. The oldest
-            // unwritten record isn't older than the last written record, nor than an earlier record whose time was requested.
+            // The oldest unwritten record is before the first sample's end, so it is at least as old as that sample. It
+            // is at most as old as the last written record, and as an earlier record whose timestamp was requested.
             Some((at, first)) if *first > row.next => row.last_timestamp.max(made_at).unwrap_or(*at).min(*at),
             Some((at, _)) => *at,
             None => now,
@@ -403,7 +407,7 @@ impl LagWatch {
             None
         };
         let headroom = match condition {
-            // Kafka has already deleted it.
+            // Kafka has already deleted the oldest unwritten record.
             Some(LossCondition::RetentionPassed { .. }) => Some(0.0),
             _ => retention.headroom(place),
         };

@@ -13,25 +13,26 @@ use crate::config::{Config, Pipeline};
 
 /// librdkafka's own memory per queued message, in bytes: `rd_kafka_op_t` and the message in it, measured on a 64-bit machine.
 const MESSAGE_OVERHEAD: u64 = 320;
-/// The record size, in bytes, that the queue's limit assumes. Smaller records take more memory than their bytes, so their number
-/// is limited too.
+/// The record size, in bytes, that the queue's limit assumes. librdkafka limits only the bytes of queued records, so
+/// the overhead of smaller records isn't covered.
 const RECORD_ASSUMED: u64 = 128;
 /// Fetch replies in flight at once: one per broker, for the three brokers that a partition's replicas usually are on.
 const REPLIES: u64 = 3;
-/// How many times as large as received a reply becomes by decompression. librdkafka allocates 4 times the size of a batch that is
-/// compressed by LZ4, and if that isn't enough, 7 times; JSON by zstd is about as small. The queue's limit doesn't stop this: a reply
-/// is requested while the queue is just below its limit, and exceeds it by all its records.
+/// The size of a decompressed reply, as a multiple of the size that was received. For a batch compressed by LZ4,
+/// librdkafka allocates 4 times its size, and 7 times if that isn't enough; zstd makes JSON about as small. The queue's
+/// limit doesn't bound this memory: a reply that is requested just below the limit exceeds it by all its records.
 const DECOMPRESSED: u64 = 8;
-/// The replies whose memory a bulk keeps until its last record is taken: usually all its records come from one reply.
+/// The replies whose memory is kept while the poll loop takes a bulk of records: usually all of them come from one
+/// reply.
 const BULK_REPLIES: u64 = 1;
-/// The memory for replies that a consumer holds, as a multiple of `fetch.max.bytes`: each as received and decompressed, and those
-/// of the bulk.
+/// A consumer's memory for replies, as a multiple of `fetch.max.bytes`. Replies in flight count as received and as
+/// decompressed, those of the bulk only as decompressed.
 const BUFFERS: u64 = REPLIES * (1 + DECOMPRESSED) + BULK_REPLIES * DECOMPRESSED;
 /// Batches that a consumer holds: the open one, and the one in flight.
 const BATCHES: u64 = 2;
 /// Buffers grow by doubling, so up to half of one may be empty.
 const GROWTH_PERCENT: u64 = 150;
-/// The bytes of a row of two small columns, and of the record that it came from.
+/// The assumed size of the smallest row, in bytes: two small columns, and the record that it came from.
 const SMALLEST_ROW: u64 = 32;
 /// The size of a database connection's own buffers, in bytes.
 const CONNECTION_BYTES: u64 = 1 << 20;
@@ -57,16 +58,17 @@ pub struct Prefetch {
     pub fetch_partition_bytes: u64,
 }
 
-/// One pipeline's share of the budget.
+/// One pipeline's share of the memory budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// The share of one consumer.
+    /// The limits on the prefetch of one consumer.
     pub prefetch: Prefetch,
     /// The most that the whole pipeline may hold, in bytes.
     pub bytes: u64,
 }
 
-/// Divides the budget for a pipeline. Each pipeline has the same guaranteed share, so that none can take another's.
+/// Returns a pipeline's share of the memory budget. Each pipeline has the same guaranteed share, so that none can take
+/// another's.
 ///
 /// # Errors
 /// If the share is too small for the pipeline's batches and the smallest prefetch. The text says how much is needed, and what
@@ -94,8 +96,8 @@ pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
         (queue * RECORD_ASSUMED / (RECORD_ASSUMED + MESSAGE_OVERHEAD) / 1024).clamp(QUEUE_MIN_KBYTES, QUEUE_MAX_KBYTES);
     let prefetch = Prefetch {
         queued_kbytes,
-        // This count is a threshold per partition, so it can't be the limit on memory. It only has to be high enough not to stop
-        // the fetcher before the limit does.
+        // This count is a threshold per partition, so it can't be the limit on memory. It only has to be so high that
+        // the limit in bytes stops the fetcher first.
         queued_messages: (queued_kbytes * 1024 / RECORD_ASSUMED).max(1000),
         fetch_bytes,
         fetch_partition_bytes: fetch_bytes / 2,
@@ -109,7 +111,7 @@ pub fn for_pipelines(config: &Config) -> u64 {
     config.limits.memory.saturating_sub(PROCESS_BYTES)
 }
 
-/// Returns the memory, in bytes, that an upsert needs to pick the rows of a batch that win.
+/// Returns the memory, in bytes, that an upsert needs to find which row of a batch wins for each key.
 fn picking(pipeline: &Pipeline) -> u64 {
     let rows = u64::from(pipeline.batch.max_rows.get()).min(pipeline.batch.max_bytes / SMALLEST_ROW);
     if matches!(pipeline.table.mode, WriteMode::Upsert { .. }) { rows * BYTES_A_ROW } else { 0 }

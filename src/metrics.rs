@@ -1,4 +1,5 @@
-//! All metrics: names, descriptions and handles. Names are a contract; the number of label values is bounded.
+//! All metrics: names, descriptions and handles. Names must not change, because dashboards and alerts use them. The
+//! number of label values is bounded.
 
 mod latency;
 
@@ -201,7 +202,7 @@ impl WriterMetrics {
         self.end_to_end.count(batch.timestamps(window), now_ms);
     }
 
-    /// Counts deletes of a committed transaction for which no row was found.
+    /// Counts the deletes of a committed transaction that found no row.
     pub fn unmatched(&self, deletes: u64) {
         self.unmatched.increment(deletes);
     }
@@ -212,7 +213,7 @@ impl WriterMetrics {
             .increment(1);
     }
 
-    /// Adds seconds spent in COPY, and in the ledger and COMMIT.
+    /// Adds seconds spent in COPY, and in COMMIT.
     pub fn spent(&self, copy: Duration, commit: Duration) {
         self.copy_seconds.increment(copy.as_secs_f64());
         self.commit_seconds.increment(commit.as_secs_f64());
@@ -228,7 +229,7 @@ impl WriterMetrics {
         self.unknown.increment(1);
     }
 
-    /// Counts a case in which the ledger wasn't at the offset where we left it.
+    /// Counts that the ledger wasn't at the offset where tidegate left it.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -281,7 +282,7 @@ impl ConsumerMetrics {
         self.consumed.increment(records);
     }
 
-    /// Counts a case in which the ledger was behind the offset that we knew to be committed.
+    /// Counts that the ledger was behind the offset that tidegate knew to be committed.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -300,7 +301,8 @@ impl ConsumerMetrics {
         self.buffered.set(buffered);
     }
 
-    /// Adds seconds spent waiting for Kafka, decoding, held up by the writer, and held by `flow.max_rows_per_second`.
+    /// Adds the seconds that the poll thread spent waiting for Kafka, decoding, waiting for the writer, and waiting
+    /// because of `flow.max_rows_per_second`.
     pub fn spent(&self, poll: Duration, decode: Duration, paused: Duration, flow: Duration) {
         self.poll_seconds.increment(poll.as_secs_f64());
         self.decode_seconds.increment(decode.as_secs_f64());
@@ -321,7 +323,7 @@ pub fn flow_limit(pipeline: &Arc<str>, rate: Option<std::num::NonZeroU32>) {
     }
 }
 
-/// Counts records that are lost because the policy skipped them in a log-loss condition.
+/// Counts the records that are lost when a pipeline continues after a log-loss condition, as `on_offset_loss` says.
 pub fn lost(pipeline: &Arc<str>, cause: &'static str, records: u64) {
     counter!(RECORDS_LOST, "pipeline" => Arc::clone(pipeline), "cause" => cause).increment(records);
 }
@@ -380,7 +382,7 @@ pub fn dead_letter_stock(pipeline: &Arc<str>, stock: Option<(i64, f64)>) {
     gauge!(LETTERS_OLDEST, "pipeline" => Arc::clone(pipeline)).set(oldest);
 }
 
-/// Sets the gauge of a pipeline's state to 1, and those of all other states to 0.
+/// Sets the gauge of a pipeline's current state to 1, and the gauges of all other states to 0.
 pub fn pipeline_state(pipeline: &Arc<str>, current: PipelineState) {
     for state in PipelineState::ALL {
         let value = if state == current { 1.0 } else { 0.0 };
@@ -409,7 +411,7 @@ pub fn forget(pipeline: &str) {
     lock(&FORGOTTEN).insert(pipeline.to_owned());
 }
 
-/// Marks the pipeline as running, perhaps again.
+/// Marks the pipeline as no longer removed.
 pub fn remember(pipeline: &str) {
     lock(&FORGOTTEN).remove(pipeline);
 }

@@ -56,14 +56,14 @@ pub struct Pipeline {
     /// The phase, and the time at which the pipeline entered it, in milliseconds since the epoch.
     phase: Mutex<(PipelinePhase, i64)>,
     goal: Goal,
-    /// Whether requests to resume the stopped pipeline are answered.
+    /// Whether a request to resume the stopped pipeline starts it again.
     awaits_resume: AtomicBool,
 }
 
 /// The phase of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PipelinePhase {
-    /// The pipeline reaches Kafka and Postgres, and registers.
+    /// The pipeline connects to Kafka and Postgres, and registers.
     Starting {
         /// The reason for waiting, if it waits.
         waiting_for: Option<String>,
@@ -78,7 +78,7 @@ pub enum PipelinePhase {
     Stopped { why: String },
 }
 
-/// How many requests for claims may wait for the claim loop. A poll loop keeps those for which there is no room.
+/// How many requests for claims may wait for the claim loop. A poll loop keeps further requests until there is room.
 const CLAIM_REQUESTS: usize = 64;
 /// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders wait while there is
 /// no room.
@@ -116,8 +116,8 @@ impl Pipeline {
         lock(&self.phase).clone()
     }
 
-    /// Returns the pipeline's state. A running pipeline waits as soon as the writer of one of its consumers waits. If it waits
-    /// for both Kafka and Postgres, the state is that of Postgres.
+    /// Returns the pipeline's state. A running pipeline waits as soon as the writer of one of its consumers waits. If
+    /// Kafka doesn't serve it either, the state is still [`PipelineState::Waiting`].
     pub fn state(&self) -> PipelineState {
         match self.phase() {
             PipelinePhase::Starting { .. } => PipelineState::Starting,
@@ -137,12 +137,12 @@ impl Pipeline {
         }
     }
 
-    /// Records that requests to resume the stopped pipeline are answered from now on.
+    /// Records that a request to resume the stopped pipeline starts it again from now on.
     pub fn await_resume(&self) {
         self.awaits_resume.store(true, Ordering::Relaxed);
     }
 
-    /// Returns why the pipeline stopped, if a request to resume it would be answered.
+    /// Returns why the pipeline stopped, if a request to resume it would start it again.
     pub fn resumable(&self) -> Option<String> {
         match self.phase() {
             PipelinePhase::Stopped { why } if self.awaits_resume.load(Ordering::Relaxed) => Some(why),
@@ -159,8 +159,9 @@ impl Pipeline {
         *lock(&self.phase) = (phase, metrics::epoch_ms());
     }
 
-    /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are written. Returns
-    /// the unwritten remainder. After `stop` it ends within [`config::Limits::pipeline_timeout`], even during an outage.
+    /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are written.
+    /// Returns the unwritten remainder. After `stop`, the pipeline ends within [`config::Limits::pipeline_timeout`],
+    /// even during an outage.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required.
@@ -207,7 +208,7 @@ impl Pipeline {
             () = stop.cancelled() => return Ok(()),
         };
         self.measure(&connector, &observer);
-        // The connections of a stopped pipeline must not look like those of a running one.
+        // Connect without the pipeline's name, so that these connections don't look like those of a running pipeline.
         let stopped = |stopped: &Stopped| {
             debug!(pipeline = &*self.name, why = %stopped, "only the lag is measured from now on");
             self.measure(&Connector::new(Arc::new(config.postgres.clone()), None), &observer);
@@ -332,9 +333,9 @@ impl Pipeline {
         }
     }
 
-    /// Waits for poll threads and writers to end. The first fault ends them all. At a shutdown the poll threads end first, and
-    /// the writers follow because their channels close. A writer that waits for Postgres could wait without end. So `limit` is
-    /// how long they all may take after the stop.
+    /// Waits for poll threads and writers to end. The first fault ends them all. At a shutdown the poll threads end
+    /// first, and the writers follow because their channels close. A writer that waits for Postgres could wait without
+    /// end, so after the stop this waits for at most `limit`.
     async fn wait_for(
         &self,
         mut workers: JoinSet<Result<(), Stopped>>,
@@ -373,7 +374,7 @@ impl Pipeline {
 /// runtime's timers. `cut` drops the loop at once.
 ///
 /// # Errors
-/// Those of the loop; a panic there is [`Stopped::Bug`].
+/// The error of the loop, or [`Stopped::Bug`] if the loop panics.
 async fn on_a_thread(
     name: String,
     poll_loop: impl Future<Output = Result<(), Stopped>> + Send + 'static,

@@ -1,5 +1,6 @@
-//! The plan of a pipeline, which the pipeline's poll threads and writers share. The plan is made from the configuration and the
-//! catalog, and made again when the catalog has changed.
+//! The plan of a pipeline: how records become rows, and the SQL that writes the rows. A plan is made from the
+//! configuration and the catalog, and a new one when the catalog has changed. The pipeline's poll threads and writers
+//! share it.
 
 mod encoder;
 
@@ -32,14 +33,14 @@ use crate::status::lock;
 #[derive(Debug)]
 pub struct PlanSource {
     config: Pipeline,
-    /// The registry's schemas, for formats that use one. They outlive the plans.
+    /// The cached schemas of the registry, for formats that use one. New plans use the same cache.
     schemas: Option<Arc<CachedSchemas>>,
     /// The newest plan. Poll threads and writers lock it once per new version.
     current: Mutex<Arc<Planned>>,
     version: AtomicU64,
     /// Fields that don't become columns. Only writers that found new fields lock this.
     given_up: Mutex<GivenUp>,
-    /// Tables named by records that can't receive rows, each with the reason. Locked by writers.
+    /// Tables that records name but that can't receive rows, each with the reason. Locked by writers.
     refused: Mutex<BTreeMap<TableName, String>>,
 }
 
@@ -86,7 +87,7 @@ impl PlannedTable {
         planned
     }
 
-    /// Returns the columns to which Postgres may give their default in some row of this table.
+    /// Returns the columns that have a default and that some row of this table may leave out.
     pub fn may_default(&self) -> impl Iterator<Item = &CatalogColumn> {
         let given = |name: &str| !self.has(name) || self.shapes.columns().any(|(_, of)| of.name == name);
         self.catalog.columns.iter().filter(move |column| column.default_oid.is_some() && given(&column.name))
@@ -201,7 +202,7 @@ impl PlanSource {
         Self { given_up, ..Self::starting_with(&self.config, planned, self.schemas.clone()) }
     }
 
-    /// Returns the pipeline that is planned for.
+    /// Returns the configuration of the pipeline.
     pub fn config(&self) -> &Pipeline {
         &self.config
     }
@@ -224,7 +225,8 @@ impl PlanSource {
     /// Reads the catalog again. Makes a new plan only if the catalog differs.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] if the table doesn't exist, is another one, or the mapping no longer fits it.
+    /// [`ReplanError::Unplannable`] if the table doesn't exist, was replaced by another one, or no longer has the
+    /// columns that the mapping needs.
     pub async fn replan(&self, connection: &mut PgConnection) -> Result<Arc<Planned>, ReplanError> {
         if self.config.table.route.is_some() {
             return self.reroute(known(&self.config, connection).await?, BTreeMap::new());
@@ -233,7 +235,8 @@ impl PlanSource {
         self.replan_for(catalog, &NewFields::default())
     }
 
-    /// Plans again after columns were added for these fields. Fields that still have no column are given up.
+    /// Plans again after columns were added for these fields. Fields that still have no column are from now on handled
+    /// as `unknown_fields` says.
     ///
     /// # Errors
     /// As [`Self::replan`].
@@ -246,9 +249,9 @@ impl PlanSource {
         self.replan_for(catalog, fields)
     }
 
-    /// Finds or creates the tables that records named, and makes a plan for those that can receive rows. The connection is used
-    /// for nothing else: its session holds a lock. So no other instance can create a table while this one counts the tables and
-    /// registers a new one.
+    /// Finds or creates the tables that records named, and makes a plan for those that can receive rows. Takes a
+    /// session lock on `connection`, so that no other instance creates a table while this one counts the tables and
+    /// registers a new one. The caller must use the connection for nothing else.
     ///
     /// # Errors
     /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables, or the role has no right to create it.
@@ -410,8 +413,8 @@ async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(),
     let making = async {
         let mut transaction = connection.begin().await?;
         let name = spec.table.name.quoted().replace('\'', "''");
-        // The registration will contain the oid of this table. So a crash must not undo its creation, even if the session's
-        // setting would allow that.
+        // The registration will contain the oid of this table. So a crash must not undo its creation, even if the
+        // session sets `synchronous_commit` to off.
         let settings = format!(
             "SELECT set_config('synchronous_commit', 'on', true), pg_advisory_xact_lock(hashtextextended('tidegate {name}', 0))"
         );

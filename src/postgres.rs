@@ -1,8 +1,9 @@
 //! The store on Postgres: one connection, one transaction per batch.
 //!
-//! Each step takes the connection out of the store, and runs under the write deadline. A step puts the connection back only if
-//! the connection's state is known: after success, or after an ERROR from the server. After a dropped future, a deadline, a
-//! broken connection or a protocol error the store has no connection any more, and the ledger says what happened.
+//! Each step takes the connection out of the store, and runs under the write deadline. A step puts the connection back
+//! only if the connection's state is known: after success, or after an ERROR from the server. After a dropped future, a
+//! deadline, a broken connection or a protocol error, the store has no connection any more, and the ledger shows
+//! whether the transaction was committed.
 
 pub mod blockers;
 pub mod catalog;
@@ -69,9 +70,9 @@ pub struct PgStore {
     missing: Vec<Bounds>,
     /// The indexes of the window's rows that the current COPY contains; empty if it contains all.
     placed: Vec<u32>,
-    /// The partitions that were created, or couldn't be, since the last commit. If a row needs one of them and still finds no
-    /// partition, the row is itself at fault. For a table with a DEFAULT partition, those since the start: they are not requested
-    /// again.
+    /// The partitions that were created since the last commit, or whose creation failed. If a row needs one of them and
+    /// still finds no partition, the row itself is at fault. For a table with a DEFAULT partition, the set keeps all
+    /// partitions since the start, so that none is requested again.
     tried: BTreeSet<Bounds>,
 }
 
@@ -105,7 +106,7 @@ impl PgStore {
         }
     }
 
-    /// Takes the connection out, or opens one.
+    /// Takes the connection out of the store, or opens a new one.
     async fn open(&mut self) -> Result<Live, WriteError> {
         match self.live.take() {
             Some(live) => Ok(live),
@@ -144,9 +145,9 @@ impl PgStore {
         Err(WriteError { stage, cause })
     }
 
-    /// Creates the staging table if the plan has one and the connection doesn't. This happens outside of a transaction, so that
-    /// no rollback removes it. If records name their table, each staging table is created at its first row. If another
-    /// session locks the table, this waits for that session and names it.
+    /// Creates the plan's staging table, if the plan needs one and the connection doesn't have it yet. This happens
+    /// outside of a transaction, so that no rollback removes it. If records name their table, each staging table is
+    /// created at its first row. If another session locks the table, this waits for that session and names it.
     async fn stage(&mut self) -> Result<(), WriteError> {
         let planned = Arc::clone(&self.rows.planned);
         let mut live = self.take(Stage::Begin)?;

@@ -1,4 +1,4 @@
-//! Schemas by number or GUID, from a registry with Confluent's REST interface.
+//! Schemas from a registry with Confluent's REST interface, by number or GUID.
 //!
 //! A poll thread calls `CachedSchemas::find` and never waits in it. A thread of this module requests unknown schemas, and
 //! meanwhile their records wait in the poll thread. A registry that is down, fails or denies access is an outage: requests are
@@ -24,8 +24,8 @@ use tracing::{info, warn};
 use crate::config::SchemaRegistry;
 use crate::status::{Trouble, lock};
 
-/// The time after which an unknown id is asked for a second time. A follower in the registry's cluster learns a little later of
-/// an id that its leader has just assigned.
+/// The time after which an unknown id is requested a second time. The registry's leader assigns ids, and its followers
+/// learn of a new id a little later.
 const SECOND_QUESTION: Duration = Duration::from_secs(1);
 /// After a second answer confirmed that one id is unknown, a single answer is enough for other ids during this time.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
@@ -39,8 +39,8 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 /// The time between two checks whether the schema has arrived.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Waits until a record's schema is known. `wants` returns the id of the schema that the record still needs. Blocks, so it is for
-/// commands and never for a poll thread.
+/// Waits until a record's schema is known. `wants` returns the id of the schema that the record still needs. Blocks, so
+/// it is for commands and never for a poll thread.
 ///
 /// # Errors
 /// After [`PATIENCE`], with the registry's error.

@@ -15,12 +15,13 @@ pub struct Repeats(HashMap<String, Line>);
 #[derive(Debug)]
 struct Line {
     said_at: Instant,
-    /// How often the line came since then, and was not logged.
+    /// How often the line came since then without being logged.
     held_back: u32,
 }
 
 impl Repeats {
-    /// Takes a line. If it is to be logged, returns how often it came since it was last logged.
+    /// Takes a line. Returns `None` if it must not be logged now. Otherwise returns how often it was held back since it
+    /// was last logged.
     pub fn take(&mut self, key: String, now: Instant) -> Option<u32> {
         if self.0.len() >= LINES_MAX {
             self.0.retain(|_, line| now.duration_since(line.said_at) < REPEAT_AFTER);

@@ -33,7 +33,8 @@ pub struct ConsumerReport {
     pub status: Arc<ConsumerStatus>,
     /// The plans, which know the schemas that records wait for.
     pub plans: Arc<PlanSource>,
-    /// The kinds of dead letters that were logged, by reason and column. A faulty sender causes thousands per second.
+    /// The kinds of dead letters that were logged, by reason and column. A faulty sender causes thousands of dead
+    /// letters per second.
     pub logged: Mutex<Repeats>,
 }
 
@@ -63,7 +64,7 @@ impl Listener for ConsumerReport {
             }
             Event::Held(hold) => work.hold(hold.map(held)),
             Event::Snapshot(snapshot) => self.publish(snapshot),
-            // The health of Kafka logs once what this means for the pipeline.
+            // The module `kafka::health` logs once what this means for the pipeline.
             Event::KafkaRetries(error) => {
                 debug!(pipeline, consumer, %error, "Kafka: librdkafka tries again");
             }

@@ -231,7 +231,7 @@ impl ConsumerStatus {
 
     /// Asks the poll loop to leave the group and join it again. `why` is the reason for the log.
     pub fn ask_rebuild(&self, why: &'static str) {
-        // If the inbox is full, the loop hangs. The watchdog will ask again.
+        // A full inbox means that the loop hangs. The watchdog will ask again.
         if let Some(place) = self.inbox_place() {
             place.send(Message::Rebuild(why));
         }
@@ -253,8 +253,8 @@ impl ConsumerStatus {
     }
 }
 
-/// Locks a mutex, poisoned or not. A poisoned lock means that a thread panicked, which ends the daemon. Until then the last value
-/// is still usable.
+/// Locks a mutex, poisoned or not. A poisoned lock means that a thread panicked, which ends the daemon. Until then the
+/// last value is still usable.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

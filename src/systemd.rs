@@ -27,8 +27,8 @@ impl Manager {
         Ok(Self { watchdog: socket.is_some() && std::env::var_os("WATCHDOG_USEC").is_some(), socket })
     }
 
-    /// Reports that the daemon listens, even if it has not reached Kafka or Postgres yet and waits for them. If the manager
-    /// waited for that too, it would give up and restart the daemon.
+    /// Reports that the daemon listens. Kafka and Postgres may still be unavailable: if the manager waited for them
+    /// too, it would give up and restart the daemon.
     pub(crate) fn ready(&self) {
         self.tell("READY=1");
     }

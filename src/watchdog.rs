@@ -85,7 +85,8 @@ pub struct Observation<'a> {
     pub lagging_since: Instant,
 }
 
-/// Returns why the partition makes no progress. `None` if it does, or if it hasn't been idle for long enough. Pure.
+/// Returns why the partition makes no progress. `None` if it has no lag, or has been idle for less than
+/// [`STALL_AFTER`]. Pure.
 pub fn diagnose(look: &Observation<'_>, now: Instant) -> Option<Stall> {
     let idle_since = look.partition.progress_at.max(look.lagging_since);
     if look.lag == 0 || now.duration_since(idle_since) < STALL_AFTER {
@@ -193,7 +194,7 @@ mod tests {
         PartitionStatus::new(TopicPartition::new("t", 0), state, progress_at)
     }
 
-    /// Diagnoses an owned partition that has lag and whose writer flows, except for what `change` sets.
+    /// Diagnoses a partition that is owned and has lag, and whose writer flows. `change` may change any of these facts.
     fn diagnosis(idle: Duration, change: impl FnOnce(&mut PartitionStatus, &mut Observation<'_>)) -> Option<Stall> {
         let start = Instant::now();
         let now = start + idle;

@@ -42,8 +42,8 @@ impl Page {
         page
     }
 
-    /// Returns the anchor of a heading. If its text has occurred before on the page, the anchor gets a number, as code forges and
-    /// mdBook do it.
+    /// Returns the anchor of a heading. If its text has occurred before on the page, the anchor gets a number, as code
+    /// forges and mdBook do it.
     fn unique(&self, anchor: &str) -> String {
         let mut numbered = (1..).map(|number| format!("{anchor}-{number}"));
         let mut candidate = anchor.to_owned();

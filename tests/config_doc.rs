@@ -126,8 +126,8 @@ fn code(text: &str) -> String {
     if text.contains('`') { format!("`` {text} ``") } else { format!("`{text}`") }
 }
 
-/// Adds the schema of each key, by the key's path. A table with known keys is not added itself, but its keys are. In a path,
-/// `NAME` stands for a pipeline's name.
+/// Adds the schema of each key, by the key's path. For a table with known keys, adds these keys and not the table
+/// itself. In a path, `NAME` stands for a pipeline's name.
 fn paths(schema: &Value, path: &str, found: &mut BTreeMap<String, Value>) {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     if let Some(keys) = schema["properties"].as_object() {

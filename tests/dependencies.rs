@@ -1,4 +1,5 @@
-//! Checks that the two pure crates stay pure. Their dependencies are listed here, and none of them, direct or indirect, does I/O.
+//! Checks that the two pure crates stay pure: their dependencies are listed here, and no dependency, direct or
+//! indirect, does I/O.
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -10,8 +10,8 @@
 //! cargo bench --bench drain -- --table plain --partitions 4,100,1000 --lz4
 //! cargo bench --bench drain -- --steady 20000 --seconds 60         # latency and cost at a steady rate
 //! ```
-//! Another sink gets `BOOTSTRAP` and `DSN` (libpq form) in its environment, writes into table `tele`, and exits when all is
-//! written.
+//! Another sink gets `BOOTSTRAP` and `DSN` (libpq form) in its environment, writes into table `tele`, and exits when it
+//! has written all records.
 
 mod measure;
 #[path = "../shared/mod.rs"]
@@ -38,7 +38,7 @@ struct Arguments {
     /// How many turns each contender has.
     #[arg(long, default_value_t = 5)]
     turns: usize,
-    /// Only this kind of table.
+    /// Measures only this kind of table.
     #[arg(long)]
     table: Option<TableKind>,
     /// Another sink, run as `COMMAND TOPIC GROUP`.
@@ -47,7 +47,7 @@ struct Arguments {
     /// Further configuration of the pipeline, in TOML.
     #[arg(long, default_value = "consumers = 2")]
     pipeline: String,
-    /// `limits.memory`
+    /// The value of `limits.memory`.
     #[arg(long, default_value = "256MiB")]
     memory: String,
     /// Another build of the daemon, which takes turns with this one. With `--steady`, it runs instead of this one.
@@ -56,10 +56,10 @@ struct Arguments {
     /// Numbers of partitions. Each number has a topic and turns of its own.
     #[arg(long, value_delimiter = ',', default_value = "4")]
     partitions: Vec<NonZeroU16>,
-    /// Compresses the records by LZ4.
+    /// Compresses the records with LZ4.
     #[arg(long)]
     lz4: bool,
-    /// Records per second of a steady flow, instead of a backlog.
+    /// Measures a steady flow of this many records per second, instead of a backlog.
     #[arg(long, value_name = "RATE")]
     steady: Option<f64>,
     /// How many seconds the steady flow lasts.
@@ -132,7 +132,7 @@ impl Contender {
     }
 }
 
-/// Prints the medians, and the ratios of the first contender to the others.
+/// Prints each contender's medians, and the ratios of the first contender to the others.
 fn report(table: TableKind, daemons: &[Contender], bare: &[Vec<Figures>; 2], versus: &[Figures]) {
     let tidegate = &daemons[0].figures;
     let ratio = |other: &[Figures], of: fn(&Figures) -> f64| {

@@ -128,7 +128,8 @@ impl Stage {
             .spawn()
             .with_context(|| format!("can't run {program}"))?;
         let pid = child.id();
-        // The number of rows is estimated from the table's size, because `count(*)` doesn't see rows that aren't committed yet.
+        // Progress is measured by the table's size, because `count(*)` doesn't see rows that aren't committed yet. The
+        // unit doesn't matter, because each size is compared with the last one.
         let count = "SELECT (pg_relation_size('tele') / 8192 * 1000)::int8";
         let mut cpu = Duration::ZERO;
         let mut rss = 0;
@@ -150,7 +151,7 @@ impl Stage {
         Ok(self.figures(rate, took, cpu, postgres, rss))
     }
 
-    /// Measures the upper bound: COPY alone writes the same rows, which it gets from memory.
+    /// Measures the upper bound: a bare COPY of the same rows, from memory.
     pub(crate) async fn bare_copy(&self, kind: TableKind, connections: usize) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
         let mut data = Vec::new();
@@ -243,7 +244,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         for kind in [TableKind::Plain, TableKind::Indexed] {
             for (connections, n) in [(1, 0), (2, 0), (2, 1)] {
-                // Files of tables that weren't used don't exist.
+                // Ignore errors: the files of tables that weren't used don't exist.
                 drop(std::fs::remove_file(self.export_file(kind, connections, n)));
             }
         }

@@ -30,8 +30,8 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str, program: &P
                  kafka_ts timestamptz)",
         ))
         .await?;
-    // The latency comes from the buckets of the daemon's metric. `track_commit_timestamp` would give it for each row, but with
-    // additional work for the database.
+    // The latency comes from the buckets of the daemon's metric. `track_commit_timestamp` would show the latency of
+    // each row, but would add work for the database.
     let settings = format!("table.name = \"tele\"\n{pipeline}");
     let (daemon, _) = start_daemon(&kafka, &database, TOPIC, "256MiB", &settings, program)?;
     daemon.await_ready(Duration::from_secs(60))?;

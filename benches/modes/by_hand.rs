@@ -1,4 +1,4 @@
-//! The best SQL that we could write by hand, and the encoding of its batches.
+//! The hand-written SQL with which the daemon is compared, and the encoding of its batches.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use sqlx::{Executor, PgConnection};
 
 use crate::stage::{Mode, Reading};
 
-/// The start and the end of a binary COPY.
+/// The header of binary COPY data. [`TRAILER`] ends the data.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = [0xff, 0xff];
 /// The size of the pieces of COPY data.

@@ -6,8 +6,8 @@
 //! cargo bench --bench modes                                    # 2 M records over 10 k and over 1 M keys, 3 turns
 //! cargo bench --bench modes -- --records 100000 --keys 1000 --turns 1
 //! ```
-//! The hand-written SQL gets its batches from memory, already encoded. It doesn't read or decode, and keeps no ledger. So the
-//! ratio contains the cost of reading, decoding and the ledger, in addition to that of the merge.
+//! The hand-written SQL gets its batches from memory, already encoded. It doesn't read or decode, and keeps no ledger.
+//! So the ratio includes the daemon's cost of reading, decoding and the ledger, and not only the cost of the merge.
 
 mod by_hand;
 #[path = "../shared/mod.rs"]

@@ -79,8 +79,8 @@ pub(crate) struct Reading {
     pub(crate) note: String,
 }
 
-/// Returns readings that look random and are the same in each run (xorshift64, Marsaglia). Times are distinct, so that the
-/// result doesn't depend on the order.
+/// Returns readings that look random and are the same in each run (xorshift64, Marsaglia). Their times are distinct, so
+/// that the table's final content doesn't depend on the order of writes.
 fn readings(count: u64, keys: u64) -> impl Iterator<Item = Reading> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     (0..count).map(move |number| {
@@ -172,7 +172,8 @@ impl Stage {
         Ok(connection)
     }
 
-    /// Checks that the table has the same content as after the turns before. Otherwise the measurements would mean nothing.
+    /// Checks that the table has the same content as after the earlier turns. Otherwise the contenders did different
+    /// work, and their times can't be compared.
     async fn check(&self, mode: Mode, connection: &mut PgConnection) -> Result<()> {
         let found: String = sqlx::query(mode.digest()).fetch_one(&mut *connection).await?.try_get(0)?;
         connection.execute("CREATE TABLE IF NOT EXISTS digest (mode text PRIMARY KEY, found text)").await?;

@@ -11,7 +11,8 @@ use tidegate_harness::{
     Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec, TunedFor, start_both, unique_name,
 };
 
-/// The time between two checks of the progress. It is short compared with a drain, and long enough not to disturb the drain.
+/// The time between two checks of the progress. It is short compared with a drain, but checks are rare enough not to
+/// slow the drain.
 pub(crate) const LOOK: Duration = Duration::from_millis(10);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
 pub(crate) const END_DEADLINE: Duration = Duration::from_secs(30);
@@ -29,8 +30,9 @@ pub(crate) fn start_servers() -> Result<(Kafka, Postgres)> {
 /// The daemon that was built with the bench.
 pub(crate) const THIS_BUILD: &str = env!("CARGO_BIN_EXE_tidegate");
 
-/// Starts a daemon whose only pipeline reads `topic`. `settings` are the pipeline's lines in TOML, and `program` is the
-/// daemon's file. Returns the daemon and the pipeline's name. Each call uses a new name, and so a new consumer group.
+/// Starts a daemon whose only pipeline reads `topic`. `settings` are further lines of the pipeline's TOML, and
+/// `program` is the path of the daemon's binary. Returns the daemon and the pipeline's name. Each call uses a new name,
+/// and so a new consumer group.
 pub(crate) fn start_daemon(
     kafka: &Kafka,
     database: &Database,
@@ -80,9 +82,8 @@ pub(crate) async fn await_drained(
     }
 }
 
-/// Returns the median, which is the middle value, or the mean of the two middle values if the number of values is even. NaN if
-/// there are none.
-/// none.
+/// Returns the median, which is the middle value, or the mean of the two middle values if the number of values is even.
+/// NaN if there are no values.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);

@@ -104,7 +104,8 @@ fuzz_target!(|value: &[u8]| {
         for (field, (_, of, _)) in row.iter().zip(SPECS) {
             field.inspect(|field| accepts::check(of, field));
         }
-        // The other reader rejects a decimal of no bytes, and a negative time of day.
+        // The other reader rejects two kinds of values that are valid here: a decimal without bytes, and a negative
+        // time of day.
         match apache_avro::from_avro_datum(&READER, &mut &value[..], None) {
             Ok(Value::Record(members)) => compare(&members, row),
             Ok(other) => panic!("not a record: {other:?}"),

@@ -48,7 +48,7 @@ fn given() -> CsvOptions {
     CsvOptions { delimiter: b';', null: "NULL".to_owned(), ..options(columns) }
 }
 
-/// Returns an encoder of raw values, with the record's offset if there is a column `number`.
+/// Returns an encoder of raw values. A column `number` gets the record's offset.
 fn raw(specs: &[Spec]) -> Encoder {
     let mut pipeline = Pipeline::of(Decode::Raw, UnknownFields::Ignore, specs);
     for column in pipeline.columns.iter_mut().filter(|column| column.name == "number") {

@@ -52,7 +52,7 @@ fn made(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Encode
         .encoder()
 }
 
-/// Returns an encoder for which the elements of nested arrays are rows.
+/// Returns an encoder that makes a row of each element of nested arrays.
 fn shaped(decode: Decode, levels: &[&str]) -> Encoder {
     let rows = levels.iter().map(|path| common::split(path)).collect();
     let pipeline = Pipeline::of(decode, extra(), SPECS);
@@ -77,7 +77,7 @@ fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
     }
 }
 
-/// Compares a field of a row with the member of the object that the column takes.
+/// Compares a field of a row with the object's member that fills the column.
 fn compare(members: &Members<'_>, column: usize, field: Option<&[u8]>) {
     let raw = members.get(SPECS[column].2).map(|raw| raw.get()).filter(|raw| *raw != "null");
     let (raw, field) = match (raw, field) {

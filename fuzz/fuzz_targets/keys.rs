@@ -1,4 +1,5 @@
-//! Reads arbitrary bytes as a key of each format, in a record that deletes and in a record whose key goes into a column.
+//! Reads arbitrary bytes as a key of each format: in a tombstone, which deletes the row of its key, and in a record
+//! with a value.
 
 #![no_main]
 

@@ -1,5 +1,6 @@
-//! Plans a mapping of arbitrary columns and policies, and encodes two records with keys, headers and tombstones. The plan must be
-//! made or refused without a panic, and Postgres must accept what is written for the columns' types.
+//! Plans a mapping of arbitrary columns and policies, and encodes two records with keys, headers and tombstones. The
+//! planner must accept or refuse the mapping without a panic, and Postgres must accept each field for its column's
+//! type.
 
 #![no_main]
 
@@ -156,7 +157,7 @@ fn run(input: &[u8]) -> Result<Corpus> {
         pipeline.keep = Some(filter(u)?);
     }
     let Ok(plan) = pipeline.plan() else { return Ok(Corpus::Reject) };
-    // A column that counts gets no value from the encoder, only a bool: whether there was a value to count.
+    // For a column with the function `count`, the encoder writes a bool: whether the record has a value to count.
     let counts = |name: &str| {
         let column = pipeline.columns.iter().find(|column| column.name == name);
         let aggregate = column.and_then(|column| column.aggregate.as_ref());
@@ -192,7 +193,7 @@ fn run(input: &[u8]) -> Result<Corpus> {
         let Some(count) = encode_alike(&mut encoder, &record, &mut out) else { continue };
         for row in rows(count, &out) {
             assert_eq!(row.len(), types.len(), "a field a column");
-            // A row that deletes has only its key.
+            // A row that stands for a deletion has only values for the key.
             let deletes = tombstones && row.last() == Some(&Some(&[1][..]));
             for (field, of) in row.iter().zip(&types) {
                 match field {

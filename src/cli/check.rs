@@ -51,7 +51,7 @@ struct Report {
     pipelines: Vec<PipelineReport>,
 }
 
-/// The source of a pipeline's records.
+/// The Kafka part of a pipeline's report: cluster, consumer group and topics.
 #[derive(Debug, Serialize)]
 pub(super) struct KafkaReport {
     pub(super) bootstrap_servers: String,
@@ -69,7 +69,8 @@ pub(super) struct KafkaReport {
 #[derive(Debug, Serialize)]
 pub(super) struct TopicReport {
     pub(super) partitions: i32,
-    /// Returns the number of offsets between the logs' starts and ends, which is the highest possible number of records.
+    /// The number of offsets between the starts and the ends of all partitions' logs. The topic has at most as many
+    /// records.
     pub(super) records: u64,
 }
 
@@ -98,7 +99,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     }
     // The report has already named the faults, so the error only counts them.
     let text = format!("check found {}", show::counted(faults as u64, "fault", "faults"));
-    // A service that can't be reached may hide all other faults, so it decides the exit code.
+    // While a service can't be reached, other faults may stay unknown. So the exit code says that it can't be reached.
     Err(if report.pipelines.iter().any(|pipeline| pipeline.unreachable) {
         FatalError::Unavailable(text)
     } else {
@@ -161,7 +162,7 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments, prog
     report
 }
 
-/// Tries the newest records; `None` if no plan could be made for the tables that they name.
+/// Tries to write the newest records. Returns `None` if this isn't possible; the report then says why.
 async fn trial(
     config: &Config,
     pipeline: &Pipeline,
@@ -196,10 +197,11 @@ async fn trial(
     Ok(Some(sample))
 }
 
-/// Warns that a trial on a temporary table leaves some checks out.
+/// The text of a warning: a trial on a temporary table leaves some checks out.
 const APART: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
 
-/// Makes the trials that apply, and warns about what none of them could try.
+/// Runs the guarded trial, if there is one, then the direct one. If the direct trial isn't safe or lacks a partition,
+/// tries the records on temporary tables instead, and warns about what this leaves out.
 async fn attempts(
     config: &Config,
     pipeline: &Pipeline,
@@ -312,7 +314,7 @@ async fn ask_kafka(
     })
 }
 
-/// Returns how to grant a missing right in Kafka.
+/// Returns the remedy for a missing right in Kafka, with the command that grants it.
 fn acl(config: &Config, pipeline: &Pipeline, kind: &str, name: &str) -> String {
     let properties = config.kafka.properties_of(pipeline);
     let user = properties.get("sasl.username").map_or("NAME", |user| user.expose());

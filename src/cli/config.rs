@@ -1,4 +1,4 @@
-//! `tidegate config`.
+//! `tidegate config`: prints the merged configuration, or its JSON Schema.
 
 use clap::Subcommand;
 

@@ -60,7 +60,7 @@ fn time_ms(text: &str) -> Result<i64, String> {
     time.map(jiff::Timestamp::as_millisecond).map_err(|_| format!("{text:?} is no time as in 2026-01-31T12:00:00Z"))
 }
 
-/// Makes a statement of `$before`, the `WHERE` conditions of a [`Filter`], and `$after`. [`Filter::bind`] fills in the
+/// Joins `$before`, the `WHERE` conditions of a [`Filter`] and `$after` to one statement. [`Filter::bind`] fills in the
 /// parameters of the conditions.
 macro_rules! matching {
     ($before:literal, $after:literal) => {

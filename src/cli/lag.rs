@@ -1,4 +1,4 @@
-//! `tidegate lag`: by partition, the ledger's position compared with Kafka's log.
+//! `tidegate lag`: compares the ledger's position of each partition with Kafka's log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ struct PipelineLag {
     lag_records: u64,
     /// Kafka's partitions without a ledger row: new ones, until an instance claims them.
     not_in_ledger: Vec<String>,
-    /// Listed topics that Kafka doesn't have.
+    /// Topics of the configuration that Kafka doesn't have.
     missing_topics: Vec<String>,
     partitions: Vec<Line>,
 }
@@ -45,9 +45,10 @@ struct Line {
     retention_headroom_seconds: Option<f64>,
     owner: Option<String>,
     epoch: i64,
-    /// Seconds since records were last committed; absent if none ever were.
+    /// Seconds since records were last committed; `null` if none were ever committed.
     last_commit_seconds: Option<f64>,
-    /// Why the log doesn't fit the ledger's position. `None` if it fits.
+    /// The log-loss condition of the partition, if there is one: for example, the ledger's position is no longer in the
+    /// log.
     condition: Option<Condition>,
 }
 
@@ -93,8 +94,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     started.result(all.iter().flat_map(faults).collect())
 }
 
-/// Returns the faults that make a pipeline's lag unknown. These are missing topics, and logs that don't fit the ledger's
-/// positions.
+/// Returns the faults that make a pipeline's lag unknown: missing topics, and the log-loss conditions of partitions.
 fn faults(lag: &PipelineLag) -> Vec<String> {
     let topics = Some(&lag.missing_topics).filter(|topics| !topics.is_empty());
     let topics = topics.map(|topics| format!("pipeline `{}`: {}", lag.pipeline, Trouble::topics(topics)));

@@ -35,12 +35,13 @@ struct Registered {
     name: String,
     group: String,
     target: String,
-    /// Whether the registered table still exists. If records name their tables: whether at least one of them does.
+    /// Whether the registered table still exists. If records name their tables: whether at least one of these tables
+    /// exists.
     table_exists: bool,
     topics: Vec<String>,
     registered_ms: i64,
     partitions: i64,
-    /// When records were last committed, in Unix milliseconds. `None` if none ever were.
+    /// When records were last committed, in Unix milliseconds. `None` if none were ever committed.
     moved_ms: Option<i64>,
     dead_letters: i64,
 }

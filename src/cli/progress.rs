@@ -16,7 +16,7 @@ use crate::status::lock;
 const REDRAW: Duration = Duration::from_millis(200);
 /// The time between two lines if standard error is not a terminal.
 const LINE: Duration = Duration::from_secs(10);
-/// Returns to the start of the line and clears it.
+/// The escape codes that move the cursor to the start of the line and clear the line.
 const CLEAR: &str = "\r\x1b[K";
 
 /// Shows a command's progress until this value is dropped.

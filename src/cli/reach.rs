@@ -55,8 +55,8 @@ pub(super) fn failed_with(what: &str, error: sqlx::Error, remedy: &str) -> Fatal
     fatal(&error, format!("{what}: {error}{remedy}"))
 }
 
-/// Converts an error of Postgres to an error of the command, by the policy of a pipeline's start. An outage counts as a service
-/// that can't be reached, and an error that a new plan may resolve as a fault of the configuration.
+/// Converts an error of Postgres to an error of the command, by the rules for a pipeline's start. An outage becomes
+/// [`FatalError::Unavailable`]. An error that a new plan may resolve becomes [`FatalError::Config`].
 pub(super) fn fatal(error: &WriteError, text: String) -> FatalError {
     match (error.disposition_at_start(), error.postgres()) {
         (Disposition::Outage, _) => FatalError::Unavailable(text),
@@ -94,7 +94,7 @@ pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObs
     SharedObserver::new(&of, Arc::new(health)).map_err(|error| FatalError::Config(settings::refused(&of, &error)))
 }
 
-/// Makes a request to Kafka; the error says what to check.
+/// Makes a request to Kafka. If it fails, the error names the brokers.
 pub(super) async fn ask<T: Send + 'static>(
     config: &Config,
     observer: &SharedObserver,
@@ -125,7 +125,7 @@ pub(super) async fn topics(
     ask(config, observer, move |observer| observer.topics(&topics)).await
 }
 
-/// Returns an error unless the pipeline has been started on this database.
+/// Returns an error if the pipeline was never started on this database.
 pub(super) async fn registered(connection: &mut PgConnection, pipeline: &str) -> Result<(), FatalError> {
     if is_registered(connection, pipeline).await? { Ok(()) } else { Err(FatalError::Config(never_started(pipeline))) }
 }
@@ -144,7 +144,7 @@ pub(super) struct Started<'a> {
 }
 
 impl<'a> Started<'a> {
-    /// Asks the ledger.
+    /// Looks up in the ledger which of the selected pipelines have been started.
     ///
     /// # Errors
     /// If Postgres can't be queried, or if none of the pipelines was ever started.
@@ -161,7 +161,8 @@ impl<'a> Started<'a> {
         if pipelines.is_empty() { Err(FatalError::Config(others.join("\n"))) } else { Ok(Self { pipelines, others }) }
     }
 
-    /// Returns the command's result, after it has shown the pipelines. `faults` are those that it found.
+    /// Returns the command's result. It is an error if the command found `faults`, or if a selected pipeline was never
+    /// started.
     pub(super) fn result(self, faults: Vec<String>) -> Result<(), FatalError> {
         let is_sound = faults.is_empty();
         let text = faults.into_iter().chain(self.others).collect::<Vec<_>>().join("\n");
@@ -194,7 +195,7 @@ pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sq
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// An instance that has a pipeline.
+/// An instance on which a pipeline runs or has stopped.
 #[derive(Clone, Debug)]
 pub(super) struct Instance {
     /// The instance's id: its name, its process, and a random part.

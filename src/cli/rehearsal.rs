@@ -82,7 +82,8 @@ impl Rehearsal {
         Self { before_shown, ..self }
     }
 
-    /// Notes in the findings an error that isn't about a record. Returns the outcome unchanged.
+    /// Notes in the findings a change that a read-only transaction refuses, or a missing partition. Returns the outcome
+    /// unchanged.
     fn noted<T>(&self, outcome: Result<T, WriteError>) -> Result<T, WriteError> {
         match outcome.as_ref().map_err(|error| &error.cause) {
             Err(Cause::Postgres(error)) if self.guarded && error.sqlstate == READ_ONLY => {
@@ -95,7 +96,7 @@ impl Rehearsal {
     }
 }
 
-/// `read_only_sql_transaction`.
+/// The SQLSTATE `read_only_sql_transaction`.
 const READ_ONLY: &str = "25006";
 
 impl Transaction for Rehearsal {
@@ -198,7 +199,8 @@ impl Ledger for Rehearsal {
 }
 
 impl Planner for Rehearsal {
-    /// Keeps the plan, which was made a moment ago. So if the error occurs again, it is that of a record, or of every record.
+    /// Keeps the plan, because it was made a moment ago. If the error then occurs again, one record or all records
+    /// cause it.
     ///
     /// # Errors
     /// If rows lack partitions, which the daemon would create now.

@@ -1,9 +1,10 @@
 //! `tidegate replay`: writes a range of the topics once more, with the daemon's own writer. A replay has its own key in the
 //! ledger, in place of a pipeline's name.
 //!
-//! The rows of this key in `tidegate.ledger` say where the range begins and ends, and how much of it is written. So a replay is
-//! exactly once, like a pipeline. If it is killed at any point, the next run resumes it. If two runs overlap, the later one
-//! fences the earlier one. A replay joins no group, and doesn't disturb a daemon that runs meanwhile.
+//! The rows of this key in `tidegate.ledger` say where the range begins and ends, and how much of it is written. So a
+//! replay writes each record exactly once, like a pipeline. If it is killed at any point, the next run resumes it. If
+//! two runs overlap, the later one fences the earlier one. A replay joins no group, and doesn't disturb a daemon that
+//! runs meanwhile.
 
 mod reading;
 mod replay_progress;

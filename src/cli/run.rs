@@ -1,4 +1,4 @@
-//! `tidegate run`: the daemon.
+//! `tidegate run`: runs the daemon until a signal ends it, or with `--until` until all records are written.
 
 use std::time::Duration;
 

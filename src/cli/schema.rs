@@ -1,6 +1,6 @@
-//! `tidegate schema`: reads the newest records of a topic, and proposes a table and a mapping for them. The proposal is a
-//! configuration that `tidegate check` accepts. If the table exists already, the proposal maps fields to its columns, and
-//! comments say where the records and the table don't fit. Changes nothing.
+//! `tidegate schema`: reads the newest records of a topic, and proposes a table and a mapping for them. The proposal is
+//! a configuration that `tidegate check` accepts. If the table exists already, the proposal maps fields to its columns,
+//! and comments say what in the records and the table doesn't match. Changes nothing.
 
 mod columns;
 mod existing;
@@ -103,7 +103,8 @@ struct Column {
     type_text: String,
     unit: Option<&'static str>,
     field: String,
-    /// How many rows have the field with a value other than null; in Avro and Protobuf how many have it in their schema.
+    /// How many rows have the field with a value other than null. For Avro and Protobuf: how many have the field in
+    /// their schema.
     with_value: u64,
 }
 
@@ -348,8 +349,8 @@ fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, Head, String), 
     Ok((config, Head::default(), table))
 }
 
-/// Returns the connection settings that make the proposed pipeline a complete configuration. These are `head`. But if an
-/// existing file has the settings, `head` is empty, and placeholders are returned.
+/// Returns the connection settings that make the proposed pipeline a complete configuration. These are `head`, or
+/// placeholders if `head` is empty, because then the settings are in an existing file.
 fn connections(config: &Config, head: &str) -> String {
     if head.is_empty() {
         let registry =

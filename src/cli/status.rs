@@ -25,7 +25,7 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
             FatalError::Unavailable(format!("the answer at {at} is no status that this version can read: {error}"))
         })?;
         let from = status.now_ms - 1000 * i64::try_from(text::FLOOD_SECONDS).unwrap_or(60);
-        // If the daemon has ended meanwhile, there is no history to show. The daemon's earlier answer is still shown.
+        // If the daemon ends after its first answer, this answer is shown without the history.
         text::render(&status, |pipeline| {
             let path = format!("/api/history?pipeline={}&from={from}", escaped(pipeline));
             serde_json::from_str(&ask(at, &path).ok()?).ok()

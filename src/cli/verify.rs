@@ -70,13 +70,14 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
     progress.doing(format!("pipeline `{}`", pipeline.name));
     let failed = |error| reach::failed("can't verify", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
-    // Read ledger and table in one snapshot. The deadlines of a batch don't apply, because counting a large table takes longer.
+    // Read ledger and table in one snapshot. Switch the timeouts off, because counting a large table takes longer than
+    // a batch.
     connection
         .execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await
         .map_err(failed)?;
     let positions = positions(&mut connection, &pipeline.name).await.map_err(failed)?;
-    // Request the logs' ends after the snapshot was taken: then they can't be before the ledger's positions.
+    // Request the logs' ends after taking the snapshot, so that the ledger's positions aren't beyond these ends.
     let observer = reach::observer(config, pipeline)?;
     let sources: Vec<_> = positions.iter().map(|position| position.source.clone()).collect();
     let wanted = pipeline.topics.clone();
@@ -206,7 +207,8 @@ async fn against_table(
     for position in positions {
         let first = match position.first {
             Some(first) => Some(first),
-            // Earlier versions didn't record where a pipeline started. Then count from the oldest row or dead letter.
+            // Earlier versions didn't record where a pipeline started. In that case, count from the oldest row or dead
+            // letter.
             None => columns.oldest(connection, pipeline, &position.source).await.map_err(failed)?,
         };
         spans.push((position, first.unwrap_or(position.next).min(position.next)));

@@ -46,9 +46,9 @@ pub(super) fn layer(
     layer
 }
 
-/// Returns the variable that was meant, if `name` looks like one of ours with too few underscores: `TIDEGATE_POSTGRES_URL`.
-/// Returns `None` for variables such as `TIDEGATE_HTTP_SERVICE_HOST`, by which Kubernetes tells containers the addresses of
-/// services.
+/// Returns the variable that was meant, if `name` looks like a variable for a key but has too few underscores, as in
+/// `TIDEGATE_POSTGRES_URL`. Returns `None` for variables such as `TIDEGATE_HTTP_SERVICE_HOST`, by which Kubernetes
+/// tells containers the addresses of services.
 pub(super) fn meant_by(name: &str) -> Option<String> {
     let rest = name.strip_prefix("TIDEGATE_").filter(|rest| !rest.starts_with('_'))?;
     let is_service = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|part| name.contains(part));
@@ -65,7 +65,8 @@ pub(super) fn meant_by(name: &str) -> Option<String> {
     })
 }
 
-/// Returns the key that a variable names. If there is none, returns the part of its name that wasn't found.
+/// Returns the key that a variable names. If there is no such key, the error has the path that ends with the unknown
+/// part, and a message.
 fn resolve(name: &str, files: &Value) -> Result<(Vec<String>, Kind), (Vec<String>, String)> {
     let mut path: Vec<String> = Vec::new();
     let (mut kind, mut value) = (ROOT, Some(files));
@@ -119,8 +120,8 @@ fn unset<'a>(part: &str, kind: Kind, existing: impl Iterator<Item = &'a str>) ->
     }
 }
 
-/// Returns the name that is equal to `part`, or else the only name that a shell can't tell apart from it. Fails if there are
-/// several.
+/// Returns the name that is equal to `part`, or else the only name that is equal to it after [`fold`]. Fails if there
+/// are several such names.
 fn pick<'a>(part: &str, names: impl Iterator<Item = &'a str>) -> Result<Option<&'a str>, String> {
     let mut found = None;
     for name in names {
@@ -137,7 +138,7 @@ fn pick<'a>(part: &str, names: impl Iterator<Item = &'a str>) -> Result<Option<&
     Ok(found)
 }
 
-/// Normalizes a name, so that names that a shell can't tell apart become equal.
+/// Normalizes a name for comparison with a part of a variable's name: lower case, and `_` in place of `.` and `-`.
 pub(super) fn fold(name: &str) -> String {
     name.chars()
         .map(|c| match c {
@@ -156,7 +157,8 @@ fn value(layer: &mut Layer, path: &[String], text: &str, kind: Kind, place: &Sou
         Kind::Float => ValueKind::Float(digits().parse().map_err(|_| wrong())?),
         Kind::Bool => ValueKind::Boolean(text.trim().to_lowercase().parse().map_err(|_| wrong())?),
         Kind::Scalar if path.iter().any(|part| part == "columns") => {
-            // A key such as `default` takes any TOML value: `5` is a number, and text that isn't TOML is taken as it is.
+            // A key such as `default` takes a number, a boolean or a text. `5` is a number, `true` a boolean, anything
+            // else a text.
             let read = layer.value_of(path, text, kind, place).map(|value| value.kind);
             match read {
                 Some(scalar @ (ValueKind::I64(_) | ValueKind::Float(_) | ValueKind::Boolean(_))) => scalar,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// The origin of a key or a value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SourceLocation {
-    /// A whole file, by its number among the layers.
+    /// A whole file. `layer` is its number among the layers.
     File {
         layer: usize,
         file: PathBuf,
@@ -69,7 +69,7 @@ impl Fault {
         Self { place, key: dotted(path), message: message.into() }
     }
 
-    /// Returns the key, with dots from the top; empty if the fault concerns the whole file.
+    /// Returns the full key, with dots between its parts; empty if the fault concerns the whole file.
     pub fn key(&self) -> &str {
         &self.key
     }

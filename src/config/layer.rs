@@ -76,7 +76,7 @@ pub(super) fn merge(layers: &[Layer]) -> (Value, Places) {
         places.overlay(&layer.places);
         builder = builder.add_source(layer.clone());
     }
-    // Our sources can't fail, and nothing else in the crate fails.
+    // Merging fails only if a source fails, and layers never fail.
     let tree = builder.build().map(|built| built.cache).unwrap_or_default();
     let empty = || Value::new(None, Map::<String, Value>::new());
     let top = match tree.kind {
@@ -175,7 +175,8 @@ impl Layer {
         place: &dyn Fn(&Key, &Item) -> SourceLocation,
     ) -> Value {
         if let Some(table) = item.as_table_like() {
-            // Tables below a flat table are flat too.
+            // A property's name may have several dots, as in `ssl.ca.location`. So an inner table of a property table
+            // is handled like the property table.
             let kind = if matches!(kind, Some(Kind::Scalar)) { Some(Kind::Settings) } else { kind };
             return Value::new(None, self.table(path, table, kind, place));
         }

@@ -14,7 +14,8 @@ pub(super) fn any(text: &str) -> Result<(), String> {
     if text.is_empty() { Err("empty".to_owned()) } else { Ok(()) }
 }
 
-/// Checks a pipeline's name, which is a key in the ledger, a metric label and a part of variables.
+/// Checks a pipeline's name, which is a key in the ledger, a metric label and a part of the names of environment
+/// variables.
 pub(super) fn pipeline(name: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if (1..=63).contains(&name.len()) && name.bytes().all(allowed) {
@@ -23,7 +24,7 @@ pub(super) fn pipeline(name: &str) -> Result<(), String> {
     Err("a pipeline's name has 1 to 63 of A-Z a-z 0-9 _ -".to_owned())
 }
 
-/// Checks a daemon's name, with which the names of its consumers in their groups begin.
+/// Checks a daemon's name. The `group.instance.id` of each of its consumers begins with it.
 pub(super) fn instance(name: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if (1..=100).contains(&name.len()) && name.bytes().all(allowed) {

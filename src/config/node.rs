@@ -1,7 +1,8 @@
-//! A node of the merged tree. Its methods read the node, and note a fault instead of failing.
+//! A node of the configuration tree, into which all files and the environment are merged. If a value is wrong, the
+//! methods note a fault instead of failing.
 //!
-//! [`ConfigNode::check`] runs once over the whole tree and notes unknown keys and wrong types. Afterwards the readers treat a value
-//! of the wrong type as absent: its fault is already noted.
+//! [`ConfigNode::check`] runs once over the whole tree and notes unknown keys and wrong types. Afterwards the other
+//! methods treat a value of the wrong type as absent: its fault is already noted.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -25,7 +26,7 @@ pub(super) struct Reader {
     pub(super) faults: RefCell<Vec<Fault>>,
 }
 
-/// A key that exists, or could exist.
+/// A key of the configuration, whether it is set or not.
 #[derive(Clone)]
 pub(super) struct ConfigNode<'a> {
     reader: &'a Reader,
@@ -87,8 +88,8 @@ impl<'a> ConfigNode<'a> {
         }
     }
 
-    /// Returns which one of several mutually exclusive keys is set. Two in one layer are a fault; otherwise the later layer
-    /// wins.
+    /// Returns the one of several mutually exclusive keys that is set. If different layers set two of them, the later
+    /// layer wins. Two in one layer (a file, or the environment) are a fault.
     pub(super) fn one_of<'n>(&self, names: &[&'n str]) -> Option<(&'n str, ConfigNode<'a>)> {
         let mut set: Vec<_> =
             names.iter().map(|name| (*name, self.at(name))).filter(|(_, node)| node.is_set()).collect();
@@ -239,7 +240,7 @@ impl<'a> ConfigNode<'a> {
         Some(self.place().folder().join(text))
     }
 
-    /// Notes unknown keys and wrong types, here and below.
+    /// Notes unknown keys and wrong types, of this node and of all nodes below it.
     pub(super) fn check(&self, kind: Kind) {
         let Some(value) = self.value else { return };
         match (&value.kind, kind) {

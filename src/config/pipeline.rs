@@ -1,4 +1,4 @@
-//! The checked form of `[pipelines.NAME]`. `read_pipeline` makes it.
+//! The checked form of `[pipelines.NAME]`. `read_pipeline` creates it.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -32,9 +32,10 @@ pub struct Pipeline {
     pub group_protocol: GroupProtocol,
     /// How values are decoded.
     pub decode: Decode,
-    /// How keys are decoded, whether values are changes, which arrays hold the rows, and which records delete.
+    /// How keys are decoded, whether values are change events, which arrays contain the rows, and which records delete
+    /// rows.
     pub shape: Shape,
-    /// `[schema_registry]`, if values or keys have their schemas there.
+    /// `[schema_registry]`, if the schemas of values or keys are read from it.
     pub schema_registry: Option<Arc<SchemaRegistry>>,
     /// The limits at which a batch is closed.
     pub batch: BatchLimits,
@@ -45,11 +46,11 @@ pub struct Pipeline {
     pub table: Table,
     /// The mapping; `None`: every top-level field goes to the column of the same name.
     pub columns: Option<Vec<Column>>,
-    /// The policy for fields that no column takes.
+    /// The policy for fields that are mapped to no column.
     pub unknown_fields: UnknownFields,
-    /// The policy for a Kafka log that isn't the one the ledger knows.
+    /// The policy for a partition whose log was truncated or recreated, or lost unwritten records by retention.
     pub on_offset_loss: OffsetLossPolicy,
-    /// The dead-letter budget, above which the pipeline stops.
+    /// The dead-letter budget: the pipeline stops if it dead-letters a larger share of its records.
     pub dead_letters: DeadLetterLimits,
     /// The limits on the age and the size of dead letters.
     pub dead_letter_retention: DeadLetterRetention,
@@ -112,7 +113,8 @@ pub enum GroupProtocol {
     Consumer,
 }
 
-/// The limits on the age and the size of dead letters; the oldest are deleted first. Without limits they are kept until purged.
+/// The limits on the age and the size of dead letters; the oldest are deleted first. Without limits, dead letters are
+/// kept until an operator purges them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterRetention {
     /// `dead_letters.retention`: the highest age of a dead letter.

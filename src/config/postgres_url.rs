@@ -1,5 +1,5 @@
-//! Reads the connection URL, which names one server, or several of which one accepts writes. This module reads only the parts
-//! that name servers; sqlx reads all other parts and parameters.
+//! Reads the connection URL. It names one server, or several servers, one of which accepts writes. This module reads
+//! only the parts that name servers; sqlx reads all other parts and parameters.
 
 use std::fmt::Write as _;
 
@@ -11,15 +11,15 @@ pub const FORM: &str = "write postgres://user@host:5432/database";
 /// The largest number of servers in one URL.
 const SERVERS_MAX: usize = 16;
 
-/// The servers to choose from.
+/// The servers of a URL, from which one is chosen per connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {
     /// All servers, in the order of the URL; at least one.
     pub all: Vec<Server>,
-    /// Whether the chosen server must accept writes, as `target_session_attrs` says. If it isn't set, this is true if the URL
-    /// names several servers.
+    /// Whether the chosen server must accept writes: as `target_session_attrs` says, or, without it, if the URL names
+    /// several servers.
     pub must_write: bool,
-    /// Whether the URL names certificate authorities.
+    /// Whether the URL names a file with CA certificates.
     pub has_authorities: bool,
 }
 
@@ -82,7 +82,8 @@ pub fn parse(url: &str) -> Result<Servers, String> {
     Ok(Servers { all, must_write, has_authorities: query.has_authorities })
 }
 
-/// Splits off the scheme. Connection strings in other forms, which people may paste, get an error of their own.
+/// Splits off the scheme. JDBC URLs and lists of `key=value` pairs, which people may paste, get errors of their own.
+/// Returns `Ok(None)` for any other text.
 fn split_scheme(url: &str) -> Result<Option<(&str, &str)>, String> {
     if url.starts_with("jdbc:") {
         return Err(format!("a JDBC URL; {FORM}, with the user and the password before the host"));

@@ -42,7 +42,7 @@ fn item(name: &str, value: &Value, kind: Option<Kind>) -> Item {
             Item::Table(table)
         }
         ValueKind::Array(values) => {
-            // The arguments of a program may contain a token.
+            // Hide the arguments of a program, because they may contain a token.
             let shown = |at: usize, value: &Value| {
                 if name.ends_with("_command") && at > 0 { HIDDEN.to_owned() } else { value.to_string() }
             };

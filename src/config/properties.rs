@@ -14,7 +14,7 @@ use super::{Content, Secret, token};
 /// The suffix of a property whose value is read from a file: `"sasl.password_file"`.
 const FILE: &str = "_file";
 
-/// librdkafka properties that tidegate sets itself. Each has the reason why it can't be changed, or the key to set instead.
+/// librdkafka properties that the user can't set, with the reason or the key to set instead.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["bootstrap.servers", "metadata.broker.list"], "set kafka.bootstrap_servers"),
     (&["group.id"], "set pipelines.NAME.group"),
@@ -91,21 +91,22 @@ const OF_JAVA: &[(&str, &str)] = &[
     ("interceptor.classes", "leave it out: it names a class of Java"),
 ];
 
-/// Properties that the group protocol `consumer` (KIP-848) leaves to the broker.
+/// Properties that have no effect with the group protocol `consumer` (KIP-848), and the broker's settings that replace
+/// them.
 const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("session.timeout.ms", "group.consumer.session.timeout.ms"),
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
 ];
 
-/// Properties that name files which librdkafka reads when a client is created. If a value is a folder, or `probe`, no content
-/// is kept for it.
+/// Properties that name files. librdkafka reads these files only when it creates a client. If a value is a folder or
+/// `probe`, no digest is kept for it.
 pub(crate) const FILES_READ_ONCE: &[&str] =
     &["ssl.ca.location", "ssl.certificate.location", "ssl.crl.location", "ssl.key.location", "ssl.keystore.location"];
 
-/// The values of properties, the files that values come from, and the contents of the files that values name.
+/// For each property: its value, the file from which the value was read, and a digest of the file that the value names.
 type Read = (BTreeMap<String, Secret>, BTreeMap<String, PathBuf>, BTreeMap<String, Content>);
 
-/// Checks a table of properties, and reads the files from which values come. Each result is keyed by property.
+/// Checks a table of properties, and reads the files from which values come.
 pub(super) fn read(table: &ConfigNode<'_>) -> Read {
     let (mut properties, mut files, mut contents) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (name, node) in table.entries() {
@@ -120,7 +121,7 @@ pub(super) fn read(table: &ConfigNode<'_>) -> Read {
         let file = format!("{name}{FILE}");
         let winner = table.one_of(&[name, &file]);
         if winner.is_some_and(|(winner, _)| (winner == name) == from_file) {
-            continue; // a later layer sets it in the other way
+            continue; // a later layer sets the value instead of the file, or the reverse
         }
         let value = if from_file { read_file(&node) } else { node.scalar_text() };
         let Some(value) = value else { continue };
@@ -149,13 +150,13 @@ pub(super) fn read(table: &ConfigNode<'_>) -> Read {
 /// Checks whether librdkafka accepts the value.
 fn check(name: &str, value: &str) -> Result<(), &'static str> {
     if token::OURS.contains(&name) {
-        return Ok(()); // librdkafka doesn't get it
+        return Ok(()); // tidegate uses it, and doesn't pass it to librdkafka
     }
     ClientConfig::new().set(name, value).create_native_config().map(drop).map_err(|error| in_our_words(&error))
 }
 
-/// Returns our own message for an error, because librdkafka's may repeat the value, which may be secret. A feature that the build
-/// lacks has the same code as a bad value, so only the text tells them apart.
+/// Returns our own message for an error, because librdkafka's message may repeat the value, which may be secret.
+/// librdkafka has one error code for a bad value and for a feature that its build lacks, so the text decides.
 fn in_our_words(error: &KafkaError) -> &'static str {
     match error {
         KafkaError::ClientConfig(_, words, ..) if words.contains("not supported in this build") => {

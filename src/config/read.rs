@@ -1,4 +1,4 @@
-//! Turns the merged tree into a [`Config`]: everything but the pipelines.
+//! Turns files and environment into a [`Config`]. `read_pipeline` reads the pipelines.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,11 +20,11 @@ use super::{
     url_parameters,
 };
 
-/// The range of every duration. Its upper end is low enough that sums of durations can't overflow.
+/// The range of timeouts, and of `batch.max_age`. Its upper end is low enough that sums of them can't overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
-/// Postgres settings that tidegate's sessions set themselves. Each has the key that changes it, or the reason why it can't be
-/// changed.
+/// Postgres settings that the user can't set for tidegate's sessions, each with the key to set instead or with the
+/// reason.
 const OUR_SETTINGS: &[(&str, &str)] = &[
     ("statement_timeout", "set postgres.statement_timeout"),
     ("lock_timeout", "set postgres.lock_timeout"),
@@ -71,7 +71,7 @@ pub(super) fn config<'f>(
         }
     }
     if !faults.is_empty() {
-        return Err(Faults::new(faults)); // without a whole file, most other faults would be false
+        return Err(Faults::new(faults)); // if a file can't be read, most other faults would be wrong
     }
     let (files, _) = merge(&layers);
     layers.push(environment::layer(layers.len(), &files, env, &mut faults));

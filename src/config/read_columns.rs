@@ -1,4 +1,4 @@
-//! Reads the mapping, `[pipelines.NAME.columns]`, from the merged tree.
+//! Reads the mapping, `[pipelines.NAME.columns]`, from the configuration tree.
 
 use jiff::tz::TimeZone;
 use tidegate_rows::spec::{
@@ -89,7 +89,7 @@ fn function(node: &ConfigNode<'_>) -> Option<Function> {
             return None;
         }
     };
-    // Editors and `echo` add a newline at the end of the file.
+    // Ignore the newline that editors and `echo` add at the end of the file.
     let bytes = bytes.trim_ascii_end();
     if bytes.len() < HASH_KEY_MIN {
         key.fault(format!("holds {} bytes; a key has {HASH_KEY_MIN} at least", bytes.len()));

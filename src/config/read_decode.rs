@@ -1,4 +1,4 @@
-//! Reads `[schema_registry]` and `[pipelines.NAME.decode]` from the merged tree.
+//! Reads `[schema_registry]` and `[pipelines.NAME.decode]` from the configuration tree.
 
 use std::sync::Arc;
 
@@ -203,8 +203,8 @@ pub(super) fn shape(pipeline: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegis
     }
 }
 
-/// Reads `rows`. An array in the elements of another array follows after `[].`, as in `resourceLogs[].scopeLogs[].logRecords`.
-/// Returns for each array its whole path.
+/// Reads `rows`, the path of the array whose elements become rows. `[].` separates an array from an array within its
+/// elements, as in `resourceLogs[].scopeLogs[].logRecords`. Returns the whole path of each array.
 fn rows(node: &ConfigNode<'_>) -> Vec<Vec<String>> {
     let Some(text) = node.text() else { return Vec::new() };
     let mut levels: Vec<Vec<String>> = Vec::new();

@@ -1,4 +1,4 @@
-//! Turns the merged tree into the [`Pipeline`]s.
+//! Reads the [`Pipeline`]s from the configuration tree.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -32,7 +32,8 @@ pub(super) fn all(table: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>
     pipelines
 }
 
-/// Notes settings that two pipelines can't share, at the pipeline that is written later.
+/// Notes a fault if two pipelines have the same group, or write the same topic into the same table. The fault is noted
+/// at the pipeline that comes later in the files.
 fn apart(one: (&Pipeline, &ConfigNode<'_>), other: (&Pipeline, &ConfigNode<'_>)) {
     let in_order = |path: &[&str]| {
         let [first, second] = [one.1, other.1].map(|node| path.iter().fold(node.clone(), |node, name| node.at(name)));
@@ -45,7 +46,7 @@ fn apart(one: (&Pipeline, &ConfigNode<'_>), other: (&Pipeline, &ConfigNode<'_>))
             earlier.group, earlier.name
         ));
     }
-    let is_named = !one.0.table.name.name.is_empty(); // else it has its own fault
+    let is_named = !one.0.table.name.name.is_empty(); // a missing name has its own fault
     if is_named
         && one.0.table.name == other.0.table.name
         && let Some(topic) = shared_topic(&one.0.topics, &other.0.topics)
@@ -62,7 +63,7 @@ fn shared_topic<'a>(one: &'a Topics, other: &'a Topics) -> Option<&'a str> {
     match (one, other) {
         (Topics::List(one), Topics::List(other)) => one.iter().find(|topic| other.contains(topic)).map(String::as_str),
         (Topics::Pattern(one), Topics::Pattern(other)) => (one == other).then_some(one.as_str()),
-        _ => None, // the registration finds it, once the pattern matches the topic
+        _ => None, // `postgres::register` reports it once the pattern matches the topic
     }
 }
 

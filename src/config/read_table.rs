@@ -1,4 +1,4 @@
-//! Turns the merged tree into the target [`Table`].
+//! Reads a pipeline's target [`Table`] from the configuration tree.
 
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::spec::{AggregateFunction, Column, Missing, Route, Table, WriteMode};
@@ -38,7 +38,7 @@ pub(super) fn target(pipeline: &ConfigNode<'_>, columns: Option<&[Column]>) -> T
     }
 }
 
-/// Notes options that can't be combined with tables named by records.
+/// Notes options that can't be combined with placeholders in the table's name.
 fn routed(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>, columns: Option<&[Column]>, route: &Route) {
     if node.at("mode").text() == Some("upsert") && deletes(pipeline, node) && route.needs_value() {
         node.at("deletes").fault(
@@ -134,7 +134,8 @@ fn mode(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>, columns: Option<&[Colu
     }
 }
 
-/// Returns whether records may delete rows. If `deletes` isn't set, they may if another option says which records delete.
+/// Returns whether records may delete rows. If `deletes` isn't set, they may with `envelope = "debezium"` or
+/// `delete_where`.
 fn deletes(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>) -> bool {
     let implied = pipeline.at("decode").at("envelope").text() == Some("debezium") || node.at("delete_where").is_set();
     let deletes = node.at("deletes").flag(implied);
@@ -154,8 +155,8 @@ fn newer_by(node: &ConfigNode<'_>, columns: Option<&[Column]>, key: &[String]) -
     Some(name.to_owned())
 }
 
-/// Checks mode aggregate. Each column is part of the key or has an aggregate. For `first`, `by` names a column with aggregate
-/// `min`; for `last`, one with `max`.
+/// Checks the columns for mode `aggregate`. Each column must be part of the key or have an aggregate. With `first`,
+/// `by` must name a column with aggregate `min`; with `last`, one with `max`.
 fn aggregates(pipeline: &ConfigNode<'_>, columns: Option<&[Column]>, key: &[String]) {
     let Some(columns) = columns else {
         if !pipeline.at("columns").is_set() {

@@ -5,8 +5,7 @@ use tidegate_rows::spec::{Part, Route, Source};
 
 use super::names;
 
-/// The first of the characters that stand for placeholders while the rest of the text is read as a name. They are private-use
-/// characters of Unicode.
+/// While a name is read, private-use characters of Unicode stand for its placeholders. This is the first of them.
 const FIRST_MARK: u32 = 0xf_0000;
 /// The most placeholders in one name.
 const PLACEHOLDERS_MAX: usize = 8;

@@ -1,4 +1,5 @@
-//! The source of tokens for SASL OAUTHBEARER: an OIDC token endpoint, set by librdkafka's own properties, or a program.
+//! The source of tokens for SASL OAUTHBEARER: an OIDC token endpoint (configured by librdkafka's properties) or a
+//! program.
 //!
 //! librdkafka itself would need curl for OIDC, and curl would link a second TLS library. So tidegate requests the tokens itself,
 //! with the same HTTP client as for the schema registry, and doesn't pass these properties to librdkafka.
@@ -25,7 +26,7 @@ pub const OURS: &[&str] = &[
 
 /// The property that chooses the source of tokens.
 pub const METHOD: &str = "sasl.oauthbearer.method";
-/// The key of the program that prints tokens.
+/// The configuration key of the program that prints tokens.
 pub const COMMAND: &str = "kafka.token_command";
 
 /// The source of tokens.

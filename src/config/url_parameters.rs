@@ -1,5 +1,6 @@
-//! Checks the parameters of a Postgres URL. The driver would log an unknown parameter with its value at each connection, and
-//! silently drop an unsupported option. Here both are faults, and no fault's text contains a value.
+//! Checks the parameters of a Postgres URL. The driver would log an unknown parameter with its value at each
+//! connection, and silently drop an unsupported option. Here both are faults. A fault's text contains no value, except
+//! the path of a file that can't be read.
 
 use std::path::Path;
 
@@ -47,7 +48,8 @@ pub(crate) fn fault(url: &str) -> Option<String> {
     })
 }
 
-/// Returns a URL without its password; `None` if it has none. Passwords are in the user information, or in the parameter `password`.
+/// Returns a URL without its password; `None` if it has no password. Passwords are in the user information, or in the
+/// parameter `password`.
 pub(crate) fn without_password(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));

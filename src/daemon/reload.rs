@@ -1,4 +1,4 @@
-//! Decides what a new configuration means for the running pipelines. Pure.
+//! Decides which pipelines a new configuration keeps, restarts, starts or removes. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

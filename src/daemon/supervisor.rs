@@ -26,7 +26,7 @@ use crate::postgres::resume;
 use crate::status::lock;
 use crate::systemd::Manager;
 
-/// The time between two checks whether a stopped pipeline is to be resumed.
+/// The time between two checks for a request to resume a stopped pipeline.
 const RESUME_LOOK: Duration = Duration::from_secs(1);
 
 type Outcome = Result<Remainder, Stopped>;
@@ -69,7 +69,8 @@ impl Supervisor {
         }
     }
 
-    /// Runs the pipelines until all have ended. Returns their results, and when they were told to end.
+    /// Runs the pipelines until all have ended. Returns the result of the process, and when the pipelines were told to
+    /// end.
     pub(super) async fn run<S: Future<Output = ()>>(
         mut self,
         control: Control<S>,
@@ -121,7 +122,8 @@ impl Supervisor {
         let work = Arc::clone(&pipeline).run(Arc::clone(&config), owner, self.name.clone(), bounded, stop.clone());
         let named = Arc::clone(&name);
         self.workers.spawn(async move {
-            // A panic is reported with the pipeline's name, and doesn't end other pipelines.
+            // Run the work as a task of its own, so that a panic is reported with the pipeline's name and doesn't end
+            // other pipelines.
             let mut alone = JoinSet::new();
             alone.spawn(work);
             let outcome = alone.join_next().await.expect("one task was spawned");
@@ -162,7 +164,7 @@ impl Supervisor {
         }
     }
 
-    /// Starts the waiting pipelines once all that were told to end have ended.
+    /// Starts the waiting pipelines once all pipelines that were told to end have ended.
     fn start_waiting(&mut self) {
         if self.waiting.is_empty() || self.running.values().any(|running| running.stop.is_cancelled()) {
             return;
@@ -239,7 +241,8 @@ impl Supervisor {
             }
         }
         self.waiting.extend(changes.restarted.iter().map(|(name, _)| Arc::clone(name)));
-        // Stopped pipelines start again without a request to resume. Removed pipelines that don't run are removed at once.
+        // The reload starts stopped pipelines again, so don't wait for requests to resume them. Removed pipelines that
+        // don't run are removed at once.
         self.resumes.abort_all();
         let config = self.daemon.config();
         let known = |name: &str| config.pipelines.iter().any(|pipeline| pipeline.name == name);
@@ -273,8 +276,9 @@ impl Supervisor {
     }
 }
 
-/// Fails if no Kafka client for this pipeline can be created with the new configuration. The running pipeline is then kept.
-/// This happens, for example, while certificates are being replaced and a key doesn't match its certificate.
+/// Fails if no Kafka client for this pipeline can be created with the new configuration, for example while certificates
+/// are being replaced and a key doesn't match its certificate. The reload is then refused, and the pipeline keeps
+/// running.
 fn can_connect(config: &Config, name: &str) -> Result<(), String> {
     let Some(pipeline) = config.pipelines.iter().find(|pipeline| pipeline.name == name) else { return Ok(()) };
     let health = KafkaHealth::of_command(&config.kafka.bootstrap_servers, &pipeline.group);
@@ -284,8 +288,9 @@ fn can_connect(config: &Config, name: &str) -> Result<(), String> {
 
 /// Waits until somebody runs `tidegate pipelines resume` for this pipeline. Returns the pipeline's name.
 ///
-/// First reads the number of earlier requests, which don't count. Only then says in this instance's row that the pipeline has
-/// stopped here. The command makes a request only if some instance's row says so, so no request for this stop is missed.
+/// First reads how many requests were made earlier, and ignores these. Only then marks the pipeline as stopped in this
+/// instance's row of `tidegate.instance`. The command makes a request only for a pipeline that such a row marks as
+/// stopped, so no request for this stop is missed.
 async fn resumed(daemon: Arc<Daemon>, pipeline: Arc<Pipeline>) -> Arc<str> {
     let connector = Connector::new(Arc::new(daemon.config().postgres.clone()), None);
     let mut known = None;
@@ -303,7 +308,7 @@ async fn resumed(daemon: Arc<Daemon>, pipeline: Arc<Pipeline>) -> Arc<str> {
                 // A pipeline that isn't registered, or was forgotten, counts its requests from 0.
                 let now = count.unwrap_or(0);
                 match known.replace(now) {
-                    // The number is smaller if the pipeline was forgotten meanwhile.
+                    // The number is smaller if `tidegate pipelines forget` was run meanwhile.
                     Some(before) if now > before => return Arc::clone(&pipeline.name),
                     Some(_) => {}
                     None => {

@@ -27,7 +27,7 @@ const FILES: [(&str, &str, &str); 7] = [
 pub(super) fn routes() -> Router<Arc<Site>> {
     FILES.iter().fold(Router::new(), |router, (path, kind, content)| {
         let file = move || async move {
-            // Without this header, a browser could use cached files of an older version, which don't fit the data.
+            // Without this header, a browser could combine cached files of an older version with data of this version.
             ([(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, "no-cache")], *content).into_response()
         };
         router.route(path, get(file))

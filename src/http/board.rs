@@ -23,7 +23,7 @@ pub(super) struct Column {
     pub(super) instance: String,
     pub(super) host: String,
     pub(super) url: Option<String>,
-    /// Whether this is the instance that makes the document.
+    /// Whether this is the instance that answers the request.
     pub(super) this: bool,
     pub(super) consumers: Vec<BoardConsumer>,
 }
@@ -78,7 +78,8 @@ pub(super) fn board(instances: Vec<Living>, partitions: &[Held<'_>]) -> Board {
     for (index, held) in partitions.iter().enumerate() {
         let seat = match (held.ours, held.owner.and_then(split_owner)) {
             (Some(consumer), _) => this.map(|column| (column, consumer)),
-            // The ledger names this instance, but none of its consumers has the partition: it is moving to another owner.
+            // If the ledger names this instance, but no consumer here has the partition, the partition is moving to
+            // another owner.
             (None, Some((instance, consumer))) => {
                 places.get(instance).filter(|place| Some(**place) != this).map(|place| (*place, consumer))
             }

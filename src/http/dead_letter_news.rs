@@ -1,5 +1,6 @@
-//! Decides which dead letters are news: the first ones after a quiet time, for five minutes, and those that are a large share of
-//! the records. A small, constant share is not news; the page only counts it in the pipeline's row. No I/O.
+//! Decides which dead letters are news: for five minutes, the first ones after a quiet time; and at any time, those
+//! that are a large share of the records. A small, constant share is not news; the page only counts it in the
+//! pipeline's row. No I/O.
 
 use std::collections::VecDeque;
 
@@ -7,15 +8,16 @@ use super::words::RecentDeadLetters;
 
 /// The number of samples for which dead letters count as new. There is one sample per second.
 const SAMPLES: usize = 300;
-/// If at least this share of the records are dead letters, they are news for as long as that lasts.
+/// Dead letters that are at least this share of the records are news at any time.
 const MANY: f64 = 0.01;
 
-/// The rows and dead letters of one pipeline since its start, as of the last samples.
+/// The last samples of one pipeline's rows and dead letters.
 #[derive(Debug, Default)]
 pub(super) struct DeadLetterNews {
     /// Per sample, the numbers of rows and of dead letters since the pipeline's start. The newest sample is at the end.
     seen: VecDeque<(u64, u64)>,
-    /// For how many consecutive samples there has been a dead letter in the last [`SAMPLES`] samples.
+    /// The number of consecutive calls of [`DeadLetterNews::take`] that counted a dead letter in the last [`SAMPLES`]
+    /// samples.
     lasted: usize,
 }
 

@@ -72,10 +72,11 @@ pub(super) struct PipelineView {
     pub(super) state_words: Cow<'static, str>,
     /// Why the pipeline isn't flowing.
     pub(super) reason: Option<String>,
-    /// Records per second: `into` are produced into Kafka, and `out` are written into Postgres by all instances.
-    /// `rows_per_second` counts the rows that this instance writes.
+    /// Records per second that are produced into Kafka.
     pub(super) into_per_second: Option<f64>,
+    /// Records per second that all instances write into Postgres.
     pub(super) out_per_second: Option<f64>,
+    /// Rows per second that this instance writes.
     pub(super) rows_per_second: f64,
     /// The mean rate into Postgres in the best minute of the last hour.
     pub(super) best_per_second: f64,

@@ -44,8 +44,9 @@ impl Guard {
         Self { named: config.url.as_ref().map(host), loopback: config.listen.ip().is_loopback() }
     }
 
-    /// Returns whether a request for `path` with this `Host` is answered. Monitoring and probes may use any name that their
-    /// network has for this machine. The page and its data are only served under known names.
+    /// Returns whether a request for `path` with this `Host` is answered. The page and its data are only served under
+    /// known names. If other machines can connect, metrics and probes are served under any name, because each network
+    /// may have its own name for this machine.
     fn admits(&self, host: Option<&str>, path: &str) -> bool {
         if !self.loopback && matches!(path, "/metrics" | "/healthz" | "/readyz") {
             return true;

@@ -1,5 +1,5 @@
-//! The history of a pipeline: a ring of seconds and a ring of minutes, both of fixed size. Together they take 66 kB per
-//! pipeline.
+//! The history of a pipeline, in two ring buffers of fixed size: one has a cell per second, the other a cell per
+//! minute. Together they take 66 kB per pipeline.
 
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +69,8 @@ impl History {
         self.coarse.push(now_ms, sample);
     }
 
-    /// Returns the history since `from_ms`: by second if the ring of seconds reaches back that far, otherwise by minute.
+    /// Returns the history since `from_ms`: per second if the ring of seconds reaches back that far, otherwise per
+    /// minute.
     pub(super) fn since(&self, pipeline: &str, from_ms: i64, now_ms: i64) -> Columns {
         let reach = i64::from(FINE.1) * 1000 * i64::try_from(FINE.0).unwrap_or(i64::MAX);
         let ring = if from_ms > now_ms - reach - 5_000 { &self.fine } else { &self.coarse };

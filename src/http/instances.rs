@@ -43,7 +43,7 @@ pub(super) struct Instance {
     pub(super) age_seconds: f64,
 }
 
-/// Updates our row and reads those of the others, until the future is dropped.
+/// Updates our row and reads the rows of the others, until the future is dropped.
 pub(super) async fn run(site: Arc<Site>) {
     let mut config = site.daemon.config();
     let mut connector = Connector::new(Arc::new(config.postgres.clone()), None);
@@ -81,8 +81,8 @@ pub(super) async fn run(site: Arc<Site>) {
     }
 }
 
-/// Warns once about each other daemon that has our name. The broker tells the daemon that loses the name; it doesn't tell the
-/// other one. A row that is no longer updated belongs to our dead predecessor, and causes no warning.
+/// Warns once about each other daemon that has our instance name. The broker reports this only to the daemon that loses
+/// the name. A row that is no longer updated belongs to an earlier process of this daemon, and causes no warning.
 fn warn_of_twins(site: &Site, before: &Instances, seen: &Instances, since: Duration, told: &mut BTreeSet<String>) {
     let ours = &site.daemon.instance;
     for (id, other) in &seen.others {
@@ -102,7 +102,7 @@ fn pools(config: &Config) -> serde_json::Value {
     config.pipelines.iter().map(|p| (p.name.clone(), serde_json::Value::from(p.consumers.get()))).collect()
 }
 
-/// Returns by name which pipelines of this process have stopped and can be resumed, each with the reason for the stop.
+/// Returns the pipelines of this process that have stopped and can be resumed, as a map from name to reason.
 fn stopped(daemon: &Daemon) -> serde_json::Value {
     let stopped = daemon.pipelines().into_iter().filter_map(|p| Some((p.name.to_string(), p.resumable()?.into())));
     serde_json::Value::Object(stopped.collect())

@@ -70,7 +70,7 @@ fn element(text: &str) -> Option<(String, &str)> {
     let (label, after) = text.strip_prefix('[')?.split_once("](")?;
     let (target, after) = after.split_once(')')?;
     let (label, target) = (super::assets::escape(label), super::assets::escape(target));
-    // Links to other documents become plain text, because those are not in the binary.
+    // Links to other documents become plain text, because the binary contains only the runbook.
     let html = match target.strip_prefix('#') {
         Some(section) => format!("<a href=\"#{section}\">{label}</a>"),
         None => format!("{label} (docs/{target})"),

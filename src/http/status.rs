@@ -24,11 +24,12 @@ use crate::pipeline::{Pipeline, PipelinePhase};
 use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, WaitCause, WriterState, lock};
 
-/// After how many seconds without progress a partition of another instance is marked, if it has lag.
+/// If a partition of another instance has lag and makes no progress for this many seconds, it is marked
+/// [`Sign::Silent`].
 const SILENT: f64 = 12.0;
 
-/// Returns the whole document. Without a timeline, it is the document whose changes are sent to viewers. That document doesn't
-/// list the partitions of each consumer again, because viewers find them in the pipeline's list.
+/// With a timeline, returns the whole document. Without one, returns the document whose changes are sent to viewers.
+/// That document doesn't list the partitions of each consumer, because the pipeline's list has them too.
 pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
     let daemon = &site.daemon;
     let instances = lock(&site.instances).clone();
@@ -196,7 +197,7 @@ fn facts(
     });
     let stalls = pipeline.consumers.iter().flat_map(|consumer| consumer.stalls());
     let state = pipeline.state();
-    // Both the partition's claim and the lag may have found the same condition. The claim's is the more exact one.
+    // The claim and the lag may report the same log-loss condition. Use the claim's text: it is more exact.
     let seen =
         lag.partitions.iter().filter_map(|(source, lag)| Some((source.clone(), lag.condition.as_ref()?.to_string())));
     let mut losses: BTreeMap<TopicPartition, String> = seen.collect();
@@ -207,7 +208,7 @@ fn facts(
         name: pipeline.name.to_string(),
         state,
         why: match pipeline.phase() {
-            // There is no reason here, because `waiting` says what the pipeline waits for.
+            // A running pipeline needs no reason here: `waiting` and `kafka` say what it waits for.
             PipelinePhase::Running => None,
             PipelinePhase::Starting { .. }
             | PipelinePhase::Draining
@@ -363,8 +364,8 @@ fn reason(pipeline: &Pipeline) -> Option<String> {
     }
 }
 
-/// Returns why the daemon isn't ready. Empty if it is ready: every pipeline makes progress, and owns its partitions or has a
-/// reason to be idle.
+/// Returns why the daemon isn't ready. Empty if it is ready: every pipeline flows, every consumer has joined its group,
+/// and every assigned partition is claimed and makes progress.
 pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
     let mut reasons = Vec::new();
     for pipeline in &daemon.pipelines() {

@@ -1,4 +1,4 @@
-//! The timeline: one line per event of a pipeline, in the order in which they happened. No I/O.
+//! The timeline: the daemon's last events, one line each, ordered by time. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -28,8 +28,8 @@ impl Timeline {
         self.events.push_back(Entry { id, at_ms, kind: kind.into(), pipeline, text });
     }
 
-    /// Returns all events, the oldest first. Events of different sources are added up to a second late, so their ids need not be
-    /// ascending.
+    /// Returns all events, the oldest first. An event may be added up to a second after it happened, so the ids need
+    /// not be ascending.
     pub(super) fn in_order(&self) -> Vec<Entry> {
         let mut events: Vec<Entry> = self.events.iter().cloned().collect();
         events.sort_by_key(|entry| entry.at_ms);
@@ -64,7 +64,7 @@ impl Waits {
     pub(super) fn lines(&mut self, mut events: Vec<(u32, Event)>) -> Vec<Event> {
         events.sort_by_key(|(_, event)| event.at_ms);
         let mut lines: Vec<Event> = Vec::new();
-        // The partitions of each line that is about several partitions, by the index of the line.
+        // For each line about partitions, by its index: the text that its partitions share, and these partitions.
         let mut shared: BTreeMap<usize, (String, Vec<String>)> = BTreeMap::new();
         for (consumer, event) in events {
             match (event.kind, event.cause) {
@@ -91,7 +91,7 @@ impl Waits {
                     None => lines.push(event),
                 },
                 ("fenced" | "rewind" | "condition", _) => {
-                    // These texts are ours, `topic/partition: fate`, and no topic's name contains a colon.
+                    // Tidegate writes these texts, as `topic/partition: fate`, and no topic's name contains a colon.
                     let (place, fate) = event.text.split_once(": ").unwrap_or(("", &event.text));
                     let same = shared.iter_mut().find(|(at, (said, _))| lines[**at].kind == event.kind && said == fate);
                     match same {

@@ -31,7 +31,7 @@ const FRAMES: usize = 8;
 const VIEWERS: usize = 64;
 /// The number of samples over which shares of time and forecasts are computed.
 const SAMPLES: usize = 10;
-/// The age from which known log ends are out of date.
+/// Log ends that were read longer ago than this are out of date.
 const STALE: Duration = Duration::from_secs(5);
 
 /// The results of the last samples.
@@ -182,7 +182,7 @@ impl Watch {
         (serde_json::to_value(status::of(site, None)).unwrap_or_default(), next)
     }
 
-    /// Sends the changes to all viewers. It costs nothing if there are none.
+    /// Sends the changes to all viewers. Does nothing if there are no viewers.
     fn tell(&self, site: &Site) {
         let mut viewers = lock(&self.viewers);
         if viewers.frames.receiver_count() == 0 {
@@ -273,8 +273,8 @@ impl PipelineSamples {
         self.rates.best = f64::from(self.history.best_of_the_hour(now_ms));
     }
 
-    /// Computes the rates from the changes of log ends and ledger since the last sample. Also computes lag, wait and headroom, if
-    /// log ends and ledger are up to date.
+    /// Computes the rates from the changes of log ends and ledger since the last sample. Returns lag, wait and
+    /// headroom. If the log ends are out of date, clears the rates and returns `None`.
     fn rates_of_the_logs(&mut self, pipeline: &Pipeline, now: Instant) -> Option<(f64, f64, Option<f64>)> {
         let view = lock(&pipeline.lag);
         let fresh = view.seen_at.is_some_and(|at| now.duration_since(at) < STALE);
@@ -297,8 +297,7 @@ impl PipelineSamples {
                 let (mut into, mut out) = (0, 0);
                 for (source, (next, end)) in &places {
                     if let Some((next_before, end_before)) = self.places.get(source) {
-                        // If the ledger was rewound or the log recreated, the difference is negative, and counts as nothing
-                        // written.
+                        // If the ledger was rewound or the log recreated, the difference is negative. Count it as 0.
                         out += (next - next_before).max(0);
                         into += (end - end_before).max(0);
                     }
@@ -346,7 +345,8 @@ fn mean(recent: &VecDeque<(f64, f64)>) -> Option<(f64, f64)> {
     (samples > 0.0).then(|| (into / samples, out / samples))
 }
 
-/// Returns the seconds until the backlog is gone. `None` if it doesn't shrink, or if there is hardly any backlog.
+/// Returns the seconds until the backlog is gone. `None` if the backlog doesn't shrink, or is written in less than
+/// about two seconds.
 fn forecast(lag: f64, (into, out): (f64, f64)) -> Option<f64> {
     (out > into && lag > 2.0 * out).then(|| lag / (out - into))
 }

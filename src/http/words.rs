@@ -12,10 +12,10 @@ const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A pipeline is behind if its oldest unwritten record is older than this, in seconds.
 const BEHIND: f64 = 10.0;
 
-/// If a quota delays answers by at least this long, in seconds, that is reported.
+/// A delay by a Kafka quota is reported if it lasts at least this long, in seconds.
 const THROTTLED: f64 = 0.1;
 
-/// The limit of a pipeline that waits for Postgres.
+/// Says what limits a pipeline that waits for Postgres.
 const POSTGRES_UNAVAILABLE: &str = "Postgres is unavailable or blocked: records wait in Kafka.";
 
 /// The severity of a sentence.
@@ -67,20 +67,22 @@ pub(super) struct Facts {
     pub(super) headroom: Option<f64>,
     /// Why the lag is unknown.
     pub(super) lag_trouble: Option<String>,
-    /// Mean rates of the last seconds, in records per second.
+    /// The mean rate into Kafka over the last seconds, in records per second.
     pub(super) into: Option<f64>,
+    /// The mean rate into Postgres over the last seconds, in records per second.
     pub(super) out: Option<f64>,
-    /// How many of this instance's partitions are being claimed, and how many are fenced. Then how many of its consumers
-    /// haven't joined the group yet.
+    /// How many of this instance's partitions are being claimed.
     pub(super) claiming: usize,
+    /// How many of this instance's partitions are fenced.
     pub(super) fenced: usize,
+    /// How many of this instance's consumers haven't joined the group yet.
     pub(super) joining: usize,
     /// Stopped partitions and stalls, as text.
     pub(super) conditions: Vec<String>,
     /// The partitions that no consumer reads.
     pub(super) nobody: Vec<String>,
-    /// The dead letters that are news, and the reason of the newest one.
     pub(super) dead: Option<RecentDeadLetters>,
+    /// The reason of this instance's newest dead letter.
     pub(super) dead_reason: Option<Cow<'static, str>>,
     /// Whether `flow` holds back consumers.
     pub(super) held_by_flow: bool,
@@ -271,11 +273,11 @@ pub(super) fn first(faults: &str) -> String {
     }
 }
 
-/// The most faults of a refused configuration that one sentence has.
+/// How many faults of a refused configuration a sentence lists at most.
 const FAULTS_SHOWN: usize = 20;
 
-/// Joins faults, which come one per line, into one sentence without its full stop. If there are more than [`FAULTS_SHOWN`], the
-/// sentence has only that many, and says where the others are.
+/// Joins faults, which come one per line, into one sentence without its full stop. If there are more than
+/// [`FAULTS_SHOWN`], the sentence has only that many, and says where the others are shown.
 fn listed(faults: &str) -> String {
     let faults: Vec<&str> = faults.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let shown = faults[..faults.len().min(FAULTS_SHOWN)].join("; ");
@@ -294,8 +296,8 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// Returns the sentences of all pipelines, or the one that says that there are no problems. `refused` has the faults of the
-/// last reload of the configuration, if it was refused.
+/// Returns the sentences of all pipelines. If there are no problems, the first sentence says so. `refused` has the
+/// faults of the last reload of the configuration, if it was refused.
 pub(super) fn all(facts: &[Facts], refused: Option<&str>) -> Vec<Sentence> {
     let refused = refused.map(|faults| Sentence {
         level: Level::Warning,

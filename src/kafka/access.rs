@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// at once, with the settings of [`super::settings::reader`].
 ///
 /// # Errors
-/// The error of Kafka, and `TimedOut` after [`TIMEOUT`].
+/// The error of Kafka, and `OperationTimedOut` after [`TIMEOUT`].
 pub fn denied_topics(config: &Settings, topics: &[String], health: &Arc<KafkaHealth>) -> KafkaResult<Vec<String>> {
     let consumer: BaseConsumer<Notes> = config.create_with_context(Notes::new(Arc::clone(health), None))?;
     let consumer = Arc::new(consumer);

@@ -1,7 +1,8 @@
 //! Gives running Kafka clients their credentials: tokens before they expire, and passwords whose file has changed.
 //!
-//! One keeper serves all clients of the process that have the same source. It has its own thread, because a request to an
-//! endpoint or a program blocks, and no poll loop may wait for it. The keeper ends when its last client has ended.
+//! One [`Keeper`] serves all clients of the process that have the same source. It has its own thread, because a request
+//! to an endpoint or a program blocks, and no poll loop may wait for it. The keeper ends when its last client has
+//! ended.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};

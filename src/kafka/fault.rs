@@ -38,7 +38,7 @@ pub enum Cause {
     UnknownCa,
     /// The broker's certificate is valid, but for another host name.
     WrongName,
-    /// The broker requires a certificate of ours, or doesn't trust the one that we sent.
+    /// The broker requires a client certificate, or doesn't trust the one that we sent.
     ClientCertificate,
     /// The listener requires SASL, and we don't use it.
     SaslRequired,
@@ -65,7 +65,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Returns whether the cause says what is wrong, and not only that something is.
+    /// Returns whether the cause says what is wrong. The other causes only say that something is wrong.
     pub fn is_definite(self) -> bool {
         !matches!(self, Self::TimedOut | Self::Closed | Self::Other)
     }
@@ -220,7 +220,7 @@ impl Fault {
         (self.cause == Cause::TopicDenied).then(|| self.text.strip_prefix("topic `")?.strip_suffix('`')).flatten()
     }
 
-    /// Returns the fault with another cause, which was found out in another way.
+    /// Replaces the cause, for a caller that has found a more exact one.
     pub fn with_cause(self, cause: Cause) -> Self {
         Self { cause, ..self }
     }
@@ -235,9 +235,10 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Parses a line of librdkafka's log, under the context `feature`, about the requests that a broker supports. Returns the broker,
-/// and whether the line says that it offers the group protocol `consumer`: `None` for the first line of a list, which one of the
-/// later lines may complete. Kafka 3.8 only has version 0 of the request, which librdkafka doesn't send.
+/// Parses a line of librdkafka's debug log (context `feature`), in which it lists the requests that a broker supports,
+/// one per line. Returns the broker, and whether it offers the group protocol `consumer`: `None` for the first line of
+/// a list, because a later line may name the protocol's request. Returns nothing for lines about other requests.
+/// Version 0 of the request, which Kafka 3.8 has, doesn't count, because librdkafka doesn't send it.
 pub fn consumer_protocol(line: &str) -> Option<(String, Option<bool>)> {
     let is_first = line.contains("Broker API support:");
     if !is_first && !line.contains("ApiKey ConsumerGroupHeartbeat ") {

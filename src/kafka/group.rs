@@ -34,9 +34,9 @@ const LEAVE_DEADLINE: Duration = Duration::from_secs(1);
 /// The longest that closing may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// If a consumer has committed nothing for this long, it commits a position again. The commit changes nothing, but Kafka's
-/// answer says whether the client still has the right to read the group and the topic. Otherwise that wouldn't be known:
-/// librdkafka doesn't report a denied heartbeat, and reports a denied fetch only once.
+/// If a consumer has committed nothing for this long, it commits a position again. The commit changes nothing, but
+/// Kafka's answer says whether the client still has the right to read the group and the topic. Nothing else shows this
+/// reliably: librdkafka doesn't report a denied heartbeat, and reports a denied fetch only once.
 const PROBE_EVERY: Duration = Duration::from_secs(4);
 
 /// Joins a consumer group.
@@ -110,8 +110,8 @@ pub struct KafkaClient {
     protocol: GroupProtocol,
     assigning: Assigning,
     membership: Option<Membership>,
-    /// The fetched partitions, and whether librdkafka has reported statistics since the fetch began. The first report may
-    /// describe the time before.
+    /// For each fetched partition, whether librdkafka has reported statistics since the fetch began. The first report
+    /// is ignored, because it may describe the time before the fetch.
     fetching: HashMap<TopicPartition, bool>,
     /// The last position that Kafka was told to commit, for partitions that are fetched.
     told: BTreeMap<TopicPartition, Offset>,
@@ -132,9 +132,9 @@ impl KafkaClient {
         self.report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
     }
 
-    /// Returns the error that ended this consumer for good, if any. Two errors don't count, because a new client is tried after
-    /// them: another member took our name, or the client has no right to read the group. librdkafka treats the second one as
-    /// fatal only under KIP-848.
+    /// Returns the error that ended this client, if any. Two errors have the kind `Broken`, so that a new client is
+    /// tried after them: another member took our name, or the client has no right to read the group. librdkafka ends
+    /// the client for the second one only under KIP-848.
     fn fatal(&self) -> Option<ReadError> {
         let (code, text) = self.consumer.client().fatal_error()?;
         if code == Code::GroupAuthorizationFailed {
@@ -184,7 +184,7 @@ impl KafkaClient {
         }
     }
 
-    /// Commits positions again: that of the next partition in turn, and that of one partition of each denied topic.
+    /// Commits positions again: the position of the next partition in turn, and of one partition per denied topic.
     fn probe(&mut self) {
         let mut again = BTreeMap::new();
         let next = match &self.probed {
@@ -270,7 +270,7 @@ impl GroupClient for KafkaClient {
     }
 
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)> {
-        // The session has everything that librdkafka has read only if no record is left in this queue.
+        // While this queue has records, the poll loop's session lacks some of what librdkafka has read.
         if self.queue.remaining() > 0 {
             return Vec::new();
         }

@@ -26,7 +26,7 @@ use crate::status::{Trouble, WaitCause, lock};
 const SILENT_AFTER: Duration = Duration::from_secs(8);
 /// A group without a coordinator for this long is an outage.
 const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
-/// If a denial isn't repeated for this long, it is over, provided that the consumer is a settled member of its group.
+/// A denial is over if it isn't repeated for this long and the consumer is a settled member of its group.
 const DENIED_FOR: Duration = Duration::from_secs(10);
 
 /// The state of Kafka as a pipeline's clients see it.
@@ -50,14 +50,15 @@ struct State {
     denied: Option<Fault>,
     /// The fault of the last request, if it failed with another error; `None` once a request is answered.
     failed: Option<Fault>,
-    /// For each broker, the newest fault of its connections, unless that fault is known to be over.
+    /// For each broker, the newest fault of its connections. The fault is removed when a connection to the broker
+    /// works.
     connections: BTreeMap<String, (Instant, Fault)>,
     consumers: BTreeMap<u32, Consumer>,
-    /// Since when these listed topics haven't existed, according to Kafka's answers.
+    /// The listed topics that Kafka says it doesn't have, and since when.
     missing: Option<(Instant, Vec<String>)>,
     /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use this protocol.
     only_classic: BTreeSet<String>,
-    /// Brokers that offer it.
+    /// The brokers that offer the group protocol `consumer`.
     offers_consumer: BTreeSet<String>,
     outage: Option<Outage>,
     /// When a connection last failed, or an outage was last seen.
@@ -196,9 +197,10 @@ impl KafkaHealth {
         lock(&self.state).connections.insert(fault.broker.clone().unwrap_or_default(), (Instant::now(), fault));
     }
 
-    /// Records whether a broker offers the group protocol `consumer`, which this pipeline uses. `None` is the start of its list of
-    /// requests: the broker doesn't offer it, unless the list goes on to say so. Each new connection lists the requests again, so
-    /// what an earlier list said counts until the new one says otherwise.
+    /// Records whether a broker offers the group protocol `consumer`, which this pipeline uses. For each new
+    /// connection, librdkafka lists the requests that the broker supports. `None` is the start of such a list. If an
+    /// earlier list named the protocol's request, that still counts; otherwise the broker counts as not offering the
+    /// protocol until a line of the list names the request.
     pub fn consumer_protocol(&self, broker: String, is_offered: Option<bool>) {
         let mut state = lock(&self.state);
         match is_offered {
@@ -219,7 +221,7 @@ impl KafkaHealth {
         lock(&self.state).only_classic.first().map(|broker| Fault::no_consumer_protocol(broker))
     }
 
-    /// Returns the fault of brokers that refused a member of the group protocol `consumer`.
+    /// Returns the fault to report after a broker refused the group protocol `consumer` to a member.
     pub fn refused_consumer_protocol(&self) -> Fault {
         self.no_consumer_protocol().unwrap_or_else(|| Fault::no_consumer_protocol(&self.servers))
     }
@@ -292,7 +294,7 @@ impl KafkaHealth {
         lock(&self.state).troubled_at.is_some_and(|at| at.elapsed() < within)
     }
 
-    /// Returns the newest fault of any broker's connection, unless all such faults are known to be over.
+    /// Returns the newest fault of any broker's connection; `None` if no broker's connection is known to fail.
     pub fn connection_fault(&self) -> Option<Fault> {
         lock(&self.state).newest().cloned()
     }
@@ -302,7 +304,8 @@ impl KafkaHealth {
         lock(&self.state).consumers.values().map(|consumer| consumer.throttled).max().unwrap_or_default()
     }
 
-    /// Returns why a request has no answer, which is the fault of a connection, or, if none is known, that Kafka is silent.
+    /// Returns why a request has no answer: the newest fault of a connection, or, if none is known, that the servers
+    /// don't answer.
     pub fn silence(&self) -> Fault {
         self.connection_fault().unwrap_or_else(|| Fault::silent(&self.servers))
     }
@@ -370,8 +373,8 @@ impl State {
         self.connections.values().max_by_key(|(at, _)| *at).map(|(_, fault)| fault)
     }
 
-    /// Returns why Kafka doesn't serve the pipeline, and since when. Any fault is returned before a missing topic, because a
-    /// Kafka that reports a missing topic does answer requests.
+    /// Returns why Kafka doesn't serve the pipeline, and since when. A fault takes precedence over missing topics,
+    /// because it is the more severe problem: while topics are only missing, Kafka answers requests.
     fn trouble(&self, now: Instant, servers: &str) -> Option<(Instant, Trouble)> {
         if let Some((since, fault)) = self.fault(now, servers) {
             return Some((since, Trouble::kafka(&fault)));
@@ -382,7 +385,8 @@ impl State {
     fn fault(&self, now: Instant, servers: &str) -> Option<(Instant, Fault)> {
         let past = |since: &Instant, limit| now.duration_since(*since) >= limit;
         if let Some(since) = self.asked_at.filter(|since| past(since, SILENT_AFTER)) {
-            // If a connection failed for a known reason, a failed request only repeats that in vaguer words.
+            // If a connection failed for a known reason, the error of a failed request only repeats this reason in
+            // vaguer words.
             let definite = self.newest().filter(|fault| fault.cause.is_definite());
             let fault = definite.or(self.failed.as_ref()).or_else(|| self.newest()).cloned();
             return Some((since, fault.unwrap_or_else(|| Fault::silent(servers))));

@@ -1,11 +1,11 @@
 //! Static membership: names by which this daemon's consumers keep their places in a group across a restart.
 //!
-//! A member without a name that dies holds its partitions until its session times out. If a member with a name
-//! (`group.instance.id`) starts again, the broker gives it its old place at once. The ledger's claims fence writes that the
-//! dead process may still have in flight.
+//! If a member without a name dies, it keeps its partitions until its session times out. If a member with a name
+//! (`group.instance.id`) starts again, the broker gives it its old place at once. The ledger's claims fence writes that
+//! the dead process may still have in flight.
 //!
-//! Only one member at a time can have a name: when another member joins with it, the broker ends the session of the previous one.
-//! See [`Membership::lost`] for what this means for two daemons with one name.
+//! A name belongs to one member at a time: when another member joins with the name, the broker ends the previous
+//! member's session. See [`Membership::lost`] for what this means for two daemons with one name.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -17,14 +17,16 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, GroupProtocol, Pipeline, Topics};
 use crate::status::lock;
 
-/// If Kafka was in trouble within this time, a member that lost its name may have lost it to itself.
+/// If Kafka was unavailable within this time, a member that lost its name may have lost it to its own earlier session:
+/// see [`Membership::lost`].
 pub const TROUBLED_WITHIN: Duration = Duration::from_secs(60);
-/// Within this time, a consumer keeps a name that the broker took from it at most once; after a second loss it joins without a
-/// name. So two daemons with one name can't keep ending each other's membership.
+/// Within this time, a consumer joins again at most once under a name that the broker took from it. After a second
+/// loss, it joins without a name. So two daemons with one name can't keep ending each other's membership.
 const KEEP_EVERY: Duration = Duration::from_secs(600);
-/// How long a consumer without its name waits before it asks whether the name is free: after the first loss, and at most. The time
-/// doubles with each loss, because taking a name back costs a rebalance.
+/// How long a consumer waits after its first loss of a name before it asks whether the name is free. The wait doubles
+/// with each loss, because taking a name back costs a rebalance.
 const PAUSE_FIRST: Duration = Duration::from_secs(10);
+/// The longest such wait.
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
 
 /// The longest name of a daemon in bytes. With a pipeline's name, a number and a digest it stays below Kafka's limit of 249.
@@ -34,7 +36,7 @@ const LONGEST: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceName {
     text: Arc<str>,
-    /// Whether the name is set in the configuration. That promises that a stopped daemon comes back under this name.
+    /// Whether the configuration sets the name. Setting it promises that a stopped daemon comes back under this name.
     is_set: bool,
 }
 
@@ -53,7 +55,7 @@ impl InstanceName {
         format!("{}-{}-{:04x}", self.text, std::process::id(), fastrand::u16(..))
     }
 
-    /// Returns whether the ids are of two processes with one name.
+    /// Returns whether the ids belong to two processes with the same name.
     pub fn is_shared(one: &str, other: &str) -> bool {
         let name = |id: &str| id.rsplitn(3, '-').nth(2).map(str::to_owned);
         one != other && name(one).is_some_and(|name| !name.is_empty()) && name(one) == name(other)
@@ -61,13 +63,15 @@ impl InstanceName {
 
     /// Returns the membership of a pipeline's consumer. `shutdown` is cancelled when the daemon is told to end.
     ///
-    /// `None` if a name isn't useful. With KIP-848, the broker keeps the place of a dead member until its session times out, with
-    /// or without a name. If the name isn't set in the configuration, it would also keep the place of a member that was stopped.
+    /// `None` with KIP-848 if the configuration sets no name. With that protocol, the broker keeps the place of a dead
+    /// member until its session times out, whether the member has a name or not. With a name, the broker would do the
+    /// same for a member that was stopped.
     pub fn member(&self, pipeline: &Pipeline, consumer: u32, shutdown: CancellationToken) -> Option<Membership> {
         if pipeline.group_protocol == GroupProtocol::Consumer && !self.is_set {
             return None;
         }
-        // The broker gives a returning member its old assignment, even if the member now subscribes to other topics.
+        // The broker gives a returning member its old assignment, even if the member now subscribes to other topics. So
+        // the topics are a part of the name.
         let topics = match &pipeline.topics {
             Topics::List(names) => digest(&names.join(",")),
             Topics::Pattern(pattern) => digest(pattern),
@@ -101,13 +105,14 @@ pub struct Membership {
     /// `group.instance.id`
     pub id: String,
     instance: Arc<str>,
-    /// Whether the member can leave the group. Under KIP-848, librdkafka ends a member with a name only temporarily.
+    /// Whether the member can leave the group. Under KIP-848 it can't, because librdkafka ends the membership of a
+    /// named member only temporarily.
     leaves: bool,
     /// Cancelled when the daemon is told to end; `None` if the configuration doesn't promise that the daemon comes back.
     comes_back: Option<CancellationToken>,
     /// Whether the consumer has its name, shared by all its clients.
     name: Arc<Mutex<Name>>,
-    /// The text about the loss of the name by the current client, which may report its fatal error more than once.
+    /// The text about the loss of the name, made once per client: a client may report its fatal error more than once.
     told: Arc<OnceLock<String>>,
 }
 
@@ -118,9 +123,9 @@ struct Name {
     lost_at: Option<Instant>,
     /// When the consumer took the name back.
     taken_back_at: Option<Instant>,
-    /// How often the name was lost, each time before the consumer had had it for [`PAUSE_MAX`].
+    /// How often the name was lost. The count starts again after the consumer has had the name for [`PAUSE_MAX`].
     losses: u32,
-    /// When the consumer last kept a name that the broker took from it.
+    /// When the consumer last joined again under a name that the broker took from it.
     kept_at: Option<Instant>,
 }
 
@@ -147,16 +152,17 @@ impl Membership {
         (!self.is_lost()).then(|| Self { told: Arc::default(), ..self.clone() })
     }
 
-    /// Returns whether the broker keeps the member and its partitions after the consumer has closed, until the session timeout, so
-    /// that the next start gets them back. Under `group_protocol = "consumer"` this is always so, because librdkafka can't end the
-    /// membership of a named member. Under the other protocols it is so only if `instance` is set and the daemon was told to end.
-    /// If it isn't so, the consumer leaves the group, and others take over at once.
+    /// Returns whether the broker keeps the member and its partitions after the consumer has closed, until the session
+    /// timeout, so that the next start gets them back. Otherwise the consumer leaves the group, and others take over at
+    /// once. Under `group_protocol = "consumer"` the member is always kept, because librdkafka can't end the membership
+    /// of a named member. Under the other protocols it is kept only if `instance` is set and the daemon was told to
+    /// end.
     pub fn is_kept(&self) -> bool {
         !self.leaves || self.comes_back.as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 
-    /// Returns whether another member has the name. This consumer then joins without one: if it took the name back at once, the
-    /// other one would do the same, and neither could work.
+    /// Returns whether another member has the name. This consumer then joins without a name: if it took its name back
+    /// at once, the other one would do the same, and neither could work.
     pub fn is_lost(&self) -> bool {
         lock(&self.name).lost_at.is_some()
     }
@@ -174,10 +180,10 @@ impl Membership {
 
     /// Records a fatal error of the consumer. If it means that the member lost its name, returns what to tell the operator.
     ///
-    /// `troubled` says whether Kafka was in trouble within [`TROUBLED_WITHIN`]. The consumer may then have lost the name to itself:
-    /// while the broker is unavailable, the session ends, and the client joins again under its name. A request of its earlier
-    /// session that the broker answers after that is refused. So the consumer keeps its name once, and loses it only if it is
-    /// refused again soon.
+    /// `troubled` says whether Kafka was unavailable within [`TROUBLED_WITHIN`]. If so, the consumer may have lost the
+    /// name to itself: during the outage its session ended, and the client joined again under its name. The broker then
+    /// refuses a request that is left from the earlier session. So the consumer joins again under its name once, and
+    /// gives the name up only if it is refused again within ten minutes.
     pub fn lost(&self, fatal: Code, troubled: bool) -> Option<String> {
         if !matches!(fatal, Code::FencedInstanceId | Code::UnreleasedInstanceId) {
             return None;
@@ -208,7 +214,7 @@ impl Membership {
         )
     }
 
-    /// Returns whether the consumer may keep a name that the broker took from it. If so, records the time.
+    /// Returns whether the consumer may join again under a name that the broker took from it. If so, records the time.
     fn may_keep(&self) -> bool {
         let mut name = lock(&self.name);
         let may = name.kept_at.is_none_or(|at| at.elapsed() >= KEEP_EVERY);

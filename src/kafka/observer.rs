@@ -1,5 +1,5 @@
-//! Requests about topics, logs and the group, from a client that joins no group. Each request blocks, for at most [`TIMEOUT`], so
-//! it is made outside of the runtime's threads and of the poll threads.
+//! Requests about topics, logs and the group, from a client that joins no group. Each request blocks for up to
+//! [`TIMEOUT`], so it is made neither on the runtime's async threads nor on a poll thread.
 
 mod members;
 
@@ -34,15 +34,17 @@ use crate::lag::headroom::Retention;
 /// The longest time for one request.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest wait for the end of a broker's list of requests, and of one poll meanwhile.
+/// The longest wait until librdkafka has logged the list of requests that a broker supports.
 const LIST_PATIENCE: Duration = Duration::from_secs(2);
+/// The longest time of one poll during that wait.
 const LIST_POLL: Duration = Duration::from_millis(10);
 
 /// The number of partitions in one request for offsets. librdkafka searches two lists for each partition of an answer, so that a
 /// request for 1,000 partitions costs it a million comparisons.
 const PARTITIONS_PER_REQUEST: usize = 100;
 
-/// How long a metadata request waits before a failed connection ends it.
+/// How long one attempt of a metadata request waits. After it, the attempt is repeated, or given up if a connection has
+/// failed.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
 /// The longest time for a second connection, which finds out why a certificate isn't trusted.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
@@ -131,7 +133,7 @@ pub fn partitions_of(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
     all.map(|(topic, n)| TopicPartition::new(topic.as_str(), n)).collect()
 }
 
-/// Returns the listed topics that are not among those that Kafka has. A pattern lists none.
+/// Returns the listed topics that are missing from `found`, the topics that Kafka has. A pattern lists none.
 pub fn missing_topics(wanted: &Topics, found: &BTreeMap<String, i32>) -> Vec<String> {
     match wanted {
         Topics::List(names) => names.iter().filter(|name| !found.contains_key(*name)).cloned().collect(),
@@ -153,8 +155,8 @@ impl Observer {
         Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
     }
 
-    /// Requests the settings of topics or brokers. A resource whose settings the client has no right to read has an error of
-    /// its own.
+    /// Requests the settings of topics or brokers. If the client has no right to read the settings of one resource,
+    /// only this resource's result is an error.
     fn describe(&self, topic: &str, resources: &[ResourceSpecifier<'_>]) -> Answer<Vec<ConfigResourceResult>> {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let runtime = tokio::runtime::Handle::current();
@@ -173,9 +175,9 @@ impl Observer {
         })
     }
 
-    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if a broker of an answered request is one.
-    /// librdkafka logs what a broker offers line by line, and a poll handles one line or several. So wait until the list is read:
-    /// at most 2 s, if a broker doesn't offer it.
+    /// Returns the fault of a connected broker that doesn't offer the pipeline's group protocol, if there is one.
+    /// librdkafka logs the requests that a broker supports line by line, and until a line names the protocol's request,
+    /// the broker counts as not offering it. So this waits for further lines, at most 2 s.
     pub fn no_consumer_protocol(&self) -> Option<Fault> {
         let deadline = Instant::now() + LIST_PATIENCE;
         loop {
@@ -206,7 +208,7 @@ impl Observer {
         Ok(answer)
     }
 
-    /// Requests metadata: of one topic, or of all if `topic` is `None`.
+    /// Requests the metadata of one topic, or of all topics if `topic` is `None`.
     fn metadata(&self, topic: Option<&str>) -> Answer<Metadata> {
         self.patiently(topic.unwrap_or_default(), || self.client.fetch_metadata(topic, METADATA_PATIENCE))
     }
@@ -317,8 +319,8 @@ impl Observer {
         }
     }
 
-    /// Returns one end of each partition's log, with one request per broker and hundred partitions. Partitions without an answer
-    /// are left out.
+    /// Returns one end of each partition's log, with one request per broker for every hundred partitions. Partitions
+    /// without an answer are left out.
     ///
     /// # Errors
     /// The error of Kafka.
@@ -367,7 +369,7 @@ impl Observer {
         Ok(low.into_iter().collect())
     }
 
-    /// Returns those of these topics whose records the brokers deny us.
+    /// Returns which of these topics the brokers don't allow us to read.
     ///
     /// # Errors
     /// If Kafka doesn't answer; the error says why.
@@ -375,7 +377,7 @@ impl Observer {
         self.question("", || denied_topics(&settings::to_read(self.settings.clone()), topics, &self.health))
     }
 
-    /// Returns the retention of topics. A topic that Kafka doesn't answer for is left out.
+    /// Returns the retention of topics. Topics about which Kafka gives no answer are left out.
     ///
     /// # Errors
     /// The error of Kafka.
@@ -444,7 +446,7 @@ impl Observer {
         self.offsets(&sources.iter().map(|source| (source, mark)).collect::<Vec<_>>())
     }
 
-    /// Requests an offset for a time of each partition, or for a mark such as the log's end.
+    /// Requests one offset per partition: the offset for a time, or for a mark such as the log's end.
     fn offsets(&self, places: &[(&TopicPartition, KafkaOffset)]) -> Answer<HashMap<TopicPartition, Offset>> {
         let mut found = HashMap::with_capacity(places.len());
         for places in places.chunks(PARTITIONS_PER_REQUEST) {
@@ -456,7 +458,7 @@ impl Observer {
         Ok(found)
     }
 
-    /// Returns the offset of each partition in the list that has one.
+    /// Returns the offsets of the partitions in the list that have an offset.
     fn places(&self, list: &TopicPartitionList) -> Answer<HashMap<TopicPartition, Offset>> {
         let mut places = HashMap::with_capacity(list.count());
         for element in list.elements() {

@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(200);
 pub struct Reader {
     health: Arc<KafkaHealth>,
     consumer: Arc<BaseConsumer<Notes>>,
-    /// The keeper of the clients' credentials. It ends with the last of its clients.
+    /// The keeper of the client's credentials, which must not end before the client.
     _credentials: Option<Arc<Keeper>>,
 }
 
@@ -55,8 +55,9 @@ impl Reader {
         Ok(Self { health, consumer, _credentials: settings.credentials.clone() })
     }
 
-    /// Passes every record whose offset is in the range of its partition to `take`, in order within a partition. A range ends
-    /// early if the log does. Offsets without a record (compacted away, transaction markers, aborted records) are skipped.
+    /// Passes every record whose offset is in the range of its partition to `take`, in order within a partition. A
+    /// range ends early if the log's end comes first. Offsets without a record (compacted away, transaction markers,
+    /// aborted records) are skipped.
     ///
     /// # Errors
     /// The error of Kafka, or a timeout if it sends nothing for 15 seconds.
@@ -127,7 +128,7 @@ pub fn incoming<M: Message>(message: &M) -> Incoming<'_> {
     }
 }
 
-/// Appends a message's headers in the arena's form.
+/// Appends a message's headers to `arena`, in the form of [`push_header`].
 pub fn push_headers<M: Message<Headers: Headers>>(message: &M, arena: &mut Vec<u8>) {
     if let Some(headers) = message.headers() {
         for header in headers.iter() {

@@ -82,7 +82,8 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// Makes an empty context for a client of a pipeline; `consumer` is the number of the consumer that it belongs to.
+    /// Makes an empty context for a client of a pipeline; `consumer` is the number of the consumer that the client
+    /// belongs to.
     pub fn new(health: Arc<KafkaHealth>, consumer: Option<u32>) -> Self {
         Self {
             health,
@@ -118,7 +119,7 @@ impl Notes {
         self.consumer.map(|consumer| self.health.denied_topics(consumer)).unwrap_or_default()
     }
 
-    /// Takes the events since the last call; nearly always none, at the cost of one relaxed load.
+    /// Takes the events since the last call. If there are none, as nearly always, this costs one relaxed load.
     pub fn take(&self) -> Vec<GroupEvent> {
         if !self.noted.load(Ordering::Relaxed) {
             return Vec::new();
@@ -188,7 +189,8 @@ impl ClientContext for Notes {
                     self.health.other_protocol(consumer);
                 }
             }
-            // This error names no topic. The commit that advances the position reports the same, with the topic.
+            // The text names the topic only if a subscription is denied. Otherwise the next commit of a position is
+            // denied too, and its result names the topic.
             Some(Code::TopicAuthorizationFailed) => {
                 if let Some(topic) = reason.strip_prefix("Subscribed topic not available: ")
                     && let Some((topic, _)) = topic.rsplit_once(": Broker:")

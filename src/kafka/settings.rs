@@ -17,20 +17,20 @@ use crate::limits::Prefetch;
 /// How often librdkafka looks for new topics and partitions.
 const METADATA_REFRESH_MS: u32 = 10_000;
 
-/// The longest wait between two connection attempts to a broker. With librdkafka's 10 s, records could begin to flow as late as
-/// 10 s after the broker is back.
+/// The longest wait between two connection attempts to a broker. With librdkafka's default of 10 s, records could begin
+/// to flow as late as 10 s after the broker is back.
 const RECONNECT_MAX_MS: u32 = 2_000;
 
-/// How often a member of a classic group asks whether partitions move. When a partition moves, each side learns of the other's
-/// step at its next heartbeat, so the partition pauses for about one interval. With librdkafka's 3 s a pause of 3.4 s was
-/// measured. Two small requests per second and consumer cost a broker nothing, and 24 of them in a row may fail before a session
-/// of 12 s ends. With `group_protocol = "consumer"` the broker sets the interval, by `group.consumer.heartbeat.interval.ms` (5 s
-/// by default).
+/// The time between two heartbeats of a member of a classic group. When a partition moves, each side learns of the
+/// other's step at its next heartbeat, so the partition pauses for about one interval. At librdkafka's default of 3 s,
+/// a pause of 3.4 s was measured. Two small requests per second and consumer cost a broker nothing, and 24 of them in a
+/// row may fail before a session of 12 s ends. With `group_protocol = "consumer"` the broker sets the interval, by
+/// `group.consumer.heartbeat.interval.ms` (5 s by default).
 const HEARTBEAT_MS: u32 = 500;
 
 /// A fetch reply with at least this many bytes is sent at once. If there are fewer, the broker waits for more, up to
-/// [`FETCH_WAIT_MAX`]. Without this setting, at some thousand records per second each fetch would bring only a few records, and
-/// the fetches would cost more than the records.
+/// [`FETCH_WAIT_MAX`]. Without this setting, at a few thousand records per second, each fetch would bring only a few
+/// records, and the fetches would cost more than the records.
 const FETCH_MIN_BYTES: u64 = 200_000;
 /// The longest time that the broker waits for [`FETCH_MIN_BYTES`].
 const FETCH_WAIT_MAX: Duration = Duration::from_millis(100);
@@ -69,8 +69,8 @@ impl DerefMut for Settings {
     }
 }
 
-/// Says why librdkafka refuses to make a client with these settings. Its own text names no file, so the files that can't be read
-/// are named first.
+/// Says why librdkafka refuses to make a client with these settings. If files can't be read, names these instead of
+/// librdkafka's text, which names no file.
 pub fn refused(settings: &Settings, error: &KafkaError) -> String {
     let unread = FILES_READ_ONCE.iter().filter_map(|name| {
         let path = settings.get(name).filter(|path| *path != "probe")?;
@@ -89,12 +89,12 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Sett
         // The ledger has the positions. Kafka stores them only for tools that show lag, and tidegate commits them itself.
         ("enable.auto.commit", "false".to_owned()),
         ("enable.auto.offset.store", "false".to_owned()),
-        // A position outside of the log is a named condition, never a silent jump.
+        // If a position is outside of the log, librdkafka reports an error, and doesn't jump to another position.
         ("auto.offset.reset", "error".to_owned()),
         // The default of 1000 ms halves the rate of a drain: the fetcher would sleep each time its queue was full.
         ("fetch.queue.backoff.ms", "1".to_owned()),
-        // librdkafka then reports how far logs were read, past transaction markers. Without it, the lag of a log that ends with a
-        // marker would never be 0.
+        // The statistics say how far logs were read, past transaction markers. Without them, the lag of a log that ends
+        // with a marker would never be 0.
         ("statistics.interval.ms", STATISTICS_MS.to_string()),
         ("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS.to_string()),
         ("queued.max.messages.kbytes", prefetch.queued_kbytes.to_string()),
@@ -124,8 +124,8 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Sett
     config
 }
 
-/// Returns the protocol by which the members of a classic group share the partitions: a member with another one can't join.
-/// `None` if the broker assigns them.
+/// Returns the protocol by which the members of a classic group share the partitions: a member with another protocol
+/// can't join. `None` if the broker assigns the partitions.
 pub fn assignor(protocol: GroupProtocol) -> Option<&'static str> {
     match protocol {
         GroupProtocol::Cooperative => Some("cooperative-sticky"),
@@ -157,8 +157,8 @@ pub fn observer(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     config
 }
 
-/// Returns the settings of a client that reads given ranges of logs. Such a client joins no group, and librdkafka reports the
-/// end of a log.
+/// Returns the settings of a client that reads given ranges of logs. Such a client joins no group, and is told when it
+/// reaches a log's end.
 pub fn reader(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     to_read(observer(kafka, pipeline))
 }
@@ -201,9 +201,10 @@ fn client(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     Settings { config, credentials: credentials::keeper(kafka, pipeline) }
 }
 
-/// Makes TLS connections trust the system's certificate authorities, unless the user names others. The linked OpenSSL looks for
-/// them in the folder for which it was built, and that folder doesn't exist on other machines. `probe` searches the folders that
-/// known distributions use. `SSL_CERT_FILE` and `SSL_CERT_DIR` override them, as for connections to Postgres.
+/// Makes TLS connections trust the system's certificate authorities, unless the user names others. The linked OpenSSL
+/// looks for their certificates in the folder for which it was built, which other machines don't have. `probe` searches
+/// the folders that known distributions use. `SSL_CERT_FILE` and `SSL_CERT_DIR` override them, as for connections to
+/// Postgres.
 fn trust_the_system(config: &mut ClientConfig, variable: impl Fn(&str) -> Option<String>) {
     let is_tls = config.get("security.protocol").is_some_and(|protocol| protocol.to_ascii_lowercase().contains("ssl"));
     if !is_tls || config.get("ssl.ca.pem").is_some() {

@@ -13,8 +13,8 @@ const PRECISION_MS: i64 = 1000;
 pub struct Undated {
     pub source: TopicPartition,
     pub offset: Offset,
-    /// The timestamp of an earlier record of the partition, if one is known. The search begins there, and so takes few requests
-    /// where records follow each other closely.
+    /// The timestamp of an earlier record of the partition, if one is known. The search begins there, and takes few
+    /// requests if the two records are close in time.
     pub since: Option<i64>,
 }
 
@@ -23,7 +23,8 @@ pub struct Undated {
 pub struct Search {
     low: i64,
     high: i64,
-    /// How far after `low` the next request looks, until a first answer has bounded the time from above.
+    /// How far after `low` the next request looks. `None` once an answer has lowered `high`, or if no earlier record is
+    /// known.
     stride: Option<i64>,
 }
 
@@ -40,8 +41,8 @@ impl Search {
             .then(|| self.stride.map_or(middle, |stride| middle.min(self.low + stride)))
     }
 
-    /// Takes an answer: whether the record is at or after the first record that isn't older than `time`. Then the record isn't
-    /// older than `time` either, provided that timestamps don't decrease.
+    /// Takes an answer. `reached` says whether the record is at or after the first record with a timestamp of at least
+    /// `time`. If so, and if timestamps don't decrease, the record's own timestamp is at least `time` too.
     pub fn answered(&mut self, time: i64, reached: bool) {
         if reached {
             self.low = time;

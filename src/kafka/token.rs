@@ -218,10 +218,10 @@ mod tests {
         assert_eq!(first_of_tuple(&token_only), token_only);
         assert_eq!(presigned(&token_only).expect("a presigned URL").exp, Some(1_795_991_611.0));
         assert_eq!(presigned(&signed(JAVASCRIPT)).expect("a presigned URL").exp, Some(1_795_991_634.0));
-        // An expired one is refused with the reason, and not because its lifetime can't be read.
+        // An expired token is refused because it expired. Its lifetime can be read.
         let expired = PYTHON.replace("X-Amz-Date=2026", "X-Amz-Date=2023");
         assert!(token(issued(&signed(&expired), None), "client", &[]).is_err_and(|error| error.contains("expired")));
-        // A URL that says no lifetime is a token like any other.
+        // A URL without a lifetime counts as any other token without one.
         let endless = PYTHON.replace("X-Amz-Expires=900&", "");
         assert!(token(issued(&signed(&endless), None), "client", &[]).is_err_and(|error| error.contains("is missing")));
     }

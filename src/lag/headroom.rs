@@ -28,8 +28,8 @@ impl Retentions {
         self.known.get(topic).copied().unwrap_or_default()
     }
 
-    /// Stores what was read about these topics. Returns the topics whose retention can't be read any more, and for each whether
-    /// an earlier value is known.
+    /// Stores what was read about these topics. Returns the topics whose retention has just become unreadable, and for
+    /// each whether an earlier value is known.
     pub(super) fn keep<'a>(
         &mut self,
         topics: &'a [String],
@@ -68,8 +68,9 @@ pub struct PartitionRetention {
 impl Retention {
     /// Returns the seconds until Kafka deletes the oldest unwritten record; `None` if no limit applies.
     ///
-    /// The limit by size is an estimate. A log that has been cut before has about reached its maximum size, so its start advances
-    /// as fast as its end. The start reaches the ledger's position when it has advanced by the offsets between the two.
+    /// The limit by size is an estimate. If Kafka has already deleted a part of the log, the log is about at its
+    /// maximum size, so its start advances as fast as its end. The start reaches the ledger's position after it has
+    /// advanced by `behind` offsets.
     pub fn headroom(self, place: PartitionRetention) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a retention are far below 2^53")]
         let by_time = self.ms.map(|ms| (ms as f64 / 1000.0 - place.age).max(0.0));

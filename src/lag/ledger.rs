@@ -24,8 +24,9 @@ pub(super) struct LedgerEntry {
 }
 
 impl LedgerEntry {
-    /// Makes an entry from the previous look's values, for a look that can't read the ledger. Adds `since_look`, the time since
-    /// the previous look, to the seconds since the row changed and since records were committed.
+    /// Makes an entry from the values of the previous reading, for a reading in which Postgres doesn't answer. Adds
+    /// `since_look`, the time since the previous reading, to the seconds since the row changed and since records were
+    /// committed.
     pub(super) fn as_of(lag: &PartitionLag, since_look: Duration) -> Self {
         Self {
             next: lag.next,
@@ -52,7 +53,7 @@ impl LagWatch {
         let Some(open) = connection else { return Ok(HashMap::new()) };
         let asked_at = Some(Instant::now());
         let work = sqlx::query(concat!(
-            // This query runs only once per second, because it scans all row versions that somebody's old snapshot may keep.
+            // This query runs only once per second, because it also scans dead row versions until they are vacuumed.
             "SELECT l.topic, l.partition, l.next_offset, l.owner, l.epoch, l.last_timestamp,
                  extract(epoch FROM clock_timestamp() - l.updated_at)::float8, l.claim_id,
                  current_setting('transaction_read_only')::bool, extract(epoch FROM clock_timestamp() - (",

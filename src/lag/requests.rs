@@ -1,4 +1,4 @@
-//! The other requests to Kafka, besides those for log ends. They are made every few seconds, and only if needed.
+//! The lag's requests to Kafka other than those for log ends. They are made every few seconds, and only if needed.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -63,8 +63,8 @@ impl LagWatch {
         }
     }
 
-    /// Reads short ranges at log ends that don't move. They may hold only transaction markers, which don't count as lag. No
-    /// owner would otherwise find out: without a record, no batch advances the ledger past the markers.
+    /// Reads short ranges at log ends that don't move. They may contain only transaction markers, which must not count
+    /// as lag. Reading is the only way to know: without a record, no batch advances the ledger past the markers.
     pub(super) async fn read_ends(&mut self, places: &[Place], before: &BTreeMap<TopicPartition, PartitionLag>) {
         let stands = |Place { source, next, end, .. }: &&Place| {
             let lag = end.distance_from(*next);

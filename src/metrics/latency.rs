@@ -13,7 +13,7 @@ use crate::status::lock;
 /// The latencies of one pipeline since the start, in milliseconds, rounded down.
 #[derive(Debug, Default)]
 pub(super) struct Latencies {
-    /// The number of latencies per bucket. The last bucket is for those above every bound.
+    /// The number of latencies per bucket. The last bucket is for latencies above every bound.
     counts: [AtomicU64; SECONDS.len() + 1],
     sum_ms: AtomicU64,
 }

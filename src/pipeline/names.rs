@@ -12,12 +12,12 @@ use crate::kafka::membership::Membership;
 use crate::kafka::observer::SharedObserver;
 use crate::status::ConsumerStatus;
 
-/// The time between two checks whether a consumer is without its name. Only then is Kafka asked.
+/// The time between two checks whether a consumer is without its name. If one is, Kafka is asked for the names in use.
 const LOOK: Duration = Duration::from_secs(5);
 /// Why the poll loop joins again.
 const NAME_FREE: &str = "its name in the group is free";
 
-/// Returns names to these consumers of the group for as long as the pipeline runs.
+/// Gives lost names back to these consumers of the group, for as long as the pipeline runs.
 ///
 /// # Cancel safety
 /// May be dropped at any point.
@@ -43,7 +43,7 @@ pub(super) async fn keep(
             }
         };
         for (member, status) in members.iter().filter(|(member, _)| member.is_wanted() && !taken.contains(&member.id)) {
-            // Without a place, ask again at the next tick.
+            // If the consumer's inbox is full, try again at the next tick.
             let Some(place) = status.inbox_place() else { continue };
             info!(
                 pipeline = &*pipeline,

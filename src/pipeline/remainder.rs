@@ -41,7 +41,8 @@ enum State {
     Reached,
 }
 
-/// The records that a pipeline that ended without a fault left in Kafka. None is lost: the next start reads them again.
+/// The records that a pipeline left in Kafka when it ended without a fault. They aren't lost: the next start reads them
+/// again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remainder {
     /// Records that were read and not written when the drain timed out.
@@ -57,8 +58,8 @@ pub struct Remainder {
 pub enum Left {
     /// The run never learned the log ends.
     Unknown,
-    /// Per partition, the offsets between the ledger's position and the log's end at the start. Partitions without any are left
-    /// out.
+    /// Per partition, the number of offsets from the ledger's position to the log's end at the start of the run.
+    /// Partitions with no such offset are left out.
     Offsets(Vec<(TopicPartition, u64)>),
 }
 
@@ -125,7 +126,7 @@ impl Goal {
             let records = u64::try_from(end.get() - next.get()).ok().filter(|records| *records > 0)?;
             Some((source, records))
         });
-        // If the ledger says that nothing is left, all is written. The run was then told to end before it noticed.
+        // If nothing is left, the run was told to end before it noticed that all records are written.
         Some(left.collect::<Vec<_>>()).filter(|left| !left.is_empty()).map(Left::Offsets)
     }
 }

@@ -1,5 +1,5 @@
-//! Starts a pipeline: reaches Postgres and Kafka, migrates, plans and registers. The start waits for outages to end. A fault
-//! that waiting doesn't remove stops the pipeline and is named.
+//! Starts a pipeline: connects to Postgres and Kafka, migrates schema `tidegate`, makes a plan, and registers the
+//! pipeline. The start waits for outages to end. A fault that waiting doesn't remove stops the pipeline.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,11 +21,12 @@ use crate::postgres::{error, partitions};
 use crate::status::Trouble;
 
 impl Pipeline {
-    /// Reaches Postgres and Kafka, creates our tables and the target, and registers. Retries through outages, without end.
+    /// Connects to Postgres and Kafka, creates tidegate's tables and the target table, and registers the pipeline.
+    /// Retries during outages, without end.
     ///
     /// # Errors
-    /// [`Stopped::Start`] if waiting can't help. If Postgres refuses something, it must do so twice in a row: two instances that
-    /// start together may make Postgres refuse once.
+    /// [`Stopped::Start`] if waiting can't help. A refusal by Postgres counts only if it occurs twice in a row, because
+    /// two instances that start together may cause it once.
     pub(super) async fn start(
         &self,
         connector: &Connector,
@@ -110,8 +111,8 @@ pub(super) enum StartError {
     /// Something is missing that may appear later.
     #[error("{0}")]
     NotYet(String),
-    /// The table doesn't fit, or the pipeline's name means something else than at the registration. The text says what differs,
-    /// and what to do.
+    /// The table can't receive the pipeline's rows, or the pipeline was registered with another group, table or
+    /// cluster. The text says what differs, and what to do.
     #[error("{0}")]
     Differs(String),
     /// A request to Kafka panicked.

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::{PlanSource, Planned};
 use crate::metrics;
 
-/// A field that is absent from this many consecutive rows is named in the log.
+/// After this many rows, the log names the fields that none of them had.
 const NEVER_SEEN_AFTER: u64 = 1000;
 
 /// Encodes rows by one plan at a time, for a poll loop or a writer.
@@ -23,9 +23,9 @@ pub struct PlannedEncoder {
     /// The plan in use.
     pub(crate) planned: Arc<Planned>,
     pub(crate) encoder: Encoder,
-    /// The number of rows encoded by this plan. For each column without a default, `missing` has the path of its field and the
-    /// number of rows that lacked it.
+    /// The number of rows encoded by this plan.
     seen: u64,
+    /// For each column without a default: the path of its field, and how many of the `seen` rows lacked the field.
     missing: BTreeMap<String, (String, u64)>,
     /// Whether the log has already named the fields that no record has.
     named: bool,
@@ -37,13 +37,13 @@ impl PlannedEncoder {
         let planned = plans.current();
         let encoder = Encoder::new(Arc::clone(&planned.plan));
         let mut this = Self { encoder, planned, plans, seen: 0, missing: BTreeMap::new(), named: false };
-        // This call creates the series, so that each begins at 0.
+        // This call registers the metrics, so that each series begins at 0.
         this.count_missing();
         this
     }
 
-    /// Adds to the metrics, for each column, the rows since the last call that lacked its field. Logs once which fields no record
-    /// has.
+    /// Adds to the metrics, for each column, the number of rows since the last call that lacked the column's field.
+    /// Logs once which fields no record has.
     fn count_missing(&mut self) {
         let (pipeline, missing) = (&self.plans.config.name, &mut self.missing);
         self.seen += self.encoder.take_missing(|field| {
@@ -108,7 +108,7 @@ impl RecordEncoder for PlannedEncoder {
     }
 }
 
-/// Formats a rejection, with the names that the plan knows.
+/// Converts an encoding error to a [`RejectedRecord`]. The plan has the column's name.
 #[cold]
 pub fn rejected_record(plan: &Plan, rejection: EncodeError) -> RejectedRecord {
     RejectedRecord {

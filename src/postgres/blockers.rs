@@ -1,5 +1,6 @@
-//! Finds the sessions that hold locks for which we wait. If such a session belongs to this pipeline and its client is silent,
-//! its process was suspended in the middle of a transaction, and the session is ended. Other sessions are only named.
+//! Finds the sessions that hold locks for which we wait. If such a session belongs to this pipeline and its client
+//! sends nothing, the client's process is suspended in the middle of a transaction, and the session is ended. Other
+//! sessions are only named in the log.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::connect::Connector;
 
 /// How long a wait lasts before its blockers are looked up. Most waits are shorter.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The time between two checks. A blocker counts as suspended if its backend waited for its client during both.
+/// The time between two checks. A blocker counts as suspended if its backend waited for its client at both.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// A session that holds a lock for which another one waits.
@@ -22,9 +23,9 @@ pub struct Blocker {
     pub pid: i32,
     application_name: String,
     state: String,
-    /// Whether the session's backend waits for the session's client. `state_change` says since when the backend has been in its
-    /// present state.
+    /// Whether the session's backend waits for the session's client.
     client_idle: bool,
+    /// Since when the backend has been in its present state.
     state_change: String,
     open_for_secs: i64,
 }
@@ -34,7 +35,7 @@ SELECT pid, coalesce(application_name, ''), coalesce(state, 'prepared'), coalesc
     coalesce(state_change::text, ''), coalesce(extract(epoch FROM now() - xact_start)::int8, 0)
 FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1))";
 
-/// Returns the sessions that block this backend.
+/// Returns the sessions that block the backend `pid`.
 ///
 /// # Errors
 /// The error of the query.
@@ -61,8 +62,8 @@ impl Blocker {
     }
 }
 
-/// Runs `work`, which may wait for locks on the backend `pid`. If it takes long, ends the blockers that are sessions of this
-/// pipeline whose client is silent. Also returns a description of the blockers that were seen last.
+/// Runs `work`, which may wait for locks on the backend `pid`. If it takes long, ends blocking sessions of this
+/// pipeline whose client sends nothing. Also returns a description of the blockers that were seen last.
 pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output = T>) -> (T, Option<String>) {
     let mut note = None;
     let result = tokio::select! {

@@ -28,8 +28,8 @@ WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdr
   AND (x.oid IS NOT NULL OR a.attidentity <> '')
 ORDER BY a.attnum";
 
-/// Reads columns with their types. A domain is followed down to its base type. The innermost modifier applies, and so does every
-/// NOT NULL on the way.
+/// Reads columns with their types. A domain is followed down to its base type. The innermost type modifier and every
+/// NOT NULL on the way apply.
 const COLUMNS: &str = "
 WITH RECURSIVE columns AS (
     SELECT a.attnum, a.attname::text AS name, a.atttypid AS own, a.atttypid AS base, a.atttypmod AS typmod,
@@ -123,11 +123,11 @@ pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<C
     Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, row_security, columns, unique, may_conflict }))
 }
 
-/// Returns the name of a column to which rows were copied and which no longer has the type in the plan, if there is one. Call this
-/// after the COPY, in its transaction: the COPY's lock keeps the types as they are.
+/// Returns the name of a column that no longer has the type in the plan, if rows were copied to such a column. Call
+/// this after the COPY, in its transaction: the COPY's lock keeps the types as they are.
 ///
-/// Binary COPY names no types. `recv` functions notice a value of another type only by its form, and int8, float8, timestamptz and
-/// a text of eight characters have the same form.
+/// Binary COPY names no types. A type's `recv` function notices a value of another type only by its length or form, and
+/// int8, float8, timestamptz and a text of eight characters all have eight bytes.
 ///
 /// # Errors
 /// If Postgres can't be queried.
@@ -138,7 +138,7 @@ pub(super) async fn retyped<'p>(
     let (mut relations, mut names, mut types) = (Vec::new(), Vec::new(), Vec::new());
     for table in tables {
         for column in table.catalog.columns.iter().filter(|column| table.has(&column.name)) {
-            // By name, as the COPY: `check` creates its table in the transaction, with another oid.
+            // Look up by name, as the COPY does: `check` creates its table in the transaction, with another oid.
             relations.push(table.catalog.table.quoted());
             names.push(column.name.as_str());
             types.push(i64::from(column.type_oid));
@@ -216,7 +216,7 @@ fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
     })
 }
 
-/// Converts an oid that was read as int8. sqlx reads int8 without loss.
+/// Converts an oid that was read as int8, which can represent every oid.
 fn as_oid(oid: i64) -> u32 {
     u32::try_from(oid).unwrap_or_default()
 }

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::connect::{Connector, within};
 use super::{blockers, claims, register};
 
-/// While Postgres can't be reached: the time between two attempts to wait for a lock.
+/// The time between two attempts to wait for a lock while Postgres can't be reached.
 const UNREACHED_PAUSE: Duration = Duration::from_millis(250);
 
 /// The ledger of one pipeline, for its claim loop.

@@ -5,10 +5,11 @@ use tidegate_protocol::batch::LastRecord;
 use tidegate_protocol::claim_loop::Claimed;
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
-/// SQL for the time at which records of the ledger's row `l` were last committed; NULL if none ever were. `updated_at` is the
-/// time of the last claim, or of the last commit if that is later. A claim's number (`epoch`) is its time in milliseconds, so
-/// an `updated_at` after this time belongs to a commit. A claim moves the time of the commit before it to `committed_at`. The
-/// form `read` also works if the daemon is older than this command, and the column doesn't exist yet.
+/// SQL for the time at which records of the ledger's row `l` were last committed; NULL if none ever were. `updated_at`
+/// is the time of the last claim, or of the last commit if that is later. A claim's number (`epoch`) is its time in
+/// milliseconds, so an `updated_at` after this time belongs to a commit. A claim moves the time of the commit before it
+/// to `committed_at`. The form `read` also works in the database of an older daemon, which lacks the column
+/// `committed_at`.
 macro_rules! committed_at {
     () => {
         $crate::postgres::claims::committed_at!("l.committed_at")
@@ -94,7 +95,7 @@ pub async fn claim(
         .collect()
 }
 
-/// Waits until nobody holds a partition's row. The lock that this takes ends with the statement.
+/// Waits until no other session locks a partition's row. The statement's own lock ends with the statement.
 ///
 /// # Errors
 /// The error of the statement: 55P03 after `lock_timeout`.
@@ -132,8 +133,9 @@ pub async fn without_row(
     rows.iter().map(|row| Ok(TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?))).collect()
 }
 
-/// Sets a claimed row to the offset at which the policy continues, under a new claim. Clears the last record, which the new log
-/// doesn't have. Returns the new claim; `None` if the claim is no longer ours or the row has advanced.
+/// Sets a claimed row to the offset at which `on_offset_loss` continues, under a new claim. Clears the last record,
+/// which the new log doesn't have. Returns the new claim; `None` if the claim is no longer ours or the row has
+/// advanced.
 ///
 /// # Errors
 /// The error of the statement.

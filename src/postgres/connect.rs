@@ -1,7 +1,7 @@
 //! Opens connections: address, user, settings and deadlines.
 //!
-//! There is no pool on the write path: a writer owns its connection, and drops it when in doubt. The deadlines and their order
-//! are in `config`.
+//! There is no pool on the write path: each writer has its own connection, and closes it if an error leaves its state
+//! unknown. Module `config` checks the order of the deadlines.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -33,7 +33,8 @@ pub(crate) const FIXED: &[(&str, &str, u32)] = &[
     ("row_security", "on", 0),
     // With `on`, the server would end the session at each refused row.
     ("exit_on_error", "off", 0),
-    // Types are compared by the text that `format_type` returns.
+    // With `on`, `format_type` quotes the names of types. They would then differ from the names with which we compare
+    // them.
     ("quote_all_identifiers", "off", 0),
     ("standard_conforming_strings", "on", 0),
     // Our own deadlines limit every wait. This setting and the next would only end healthy connections.
@@ -61,8 +62,8 @@ struct Learned {
     must_write: AtomicBool,
     /// Whether an earlier connection has shown that each connection has its own session.
     has_sessions: AtomicBool,
-    /// A password from `password_command`, and the time until which it is used. The lock is held while the program runs, so that
-    /// connections that open at the same time share its answer.
+    /// A password from `password_command`, and the time until which it is used. The lock is held while the program
+    /// runs, so that connections that open at the same time share its answer.
     password: Mutex<Option<(Secret, Instant)>>,
 }
 
@@ -96,8 +97,8 @@ impl Connector {
         self.config.write_timeout
     }
 
-    /// Returns whether a connection to a server that refuses writes is useless: `target_session_attrs` requires writes, or the
-    /// URL names several servers.
+    /// Returns whether only a server that accepts writes is of use: `target_session_attrs` requires such a server, or
+    /// the URL names several servers.
     pub fn must_write(&self) -> bool {
         self.learned.must_write.load(Ordering::Relaxed)
     }
@@ -107,8 +108,8 @@ impl Connector {
     /// quarter of a second before the next is tried in parallel.
     ///
     /// # Errors
-    /// Always at [`Stage::Connect`]; the text never contains the URL, which may hold a password. With several servers the text
-    /// names each, with its reason.
+    /// The error always has [`Stage::Connect`]. Its text never contains the URL, which may have a password. If there
+    /// are several servers, the text names each with its error.
     pub async fn open(&self) -> Result<(PgConnection, i32), WriteError> {
         let refused = |cause| WriteError { stage: Stage::Connect, cause };
         let deadline = Instant::now() + self.config.connect_timeout;
@@ -156,7 +157,8 @@ impl Connector {
         }
     }
 
-    /// Returns the servers that the URL names, and, if one is configured, a password that overrides that of the URL.
+    /// Returns the servers that the URL names, and the configured password that overrides the URL's; `None` if there is
+    /// none.
     async fn target(&self) -> Result<(Servers, Option<Secret>), String> {
         let url = match &self.config.url {
             PostgresUrl::Inline(url) => url.expose().to_owned(),
@@ -203,7 +205,7 @@ impl Connector {
         let options = password.into_iter().fold(options, |options, password| options.password(password.expose()));
         let options = match options.get_ssl_mode() {
             _ if server.is_socket => options.ssl_mode(PgSslMode::Disable),
-            // As in libpq: if the URL names authorities, the certificate must be verified.
+            // As in libpq: if the URL names certificate authorities, `sslmode=require` verifies the certificate too.
             PgSslMode::Require if servers.has_authorities => options.ssl_mode(PgSslMode::VerifyCa),
             _ => options,
         };
@@ -243,20 +245,22 @@ impl Connector {
         Ok((connection, pid))
     }
 
-    /// Returns the statements that set every setting on which our SQL relies. So a setting of the role or the database can't
-    /// change what our SQL means. The statements use `SET`, because poolers refuse startup options. `version` is the server's,
-    /// as in `server_version_num`.
+    /// Returns the statements that set every setting on which our SQL relies, so that a setting of the role or the
+    /// database can't change what our SQL means. The statements use `SET`, because poolers refuse startup options.
+    /// `version` is the server's, as in `server_version_num`.
     ///
-    /// Three settings stay as the role or the database has them. `search_path` belongs to the user's triggers and defaults; our
-    /// own statements name their schemas. `default_transaction_read_only` is left alone because administrators may set it to stop
-    /// all writes to a server. Not every role has the right to set `session_replication_role`, and the ledger's triggers fire under each of its values.
+    /// Three settings stay as the role or the database has them. `search_path` belongs to the user's triggers and
+    /// defaults; our own statements name their schemas. `default_transaction_read_only` is left alone because
+    /// administrators may set it to stop all writes to a server. Not every role has the right to set
+    /// `session_replication_role`, and the ledger's triggers fire under each of its values.
     fn settings(&self, version: u32) -> String {
         let Postgres { statement_timeout, lock_timeout, idle_in_transaction_timeout, session, .. } = &*self.config;
         let mut sql = String::new();
         let ours = [
             ("statement_timeout", statement_timeout.as_millis().to_string()),
             ("lock_timeout", lock_timeout.as_millis().to_string()),
-            // Ends a transaction of ours whose process is suspended or gone, so that its locks don't outlive it.
+            // Ends our transaction if this process is suspended or gone. Its locks would otherwise block other
+            // sessions.
             ("idle_in_transaction_session_timeout", idle_in_transaction_timeout.as_millis().to_string()),
             ("client_min_messages", "warning".to_owned()),
         ];

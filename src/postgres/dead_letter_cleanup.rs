@@ -1,5 +1,5 @@
-//! Deletes dead letters that are older than their retention, and the oldest ones if all together exceed the limit on their size.
-//! This covers a pipeline's own dead letters and those of its replays. Also counts those that are left.
+//! Deletes the dead letters of a pipeline and of its replays: those older than the retention, and then the oldest ones
+//! if the total size exceeds its limit. Also counts a pipeline's own dead letters for the metrics.
 //!
 //! Every instance does this, and skips dead letters that another instance, or a replay, has locked.
 
@@ -20,7 +20,8 @@ use crate::metrics;
 const COUNT_EVERY: Duration = Duration::from_secs(30);
 /// The time between two cleanups.
 const EVERY: Duration = Duration::from_secs(60);
-/// The number of dead letters per transaction. It keeps each transaction short, however much there is to delete.
+/// The most dead letters that one transaction deletes. This keeps each transaction short, however much there is to
+/// delete.
 const PAGE: i64 = 1000;
 
 const BY_AGE: &str = "
@@ -51,8 +52,8 @@ pub fn pipeline_of(key: &str) -> &str {
     key.split_once(REPLAY).map_or(key, |(pipeline, _)| pipeline)
 }
 
-/// Returns the keys under which these pipelines have dead letters: their own names, and the keys of their replays. Jumps from key
-/// to key in the index, so the cost doesn't depend on the number of dead letters.
+/// Returns the keys under which these pipelines have dead letters: their own names, and the keys of their replays.
+/// Jumps from key to key in the index, so the cost doesn't depend on the number of dead letters.
 ///
 /// # Errors
 /// The error of the statement.
@@ -70,8 +71,8 @@ pub async fn keys(connection: &mut PgConnection, pipelines: &[&str]) -> Result<V
     Ok(keys.into_iter().filter(|key| pipelines.contains(&pipeline_of(key))).collect())
 }
 
-/// The highest number that is counted. Counting more would take too long if the table has many millions of rows. The query
-/// below uses only the index on `(pipeline, created_at)`.
+/// Dead letters are counted up to this number. Counting more would take too long if the table has many millions of
+/// rows. The query below uses only the index on `(pipeline, created_at)`.
 const COUNTED_MAX: i64 = 100_000;
 
 const STOCK: &str = "
@@ -79,7 +80,8 @@ SELECT (SELECT count(*) FROM (SELECT FROM tidegate.dead_letter WHERE pipeline = 
     (SELECT extract(epoch FROM clock_timestamp() - min(created_at))::float8
         FROM tidegate.dead_letter WHERE pipeline = $1)";
 
-/// Counts a pipeline's dead letters twice per minute, for the metrics. While Postgres doesn't answer, they are unknown.
+/// Counts a pipeline's dead letters twice per minute, for the metrics. While Postgres doesn't answer, the metrics have
+/// no value.
 ///
 /// # Cancel safety
 /// May be dropped at any point.
@@ -133,7 +135,7 @@ async fn purge(connector: &Connector, config: &Pipeline) -> Result<(), WriteErro
     Ok(())
 }
 
-/// Deletes a page; returns whether there may be more.
+/// Deletes at most [`PAGE`] dead letters by `query`. Returns whether there may be more.
 async fn page(
     connector: &Connector,
     connection: &mut PgConnection,

@@ -8,8 +8,8 @@ const LETTERS_MAX: usize = 1000;
 /// The bytes of raw records per statement; a single record may be larger.
 const BYTES_MAX: usize = 8 << 20;
 
-/// Inserts dead letters. The headers of all of them form one flat list, in which each header has the number of its dead letter. A
-/// nested list wouldn't work, because the inner arrays of a Postgres array must have equal lengths.
+/// Inserts dead letters. The headers of all of them form one flat list, in which each header has the number of its dead
+/// letter. A nested list wouldn't work, because the inner arrays of a Postgres array must have equal lengths.
 const INSERT: &str = "
 INSERT INTO tidegate.dead_letter (pipeline, topic, partition, record_offset, timestamp_ms, key, value, header_names,
     header_values, reason, sqlstate, column_name, detail)
@@ -24,7 +24,7 @@ FROM unnest($2::text[], $3::int4[], $4::int8[], $5::int8[], $6::bytea[], $7::byt
     column_name, detail, nth)
 ORDER BY d.nth";
 
-/// Inserts the letters in order.
+/// Inserts the dead letters of `rejects`, in this order. Each statement inserts as many as the limits above allow.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     pipeline: &str,

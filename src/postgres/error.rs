@@ -1,4 +1,4 @@
-//! Converts sqlx's errors to what the protocol needs to know.
+//! Converts sqlx's errors to the error types of `tidegate_protocol`.
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tidegate_protocol::retry::Severity;
@@ -17,16 +17,16 @@ pub fn cause(error: sqlx::Error) -> Cause {
     }
 }
 
-/// Returns whether the error means that a row found no partition. A CHECK constraint has the same SQLSTATE, 23514, and the
-/// message depends on the server's language. Only the routine distinguishes them.
+/// Returns whether the error says that the table has no partition for a row. A violated CHECK constraint has the same
+/// SQLSTATE, 23514, and the message depends on the server's language. So only the error's routine tells the two apart.
 pub(super) fn is_no_partition(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
     let error = error.try_downcast_ref::<PgDatabaseError>();
     error.is_some_and(|error| error.code() == "23514" && error.routine() == Some("ExecFindPartition"))
 }
 
-/// Returns an error like the one that Postgres gives if a row finds no partition. Used if the only partition for a row is
-/// DEFAULT.
+/// Returns an error like the one that Postgres returns if a table has no partition for a row. Used if the row would go
+/// to the DEFAULT partition.
 pub(super) fn only_the_default() -> PostgresError {
     PostgresError {
         severity: Severity::Error,
@@ -39,8 +39,8 @@ pub(super) fn only_the_default() -> PostgresError {
     }
 }
 
-/// Returns an error like the one that Postgres gives for a value of another type than its column's. Binary COPY doesn't notice all of
-/// them.
+/// Returns an error like the one that Postgres returns for a value whose type isn't that of its column. Binary COPY
+/// doesn't detect every such value.
 pub(super) fn retyped(column: &str) -> PostgresError {
     PostgresError {
         severity: Severity::Error,
@@ -58,7 +58,8 @@ fn postgres_error(error: &PgDatabaseError) -> PostgresError {
         Some(detail) => format!("{} ({detail})", error.message()),
         None => error.message().to_owned(),
     };
-    // The message depends on the server's language. The routine distinguishes a policy from a missing right.
+    // The message depends on the server's language. The routine tells whether a policy refused the row or a right is
+    // missing.
     let policy = error.routine() == Some("ExecWithCheckOptions");
     let note = if policy { None } else { remedy::of_statement(error.code(), &message) };
     PostgresError {

@@ -8,9 +8,9 @@ use tracing::info;
 use super::catalog;
 use super::connect::lock_for_session;
 
-/// Adds columns for the fields that the table lacks, as long as the table has room for more columns. They are added in one
-/// statement. If another instance, or the user, has added them meanwhile, there is nothing left to do. The statement waits for
-/// the transactions that write into the table, for at most `lock_timeout`.
+/// Adds a column for each field that the table lacks, all in one statement, as long as the table has room for more
+/// columns. Adds none if another instance, or the user, has added them meanwhile. The statement waits for the
+/// transactions that write into the table, for at most `lock_timeout`.
 ///
 /// # Errors
 /// The error of the database: only the table's owner may add columns.
@@ -33,8 +33,8 @@ pub(super) async fn add_columns(
         Err(error) if is_of_a_name(&error) => {}
         outcome => return outcome.map(|_| ()),
     }
-    // One of the names is refused, and keeps the other columns from being added. So add them one by one. A field that has no
-    // column afterwards is handled as `unknown_fields` says.
+    // Postgres refuses one of the names, and therefore adds no column at all. So add them one by one. A field that has
+    // no column afterwards is handled as `unknown_fields` says.
     for (name, found) in missing {
         match connection.execute(alter(table, &[(name, found.sql())]).as_str()).await {
             Err(error) if is_of_a_name(&error) => {}

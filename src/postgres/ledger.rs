@@ -7,8 +7,9 @@ use tidegate_protocol::batch::Span;
 use tidegate_protocol::position::{ClaimId, Offset};
 use tidegate_protocol::store::LedgerRow;
 
-/// Calls the function in `migrations/0001_ledger.sql`. It locks the rows in order of (topic, partition), as every writer does, so
-/// that two writers can't deadlock. It returns the numbers of the spans that it advanced, counted from 1.
+/// Calls the function in `migrations/0001_ledger.sql`. It locks the rows in order of (topic, partition), as every
+/// writer does, so that two writers can't deadlock. It returns the numbers of the spans that it advanced, counted from
+/// 1.
 const ADVANCE: &str = "SELECT tidegate.advance($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 /// Advances the ledger rows of the spans. Returns which of them it advanced.
@@ -38,10 +39,10 @@ pub(super) async fn advance(
     Ok(moved)
 }
 
-/// Reads the ledger rows and locks them, so that a transaction in doubt has ended when the statement returns. The only live row
-/// of a partition is its last version in the statement's snapshot. If that row was updated meanwhile, READ COMMITTED takes its
-/// newest version instead. That version only has to match pipeline, topic and partition, so a row that was advanced is never
-/// missing.
+/// Reads the ledger rows and locks them. A transaction whose outcome is unknown may still hold these locks. The
+/// statement waits for them, so that transaction has ended when it returns. A partition has one live row, at its
+/// highest position. If another transaction advanced that row meanwhile, READ COMMITTED checks the row's newest version
+/// against WHERE, which names only pipeline, topic and partition. So a row that was advanced is still found.
 const SETTLE: &str = "
 SELECT l.topic, l.partition, l.claim_id, l.epoch, l.next_offset
 FROM (SELECT * FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) ORDER BY s.topic, s.partition) s

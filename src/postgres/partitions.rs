@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::connect::{Connector, lock_for_session, within};
 use crate::config::Pipeline;
 
-/// How often the partitions are checked. The shortest interval is an hour.
+/// The time between two checks of the partitions. The shortest interval of a partition is an hour.
 const EVERY: Duration = Duration::from_secs(60);
 
 const PARTITIONS: &str = "
@@ -62,10 +62,11 @@ pub async fn maintain_once(connector: &Connector, config: &Pipeline) -> Result<(
     Ok(())
 }
 
-/// Creates those of these partitions that are missing, and the DEFAULT partition if it is configured.
+/// Creates the partitions of `wanted` that don't exist, and the DEFAULT partition if it is configured.
 ///
 /// # Errors
-/// The error of the database. A partition whose refusal says nothing about others is left out, with a warning.
+/// The error of the database. If Postgres refuses a partition for a reason that concerns only this partition, logs a
+/// warning instead and continues.
 pub async fn make(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -88,7 +89,7 @@ pub async fn make(
     Ok(())
 }
 
-/// Returns why Postgres refuses a partition with this SQLSTATE, if that says nothing about other partitions.
+/// Returns why Postgres refuses a partition with this SQLSTATE. `None` if the reason may concern other partitions too.
 pub fn of_one_partition(sqlstate: &str) -> Option<&'static str> {
     match sqlstate {
         "42P17" => Some("it overlaps another one"),
@@ -99,7 +100,7 @@ pub fn of_one_partition(sqlstate: &str) -> Option<&'static str> {
     }
 }
 
-/// Detaches or drops the expired ones of the partitions that tidegate created.
+/// Detaches or drops the expired partitions, but only those that tidegate created.
 async fn let_go(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -116,14 +117,14 @@ async fn let_go(
     Ok(())
 }
 
-/// The statements that [`maintain_once`] would run now, each one or several for one partition.
+/// The statements that [`maintain_once`] would run now. Each text has all statements for one partition.
 #[derive(Debug)]
 pub struct Due {
     pub create: Vec<String>,
     pub remove: Vec<String>,
 }
 
-/// Returns what [`maintain_once`] would do now, and changes nothing.
+/// Returns the statements that [`maintain_once`] would run now, and changes nothing.
 ///
 /// # Errors
 /// The error of the database.
@@ -134,8 +135,8 @@ pub async fn look(connection: &mut PgConnection, config: &Pipeline, by: &Partiti
     Ok(Due { create, remove: expired(config, by, now, existing).into_iter().map(|(_, sql)| sql).collect() })
 }
 
-/// Returns those of these partitions that don't exist, and the DEFAULT partition if it is configured, each with the statements
-/// that create it.
+/// Returns the partitions of `wanted` that don't exist, and the DEFAULT partition if it is configured and doesn't
+/// exist. Each comes with the statements that create it.
 fn missing(
     config: &Pipeline,
     by: &PartitionBy,

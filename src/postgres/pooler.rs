@@ -1,8 +1,8 @@
-//! Finds out whether there is a pooler between us and Postgres that gives each transaction another session.
+//! Finds out whether a pooler between us and Postgres assigns a session per transaction, and not per connection.
 //!
-//! Our settings, prepared statements, session locks and staging tables belong to a session. A pooler in transaction mode gives
-//! the session to other clients between two transactions: they would not last for us, and they would affect others. With a
-//! pooler in session mode a connection is as good as a direct one.
+//! Our settings, prepared statements, session locks and staging tables belong to a session. A pooler in transaction
+//! mode gives the session to other clients between two of our transactions. Then they get what belongs to our session,
+//! and our next transaction doesn't have it. A pooler in session mode does no harm.
 
 use std::time::Duration;
 
@@ -18,13 +18,14 @@ const SECOND_DEADLINE: Duration = Duration::from_secs(1);
 pub(super) enum Pooling {
     /// Each connection has its own session.
     Session,
-    /// Each transaction gets any session.
+    /// Each transaction may run in another session.
     Transaction,
 }
 
-/// Finds out with a second connection how sessions are assigned. A transaction there must not run in the session of the first
-/// connection, and the first must still be in the same session afterwards. Uses no prepared statement, because the pooler may
-/// refuse one. Returns `None` if no second connection can be opened.
+/// Finds out with a second connection how sessions are assigned. If each connection has its own session, then a
+/// transaction on the second connection doesn't run in the session of the first, and the first has the same session
+/// afterwards. Uses no prepared statement, because the pooler may refuse one. Returns `None` if no second connection
+/// can be opened.
 pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -> Result<Option<Pooling>, sqlx::Error> {
     let pid = backend(first).await?;
     let Ok(Ok(mut second)) = timeout(SECOND_DEADLINE, options.connect()).await else { return Ok(None) };

@@ -17,9 +17,10 @@ use crate::plan::{Planned, PlannedTable};
 const ROWS_MAX: u32 = 3;
 
 impl PgStore {
-    /// Returns up to three rows of a window that was copied, each as a JSON object. A delete is returned as `{"delete": {…}}`
-    /// with its key. Runs the SQL `first` before, and undoes it afterwards. All of this runs in the open transaction. Returns
-    /// no rows if the role has no right to create a temporary table, or if records name their table.
+    /// Returns up to three rows of a window that was copied, each as a JSON object. A delete is returned as
+    /// `{"delete": {…}}` with its key. Runs the SQL `first`, reads the rows, and undoes the effects of `first`, all in
+    /// the open transaction. Returns no rows if the role has no right to create a temporary table, or if records name
+    /// their table.
     pub async fn preview(&mut self, batch: &Batch, window: Range<u32>, first: &str) -> Vec<String> {
         if self.rows.planned.plan.is_routed() {
             return Vec::new();
@@ -45,8 +46,8 @@ impl PgStore {
     }
 }
 
-/// Returns the columns that every row of the window leaves to Postgres. A staged row has no value for them: a merge that doesn't
-/// name a column lets the table fill it.
+/// Returns the columns for which no row of the window has a value. The merge doesn't name these columns, so the table
+/// fills them with their defaults.
 fn left_out<'p>(table: &'p PlannedTable, batch: &Batch, window: Range<u32>) -> Vec<&'p str> {
     let bytes = table.shapes.mask_bytes();
     let mut every = vec![u8::MAX; bytes];
@@ -58,8 +59,8 @@ fn left_out<'p>(table: &'p PlannedTable, batch: &Batch, window: Range<u32>) -> V
     table.shapes.columns().filter(|(bit, _)| mark::has(&every, *bit)).map(|(_, column)| column.name.as_str()).collect()
 }
 
-/// Returns SQL for a JSON object with the defaults of the columns that the merge leaves to the table. `left_out` are the
-/// columns that no row has.
+/// Returns SQL for a JSON object with the defaults of the columns that the merge leaves to the table. `left_out` are
+/// the columns for which no row has a value.
 async fn filled_in(
     connection: &mut PgConnection,
     table: &PlannedTable,
@@ -88,7 +89,7 @@ async fn show(
         let defaults = filled_in(connection, &planned.table, left_out).await?;
         let row = format!("to_jsonb(s) - 'tidegate order' - 'tidegate deleted' - 'tidegate left out' || {defaults}");
         if merge.deletes.is_some() {
-            // A row that deletes has only its key.
+            // A staged row that stands for a delete has values only in the key columns.
             format!(
                 "(SELECT CASE WHEN s.\"tidegate deleted\" THEN jsonb_build_object('delete', jsonb_strip_nulls(key)) \
                  ELSE {row} END AS shown FROM pg_temp.tidegate_stage s, \

@@ -1,5 +1,5 @@
-//! Registers pipelines. A registration fixes what a pipeline's name means at its first start, and creates the ledger rows of
-//! the pipeline's partitions.
+//! Registers pipelines. The registration at a pipeline's first start records the cluster, group and table that belong
+//! to the pipeline's name, and creates the ledger rows of its partitions.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 
 use super::claims;
 
-/// The meaning of a pipeline's name. If cluster, group or table differ at a later start, the pipeline stops.
+/// The cluster, group, table and topics that belong to a pipeline's name. If cluster, group or table differ at a later
+/// start, the pipeline stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     pub pipeline: String,
@@ -26,7 +27,8 @@ pub struct Registration {
 pub enum RegisterError {
     /// The database couldn't be queried.
     Database(sqlx::Error),
-    /// The name already means something else: the text says what, and what to do.
+    /// The pipeline is registered with another cluster, group or table, or another pipeline already feeds its table.
+    /// The text says which, and what to do.
     Differs(String),
 }
 
@@ -36,7 +38,7 @@ impl From<sqlx::Error> for RegisterError {
     }
 }
 
-/// Returns whether the pipeline is registered. Before the first registration the starting offsets must be requested from Kafka.
+/// Returns whether the pipeline is registered. If it isn't, the caller must ask Kafka for the starting offsets.
 ///
 /// # Errors
 /// The error of the statement.
@@ -55,7 +57,8 @@ pub async fn register(
     starts: &[(TopicPartition, Offset)],
 ) -> Result<(), RegisterError> {
     let mut transaction = connection.begin().await?;
-    // If a crash undoes rows and the ledger's advances, the records are read again. The registration must survive.
+    // If the session's setting is `off`, a crash may undo the last commits. Rows and ledger advances may be undone,
+    // because their records are read again. The registration must survive.
     sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *transaction).await?;
     // Allow only one registration at a time, so that two new pipelines for the same table and topic see each other.
     sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
@@ -81,7 +84,7 @@ pub async fn register(
     Ok(transaction.commit().await?)
 }
 
-/// Compares the meaning of a pipeline's name with its registration; returns whether it is registered. Changes nothing.
+/// [`RegisterError::Differs`] if the registration differs, or if another pipeline feeds the table from the same topic.
 ///
 /// # Errors
 /// [`RegisterError::Differs`] if the registration is another one, or if another pipeline feeds the table from the same topic.
@@ -138,8 +141,8 @@ fn compare(
     Ok(())
 }
 
-/// Says that a pipeline's table isn't the one that was registered, and what to do. `oid` is that of the table which has the name
-/// now; 0 if none has it.
+/// Returns the message that a pipeline's table isn't the one that was registered, with the remedy. `oid` is the oid of
+/// the table that has this name now; 0 if there is none.
 pub fn other_table(pipeline: &str, table: impl std::fmt::Display, oid: u32) -> String {
     let again = format!(
         "to read the topic again from the beginning into a new table, run `tidegate pipelines forget {pipeline} --yes`, and start the pipeline"
@@ -179,8 +182,8 @@ async fn reject_second_feed(connection: &mut PgConnection, wanted: &Registration
     )))
 }
 
-/// Adds partitions that appeared after the registration. `starts` has the oldest offset of each. Existing rows are kept.
-/// Returns the partitions that aren't new and have no row any more: these rows are lost.
+/// Creates the ledger rows of partitions that appeared after the registration. `starts` has the oldest offset of each.
+/// Existing rows are kept. Returns the partitions that are registered but have no row: their rows are lost.
 ///
 /// # Errors
 /// The error of the statement that failed.
@@ -198,8 +201,8 @@ pub async fn extend(
         .try_get(0)?;
     let mut known: BTreeMap<String, i32> =
         serde_json::from_str(&topics).map_err(|error| sqlx::Error::Decode(error.into()))?;
-    // Another instance may have added some of these partitions while this one read or waited for the lock. Those are neither new
-    // nor lost.
+    // Another instance may have added some of these partitions while this one read or waited for the lock. They have a
+    // row now, so they are neither new nor lost.
     let sources: Vec<TopicPartition> = starts.iter().map(|(source, _)| source.clone()).collect();
     let without = claims::without_row(&mut transaction, pipeline, &sources).await?;
     let (new, lost): (Vec<_>, Vec<_>) = starts
@@ -222,8 +225,8 @@ pub async fn extend(
     Ok(lost.into_iter().map(|(source, _)| source).collect())
 }
 
-/// Adds the rows of new partitions, and recreates lost rows if the policy says so. Existing rows are kept: the table's trigger
-/// skips a second row for the same partition, whatever its offset.
+/// Inserts a ledger row for each partition in `starts`. Existing rows are kept: the table's trigger skips a second row
+/// for the same partition, whatever its offset.
 ///
 /// # Errors
 /// The error of the statement.

@@ -2,8 +2,8 @@
 
 use tidegate_protocol::store::{Cause, PostgresError};
 
-/// Parts of error texts of rustls and sqlx, each with its remedy. The first match counts. The texts are the only source: sqlx turns
-/// the errors of rustls into text, and its own errors about TLS have no kinds.
+/// Parts of error texts of rustls and sqlx, each with its remedy. The first match counts. Only the texts tell the
+/// causes apart: sqlx turns the errors of rustls into text, and its own errors about TLS have no kinds.
 const BY_TEXT: &[(&str, &str)] = &[
     (
         "UnknownIssuer",
@@ -40,7 +40,8 @@ pub(super) fn add(cause: &mut Cause) {
 
 /// Returns what to do about a statement that Postgres refuses with this SQLSTATE.
 pub(super) fn of_statement(sqlstate: &str, message: &str) -> Option<&'static str> {
-    // The error has no field for the schema of what doesn't exist; the name in its message isn't translated.
+    // The error has no field for the missing object's schema. So look for the schema in the message: names in messages
+    // aren't translated.
     let is_ours = message.contains("\"tidegate\"") || message.contains("tidegate.");
     match sqlstate {
         "42501" => Some("grant the right: `tidegate check` prints the statements"),
@@ -54,8 +55,8 @@ pub(super) fn of_statement(sqlstate: &str, message: &str) -> Option<&'static str
 
 fn of(error: &PostgresError) -> Option<&'static str> {
     let text = error.message.as_str();
-    // All refusals by pg_hba.conf have this SQLSTATE and this routine. If the server speaks another language, the general remedy
-    // is given.
+    // All refusals by pg_hba.conf have this SQLSTATE and this routine. If the server speaks another language, the
+    // general remedy is given.
     Some(match error.sqlstate.as_str() {
         "28P01" => {
             "check the user and the password in `postgres.url`, `postgres.password_file` or `postgres.password_command`"

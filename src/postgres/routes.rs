@@ -31,7 +31,7 @@ pub(crate) async fn known(connection: &mut PgConnection, pipeline: &str) -> Resu
     rows.iter().map(name).collect()
 }
 
-/// Returns whether the list exists. It doesn't if a command runs on the tables of an older version.
+/// Returns whether table `tidegate.route` exists. It is missing if the ledger's tables are those of an older version.
 async fn is_there(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let made = sqlx::query("SELECT to_regclass('tidegate.route') IS NOT NULL");
     made.fetch_one(connection).await?.try_get(0)
@@ -72,8 +72,8 @@ fn name(row: &sqlx::postgres::PgRow) -> Result<TableName, sqlx::Error> {
     Ok(TableName { schema: row.try_get(0)?, name: row.try_get(1)? })
 }
 
-/// Registers that the pipeline writes into this table from now on, unless another pipeline feeds the table from the same topic,
-/// or the pipeline already has `max_tables` tables.
+/// Registers that the pipeline writes into this table from now on. Refuses the table if another pipeline feeds it from
+/// the same topic, or if the pipeline already has `max_tables` other tables.
 ///
 /// # Errors
 /// The error of the statement that failed.

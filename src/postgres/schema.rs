@@ -46,13 +46,14 @@ pub enum MigrationError {
     /// The tables are not those of this version.
     #[error("the tables of schema `tidegate` are not those of this version: {0}")]
     Mismatch(#[source] MigrateError),
-    /// The migrations are applied, and what they created is gone or hidden. The text says what, with the remedy.
+    /// The migrations are applied, but something that they created is missing or hidden. The text names it, with the
+    /// remedy.
     #[error("{0}")]
     Damaged(String),
 }
 
 impl MigrationError {
-    /// Returns what to do about the error at a start. Only an outage is waited for.
+    /// Returns what a start does about the error: it waits for the end of an outage, and stops at any other error.
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Postgres { cause, .. } => cause.disposition_at_start(),
@@ -93,9 +94,10 @@ fn remedy(error: &WriteError, pending: &[String]) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     Current,
-    /// The tables are missing, or some of this version's migrations are.
+    /// The tables don't exist, or some migrations of this version aren't applied.
     Behind,
-    /// The tables were not made by our migrations. The text says what is wrong, with the remedy.
+    /// The tables can't be used: another build created them, a migration failed half way, or a part is missing or
+    /// hidden. The text says what is wrong, with the remedy.
     Other(String),
 }
 
@@ -129,13 +131,13 @@ async fn failed(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Erro
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// The tables that the migrations create, and on which the daemon relies. The functions are below.
+/// The tables on which the daemon relies. The functions and triggers are below. The migrations create all of them.
 const TABLES: [&str; 5] = ["dead_letter", "instance", "ledger", "pipeline", "route"];
 const FUNCTIONS: [&str; 2] = ["advance", "one_row_a_partition"];
 const TRIGGERS: [&str; 2] = ["one_row_a_partition", "one_row_a_partition_after_rename"];
 
-/// Returns what is wrong with a schema whose migrations are all applied: somebody dropped a part of it, restored it in part, or
-/// switched row-level security on, which hides the ledger's rows from the role. `None` if nothing is.
+/// Returns what is wrong with a schema whose migrations are all applied; `None` if nothing is wrong. Somebody may have
+/// dropped or disabled a part, or enabled row-level security, which hides the ledger's rows from the role.
 async fn damage(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT 'table `tidegate.' || w.name || '`', c.oid IS NULL, coalesce(row_security_active(c.oid), false)
@@ -184,8 +186,8 @@ async fn damage(connection: &mut PgConnection) -> Result<Option<String>, sqlx::E
 /// The error of the server. The schema is then as it was before the failing migration.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError> {
     let migrator = migrator();
-    // If nothing is missing, return before taking the lock. Then a suspended daemon that holds the lock blocks nobody, and a role
-    // without rights isn't refused.
+    // If nothing is missing, return before taking the lock: a suspended daemon may hold the lock, and this role may
+    // have no right to create anything.
     let pending = pending_of(&migrator, connection).await?;
     if !pending.is_empty() {
         apply(&migrator, connection).await.map_err(|error| MigrationError::new(error, &pending))?;
@@ -197,8 +199,8 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError
 }
 
 async fn apply(migrator: &Migrator, connection: &mut PgConnection) -> Result<(), MigrateError> {
-    // Waiting for another instance's migration must not time out. And if the session's own setting allows a crash to undo the
-    // last commits, it must not undo our tables.
+    // Waiting for another instance's migration must not time out. The session's own `synchronous_commit` may allow a
+    // crash to undo the last commits, but our tables must survive.
     connection.execute("SET statement_timeout = 0; SET lock_timeout = 0; SET synchronous_commit = on").await?;
     sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut *connection).await?;
     // Check first, because CREATE SCHEMA requires rights on the database even if the schema exists.
@@ -217,7 +219,7 @@ fn name(migration: &Migration) -> String {
     format!("{:04}_{}", migration.version, migration.description.replace(' ', "_"))
 }
 
-/// Returns the migrations of this version, in order, that the database lacks or that it has with another text.
+/// Returns, in order, the migrations of this version that aren't applied, or were applied with another text.
 async fn pending_of<'m>(
     migrator: &'m Migrator,
     connection: &mut PgConnection,

@@ -18,7 +18,7 @@ use crate::plan::{Planned, PlannedTable};
 /// The size of the pieces of COPY data: large enough that system calls cost little, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
 
-/// The staging tables of a connection. Their keys are the numbers of the tables for which they stage rows; 0 if there is only one
+/// The staging tables of a connection. Each has the number of the table whose rows it stages; 0 if there is only one
 /// table.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
@@ -75,8 +75,8 @@ pub(super) struct Copied {
     pub(super) unmatched: u64,
 }
 
-/// Sends a window of a batch, and merges it if the table's mode requires that. `placed` gets the indexes of the window's rows
-/// that the last COPY contained. It is empty if the COPY contained all of them.
+/// Sends a window of a batch, and merges it if the table's mode requires that. Stores in `placed` the indexes of the
+/// window's rows that the last COPY contained. Leaves `placed` empty if the COPY contained all of them.
 pub(super) async fn copy(
     live: &mut Live,
     planned: &Planned,
@@ -130,8 +130,8 @@ fn last_written<'p>(live: &Live, planned: &'p Planned) -> (u16, &'p PlannedTable
     planned.routes.get(usize::from(live.stages.last)).map_or((0, &planned.table), |table| (live.stages.last, table))
 }
 
-/// Returns a column of the tables that the current transaction wrote whose type is no longer the one in the plan; see
-/// [`catalog::retyped`].
+/// Returns a column whose type is no longer the one in the plan; see [`catalog::retyped`]. Looks only at the tables
+/// that the current transaction wrote.
 pub(super) async fn retyped(live: &mut Live, planned: &Planned) -> Result<Option<String>, sqlx::Error> {
     if planned.plan.is_routed() {
         let tables = live.stages.written.iter().filter_map(|number| planned.routes.get(usize::from(*number)));
@@ -140,7 +140,8 @@ pub(super) async fn retyped(live: &mut Live, planned: &Planned) -> Result<Option
     catalog::retyped(&mut live.connection, std::iter::once(&planned.table)).await
 }
 
-/// Copies no row into the table that was written last, and merges none.
+/// Runs the COPY, and the merge if there is one, without any row, for the table that was written last. This shows
+/// whether the table refuses writes whatever the row.
 pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
     let (number, table) = last_written(live, planned);
     if let Some(merge) = &table.merge {
@@ -152,7 +153,8 @@ pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(
     Ok(())
 }
 
-/// Evaluates the defaults that Postgres may give to rows of the table that was written last.
+/// Evaluates the defaults that Postgres may give to rows of the table that was written last. This shows whether a
+/// default fails whatever the row.
 pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
     let table = last_written(live, planned).1;
     if table.may_default().next().is_none() {
@@ -177,7 +179,7 @@ pub(super) fn marked(batch: &Batch, window: Range<u32>) -> impl Iterator<Item = 
     batch.copy_ranges(window).flat_map(|rows| mark::marked(rows).map(move |(table, row)| (table, &rows[row])))
 }
 
-/// Copies rows of any shapes into `table`, which has the columns of the plan's own table. `table` is the name as SQL.
+/// Copies rows of any shape into `table`, a name as SQL. That table has the columns of `planned`.
 pub(super) async fn copy_into(
     connection: &mut PgConnection,
     table: &str,
@@ -198,8 +200,8 @@ pub(super) async fn copy_into(
     Ok(())
 }
 
-/// Sends rows of one shape directly into `table`, which is SQL. Rows without a column have no COPY: an INSERT gives each of them the
-/// defaults of all columns.
+/// Sends rows of one shape into `table`, a name as SQL. `copy` is `None` if these rows have a value for no column. Then
+/// an INSERT gives each of them the defaults of all columns.
 async fn direct(
     connection: &mut PgConnection,
     table: &str,
@@ -332,8 +334,9 @@ pub(super) async fn create(
     Ok(oids)
 }
 
-/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. With `defaults`, rows
-/// will take the defaults of the staging table. So if the target's defaults have changed, creates the staging table again.
+/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. If `defaults`
+/// is set, rows will take the staging table's defaults. So if the target's defaults have changed, creates the staging
+/// table again.
 async fn stage(
     live: &mut Live,
     number: u16,

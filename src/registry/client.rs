@@ -1,4 +1,4 @@
-//! The part of the registry's REST interface that a reader needs. Blocks.
+//! The requests of the registry's REST interface that return schemas. Each request blocks.
 
 use serde::Deserialize;
 use tidegate_rows::base64;
@@ -46,7 +46,7 @@ struct Refusal {
     message: String,
 }
 
-/// Why there is no schema.
+/// Why a schema could not be fetched.
 #[derive(Debug)]
 pub(super) enum FetchError {
     /// The registry answered that the schema doesn't exist. The text is the registry's.
@@ -93,7 +93,7 @@ impl Client {
         Ok(document)
     }
 
-    /// Appends the schemas that references name. A schema comes after the schemas to which it refers.
+    /// Appends the schemas that `references` name to `uses`. A schema comes after the schemas to which it refers.
     fn references(
         &self,
         references: &[Reference],
@@ -110,8 +110,8 @@ impl Client {
             known.push(name.clone());
             let path = format!("/subjects/{}/versions/{version}", percent_encoded(subject));
             let document = match self.get(&path) {
-                // The registry never deletes a schema that another one refers to. So the reference is wrong, and waiting doesn't
-                // help.
+                // The registry never deletes a schema that another one refers to. So the reference is wrong, and
+                // waiting doesn't help.
                 Err(FetchError::Unknown(why)) => {
                     let why = format!("its reference {name:?} (subject {subject:?}, version {version}): {why}");
                     return Err(FetchError::Unusable(why));

@@ -41,7 +41,7 @@ impl fmt::Display for PartitionState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PipelineState {
-    /// The pipeline reaches Kafka and Postgres, and registers.
+    /// The pipeline connects to Kafka and Postgres, and registers.
     #[default]
     Starting,
     /// The pipeline reads and writes.
@@ -54,7 +54,7 @@ pub enum PipelineState {
     Draining,
     /// The pipeline ended as asked.
     Drained,
-    /// The pipeline ended with an error that waiting doesn't remove.
+    /// The pipeline ended with an error that retrying can't remove.
     Stopped,
 }
 

@@ -27,7 +27,7 @@ impl Trouble {
         Self { cause: WaitCause::Kafka, error: error.to_string() }
     }
 
-    /// Returns the trouble with listed topics that don't exist, according to Kafka's answer. There is at least one.
+    /// Returns the trouble with listed topics that don't exist, according to Kafka's answer. `missing` is never empty.
     pub fn topics(missing: &[String]) -> Self {
         let names = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let error = match missing.len() {

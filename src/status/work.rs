@@ -22,8 +22,8 @@ const EVENTS: usize = 100;
 /// The longest text of an event, in bytes. The message of an error may be longer.
 const EVENT_TEXT: usize = 300;
 
-/// The phases into which time is divided. The first three are the poll thread's, and together fill its time. The others are the
-/// writer's.
+/// The phases of a consumer's time. The first three make up the time of the poll thread. The others are parts of the
+/// writer's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimePhase {
     Poll,
@@ -31,7 +31,7 @@ pub enum TimePhase {
     /// Held up by the writer, by `flow` or by a missing schema.
     Held,
     Copy,
-    /// The ledger and COMMIT.
+    /// The update of the ledger, and COMMIT.
     Commit,
     /// Waiting for Postgres to come back.
     Outage,
@@ -109,7 +109,7 @@ pub struct Event {
     pub at_ms: i64,
     /// `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`
     pub kind: &'static str,
-    /// The system for which a consumer began to wait, or ceased to wait.
+    /// The system that a consumer begins to wait for, or no longer waits for.
     pub cause: Option<WaitCause>,
     pub text: String,
 }

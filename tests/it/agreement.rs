@@ -25,9 +25,9 @@ use crate::support::{PATIENCE, program};
 pub(crate) const RECORDS: i32 = 300;
 /// How many environments are tested at the same time.
 const AT_ONCE: usize = 3;
-/// The longest wait of one poll of the other member.
+/// The longest wait of one poll by the consumer of [`other_member`].
 const POLL: Duration = Duration::from_millis(100);
-/// Parts of log lines of a daemon that waits for something that won't happen without manual action.
+/// Parts of log lines of a daemon that waits until somebody removes a fault.
 const WAITS: [&str; 5] = [
     "can't start yet",
     "denies access",
@@ -68,7 +68,8 @@ impl<'g> Environment<'g> {
     fn filled(&self, text: &str) -> String {
         let text = text.replace("{role}", &self.role).replace("{db}", &self.database);
         let text = text.replace("{name}", &self.name).replace("{topic}", &self.ground.topic);
-        // `table.name` names a field of the record in braces, so it can't be the placeholder `{name}` of the cases.
+        // In `table.name`, the text `{name}` is a field of the record. The cases write it as `{NAME}`, because `{name}`
+        // is their placeholder.
         text.replace("{NAME}", "{name}")
     }
 
@@ -170,7 +171,7 @@ fn more_topics(kafka: &Kafka, topic: &str) {
     transaction(kafka.bootstrap_servers(), &make("transactions", &[]), 50, false);
 }
 
-/// Returns the only member of a group whose members share the partitions by `range`. It reads no topic that the cases read.
+/// Joins a group as its only member, with the assignment strategy `range`. Reads no topic that the cases read.
 fn other_member(ground: &Ground) -> BaseConsumer {
     let member: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &ground.bootstrap_servers)
@@ -187,7 +188,7 @@ fn other_member(ground: &Ground) -> BaseConsumer {
     member
 }
 
-/// Sets the flag when it is dropped, so also if a case panics.
+/// Sets the flag when this value is dropped, even if a case panics.
 struct Sets<'a>(&'a AtomicBool);
 
 impl Drop for Sets<'_> {
@@ -315,7 +316,7 @@ async fn a_commit_that_waits_for_a_standby_that_is_away_is_named_by_check() {
     assert!(flowed, "{log}");
 }
 
-/// Neither an address of another machine nor a port that another program has lets a daemon start.
+/// A daemon can't start if `http.listen` has the address of another machine, or a port that another program uses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_address_where_no_daemon_can_listen_is_named_by_check() {
     let kafka = shared::kafka().expect("Kafka starts");
@@ -343,7 +344,7 @@ async fn an_address_where_no_daemon_can_listen_is_named_by_check() {
     }
 }
 
-/// Gives the brokers' anonymous user a rule, by `--allow-principal` or `--deny-principal`.
+/// Adds an ACL for the brokers' anonymous user. `kind` is `--allow-principal` or `--deny-principal`.
 fn rule(bootstrap_servers: &str, kind: &str, arguments: &[&str]) {
     let jars = tidegate_harness::fetch::kafka().expect("Kafka is here");
     let run = std::process::Command::new("java")

@@ -5,12 +5,12 @@ use crate::agreement_cases::{
     with,
 };
 
-/// Returns the case with an existing ledger, so that only other statements create something.
+/// Returns the case with a ledger that exists already, so that no statement creates the ledger.
 const fn later(case: Case) -> Case {
     Case { before: LEDGER_MADE, ..case }
 }
 
-/// Returns the SQL of a function that refuses, and of an event trigger that calls it.
+/// Returns the SQL of a function that raises an error, and of an event trigger that calls it.
 macro_rules! refusing {
     ($event:literal, $tags:literal) => {
         concat!(

@@ -1,4 +1,4 @@
-//! More environments of `agreement.rs`: limits, settings that a role brings along, tables that refuse rows, and topics.
+//! More environments of `agreement.rs`: limits, settings of a role, tables that refuse rows, and topics.
 
 use crate::agreement_cases::{Case, UPSERT, faulty, ready, with};
 
@@ -14,7 +14,7 @@ pub(crate) const MORE_CASES: &[Case] = &[
         "ALTER DATABASE {db} CONNECTION LIMIT 1",
         "takes at most 1 connection, and",
     ),
-    // Settings that a role or a database brings along.
+    // Settings of a role or a database.
     ready("statement_timeout of 1 ms", "ALTER ROLE {role} SET statement_timeout = 1"),
     ready("plpgsql.variable_conflict", "ALTER ROLE {role} SET plpgsql.variable_conflict = use_column"),
     ready(

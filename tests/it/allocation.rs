@@ -17,14 +17,15 @@ async fn consumers_share(kafka: &'static Kafka, partitions: i32, consumers: usiz
     let world = world(kafka, partitions).await;
     world.produce(numbered(0, partitions, 25));
     let daemon = world.daemon(&world.config(&format!("consumers = {consumers}\n{COLUMNS}")));
-    // A consumer that owns no partition doesn't keep the daemon from being ready.
+    // The daemon is ready even if one of its consumers owns no partition.
     daemon.await_ready(PATIENCE).expect("the daemon is ready");
     await_shares(&world, &world.name, &[&daemon], expected).await;
     await_exact(&world, i64::from(partitions) * 25, &[&daemon]).await;
     assert_eq!(daemon.get("/readyz").expect("the daemon answers").status, 200, "{}", daemon.log_tail());
 }
 
-/// Starts three daemons with one consumer each. Checks that they share as three consumers of one daemon do.
+/// Starts three daemons with one consumer each. Checks that they share the partitions like three consumers of one
+/// daemon.
 async fn daemons_share(kafka: &'static Kafka) {
     let world = world(kafka, 4).await;
     world.produce(numbered(0, 4, 25));

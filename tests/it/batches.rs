@@ -49,14 +49,14 @@ async fn a_single_record_waits_for_max_age() {
     let sql = "SELECT count(*) FROM rides";
     eventually_async("the record arrives", PATIENCE, async || world.number(sql).await == 1).await.expect("it arrives");
     let took = started.elapsed();
-    // Whether a batch is closed too late is checked by the tests of the session, in which time is exact.
+    // The protocol's tests of the session check whether a batch is closed too late, because time is exact there.
     assert!(took >= Duration::from_millis(1_500), "{took:?}");
     let by_age = || daemon.metric("tidegate_batches_total", &[("trigger", "age")]) == Some(1.0);
     eventually("the batch is counted", PATIENCE, by_age).expect("it is counted");
 }
 
-/// A batch holds records of every partition, and a claim takes all partitions of an assignment. So the numbers of transactions
-/// depend on the records and on the rounds of claims, and not on the number of partitions.
+/// A batch has records of every partition, and one claim covers all partitions of an assignment. So the number of
+/// transactions depends on the number of records and of rounds of claims, and not on the number of partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_partitions_need_no_more_transactions_than_a_few() {
     const PARTITIONS: i32 = 1_000;
@@ -71,7 +71,7 @@ async fn a_thousand_partitions_need_no_more_transactions_than_a_few() {
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.number("SELECT count(*) FROM tidegate.ledger").await, i64::from(PARTITIONS));
-    // Each row of the ledger has the transaction that claimed it.
+    // The `xmin` of each row of the ledger is the transaction that claimed the row.
     let claims = transactions("tidegate.ledger").await;
     assert!(claims <= 10, "{claims} transactions claimed the partitions\n{log}");
     world.produce_numbered(0..RECORDS, PARTITIONS);

@@ -1,5 +1,5 @@
-//! The table changes while records flow: the catalog is read again, and if the mapping no longer fits, the pipeline stops with a
-//! reason.
+//! The table changes while records flow. The catalog is read again, and if the mapping no longer matches the table, the
+//! pipeline stops and names the reason.
 
 use tidegate_harness::{Daemon, Record, eventually_async};
 

@@ -1,6 +1,6 @@
-//! Locks of other sessions. If a claim or a COPY waits for a lock for a minute, only its partition or its pipeline is delayed.
-//! The minute is longer than the session timeout of a member. So if a poll thread waited for the lock, its member would be
-//! removed from the group.
+//! Locks of other sessions. A claim or a COPY waits a minute for a lock, which delays only the claim's partition or the
+//! COPY's pipeline. The minute is longer than the session timeout of a member. So if a poll thread waited for the lock,
+//! its member would be removed from the group.
 
 use std::time::{Duration, Instant};
 
@@ -86,8 +86,8 @@ fn claims_open(daemon: &Daemon) -> usize {
     if owned == 3 { partitions.len() - owned } else { 0 }
 }
 
-/// While a claim waits, its partition moves to another member. The claim is then obsolete. When the lock is released, it must not
-/// take the partition from its new owner.
+/// While a claim waits, its partition moves to another member, which makes the claim obsolete. When the lock is
+/// released, the obsolete claim must not take the partition from its new owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_obsolete_claim_fences_nobody() {
     let world = World::new(4).await;
@@ -153,7 +153,7 @@ async fn a_locked_table_holds_up_its_own_pipeline_and_no_other() {
         }
     }
     println!("largest lag of the pipelines beside the locked one: {lag_max} records");
-    // After the minute, this pipeline has a large lag. The lag of the others is that of one or two batches.
+    // After the minute, the locked pipeline has a large lag. The others have a lag of one or two batches.
     let behind = daemon.metric("tidegate_lag_records", &[("pipeline", &world.name)]).unwrap_or(0.0);
     assert!(5.0 * lag_max < behind, "{lag_max} records behind beside {behind}\n{}", daemon.log_tail());
     let readyz = daemon.get("/readyz").expect("the daemon answers");

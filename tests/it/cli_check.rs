@@ -1,4 +1,4 @@
-//! `tidegate check`: reports before the first start what would fail then, and changes nothing.
+//! `tidegate check`: reports what would fail at the first start, and changes nothing.
 
 use tidegate_harness::{Record, eventually, free_port};
 
@@ -142,7 +142,7 @@ async fn check_names_the_rights_that_are_missing_and_the_statement_that_gives_th
     );
     let insert = format!("GRANT INSERT ON \"public\".\"rides\" TO {role}");
     world.produce((0..3).map(|n| good(n).to(0)));
-    // Without the missing rights, the trial could only be denied too. So `check` skips the trial, and doesn't report it as a
+    // Because rights are missing, the trial would be denied too. So `check` skips the trial, and doesn't report it as a
     // fault.
     let ran = tidegate(&config, &["check"])
         .fails(64, &["found 2 faults", "the newest records were not tried, because rights are missing"]);
@@ -174,7 +174,7 @@ async fn check_refuses_a_table_whose_columns_have_no_field_and_suggests_similar_
     tidegate(&world.config(extra), &["check"]).ok();
     tidegate(&world.config("table.name = \"near\""), &["check"])
         .fails(64, &["of this name: did you mean `tss`?", "did you mean `Speed`?"]);
-    // One column that has a field is enough.
+    // `check` succeeds if at least one column has a field.
     world.sql("ALTER TABLE near ADD COLUMN other text").await;
     tidegate(&world.config("table.name = \"near\""), &["check"]).ok().says(&["did you mean `tss`?"]);
 }
@@ -354,14 +354,14 @@ async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
         (&PLAIN, "columns = { id = \"id\", v = \"v\", w = \"w\" }", 4, &[("id", 0), ("v", 1), ("w", 2)]),
         // If two columns take the same field, a row without the field counts once for each column.
         (&PLAIN, "columns = { id = \"v\", v = \"v\", w = \"w\" }", 4, &[("id", 1), ("v", 1), ("w", 2)]),
-        // Rows that the filter leaves out are not counted, neither as rows nor as rows without a field.
+        // Rows that the filter leaves out aren't counted at all.
         (
             &PLAIN,
             "columns = { id = \"id\", v = \"v\" }\nwhere = { field = \"v\", exists = true }",
             2,
             &[("id", 0), ("v", 0)],
         ),
-        // A rejected row counts as a row, even for the columns after the one that rejects it.
+        // A rejected row counts as a row for every column, even for those after the column that rejects it.
         (
             &[r#"{"id":"x","v":1}"#, r#"{"id":"y"}"#, r#"{"v":2}"#],
             "columns = { id = { field = \"id\", missing = \"dead_letter\" }, v = \"v\", w = \"w\" }",
@@ -381,7 +381,7 @@ async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
             4,
             &[("id", 0), ("v", 2), ("w", 3)],
         ),
-        // A change of Debezium's that only deletes makes no row, unless a column shows what happened.
+        // A delete of Debezium's makes a row only if a column takes the operation (`op`).
         (
             &CHANGES,
             "decode.envelope = \"debezium\"\ncolumns = { id = \"id\", v = \"v\", w = \"w\" }",

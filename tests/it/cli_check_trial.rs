@@ -54,7 +54,7 @@ async fn a_check_takes_no_number_of_a_sequence_that_a_default_draws_from() {
         assert!(!ran.out.contains("not tried"), "{mode}: {ran}");
         ran.says(&says);
     }
-    // After the trial, the first row that is written gets the first number.
+    // After the trial, the first row that is written gets the first number of each sequence.
     world.sql("INSERT INTO rides (id, name) VALUES (0, 'first')").await;
     assert_eq!(world.text("SELECT concat(pk, small, always, label, ticket) FROM rides").await, "111L34");
 }
@@ -83,7 +83,7 @@ async fn a_check_shows_the_rows_with_the_defaults_that_run_writes() {
             assert!(!ran.out.contains(": null"), "{mode} {columns}: {ran}");
         }
     }
-    // `run` writes what was shown.
+    // `run` writes the rows that `check` showed.
     let (code, log) = world.drain(&world.config("table.name = \"rides\""));
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(
@@ -206,7 +206,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
     let ran = world.checked_without_a_trace(&pipeline(&describes)).await.ok();
     assert!(!ran.out.contains("not run"), "{ran}");
     ran.says(&["50 newest records → 49 rows, 1 dead letter", "made_name_check"]);
-    // A trigger or a default that these statements add may draw from a sequence, as those of an existing table may.
+    // A trigger or a default that these statements add may draw from a sequence, like one of an existing table.
     for (after, suspect) in [
         ("CREATE TRIGGER a BEFORE INSERT ON made FOR EACH ROW EXECUTE FUNCTION number()", "trigger `a`"),
         ("ALTER TABLE made ALTER n SET DEFAULT make_hyper('log')", "the default of `n`"),
@@ -217,7 +217,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
     let serial = ["ALTER TABLE made ADD COLUMN n bigint DEFAULT nextval('numbers'), ADD COLUMN pk bigserial"];
     let ran = world.checked_without_a_trace(&pipeline(&serial)).await.ok();
     assert!(!ran.out.contains("not tried"), "{ran}");
-    // If Postgres refuses a statement while it parses it, `run` would fail there too.
+    // If Postgres refuses to parse a statement, `run` would fail at this statement too.
     for (refused, words) in [
         ("SELECT create_hypertable('made')", "create_hypertable(unknown) does not exist"),
         ("SELECT make_hyper('mode')", "relation \"mode\" does not exist"),

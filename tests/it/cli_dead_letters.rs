@@ -1,4 +1,4 @@
-//! `tidegate dead-letters`: nothing of a record is lost, and a replay makes it a row once.
+//! `tidegate dead-letters`: a dead letter keeps its whole record, and a replay turns it into a row once.
 
 use tidegate_harness::Record;
 

@@ -45,7 +45,7 @@ async fn lag_shows_each_partition_against_the_log_without_a_daemon() {
     assert!(first["retention_headroom_seconds"].as_f64().is_some_and(|seconds| seconds > 3600.0), "{first}");
     assert_eq!(pipeline["partitions"][1]["lag_records"], 0);
     tidegate(&config, &["lag"]).ok().says(&["30 records behind", "headroom", "/c0"]);
-    // A pipeline that was never started is named, and doesn't hide the others.
+    // The output names a pipeline that was never started, and still shows the others.
     let both = format!("{config}[pipelines.never]\ntopics = [\"{}\"]\ntable.name = \"others\"\n", world.topic);
     for (command, shown) in [
         (&["lag"][..], "30 records behind"),

@@ -23,7 +23,7 @@ use crate::support::World;
 
 const MODES: [&str; 4] = ["append", "insert_new", "upsert", "aggregate"];
 
-/// The constraint that the table has in each mode, as part of its definition.
+/// The constraint in the table's definition for each mode, in the order of [`MODES`].
 const KEYS: [&str; 4] = ["", ", UNIQUE (id, turn)", ", UNIQUE (id)", ", UNIQUE (id)"];
 
 fn definition(columns: &[Column], key: &str) -> String {
@@ -117,7 +117,7 @@ impl Format {
         assert_eq!(code, Some(0), "{}: {log}", self.name);
         let letters = "SELECT coalesce(string_agg(DISTINCT detail, E'\\n'), '') FROM tidegate.dead_letter";
         let letters = world.text(letters).await;
-        // Compare the column of each id, and distinguish NULL from the empty text.
+        // Each id tests one column, so compare only this column. `ROW` distinguishes NULL from the empty text.
         let same: String = ends.iter().enumerate().fold(String::new(), |mut cases, (n, end)| {
             write!(cases, " WHEN e.id < {end} THEN ROW(r.c{n})::text = ROW(e.c{n})::text").expect("a string takes it");
             cases

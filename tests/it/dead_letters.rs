@@ -1,5 +1,5 @@
-//! One bad record costs only that record: it is dead-lettered byte for byte, and the records around it are written. A fault that
-//! isn't caused by the records makes no dead letters.
+//! One bad record costs only that record: it is dead-lettered byte for byte, and the records around it are written. A
+//! fault that isn't caused by the records makes no dead letters.
 
 use sqlx::Row;
 use tidegate_harness::Record;
@@ -292,13 +292,13 @@ async fn five_bad_rows_of_a_batch_cost_three_copies_each() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 9_995);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE record_offset % 2000 = 777").await, 5);
     let copies = copies_of(&world, "rides").await;
-    // The first COPY, and for each bad record the part before it, the record alone, and the part after it. One more COPY without
-    // rows checks whether the table accepts rows at all.
+    // The first COPY, and for each bad record the part before it, the record alone, and the part after it. One more
+    // COPY without rows checks whether the table accepts rows at all.
     assert!(copies <= 17, "{copies} copies");
 }
 
-/// A deferred trigger raises its error at COMMIT, which has the SQLSTATE that the trigger chooses. Postgres's reply alone doesn't
-/// prove that nothing was committed, so the ledger is asked.
+/// A deferred trigger raises its error at COMMIT, with a SQLSTATE of its choice. So Postgres's reply alone doesn't
+/// prove that nothing was committed, and the daemon reads the ledger.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_a_deferred_trigger_refuses_is_a_dead_letter_whatever_the_sqlstate() {
     for sqlstate in ["P0001", "TG001", "42P01"] {

@@ -28,7 +28,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix))).map(str::to_owned).collect()
 }
 
-/// Collects every expression of the dashboard: those of its panels, and those of its variables.
+/// Collects the expressions of the dashboard's panels and of its variables.
 fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
     match value {
         serde_json::Value::Object(fields) => {
@@ -76,7 +76,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     world.topic = unique_name("week");
     world.kafka.create_topic(&world.topic, 2, &[("retention.ms", "604800000")]).expect("the topic is made");
     world.sql("CREATE TABLE rides (id bigint, lat float8); CREATE TABLE lost (LIKE rides)").await;
-    // Some series exist only in trouble: that of a log whose unread records Kafka deleted.
+    // Some series exist only after a fault. One of them is for a log whose unread records Kafka deleted.
     let lost = unique_name("lost");
     world.kafka.create_topic(&lost, 1, &[]).expect("the topic is made");
     let other = format!("[pipelines.{lost}]\ntopics = [\"{lost}\"]\ntable.name = \"lost\"\n");
@@ -91,7 +91,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     world.kafka.delete_records(&lost, 0, 15).expect("records are deleted");
     world.produce((0..1_000).map(|n: i32| Record::new(format!(r#"{{"id":{n},"lat":52.5}}"#)).to(n % 2)));
     world.produce([Record::new(r#"{"id":1000,"lat":"n/a"}"#), Record::new("not JSON")]);
-    // And that of a column whose field a record lacks.
+    // Another of them is for a column whose field a record lacks.
     world.produce([Record::new(r#"{"id":1001}"#)]);
     let daemon = world.daemon(&config);
     let dead = || daemon.metric("tidegate_dead_letters_total", &[("pipeline", &world.name)]);

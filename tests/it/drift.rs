@@ -1,4 +1,5 @@
-//! The table changes repeatedly during a drain: nothing is lost, and records that no longer fit are dead letters with a reason.
+//! The table changes repeatedly during a drain. Nothing is lost: records that the table no longer accepts become dead
+//! letters with a reason.
 
 use std::time::Duration;
 
@@ -69,14 +70,16 @@ async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record(
     eventually_async("the ledger stands at the end", PATIENCE, settled).await.expect("it does");
 }
 
-/// Binary COPY takes the eight bytes of an int8 for a float8, a timestamptz or a text. So Postgres doesn't notice these changes.
+/// Binary COPY accepts the eight bytes of an int8 as a float8, a timestamptz or a text. So Postgres doesn't notice that
+/// the column has another type.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_whose_new_type_reads_the_old_bytes_gets_the_right_values() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE readings (seq int, real_from_int int8, text_from_int int8, text_of_one_record int8)").await;
     let reading = |n: i32| {
         Record::new(format!(
-            // The bytes of this number are the text AAAAAAAA; those of 7 aren't text, so Postgres refuses them.
+            // The bytes of this number are the text AAAAAAAA. The bytes of 7 aren't valid text, so Postgres refuses
+            // them.
             r#"{{"seq":{n},"real_from_int":{n},"text_from_int":4702111234474983745,"text_of_one_record":7}}"#
         ))
     };
@@ -129,7 +132,8 @@ async fn two_columns_that_change_during_one_write_are_planned_again_twice() {
     assert_eq!(world.number(right).await, 2, "{}", daemon.log_tail());
 }
 
-/// The same for one of the tables that records name. The tables are planned one by one, so the others keep their type.
+/// A column gets another type in one of the tables that records name. Tables are planned one by one, so the other table
+/// stays as it was planned.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_type_in_one_of_the_tables_that_records_name_gets_the_right_values() {
     let world = World::new(1).await;

@@ -1,4 +1,5 @@
-//! Faults that users of other sinks reported and that belong in no other test file. Each has one test.
+//! Faults that users of other Kafka sinks reported, with one test each. Those that belong in another test file aren't
+//! here.
 
 use sqlx::Executor;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Record, eventually_async, shared, usage};
@@ -148,8 +149,8 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     daemon.await_ready(PATIENCE).expect("it is ready");
 }
 
-/// After good records come only tombstones, skipped records and bad records. The ledger must not advance past them while the good
-/// records aren't written.
+/// After good records come only tombstones, skipped records and bad records. The ledger must not advance past them
+/// while the good records aren't written.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ledger_passes_records_without_rows_only_when_all_before_them_are_written() {
     let world = World::new(1).await;

@@ -52,8 +52,8 @@ fn owned(consumer: &Value) -> Option<usize> {
     settled.then_some(partitions.len())
 }
 
-/// Waits until the numbers of partitions that the consumers of all `daemons` own, in descending order, are `expected`, and the
-/// ledger has the same numbers.
+/// Waits until each consumer of all `daemons` owns as many partitions as `expected` says, in descending order. The
+/// ledger must show the same numbers.
 pub(crate) async fn await_shares(world: &World, pipeline: &str, daemons: &[&Daemon], expected: &[usize]) {
     let (mut seen, mut named) = (Vec::new(), Vec::new());
     // A consumer without partitions has no ledger row.
@@ -125,8 +125,8 @@ impl Flow {
         Self::start_from(kafka, topic, partitions, 0)
     }
 
-    /// Like [`Flow::start`], for a topic to which the records below number `first` were sent already. [`Flow::stop`] counts these
-    /// too.
+    /// Like [`Flow::start`], for a topic to which the records below number `first` were sent already. [`Flow::stop`]
+    /// counts these too.
     pub(crate) fn start_from(kafka: &'static Kafka, topic: &str, partitions: i32, first: i64) -> Self {
         let (stop, stopped) = channel();
         let topic = topic.to_owned();

@@ -1,5 +1,5 @@
-//! Kafka is unavailable, silent or denies access. The state and its cause appear in `/metrics`, in `/readyz`, on the page and in
-//! the log soon after the fault begins, and disappear when it ends.
+//! Kafka is unavailable, silent or denies access. The state and its cause appear in `/metrics`, in `/readyz`, on the
+//! page and in the log soon after the fault begins, and disappear when it ends.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -158,7 +158,8 @@ async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
             "`kafka-features upgrade --feature group.version=1`",
             "`group.coordinator.rebalance.protocols`",
         ];
-        // Such a broker lists the protocol's requests like any other. `check` sees the setting, but not the feature's version.
+        // A broker without the protocol lists the protocol's requests too. So `check` relies on the setting, and can't
+        // see the feature's version.
         if is_downgraded {
             tidegate(&config, &["check"]).ok().says(&["shows only a join", words[3], words[4]]);
         } else {

@@ -107,7 +107,7 @@ fn replace(file: &Path, by: &Path) {
     std::fs::rename(new, file).expect("it is replaced");
 }
 
-/// When the first certificate was replaced, the broker denies it. So only a client that uses the second one can drain.
+/// Once the first certificate is replaced, the broker denies it. So only a client that uses the second one can drain.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clients_certificate_that_is_replaced_is_used_after_sighup_and_half_a_replacement_changes_nothing() {
     let authority = Arc::new(Authority::new().expect("an authority"));
@@ -171,7 +171,7 @@ async fn each_sasl_mechanism_drains() {
     drains(|world| config(world, Listener::Sasl, &unsigned)).await;
 }
 
-/// For the daemon only, the system's CA file is replaced, by a mount in a separate namespace.
+/// A mount in a separate namespace replaces the system's CA file for the daemon only.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authorities_of_the_system_are_trusted_when_none_is_named() {
     let world = world().await;

@@ -109,9 +109,9 @@ async fn a_program_that_prints_tokens_drains_and_what_it_prints_is_not_shown() {
     world.assert_exact(200).await;
 }
 
-/// A stand-in for the command-line tool of AWS's signer, with tokens of its form that are valid for 5 s. The harness's broker
-/// can't validate such a token, so the test ends where the broker has received it: it shows that the daemon reads the token and
-/// its expiry, that librdkafka takes it, and that it is renewed.
+/// A stand-in for the command-line tool of AWS's signer. Its tokens have AWS's form and are valid for 5 s. The
+/// harness's broker can't validate them. So the test shows only that the daemon reads a token and its expiry, that
+/// librdkafka sends the token to the broker, and that the daemon renews it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_an_aws_signer_is_renewed_before_the_expiry_in_its_url() {
     let world = world().await;

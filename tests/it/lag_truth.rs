@@ -1,4 +1,4 @@
-//! The lag, when the log can't be the one that the ledger describes. Also the time of the last commit.
+//! The lag that is shown if Kafka's log can't be the one that the ledger describes. Also the time of the last commit.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The log, as an operator reads it. Each line names its pipeline. An outage has a first line and a last line. A line that is
-//! repeated often is limited. Files and pipes get plain text only.
+//! The log, as an operator reads it. Each line names its pipeline. An outage has a first line and a last line.
+//! Repetitions of a line are limited. Files and pipes get plain text only.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;

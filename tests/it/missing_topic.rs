@@ -9,7 +9,7 @@ use crate::cli::tidegate;
 use crate::kafka_health::leak;
 use crate::support::{PATIENCE, World, in_tests};
 
-/// The longest time from the deletion until the daemon says so.
+/// The longest time from the deletion of a topic until the daemon reports it.
 const SEEN: Duration = Duration::from_secs(15);
 
 fn sentence(daemon: &Daemon) -> String {

@@ -17,7 +17,7 @@ async fn an_unreachable_or_refusing_postgres_is_named_with_its_address() {
     let url = world.database.url.replace("postgres@", "nobody_here@");
     let server = format!("the server is {}", world.postgres.address());
     tidegate(&world.config_at(&url, TO_RIDES), &["offsets", "show"]).fails(69, &["nobody_here", &server]);
-    // The command has asked no server, so the error must not ask whether one is running.
+    // The command didn't connect to any server, so the error must not ask whether the server is running.
     let config = world.config(TO_RIDES).replace("[postgres]", "[postgres]\npassword_file = \"/nowhere/password\"");
     let ran = tidegate(&config, &["offsets", "show"]).fails(69, &["`postgres.password_file` /nowhere/password"]);
     assert!(!ran.err.contains("is it running"), "{ran}");

@@ -48,7 +48,8 @@ impl Reading {
             self.trip,
             self.ts,
             self.meters,
-            // The rows have very different sizes, so a row's physical position in the staging table is not the order of delivery.
+            // The rows have very different sizes, so a row's physical position in the staging table is not the order of
+            // delivery.
             "x".repeat(if self.meters == 7 { 7_000 } else { 3 })
         )
     }
@@ -218,8 +219,8 @@ async fn sums_are_exact_through_kills_and_redelivery() {
     assert_eq!(world.text(FARES).await, fares(&readings));
 }
 
-/// Runs one round of 60 000 records. With `make contention MINUTES=5`, runs as many rounds as fit into five minutes, and prints the
-/// results.
+/// Runs one round of 60 000 records. With `make contention MINUTES=5`, runs as many rounds as fit into five minutes,
+/// and prints the results.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     const ROUND: usize = 60_000;

@@ -30,7 +30,7 @@ fn count(daemon: &Daemon, words: &str) -> usize {
     daemon.log().iter().filter(|line| line.contains(words)).count()
 }
 
-/// Joins the group as a member of this name, until the daemon has logged `words` for the `nth` time, and leaves it.
+/// Joins the group under this name, stays until the daemon has logged `words` for the `nth` time, and leaves the group.
 fn join_as(world: &World, name: &str, daemon: &Daemon, words: &str, nth: usize) {
     let mut config = client(world);
     config.set("group.instance.id", name).set("partition.assignment.strategy", "cooperative-sticky");
@@ -53,7 +53,7 @@ fn join_as(world: &World, name: &str, daemon: &Daemon, words: &str, nth: usize) 
 async fn a_consumer_that_lost_its_name_takes_it_back_each_time_when_it_is_free() {
     let world = World::new(2).await;
     world.sql(TABLE).await;
-    // Its first name is derived from the host and the port.
+    // The consumer's first name is derived from the host and the port.
     let daemon = world.daemon(&world.config(COLUMNS));
     await_shares(&world, &world.name, &[&daemon], &[2]).await;
     let name = names(&world).pop().expect("the consumer has a name");
@@ -61,7 +61,7 @@ async fn a_consumer_that_lost_its_name_takes_it_back_each_time_when_it_is_free()
         let nth = usize::try_from(round).expect("it is small");
         tokio::task::block_in_place(|| join_as(&world, &name, &daemon, "another member joined the group as", nth));
         assert_eq!(count(&daemon, "joins without a name until the name is free"), nth, "{}", daemon.log_tail());
-        // Without its name it reads nevertheless.
+        // Without its name, the consumer still reads.
         world.produce(numbered((round - 1) * 40, 2, 10));
         await_exact(&world, (round - 1) * 40 + 20, &[&daemon]).await;
         let back = |daemon: &Daemon| count(daemon, "the name is free: joining again under it") == nth;
@@ -74,7 +74,8 @@ async fn a_consumer_that_lost_its_name_takes_it_back_each_time_when_it_is_free()
     }
 }
 
-/// After an outage, the member that took the name is probably the consumer itself, so the consumer keeps the name once.
+/// If a name is lost after an outage, the other member is probably the consumer's own earlier session. So the consumer
+/// keeps the name the first time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_loses_its_name_after_an_outage_keeps_it_once() {
     let kafka = crate::kafka_health::leak(Kafka::start(&KafkaSpec::single()).expect("Kafka starts"));
@@ -101,7 +102,8 @@ async fn a_consumer_that_loses_its_name_after_an_outage_keeps_it_once() {
     await_exact(&world, 20, &[&daemon]).await;
 }
 
-/// Under KIP-848 the broker refuses a second member of a name, and holds the name of a dead member until its session times out.
+/// Under KIP-848 the broker refuses a second member with the same name, and keeps the name of a dead member until its
+/// session times out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_the_broker_holds_is_taken_when_its_session_has_timed_out() {
     let spec = KafkaSpec::single()

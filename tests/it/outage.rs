@@ -1,5 +1,5 @@
-//! The database or the broker is unavailable, refuses requests or doesn't answer. Nothing is dead-lettered, and the flow resumes
-//! without help. These tests break a connection or a session; those in `servers.rs` break whole servers.
+//! The database or the broker is unavailable, refuses requests or doesn't answer. Nothing is dead-lettered, and the
+//! flow resumes without help. These tests break a connection or a session; those in `servers.rs` break whole servers.
 
 use std::time::Duration;
 

@@ -120,7 +120,8 @@ impl Browser {
         }
     }
 
-    /// Checks that no script failed, the content policy blocked nothing, no dialog opened, and no request went to another origin.
+    /// Checks that no script failed, the content policy blocked nothing, no dialog opened, and no request went to
+    /// another origin.
     pub(crate) fn assert_clean(&mut self) {
         let errors = self.tell(&json!({"do": "errors"})).unwrap();
         assert_eq!(errors, json!([]), "the page logged errors");
@@ -368,8 +369,8 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     let painted = "(() => { const c = document.querySelector('#chart-rate canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v) => v !== 0); })()";
     assert_eq!(browser.eval(painted), true, "the chart draws");
     browser.shoot("well");
-    // Use the keyboard: move into the table and down; the sections below follow the selection. The page has selected the pipeline
-    // with the worst problem, which may be either of the two.
+    // Use the keyboard: move into the table and down; the sections below follow the selection. The page has selected
+    // the pipeline with the worst problem, which may be either of the two.
     browser.eval("document.querySelector('#pipelines tr[tabindex]').click()");
     browser.await_text("#readers .which", "fare");
     browser.eval("document.querySelector('#pipelines tr[tabindex=\"0\"]').focus()");

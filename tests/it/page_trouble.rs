@@ -1,5 +1,5 @@
-//! The live page when something is wrong. The first view must show the right pipeline, the cause, since when it has lasted, and
-//! what to do.
+//! The live page when something is wrong. The first view must show the right pipeline, the cause, how long it has
+//! lasted, and what to do.
 
 use serde_json::{Value, json};
 use tidegate_harness::registry::Registry;

@@ -82,7 +82,8 @@ async fn await_new_rows(world: &World, daemons: &[&Daemon]) {
         .unwrap_or_else(|error| panic!("{error}\n{}", logs(daemons)));
 }
 
-/// Returns the longest time in which no row of some partition was written. Only times that ended between `from` and `to` count.
+/// Returns the longest time between two rows of the same partition. Only times that ended between `from` and `to`
+/// count.
 async fn standstill(world: &World, from: String, to: String) -> Duration {
     let milliseconds = world
         .number(&format!(
@@ -161,7 +162,7 @@ async fn partitions_added_later_are_read_from_their_beginning() {
     assert_eq!(world.number("SELECT sum(next_offset)::int8 FROM tidegate.ledger").await, 160);
 }
 
-/// Two members get new partitions at the same moment, and both find that none of them has a ledger row.
+/// Two members get new partitions at the same moment, and both find that the new partitions have no ledger rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_two_members_add_at_once_are_lost_to_nobody() {
     let world = World::new(2).await;

@@ -10,7 +10,7 @@ use crate::support::{PATIENCE, World};
 
 const RIDE: &str = r#"{"type":"record","name":"Ride","fields":[{"name":"id","type":"long"}]}"#;
 
-/// Returns the `Authorization` header of the user `reader` with the passwords `one` and `two`.
+/// The passwords `one` and `two` of the user `reader`, each with its `Authorization` header.
 const PASSWORDS: [(&str, &str); 2] = [("one", "Basic cmVhZGVyOm9uZQ=="), ("two", "Basic cmVhZGVyOnR3bw==")];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +91,7 @@ async fn a_hangup_reads_the_key_of_hashed_columns_again() {
     ));
     let daemon = world.daemon(&config);
     world.await_written(&daemon).await;
-    // The same content again restarts nothing, and the digest stays.
+    // If the file has the same content as before, nothing restarts, and the digest stays the same.
     hang_up(&daemon, &config);
     reloads(&daemon, "success", 1.0);
     produce();

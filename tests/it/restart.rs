@@ -1,6 +1,6 @@
-//! Daemons that are killed and started again. If the group protocol allows it, they get their partitions back at once, and no
-//! other member loses any. Some tests show that nothing waits for a session timeout: their session timeout is longer than their
-//! deadlines.
+//! Daemons that are killed and started again. If the group protocol allows it, they get their partitions back at once,
+//! and no other member loses any. In some tests the session timeout is longer than the test's deadlines, which shows
+//! that nothing waits for it.
 
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually_async, shared};
 
@@ -86,7 +86,7 @@ async fn a_daemon_that_is_told_to_end_leaves_its_partitions_to_the_others_at_onc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_whose_name_is_set_finds_its_partitions_after_a_planned_restart() {
-    // With `consumer`, the broker's setting is the session timeout. It is longer than a restart takes.
+    // With `consumer`, a setting of the broker is the session timeout. It is longer than a restart takes.
     for protocol in ["cooperative", "eager", "consumer"] {
         let world = World::new(4).await;
         world.sql(TABLE).await;
@@ -106,8 +106,8 @@ async fn a_daemon_whose_name_is_set_finds_its_partitions_after_a_planned_restart
     }
 }
 
-/// While the broker is unavailable, the sessions end at the client. The consumers then join again under their names, and the
-/// broker refuses late requests of the earlier sessions. That must not look like a second daemon.
+/// While the broker is unavailable, the clients end their sessions. The consumers then join again under their names,
+/// and the broker refuses late requests of the earlier sessions. That must not look like a second daemon.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_whose_sessions_end_in_an_outage_keeps_its_names() {
     let kafka = crate::kafka_health::leak(Kafka::start(&KafkaSpec::single()).expect("Kafka starts"));
@@ -189,7 +189,7 @@ async fn a_killed_daemon_flows_again_after_the_brokers_session_timeout_under_the
     }
 }
 
-/// If a member returns, the broker gives it its old assignment, without checking its subscription.
+/// The broker gives a returning member its old assignment, even if the member's subscription has changed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_that_returns_with_other_topics_reads_those() {
     let world = World::new(1).await;

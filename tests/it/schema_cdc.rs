@@ -1,5 +1,5 @@
-//! Changes of Debezium, and streams and tables of ksqlDB: `schema` makes a proposal, `check` accepts it and `run` drains with it,
-//! without any edit.
+//! Changes of Debezium, and streams and tables of ksqlDB: `schema` makes a proposal, `check` accepts it and `run`
+//! drains with it, without any edit.
 
 use tidegate_harness::{Record, Registry};
 

@@ -52,8 +52,8 @@ async fn a_first_table_keeps_its_serial_and_its_defaults_and_the_proposal_runs_a
     assert_eq!(code, Some(0), "{log}");
     let rows = "SELECT concat_ws('|', count(*), count(DISTINCT id), count(created_at), count(*) FILTER (WHERE note = 'none'), sum(lat)) FROM t";
     assert_eq!(world.text(rows).await, "50|50|50|25|2625");
-    // If the table gets the column that the proposal suggests, the same command proposes to keep the fields without a column in
-    // it.
+    // The proposal suggests a column for the fields that have none. Once the table has this column, the same command
+    // proposes to store these fields in it.
     world.sql("ALTER TABLE t ADD COLUMN extra jsonb").await;
     let kept = world.for_table().says(&["unknown_fields = { column = \"extra\" }"]);
     tidegate(&runnable(&kept.out), &["check"]).ok().says(&["\"firmware\": \"1.", "ready"]);

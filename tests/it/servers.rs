@@ -16,7 +16,8 @@ use crate::support::{PATIENCE, World, in_tests};
 /// The longest time from the database's return to the first commit.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Returns the Postgres that these tests may break. It is running. Only one test has it at a time, until it drops the guard.
+/// Returns the Postgres that these tests may break, after making sure that it runs. Other tests wait until the guard is
+/// dropped.
 async fn own_postgres() -> (MutexGuard<'static, ()>, &'static Postgres) {
     static POSTGRES: OnceLock<Postgres> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::const_new(());

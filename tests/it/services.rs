@@ -1,5 +1,5 @@
-//! The three services of `config/fleet.toml`, unchanged. Their tables are compared with the truth of the fleet that sends the
-//! records.
+//! The three services of `config/fleet.toml`, unchanged. Their tables are compared with the results that the simulated
+//! fleet computes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -222,8 +222,8 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
         let metered = Tariff::default().fare_cents((km * KM).unsigned_abs(), (minutes * MINUTE).unsigned_abs(), 0);
         i64::try_from(metered).expect("a fare")
     };
-    // Trip 1 sends nothing more, while trip 2 in the same partition continues. In trip 3's partition no other vehicle drives, so
-    // no time passes there.
+    // Trip 1 sends nothing more, while trip 2 in the same partition continues. In trip 3's partition no other vehicle
+    // drives, so no time passes there.
     world.produce([
         at(1, 0, 0, 0, Some("trip_started")),
         at(1, 0, 9, 5, None),
@@ -300,7 +300,7 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
     let mut listener = sqlx::postgres::PgListener::connect(&world.database.url).await.expect("a listener");
     listener.listen("customer_info").await.expect("it listens");
     let config = world.services(&["customer_info"]).replace("max_rows = 20_000", "max_rows = 3_000");
-    // No records are late here, so each batch has news.
+    // No records are late here, so each batch has newer readings.
     let start = now_ms() - 1_000_000;
     let on_time = Drive { delivery: DeliverySpec::default(), ..Drive::of(40, start, 500) };
     world.drive(&on_time);
@@ -337,7 +337,7 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
         assert_eq!(row.get::<Option<String>, _>(8).as_deref(), newest.event.map(fleet::Event::as_str));
     }
 
-    // A batch without news sends no notification. So the next notification is that of the batch after it.
+    // A batch without newer readings sends no notification. So the next notification is for the batch after it.
     let last = world.number("SELECT max(trip_id) FROM customer_info").await;
     let write = async |ts_ms, odometer_mm| {
         world.produce([Sent { trip: last, partition: 0, ts_ms, odometer_mm, event: None }.record()]);

@@ -1,4 +1,4 @@
-//! Records that contain several rows, byte order marks, binary headers, and the functions of columns.
+//! Records with several rows, with byte order marks or with binary headers. Also the functions of columns.
 
 use std::io::Write as _;
 

@@ -1,5 +1,5 @@
-//! The end of a run. It comes in time, even if a server is unavailable. The daemon reports how many records remain, and ends
-//! with a fitting exit code.
+//! The end of a run. The daemon ends in time, even if a server is unavailable. It reports how many records remain, and
+//! its exit code says whether everything was written.
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};

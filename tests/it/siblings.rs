@@ -1,5 +1,5 @@
-//! Cases that are similar to bugs of other programs. Each has a small input, and the rows that INSERT of the record's own
-//! fields would make.
+//! Inputs like those on which other programs had bugs. Each case has a small input, and the rows that INSERT of the
+//! record's own fields would make.
 
 use tidegate_harness::Record;
 

@@ -19,7 +19,7 @@ async fn a_pipeline_stopped_by_its_dead_letter_budget_says_why_and_keeps_its_met
     world.sql(NUMBERED).await;
     let config = beside(&world, &world.config("table.name = \"rides\"")).await;
     let bad = |n: i32| Record::new(format!(r#"{{"seq":"n/a","name":"vehicle {n}"}}"#)).to(0);
-    // These are too few dead letters to use up the budget.
+    // These dead letters are too few to stop the pipeline.
     world.produce((0..3).map(bad));
     let daemon = world.daemon(&config);
     let of = [("pipeline", world.name.as_str())];

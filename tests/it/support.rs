@@ -10,9 +10,9 @@ use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, Postgres, Record, fr
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns how long a test waits for what the daemon promises to do within `promised`. A release build that
-/// `TIDEGATE_PROGRAM` names has to keep the promise to the second. The build of the test suite shares few cores with many
-/// servers, and there the test notices only a wait of another kind, such as the end of a session. `make chaos` and
-/// `make restarts` measure the promises.
+/// `TIDEGATE_PROGRAM` names must keep the promise exactly. The build of the test suite shares few cores with many
+/// servers, so it has five times as long. That still reveals a wrong wait, such as one for a session timeout.
+/// `make chaos` and `make restarts` measure the promises.
 pub(crate) fn in_tests(promised: Duration) -> Duration {
     if std::env::var_os(PROGRAM).is_some() { promised } else { 5 * promised }
 }
@@ -49,7 +49,8 @@ impl World {
         sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("the statement runs");
     }
 
-    /// Makes `rides` refuse every insert, for a reason that waiting doesn't resolve: trigger `refuse` raises `closed for today`.
+    /// Makes `rides` refuse every insert, for a reason that waiting doesn't resolve: trigger `refuse` raises
+    /// `closed for today`.
     pub(crate) async fn refuse_writes(&self) {
         self.sql(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$

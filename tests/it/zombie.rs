@@ -1,5 +1,5 @@
-//! A process that was suspended and resumes late. Meanwhile its partitions have got another owner. Its write must be refused, and
-//! its locks must delay nobody.
+//! A process that was suspended and resumes late. Meanwhile its partitions have got another owner. Its write must be
+//! refused, and its locks must delay nobody.
 
 use std::time::Duration;
 

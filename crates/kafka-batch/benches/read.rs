@@ -1,7 +1,8 @@
 //! Measures the CPU time of reading a topic, alternately by `BaseConsumer::poll` and in bulk.
 //!
-//! Run `RECORDS=2000000 PARTITIONS=4 TURNS=3 cargo bench -p tidegate-kafka-batch`, where these settings are the defaults. The
-//! value of each record has about 100 bytes. The CPU time is that of the whole process, librdkafka's threads included.
+//! Run `RECORDS=2000000 PARTITIONS=4 TURNS=3 cargo bench -p tidegate-kafka-batch`, where these values are the defaults.
+//! The value of each record has about 100 bytes. The CPU time is that of the whole process, librdkafka's threads
+//! included.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct Turn {
     records: u64,
-    /// The sum of lengths and offsets, so that both ways access the same parts of a record.
+    /// The sum of lengths, offsets and timestamps, so that both ways access the same parts of a record.
     sum: u64,
     cpu_seconds: f64,
     seconds: f64,

@@ -10,8 +10,8 @@ use crate::native::{HeaderList, MessageRef, Messages, Taking};
 /// The records and faults that [`BatchQueue::read`](crate::BatchQueue::read) returns, in the order in which librdkafka
 /// delivered them. A bulk may be empty.
 ///
-/// Records and faults that are taken are destroyed when the bulk is dropped. Those that are not taken stay in the queue, and
-/// the next read returns them first. So a caller may stop after any record.
+/// Records and faults that are taken are destroyed when the bulk is dropped. The others stay in the queue, and the next
+/// read returns them first. So a caller may stop after any record.
 pub struct Bulk<'q> {
     messages: &'q mut Messages,
 }
@@ -39,8 +39,9 @@ impl<'q> Bulk<'q> {
         self.len() == 0
     }
 
-    /// Returns the next run or fault, or `None` when the bulk is used up. A fault counts as taken when it is returned. The
-    /// records of a run are taken one by one. Those that the caller does not take are the start of the next run.
+    /// Returns the next run or fault, or `None` when the bulk is used up. A fault counts as taken when it is returned.
+    /// The records of a run are taken one by one. The records that the caller does not take are the start of the next
+    /// run.
     pub fn next_item(&mut self) -> Option<Item<'_>> {
         let mut taking = self.messages.taking();
         let message = taking.peek()?;
@@ -68,7 +69,7 @@ pub struct Run<'b> {
     pub records: Records<'b>,
 }
 
-/// The records of a run. Each is taken when the iterator yields it.
+/// The records of a run. A record is taken when the iterator yields it.
 pub struct Records<'b> {
     topic_pointer: *mut rd_kafka_topic_t,
     partition: i32,
@@ -91,7 +92,7 @@ impl<'b> Records<'b> {
     #[inline]
     fn peek(&self) -> Option<Record<'b>> {
         let message = self.taking.peek()?;
-        // Each message of a bulk holds a reference to its topic, so that equal pointers mean the same topic.
+        // Each message of a bulk holds a reference to its topic, so equal pointers mean the same topic.
         if message.partition() != self.partition
             || message.topic_pointer() != self.topic_pointer
             || message.error_number() != 0
@@ -147,7 +148,7 @@ impl<'b> Record<'b> {
     }
 }
 
-/// The headers of a record: pairs of a name and a value. A name is any bytes but NUL, in practice UTF-8.
+/// The headers of a record: pairs of a name and a value. A name consists of any bytes except NUL, in practice UTF-8.
 #[derive(Clone)]
 pub struct Headers<'b> {
     list: HeaderList<'b>,

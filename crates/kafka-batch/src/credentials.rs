@@ -1,5 +1,5 @@
-//! Gives a client new credentials while it runs. The client uses them at its next connection to a broker; open connections keep
-//! theirs until the broker requires new ones (KIP-368).
+//! Gives a client new credentials while it runs. The client uses them at its next connection to a broker; open
+//! connections keep the old credentials until the broker requires new ones (KIP-368).
 
 use std::ffi::{CStr, CString, c_char};
 
@@ -7,7 +7,7 @@ use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::types::RDKafkaRespErr;
 
-/// The longest error text that librdkafka writes, in bytes.
+/// The size of the buffer for an error text of librdkafka, in bytes. A longer text is cut off.
 const ERROR_SIZE: usize = 512;
 
 /// A token for SASL OAUTHBEARER.
@@ -62,7 +62,7 @@ pub fn set_oauth_token<C: ClientContext>(client: &Client<C>, token: OAuthToken<'
 /// Gives a client another user and password for SASL PLAIN and SCRAM.
 ///
 /// # Errors
-/// If the client doesn't use SASL, or a text has a NUL.
+/// If the client doesn't use SASL, or if `user` or `password` contains a NUL.
 pub fn set_password<C: ClientContext>(client: &Client<C>, user: &str, password: &str) -> Result<(), String> {
     let (user, password) = (c_string(user)?, c_string(password)?);
     // SAFETY: the client is alive, and both texts end with NUL and outlive the call, which copies them.

@@ -1,5 +1,5 @@
-//! What the brokers say about a consumer group: which operations they allow a client, and the names of its members. `rdkafka` has
-//! no call for either.
+//! Asks the brokers about a consumer group: which operations they allow a client, and the names of the group's members.
+//! `rdkafka` has no call that returns these.
 
 use std::ffi::{CStr, CString, c_int};
 use std::ptr::{self, NonNull};
@@ -9,8 +9,9 @@ use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
-/// Returns whether the client may read as a member of a group: join it and commit its offsets. The group need not exist.
-/// `None` means that the broker doesn't say. Blocks for at most `timeout`, and changes nothing.
+/// Returns whether the client may read as a member of a group: join the group and commit its offsets. The group need
+/// not exist. `None` means that the broker's answer doesn't say this. Blocks for at most `timeout`, and changes
+/// nothing.
 ///
 /// # Errors
 /// `GroupAuthorizationFailed` if the client has no right even to describe the group, and any failure of the request.
@@ -22,8 +23,8 @@ pub fn may_read_group<C: ClientContext>(
     describe(client, group, timeout, operations).map(Option::flatten)
 }
 
-/// Returns the names (`group.instance.id`) of the members of a group that have one; none if the group doesn't exist. Blocks for
-/// at most `timeout`, and changes nothing.
+/// Returns the names (`group.instance.id`) of a group's members. Members without a name are left out. The list is empty
+/// if the group doesn't exist. Blocks for at most `timeout`, and changes nothing.
 ///
 /// # Errors
 /// Any failure of the request.
@@ -31,8 +32,8 @@ pub fn named_members<C: ClientContext>(client: &Client<C>, group: &str, timeout:
     describe(client, group, timeout, names).map(Option::unwrap_or_default)
 }
 
-/// Describes a group, and reads the description by `read`. Returns `None` if the broker describes nothing, or if the group doesn't
-/// exist.
+/// Requests a group's description, and returns what `read` makes of it. Returns `None` if the broker describes nothing,
+/// or if the group doesn't exist.
 fn describe<C: ClientContext, T>(
     client: &Client<C>,
     group: &str,
@@ -77,8 +78,8 @@ fn describe<C: ClientContext, T>(
     if !error.is_null() {
         // SAFETY: the error belongs to the description.
         let code = unsafe { rd::rd_kafka_error_code(error) };
-        // Since Kafka 4.0, brokers report this error for a group that doesn't exist. Earlier ones describe it as a group
-        // without members.
+        // Since Kafka 4.0, brokers report this error for a group that doesn't exist. Older brokers describe such a
+        // group as one without members.
         if code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND {
             return Ok(None);
         }
@@ -104,8 +105,8 @@ fn names(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> Vec<String> {
     (0..count).filter_map(name).collect()
 }
 
-/// Returns whether a described group's operations include reading; `None` if the broker doesn't say. The caller holds the event to
-/// which the description belongs.
+/// Returns whether a described group's operations include reading; `None` if the description doesn't list them. The
+/// caller holds the event to which the description belongs.
 fn operations(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> Option<bool> {
     let mut count = 0;
     // SAFETY: the description is alive.

@@ -31,7 +31,8 @@
 //! # }
 //! ```
 //!
-//! The statements about librdkafka below were verified in the source of version 2.12.1; tests check those that are observable.
+//! The statements about librdkafka below were verified in the source of version 2.12.1; tests check the ones that can
+//! be observed.
 //!
 //! # Forwarding
 //! Call [`BatchQueue::forward`] before the partition is assigned. Then none of the partition's records go to the consumer's
@@ -39,17 +40,18 @@
 //! (`rd_kafka_toppar_op_fetch_start`, flag `RD_KAFKA_Q_F_FWD_APP`). If `forward` is called later, the consumer's queue may
 //! already have records of the partition. `poll` returns them, and the caller must take them before the first bulk.
 //!
-//! When librdkafka stops fetching a partition, it clears the forwarding (`rd_kafka_toppar_fetch_stop`). This happens on a
-//! thread of librdkafka, at some time after `unassign` or `incremental_unassign` has returned. `assign` stops and starts every
-//! partition of its list, including those that were already assigned. So the old fetch may stop after `forward` was called for
-//! the new assignment, and would undo that call. The flag stays set, so records would then wait in the partition's queue, where
-//! nobody reads them. This crate closes the gap: each forwarded partition's queue has a callback, which librdkafka calls only
-//! if something arrives in the queue while the queue is not forwarded. The callback wakes the waiting read, which forwards the
-//! partition again. This moves what has arrived meanwhile, in order. So nothing is lost or delayed, and there is no cost while
-//! the partition is forwarded.
+//! When librdkafka stops fetching a partition, it clears the forwarding (`rd_kafka_toppar_fetch_stop`). This happens on
+//! a thread of librdkafka, at some time after `unassign` or `incremental_unassign` has returned. `assign` stops and
+//! starts every partition of its list, including those that were already assigned. So the old fetch may stop after
+//! `forward` was called for the new assignment, and would undo that call. The flag stays set, so records would then
+//! wait in the partition's queue, where nobody reads them. This crate closes the gap: each forwarded partition's queue
+//! has a callback, which librdkafka calls only if something arrives in the queue while the queue is not forwarded. The
+//! callback wakes the waiting read, which forwards the partition again. This also moves the records that have arrived
+//! meanwhile, in order. So no record is lost or delayed, and the callback costs nothing while the partition is
+//! forwarded.
 //!
-//! Independently of this crate: version 2.12.1 aborts the process if a partition is taken away twice before its fetch has ended
-//! (librdkafka issue 5573). Two calls of `assign` or of `incremental_unassign` within milliseconds can do this. A new
+//! With or without this crate, librdkafka 2.12.1 aborts the process if a partition is taken away twice before its fetch
+//! has ended (issue 5573). Two calls of `assign` or of `incremental_unassign` within milliseconds can do this. A new
 //! assignment's first record is a sign that earlier fetches have ended.
 //!
 //! Once a partition has been forwarded, the flag `RD_KAFKA_Q_F_FWD_APP` stays set, and librdkafka no longer forwards the
@@ -62,14 +64,14 @@
 //! `poll`.
 //!
 //! # The consumer's liveness
-//! Each read counts as a poll for `max.poll.interval.ms` (`rd_kafka_q_serve_rkmessages` calls `rd_kafka_app_poll_start` and
-//! `rd_kafka_app_polled`). The exception is a read that only returns records left over from the last bulk, because it doesn't
-//! call librdkafka.
+//! Each read counts as a poll for `max.poll.interval.ms` (`rd_kafka_q_serve_rkmessages` calls `rd_kafka_app_poll_start`
+//! and `rd_kafka_app_polled`). The exception is a read that only returns records left over from the last bulk: such a
+//! read doesn't call librdkafka.
 //!
 //! # Positions
-//! A read moves librdkafka's position (`rd_kafka_position`, and the stored offset unless `enable.auto.offset.store = false`)
-//! past the last record of the *whole bulk*, whether that record is taken or not. `poll` moves the position record by record.
-//! This matters for these calls:
+//! A read moves librdkafka's position (`rd_kafka_position`, and the stored offset unless
+//! `enable.auto.offset.store = false`) past the last record of the *whole bulk*, whether that record is taken or not.
+//! `poll` moves the position record by record. The difference matters in these cases:
 //! - A pause throws away the records in librdkafka's queues, and a resume fetches from the position. The records of a bulk that
 //!   were not taken are not lost: they stay in the `BatchQueue`, and the next read returns them.
 //! - After a seek, or an assignment at an offset, the records of a bulk that were not taken are stale. Call
@@ -77,20 +79,23 @@
 //! - librdkafka drops what it fetched before a seek, a pause or an assignment. It recognizes such records by version numbers,
 //!   which are raised before the call returns. So the next read of the same thread returns nothing stale, but a bulk that is
 //!   read meanwhile on another thread may contain stale records.
-//! - A [`Fault`] also moves the position, to one *after* its offset, while `poll` does not move it. For the end of a
-//!   partition and for a failed fetch, that offset is the next one to fetch. If the partition is then paused before its next
-//!   record arrives, a resume skips one record. So after a fault, **seek to the next offset before the partition is resumed** (or
-//!   assign it there), or don't pause it before a record has arrived.
+//! - A [`Fault`] also moves the position, to the offset *after* the fault's own. When `poll` returns an error, the
+//!   position stays. For the end of a partition and for a failed fetch, the fault's own offset is the next one to
+//!   fetch. If the partition is then paused before its next record arrives, a resume skips one record. So after a
+//!   fault, **seek to the next offset before the partition is resumed** (or assign it there), or don't pause it before
+//!   a record has arrived.
 //!
 //! # Memory
-//! A record borrows the buffer of its fetch response or, if the record was compressed, the buffer into which its record batch
-//! was decompressed. A buffer is freed with the last record that uses it. A bulk holds its records until it is dropped, and the
-//! `BatchQueue` holds what was not taken. So up to 512 records pin up to 512 buffers, in practice two or three. These records
-//! no longer count for `queued.max.messages.kbytes`. The forwarded partitions of one consumer share that limit, as they do on
-//! the consumer's queue. A read allocates nothing in this crate.
+//! A record borrows the buffer of its fetch response or, if the record was compressed, the buffer into which its record
+//! batch was decompressed. A buffer is freed with the last record that uses it. A bulk keeps its records until it is
+//! dropped, and the `BatchQueue` keeps those that were not taken. So up to 512 records keep up to 512 buffers in
+//! memory, in practice two or three. These records no longer count for `queued.max.messages.kbytes`. The forwarded
+//! partitions of one consumer share that limit, as they do on the consumer's queue. A read allocates nothing in this
+//! crate.
 //!
-//! `rd_kafka_consume_callback_queue` costs as little and moves the position record by record, but it takes the whole queue at
-//! once. So librdkafka continues to fetch, beyond its limits, while the callbacks run.
+//! This crate doesn't use `rd_kafka_consume_callback_queue`, which costs as little as a bulk read, and moves the
+//! position record by record. It takes the whole queue at once, so librdkafka would continue to fetch, beyond its
+//! limits, while the callbacks run.
 
 mod bulk;
 mod credentials;

@@ -1,7 +1,7 @@
 //! Types that own librdkafka's queues and messages, and destroy them when they are dropped.
 //!
-//! None of these types knows the client to which its pointers belong. `BatchQueue` owns all of them beside an `Arc` of the
-//! consumer and drops the consumer last.
+//! These types don't keep the client alive to which their pointers belong. `BatchQueue` does: it owns all of them
+//! together with an `Arc` of the consumer, and drops the consumer last.
 
 use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;
@@ -64,7 +64,7 @@ impl Queue {
         unsafe { rd::rd_kafka_queue_yield(self.0.as_ptr()) }
     }
 
-    /// Sends a commit of these positions. Its answer comes to this queue as an event.
+    /// Sends a commit of these positions. Kafka's answer comes to this queue as an event.
     ///
     /// # Safety
     /// `client` is alive and owns this queue; `positions` is a list that stays alive during the call.
@@ -116,7 +116,7 @@ impl Messages {
         self.end - self.taken
     }
 
-    /// Makes room for the next bulk: destroys all messages that are held.
+    /// Makes room for the next bulk: destroys all messages.
     pub(crate) fn clear(&mut self) {
         self.taken = self.end;
         self.destroy_taken();
@@ -158,10 +158,10 @@ impl Messages {
         }
     }
 
-    /// Removes and destroys the untaken messages for which `unwanted` holds; the others keep their order.
+    /// Removes and destroys the untaken messages for which `unwanted` returns true. The others keep their order.
     pub(crate) fn remove(&mut self, unwanted: impl Fn(MessageRef<'_>) -> bool) {
         self.destroy_taken();
-        // The unwanted ones move before the others, in any order, and count as taken.
+        // Move the unwanted messages before the others, in any order, and count them as taken.
         for current in self.taken..self.end {
             // SAFETY: by the invariant the slot holds a message, and it stays there during the call.
             let message = unsafe { MessageRef::new(self.slots[current]) };
@@ -173,7 +173,7 @@ impl Messages {
         self.destroy_taken();
     }
 
-    /// Returns the untaken messages, to be taken one after the other.
+    /// Returns the untaken messages, so that the caller can take them one after the other.
     pub(crate) fn taking(&mut self) -> Taking<'_> {
         Taking { slots: &self.slots[..self.end], taken: &mut self.taken }
     }

@@ -16,9 +16,9 @@ use crate::{Bulk, MAX_MESSAGES};
 /// Reads the records of forwarded partitions in bulk, beside a consumer whose own queue keeps the events. A consumer should
 /// have at most one such queue, because a second one takes over the wake-ups of the first.
 ///
-/// When a `BatchQueue` is dropped, the records that librdkafka has fetched and nobody has read move to the consumer's queue, in
-/// order, and the partitions are forwarded to that queue. Records that were read and not taken are lost. A `BatchQueue` holds
-/// an `Arc` of its consumer, so the consumer can't be dropped before it.
+/// When a `BatchQueue` is dropped, the partitions are forwarded to the consumer's queue. Records that were fetched but
+/// not read move to that queue, in order. Records that were read but not taken are lost. A `BatchQueue` holds an `Arc`
+/// of its consumer, so the consumer can't be dropped before it.
 pub struct BatchQueue<C: ConsumerContext + 'static> {
     // Fields are dropped in the order of declaration. The consumer is the last one, because no other field may outlive it.
     messages: Messages,
@@ -93,9 +93,9 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         Self::make(consumer, None)
     }
 
-    /// Makes a queue for a caller that waits for a call of `on_ready` instead of waiting in [`BatchQueue::read`]. After such a
-    /// call, [`BatchQueue::is_ready`] may return true. `on_ready` is called on a thread of librdkafka that holds the lock of a
-    /// queue. So `on_ready` must neither block nor call librdkafka.
+    /// Makes a queue for a caller that waits for a call of `on_ready` instead of waiting in [`BatchQueue::read`]. After
+    /// a call of `on_ready`, [`BatchQueue::is_ready`] may return true. `on_ready` is called on a thread of librdkafka
+    /// that holds the lock of a queue. So `on_ready` must neither block nor call librdkafka.
     ///
     /// # Errors
     /// As [`BatchQueue::new`].
@@ -131,8 +131,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
     }
 
     /// Commits positions without waiting for Kafka's answer, which arrives on the consumer's own queue: a later
-    /// [`BaseConsumer::poll`] passes it to [`ConsumerContext::commit_callback`]. For [`BaseConsumer`]'s own asynchronous
-    /// commit, librdkafka discards the answer.
+    /// [`BaseConsumer::poll`] passes it to [`ConsumerContext::commit_callback`]. [`BaseConsumer`]'s own asynchronous
+    /// commit passes no answer on: librdkafka discards it.
     ///
     /// # Errors
     /// If the consumer is closed.
@@ -184,8 +184,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         }
         // SAFETY: `self.own` lives until `unforward` or `Drop` has removed the callback.
         unsafe { queue.set_callback(on_stray, Arc::as_ptr(&self.own).cast()) }
-        // Forward after the callback is set. This call moves entries that arrive in between; if the queue is unforwarded later,
-        // the callback reports its entries.
+        // Forward after the callback is set. The call moves entries that have arrived before it. If librdkafka later
+        // ends the forwarding, the callback reports new entries.
         queue.forward(Some(&self.own.queue));
         self.forwarded.push(Forwarded { topic: topic.to_owned(), partition, queue });
         Ok(())
@@ -203,8 +203,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         }
     }
 
-    /// Drops a partition's records that were read and not taken. Call this after a seek, because these records were read before
-    /// the seek. Those at or after the seek's offset are delivered once more.
+    /// Drops a partition's records that were read and not taken. Call this after a seek, because these records were
+    /// read before the seek. librdkafka delivers the records at or after the seek's offset once more.
     pub fn discard(&mut self, topic: &str, partition: i32) {
         self.messages.remove(|message| message.partition() == partition && message.topic() == topic);
     }
@@ -212,8 +212,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
     /// Returns the records that the last bulk left. If there are none, waits for records for up to `timeout`, rounded up to
     /// whole milliseconds, and returns up to [`MAX_MESSAGES`] of those that have arrived.
     ///
-    /// Doesn't wait for a full bulk. Returns an empty bulk when the time is over, or when the consumer's queue has an event. So
-    /// poll the consumer between two reads.
+    /// Doesn't wait for a full bulk. Returns an empty bulk when the time is over, or when the consumer's queue has an
+    /// event: poll the consumer between two reads, to handle such events.
     ///
     /// # Errors
     /// The error that librdkafka reports. The current version reports none.
@@ -246,10 +246,11 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
             if own.strayed.load(Ordering::Acquire) {
                 continue;
             }
-            // librdkafka waits for as many messages as are requested, so request one, and then the others.
             if self.events.is_occupied() {
                 return Ok(());
             }
+            // librdkafka waits for as many messages as are requested. So request one first, and then the others without
+            // waiting.
             if messages.fill(&own.queue, left, 1)? > 0 {
                 messages.fill(&own.queue, Duration::ZERO, MAX_MESSAGES)?;
                 return Ok(());
@@ -268,17 +269,19 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
 impl<C: ConsumerContext + 'static> Drop for BatchQueue<C> {
     fn drop(&mut self) {
         self.messages.clear();
-        // Clear this callback before the consumer's queue becomes the target. librdkafka calls it with the consumer's queue
-        // locked, and the callback then locks our queue. Forwarding locks the two in the opposite order.
+        // Clear this callback before the consumer's queue becomes the target. librdkafka calls it with the consumer's
+        // queue locked, and the callback then locks our queue. Forwarding locks the two in the opposite order, so the
+        // two threads could deadlock.
         self.events.clear_callback();
         self.own.queue.clear_callback();
-        // Forward our queue first, which moves its entries, and then the partitions: this keeps the order of records.
+        // Forward our queue first, which moves its entries, and the partitions after that. So the records keep their
+        // order.
         self.own.queue.forward(Some(&self.events));
         for partition in self.forwarded.drain(..) {
             partition.queue.clear_callback();
             partition.queue.forward(Some(&self.events));
         }
-        // End the forwarding first: destroying a queue that is forwarded empties its target.
+        // End the forwarding first: destroying a queue empties the queue to which it is forwarded.
         self.own.queue.forward(None);
     }
 }

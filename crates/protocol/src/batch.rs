@@ -1,13 +1,13 @@
 //! A batch: encoded rows together with the raw records they came from, in the order of delivery. No I/O.
 //!
-//! A batch has a few large buffers, whatever the number of partitions: the rows as COPY sends them; the *arena*, which holds
-//! the raw records; one entry per record; and *runs*, which map ranges of records to segments. The buffers are reused. A
-//! [`Segment`] is one claim of one partition, with the offsets that its records cover. To drop a revoked or fenced partition,
-//! its runs are left out when the batch is written. The raw bytes make dead letters exact, and allow the rows to be encoded
-//! again after a catalog change.
+//! A batch has a few large buffers, whatever the number of partitions: the rows as COPY sends them; the *arena*, which
+//! holds the raw records; one entry per record; and *runs*, which map ranges of records to segments. The buffers are
+//! reused. A [`Segment`] is one claim of one partition, with the offsets that its records cover. When the batch is
+//! written, the runs of revoked and fenced partitions are left out. The raw bytes make dead letters exact, and allow
+//! the rows to be encoded again after a catalog change.
 //!
 //! Record accounting: every record has rows, or is rejected, or is skipped by a rule, for example the row filter.
-//! [`Batch::seal`] asserts that the three numbers add up.
+//! [`Batch::seal`] asserts that the three numbers add up to the number of records.
 
 mod window;
 
@@ -22,8 +22,8 @@ use crate::record::{Headers, Record};
 pub struct BatchLimits {
     /// The number of rows. Default 50 000.
     pub max_rows: NonZeroU32,
-    /// The size in bytes of rows, raw records and entries together. This limit is checked before a record is added, so a record
-    /// of any size fits. Default 8 MiB.
+    /// The size in bytes of rows, raw records and entries together. This limit is checked before a record is added, so
+    /// a record of any size can be added. Default 8 MiB.
     pub max_bytes: u64,
     /// The time within which the batch is committed, counted from when its first record is added. The batch is closed earlier,
     /// by the time that its write is expected to take. Default 500 ms.
@@ -96,7 +96,7 @@ pub struct Span {
 pub struct LastRecord {
     pub offset: Offset,
     pub timestamp_ms: Option<i64>,
-    /// FNV-1a of the lengths of key and value and of their bytes.
+    /// FNV-1a over the length of the key, the length of the value, the key and the value.
     pub digest: i64,
 }
 
@@ -191,8 +191,8 @@ impl Batch {
         self.sealed = None;
     }
 
-    /// Opens a segment, in which the ledger is at `from` before the first record. Returns the segment's index, for
-    /// [`Batch::push`].
+    /// Opens a segment. `from` is the offset of the ledger when all earlier batches are written. Returns the segment's
+    /// index, for [`Batch::push`].
     pub fn open_segment(&mut self, source: TopicPartition, claim: Claim, from: Offset) -> usize {
         self.segments.push(Segment { source, claim, from, to: from, live: true, records: 0, last_record: 0 });
         self.segments.len() - 1
@@ -305,7 +305,7 @@ impl Batch {
         self.sealed
     }
 
-    /// Leaves a segment out of what will be written.
+    /// Excludes a segment's records from the write.
     pub fn drop_segment(&mut self, segment: usize) {
         self.segments[segment].live = false;
     }
@@ -330,7 +330,7 @@ impl Batch {
         self.entries.last().map_or(0, |entry| entry.row_count)
     }
 
-    /// Returns the memory used, in bytes: rows, raw records, and the entries that describe them.
+    /// Returns the memory used, in bytes, by rows, raw records, and the entries that describe the records.
     pub fn bytes(&self) -> usize {
         self.rows.len() + self.arena.len() + self.entries.len() * size_of::<Entry>()
     }
@@ -362,7 +362,7 @@ impl Batch {
     }
 }
 
-/// Returns offset, timestamp and digest of a record, by which the log is identified later.
+/// Returns offset, timestamp and digest of a record. A later claim identifies the log by them.
 pub fn last_record(record: &Record<'_>) -> LastRecord {
     // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. The digest is computed for one record per span,
     // so speed doesn't matter.

@@ -1,11 +1,11 @@
 //! The claim loop: claims the partitions that Kafka assigned to a pipeline's consumers, and tells each consumer at which offset
 //! to start fetching.
 //!
-//! The loop has its own connection, so that a claim waits neither for a COPY nor for another claim. Ledger rows that others
-//! have locked are skipped, and their claims are tried again later. Meanwhile, a second connection waits for one of these locks
-//! and identifies the session that holds it. The second connection makes no claim: a claim queued behind a lock could be made
-//! after the partition moved to another member, and would fence that member. A request is tried again until it is granted,
-//! refused or withdrawn. By the request id, a consumer recognizes an answer that comes too late.
+//! The loop has its own connection, so that a claim waits neither for a COPY nor for another claim. Ledger rows that
+//! others have locked are skipped, and their claims are tried again later. Meanwhile, a second connection waits for one
+//! of these locks and identifies the session that holds it. The second connection makes no claim: a claim queued behind
+//! a lock could be made after the partition moved to another member, and would fence that member. A request is tried
+//! again until it is granted, refused or withdrawn. A consumer recognizes a late answer by its request id.
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
@@ -27,8 +27,8 @@ use crate::retry::{Backoff, Disposition};
 use crate::stopped::Stopped;
 use crate::store::WriteError;
 
-/// How long claims of locked rows are only tried again. After this time, a second connection waits for the lock and identifies
-/// the session that holds it.
+/// For this time, claims of locked rows are only retried. After it, a second connection waits for the lock and
+/// identifies the session that holds it.
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
@@ -102,9 +102,9 @@ pub struct Claimed {
 
 /// The ledger rows as the claim loop uses them, over one connection that is opened when needed.
 ///
-/// No future except [`ClaimLedger::wait_at_lock`] is cancel safe: a dropped one leaves replies unread, so the caller must
-/// disconnect before the next call. A claim whose reply was lost may be in the ledger nevertheless, and the next claim replaces
-/// it.
+/// Only [`ClaimLedger::wait_at_lock`] is cancel safe. A dropped future of another method leaves replies unread, so the
+/// caller must disconnect before the next call. If the reply to a claim was lost, the claim may be in the ledger; the
+/// next claim replaces it.
 pub trait ClaimLedger: Send {
     /// Returns whether a connection is open.
     fn is_connected(&self) -> bool;
@@ -132,18 +132,18 @@ pub trait ClaimLedger: Send {
         owner: &str,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<Claimed>, WriteError>> + Send;
-    /// Sets a claimed row to `to` under a new claim, and clears the last record, which the new log doesn't have. Returns the
-    /// new claim; `None` if the row has another claim or offset than `claimed`. If the database is later restored to a state
-    /// before this step, the row has the old claim again, which reveals the restore even if the row's offset also occurs in the
-    /// new log.
+    /// Sets a claimed row to `to` under a new claim, and clears the last record, which the new log doesn't have.
+    /// Returns the new claim; `None` if the row has another claim or offset than `claimed`. The new claim makes a later
+    /// restore visible: if the database is restored to a state before this step, the row has the old claim again. The
+    /// row's offset may not show the restore, because the new log may have a record there too.
     fn step_over(
         &mut self,
         claimed: &Claimed,
         to: Offset,
     ) -> impl Future<Output = Result<Option<Claim>, WriteError>> + Send;
-    /// Waits, on a separate connection and for a limited time, until nobody holds the lock on a partition's row. Terminates our
-    /// own leftover connections that hold it, and reports other holders. Makes no claim. `waits` counts the calls, this one
-    /// included, since the last time when no request was pending.
+    /// Waits, on a separate connection and for a limited time, until nobody holds the lock on a partition's row.
+    /// Terminates our own leftover connections that hold the lock, and reports other holders. Makes no claim. `waits`
+    /// counts the calls, this one included, since the last time when no request was pending.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -200,7 +200,7 @@ pub struct ClaimLoop<C, K> {
     random: Rng,
     listener: Arc<dyn Listener>,
     pending: Vec<Pending>,
-    /// The answers of this round that were not sent yet, by the channel of their consumer.
+    /// The answers of this round, which are sent at its end. Each consumer's channel has one entry.
     answered: Vec<(Sender<Message>, Vec<ClaimAnswer>)>,
 }
 
@@ -216,8 +216,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
     /// [`Stopped`] if Postgres refuses a claim for a reason that waiting doesn't resolve.
     ///
     /// # Cancel safety
-    /// May be dropped at any point. A claim that is in the ledger, but was not answered, is replaced by the next claim of its
-    /// partition.
+    /// May be dropped at any point. If a claim is in the ledger and was not answered, the partition's next claim
+    /// replaces it.
     pub async fn run(mut self, mut requests: Receiver<ClaimRequest>) -> Result<(), Stopped> {
         let mut backoff = Backoff::new();
         let mut lock_wait = JoinSet::new();
@@ -370,11 +370,11 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
-    /// Returns the low ends and the high ends. Reads the high ends first. If a topic is recreated between the two requests, the
-    /// low end is then that of the new log. This low end is not after the last committed record, so fetching begins at that
-    /// record's offset and the records are compared. In the other order, the low end could be that of the old log, after the
-    /// last committed record. Nothing would be compared, and a new log that has grown beyond our offset would be taken for the
-    /// old one.
+    /// Returns the low ends and the high ends. Requests the high ends first. So if a topic is recreated between the two
+    /// requests, the low end belongs to the new log. It is not after the last committed record, so fetching begins at
+    /// that record's offset and the records are compared. In the other order, the low end could belong to the old log,
+    /// and be after the last committed record. Nothing would be compared, and a new log that has grown beyond our
+    /// offset would be taken for the old one.
     async fn both_ends(&self, sources: &[TopicPartition]) -> Result<(Ends, Ends), LogEndsError> {
         let high = self.log_ends.ends(sources, End::High).await?;
         Ok((self.log_ends.ends(sources, End::Low).await?, high))

@@ -12,17 +12,17 @@ use crate::record::Record;
 /// The limits beyond which the pipeline stops instead of dead-lettering more records.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeadLetterLimits {
-    /// The highest allowed share of dead letters among the records of the window, in `(0.0, 1.0]`. With 1.0, the pipeline never
-    /// stops because of dead letters. Default 0.1.
+    /// The highest allowed share of dead letters among the records of the last `window`, above 0.0 and up to 1.0. With
+    /// 1.0, the pipeline never stops because of dead letters. Default 0.1.
     pub max_share: f64,
-    /// The length of the window. Default 5 min.
+    /// The length of the sliding time window. Default 5 min.
     pub window: Duration,
-    /// With fewer dead letters than this in the window, the share isn't checked. Default 100.
+    /// The number of dead letters in the window from which on the share is checked. Default 100.
     pub min_count: u64,
 }
 
 impl DeadLetterLimits {
-    /// Returns the share of dead letters if `dead` of `records` are beyond the limits, else `None`.
+    /// Returns the share of dead letters if `dead` dead letters among `records` records exceed the limits, else `None`.
     pub fn exceeded(&self, records: u64, dead: u64) -> Option<f64> {
         let share = share(records, dead);
         (dead >= self.min_count && share > self.max_share).then_some(share)
@@ -35,7 +35,7 @@ pub fn share(records: u64, dead: u64) -> f64 {
     dead as f64 / records.max(1) as f64
 }
 
-/// How many groups of dead letters a summary names.
+/// How many groups of dead letters a summary names. A group has the same reason and column.
 const NAMED_GROUPS: usize = 3;
 /// The maximum length, in characters, of a dead letter's detail in a summary.
 const DETAIL_MAX: usize = 200;
@@ -66,7 +66,7 @@ pub(crate) fn summary<'r>(batch: &Batch, rejects: impl Iterator<Item = &'r Rejec
     text
 }
 
-/// Counts records and dead letters in a sliding window. The window moves in steps of a thirtieth of its length.
+/// Counts records and dead letters in a sliding time window, which moves in steps of a thirtieth of its length.
 #[derive(Debug)]
 pub struct DeadLetterBudget {
     limits: DeadLetterLimits,

@@ -17,10 +17,10 @@ pub trait Listener: Send + Sync {
     fn on(&self, event: &Event<'_>);
 }
 
-/// The system for which claims wait.
+/// The system that delays claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimsWaitOn {
-    /// The ledger doesn't answer or refuses a statement.
+    /// Postgres doesn't answer, or refuses a statement.
     Postgres,
     /// Kafka doesn't say where a partition's log begins or ends.
     Kafka,
@@ -59,7 +59,7 @@ pub enum Event<'a> {
     Rebuilding {
         why: &'a str,
     },
-    /// The drain at the end is over. The next owner reads again what isn't written by now.
+    /// The drain has ended, and the consumer leaves the group next. The next owner reads the unwritten records again.
     DrainEnded {
         /// Records of the open batch, which never reached the writer.
         open: u32,
@@ -69,11 +69,11 @@ pub enum Event<'a> {
     /// A claim was granted.
     Claimed {
         source: &'a TopicPartition,
-        /// The offset at which the ledger is.
+        /// The offset of the ledger.
         next: Offset,
         epoch: i64,
     },
-    /// A claim or a delivered record met a log-loss condition.
+    /// A claim or a delivered record showed that Kafka's log and the ledger disagree.
     LogLoss {
         source: &'a TopicPartition,
         condition: &'a LossCondition,
@@ -120,7 +120,7 @@ pub enum Event<'a> {
     CommitUnknown(&'a WriteError),
     /// The catalog changed, so the plan is rebuilt and the batch re-encoded.
     CatalogChanged(&'a WriteError),
-    /// A transaction over the same records timed out repeatedly, so the next ones are smaller.
+    /// Transactions over the same records timed out repeatedly, so the next transactions are smaller.
     WindowHalved {
         /// Records per transaction from now on.
         records: u32,
@@ -138,7 +138,7 @@ pub enum Event<'a> {
         attempt: u32,
         delay: Duration,
     },
-    /// How long an activity took.
+    /// How long an activity of the writer took.
     Spent(WritePhase, Duration),
 }
 
@@ -169,7 +169,7 @@ pub struct DeadLettered {
 pub enum WritePhase {
     /// `COPY`, including the poison search if there is one.
     Copy,
-    /// The ledger and `COMMIT`.
+    /// The update of the ledger, and `COMMIT`.
     Commit,
     /// The wait between two attempts.
     Outage,
@@ -191,7 +191,7 @@ pub enum Hold {
 pub struct Snapshot<'a> {
     /// The partitions and the open batch.
     pub session: &'a Session,
-    /// How many fetched partitions aren't read, because the loop has taken no records for a second or longer.
+    /// The number of fetched partitions if the loop has taken no records for a second or longer; otherwise 0.
     pub paused: usize,
     /// Whether records wait for a schema.
     pub waits_for_schema: bool,
@@ -211,6 +211,6 @@ pub struct Spent {
     pub work: Duration,
     /// Taking no records, for any reason in [`Hold`].
     pub held: Duration,
-    /// Taking no records because of the rate limit or a missing schema. Included in `held`.
+    /// The part of `held` in which the rate limit was used up or a schema was missing.
     pub flow: Duration,
 }

@@ -16,7 +16,7 @@ pub trait Group: Send {
     fn join(&mut self) -> Result<Self::Client, Box<dyn Error + Send + Sync>>;
 }
 
-/// A decision of the group.
+/// A change of the consumer's assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupEvent {
     /// The group assigned these partitions.
@@ -92,11 +92,11 @@ pub trait GroupClient: Send {
     /// # Errors
     /// An error that isn't about a record.
     fn serve(&mut self) -> Result<(), ReadError>;
-    /// Offers records that have arrived, at most as many as the client takes from its queue at once, until the visitor can't
-    /// take one. Returns whether a record was offered. Doesn't wait.
+    /// Offers the records that have arrived, until the visitor can't take one. One call offers at most as many records
+    /// as the client takes from its queue at once. Returns whether a record was offered. Doesn't wait.
     ///
     /// # Errors
-    /// An error in place of a record; records before it were offered.
+    /// An error that came instead of a record. The records before it were offered.
     fn read(&mut self, visitor: &mut impl Visitor) -> Result<bool, ReadError>;
     /// Returns what the group decided since the last call.
     fn take_events(&mut self) -> Vec<GroupEvent>;

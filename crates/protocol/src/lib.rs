@@ -1,8 +1,8 @@
 //! The protocol of Tidegate, by which every record is written exactly once.
 //!
-//! This crate decides where a consumer starts to read, when a batch is closed, what one transaction writes, and what an error
-//! means. It has no Kafka client, no database driver, no clock and no random source: time, randomness and I/O are arguments or
-//! traits.
+//! This crate decides where a consumer starts to read, when a batch is closed, what one transaction writes, and what an
+//! error means. It has no Kafka client, database driver or random source: I/O and randomness are arguments or traits.
+//! Time comes from tokio's clock, which a test can pause.
 
 pub mod batch;
 pub mod claim_loop;
@@ -22,7 +22,7 @@ pub mod stopped;
 pub mod store;
 pub mod writer;
 
-/// Returns the current time, by a clock that a simulation can pause.
+/// Returns the current time of tokio's clock, which a simulation can pause.
 fn now() -> std::time::Instant {
     tokio::time::Instant::now().into_std()
 }

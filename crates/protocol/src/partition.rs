@@ -28,7 +28,8 @@ pub enum State {
     Claiming { since: Instant },
     /// Claimed: records are consumed and written under this claim.
     Owned(Owned),
-    /// Another claim has replaced ours, while Kafka still assigns the partition to us: nothing is fetched until the revocation.
+    /// Another claim has replaced ours, while Kafka still assigns the partition to us. Nothing is fetched. If no
+    /// revocation follows within the claim grace, the partition is claimed again.
     Fenced {
         since: Instant,
         /// The claim that we had.
@@ -42,14 +43,14 @@ pub enum State {
 #[derive(Debug)]
 pub struct Owned {
     pub claim: Claim,
-    /// The next offset to deliver, which is the end of all batches so far.
+    /// The next offset that goes into a batch.
     pub next: Offset,
-    /// The ledger's offset, as far as it is known.
+    /// The offset at which the ledger was when we last learned it, by a claim or a commit.
     pub committed: Offset,
     /// The last committed record, if it must still be compared with the record that Kafka delivers at its offset.
     pub verify: Option<LastRecord>,
-    /// The offset up to which Kafka's log was read, if that is after `next`. In between are transaction markers and aborted
-    /// records, which are never delivered.
+    /// The offset up to which Kafka's log was read. It means something only if it is after `next`: in between are
+    /// transaction markers and aborted records, which are never delivered.
     pub read_to: Offset,
 }
 
@@ -86,7 +87,7 @@ impl Partition {
         self.progress_at = now;
     }
 
-    /// Stops at a log-loss condition.
+    /// Stops the partition because of a log-loss condition.
     pub fn stop(&mut self, condition: LossCondition) -> Then {
         self.leave_for(State::Stopped(condition))
     }
@@ -111,14 +112,14 @@ impl Partition {
         self.leave_for(State::Fenced { since: now, ours })
     }
 
-    /// Compares our state with a ledger row that was requested at `requested_at`. Returns what happened to our claim; `None` if
-    /// the row contains nothing new. The row can lack whatever happened after `requested_at`.
+    /// Compares our state with a ledger row that was requested at `requested_at`. Returns what happened to our claim;
+    /// `None` if the row contains nothing new. The row may lack changes that were made after `requested_at`.
     pub fn judge(&self, row: LedgerRow, requested_at: Instant) -> Option<Outcome> {
         match &self.state {
             State::Owned(_) if requested_at <= self.progress_at => None,
             State::Owned(owned) => match row.holder(owned.claim) {
-                // A write in flight may have advanced the row already, at most to the end of what was delivered. We wrote no
-                // other offset under this claim.
+                // A write in flight may have advanced the row already, to an offset up to `next`. We write no other
+                // offset under this claim.
                 Holder::Us(next) if owned.committed <= next && next <= owned.next => None,
                 Holder::Us(_) | Holder::Rewound => Some(Outcome::Rewound),
                 Holder::Fenced => Some(Outcome::Fenced),
@@ -141,12 +142,12 @@ impl Partition {
 /// The outcome of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The segment is in the table, and the ledger is at this offset.
+    /// The segment was committed, and the ledger is at this offset.
     Committed(Offset),
     /// A later claim holds the partition: nothing of the segment was written.
     Fenced,
-    /// The ledger isn't where we saw it committed: the database was restored, or somebody set the offset. The partition is claimed
-    /// again.
+    /// The ledger isn't at the offset that we committed: the database was restored, or somebody set the offset. The
+    /// partition is claimed again.
     Rewound,
 }
 
@@ -159,13 +160,13 @@ impl Owned {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The claim, which the ledger now holds.
+    /// The claim, which the ledger now has.
     pub claim: Claim,
     /// The offset of the ledger.
     pub next: Offset,
     /// Where fetching begins: at `next`, or at the last committed record to compare it.
     pub fetch: Offset,
-    /// The last committed record, if it is to be compared.
+    /// The last committed record, if it must be compared.
     pub verify: Option<LastRecord>,
 }
 
@@ -220,10 +221,11 @@ impl LossCondition {
 }
 
 impl LossCondition {
-    /// Returns whether this condition, which was found under an earlier claim, still exists under the claim that was requested
-    /// to skip it. `last` is the last record in the ledger row now. The request may be late because the process was suspended,
-    /// and the claim may be a second attempt after a lost reply. Then the ledger row may already belong to another log.
-    /// Skipping a part of that log would read records twice or leave them out.
+    /// Returns whether a new claim may skip this condition, which was found under an earlier claim. `last` is the last
+    /// record in the ledger row now. The condition still exists only if it is [`Self::LogReplaced`] with this same
+    /// record. The row may belong to another log by now, if the process was suspended before it sent the request, or if
+    /// the claim is a second attempt after a lost reply. Skipping a part of that log would read records twice or leave
+    /// them out.
     pub fn still_met(&self, last: Option<LastRecord>) -> bool {
         matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
     }

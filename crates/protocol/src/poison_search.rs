@@ -1,9 +1,9 @@
 //! The poison search: finds the records that Postgres refuses, with few COPYs. No I/O.
 //!
-//! The search goes through the window from front to back in one transaction. Every record before the range of the next step is
-//! settled: either copied, or known to be refused. So rows keep the order of delivery, and the search can end after any step
-//! with a complete prefix. An error of COPY names a row (`line N`), but this is only a hint. Without a hint, a range is halved.
-//! A record counts as refused only if it fails when it is copied alone.
+//! The search goes through the window from front to back in one transaction. Every record before the range of the next
+//! step is settled: either copied, or known to be refused. So rows keep the order of delivery. The search can end after
+//! any step, and the settled records can be committed. An error of COPY names a row (`line N`), but this is only a
+//! hint. Without a hint, a range is halved. A record counts as refused only if it fails when it is copied alone.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use std::ops::Range;
 pub struct Search {
     /// The ranges still to be copied, in reverse order: the next one is the last element.
     todo: Vec<Range<u32>>,
-    /// The number of records in the window. Once nothing is left to copy, they are all settled.
+    /// The number of records in the window. All of them are settled when nothing is left to copy.
     end: u32,
     bad: Vec<u32>,
     attempts: u32,
@@ -111,7 +111,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// Runs a whole search over records of which `bad` are refused; `hint_of` returns the record that the error names.
+    /// Runs a whole search over `len` records. COPY refuses those in `bad`; `hint_of` returns the record that its error
+    /// names.
     fn run(len: u32, bad: &BTreeSet<u32>, hint_of: impl Fn(u32) -> Option<u32>, cap: u32) -> (Vec<u32>, Search, u32) {
         let first_bad = |range: &Range<u32>| bad.range(range.clone()).next().copied();
         let mut search = Search::new(len, first_bad(&(0..len)).and_then(&hint_of), cap);

@@ -30,7 +30,7 @@ use crate::stopped::Stopped;
 use crate::store::LedgerRow;
 use crate::writer::WaitFlag;
 
-/// The longest wait for a record or a message. So the session's deadlines are checked at least this often.
+/// The longest wait for a record or a message. After it, the session's deadlines are checked again.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// The time between two commits of offsets to Kafka. These offsets are only for tools that show lag.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,7 +60,7 @@ pub trait RecordEncoder: Send {
     fn renew(&mut self);
 }
 
-/// Ledger rows that were read outside of writes.
+/// Ledger rows that were read outside of writes, to compute the lag.
 pub trait LedgerReadings: Send {
     /// Returns how often a log was seen to become shorter. The count only grows.
     fn cuts(&self) -> u32;
@@ -113,7 +113,7 @@ pub struct PollLoop<G: Group, E, L> {
     /// The rate limit that all consumers of the pipeline share.
     pub rate_limit: Arc<RateLimit>,
     pub listener: Arc<dyn Listener>,
-    /// Ends the loop, with a drain.
+    /// Ends the loop, after the delivered records are written (the drain).
     pub stop: CancellationToken,
 }
 
@@ -287,7 +287,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Compares what we know to be committed with the ledger.
+    /// Compares the session's state with the ledger rows in `readings`.
     fn compare(&mut self, now: Instant) {
         let cuts = self.parts.readings.cuts();
         if std::mem::replace(&mut self.cuts, cuts) < cuts {

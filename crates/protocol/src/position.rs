@@ -1,7 +1,7 @@
 //! Positions in Kafka: partitions, offsets, claims.
 //!
-//! An [`Offset`] is that of a record, or that of the next record to read. The two are easily confused, because they differ by
-//! one. So [`Offset::successor`] is the only way to advance, and no caller adds or subtracts one.
+//! An [`Offset`] is the position of a record, or of the next record to read. The two are easily confused, because they
+//! differ by one. So callers advance an offset by [`Offset::successor`] only, and never add or subtract one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -77,13 +77,13 @@ impl fmt::Debug for Offset {
 /// Identifies a claim. The id is random, so that no two claims have the same one, even in copies of a database.
 pub type ClaimId = uuid::Uuid;
 
-/// Ownership of a partition in the ledger. A write advances the ledger only if the ledger holds the same claim, so a later claim
-/// fences all earlier ones.
+/// Ownership of a partition in the ledger. A write advances the ledger only if the ledger has the same claim, so a
+/// later claim fences all earlier ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
     pub id: ClaimId,
-    /// The claim's number. The numbers of a partition only increase, so a lower number in the ledger than ours means that the
-    /// database was restored.
+    /// The claim's number. The numbers of a partition only increase. So if the number in the ledger is lower than ours,
+    /// the database was restored.
     pub epoch: i64,
 }
 

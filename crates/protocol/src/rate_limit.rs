@@ -4,10 +4,10 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Tokens are handed out in portions: the tokens of this duration. It is short, so that rows flow evenly within a second, but
-/// long enough for few accesses to the bucket.
+/// One call of [`RateLimit::take`] hands out at most the tokens of this duration. The duration is short, so that rows
+/// flow evenly within a second, but long enough for few accesses to the bucket.
 const PORTION: Duration = Duration::from_millis(20);
-/// While no rows flow, at most the tokens of this duration accumulate.
+/// The bucket holds at most the tokens of this duration, so that no large burst follows a pause.
 const SAVED: Duration = Duration::from_millis(100);
 
 /// Limits the rows per second that all consumers of a pipeline take together.
@@ -15,7 +15,7 @@ const SAVED: Duration = Duration::from_millis(100);
 pub struct RateLimit {
     /// Rows per second; `None` means no limit.
     rate: Option<f64>,
-    /// Each poll thread of the pipeline locks this about fifty times per second.
+    /// A poll thread locks this only when it has used up the tokens of its last call.
     bucket: Mutex<Bucket>,
 }
 
@@ -39,7 +39,8 @@ impl RateLimit {
         self.rate.is_some()
     }
 
-    /// Returns how many rows may pass now. This is at most a portion, or `u64::MAX` if there is no limit.
+    /// Returns how many rows may pass now. This is at most what accumulates in `PORTION`, or `u64::MAX` if there is no
+    /// limit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens are between 0 and the rate")]
     pub fn take(&self, now: Instant) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };
@@ -67,7 +68,7 @@ impl RateLimit {
 mod tests {
     use super::*;
 
-    /// Takes tokens every millisecond for `seconds`. Returns how many rows passed in each second.
+    /// Takes tokens every millisecond for `seconds`. Returns the number of tokens taken in each second.
     fn pass(rate: u32, seconds: u64) -> Vec<u64> {
         let gate = RateLimit::new(NonZeroU32::new(rate));
         let start = Instant::now();

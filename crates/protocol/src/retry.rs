@@ -1,7 +1,7 @@
 //! Decides what an error means, and when the next attempt is made. No I/O.
 //!
-//! Errors are classified by what they affect, from (stage, severity, SQLSTATE): one record, the plan, an outage, anything else. The
-//! SQLSTATEs are those of PostgreSQL's appendix A.
+//! An error is classified by its stage, severity and SQLSTATE: it is the fault of one record, an outdated plan, an
+//! outage, or a reason to stop. The SQLSTATEs are those of PostgreSQL's appendix A.
 
 use std::time::Duration;
 
@@ -44,17 +44,18 @@ pub enum Disposition {
     Plan,
     /// Not the data's fault: wait, and retry the whole transaction without limit.
     Outage,
-    /// An unknown fault. The pipeline stops, and its message names the error.
+    /// Any other fault. The pipeline stops, and its message names the error.
     Stop,
 }
 
 /// Classifies an error from the server.
 ///
-/// A record can only be at fault where Postgres reads its data: at [`Stage::Copy`], or at [`Stage::Commit`] if deferred
-/// constraints are checked. The same SQLSTATE from one of our own statements (for example, if the dead-letter table
-/// can't store a record) is a fault of Tidegate, and never a reason to dead-letter records.
+/// A record can only be at fault while Postgres reads its data: at [`Stage::Copy`], or at [`Stage::Commit`] if deferred
+/// constraints are checked then. The same SQLSTATE from one of our own statements (for example, if the dead-letter
+/// table can't store a record) is a fault of Tidegate, and never a reason to dead-letter records.
 pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
-    // A refused login is an outage too: a wrong password may be rotated, a missing database restored.
+    // FATAL and PANIC end the session. A refused login is an outage too: a wrong password may be rotated, and a missing
+    // database restored.
     if severity != Severity::Error {
         return Disposition::Outage;
     }
@@ -64,10 +65,11 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         (_, "22P03" | "22P04" | "08P01") => Disposition::Plan,
         // Undefined column or table, wrong type, ON CONFLICT without its index, a cached plan that is no longer valid.
         (_, "42703" | "42P01" | "42804" | "42P10" | "0A000") => Disposition::Plan,
-        // The statement waited for a lock, was cancelled or timed out; or the server is read-only, full, starting or shutting
-        // down.
+        // A lock was not available in time, the transaction is read-only, or another session uses the object.
         (_, "55P03" | "25006" | "55006") => Disposition::Outage,
-        // Serialisation failures, resources, operator intervention, system errors, lost connections, connection limits.
+        // Serialisation failures (40), resources and connection limits (53), operator intervention and cancelled
+        // statements (57), system errors (58), lost connections (08), internal errors (XX), refused logins (28), a
+        // missing database (3D).
         ("40" | "53" | "57" | "58" | "08" | "XX" | "28" | "3D", _) => Disposition::Outage,
         // 25P02 only repeats that an earlier statement of the same transaction failed, with an error that a trigger or a pooler
         // may have hidden.
@@ -82,16 +84,17 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         // Either a trigger raised an error of its own for this record, or something refuses all rows, such as a missing right.
         // Whether Postgres accepts other records tells the two apart.
         _ if matches!(stage, Stage::Copy | Stage::Commit) => Disposition::Suspect,
-        // An unknown fault must stop, not loop: missing rights (42501), and errors of later versions.
+        // Any other fault must stop the pipeline instead of being retried: missing rights (42501), and errors of later
+        // versions.
         _ => Disposition::Stop,
     }
 }
 
 /// Classifies an error from the server at a start, when nothing has worked yet.
 ///
-/// A running pipeline waits for anything that ends its session, because it has worked before. At a start, a missing database
-/// and a role without the right to connect are mistakes. A refused password may be in the middle of a rotation, so the pipeline
-/// waits.
+/// A running pipeline waits for anything that ends its session, because it has worked before. At a start, a missing
+/// database and a role without the right to connect are mistakes. A password may be refused while it is being rotated,
+/// so the pipeline waits.
 pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
     match (stage, sqlstate) {
         (Stage::Connect, "3D000" | "42501") => Disposition::Stop,
@@ -105,10 +108,10 @@ pub struct Backoff {
     attempt: u32,
 }
 
-/// The first wait: short, because a dropped connection needs no more.
+/// The first wait. It is short, because a new connection often succeeds at once.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The longest wait. The first commit comes within 2 s of the end of an outage, even if the database was restored and partitions
-/// must be claimed and records read again.
+/// The longest wait. It is short enough for the first commit within 2 s after an outage, even if the database was
+/// restored, so that partitions must be claimed and records read again.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Backoff {

@@ -1,9 +1,9 @@
 //! The state of one consumer: its partitions, the open batch, and the batch that is being written. No I/O.
 //!
-//! The poll thread owns the session, and calls it at each event: assigned, granted, delivered, acked, revoked. The resulting
-//! actions for Kafka (claims to request, offsets to fetch from, fetching to stop) collect in [`Actions`], which the poll thread
-//! performs. Time is an argument. When a partition is revoked, its state is dropped. When it is assigned again, its state is
-//! created again.
+//! The poll thread owns the session, and calls it at each event: assigned, granted, delivered, acked, revoked. The
+//! resulting actions (claims to request, offsets to fetch from, fetching to stop) collect in [`Actions`], which the
+//! poll thread performs. Time is an argument. When a partition is revoked, its state is dropped, so a new assignment
+//! starts without it.
 
 mod index;
 
@@ -80,7 +80,8 @@ pub enum Delivery {
     Accepted,
     /// The record will be a dead letter.
     Rejected,
-    /// The record must not be written: it was read only to identify the log, or its partition isn't owned now.
+    /// The record must not be written: it was delivered before, or read only to identify the log, or its partition
+    /// isn't owned now.
     Ignored,
 }
 
@@ -94,9 +95,9 @@ pub struct Ack {
 }
 
 impl Session {
-    /// Makes a consumer that owns nothing. A fenced partition waits `claim_grace` for its revocation before it is claimed again.
-    /// `claim_grace` must be longer than `lock_timeout`: otherwise our new claim could fence a new owner whose own claim still
-    /// waits for a lock.
+    /// Makes the session of a consumer that has no partitions. A fenced partition waits `claim_grace` for its
+    /// revocation before it is claimed again. `claim_grace` must be longer than `lock_timeout`: otherwise our new claim
+    /// could fence a new owner whose own claim still waits for a lock.
     pub fn new(limits: BatchLimits, claim_grace: Duration) -> Self {
         Self {
             limits,
@@ -112,7 +113,8 @@ impl Session {
         }
     }
 
-    /// Resets a consumer that is rebuilt: it owns no partition, but still waits for a batch that the writer has.
+    /// Resets the session of a consumer that is rebuilt: it has no partitions, but still waits for the batch that the
+    /// writer has, if any.
     #[must_use]
     pub fn restart(self) -> Self {
         Self {
@@ -310,9 +312,9 @@ impl Session {
         }
     }
 
-    /// Compares our state with a ledger row that was requested at `requested_at`. Returns what changed, if anything did. A
-    /// write would notice a restored database or another claim by itself, but a partition without new records has no writes.
-    /// Without this comparison, rows that the database lost would stay lost until the next record.
+    /// Compares our state with a ledger row that was requested at `requested_at`. Returns what changed, if anything. A
+    /// write would notice a restored database or another claim by itself, but a partition without new records has no
+    /// writes. Without this comparison, rows that the database lost would stay lost until the next record.
     pub fn ledger_seen(
         &mut self,
         source: &TopicPartition,

@@ -9,7 +9,7 @@ use crate::store::WriteError;
 /// Why a pipeline stopped. Nothing is lost: what isn't committed is still in Kafka.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
-    /// Kafka's log isn't the one that the ledger knows, and `on_offset_loss` is `fail`.
+    /// Kafka's log and the ledger disagree, and `on_offset_loss` is `fail`.
     #[error("{partition}: {condition}")]
     LogLoss { partition: TopicPartition, condition: LossCondition },
     /// Postgres refuses a request for a reason that waiting doesn't resolve.
@@ -24,7 +24,7 @@ pub enum Stopped {
     /// A new plan was made because of an error, and the write fails with the same error again.
     #[error("{0}, also after the catalog was read again")]
     PlanUnmended(#[source] Box<WriteError>),
-    /// The table is missing, was replaced by another one, or no longer fits the mapping.
+    /// The table is missing, was replaced by another one, or no longer matches the mapping.
     #[error("{0}")]
     Unplannable(String),
     /// The dead-letter budget is used up.

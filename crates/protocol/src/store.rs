@@ -1,8 +1,9 @@
 //! The interface between the writer and the database, by concern: [`Transaction`], [`Ledger`], [`Planner`].
 //!
-//! A store has at most one connection and one transaction at a time. After any error except that of a record under a savepoint,
-//! the caller calls [`Transaction::disconnect`] or [`Transaction::rollback`]. The ledger says whether a transaction was
-//! committed whose connection was lost.
+//! A store has at most one connection and one transaction at a time. After an error, the caller calls
+//! [`Transaction::disconnect`] or [`Transaction::rollback`]. If a record was refused under a savepoint,
+//! [`Transaction::rollback_to_savepoint`] is enough. If the connection is lost during a COMMIT, the ledger says whether
+//! the transaction was committed.
 
 use std::fmt;
 use std::future::Future;
@@ -16,7 +17,8 @@ use crate::retry::{Disposition, Severity, Stage, classify, classify_at_start};
 
 /// Transactions, one after another on one connection, and everything that a batch writes in them.
 ///
-/// No future is cancel safe: a dropped one leaves replies unread, so the caller must disconnect before the next call.
+/// No method is cancel safe: a dropped future leaves replies unread, so the caller must disconnect before the next
+/// call.
 pub trait Transaction: Send {
     /// Opens a connection if there is none, and executes `BEGIN ISOLATION LEVEL READ COMMITTED`.
     fn begin(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
@@ -24,7 +26,7 @@ pub trait Transaction: Send {
     fn copy(&mut self, batch: &Batch, window: Range<u32>) -> impl Future<Output = Result<u64, WriteError>> + Send;
     /// `SAVEPOINT`
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// `ROLLBACK TO SAVEPOINT`, which also restores a transaction that failed by a record's fault.
+    /// `ROLLBACK TO SAVEPOINT`, which also makes a transaction usable again after a refused record.
     fn rollback_to_savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Checks whether Postgres accepts rows at all, whatever they contain: evaluates the defaults that rows get, but copies no
     /// row. Runs under a savepoint, which the caller rolls back.
@@ -41,8 +43,8 @@ pub trait Transaction: Send {
         batch: &Batch,
         rejects: &[&RejectedRecord],
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Locks the spans' ledger rows in order, and advances each row that has the span's `claim` and is at its `from`. Returns
-    /// for each span whether its row was advanced.
+    /// Locks the spans' ledger rows in order, and advances each row that has the span's `claim` and is at the span's
+    /// `from`. Returns for each span whether its row was advanced.
     fn advance(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<bool>, WriteError>> + Send;
     /// `COMMIT`
     fn commit(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
@@ -71,7 +73,7 @@ pub trait Planner: Send {
     }
     /// Reads the catalog again and makes a new plan.
     fn replan(&mut self) -> impl Future<Output = Result<(), ReplanError>> + Send;
-    /// Switches [`Planner::encode`] to the newest plan of the pipeline's writers. Returns its version.
+    /// Switches [`Planner::encode`] to the newest plan of the pipeline's writers. Returns the plan's version.
     fn newest_plan(&mut self) -> u64;
     /// Appends a record's rows. Returns their number.
     ///
@@ -108,7 +110,8 @@ pub enum SpanOutcome {
     Done,
     /// The ledger has our claim and is at `from`: the span must be written again.
     Again,
-    /// The database was restored to a state before our claim, or to another offset of our claim, or somebody set the offset.
+    /// The database was restored, to a state before our claim or to another offset under our claim; or somebody set the
+    /// offset.
     Rewound,
     /// A later claim holds the partition.
     Fenced,
@@ -134,7 +137,7 @@ impl LedgerRow {
         }
     }
 
-    /// Returns the outcome of a span whose transaction was either committed or rolled back, nobody knows which.
+    /// Returns the outcome of a span whose transaction has ended, committed or rolled back.
     pub fn outcome_of(self, span: &Span) -> SpanOutcome {
         match self.holder(span.claim) {
             Holder::Us(next) if next == span.to => SpanOutcome::Done,
@@ -158,10 +161,11 @@ pub struct WriteError {
 pub enum Cause {
     /// The connection broke, or the server's reply could not be parsed.
     Connection(String),
-    /// No server was asked, because the address or the password can't be had: a file, a program or the URL is at fault. The text
-    /// says which.
+    /// No server was contacted, because the address or the password isn't available: a file, a program or the URL is at
+    /// fault. The text says which one.
     Unasked(String),
-    /// No reply came within one of our deadlines. The text adds further information, if there is any.
+    /// No reply came within this time, which is one of our own timeouts. The text adds further information, if there is
+    /// any.
     Deadline(Duration, Option<String>),
     /// The server reported an error.
     Postgres(PostgresError),
@@ -183,8 +187,8 @@ pub struct PostgresError {
     pub row: Option<u32>,
     /// The column that the error names.
     pub column: Option<String>,
-    /// Whether a policy of row-level security, or the check option of a view, refused a row. The SQLSTATE of such a refusal
-    /// can't tell: 42501 also stands for a missing right.
+    /// Whether a policy of row-level security, or the check option of a view, refused a row. The SQLSTATE doesn't show
+    /// this, because 42501 also means that a right is missing.
     pub policy: bool,
     /// Further details, such as which session holds a lock.
     pub note: Option<String>,
@@ -219,12 +223,12 @@ impl WriteError {
                 if error.severity == Severity::Error && matches!(error.sqlstate.get(..2), Some("23" | "40")))
     }
 
-    /// Returns whether the server refused a statement, and its session goes on.
+    /// Returns whether the server refused a statement, and the session continues.
     pub fn is_refusal(&self) -> bool {
         matches!(&self.cause, Cause::Postgres(error) if error.severity == Severity::Error)
     }
 
-    /// Returns the server's error, if it is one.
+    /// Returns the error that the server reported; `None` if the cause is another one.
     pub fn postgres(&self) -> Option<&PostgresError> {
         match &self.cause {
             Cause::Postgres(error) => Some(error),
@@ -242,7 +246,7 @@ impl WriteError {
         }
     }
 
-    /// Adds to the error that this one record takes too long, and what the operator can do.
+    /// Adds to the error's text that this one record takes too long, and what the operator can do.
     pub fn blame(&mut self, record: &Record<'_>) {
         let Record { topic, partition, offset, .. } = record;
         let about = format!(
@@ -304,6 +308,7 @@ impl std::error::Error for WriteError {}
 pub enum ReplanError {
     /// The catalog couldn't be read.
     Write(WriteError),
-    /// The table is missing, was replaced by another one, or no longer fits the mapping. The text says which, and what to do.
+    /// The table is missing, was replaced by another one, or no longer matches the mapping. The text says which, and
+    /// what to do.
     Unplannable(String),
 }

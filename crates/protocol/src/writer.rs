@@ -1,8 +1,9 @@
 //! Writes the batches of one consumer: batch → store → ack. This module knows neither Kafka nor SQL.
 //!
-//! A writer writes one batch at a time, and one *window* of the batch's records per transaction: normally the whole batch, less
-//! after timeouts or if the poison search used up its attempts. A transaction consists of COPY, dead letters, ledger and
-//! COMMIT. Whatever happens to a transaction, the ledger row says how it ended: [`crate::store::LedgerRow::outcome_of`].
+//! A writer writes one batch at a time. Each transaction writes one *window* of the batch's records: normally all of
+//! them, fewer after timeouts or after a poison search that used up its attempts. A transaction consists of COPY, dead
+//! letters, ledger update and COMMIT. If the outcome of a COMMIT is unknown, the ledger row shows it:
+//! [`crate::store::LedgerRow::outcome_of`].
 
 mod refused;
 
@@ -25,7 +26,8 @@ use crate::session::Ack;
 use crate::stopped::Stopped;
 use crate::store::{Cause, PostgresError, ReplanError, SpanOutcome, Store, WriteError};
 
-/// How many COPYs the poison search of one transaction may use; the rest of the batch goes into the next transaction.
+/// How many COPYs the poison search of one transaction may use. Records that it didn't reach go into the next
+/// transaction.
 pub const SEARCH_ATTEMPTS_MAX: u32 = 1000;
 
 /// How often the same window may time out before half of it is tried.
@@ -46,7 +48,7 @@ pub struct Writer<S> {
     window_max: u32,
     /// The contents of the current transaction.
     contents: Contents,
-    /// Whether Postgres has accepted rows since the last refusal for a reason that may affect all records.
+    /// Whether Postgres has accepted rows since its last refusal whose cause may affect all records.
     takes_rows: bool,
     /// Whether every refusal counts as the fault of its record.
     blames_records: bool,
@@ -59,12 +61,12 @@ enum Patience {
     None,
 }
 
-/// Tells the poll loop, which may wait for the writer, whether the writer waits for Postgres.
+/// Tells the poll loop whether the writer has had to wait for Postgres with the current batch.
 #[derive(Debug, Default)]
 pub struct WaitFlag(AtomicBool);
 
 impl WaitFlag {
-    /// Returns whether the writer waits between two attempts.
+    /// Returns whether the writer has waited before a new attempt since the current batch began.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -98,7 +100,7 @@ enum Attempt {
 enum SettleCause {
     /// The outcome of a COMMIT is unknown. If the ledger shows [`SpanOutcome::Done`] for every span, the COMMIT was executed.
     Commit,
-    /// The ledger didn't advance these spans. Whatever the ledger now says, this transaction wrote none of them.
+    /// The transaction was rolled back. Whatever the ledger now says, this transaction wrote none of the spans.
     Refusal,
 }
 
@@ -140,15 +142,15 @@ impl<S: Store> Writer<S> {
         Self { blames_records: true, ..self }
     }
 
-    /// Returns the flag that says whether this writer waits for Postgres.
+    /// Returns the flag by which the poll loop sees that this writer waits for Postgres.
     pub fn wait_flag(&self) -> Arc<WaitFlag> {
         Arc::clone(&self.waits)
     }
 
-    /// Writes batches until the sender is gone. Each batch is answered, however long the database is unavailable.
+    /// Writes batches until the sender is gone. Sends one ack per batch, however long the database is unavailable.
     ///
     /// # Errors
-    /// [`Stopped`] if manual action is required; what isn't acknowledged is still in Kafka.
+    /// [`Stopped`] if manual action is required; records that aren't acknowledged are still in Kafka.
     ///
     /// # Cancel safety
     /// May be dropped at any point: if the outcome of a write is unknown, the next claim finds it in the ledger.
@@ -163,7 +165,8 @@ impl<S: Store> Writer<S> {
         Ok(())
     }
 
-    /// Writes a whole batch. Returns the outcome of each segment, `None` for a segment that was dropped before.
+    /// Writes a whole batch. Returns the outcome of each segment, `None` for segments that had been dropped from the
+    /// batch before.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required.
@@ -189,7 +192,8 @@ impl<S: Store> Writer<S> {
         let mut hint = None;
         let mut replanned_for: Option<(String, Option<String>)> = None;
         let mut timeouts = 0;
-        // Set once the catalog is known to fit the plan: an error that says otherwise may then come from a trigger.
+        // Set if the same error occurs again after a replan: the plan then matches the table, and a trigger may have
+        // raised the error.
         let mut plan_is_right = false;
         let mut prepared_for = None;
         loop {
@@ -223,9 +227,9 @@ impl<S: Store> Writer<S> {
                 }
                 Err(Failure::DeadLetterBudget(why)) => {
                     self.store.rollback().await;
-                    // A late write of a fenced claim meets the rows of the new owner, and a unique index refuses them all,
-                    // which isn't the records' fault. So the budget stops the pipeline only if the consumer still owns every
-                    // partition that it writes.
+                    // If our claim was fenced, the new owner may have written the same records already. A unique index
+                    // then refuses all of ours, though the records aren't at fault. So the budget stops the pipeline
+                    // only if the consumer still owns every partition that it writes.
                     let (spans, records) = (batch.spans(window.clone()), batch.records_in(window.clone()));
                     self.settle(batch, &spans, SettleCause::Refusal, end == batch.len(), outcomes).await?;
                     if batch.records_in(window) == records {
@@ -244,15 +248,16 @@ impl<S: Store> Writer<S> {
                             self.committed(batch, start..until);
                             return Ok(until);
                         }
-                        // Nothing was committed. A lost connection says nothing more. But if Postgres refused the COMMIT, as a
-                        // deferred trigger can with any error, the next COMMIT would be refused too.
+                        // Nothing was committed. After a lost connection, try again. But if Postgres refused the COMMIT
+                        // (a deferred trigger can raise any error), it would refuse the next one too, so handle its
+                        // error.
                         if !error.is_refusal() {
                             continue;
                         }
                     }
                     match error.disposition() {
-                        // The poison search handles refusals of records where they occur. One that occurs outside of a COPY names no
-                        // record.
+                        // The poison search has handled the refusals by COPY. A refusal by another statement doesn't
+                        // say which record is at fault.
                         Disposition::Record if hint.is_some() => {
                             self.store.disconnect();
                             return Err(Stopped::NoRecordAlone(error.into()));
@@ -411,8 +416,9 @@ impl<S: Store> Writer<S> {
             let Span { segment, source, from, to, .. } = span;
             let outcome = match outcome_of {
                 SpanOutcome::Again => continue,
-                // Some spans were advanced and others not. No transaction of ours does that, so somebody else changed the ledger.
-                // The rest of this batch would start at an offset that we didn't see committed, so claim the partition again.
+                // The span was advanced, but not by this transaction, which advances either all spans or none. So
+                // somebody else changed the ledger. The rest of the batch would continue after a commit that isn't
+                // ours, so claim the partition again.
                 SpanOutcome::Done if !all_done && !last => Outcome::Rewound,
                 SpanOutcome::Done => Outcome::Committed(*to),
                 SpanOutcome::Fenced => Outcome::Fenced,
@@ -453,10 +459,10 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Waits if waiting can help and is wanted.
+    /// Waits before the next attempt, or stops if the error is permanent or the writer is impatient.
     ///
     /// # Errors
-    /// [`Stopped::Refused`] if waiting can't help, [`Stopped::Outage`] if waiting isn't wanted.
+    /// [`Stopped::Refused`] if the error is permanent, [`Stopped::Outage`] if the writer is impatient.
     async fn wait_or_stop(&mut self, error: WriteError) -> Result<(), Stopped> {
         if error.disposition() == Disposition::Stop {
             self.store.disconnect();

@@ -46,7 +46,7 @@ struct Script {
     locked: BTreeSet<i32>,
     /// Partitions whose ends Kafka doesn't know.
     unknown: BTreeSet<i32>,
-    /// How long a wait at a lock takes.
+    /// How long each wait for a lock takes.
     wait: Duration,
     calls: Vec<(Duration, Call)>,
     /// The reported waits: when, and the number of the attempt.
@@ -178,7 +178,8 @@ impl World {
         Self { fake, requests, answers, running }
     }
 
-    /// Sends a request of a consumer for these partitions, and withdraws others.
+    /// Sends a consumer's request, which claims the `wanted` partitions and cancels its requests for the `withdrawn`
+    /// ones.
     async fn request(&self, consumer: usize, wanted: &[i32], withdrawn: &[i32]) {
         let wanted = wanted.iter().map(|n| Wanted { source: partition(*n), request: 5, step_over: None }).collect();
         let withdrawn = withdrawn.iter().map(|n| partition(*n)).collect();
@@ -271,8 +272,8 @@ async fn locked_rows_are_retried_and_after_half_a_second_one_lock_is_waited_for(
     sleep(Duration::from_millis(1_700)).await;
     let calls = world.fake.calls();
     let waits: Vec<_> = calls.iter().filter(|(_, call)| matches!(call, Call::Wait(..))).cloned().collect();
-    // A round runs every 50 ms. At exactly 500 ms, the lock isn't waited for yet. While it is waited for, a round runs every
-    // 250 ms, and another one at the end of the wait.
+    // A round runs every 50 ms. The loop waits for the lock once the request is older than 500 ms, so first at 550 ms.
+    // During the wait, a round runs every 250 ms; another one runs when the wait ends.
     assert_eq!(waits, [(550, Call::Wait(0, 1)), (1_150, Call::Wait(0, 2))]);
     let rounds: Vec<_> = calls.iter().filter(|(_, call)| matches!(call, Call::Claim(..))).map(|(at, _)| *at).collect();
     let expected = (0..=11).map(|n| n * 50).chain([600, 850, 1_100, 1_150]).chain([1_200, 1_450, 1_700]);

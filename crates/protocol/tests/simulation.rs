@@ -1,5 +1,5 @@
-//! Seeded simulation of the exactly-once protocol: the real `Session`, `Batch`, `Writer`, `resolve_start` and outcomes, in
-//! simulated time, between a fake Kafka and a fake Postgres.
+//! Seeded simulation of the exactly-once protocol: the real poll loop, claim loop and writer, in simulated time,
+//! between a fake Kafka and a fake Postgres.
 //!
 //! A run is a schedule of records, rebalances and faults drawn from its seed. Then all faults end, and everything must be
 //! written within a limit. After every COMMIT and at the end, the oracle compares the database with every log. A failing run
@@ -20,9 +20,9 @@
 //! `AdvanceDoesNotLookAgain` is a ledger update that doesn't read the row again after it got the lock. In random schedules, the
 //! old and the new owner rarely wait for the same row. So a schedule made for this bug (`aimed.rs`) finds it.
 //!
-//! These bugs are planted in the fakes and interfaces that the crate's modules use. `planted.toml` lists bugs inside of the
-//! modules (session, batch, writer, retry); `make planted` puts each of them into a copy of the source and requires that a seed
-//! fails.
+//! These bugs are planted in the fakes and interfaces that the crate's modules use. `planted.toml` lists bugs inside of
+//! the modules (session, batch, writer, retry); `make planted` puts each of them into a copy of the source and requires
+//! that a run fails.
 
 #[path = "simulation/aimed.rs"]
 mod aimed;
@@ -153,7 +153,8 @@ fn the_same_seed_gives_the_same_run() {
     }
 }
 
-/// Prints the first seed whose run violates an invariant because of the bug. Panics if none of the first `within` seeds does.
+/// Prints the first seed whose run violates an invariant because of the bug. Panics if the runs of the first `within`
+/// seeds violate none.
 fn found(bug: Bug, within: u64) {
     let found = (0..within).find_map(|seed| run(seed, Some(bug)).violation.map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{bug:?} was not found within {within} seeds"));
@@ -212,8 +213,8 @@ fn a_step_over_does_not_outlive_the_revoke_of_its_partition() {
     }
 }
 
-/// Plants wrong answers about a COMMIT, which the ledger corrects: the daemon notices the error at the next write or reading,
-/// and nothing is lost or duplicated.
+/// Plants wrong answers about the outcome of a COMMIT. The ledger corrects them: the daemon notices the error when it
+/// next writes or reads the ledger, so nothing is lost or duplicated.
 #[test]
 fn a_wrong_word_about_a_commit_is_healed_by_the_ledger() {
     for bug in [Bug::SettleSaysDone, Bug::UnknownCommitTakenAsFailed] {

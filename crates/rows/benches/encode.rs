@@ -110,7 +110,7 @@ fn record<'a>((key, value): &'a (Vec<u8>, Vec<u8>)) -> Record<'a> {
     Record { topic, partition, offset, timestamp_ms, key, value: Some(value), headers: Headers::default() }
 }
 
-/// Returns a record of the fleet, 134 bytes on average.
+/// Returns a vehicle's telemetry record, 134 bytes on average.
 fn telemetry(rng: &mut fastrand::Rng) -> String {
     let state = ["driving", "stopped", "paused", "charging"][rng.usize(..4)];
     format!(
@@ -205,7 +205,7 @@ message Ride {
   string state = 6; optional int64 trip_id = 7;
 }"#;
 
-/// Measures the fleet's record in each format: the same fields with the same ranges go into the same columns.
+/// Measures the telemetry record in each format: the same fields with the same ranges go into the same columns.
 fn formats(c: &mut Criterion) {
     let state = |rng: &mut fastrand::Rng| ["driving", "stopped", "paused", "charging"][rng.usize(..4)];
     let columns = TELEMETRY.iter().map(|(name, ..)| (*name).to_owned()).collect();
@@ -320,7 +320,7 @@ fn encode(c: &mut Criterion) {
 /// Returns the key of a record by its number.
 type MakeKey = fn(u32) -> Vec<u8>;
 
-/// Measures the fleet's record with the vehicle in the record's key, in each format of keys.
+/// Measures the telemetry record with the vehicle's id in the record's key, for each key format.
 fn keys(c: &mut Criterion) {
     let mut specs = TELEMETRY.to_vec();
     specs[0].1 = "$key";
@@ -343,7 +343,7 @@ fn keys(c: &mut Criterion) {
     }
 }
 
-/// Measures ten readings of a gateway in one record: in one array, and in two arrays, one within the other.
+/// Measures ten readings of a gateway in one record: first in one array, then in two groups that each have an array.
 fn nested_rows(c: &mut Criterion) {
     let reading =
         |rng: &mut fastrand::Rng| format!(r#"{{"sensor":{},"celsius":{:.2}}}"#, rng.u32(..100), rng.f64() * 40.0);

@@ -87,7 +87,8 @@ fn line(column: &Column, faults: &mut Faults) -> Option<String> {
     Some(format!("{} {sql}{}", quote_identifier(name), if *not_null { " NOT NULL" } else { "" }))
 }
 
-/// Returns the type of a column without a type in the mapping, if it takes Kafka's metadata.
+/// Returns the type of a column for which the mapping states no type. Only columns of Kafka's metadata have such a
+/// type.
 fn own_type(source: &Source) -> Option<&'static str> {
     match source {
         Source::Field(_) | Source::Envelope(_) | Source::Constant(_) => None,

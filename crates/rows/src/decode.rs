@@ -116,9 +116,9 @@ pub(crate) enum Decoder {
 }
 
 impl Decoder {
-    /// Plans the search for `paths`, which are distinct. `base` is the path in the value of the object that holds the record's
-    /// fields: `after` in Debezium's envelope, else empty. If there are `levels`, each element of the arrays at these paths is
-    /// a row (see [`RowsDecoder::new`]). Formats with a registry get their schemas from `schemas`.
+    /// Plans the search for `paths`, which are distinct. `base` is the path to the object that holds the record's
+    /// fields: `after` in Debezium's envelope, else empty. If there are `levels`, each element of the arrays at these
+    /// paths is a row (see [`RowsDecoder::new`]). Formats with a registry get their schemas from `schemas`.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],
@@ -142,8 +142,9 @@ impl Decoder {
         }
     }
 
-    /// Returns the id of the schema that this value needs, if the schema isn't loaded yet. The schema has been requested, and
-    /// the record must wait. `header` names the value's schema, if the record has such a header and the format reads it.
+    /// Returns the id of the schema that this value needs, if the schema isn't loaded yet. This call also requests the
+    /// schema; the record must wait for it. `header` names the value's schema, if the record has such a header and the
+    /// format reads it.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
         match self {

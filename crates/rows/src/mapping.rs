@@ -71,9 +71,9 @@ pub struct Encoder {
     computed: Vec<u8>,
     /// The table that the current record names.
     named: Vec<u8>,
-    /// Text without its escapes, which a `where` compares.
+    /// Unescaped text, for the comparisons of `where`.
     compared: Vec<u8>,
-    /// Reads record keys, if tombstones delete by them or columns take them.
+    /// Reads the keys of records. Set if deletes or columns need them.
     keys: Option<KeyReader>,
     /// The index of the row in its record, from 0.
     row: u32,
@@ -133,8 +133,8 @@ impl Encoder {
         &self.plan
     }
 
-    /// Returns the id of the schema that this record needs, if the schema isn't loaded yet. The schema has been requested.
-    /// Until it is loaded, this record and all later ones must wait.
+    /// Returns the id of the schema that this record needs, if the schema isn't loaded yet. This call also requests the
+    /// schema. Until it is loaded, this record and all later ones must wait.
     #[inline]
     pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> Option<SchemaId> {
         let header = self.header(headers, &frame::OF_VALUE);
@@ -142,7 +142,7 @@ impl Encoder {
         if of_value.is_some() {
             return of_value;
         }
-        // A value may turn out to be a delete, for which the key is read. So also request the schema of the key now.
+        // Columns may take the key, and a delete may need it. So request the schema of the key too.
         let header = self.header(headers, &frame::OF_KEY);
         self.keys.as_mut()?.wants(key?, header)
     }
@@ -429,7 +429,7 @@ impl Encoder {
     }
 }
 
-/// Writes the column of a missing or null value: its default, NULL, or nothing.
+/// Writes the field of a column whose value is missing or null: its default, NULL, or nothing.
 ///
 /// # Errors
 /// The reason why the record is rejected.

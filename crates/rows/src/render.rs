@@ -19,7 +19,7 @@ pub(crate) enum Form {
     None,
 }
 
-/// Appends the text of a value of a binary format. Returns whether the text is a number.
+/// Appends the text of a value of a binary format. Returns whether the value is a number, other text, or has no text.
 pub(crate) fn text(value: &Value<'_>, out: &mut Vec<u8>) -> Form {
     let number = value.mantissa.cast_signed();
     match value.kind {

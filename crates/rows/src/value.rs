@@ -1,7 +1,8 @@
 //! The result of decoding and the input of encoding: slots that point into the payload, and the reasons why a record is rejected.
 //!
-//! A `Slot` has no lifetime, so an encoder reuses its slots for each record and allocates nothing. A `Value` is a slot with the
-//! bytes that it points to. Numbers are kept as lexemes, because only the column knows the type to which they are converted.
+//! A `Slot` has no lifetime, so an encoder reuses its slots for each record and allocates nothing. A `Value` is a slot
+//! with the bytes that it points to. A number keeps its lexeme (its digits in the payload), because only the column
+//! knows the type to which it is converted.
 
 use std::fmt;
 
@@ -32,7 +33,7 @@ pub enum Kind {
     Day,
     /// A time of day: `mantissa` has the microseconds since midnight as an `i64`.
     Clock,
-    /// A duration in the layout of a Postgres interval: microseconds, days, months, 16 bytes.
+    /// A duration in the 16 bytes of a Postgres interval: microseconds, days, months.
     Span,
     /// A UUID's 16 bytes.
     Uuid,
@@ -53,11 +54,11 @@ impl Flags {
     pub const NONE: Flags = Flags(0);
     /// A string has a backslash.
     pub const ESCAPED: Flags = Flags(1);
-    /// The text, or a string or key in the structure, contains a NUL.
+    /// The text contains a NUL, or a string or key within the array or object does.
     pub const NUL: Flags = Flags(2);
     /// A number has a minus sign.
     pub const NEGATIVE: Flags = Flags(4);
-    /// A number has more digits than `mantissa` can hold, so only the lexeme is valid.
+    /// A number has more digits than `mantissa` can hold, so only its digits in the payload are valid.
     pub const INEXACT: Flags = Flags(8);
     /// The value comes from a binary format and has no text.
     pub const BINARY: Flags = Flags(16);
@@ -82,12 +83,12 @@ impl Flags {
         Flags(self.0 | other.0)
     }
 
-    /// Returns these flags without the others.
+    /// Returns the flags of `self` that aren't in `other`.
     pub(crate) fn without(self, other: Flags) -> Flags {
         Flags(self.0 & !other.0)
     }
 
-    /// Returns those of these flags that a structure inherits from its members.
+    /// Returns the flags that an array or object inherits from a member with these flags.
     #[inline]
     pub fn inherited(self) -> Flags {
         Flags(self.0 & (Flags::NUL.0 | Flags::SPECIAL.0))
@@ -111,7 +112,7 @@ impl Slot {
     pub(crate) const MISSING: Slot =
         Slot { kind: Kind::Missing, flags: Flags::NONE, exponent: 0, start: 0, len: 0, mantissa: 0 };
 
-    /// Makes a value that has a number but no bytes.
+    /// Makes a slot without bytes, whose `mantissa` has the bits of `number`.
     #[inline]
     pub(crate) fn number(kind: Kind, number: i64) -> Slot {
         Slot { kind, flags: Flags::BINARY, mantissa: number.cast_unsigned(), ..Slot::MISSING }
@@ -161,13 +162,13 @@ impl<'a> Value<'a> {
         Self { kind: Kind::Bytes, flags: Flags::NONE, exponent: 0, mantissa: 0, raw }
     }
 
-    /// Makes a whole number; `lexeme` is needed only if a column reads lexemes.
+    /// Makes a whole number. `lexeme` has its digits, for columns that read text.
     pub(crate) fn integer(number: i64, lexeme: &'a [u8]) -> Self {
         let flags = if number < 0 { Flags::NEGATIVE } else { Flags::NONE };
         Self { kind: Kind::Number, flags, exponent: 0, mantissa: number.unsigned_abs(), raw: lexeme }
     }
 
-    /// Returns the text of a string or of plain text, with its escapes if the flags say so; `None` for other kinds.
+    /// Returns the text of a string, without its quotes, or plain text; `None` for other kinds. Escapes are kept.
     #[inline]
     pub fn as_text(&self) -> Option<&'a [u8]> {
         match self.kind {
@@ -193,7 +194,7 @@ pub enum Reason {
     UnknownSchema,
     /// The record has no value.
     Tombstone,
-    /// The record is a change that can't be applied: a table was truncated.
+    /// The record is a change that can't be applied: `truncate`, or an unknown operation.
     UnappliedChange,
     /// A field is missing, and its column is NOT NULL or has `missing = "dead_letter"`. Or the array of the rows is missing.
     MissingField,
@@ -221,7 +222,8 @@ pub enum Reason {
     UnknownLabel,
     /// Postgres refused the row; the dead letter has the SQLSTATE.
     RefusedByPostgres,
-    /// The row is larger than Postgres or the memory limit allows.
+    /// The value or its row is larger than Postgres or Tidegate can handle, or the rows of one record take more bytes
+    /// than `batch.max_bytes`.
     TooLarge,
 }
 
@@ -290,7 +292,7 @@ impl fmt::Display for Reason {
 pub struct EncodeError {
     /// The reason, for programs.
     pub reason: Reason,
-    /// The column at fault, as an index into the plan's columns, if there is one.
+    /// The index of the column at fault among the plan's columns. `None` if no column is at fault.
     pub column: Option<u16>,
     /// The explanation, for people: `lat "n/a" is not float8`.
     pub detail: String,

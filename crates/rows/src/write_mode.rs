@@ -1,15 +1,18 @@
-//! The write modes that can't COPY directly into the table. They COPY into a staging table, and then merge by one statement.
+//! The write modes that can't COPY directly into the table. They COPY into a staging table, and then merge its rows
+//! into the table.
 //!
-//! Everything here is SQL text, made once per plan: the staging table with the target's column types, the COPY into it, and the
-//! statement that merges its rows. So a batch costs one COPY and one statement, whatever the mode. The ledger's advance is
-//! committed with them, so that no row is merged twice.
+//! This module makes SQL statements that create the staging table with the target's column types, copy rows into it,
+//! and merge them. A batch normally costs one COPY and one statement. Rows of several shapes need one COPY per shape;
+//! tombstones and kept columns need more statements. The advance of the ledger is in the same transaction, so that no
+//! row is merged twice.
 //!
-//! - An upsert copies only those rows of a batch that may win; see `newest`.
+//! - An upsert copies only those rows of a batch that may be the newest of their key; see `newest`.
 //! - Every writer merges in the order of the key, which prevents deadlocks between writers.
 //! - The order of delivery is a column of the staging table, which COPY fills from a sequence. The physical position of a row
 //!   doesn't show the order: a small row may fill the gap that a large one left.
-//! - If the rows of a batch leave different columns to Postgres, the staging table has the defaults of the target. So a staged
-//!   row is the row that INSERT would make of the record's own fields, whichever statement merges it; see `shaped`.
+//! - A column that a record lacks gets its default from Postgres. If the rows of a batch lack different columns, the
+//!   staging table has the target's defaults. So a staged row equals the row that INSERT would make of the record; see
+//!   `shaped`.
 //! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,
 //!   until the record that Postgres refuses is alone in its part.
 
@@ -33,7 +36,8 @@ use upsert::Upsert;
 const ORDER: &str = "\"tidegate order\"";
 /// The column that says whether a row is a tombstone.
 const DELETED: &str = "\"tidegate deleted\"";
-/// The column with the mask of the columns that a row left out, if an upsert keeps columns.
+/// The column with a bit mask of the columns that a record left out. It exists if an upsert keeps the values of such
+/// columns in rows that exist.
 const LEFT_OUT: &str = "\"tidegate left out\"";
 /// The alias of the target in statements.
 const OLD: &str = "tidegate_old";
@@ -45,13 +49,13 @@ pub struct Merge {
     pub stage: String,
     /// Creates the staging table. Runs once per connection, outside of any transaction, and before [`Self::set_defaults`].
     pub create: String,
-    /// The columns of the staging table that need the target's defaults: those that a row may leave out.
+    /// The columns of the staging table that need the target's defaults: a row may leave them out, and they have one.
     pub defaults: Vec<String>,
     /// The COPY of rows that leave no column out.
     pub copy: String,
     /// Merges the staged rows, if they leave no column out. One statement or several, which run after [`Self::deletes`].
     pub merge: String,
-    /// Set if tombstones delete.
+    /// Set if tombstones delete rows.
     pub deletes: Option<Deletes>,
     /// Empties the staging table, for the next COPY of the same transaction. A commit empties it too.
     pub clear: String,
@@ -62,9 +66,9 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// Returns the statement that gives the staging table the defaults of its target; `None` if no column needs one. `of_target`
-    /// has the names of columns and their defaults as SQL. The text of a default is read when the staging table is created, and
-    /// isn't part of the plan, because Postgres locks the table while it renders the text.
+    /// Returns the statement that gives the staging table the defaults of its target; `None` if no column needs one.
+    /// `of_target` has the target's columns, each with its default as SQL. These texts are read when the staging table
+    /// is created, and not when the plan is made, because reading them takes a lock on the target.
     pub fn set_defaults(&self, of_target: &[(String, String)]) -> Option<String> {
         let taken = of_target.iter().filter(|(name, _)| self.defaults.contains(name));
         let alter: Vec<_> =
@@ -73,17 +77,18 @@ impl Merge {
     }
 }
 
-/// The statement that deletes the rows that tombstones name, before the merge.
+/// The statements that delete the rows of tombstones. They run before the merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletes {
-    /// Locks the rows of the batch's keys.
+    /// Locks the table's rows whose keys are in the batch.
     pub lock: String,
-    /// Deletes the rows, and returns one number: how many deletes found no row.
+    /// Deletes the rows. Returns how many of the deleted keys had no row, neither in the table nor in the batch.
     pub delete: String,
 }
 
-/// Returns whether rows are first copied into a staging table, and then merged. Besides the modes that merge, this applies to a
-/// view and to a table with row-level security: COPY refuses them, and INSERT doesn't.
+/// Returns whether rows are first copied into a staging table, and then merged. All modes except `append` need that,
+/// and so does `sort_by`. Views and tables with row-level security need it too: Postgres accepts INSERT into these, and
+/// refuses COPY.
 pub fn is_staged(spec: &RowSpec<'_>, catalog: &Catalog) -> bool {
     !matches!(spec.table.mode, WriteMode::Append)
         || !spec.table.sort_by.is_empty()
@@ -91,7 +96,8 @@ pub fn is_staged(spec: &RowSpec<'_>, catalog: &Catalog) -> bool {
         || catalog.kind == RelationKind::View
 }
 
-/// Returns the name of a connection's staging table. If records name their table, each table has its own, by its index.
+/// Returns the name of a connection's staging table. `of` is the index of the target, if records name their tables:
+/// then each target has a staging table of its own.
 pub fn stage(of: Option<u16>) -> String {
     of.map_or_else(|| "tidegate_stage".to_owned(), |number| format!("tidegate_stage_{number}"))
 }
@@ -99,14 +105,14 @@ pub fn stage(of: Option<u16>) -> String {
 /// A table and the settings of its rows, from which every statement in this module is made.
 #[derive(Clone, Copy, Debug)]
 pub struct MergeTarget<'a> {
-    /// The configuration of the rows, and the mode.
+    /// The configuration of the rows, including the write mode.
     pub spec: &'a RowSpec<'a>,
     pub catalog: &'a Catalog,
     /// The columns of a complete row (one that leaves no column out), unquoted, in order.
     pub columns: &'a [&'a str],
     /// The columns that a row may leave out.
     pub shapes: &'a Shapes,
-    /// The index of the table, if records name it.
+    /// The index of the table, if records name their tables.
     pub number: Option<u16>,
 }
 
@@ -117,10 +123,11 @@ struct Staged<'a> {
     columns: Vec<&'a str>,
     /// Columns that are not merged, and that an upsert resets to their default in a row that exists.
     reset: Vec<&'a str>,
-    /// Columns that are not merged, and that are NULL in a staged row, because evaluating their default in the staging table
-    /// would be wrong: it would advance a sequence.
+    /// Columns that are not merged, and that are set to NULL in the staging table. Otherwise Postgres would evaluate
+    /// their defaults there, which may advance a sequence.
     nulled: Vec<&'a str>,
-    /// Merged columns whose value an upsert keeps in a row that exists, if a record left them out. Each has its bit in the mask.
+    /// Merged columns, each with its bit in the mask. If a record leaves such a column out, an upsert keeps the
+    /// column's value in a row that exists.
     kept: Vec<(u16, &'a str)>,
 }
 
@@ -129,7 +136,8 @@ impl MergeTarget<'_> {
     pub fn merge(&self) -> Option<Merge> {
         let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };
         let (merge, deletes) = self.merge_of(&staged)?;
-        // TRUNCATE is refused in a read-only transaction, in which a trial may run.
+        // The target is a view in a trial of `tidegate check`. The trial may run in a read-only transaction, in which
+        // Postgres refuses TRUNCATE.
         let clear = if self.catalog.kind == RelationKind::View { "DELETE FROM" } else { "TRUNCATE" };
         Some(Merge {
             merge,
@@ -153,7 +161,7 @@ impl MergeTarget<'_> {
         format!("pg_temp.{}", stage(self.number))
     }
 
-    /// Returns whether the column itself has a default.
+    /// Returns whether the column has a default of its own, not only that of its domain.
     fn has_own(&self, name: &str) -> bool {
         self.catalog.columns.iter().any(|of| of.name == name && of.default_oid.is_some())
     }
@@ -177,10 +185,10 @@ impl MergeTarget<'_> {
         let table = &catalog.table.quoted();
         let stage = &self.stage();
         let names = &names(&staged.columns);
-        // INSERT can only fill an identity GENERATED ALWAYS with OVERRIDING SYSTEM VALUE.
+        // INSERT requires OVERRIDING SYSTEM VALUE to fill a column that is GENERATED ALWAYS AS IDENTITY.
         let is_fixed = |column: &&str| catalog.columns.iter().any(|of| of.name == **column && of.identity_always);
         let fixed: Vec<_> = staged.columns.iter().chain(&staged.reset).filter(|column| is_fixed(column)).collect();
-        // A view may have a default of its own for the column.
+        // If the target is a view, its own default may fill such a column even if the merge doesn't name it.
         let is_view = catalog.kind == RelationKind::View;
         let overrides =
             staged.columns.iter().any(is_fixed) || is_view && catalog.columns.iter().any(|of| of.identity_always);
@@ -223,9 +231,9 @@ impl MergeTarget<'_> {
         Some((merge, deleting))
     }
 
-    /// Returns the statement that creates the staging table. WITH NO DATA copies only the columns' types, because the target
-    /// checks its constraints itself. A column for a count is a bool in the staging table, because a record's input to a count
-    /// is only a mark.
+    /// Returns the statement that creates the staging table. CREATE TABLE AS copies the columns' types but not the
+    /// constraints, which the target checks itself. A column for a count is a bool in the staging table, because a
+    /// record only says whether it is counted.
     fn create(&self) -> String {
         let (table, stage) = (self.catalog.table.quoted(), stage(self.number));
         let counts = aggregate::counts(self.spec.columns.unwrap_or_default());

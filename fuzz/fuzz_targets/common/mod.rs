@@ -82,7 +82,7 @@ impl Pipeline {
         Plan::new(&spec, &catalog).map(Arc::new)
     }
 
-    /// Returns an encoder of a plan that must be valid.
+    /// Returns an encoder for the pipeline. Panics if the mapping is invalid.
     pub fn encoder(&self) -> Encoder {
         self.plan().map(Encoder::new).unwrap_or_else(|faults| panic!("{faults:?}"))
     }

@@ -1,6 +1,7 @@
-//! Creates the missing table in a transaction that is rolled back. ROLLBACK doesn't undo `nextval`, nor what a function did
-//! outside the database. So a statement of `after_create` is only run if it can do neither, and if it locks no other table. The
-//! other statements are only parsed by Postgres: names, types and functions of a query must exist, and nothing runs.
+//! Creates the missing table in a transaction that is rolled back. ROLLBACK doesn't undo `nextval`, nor what a function
+//! did outside the database. So a statement of `after_create` runs only if it can have no such effect and locks no
+//! other table. Postgres only parses the other statements: it looks up the names, types and functions of a query, and
+//! runs nothing.
 
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{Executor, PgConnection, Row};
@@ -58,7 +59,8 @@ pub(super) async fn would_make(
     Ok(found.map(|found| (found, trial.join(";\n"))))
 }
 
-/// Runs the statements that are safe to run, and parses the others. Returns those that ran.
+/// Runs the statements of `after_create` that are safe, and lets Postgres parse the others. Returns the statements that
+/// ran.
 async fn after_create<'s>(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -83,7 +85,7 @@ async fn after_create<'s>(
                 "{key}[{n}]: Postgres refuses `{}`: {error}; correct it, or the daemon creates no table",
                 show::safe(sql)
             )),
-            // This statement may refer to something that a skipped statement would have created.
+            // This statement may refer to something that a skipped statement would have created, so only warn.
             Err(sqlx::Error::Database(error)) => report.warnings.push(format!(
                 "{key}[{n}]: Postgres refuses `{}` where the statements before it did not run: {error}",
                 show::safe(sql)
@@ -121,7 +123,8 @@ enum Parsed {
 async fn parse(connection: &mut PgConnection, sql: &str) -> Result<Parsed, sqlx::Error> {
     match connection.prepare(sql).await {
         Ok(_) => Ok(Parsed::Statement),
-        // A syntax error has the same SQLSTATE, so compare the routine that raised the error.
+        // Postgres refuses to prepare several statements with the SQLSTATE of a syntax error. So compare the C function
+        // that raised the error.
         Err(sqlx::Error::Database(error))
             if error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine)
                 == Some("exec_parse_message") =>
@@ -132,8 +135,8 @@ async fn parse(connection: &mut PgConnection, sql: &str) -> Result<Parsed, sqlx:
     }
 }
 
-/// Returns whether a statement only changes how Postgres's catalogs describe the new table. The table is empty, so no default,
-/// expression or function of such a statement is evaluated.
+/// Returns whether a statement only changes the entries of the new table in Postgres' catalogs. The table is empty, so
+/// Postgres evaluates no default, expression or function of such a statement.
 async fn is_about(connection: &mut PgConnection, pipeline: &Pipeline, sql: &str) -> Result<bool, sqlx::Error> {
     let Some(name) = described_table(sql) else { return Ok(false) };
     let row = sqlx::query("SELECT to_regclass($1) = to_regclass($2)").bind(name).bind(pipeline.table.name.quoted());
@@ -176,7 +179,7 @@ fn described_table(sql: &str) -> Option<String> {
     if is_column {
         parts.pop();
     }
-    // GRANT may list several tables. Such a statement is about other tables too.
+    // GRANT may list several tables. Such a statement describes other tables too.
     let is_one = (1..=2).contains(&parts.len()) && tokens.get(at + 1) != Some(&",");
     is_one.then(|| parts.join("."))
 }

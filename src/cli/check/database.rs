@@ -1,4 +1,5 @@
-//! Reads from Postgres what `check` reports: the role, its rights, the kind of table, and whether the plan fits the catalog.
+//! Reads from Postgres what `check` reports: the role, its rights, the kind of table, and whether the mapping suits the
+//! table.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +27,7 @@ use crate::plan::{PlanSource, no_table};
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{catalog, routes};
 
-/// The server, and the state of the pipeline there, as the check found them.
+/// The Postgres part of a pipeline's report: the server, and whether the pipeline and its table exist there.
 #[derive(Debug, Serialize)]
 pub(super) struct PostgresReport {
     pub(super) version: String,
@@ -108,14 +109,14 @@ async fn ledger(connection: &mut PgConnection, report: &mut PipelineReport) -> R
     Ok(())
 }
 
-/// Returns the plans, unless an event trigger refuses a table that they need. The report then says which one.
+/// Returns the plans, or `None` if an event trigger refuses a table that they need. The report then has the refusal.
 async fn accepted(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
     plans: Option<Plans>,
     report: &mut PipelineReport,
 ) -> Result<Option<Plans>, sqlx::Error> {
-    // If rights are missing, a refusal would be due to these.
+    // If rights are missing, they may be the cause of a refusal. So don't try the event triggers.
     if !report.grants.is_empty() {
         return Ok(plans);
     }
@@ -143,8 +144,8 @@ fn planned(
     }
 }
 
-/// Makes the plans for the tables that the newest records name. Tables that don't exist yet are planned as they would be
-/// created.
+/// Makes the plans for the tables that the newest records name. If a table doesn't exist yet, its plan is for the table
+/// that the daemon would create.
 pub(super) async fn for_named(
     config: &Config,
     pipeline: &Pipeline,
@@ -195,8 +196,8 @@ pub(super) async fn trials(
     let open = &mut connection;
     let (planned, mut trials) = (plans.source.current(), Trials::default());
     let single = (!planned.plan.is_routed()).then_some(&planned.table);
-    // Triggers and defaults that `after_create` adds to a new table may draw from sequences and write, too. So create the
-    // missing tables before reading the catalogs.
+    // `after_create` may add triggers and defaults to a new table. These may also write or draw from sequences, so
+    // create the missing tables before reading the catalogs.
     let begin = format!("BEGIN;\n{}", plans.make_table.as_deref().unwrap_or_default());
     open.execute(begin.as_str()).await.map_err(failed)?;
     for table in planned.routes.iter().chain(single) {
@@ -422,7 +423,7 @@ pub(super) async fn registration(
     }
 }
 
-/// Compares the ledger's positions with the logs, as a claim does before reading.
+/// Compares the ledger's positions with the logs, as a consumer does when it claims a partition.
 async fn positions(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

@@ -1,7 +1,9 @@
-//! Tries the statements by which `run` creates and changes tables, if the database has event triggers. An event trigger may
-//! refuse any of them, whatever the role's rights, and only running the statement shows it. Each trial is rolled back.
+//! If the database has event triggers, tries the statements by which `run` creates and changes tables. An event trigger
+//! may refuse any statement, whatever rights the role has, and only running the statement shows it. Each trial is
+//! rolled back.
 //!
-//! Without event triggers nothing is tried, since rights decide then: a trial locks what it changes, though briefly.
+//! Without event triggers nothing is tried: the role's rights show whether a statement would succeed, and a trial would
+//! lock what it changes, though briefly.
 
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{Executor, PgConnection, Row};
@@ -14,15 +16,15 @@ use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::postgres::{partitions, schema};
 
-/// The settings of a trial: nobody may wait for long behind its locks.
+/// The settings of a trial's transaction. They keep other sessions from waiting long for its locks.
 const BRIEF: &str = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '5s'";
-/// `lock_not_available` and `query_canceled`: the limits of [`BRIEF`].
+/// The SQLSTATEs of a statement that exceeds the limits of [`BRIEF`]: `lock_not_available` and `query_canceled`.
 const WAITED: [&str; 2] = ["55P03", "57014"];
 
 /// The event triggers that this session runs.
 #[derive(Debug)]
 pub(super) struct EventTriggers {
-    /// Their names, in backticks and separated by commas.
+    /// The names of the triggers, in backticks and separated by commas.
     names: String,
     count: usize,
 }
@@ -30,9 +32,9 @@ pub(super) struct EventTriggers {
 /// The outcome of a statement that was tried.
 enum Tried {
     Accepted,
-    /// Postgres refused it: the message, and the SQLSTATE.
+    /// Postgres refused the statement, with this message and this SQLSTATE.
     Refused(String, String),
-    /// Another session held a lock on what it changes.
+    /// The statement exceeded the limits of [`BRIEF`], probably because another session held a lock.
     Locked,
 }
 
@@ -58,14 +60,16 @@ impl EventTriggers {
         Ok((!names.is_empty()).then(|| Self { count: names.len(), names: names.join(", ") }))
     }
 
-    /// Returns what to do about a statement that an event trigger refuses. Postgres doesn't say which one, so all are named.
+    /// Returns the remedy for a statement that an event trigger refuses. Postgres doesn't name the event trigger, so
+    /// the text names all of them.
     pub(super) fn remedy(&self) -> String {
         let whose = if self.count == 1 { "event trigger" } else { "one of the event triggers" };
         format!("{whose} {} may refuse it: exempt this role in its function, or disable it", self.names)
     }
 
-    /// Runs statements in a transaction that is rolled back. `what` names their purpose, for a warning about event triggers that
-    /// write: the rollback undoes rows, but no number that a sequence has given.
+    /// Runs statements in a transaction that is rolled back. Warns about tables and sequences to which event triggers
+    /// write, because a rollback doesn't return the numbers of a sequence. `what` names the statements' purpose in the
+    /// warning.
     async fn try_out(
         &self,
         connection: &mut PgConnection,
@@ -98,8 +102,8 @@ impl EventTriggers {
         Ok(tried)
     }
 
-    /// Warns about the user's tables and sequences to which the open transaction has written. Those that the transaction itself
-    /// has created or changed don't count. Must be called before the rollback.
+    /// Warns about the user's tables and sequences to which the open transaction has written. Tables and sequences that
+    /// the transaction has created or altered don't count. Must be called before the rollback.
     ///
     /// # Errors
     /// The error of the query.
@@ -109,8 +113,8 @@ impl EventTriggers {
         what: &str,
         report: &mut PipelineReport,
     ) -> Result<(), sqlx::Error> {
-        // A write holds this lock until the transaction ends, and so does a draw from a sequence. A relation that the transaction
-        // itself has created or changed also has an exclusive lock.
+        // A write to a table and a draw from a sequence take a RowExclusiveLock, which lasts until the transaction
+        // ends. If the transaction has created or altered the relation, it has an exclusive lock on it too.
         let rows = sqlx::query(
             "SELECT c.relkind = 'S', pg_catalog.format('%I.%I', n.nspname, c.relname)
              FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
@@ -145,7 +149,8 @@ impl EventTriggers {
         Ok(())
     }
 
-    /// Tries statements of the daemon. Returns whether they are accepted, or can't be tried now; otherwise reports a fault.
+    /// Tries statements of the daemon. If Postgres refuses one, reports a fault and returns false. Returns true if
+    /// Postgres accepts them or if they can't be tried now.
     async fn accept(
         &self,
         connection: &mut PgConnection,
@@ -157,7 +162,7 @@ impl EventTriggers {
         Ok(self.judge(tried, what, report))
     }
 
-    /// Reports a refusal as a fault. Returns whether there was none.
+    /// Reports a refusal as a fault, and a lock as a warning. Returns false only for a refusal.
     fn judge(&self, tried: Tried, what: &str, report: &mut PipelineReport) -> bool {
         match tried {
             Tried::Accepted => true,
@@ -190,8 +195,8 @@ impl EventTriggers {
         Ok(())
     }
 
-    /// Tries to create the staging tables of the plan, and to create and remove partitions as a start does: one of each kind is
-    /// enough. Returns whether all of that is accepted.
+    /// Tries to create the staging tables of the plan, to create one partition and to remove one expired partition, as
+    /// a start of the daemon does. Returns false if Postgres refuses something that the daemon can't run without.
     ///
     /// # Errors
     /// The error of a query, and of a broken connection.
@@ -231,7 +236,7 @@ impl EventTriggers {
         Ok(accepted)
     }
 
-    /// Tries to create the temporary tables, views and sequences of the trials, which the daemon doesn't create. Returns whether
+    /// Tries to create the temporary tables, views and sequences that only the trials of `check` need. Returns whether
     /// the trials can be made; if not, a warning says why.
     ///
     /// # Errors

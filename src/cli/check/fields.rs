@@ -1,4 +1,5 @@
-//! Counts in how many of the sampled rows each column's field is present, and judges the counts. Handles all formats. Pure.
+//! Counts in how many of the sampled rows each column's field is present, and reports columns whose field is missing or
+//! rare. Handles all formats. Pure.
 
 use std::collections::BTreeSet;
 
@@ -25,8 +26,8 @@ pub(super) struct Share {
     pub(super) field: String,
     /// Rows that have the field, even if it is null.
     pub(super) present: u64,
-    /// Rows that were read. A record is one row, or one row per element if an array holds its rows. Records that only delete a
-    /// row are not counted, and neither are those that the row filter leaves out.
+    /// Rows that were read. A record is one row, or one row per element if its rows are in an array. Records that only
+    /// delete a row, or that the row filter leaves out, are not counted.
     pub(super) records: u64,
     /// The part of the field's path that the registry's schemas lack, as a text for the report.
     #[serde(skip)]
@@ -36,7 +37,7 @@ pub(super) struct Share {
 /// Counts and names of the fields of the sampled records.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
-    /// The rows, counted as the metric `tidegate_fields_missing_total` counts them.
+    /// The number of rows, counted as for the metric `tidegate_fields_missing_total`.
     rows: u64,
     /// Each column that a field fills.
     shares: Vec<Share>,
@@ -82,7 +83,7 @@ impl Fields {
     /// Remembers a record's schema and the names of its fields.
     pub(super) fn see(&mut self, record: &Record<'_>, encoder: &Encoder) {
         encoder.meet_schema(record, &mut self.schemas);
-        // Only JSON records have names to suggest.
+        // Field names are suggested for JSON records only.
         let value = record.value.filter(|_| self.is_json);
         let value = value.map(|value| value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value));
         for value in value.into_iter().flat_map(|value| Deserializer::from_slice(value).into_iter::<Value>()) {
@@ -113,7 +114,7 @@ impl Fields {
         }
     }
 
-    /// Reports columns whose field no record has, or few have, and returns the counts.
+    /// Reports columns whose field is in no record or in few records. Returns the counts.
     pub(super) fn judged(self, pipeline: &Pipeline, report: &mut PipelineReport) -> Vec<Share> {
         let records = self.rows;
         if records == 0 {
@@ -172,7 +173,7 @@ impl Fields {
                 ));
             }
         }
-        // A Protobuf record leaves out fields that aren't set.
+        // A Protobuf record leaves out fields that aren't set, so missing fields are no fault.
         if missing.is_empty()
             || missing.len() < shares.len()
             || takes_any

@@ -1,4 +1,4 @@
-//! Whether a daemon can listen at `http.listen` on this machine.
+//! Checks whether a daemon can listen at `http.listen` on this machine.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

@@ -24,7 +24,7 @@ pub(super) struct PipelineReport {
     /// Faults that keep the pipeline from running, each with its remedy.
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
-    /// The statements that grant the rights that the role lacks. Rights that it has are not repeated.
+    /// The statements that grant the rights that the role lacks, each once.
     pub(super) grants: Vec<String>,
     pub(super) kafka: Option<KafkaReport>,
     pub(super) postgres: Option<PostgresReport>,

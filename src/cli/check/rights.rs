@@ -138,8 +138,8 @@ pub(super) async fn to_make(
     Ok(exists && usage && create)
 }
 
-/// Reports it if the role may not call a function that takes an advisory lock, under which instances create tables, columns and
-/// partitions one at a time.
+/// Reports a missing right to call `function`, which takes an advisory lock. Under this lock, instances create tables,
+/// columns and partitions one at a time.
 async fn to_lock(
     connection: &mut PgConnection,
     function: &str,
@@ -164,7 +164,7 @@ pub(super) async fn may_stage(connection: &mut PgConnection) -> Result<bool, sql
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// Reports a missing right if rows must be staged and the role has no right to create temporary tables.
+/// Reports the missing right to create temporary tables, if the pipeline writes its rows through a staging table.
 async fn to_stage(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -282,8 +282,8 @@ pub(super) async fn on_table(
     Ok(())
 }
 
-/// Reports the sequences that a default uses and on which the role lacks a right. An identity column needs no right on its
-/// sequence.
+/// Reports the sequences that column defaults use and that the role has no right to use. An identity column needs no
+/// right on its sequence.
 async fn sequences(
     connection: &mut PgConnection,
     found: &Catalog,

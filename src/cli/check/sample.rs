@@ -43,7 +43,7 @@ const SHOWN: usize = 20;
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) rows: u64,
-    /// How many of the rows delete the row of their key.
+    /// How many of these rows are deletes.
     pub(super) deletes: u64,
     pub(super) dead_letters: u64,
     pub(super) reasons: BTreeMap<&'static str, u64>,
@@ -51,7 +51,7 @@ pub(super) struct Sample {
     pub(super) letters: Vec<TrialDeadLetter>,
     /// The first rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
-    /// How many rows have the field of each column.
+    /// For each column, how many rows have its field.
     pub(super) fields: Vec<fields::Share>,
     /// The name of the counted rows in the text: `records` or `rows`.
     #[serde(skip)]
@@ -331,8 +331,8 @@ fn read(
                 send(std::mem::replace(&mut batch, empty(planned)), outbox);
             }
         })?;
-        // If a schema could not be loaded, records were encoded without it: then the dead letters mean nothing, so report the
-        // schema's error instead.
+        // If a schema could not be loaded, records were encoded without it, and the dead letters mean nothing. So
+        // report the schema's error instead.
         trouble.clone()?;
         send(batch, outbox);
     }

@@ -16,8 +16,8 @@ use tidegate_rows::spec::WriteMode;
 
 use crate::config::Pipeline;
 
-/// How many numbers lie between a sequence's current number and the trial's first one, so that the trial's numbers don't collide
-/// with those that clients draw meanwhile.
+/// How many numbers lie between a sequence's current number and the trial's first one. This distance keeps the trial's
+/// numbers apart from those that clients draw meanwhile.
 const AHEAD: i128 = 1_000_000;
 
 /// The replacements for tables in one trial.
@@ -37,8 +37,8 @@ pub(super) struct Setup {
 /// The possible trials of a pipeline's tables, in the order in which they are tried.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
-    /// The trial that runs triggers and functions where they can't change anything. `None` if there are no such triggers and
-    /// functions, or if no such trial is possible.
+    /// The trial that runs triggers and functions on temporary tables in a read-only transaction, where they can't
+    /// change anything. `None` if [`Self::suspects`] is empty, or if such a trial isn't possible.
     pub(super) guarded: Option<Setup>,
     /// The trial that writes to the tables themselves.
     pub(super) direct: Setup,
@@ -46,8 +46,9 @@ pub(super) struct Trials {
     pub(super) bare: Setup,
     /// Triggers and defaults that may change something, as text for people.
     pub(super) suspects: Vec<String>,
-    /// Why the tables themselves can't be tried: for example, some triggers only run where a row exists already. `None` if only
-    /// the outcome of the guarded trial can prevent it. Either, both or none of `guarded` and `untriable` may be set.
+    /// The reason why no trial may write to the tables themselves: for example, a trigger that runs only where a row
+    /// exists can't be tried on a temporary table first. `None` if the outcome of the guarded trial decides. It may be
+    /// set with or without [`Self::guarded`].
     pub(super) untriable: Option<String>,
     /// Sequences that have no number left, with the columns that draw from them.
     pub(super) exhausted: Vec<String>,
@@ -59,9 +60,9 @@ impl Trials {
         !self.suspects.is_empty() || !self.direct.targets.is_empty()
     }
 
-    /// Reads what a table's defaults, triggers and rules may do, and adds what its trials need. `planned` is the table's oid in
-    /// the plan. It may differ from the oid in `found`, because a table that is created for a trial has another oid in each
-    /// transaction.
+    /// Reads what a table's defaults, triggers and rules may do, and adds the table to the trials. `planned` is the
+    /// table's oid in the plan. It may differ from the oid in `found`, because a table that is created for a trial has
+    /// another oid in each transaction.
     ///
     /// # Errors
     /// The error of the query that failed.
@@ -156,8 +157,8 @@ impl StandIn<'_> {
         format!("tidegate_trial_{}", self.found.oid)
     }
 
-    /// Registers the stand-in for the table. It is registered as a view even if it is a temporary table. COPY can't write to a
-    /// view, so the rows are staged in every mode.
+    /// Registers the stand-in for the table. A temporary table is registered as a view too: COPY can't write to a view,
+    /// so the writer stages the rows in every mode.
     fn stands_in(&self, setup: &mut Setup) {
         let table = TableName { schema: "pg_temp".to_owned(), name: self.name() };
         let mut catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
@@ -229,7 +230,7 @@ struct Column {
     generated: bool,
     stored: bool,
     expression: Option<String>,
-    /// Functions that the default calls and that may do anything.
+    /// Functions that the default calls and that may have side effects.
     functions: Vec<String>,
     suspect: bool,
 }
@@ -426,7 +427,7 @@ enum Reach {
     Nowhere,
 }
 
-/// A trigger, or a rule, that may do anything.
+/// A trigger or a rule that may have side effects.
 struct Trigger {
     title: String,
     /// The statement that creates the trigger on the temporary table.

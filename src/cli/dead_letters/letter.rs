@@ -40,7 +40,7 @@ struct Header {
     value: Option<Bytes>,
 }
 
-/// Formats bytes as text if no information is lost, and otherwise in hexadecimal digits.
+/// Bytes as text if that loses no information, otherwise as hexadecimal digits.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Bytes {

@@ -1,9 +1,9 @@
 //! `tidegate dead-letters replay`: puts dead letters through the pipeline's current mapping, with the daemon's own writer.
 //!
-//! A page of dead letters is a batch, and each dead letter is a separate segment of it. In place of advancing the ledger, the
-//! transaction deletes the dead letters whose rows it wrote. In place of inserting dead letters, it gives those that fail again
-//! their new reason. So each record is either a row or a dead letter, even after a crash. If a COMMIT was not answered, the
-//! stored dead letters show its outcome.
+//! A page of dead letters is written as one batch, in which each dead letter is a segment of its own. Where the daemon
+//! would advance the ledger, the transaction deletes the dead letters whose rows it wrote. Where the daemon would
+//! insert a dead letter, the transaction changes the reason of the existing one. So each record is either a row or a
+//! dead letter, even after a crash. If a COMMIT was not answered, the stored dead letters show its outcome.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -56,11 +56,11 @@ pub(in crate::cli) struct Arguments {
 #[derive(Debug, Default, Serialize)]
 struct Report {
     pipeline: String,
-    /// Letters that were deleted because their rows are in the table.
+    /// Dead letters that were deleted because their rows are in the table.
     replayed: u64,
-    /// Rows written; fewer if the table's mode skips existing keys.
+    /// Rows that were written. Existing keys that the table's mode skips are not counted.
     rows: u64,
-    /// Letters that are kept, with their new reason.
+    /// Dead letters that are kept with their new reason.
     failed_again: u64,
 }
 
@@ -111,7 +111,8 @@ fn text(reports: &[Report]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the pipeline with the table for which the letters of `key` were meant: for a replay with `--into`, that table.
+/// Returns the pipeline with the table that the dead letters of `key` were meant for. If `key` is a replay with
+/// `--into`, this is the table of that option.
 async fn target(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -149,7 +150,7 @@ async fn target(
     Ok(pipeline)
 }
 
-/// Replays the letters of one key into the pipeline's table.
+/// Replays the dead letters of one key into the pipeline's table.
 async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &Filter) -> Result<Report, FatalError> {
     let connector = reach::connector(config);
     let mut connection = super::open(config).await?;
@@ -209,7 +210,8 @@ async fn write(writer: &mut Writer<ReplayStore>, page: &Mutex<Page>, batch: &mut
     writer.write(&mut batch.batch).await.map(drop)
 }
 
-/// The dead letters of a page. The record with index `n` is the only one of segment `n`, and belongs to the id with index `n`.
+/// The dead letters of a page. Record `n` is the only record of segment `n`, and comes from the dead letter with the id
+/// `ids[n]`.
 struct Loaded {
     batch: Batch,
     ids: Vec<i64>,
@@ -282,11 +284,11 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
     Ok(loaded)
 }
 
-/// The store's data about the current batch.
+/// The ids of the dead letters in the current batch. The command and its store share them.
 #[derive(Debug, Default)]
 struct Page {
     ids: Vec<i64>,
-    /// The letters that no transaction has settled yet.
+    /// The dead letters that no committed transaction has deleted or given a new reason yet.
     remaining: BTreeSet<i64>,
 }
 
@@ -295,9 +297,9 @@ struct Page {
 struct ReplayStore {
     inner: PgStore,
     page: Arc<Mutex<Page>>,
-    /// In the current transaction: records that fail again.
+    /// The records of the current transaction that fail again.
     rejected: BTreeSet<u32>,
-    /// In the current transaction: the letters that it settles, and whether it deletes them.
+    /// The ids of the dead letters that the current transaction handles, each with whether the transaction deletes it.
     settled: Vec<(i64, bool)>,
 }
 
@@ -314,14 +316,15 @@ impl ReplayStore {
     }
 }
 
-/// Returns the error that ends the command if another command has taken the dead letters. Manual action is required.
+/// Returns the error that ends the command if another command has taken the dead letters. The user must run the command
+/// again.
 fn taken(what: &str) -> WriteError {
     let what = format!("{what} by another command meanwhile; nothing of this transaction was written, run it again");
     WriteError { stage: Stage::DeadLetters, cause: Cause::Conflict(what) }
 }
 
 impl Transaction for ReplayStore {
-    /// Locks the letters, so that two commands never write the same one.
+    /// Locks the dead letters, so that two commands never write the same one.
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.rejected.clear();
         self.settled.clear();
@@ -414,9 +417,9 @@ impl Transaction for ReplayStore {
 }
 
 impl Ledger for ReplayStore {
-    /// Finds out whether a transaction in doubt was committed. Locking its dead letters waits until that transaction has ended.
-    /// If it was committed, they no longer exist; if not, they still do. A transaction that deleted no dead letters only changed
-    /// reasons. It counts as not committed, because that change may be repeated.
+    /// Finds out whether a transaction in doubt was committed. Locks the dead letters that the transaction deletes,
+    /// which waits until the transaction has ended. After a commit, these dead letters no longer exist. A transaction
+    /// that deletes none only changes reasons. It counts as not committed, because this change may be repeated.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.inner.disconnect();
         self.inner.begin().await?;
@@ -429,7 +432,8 @@ impl Ledger for ReplayStore {
             self.settle_page();
         }
         let next = |span: &Span| if done { span.to } else { span.from };
-        // Claims play no part here: the locks on the dead letters keep out other commands.
+        // A replay needs no claims, because the locks on the dead letters keep out other commands. So return the span's
+        // own claim.
         let row =
             |span: &Span| LedgerRow::Found { claim: Some(span.claim.id), epoch: span.claim.epoch, next: next(span) };
         Ok(spans.iter().map(row).collect())

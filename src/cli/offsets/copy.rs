@@ -1,8 +1,8 @@
 //! `tidegate offsets copy OLD NEW`: a renamed pipeline continues from its old positions.
 //!
-//! One transaction gives the registration, the ledger's rows and the dead letters the new name, under new claims, and removes
-//! the old name. The new claims fence an instance that still runs under the old name: its next write finds no row to advance,
-//! and is rolled back.
+//! One transaction renames the registration, the ledger's rows and the dead letters, and gives each ledger row a new
+//! claim. This fences an instance that still runs under the old name: its next write finds no row to advance, and is
+//! rolled back.
 
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
@@ -67,8 +67,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     ))
 }
 
-/// Renames the replays of pipeline `from`, so that they belong to pipeline `to`. Their dead letters keep the table that they
-/// are meant for.
+/// Renames the replays of pipeline `from`, so that they belong to pipeline `to`. Each replay keeps the table for its
+/// dead letters.
 async fn rename_replays(connection: &mut PgConnection, from: &str, to: &str) -> Result<(), sqlx::Error> {
     let rows = sqlx::query("SELECT name FROM tidegate.pipeline").fetch_all(&mut *connection).await?;
     for row in rows {
@@ -122,8 +122,8 @@ async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Res
     );
     let added = added.bind(from).bind(&to.name).bind(&to.group).bind(env!("CARGO_PKG_VERSION"));
     added.execute(&mut *transaction).await.map_err(failed)?;
-    // Lock the rows in the order in which every writer locks them, and then update them. So a batch of the old name is either
-    // committed before, or refused after.
+    // Lock the rows in the order in which every writer locks them, and then update them. So a batch of the old name is
+    // either committed before this transaction or refused after it.
     let locked = sqlx::query("SELECT 1 FROM tidegate.ledger WHERE pipeline = $1 ORDER BY topic, partition FOR UPDATE");
     locked.bind(from).execute(&mut *transaction).await.map_err(failed)?;
     let moved = sqlx::query(concat!(

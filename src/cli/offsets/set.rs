@@ -1,9 +1,9 @@
 //! `tidegate offsets set`: sets positions by hand, in one transaction, with a new claim.
 //!
-//! The new claim fences the partition's owner. The ledger refuses the batch that is in flight, so the owner drops it, and after
-//! `limits.claim_grace` claims the partition again, from the new position. No record can be written in between under the old
-//! claim. But an instance only learns of the new claim at its next write to the partition, so the command requires `--yes` while
-//! an instance is running.
+//! The new claim fences the partition's owner: from then on, no record can be written under the old claim. The ledger
+//! refuses the batch that is in flight, so the owner drops it. After `limits.claim_grace`, the owner claims the
+//! partition again, from the new position. An instance only learns of the new claim at its next write to the partition,
+//! so the command requires `--yes` while an instance is running.
 
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
@@ -172,8 +172,8 @@ const INSERT: &str = "
 INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset, first_offset, claim_id, epoch, owner)
 VALUES ($1, $2, $3, $4, $4, gen_random_uuid(), 1, 'tidegate offsets set')";
 
-/// Sets the positions in one transaction. Rows are locked in the order in which every writer locks them. So a batch is either
-/// committed before, or refused after.
+/// Sets the positions in one transaction. Rows are locked in the order in which every writer locks them. So a batch is
+/// either committed before this transaction or refused after it.
 async fn apply(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -211,9 +211,9 @@ async fn apply(
         )));
     }
     for Target { source, to, .. } in targets {
-        // `first_offset` tells `verify` where to begin. It moves past a range that is skipped, and before a range that is read
-        // again. If no row exists, insert one. If another session inserts it meanwhile, the INSERT adds none, and the second
-        // UPDATE changes that row.
+        // `first_offset` tells `verify` where to begin. It moves past a range that is skipped, and before a range that
+        // is read again. If no row exists, insert one. If another session inserts a row meanwhile, a trigger of the
+        // ledger skips our INSERT, and the second UPDATE changes the other session's row.
         let mut set = 0;
         for sql in [UPDATE, INSERT, UPDATE] {
             let set_one =

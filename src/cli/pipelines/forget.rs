@@ -87,7 +87,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     ))
 }
 
-/// Refuses if the registration is still in use.
+/// Returns an error if the registration is still in use.
 async fn refuse(
     config: &Config,
     connection: &mut PgConnection,
@@ -113,7 +113,7 @@ async fn refuse(
     Ok(())
 }
 
-/// Says what forgetting means for the table.
+/// Returns a sentence about the effect of forgetting on the table.
 fn after(name: &str) -> String {
     format!("the next start of a pipeline named `{name}` reads its topics from the beginning, and writes rows again")
 }

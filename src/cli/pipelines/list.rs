@@ -29,7 +29,7 @@ struct Line {
     /// The instances on which the pipeline has stopped, each with the reason.
     stopped: BTreeMap<String, String>,
     table: String,
-    /// Whether the registered table still exists; absent for a pipeline that was never started.
+    /// Whether the registered table still exists; `null` for a pipeline that was never started.
     table_exists: Option<bool>,
     group: String,
     topics: Vec<String>,

@@ -120,8 +120,8 @@ impl Filling {
         }
     }
 
-    /// Hands the batch to the writer, and waits until the writer takes it. The wait may last as long as an outage of Postgres,
-    /// because a replay is in no group whose session could time out.
+    /// Hands the batch to the writer, and waits until the writer takes it. The wait may last as long as an outage of
+    /// Postgres: a replay is in no consumer group, so no session can time out.
     fn hand_over(&mut self, places: &mut HashMap<i32, OpenRange>, trigger: Trigger) {
         if self.batch.is_empty() {
             return;

@@ -16,7 +16,8 @@ use crate::postgres::connect::Connector;
 
 /// The owner's name in the ledger, for people.
 const OWNER: &str = "tidegate replay";
-/// How often a claim is tried while a killed run still has rows locked. The constant below is the pause between two tries.
+/// How many times a claim is tried while a killed run still has rows locked. The constant below is the pause between
+/// two tries.
 const CLAIM_TRIES: u32 = 20;
 const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 
@@ -103,8 +104,8 @@ impl ReplayProgress {
         rows.iter().map(stretch).collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Stores all ranges in the ledger, in one transaction. The registration has no topics. With topics, it would conflict with
-    /// that of its pipeline, because both would write the same topics to one table.
+    /// Stores all ranges in the ledger, in one transaction. The replay's registration has no topics. With topics, it
+    /// would conflict with the pipeline's registration if both wrote to the same table.
     pub(super) async fn begin(
         &self,
         connection: &mut PgConnection,
@@ -164,8 +165,8 @@ impl ReplayProgress {
         )))
     }
 
-    /// Advances the claimed ranges to their ends, when all records are written. The last offsets of a range may hold no record.
-    /// Fails if another run has claimed a range meanwhile.
+    /// Advances the claimed ranges to their ends after all records are written, since the last offsets of a range may
+    /// have no record. Fails if another run has claimed a range meanwhile.
     pub(super) async fn end(&self, connection: &mut PgConnection, claims: &[ClaimId]) -> Result<(), FatalError> {
         let done = sqlx::query(
             "UPDATE tidegate.ledger SET next_offset = end_offset, updated_at = now()

@@ -8,8 +8,8 @@ use super::values::Typed;
 const COLUMNS_MAX: usize = 200;
 /// An object's members become columns of their own only if there are no more than this many.
 const SPREAD_MAX: usize = 16;
-/// If an array's elements are to become the rows, there may be at most this many fields beside the array. A record with more
-/// fields is meaningful by itself, and would be lost if its array were empty.
+/// An array's elements become the rows only if the record has at most this many other fields. A record with more fields
+/// is meaningful by itself, and would be lost if its array were empty.
 const BESIDE_MAX: usize = 6;
 
 /// A column of the proposal.
@@ -37,7 +37,8 @@ pub(super) struct Columns {
     pub(super) homeless: Vec<Vec<String>>,
 }
 
-/// Where fields are: the path of the array in whose elements they lie, and the number of rows.
+/// The place of fields: the elements of the array at the path `prefix`, or the record itself if `prefix` is empty.
+/// `rows` is the number of elements or records.
 struct Level<'a> {
     prefix: &'a [String],
     rows: u64,
@@ -99,7 +100,6 @@ impl Columns {
 
     /// Returns whether an object's members become columns. They do if every value is an object or null, and the few members are
     /// all scalars.
-    /// scalars.
     fn is_spread(&self, node: &Node) -> bool {
         let is_scalar = |name: &str, member: &Node| {
             let is_scalar = member.seen.objects + member.seen.arrays == 0;
@@ -152,7 +152,7 @@ fn arrays<'n>(node: &'n Node, rows: u64, path: &mut Vec<String>, found: &mut Vec
     }
 }
 
-/// Returns whether all elements are objects, but not the pairs of a map.
+/// Returns whether all elements are objects that aren't the key-value pairs of a map.
 fn is_row(element: &Node) -> bool {
     let is_pair =
         element.members.len() == 2 && element.members.iter().all(|(name, _)| matches!(name.as_str(), "key" | "value"));

@@ -1,4 +1,5 @@
-//! Compares a sample with a table that exists: which field fills which column, and what is left over. Pure.
+//! Compares a sample with a table that exists: which field fills which column, and which fields and columns are left
+//! over. Pure.
 
 use tidegate_rows::catalog::{Catalog, CatalogColumn, UniqueIndex, quote_identifier};
 
@@ -17,12 +18,13 @@ const NAMED_MAX: usize = 20;
 /// A field that may fill a column.
 struct Candidate<'n> {
     path: Vec<String>,
-    /// The part of the path whose names are compared with the column's name. The rest of the path leads into a wrapper of the
-    /// value.
+    /// The part of the path whose names are compared with the column's name. The rest of the path is inside an object
+    /// that only says the value's type, such as `{"$oid": …}`.
     named: Vec<String>,
-    /// How many names at the start of the path lead to the array whose elements are the rows. 0 if no array has the rows.
+    /// How many names at the start of the path lead to the array in whose elements the field is. 0 for a field of the
+    /// record itself.
     level: usize,
-    /// How many rows there are at this level of arrays.
+    /// How many elements this array has in all records, or how many records there are.
     rows: u64,
     node: &'n Node,
     /// The type of the value, if `node` is an object that only says which type its value has.
@@ -31,7 +33,7 @@ struct Candidate<'n> {
     is_parent: bool,
 }
 
-/// How well a field's name fits a column's name. The best fit comes first.
+/// How similar a field's name is to a column's name. The most similar kind comes first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Likeness {
     /// `position_lat` for `position.lat`.
@@ -47,7 +49,7 @@ pub(super) fn columns(root: &Node, catalog: &Catalog) -> Columns {
     let (mut candidates, mut levels) = (Vec::new(), Vec::new());
     let (mut prefix, mut node) = (Vec::new(), root);
     loop {
-        // An array that has a column of its own is stored whole.
+        // If the table has a column for an array, the array is stored whole, and its elements don't become rows.
         let has_column = |path: &[String]| catalog.columns.iter().any(|column| column.name == path.join("_"));
         let array = array_of_rows(node).filter(|(path, _)| !has_column(path));
         let within = array.as_ref().map_or(&[][..], |(path, _)| path);
@@ -170,7 +172,7 @@ pub(super) fn has_free(catalog: &Catalog, columns: &[Proposed], name: &str) -> b
     has && !columns.iter().any(|column| column.name == name)
 }
 
-/// Returns remarks on how the proposal fits the table, one sentence each: on columns that no field fills, fields without a
+/// Returns remarks on the proposal and the table, one sentence each: on columns that no field fills, fields without a
 /// column, and unique keys. `filled` are the columns that the proposal fills.
 pub(super) fn findings(catalog: &Catalog, proposal: &Proposal, filled: &[&str]) -> Vec<String> {
     let mut findings = Vec::new();
@@ -190,7 +192,8 @@ pub(super) fn findings(catalog: &Catalog, proposal: &Proposal, filled: &[&str]) 
         } else if !is_filled && !column.not_null {
             findings.push(format!("{name} ({type_text}): no field; NULL in each row"));
         }
-        // A column that is NOT NULL, has no default and isn't filled is already a fault of the plan.
+        // A column that is NOT NULL, has no default and isn't filled needs no remark: the plan already reports it as a
+        // fault.
     }
     if let Some(named) = some_of(&proposal.homeless) {
         let table = catalog.table.quoted();

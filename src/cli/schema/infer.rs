@@ -45,7 +45,7 @@ pub(super) struct Proposal {
     pub(super) columns: Vec<Proposed>,
     /// Whether every field has a column.
     pub(super) complete: bool,
-    /// `decode.key_format`
+    /// The value of `decode.key_format`, if it has to be stated.
     pub(super) key_format: Option<&'static str>,
     /// The type of a column that takes the key.
     pub(super) key_column: Option<Typed>,
@@ -59,18 +59,18 @@ pub(super) struct Proposal {
 pub(super) enum Mode {
     /// Each record makes rows.
     Append,
-    /// Records without a value delete the row of their key. So do records in which `delete_where` is `true`.
+    /// Records without a value, and records in which `delete_where` is `true`, delete the row of their key.
     Upsert {
         /// The columns of the key. If empty, the key is the column that takes the record's key.
         key: Vec<String>,
-        /// The field that says that a record deletes.
+        /// The field that marks records that delete a row.
         delete_where: Option<&'static str>,
     },
 }
 
 impl Sample {
-    /// Adds one record to the sample. `schemas` returns the schema that has a given number. The number comes from the frame of
-    /// the key or of the value.
+    /// Adds one record to the sample. `schemas` returns the schema with a given number, which is read from the registry
+    /// frame of the key or the value.
     pub(super) fn add<S>(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, mut schemas: impl FnMut(u32) -> Option<S>)
     where
         S: AsRef<Schema>,
@@ -263,8 +263,8 @@ mod tests {
     fn an_array_of_objects_is_rows() {
         let records = [r#"{"device":7,"readings":[{"t":1,"device":2},{"t":2}]}"#, r#"{"device":8,"readings":[]}"#];
         assert_eq!(columns(&records), ["device int8", "t int8", "readings_device int8"]);
-        // There are two arrays of objects, so neither one makes the rows. Pairs of a map, and arrays that only some records have,
-        // don't either.
+        // There are two arrays of objects, so no array makes the rows. Arrays of key-value pairs, and arrays that only
+        // some records have, never make the rows.
         assert_eq!(columns(&[r#"{"a":[{"x":1}],"b":[{"y":1}]}"#]), ["a jsonb", "b jsonb"]);
         assert_eq!(columns(&[r#"{"id":1,"tags":[{"key":"a","value":"b"}]}"#]), ["id int8", "tags jsonb"]);
         assert_eq!(columns(&[r#"{"id":1,"l":[{"a":1}]}"#, r#"{"id":2}"#]), ["id int8", "l jsonb"]);

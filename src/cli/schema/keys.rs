@@ -26,7 +26,8 @@ pub(super) struct Keys {
     json: u64,
     /// Other keys, by their length.
     binary: BTreeMap<usize, Binary>,
-    /// The number of keys with a registry's frame that aren't JSON. `scalar` is the type of those that are scalars.
+    /// The number of keys with a registry's frame that aren't JSON. If these keys are scalars, `scalar` is their column
+    /// type.
     registered: u64,
     protobuf: bool,
     scalar: Option<&'static str>,
@@ -38,9 +39,9 @@ pub(super) struct Keys {
 #[derive(Debug, Default)]
 struct Binary {
     count: u64,
-    /// Keys that would be whole numbers of plausible size.
+    /// How many keys have a plausible size if they are read as a whole number.
     integers: u64,
-    /// Keys that would be floats of plausible size.
+    /// How many keys have a plausible size if they are read as a float.
     floats: u64,
     uuids: u64,
 }

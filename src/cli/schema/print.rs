@@ -115,7 +115,8 @@ fn unknown_fields(proposal: &Proposal, others: &Others<'_>) -> String {
     }
 }
 
-/// Says which records the proposal was made from, and which of them it would refuse.
+/// Returns a comment that says from which records the proposal was made, and how many of them would become dead
+/// letters.
 fn head(topic: &str, proposal: &Proposal, sample: &Sample) -> String {
     let mut text =
         format!("# Proposed from the newest {} of topic {topic}", show::counted(sample.records, "record", "records"));

@@ -22,11 +22,11 @@ pub(super) enum Shape {
     Connect,
     /// `{before, after, op}`, in Kafka Connect's envelope or without it.
     Debezium,
-    /// Avro, or a change in Avro.
+    /// Avro; with `change`, Debezium's changes in Avro.
     Avro {
         change: bool,
     },
-    /// Protobuf, or a change in Protobuf.
+    /// Protobuf; with `change`, Debezium's changes in Protobuf.
     Protobuf {
         change: bool,
     },

@@ -61,7 +61,7 @@ struct Numbers {
     most: f64,
 }
 
-/// Counts of texts, by the type that the text is a literal of.
+/// Counts of texts, by the type whose values the texts write.
 #[derive(Debug, Default)]
 struct Texts {
     count: u64,

@@ -11,9 +11,9 @@ use crate::config::Pipeline;
 pub(super) struct PipelineReport {
     pub(super) pipeline: String,
     pub(super) table: String,
-    /// Why the table wasn't checked; `None` if it was.
+    /// Why the table wasn't checked; `null` if it was checked.
     pub(super) table_skipped: Option<String>,
-    /// Whether the write mode skips existing keys. If so, a record without a row may be correct.
+    /// Whether the write mode skips existing keys. If it does, a record without a row is not a fault.
     pub(super) skips_by_key: bool,
     /// Kafka's partitions without a ledger row.
     pub(super) not_in_ledger: Vec<String>,
@@ -30,7 +30,7 @@ pub(super) struct PartitionReport {
     pub(super) position: i64,
     pub(super) low: Option<i64>,
     pub(super) end: Option<i64>,
-    /// Why the log can't be the one that the ledger describes. `null` if nothing speaks against it.
+    /// Why the log can't be the one that the ledger describes. `null` if no contradiction was found.
     pub(super) condition: Option<String>,
     /// Whether the last committed record is in Kafka: `known again` if so, `another` if a different record has its offset,
     /// `gone` if no record has its offset.

@@ -1,4 +1,4 @@
-//! Finds the offsets that the table and the dead letters hold.
+//! Finds the offsets of the rows in the table and of the dead letters.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -36,6 +36,7 @@ pub(super) struct Counts {
 
 impl Columns {
     /// Looks up in the mapping which columns hold topic, partition and offset, and makes the query of all `tables`.
+    ///
     /// # Errors
     /// If the table can't be compared with the ledger; the error says why.
     pub(super) fn of<'a>(

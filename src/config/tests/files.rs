@@ -1,4 +1,4 @@
-//! Every key whose value is the name of a file: either a reload notices that the file's content changed, or the file is read
+//! Tests every key that names a file: either a reload notices that the file's content changed, or the file is read
 //! whenever it is used.
 
 use super::BASE;
@@ -40,7 +40,7 @@ const COMPARED: &[Case] = &[
     ("of [kafka]: ssl.key.password_file", "[kafka.properties]\n'ssl.key.password_file' = 'FILE'", ["one", "two"]),
 ];
 
-/// Files that are read for each connection, request or token. A reload that restarted pipelines for them would do harm.
+/// Files that are read for each connection, request or token. So a new content must not restart pipelines at a reload.
 const READ_WHEN_USED: &[Case] = &[
     ("postgres.url_file", "URL_FILE", ["postgres://a@127.0.0.1/t", "postgres://b@127.0.0.1/t"]),
     ("postgres.password_file", "[postgres]\npassword_file = 'FILE'", ["one", "two"]),

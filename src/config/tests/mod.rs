@@ -10,7 +10,7 @@ mod values;
 
 use super::{Config, Faults};
 
-/// A configuration with no other keys than the required ones. [`with`] adds to it.
+/// A configuration with only the required keys. [`with`] adds to it.
 const BASE: &str = r#"
 [kafka]
 bootstrap_servers = "127.0.0.1:9092"

@@ -1,4 +1,4 @@
-//! Describes which consumer reads which partitions, and which have the most lag.
+//! Describes which consumer reads which partitions, and which partitions have the most lag.
 
 use super::super::board::BoardConsumer;
 use super::super::document::{PartitionView, PipelineView, Sign};

@@ -22,16 +22,16 @@ const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 pub struct Group {
     /// The group's state: `Stable`, `Empty` and so on.
     pub state: String,
-    /// The number of consumers in it now.
+    /// The number of consumers that are members now.
     pub members: usize,
-    /// Whether all of them have our `client.id`, as the daemons of this configuration do.
+    /// Whether all members have our `client.id`, as the daemons with this configuration have.
     pub is_ours: bool,
     /// The protocol by which its members share the partitions, such as `cooperative-sticky`; empty if the broker doesn't say.
     pub protocol: String,
 }
 
 impl Observer {
-    /// Returns the consumer group; `None` if Kafka knows none of that name.
+    /// Returns the consumer group; `None` if Kafka has no group of that name.
     ///
     /// # Errors
     /// The error of Kafka.
@@ -84,8 +84,8 @@ impl Observer {
         Ok(None)
     }
 
-    /// Makes a request to a group's coordinator. It may still be being chosen, as happens before a broker's first group; librdkafka
-    /// doesn't retry then, so retry here.
+    /// Makes a request to a group's coordinator. The request fails while Kafka is still choosing the coordinator, for
+    /// example before a broker's first group. librdkafka doesn't retry it, so this function does.
     fn described<T>(&self, ask: impl Fn(&Client<Notes>) -> KafkaResult<T>) -> KafkaResult<T> {
         let started = Instant::now();
         loop {

@@ -95,8 +95,8 @@ pub(super) fn lexical(of: &Type, json: &str, text: &str) -> String {
     }
 }
 
-/// Returns the columns of the types. `say` encodes a value, from its JSON and from the text given to INSERT; it returns `None` if
-/// the format can't express it.
+/// Returns the columns of the types. `say` encodes a value, from its JSON and from the text given to INSERT; it returns
+/// `None` if the format can't express it.
 pub(super) fn of_types(
     sent_as: impl Fn(&Type) -> String,
     say: impl Fn(&Type, &str, &str) -> Option<Vec<u8>>,

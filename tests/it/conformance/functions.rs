@@ -6,7 +6,7 @@ use super::formats::{Column, Format};
 /// it.
 pub(super) const KEY: &str = "a key of more than sixteen bytes";
 
-/// A mapping, the column, and each value in JSON with the text that INSERT is given.
+/// A mapping, the column's type, and each value in JSON with the text that INSERT is given.
 type Function = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 const HEX: &[(&str, &str)] = &[

@@ -10,7 +10,7 @@ use super::types::{OWN_TYPES, TYPES, Type};
 use super::{KEYS, MODES, literal, of_mode};
 use crate::support::World;
 
-/// Types for which a raw value is useful. All tables share one mapping, so none of these types needs a `unit`.
+/// Types for which a raw value is useful. All tables share one mapping, so types that need a `unit` are left out.
 const OF_USE: &[&str] = &[
     "bool",
     "int8",

@@ -55,7 +55,8 @@ pub(crate) enum Fault {
     CutOne {
         daemon: usize,
     },
-    /// The network between one daemon and the database goes silent. That daemon still reaches Kafka, so it keeps its partitions.
+    /// The network between one daemon and the database goes silent. That daemon still reaches Kafka, so it keeps its
+    /// partitions.
     HoldOne {
         daemon: usize,
         length: Duration,

@@ -1,6 +1,6 @@
-//! Measures the cost of the ledger while a session holds a snapshot open, as a report does that runs for ten minutes. Meanwhile
-//! Postgres must keep every version of every ledger row. A thousand partitions with five batches per second make five thousand
-//! versions per second.
+//! Measures the cost of the ledger while a session holds a snapshot open, like a report that runs for ten minutes.
+//! Meanwhile Postgres must keep every version of every ledger row. A thousand partitions with five batches per second
+//! make five thousand versions per second.
 //!
 //! The scenario uses the daemon's store, but no Kafka. Each batch is a COPY of one row per partition, the update of the ledger,
 //! and a COMMIT.

@@ -1,4 +1,5 @@
-//! The producer: records with a number, a text and a checksum of both, spread evenly over all partitions of the topic.
+//! The producer. Its records contain a number, a text and a checksum of both. They are spread evenly over all
+//! partitions of the topic.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,8 +13,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
-/// How long a record may take to be delivered. The time is long, because brokers become unavailable in a campaign, and the
-/// producer must not give up a record then.
+/// How long a record may take to be delivered. The time is long, because a campaign makes brokers unavailable, and the
+/// producer must not give up a record meanwhile.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(600);
 /// The time between two readings of the number of partitions.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -26,7 +27,7 @@ pub(crate) struct Content {
     pub(crate) checksum: i64,
 }
 
-/// Parts of texts. Some are characters of more than one byte, and some are characters that JSON escapes.
+/// The characters from which texts are built. Some have more than one byte, and some must be escaped in JSON.
 const LETTERS: [&str; 10] = ["a", "Z", "7", " ", "\"", "\\", "\t", "é", "日", "𝄞"];
 
 impl Content {
@@ -38,7 +39,7 @@ impl Content {
         Self { seq, text, checksum }
     }
 
-    /// Returns the content as JSON. `reading` can be stored exactly in a `real` and in a `double precision`.
+    /// Returns the content as JSON. The field `reading` can be stored exactly in a `real` and in a `double precision`.
     fn json(&self) -> String {
         let mut text = String::new();
         for letter in self.text.chars() {
@@ -54,7 +55,7 @@ impl Content {
     }
 }
 
-/// Returns a number that a `real` holds exactly.
+/// Returns the reading of record `seq`, a number that a `real` can store exactly.
 #[expect(clippy::cast_precision_loss, reason = "below 2^20")]
 pub(crate) fn reading(seq: i64) -> f64 {
     (seq % (1 << 20)) as f64 / 8.0
@@ -86,7 +87,8 @@ impl Delivered {
 
 #[derive(Debug, Default)]
 struct Acks {
-    /// The sending thread itself serves the delivery reports, so the lock is never contended.
+    /// Only the sending thread uses the lock, because delivery reports arrive on that thread too. So the lock is never
+    /// contended.
     delivered: Mutex<Delivered>,
 }
 
@@ -170,7 +172,7 @@ fn produce(
     while !stop.load(Ordering::Relaxed) {
         if Instant::now() >= look_at || partitions == 0 {
             look_at = Instant::now() + LOOK_EVERY;
-            // If no broker answers now, the number of partitions is read at the next attempt.
+            // If no broker answers, keep the known number of partitions until the next attempt.
             if let Ok(metadata) = producer.client().fetch_metadata(Some(topic), Duration::from_secs(1)) {
                 let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
                 partitions = partitions.max(i32::try_from(found)?);

@@ -1,10 +1,10 @@
 //! `make chaos`: a fleet produces records, and several daemons drain them. Meanwhile faults break the daemons, the servers and
 //! the networks between them. At the end, every record is compared with the table.
 //!
-//! The same seed gives the same faults in the same order. The work that a fault interrupts depends on the clock, as in
-//! production. `SCENARIO=outage` instead stops the database once, for long, at full input. `SCENARIO=ledger` holds a snapshot
-//! open over a thousand partitions. `SCENARIO=restarts` measures how long partitions make no progress when a daemon ends and
-//! starts.
+//! The same seed gives the same faults in the same order. Which work a fault interrupts depends on the clock, as in
+//! production. `SCENARIO=outage` instead stops the database once, for long, at full input. `SCENARIO=ledger` measures
+//! the ledger's cost with a thousand partitions while a session holds a snapshot open. `SCENARIO=restarts` measures how
+//! long partitions make no progress when a daemon ends and starts.
 
 mod accounting;
 mod campaign;
@@ -33,10 +33,10 @@ struct Arguments {
     /// The scenario.
     #[arg(long, env = "SCENARIO", default_value = "campaign")]
     scenario: Scenario,
-    /// For how many minutes faults are injected, the database is unavailable, or the snapshot is held.
+    /// How long faults are injected, the database is unavailable, or the snapshot is held, in minutes.
     #[arg(long, env = "MINUTES", default_value_t = 5.0)]
     minutes: f64,
-    /// The seed of the schedule; by default taken from the clock.
+    /// The seed of the schedule of faults; by default random.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
     /// Records per second. Default: 20000 in the scenario `outage`, 2000 in the scenario `campaign`.
@@ -55,10 +55,11 @@ struct Arguments {
     /// The number of daemons at the start.
     #[arg(long, env = "DAEMONS", default_value_t = 3)]
     daemons: usize,
-    /// How often the scenario `restarts` measures each case.
+    /// How many times the scenario `restarts` repeats each measurement.
     #[arg(long, env = "ROUNDS", default_value_t = 5)]
     rounds: usize,
-    /// How daemons get their names in the scenario `restarts`: `derived`, `set`, or both.
+    /// How daemons get their names in the scenario `restarts`: `derived` (from host and process), `set` (in the
+    /// configuration), or both.
     #[arg(long, env = "NAMES", default_value = "derived,set")]
     names: String,
     /// The daemon's program; by default the one in this program's folder.
@@ -72,7 +73,7 @@ enum Scenario {
     Campaign,
     /// The database is unavailable for `MINUTES`, at full input.
     Outage,
-    /// A snapshot is held open for `MINUTES`, over a thousand partitions.
+    /// A session holds a snapshot open for `MINUTES`, while batches update the ledger of `PARTITIONS` partitions.
     Ledger,
     /// Daemons are stopped and started, and the time without progress is measured.
     Restarts,

@@ -1,5 +1,5 @@
-//! The database is unavailable for long, at full input: memory stays within its limit, the group membership is kept, and lag and
-//! headroom are updated. Then everything is drained at full speed.
+//! A long outage of the database at full input. Checks that memory stays within its limit, that the daemon stays in its
+//! consumer group, and that lag and headroom are updated. Then the daemon drains the backlog at full speed.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const FLOW_BEFORE: Duration = Duration::from_secs(15);
 const DRAIN_LOOK: Duration = Duration::from_secs(1);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1800);
-/// The drain has caught up when the lag is no higher than the input of this many seconds.
+/// The drain has caught up when the lag is at most this many seconds of input.
 const CAUGHT_UP_SECONDS: f64 = 1.5;
 
 /// A sample of the daemon's metrics.
@@ -33,7 +33,7 @@ impl Stage {
         Ok(Look {
             rss: rss_bytes(daemon.pid())?,
             lag: metric("tidegate_lag_records")?,
-            // The metric is summed over the partitions, each of which has its own value. So divide it by their number.
+            // `metric` returns the sum over all partitions. So divide by the number of partitions to get their mean.
             headroom: metric("tidegate_retention_headroom_seconds")? / f64::from(self.partitions),
             rebalances: metric("tidegate_rebalances_total")?,
             written: metric("tidegate_rows_written_total")?,
@@ -41,7 +41,8 @@ impl Stage {
     }
 }
 
-/// Runs the scenario. Returns whether all of its checks hold: those of the module's description, and the record accounting.
+/// Runs the scenario. Returns whether all checks passed: those that the module's description names, and the record
+/// accounting (each record is in the table exactly once).
 pub(crate) async fn run(stage: &mut Stage, minutes: f64) -> Result<bool> {
     sleep(FLOW_BEFORE).await;
     stage.check_daemons()?;

@@ -11,13 +11,13 @@ use anyhow::{Context, Result};
 #[derive(Debug)]
 pub(crate) struct Output {
     folder: PathBuf,
-    /// The file. The lock is never contended; it only makes it possible that `say` takes `&self`.
+    /// The log file. The lock is never contended. It only lets `say` take `&self`.
     file: Mutex<File>,
 }
 
 impl Output {
-    /// Creates the folder `chaos/NAME` in the target folder in which this program lies. Removes what an earlier campaign of
-    /// that name left.
+    /// Creates the folder `chaos/NAME` in Cargo's target folder, which contains this program. If an earlier campaign
+    /// left a folder with that name, removes it first.
     pub(crate) fn new(name: &str) -> Result<Self> {
         let program = std::env::current_exe()?;
         let target = program.parent().and_then(Path::parent).context("this program lies in no target folder")?;

@@ -1,6 +1,7 @@
-//! Measures how long partitions make no progress when a daemon ends, and whether it gets its partitions back. The cases are
-//! SIGTERM and SIGKILL, under each group protocol, for one daemon and for three, with derived and with configured names. Also
-//! measures how many partitions move in a rolling restart.
+//! Measures how long partitions make no progress when a daemon ends or restarts, and how many partitions move to
+//! another daemon. Daemons end by SIGTERM or by SIGKILL. Three daemons also restart in turn (a rolling restart).
+//! Everything is measured with each group protocol, with one daemon and with three, and with derived and with
+//! configured names.
 //!
 //! The numbers come from the database: each row has the time of its write, and a trigger records each claim.
 
@@ -24,7 +25,7 @@ const PARTITIONS: i32 = 6;
 const CONSUMERS: usize = 2;
 /// The time between two records of a partition.
 const EVERY: Duration = Duration::from_millis(20);
-/// How long a group may take to settle.
+/// The longest wait for a group to settle, for a daemon to drain, or for records to arrive.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The broker's session timeout under KIP-848, in milliseconds. The broker's default is 45000.
 const BROKER_SESSION_MS: &str = "10000";
@@ -65,7 +66,7 @@ impl Fate {
 pub(crate) struct Plan<'a> {
     pub(crate) binary: &'a Path,
     pub(crate) protocols: Vec<&'a str>,
-    /// How the daemons get their names: `derived`, `set`, or both.
+    /// How the daemons get their names: `derived` (from host and process), `set` (in the configuration), or both.
     pub(crate) names: Vec<&'a str>,
     pub(crate) rounds: usize,
 }
@@ -233,8 +234,8 @@ impl Group {
         Ok(sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(&mut self.looker).await?)
     }
 
-    /// Returns the longest time in which no row of some partition was written, in seconds. Only times that ended after `since`
-    /// count.
+    /// Returns the longest time between two consecutive rows of one partition, in seconds. Only times that ended after
+    /// `since` count.
     async fn standstill(&mut self, since: &str) -> Result<f64> {
         let sql = "SELECT extract(epoch FROM max(gap))::float8 FROM
             (SELECT at, at - lag(at) OVER (PARTITION BY part ORDER BY at) AS gap FROM rides
@@ -242,7 +243,7 @@ impl Group {
         Ok(sqlx::query_scalar(sql).bind(since).fetch_one(&mut self.looker).await?)
     }
 
-    /// Returns how often a partition was claimed by another daemon than the one that owned it before.
+    /// Returns how many claims after `since` moved a partition from one daemon to another.
     async fn moves(&mut self, since: &str) -> Result<u32> {
         let sql = "SELECT before, owner FROM claims WHERE at > $1::timestamptz";
         let claims = sqlx::query(sql).bind(since).fetch_all(&mut self.looker).await?;
@@ -290,7 +291,7 @@ fn pid(owner: &str) -> String {
     owner.rsplit('-').nth(1).unwrap_or_default().to_owned()
 }
 
-/// Produces a record for each partition every [`EVERY`].
+/// Repeatedly sends one record to each partition and pauses for [`EVERY`], until it is stopped.
 struct Load {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<i64>>>,

@@ -25,11 +25,11 @@ pub(crate) struct Cast {
     /// The number of consumers of each daemon at the start.
     pub(crate) consumers: usize,
     pub(crate) partitions: i32,
-    /// `group_protocol`
+    /// The setting `group_protocol` of the pipeline.
     pub(crate) protocol: String,
     /// Records per second.
     pub(crate) rate: f64,
-    /// `limits.memory`
+    /// The setting `limits.memory` of the daemons.
     pub(crate) memory: String,
     /// The `batch` settings of the pipeline.
     pub(crate) batch: String,
@@ -65,8 +65,8 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn set(cast: Cast, output: Output) -> Result<Self> {
         let (kafka, brokers) = Kafka::start_behind_proxies(&KafkaSpec::cluster())?;
-        // Keep little of the write-ahead log, because each restore copies it. `fsync` isn't needed, because only processes crash
-        // here and not the machine.
+        // Keep little of the write-ahead log, because each restore copies it. `fsync` isn't needed, because only
+        // processes crash here, never the machine.
         let postgres = Postgres::start(
             &PostgresSpec::default().setting("max_wal_size = 192MB").setting("min_wal_size = 64MB").without_fsync(),
         )?;
@@ -131,7 +131,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Returns the path of the older copy of the database.
+    /// Returns the path of the copy of the database that the next restore uses.
     pub(crate) fn copy(&self) -> PathBuf {
         self.folder.path().join("data")
     }
@@ -162,7 +162,7 @@ impl Stage {
         self.members.iter().map(|member| member.daemon.log_tail()).collect::<Vec<_>>().join("\n--\n")
     }
 
-    /// Returns three sizes in bytes: of the database's copy for a restore, of the database, and of its write-ahead log.
+    /// Returns three sizes in bytes: of the database's copy, of the database itself, and of its write-ahead log.
     pub(crate) async fn disk(&self) -> Result<(u64, i64, i64)> {
         use sqlx::Row;
         let sql =

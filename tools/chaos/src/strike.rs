@@ -24,8 +24,8 @@ const ALTERS: [&str; 4] = [
     "ALTER TABLE rides DROP COLUMN IF EXISTS note",
     "ALTER TABLE rides ALTER COLUMN reading TYPE float8",
 ];
-/// How often our own statements are tried. They wait for the daemons' locks, and Postgres may choose them as the victims of a
-/// deadlock.
+/// How many times this module tries a statement of its own. Such a statement waits for the daemons' locks, and Postgres
+/// may choose it as the victim of a deadlock.
 const TRIES: u32 = 20;
 
 impl Stage {
@@ -174,8 +174,8 @@ impl Stage {
         Err(last.context("no try at all")?).with_context(|| sql.to_owned())
     }
 
-    /// Waits for the first commit after the end of a fault. Returns how long after the end it came. If none comes in time, the
-    /// error contains the daemons' last log lines.
+    /// Waits for the first commit after `over`, the end of a fault. Returns the time between the two. If no commit
+    /// comes within [`RECOVERY_DEADLINE`], the error contains the daemons' last log lines.
     pub(crate) async fn await_first_commit(&self, over: Instant) -> Result<Duration> {
         loop {
             if let Some(at) = self.watch.first_move(over) {
@@ -189,8 +189,9 @@ impl Stage {
         }
     }
 
-    /// Waits until every partition has made progress, but not for longer than `patience`. Returns how long that took, and
-    /// whether every partition has made progress. If there is no commit within [`RECOVERY_DEADLINE`], that is an error.
+    /// Waits until every partition has made progress, but not for longer than `patience`. Returns the times until the
+    /// first commit and until the end of the wait, and whether every partition has made progress. If there is no commit
+    /// within [`RECOVERY_DEADLINE`], that is an error.
     pub(crate) async fn recover(&self, over: Instant, patience: Duration) -> Result<(Recovery, bool)> {
         let first = self.await_first_commit(over).await?;
         while !self.watch.all_moved(over) {

@@ -1,4 +1,4 @@
-//! Reads the ledger continuously, over a connection without a proxy. So this module knows when each partition last advanced.
+//! Reads the ledger continuously, over a connection without a proxy. This shows when each partition last advanced.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// How long to wait for an answer. A suspended database never answers; then a new connection is opened.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The offset of a partition, and the time since which it has had this offset.
+/// The next offset of a partition in the ledger, and when that offset last increased.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     next: i64,
@@ -50,8 +50,8 @@ impl Watch {
         Self { view, _task: task }
     }
 
-    /// Returns when a partition last advanced, if that was after `since`. A caller that asks often gets the first commit after
-    /// `since`.
+    /// Returns when a partition last advanced, if that was after `since`. A caller that polls often gets the time of
+    /// the first commit after `since`.
     pub(crate) fn first_move(&self, since: Instant) -> Option<Instant> {
         lock(&self.view).last_move.filter(|at| *at > since)
     }
@@ -62,14 +62,14 @@ impl Watch {
         !view.partitions.is_empty() && view.partitions.values().all(|seen| seen.moved_at > since)
     }
 
-    /// Returns the partitions that haven't advanced since `since`, for messages.
+    /// Returns the number and the next offset of each partition that hasn't advanced since `since`. Messages show them.
     pub(crate) fn standing(&self, since: Instant) -> Vec<(i32, i64)> {
         let view = lock(&self.view);
         view.partitions.iter().filter(|(_, seen)| seen.moved_at <= since).map(|(p, seen)| (*p, seen.next)).collect()
     }
 }
 
-/// The reading task and the schedule contend for the lock. The lock is never held across an await.
+/// Locks the view. The reading task and the campaign contend for the lock. It is never held across an `await`.
 fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -89,13 +89,13 @@ async fn look(database: Database, view: Arc<Mutex<View>>) {
             connection = Some(open);
             anyhow::Ok(places)
         };
-        // The database may be unavailable, because campaigns make it so.
+        // Campaigns make the database unavailable, so ignore errors and timeouts.
         let Ok(Ok(places)) = timeout(PATIENCE, work).await else { continue };
         let now = Instant::now();
         let mut view = lock(&view);
         for (partition, next) in places {
             let seen = view.partitions.entry(partition).or_insert(Seen { next: -1, moved_at: now });
-            // A smaller offset isn't progress: it comes from a restored database.
+            // A smaller offset isn't progress. It appears when the database was restored from an older copy.
             let forward = next > seen.next;
             if next != seen.next {
                 seen.next = next;

@@ -1,4 +1,4 @@
-//! Draws the plots from the raw files only.
+//! Draws the plots. All data comes from the raw CSV files.
 
 mod flood;
 mod ladder;
@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 
 use crate::raw::Table;
 
-/// Draws every plot whose raw files are in `folder` into that folder. Returns their names.
+/// Draws every plot whose raw files are in `folder`, and writes the plot there too. Returns the file names of the
+/// plots.
 pub(crate) fn draw(folder: &Path) -> Result<Vec<&'static str>> {
     let mut drawn = Vec::new();
     let mut save = |name: &'static str, svg: String| -> Result<()> {

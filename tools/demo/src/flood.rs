@@ -1,5 +1,5 @@
-//! Experiment B, the flood. Four arrangements get the same open-loop load, one after another. The load has a rush hour, a
-//! database outage, and the kill of a writer.
+//! Experiment B, the flood. Four arrangements get the same open-loop load, one after another. The load has a rush hour,
+//! during which the database is stopped. After the rush hour, the writer is killed.
 
 pub(crate) mod acts;
 mod around;

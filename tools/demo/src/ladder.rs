@@ -1,4 +1,5 @@
-//! Experiment A, the ladder: how much batching gains, without Kafka.
+//! Experiment A, the ladder: how much batching gains. Each rung is one way to write rows, and only the last one uses
+//! Kafka.
 //!
 //! Every rung writes the same rows from this machine into the same table with the same indexes, with `fsync` on. Each rung uses
 //! the best setting that a short probe found, and runs several times. The order of the rungs is shuffled in each round.
@@ -61,7 +62,8 @@ pub(crate) struct Sample {
     /// The CPU time of Kafka; 0 on the rungs without Kafka.
     pub(crate) kafka_cpu: f64,
     pub(crate) wal_bytes: i64,
-    /// The number of rows to which the costs refer. It is higher than `rows` if the rate excludes the start.
+    /// The number of rows that caused the costs. It is higher than `rows` if `rows` excludes the rows that were written
+    /// at the start.
     pub(crate) rows_of_costs: u64,
 }
 
@@ -93,7 +95,7 @@ impl fmt::Display for Setting {
 }
 
 impl Rung {
-    /// Returns the way in which our own clients write rows on this rung; `None` for Tidegate, which is a daemon.
+    /// Returns the way in which the demo's own clients write rows on this rung; `None` for Tidegate, which is a daemon.
     fn way(self) -> Option<Way> {
         match self {
             Self::Insert | Self::InsertAsync => Some(Way::Insert),

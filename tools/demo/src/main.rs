@@ -1,4 +1,4 @@
-//! `make demo`: the story on the real Kafka and the real Postgres.
+//! `make demo`: runs two experiments and three services on a real Kafka and a real Postgres.
 //!
 //! ```text
 //! stage ──► ladder (A: batching) ──► flood (B: four arrangements) ──► services (three consumer groups) ──► verdict
@@ -48,7 +48,7 @@ struct Arguments {
     /// Shortens every act and every run, for trials: 0.2 is a fifth. Published figures need 1.
     #[arg(long, env = "DEMO_SCALE", default_value_t = 1.0)]
     scale: f64,
-    /// Continues until Ctrl-C.
+    /// Keeps the services running after the experiments, until Ctrl-C.
     #[arg(long, env = "KEEP", value_parser = |text: &str| Ok::<_, String>(!matches!(text, "" | "0" | "false")), default_value = "0")]
     keep: bool,
     /// The folder for the report, the plots and the raw files.
@@ -71,7 +71,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// A program that writes into Postgres without Kafka; the flood kills it.
+    /// A program that writes into Postgres without Kafka. The flood starts it and kills it.
     #[command(hide = true)]
     Writer(flood::writer::WriterArguments),
 }
@@ -152,7 +152,7 @@ fn tell(screen: &Screen, out: &Path) -> Result<bool> {
     Ok(is_good)
 }
 
-/// Copies a run into the repository: its raw files and plots, and its figures into the README.
+/// Copies the raw files and plots of a run into `folder`, and writes its figures into the README.
 fn publish(screen: &Screen, out: &Path, folder: &Path, readme: &Path) -> Result<()> {
     let text = std::fs::read_to_string(readme).with_context(|| format!("could not read `{}`", readme.display()))?;
     let text = report::readme::with_figures(&text, &Report::read(out)?)?;

@@ -89,7 +89,7 @@ impl Report {
         self.ladder.iter().chain(&self.flood).chain(&self.services)
     }
 
-    /// Returns whether no promise was broken.
+    /// Returns whether every promise was kept.
     pub(crate) fn is_good(&self) -> bool {
         self.sentences().all(|sentence| sentence.tone != Tone::Broken)
     }

@@ -1,12 +1,12 @@
-//! The table into which every way writes, and its rows. Rows are decoded from the fleet's JSON, and encoded for binary and
-//! textual COPY.
+//! The table into which all experiments write, and its rows. Rows are decoded from the fleet's JSON, and encoded for
+//! binary and textual COPY.
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer};
 
 use crate::bind::Timestamptz;
 
-/// The columns, in the order used below.
+/// The columns, in the order in which [`binary_row`] and [`text_row`] write them.
 pub(crate) const COLUMNS: &str =
     "vehicle_id, driver_id, trip_id, region, ts, lat, lon, speed_kmh, odometer_mm, paused_ms, state, event, seq";
 const COLUMN_COUNT: i16 = 13;

@@ -32,25 +32,25 @@ const TOPIC: &str = "telemetry";
 const CLOSE_SILENT: &str = "SELECT close_silent_trips()";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"];
-/// The number of vehicles. There are few, and the rate is high, so the simulated time runs five times as fast as the clock. In
-/// this way, trips end during the demo, and cost more than the minimum.
+/// The number of vehicles. It is a fifth of the rate, so the simulated time runs five times as fast as the clock. As a
+/// result, trips end during the demo and cost more than the minimum.
 const VEHICLES: u32 = 1_000;
 const RATE: f64 = 5_000.0;
-/// With `KEEP=1`, each vehicle sends once per second of real time.
+/// The number of vehicles with `KEEP=1`. It equals the rate, so each vehicle sends once per second of real time.
 const VEHICLES_KEPT: u32 = 5_000;
 const BURST: f64 = 8.0;
 const BURST_AFTER: f64 = 3.0;
-/// Seconds for which ride_analysis is locked.
+/// How long the table ride_analysis is locked, in seconds.
 const LOCKED: f64 = 25.0;
 const LOOK: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(60);
-/// How long Kafka keeps records, the same as in docker-compose.yml. The page shows it as a red line.
+/// How long Kafka keeps records, in milliseconds, as in docker-compose.yml. The page shows it as a red line.
 const RETENTION_MS: &str = "259200000";
-/// How often silent trips are closed, as docs/fleet.md recommends.
+/// The time between two runs of `close_silent_trips()`, as docs/fleet.md recommends.
 const CLOSE: Duration = Duration::from_secs(60);
-/// When the first vehicles' simulated clock begins, relative to now. These vehicles send for some seconds and then never again.
-/// A trip is closed after ten minutes of silence. The simulated clock of the later vehicles is ahead of theirs by more than
-/// that, but it is not in the future.
+/// The simulated time at which the warm-up's vehicles start, relative to now. They send for some seconds and then never
+/// again. Their trips are closed after ten minutes of silence in simulated time. So the later vehicles start 20 minutes
+/// after them ([`NEXT_START_MS`]). Even that time isn't in the future.
 const FIRST_STARTS_MS: i64 = -30 * 60_000;
 const NEXT_START_MS: i64 = -10 * 60_000;
 
@@ -66,9 +66,9 @@ pub(crate) struct Services {
     checks: Checks,
     /// How many fleets have started; each has its own vehicles.
     fleets: u32,
-    /// The connection that closes trips that fell silent.
+    /// The connection that closes silent trips (trips without new records).
     closer: Reconnecting,
-    /// When trips that fell silent were last closed.
+    /// When silent trips were last closed.
     closed: Instant,
 }
 
@@ -200,7 +200,7 @@ impl Services {
     ) -> Fleet {
         let mut spec = ProduceSpec::new(self.stage.kafka.bootstrap_servers(), TOPIC);
         spec.fleet.vehicles = vehicles;
-        // Each fleet has its own vehicles, so that its trips differ from those of the others.
+        // Each fleet has its own vehicles, so that no two fleets share a trip.
         spec.fleet.first_vehicle = 1 + self.fleets * VEHICLES_KEPT;
         spec.fleet.seed = u64::from(self.fleets) + 1;
         spec.fleet.start_ms = now_ms() + starts_ms.unwrap_or(0);
@@ -217,13 +217,14 @@ impl Services {
         std::thread::spawn(move || fleet::produce(&spec, &stop, |_| {}))
     }
 
-    /// Stores the expected result of a fleet that has sent everything.
+    /// Waits until the fleet has sent everything, and stores its expected result.
     fn park(&mut self, fleet: Fleet) -> Result<()> {
         let outcome = fleet.join().map_err(|_| anyhow!("the fleet panicked"))??;
         self.checks.expect(&outcome)
     }
 
-    /// Runs until the fleet has ended and each service has written everything. Triggers the events of `moments` at their times.
+    /// Runs until the fleet has ended and each service has written everything, or until [`DRAIN`] has passed since the
+    /// fleet's end. Triggers the events of `moments` at their times.
     async fn follow(&mut self, screen: &Screen, fleet: &Fleet, moments: &[Moment]) -> Result<()> {
         let began = Instant::now();
         let (mut next, mut second, mut lock) = (0, None, None);

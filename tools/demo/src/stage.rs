@@ -66,7 +66,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Recreates the table, empty and with its indexes, without the ledger of an earlier run.
+    /// Recreates the table, empty and with its indexes, and drops the ledger of an earlier run. Returns the connection.
     pub(crate) async fn fresh_table(&self) -> Result<PgConnection> {
         let mut connection = self.database.connect().await?;
         connection.execute("SET client_min_messages = warning").await?;
@@ -75,7 +75,7 @@ impl Stage {
         Ok(connection)
     }
 
-    /// Starts the measured daemon, which reads `topic` in a group of its own.
+    /// Starts the daemon that the experiments measure. It reads `topic` in the consumer group `group`.
     pub(crate) fn daemon(&self, topic: &str, group: &str) -> Result<Daemon> {
         let spec = DaemonSpec::new(&self.tidegate, MEASURED)
             .env("TIDEGATE__PIPELINES__RIDE__TOPICS", topic)

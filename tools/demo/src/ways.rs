@@ -1,4 +1,4 @@
-//! The ways to write into the table without Kafka. Each call uses one connection and one transaction.
+//! The ways to write into the table without Kafka. Each call of [`write`] uses one connection and one transaction.
 
 use anyhow::Result;
 use sqlx::query::Query;
@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Postgres};
 
 use crate::rows::{self, COLUMNS, Row};
 
-/// The largest number of parameters of one statement, by the protocol.
+/// The largest number of parameters that the Postgres protocol allows in one statement.
 const MAX_PARAMETERS: usize = 65_535;
 const PARAMETERS: usize = 13;
 /// The largest number of rows of one `VALUES`.
@@ -19,7 +19,7 @@ const CHUNK: usize = 256 << 10;
 pub(crate) enum Way {
     /// `INSERT … VALUES (…)`, prepared.
     Insert,
-    /// `INSERT … VALUES (…), (…), …`, prepared for a number of rows.
+    /// `INSERT … VALUES (…), (…), …`, prepared for a fixed number of rows.
     Values,
     /// `INSERT … SELECT * FROM unnest(…)`, prepared, one array per column.
     Unnest,
@@ -27,7 +27,7 @@ pub(crate) enum Way {
     CopyBinary,
 }
 
-/// Returns the statement for `rows` rows. The statement of a COPY doesn't depend on their number.
+/// Returns the statement that writes `rows` rows. Only that of [`Way::Values`] depends on the number of rows.
 pub(crate) fn statement(way: Way, rows: usize) -> String {
     match way {
         Way::Insert => values_sql(1),
@@ -53,7 +53,8 @@ fn values_sql(rows: usize) -> String {
 /// Writes `rows`, and waits until they are committed. `statement` must be what [`statement`] returns for this number of rows.
 ///
 /// # Errors
-/// If Postgres refuses the rows or is unavailable. If it is unavailable, nobody knows whether the rows were written.
+/// If Postgres refuses the rows or is unavailable. If the connection breaks, the rows may have been written
+/// nevertheless.
 pub(crate) async fn write(way: Way, statement: &str, rows: &[&Row], connection: &mut PgConnection) -> Result<()> {
     match way {
         Way::Insert | Way::Values => {

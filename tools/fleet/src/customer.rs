@@ -1,4 +1,4 @@
-//! The view of a customer who waits for a vehicle, computed from its latest states.
+//! The view of a customer who waits for a vehicle, computed from the vehicle's latest states.
 //!
 //! No I/O: the current time is an argument. A state doesn't say how long a vehicle has been standing. But the odometer never
 //! decreases. So if two states have the same odometer, the vehicle hasn't moved between them, even if states between them were
@@ -15,7 +15,7 @@ use crate::{Quantiles, Region};
 
 /// The average speed in a city, stops included.
 const CITY_KMH: f64 = 20.0;
-/// Within this distance, the vehicle has arrived.
+/// A vehicle within this distance counts as arrived.
 const HERE_METRES: f64 = 100.0;
 /// If there is no news for this long, the customer is told so. Normally a vehicle sends once per second.
 const NO_NEWS_MS: i64 = 10_000;
@@ -40,17 +40,17 @@ pub struct Sighting {
     pub ended: bool,
 }
 
-/// The number of readings that a watch has seen, and how old they were when they were read.
+/// The number of readings that a customer has seen, and how old they were when the customer read them.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct WatchSummary {
-    /// How many readings were new.
+    /// How many new readings came after the first one.
     pub readings: u64,
-    /// How long after its measurement by the vehicle a reading reached the customer's screen.
+    /// The time from the vehicle's measurement of a reading until the reading was on the customer's screen.
     pub since_measured_ms: Option<Quantiles>,
-    /// How long after its hand-over to Kafka a reading reached the customer's screen.
+    /// The time from the sending of a reading to Kafka until the reading was on the customer's screen.
     pub since_sent_ms: Option<Quantiles>,
-    /// The number of readings whose time was ahead of the clock. Such readings count as 0 ms old. A fleet's time runs ahead if
-    /// it sends faster than once per second and vehicle.
+    /// The number of readings whose time was ahead of the clock. Such readings count as 0 ms old. A fleet's time runs
+    /// ahead if each vehicle sends more than once per second.
     pub ahead_of_clock: u64,
 }
 
@@ -118,7 +118,7 @@ impl Customer {
         self.say(words)
     }
 
-    /// Returns how many readings were new.
+    /// Returns how many new readings came after the first one.
     pub fn readings(&self) -> u64 {
         self.readings
     }

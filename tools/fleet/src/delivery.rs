@@ -1,7 +1,7 @@
 //! Delivers readings from the vehicles to Kafka. As in a real fleet, some readings arrive late and out of order, and some
 //! arrive twice. No reading is lost here.
 //!
-//! Delays are measured by the simulated clock, so for the same seed they are the same at any rate.
+//! Delays are measured by the simulated clock. So the same seed gives the same delays at any rate.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -34,7 +34,7 @@ pub struct Delivery {
     pub reading: Reading,
     /// Whether the reading arrives for the first time or again.
     pub arrival: Arrival,
-    /// Whether the record arrives after readings that were taken later than its own.
+    /// Whether the record is delayed, so that readings that were taken later may arrive before it.
     pub late: bool,
 }
 
@@ -94,12 +94,13 @@ impl Deliveries {
         Self { fleet, spec, rng, pending: BinaryHeap::new(), left: records.unwrap_or(u64::MAX) }
     }
 
-    /// Starts no new readings from now on. Only those that are on their way will arrive.
+    /// Starts no new readings from now on. Only the readings that are already on their way will arrive.
     pub fn close(&mut self) {
         self.left = 0;
     }
 
-    /// Returns the next of the readings on their way, if it arrives before the fleet takes its next reading.
+    /// Returns the first of the readings on their way, if it arrives before the fleet's next reading is taken or if no
+    /// more readings will be taken.
     fn arrived(&mut self) -> Option<Delivery> {
         let Reverse(first) = self.pending.peek()?;
         let is_due = self.left == 0 || first.at_ms <= self.fleet.next_ts_ms();

@@ -37,7 +37,7 @@ impl FromStr for Format {
 pub struct Encoder {
     format: Format,
     second: i64,
-    /// The date and time of `second`, up to the decimal point.
+    /// The date and time of `second`, up to and including the decimal point.
     date: [u8; 20],
 }
 

@@ -6,9 +6,9 @@
 //! fare = max(minimum, base + km · per_km + minutes · per_minute + paused minutes · per_paused_minute)
 //! ```
 //!
-//! The minutes are those of the trip minus the paused ones. The sum is rounded **once, at the end, half up to the cent**;
-//! kilometres and minutes are never rounded separately. The following is the rule in PostgreSQL, over bigint columns. It is
-//! exact because it divides only once:
+//! `minutes` is the length of the trip without the paused minutes. The sum is rounded **once, at the end, half up to
+//! the cent**; kilometres and minutes are never rounded separately. The following is the rule in PostgreSQL, over
+//! bigint columns. It is exact because it divides only once:
 //!
 //! ```sql
 //! greatest(minimum_cents, base_cents + round(
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn it_adds_up() {
-        // 5 km, 10 minutes of which 2 paused: 250 + 900 + 280 + 40
+        // 5 km and 10 minutes, 2 of them paused: 250 + 900 + 280 + 40
         assert_eq!(TARIFF.fare_cents(5_000_000, 600_000, 120_000), 1_470);
         assert_eq!(TARIFF.fare_cents(0, 0, 0), 600);
     }

@@ -48,7 +48,7 @@ pub use topic::create_topic;
 pub use truth::{PartitionTruth, TripTruth, Truth};
 pub use watch::{WatchSpec, watch, watch_until};
 
-/// A word of the command line isn't what is expected there: a profile, a partitioning, a format or a tariff.
+/// An invalid value on the command line, in place of a profile, a partitioning, a format, a compression or a tariff.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is not {expected}")]
 pub struct ParseError {

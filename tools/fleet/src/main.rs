@@ -59,14 +59,14 @@ struct FleetArgs {
     /// The share of records that are sent twice, 0 to 1.
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     repeat: f64,
-    /// The form of a record: `telemetry`, or the smaller `compact` for benches.
+    /// The form of a record: `telemetry`, or the smaller `compact` for benchmarks.
     #[arg(long, default_value = "telemetry")]
     format: Format,
     /// The partition of a record: `region` (north is 0, south is 1), or `vehicle:N` (N partitions, by the vehicle's number).
     #[arg(long, default_value = "region")]
     partitioning: Partitioning,
-    /// Writes the results that consumers must end up with: trips as CSV if the file's name ends in `.csv`, otherwise everything as
-    /// JSON.
+    /// Writes the expected results of consumers into this file. If its name ends in `.csv`, writes only the trips, as
+    /// CSV; otherwise writes everything, as JSON.
     #[arg(long, value_name = "FILE")]
     truth: Option<PathBuf>,
     /// Prices in cents for the fares in `--truth`: BASE,PER_KM,PER_MINUTE,PER_PAUSED_MINUTE,MINIMUM.

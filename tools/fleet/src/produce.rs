@@ -31,7 +31,8 @@ pub struct Outcome {
 /// Runs until a limit of `spec` is reached, or until `stop` is set. Calls `progress` twice per second.
 ///
 /// # Errors
-/// Errors are returned only before the first record is sent.
+/// If `spec` is invalid, the cluster can't be reached, or the topic has too few partitions. Errors are returned only
+/// before the first record is sent.
 pub fn produce(
     spec: &ProduceSpec,
     stop: &AtomicBool,

@@ -1,7 +1,7 @@
 //! Decides when each record should be sent: an open-loop schedule, independent of the receiver.
 //!
-//! A schedule is a rate over time, made of straight pieces. Its integral is the number of records that should have been sent, and
-//! the inverse of the integral is each record's intended time.
+//! A schedule is a rate over time, made of linear pieces. Its integral is the number of records that should have been
+//! sent, and the inverse of the integral is each record's intended time.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl FromStr for Profile {
     }
 }
 
-/// A straight piece of the rate.
+/// A part of a schedule, in which the rate changes linearly.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     /// The piece's start, in seconds since the schedule's start.
@@ -166,7 +166,7 @@ mod tests {
             prop_assert!(schedule.due(n + 1) >= due);
             let nearby = Duration::from_micros(1);
             prop_assert!(schedule.intended(due.saturating_sub(nearby)) <= n);
-            // A record must count shortly after it is due, except where the rate is nearly 0.
+            // A record must count shortly after it is due. Low rates are left out.
             let slack = Duration::from_millis(5);
             prop_assert!(schedule.intended(due + slack) > n || schedule.rate(due) < 1_000.0);
         }

@@ -2,7 +2,7 @@
 //!
 //! All fields are integers, so that the results of two consumers agree to the last digit.
 
-/// The half of the city in which a vehicle works. A vehicle never changes it.
+/// The half of the city in which a vehicle works. A vehicle never changes its region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Region {
     /// Partition 0 of [`Partitioning::ByRegion`](crate::Partitioning::ByRegion).
@@ -89,8 +89,8 @@ pub struct Reading {
     pub state: State,
     /// Whether the trip begins or ends with this reading.
     pub event: Option<Event>,
-    /// The number of the reading among those of the vehicle, from 0, without gaps.
+    /// The number of the reading among the readings of its vehicle, from 0, without gaps.
     pub seq: u64,
-    /// The number of the reading among those of the fleet, from 0, without gaps, in the order of `ts_ms`.
+    /// The number of the reading among all readings of the fleet, from 0, without gaps, in the order of `ts_ms`.
     pub index: u64,
 }

@@ -67,7 +67,7 @@ pub struct Progress {
     pub acked: u64,
     /// Records that the producer gave up, and records that its queue refused.
     pub failed: u64,
-    /// The intended rate at this moment; `None` if it is as fast as possible.
+    /// The intended rate at this moment; `None` if records are sent as fast as possible.
     pub intended_per_second: Option<f64>,
     /// Records sent per second since the last report.
     pub sent_per_second: f64,
@@ -99,7 +99,8 @@ pub struct Summary {
     /// Records that the producer's queue accepted.
     pub sent: u64,
     pub acked: u64,
-    /// Records that were refused by the queue, or given up by the producer. Kafka may have some of those that were given up.
+    /// Records that were refused by the queue, or given up by the producer. Kafka may have some of the records that
+    /// were given up.
     pub failed: u64,
     /// Failed records that the producer's queue refused. Kafka never got them.
     pub refused: u64,
@@ -107,7 +108,7 @@ pub struct Summary {
     pub unacked: u64,
     /// Sent records whose reading had been sent before.
     pub repeated: u64,
-    /// Sent records whose reading was taken before that of an earlier record.
+    /// Sent records that were delayed on purpose, so that later readings may have been sent before them.
     pub late: u64,
     /// The total size of the sent payloads, in bytes.
     pub bytes: u64,
@@ -115,7 +116,8 @@ pub struct Summary {
     pub acked_per_second: f64,
     /// The time from a record's intended time to its sending; `None` if there is no rate.
     pub send_delay_ms: Option<Quantiles>,
-    /// The time from a record's intended time to its acknowledgement. If there is no rate, it is counted from the sending.
+    /// The time from a record's intended time to its acknowledgement. If there is no rate, the time is counted from the
+    /// sending.
     pub ack_delay_ms: Option<Quantiles>,
     /// Whether the run was stopped before its end.
     pub interrupted: bool,

@@ -16,8 +16,8 @@ use crate::{Compression, ProduceError, ProduceSpec, Quantiles};
 /// How long a cluster may take to return a topic's metadata.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The sums of the delivery reports. The reports are served on the sending thread, so the only contention for the lock comes
-/// from librdkafka's own errors.
+/// The sums of the delivery reports. librdkafka's reports and errors arrive on the sending thread, so the locks are
+/// never contended.
 pub(crate) struct Acks {
     pub(crate) acked: AtomicU64,
     pub(crate) failed: AtomicU64,
@@ -27,7 +27,8 @@ pub(crate) struct Acks {
 }
 
 impl Acks {
-    /// Returns the quantiles of the time from a record's intended time to its acknowledgement; `None` if none was acknowledged.
+    /// Returns the quantiles of the time from a record's intended time to its acknowledgement; `None` if no record was
+    /// acknowledged.
     pub(crate) fn delays(&self) -> Option<Quantiles> {
         Quantiles::of(&self.delays.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -5,7 +5,8 @@
 use crate::vehicle::Vehicle;
 use crate::{Reading, Region};
 
-/// The distance between two consecutive trip ids of one vehicle. The distance is also the limit for vehicle ids.
+/// The difference between two consecutive trip ids of one vehicle. Vehicle ids are below this number, so trip ids are
+/// unique.
 pub const TRIP_STRIDE: u64 = 10_000_000;
 
 /// The latest start: a century before the end of year 9999, the last year that RFC 3339 can express.
@@ -45,16 +46,16 @@ impl Default for FleetSpec {
 /// Why a fleet's parameters are invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSpec {
-    /// There are so many vehicles, or such high ids, that two trips would have the same id.
+    /// There are no vehicles, or their ids are so high that two trips would have the same id.
     #[error("`vehicles` must be at least 1, and the last id below {TRIP_STRIDE}")]
     Vehicles,
-    /// The start is outside of the years that RFC 3339 can express.
+    /// The start is before 1970, or so late that the simulation could leave the years that RFC 3339 can express.
     #[error("`start` must lie between the years 1970 and 9800")]
     Start,
     /// The share of the north is more than 1000 thousandths.
     #[error("`north_permille` must be at most 1000")]
     North,
-    /// A trip's length is 0, or its millimetres don't fit in 32 bits.
+    /// A trip could be shorter than 10 m or longer than 1000 km, or the shortest trip is longer than the longest.
     #[error("`trip_metres` must be a range within 10 to 1000000")]
     TripMetres,
 }
@@ -107,8 +108,8 @@ impl Fleet {
         self.spec.start_ms + (self.second * 1_000 + phase).cast_signed()
     }
 
-    /// Moves the time of the first reading to this time, in milliseconds since the epoch. May only be called before the first
-    /// reading.
+    /// Sets the time of the first reading to `start_ms`, in milliseconds since the epoch. May only be called before the
+    /// first reading.
     ///
     /// # Errors
     /// If the time is out of bounds.
@@ -167,7 +168,7 @@ impl Iterator for Fleet {
     }
 }
 
-/// Returns the region of a vehicle. Regions are spread evenly over the ids.
+/// Returns the region of a vehicle. Both regions are spread evenly over the ids.
 fn region(turn: u32, north_permille: u32) -> Region {
     let north = u64::from(north_permille);
     let turn = u64::from(turn);

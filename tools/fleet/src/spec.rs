@@ -12,7 +12,7 @@ use crate::{DeliverySpec, FleetSpec, Format, InvalidSpec, ParseError, Partitioni
 pub enum Compression {
     /// Batches are not compressed.
     None,
-    /// LZ4: fast, and half the size of JSON or less.
+    /// LZ4 is fast, and compresses JSON to half its size or less.
     #[default]
     Lz4,
 }
@@ -32,7 +32,7 @@ impl FromStr for Compression {
 /// How to treat a record if the producer's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenFull {
-    /// The record waits, and so do those after it. They are sent late, but none is lost.
+    /// The record and all later ones wait. They are sent late, but none is lost.
     #[default]
     Wait,
     /// The record is dropped and counted as refused, as in a device with a full buffer. The truth does not include it.
@@ -84,13 +84,13 @@ pub struct ProduceSpec {
     pub flush_timeout: Duration,
     /// Whether to compute the [`Truth`](crate::Truth), which takes about 100 bytes per trip.
     pub keep_truth: bool,
-    /// Settings of librdkafka, which override ours.
+    /// Settings of librdkafka. They override the settings that this crate makes.
     pub settings: Vec<(String, String)>,
 }
 
 impl ProduceSpec {
-    /// Returns the specification of a thousand vehicles in real time, on the partitions `north` and `south`, until the run is
-    /// stopped.
+    /// Returns the specification of a thousand vehicles that each send once per second, until the run is stopped. There
+    /// is one partition per region.
     pub fn new(bootstrap_servers: impl Into<String>, topic: impl Into<String>) -> Self {
         Self {
             bootstrap_servers: bootstrap_servers.into(),

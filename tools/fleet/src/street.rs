@@ -6,7 +6,7 @@ use crate::Region;
 
 /// Length of a block, from crossing to crossing.
 pub(crate) const BLOCK_MM: u32 = 200_000;
-/// Crossings along one side of a region's grid: 9.4 km.
+/// The number of crossings along one side of a region's grid. The side is 9.4 km long.
 pub(crate) const CROSSINGS: u8 = 48;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,8 @@ impl Crossing {
         (east < CROSSINGS && north < CROSSINGS).then_some(Self { east, north })
     }
 
-    /// Returns latitude and longitude, in millionths of a degree, of the place `along_mm` beyond this crossing.
+    /// Returns latitude and longitude, in millionths of a degree, of the point that is `along_mm` beyond this crossing
+    /// in the direction `heading`.
     pub(crate) fn position(self, heading: Heading, along_mm: u32, region: Region) -> (i64, i64) {
         let along = i64::from(along_mm);
         let east = i64::from(self.east) * i64::from(BLOCK_MM);
@@ -65,7 +66,7 @@ impl Crossing {
             Heading::East => (east + along, north),
             Heading::West => (east - along, north),
         };
-        // 1 mm is 8.983e-9 degrees of latitude. In longitude it is that divided by cos(latitude).
+        // 1 mm is 8.983e-9 degrees of latitude. For degrees of longitude, this number is divided by cos(latitude).
         let (lat, lon, lon_per_mm) = match region {
             Region::North => (52_530_000, 13_330_000, 14_793),
             Region::South => (52_400_000, 13_330_000, 14_723),

@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// How long a cluster may take to return a topic's metadata.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
-/// The largest number of requests for the topic's metadata. With the pauses between them, they take 20 s.
+/// The largest number of requests for the topic's metadata. The pauses between them add up to 20 s.
 const LOOKS: u32 = 400;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
@@ -17,7 +17,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// Returns `true` if it was created, and `false` if it existed already, with any number of partitions.
 ///
 /// # Errors
-/// If the cluster cannot be reached, or refuses.
+/// If the cluster can't be reached, or refuses to create the topic.
 pub async fn create_topic(servers: &str, topic: &str, partitions: u16) -> Result<bool, KafkaError> {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", servers).create()?;
     // -1 leaves the replication to the broker's `default.replication.factor`.

@@ -1,7 +1,7 @@
 //! The result that every consumer should have, even if records reach it late or more than once.
 //!
-//! Each delivery that was sent is added. A reading counts only once, and the values of a trip come from all of its readings.
-//! This module doesn't use Kafka. Consumers must not read its result, because they are compared with it.
+//! The caller adds each delivery that was sent. A reading counts only once, and the values of a trip come from all of
+//! its readings. This module doesn't use Kafka. Consumers must not read its result, because they are compared with it.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -149,7 +149,7 @@ impl Truth {
         out.flush()
     }
 
-    /// Writes one line per trip, after a heading.
+    /// Writes CSV: a heading, and one line per trip.
     ///
     /// # Errors
     /// If `out` cannot be written to.

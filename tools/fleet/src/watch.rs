@@ -1,4 +1,5 @@
-//! Shows a trip as its customer sees it. Reads `customer_info` whenever a batch is announced, and measures how old the data is.
+//! Shows a trip as its customer sees it. Reads `customer_info` whenever a NOTIFY announces a batch, and measures how
+//! old the data is.
 //!
 //! [`Customer`] is pure, and decides what to print and what to measure. [`watch`] only listens and reads.
 
@@ -10,10 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::customer::{Customer, Sighting, WatchSummary};
 
-/// The channel on which `customer_info` announces its batches.
+/// The channel of the NOTIFY that each batch of `customer_info` sends.
 const CHANNEL: &str = "customer_info";
-/// The longest time between two readings of the row. A broken connection loses notifications, so the row is also read without
-/// one.
+/// The longest time between two reads of the row. A broken connection loses notifications, so the row is also read
+/// without a notification.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 const PAUSE_AFTER_A_FAULT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! A customer at the real Postgres, and the end of the program on a signal.
+//! Tests the customer's view with a real Postgres, and how the program ends on a signal.
 
 use std::io::Read;
 use std::process::ExitStatus;
@@ -83,7 +83,7 @@ async fn sever(database: &Database) {
     assert!(ended > 0, "nobody was listening");
 }
 
-/// The running program, and what it has printed.
+/// The running program `fleet`, and the guard that ends it with this test.
 struct Started {
     _run: std::sync::Arc<Run>,
     process: Process,

@@ -8,14 +8,14 @@ use anyhow::{Context, Result, bail};
 
 /// The environment variable that names the cache folder.
 pub(crate) const CHOSEN_BY: &str = "TIDEGATE_CACHE";
-/// The default folder if we are root and root's home is closed to other users.
+/// The default folder if this process runs as root and root's home is closed to other users.
 const OF_ROOT: &str = "/var/cache/tidegate";
 
-/// Returns the cache folder, which is created if it is missing. It is `$TIDEGATE_CACHE`, or else `$XDG_CACHE_HOME/tidegate`, or
-/// else `~/.cache/tidegate`.
+/// Returns the path of the cache folder, and creates the folder if it is missing. The path is `$TIDEGATE_CACHE`, or
+/// else `$XDG_CACHE_HOME/tidegate`, or else `~/.cache/tidegate`.
 ///
-/// If we are root, Postgres runs as another user, which must be able to read the folder. So if the default folder is closed to
-/// other users, `/var/cache/tidegate` is used instead.
+/// If this process runs as root, Postgres runs as another user, which must be able to read the folder. So if the
+/// default folder is closed to other users, `/var/cache/tidegate` is used instead.
 ///
 /// # Errors
 /// If the folder can't be created, or if `$TIDEGATE_CACHE` names a folder that Postgres could not read.

@@ -39,16 +39,16 @@ impl DaemonSpec {
         }
     }
 
-    /// Says at which address (`host:port`) the daemon serves HTTP, for [`Daemon::get`]. `config` must set `http.listen` to this
-    /// address, unless [`DaemonSpec::on`] is called afterwards, which sets it.
+    /// Sets the address (`host:port`) to which [`Daemon::get`] sends its requests. To make the daemon listen there, set
+    /// `http.listen` in `config`, or call [`DaemonSpec::on`] afterwards.
     #[must_use]
     pub fn http_address(mut self, address: impl Into<String>) -> Self {
         self.http_address = Some(address.into());
         self
     }
 
-    /// Adds environment variables that make the daemon use this Kafka and this Postgres. They also set the address at which the
-    /// daemon serves HTTP: [`DaemonSpec::http_address`] if it was called, or else a free port.
+    /// Adds environment variables that make the daemon use this Kafka and this Postgres. They also set the address at
+    /// which the daemon serves HTTP: that of [`DaemonSpec::http_address`] if it was called, or else a free port.
     ///
     /// # Errors
     /// If no port is free.
@@ -230,7 +230,7 @@ impl Daemon {
         })
     }
 
-    /// Waits until `condition` holds.
+    /// Waits until `condition` returns true.
     ///
     /// # Errors
     /// If the daemon ends or `deadline` passes first. The error names `what` and shows the end of the daemon's log.
@@ -267,7 +267,7 @@ impl Daemon {
         serde_json::from_str(&response.body).context("`/api/status` is no JSON")
     }
 
-    /// Returns the sum of those series of `/metrics` that are named `name` and carry all of `labels`. `None` if there is no
+    /// Returns the sum of the series of `/metrics` that have the name `name` and all of `labels`. `None` if there is no
     /// such series, or if the daemon doesn't answer.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         http::metric(&self.get("/metrics").ok()?.body, name, labels)
@@ -282,7 +282,8 @@ impl Daemon {
     fn await_value<T>(&self, what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Result<T> {
         let started = Instant::now();
         loop {
-            // Ask for the status before looking. If the daemon has ended, the second look below sees all lines of its log.
+            // Ask for the status before calling `look`. If the daemon has ended, the second call below sees all lines
+            // of its log.
             let ended = self.exit_status();
             if let Some(value) = look() {
                 return Ok(value);
@@ -316,7 +317,7 @@ fn read_lines(
     })
 }
 
-/// Locks the log. The readers of the two pipes and tests that read the log contend for the lock.
+/// Locks `mutex`. The threads that read the two pipes, and tests that read the log, contend for the locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::kafka::template;
 use crate::{cache, versions};
 
-/// The version is pinned. Without a version, the installed Maven chooses one, and the plugin's oldest versions can't unpack.
+/// Maven's dependency plugin in a fixed version. Without one, the installed Maven chooses the version, and the oldest
+/// versions can't unpack.
 const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 const MARKER: &str = "complete";
 /// Brokers log with slf4j but include no backend for it. Without a backend, a failing broker prints nothing.
@@ -31,14 +32,14 @@ impl Jars {
         format!("{}/*", self.folder.join("jars").display())
     }
 
-    /// Returns the path of the file that contains the features of a newly formatted KRaft cluster. The file is copied into
-    /// every new data folder. `in_data` is its path there, relative to the data folder.
+    /// Returns the path of the file that contains the features of a newly formatted KRaft cluster. The file is copied
+    /// into every new data folder. `in_data` is the file's path relative to a data folder.
     pub(crate) fn checkpoint(&self, in_data: &str) -> PathBuf {
         self.folder.join(in_data)
     }
 
-    /// Returns the path of the archive of a broker's loaded classes, which makes later starts faster. The file is missing if
-    /// the Java runtime could not save it. Only packages of KRaft mode have one.
+    /// Returns the path of the archive of a broker's loaded classes, for `-XX:SharedArchiveFile`. The file is missing
+    /// if the Java runtime could not save it. Only packages of KRaft mode have one.
     pub fn class_archive(&self) -> PathBuf {
         self.folder.join("classes.jsa")
     }

@@ -1,4 +1,4 @@
-//! A minimal HTTP client: one GET request at a time, with as much of the protocol as our own daemon needs.
+//! A minimal HTTP client: one GET request at a time, with only as much of the protocol as Tidegate's daemon needs.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -42,8 +42,8 @@ fn parse(answer: &str) -> Option<Response> {
     Some(Response { status, body: body.to_owned() })
 }
 
-/// Reads the text of a metrics page. Returns the sum of the series that are named `name` and have all of `labels`; `None` if
-/// there is no such series.
+/// Reads the text of a metrics page. Returns the sum of the series that have the name `name` and all of `labels`;
+/// `None` if there is no such series.
 pub fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let matching = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;

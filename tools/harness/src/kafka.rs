@@ -27,8 +27,8 @@ use crate::{Proxy, TunedFor, fetch, free_port};
 /// The longest time for a start. It is long, because a build may use all cores while three brokers start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// How often a start is tried. A start may fail because another process takes a port between the check and the start, or
-/// because ZooKeeper remembers a killed broker until its session ends.
+/// The largest number of attempts to start Kafka or one broker. A start may fail because another process takes a port
+/// between the check and the start, or because ZooKeeper remembers a killed broker until its session ends.
 const START_ATTEMPTS: usize = 4;
 
 /// A running Kafka. When it is dropped, its processes are killed and its data is removed.
@@ -38,14 +38,14 @@ pub struct Kafka {
     own: Option<Own>,
 }
 
-/// The state of a Kafka that we started ourselves.
+/// The state of a Kafka that this process has started.
 #[derive(Debug)]
 struct Own {
     /// The lock is contended if parallel tests stop and start brokers of a shared Kafka.
     brokers: Vec<Mutex<Broker>>,
     #[expect(dead_code, reason = "held to live as long as its broker")]
     zookeeper: Option<Process>,
-    /// The certificates' files, which must exist as long as the brokers run.
+    /// Keeps the files of the certificates, which must exist as long as the brokers run.
     authority: Option<Arc<Authority>>,
 }
 
@@ -54,7 +54,7 @@ struct Broker {
     run: Arc<Run>,
     program: Program,
     port: u16,
-    /// The port of a listener that tells clients the address of the proxy instead of the broker's.
+    /// The port of the listener behind the proxy. This listener advertises the proxy's address instead of its own.
     proxied_port: Option<u16>,
     secure_ports: Vec<(Listener, u16)>,
     process: Option<Process>,
@@ -156,8 +156,8 @@ impl Kafka {
     /// Returns the process id of a broker.
     ///
     /// # Errors
-    /// If the broker isn't running. This method, like every one that takes a broker, also fails if this Kafka is external or has
-    /// no such broker.
+    /// If the broker isn't running. Like every method that takes a broker's index, this one also fails if this Kafka is
+    /// external or has no such broker.
     pub fn pid(&self, broker: usize) -> Result<u32> {
         Ok(self.broker(broker)?.running()?.pid())
     }

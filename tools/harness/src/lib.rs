@@ -6,8 +6,8 @@
 //! all tests of a process use together. [`proxy::Proxy`] can be put in front of either server, and breaks connections at a
 //! chosen moment. [`daemon::Daemon`] runs the binary under test.
 //!
-//! Starting and stopping servers, and all functions for Kafka, block. They may be called from anywhere, even inside a tokio
-//! runtime. The functions that use SQL are async, because sqlx is.
+//! Starting and stopping servers, and all functions for Kafka, block. They may be called from anywhere, even inside a
+//! tokio runtime. The functions that use SQL are async, because sqlx is async.
 
 pub mod cache;
 pub mod daemon;

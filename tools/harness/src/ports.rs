@@ -1,9 +1,9 @@
 //! Free ports on loopback.
 //!
-//! Ports are chosen below the range from which the system takes the local ports of outgoing connections. The reason is that a
-//! restarted server keeps its port. While the server is down, the system may give a port of that range to a client that tries
-//! to reconnect. If this happens to be the server's port, the client connects to itself, and the server can't start. So servers
-//! don't listen on port 0, because the system would then choose a port of that range.
+//! Ports are chosen below the ephemeral range, from which the system takes the local ports of outgoing connections. The
+//! reason is that a restarted server needs its old port. If that port were in the ephemeral range, the system could
+//! give it to a client that tries to reconnect meanwhile. The client would then connect to itself, and the server
+//! couldn't start. For the same reason, servers don't listen on port 0: the system would choose an ephemeral port.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -16,8 +16,8 @@ use anyhow::{Context, Result};
 
 const CANDIDATES: Range<u16> = 15_000..32_000;
 const ATTEMPTS: usize = 1_000;
-/// A listener with a full queue neither accepts nor refuses a connection. After this time without an answer, its port counts as
-/// taken.
+/// How long to wait for an answer from a port. Without an answer, the port counts as taken: a listener with a full
+/// queue neither accepts nor refuses a connection.
 const PROBE: Duration = Duration::from_millis(200);
 
 /// The ports that were handed out. The lock is contended if parallel tests start servers; two of them must not get the same port.
@@ -28,8 +28,9 @@ static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 /// # Errors
 /// If a thousand random candidates were all taken.
 pub fn free_port() -> Result<u16> {
-    // The probe connects instead of listening. A process that another thread starts in the same moment inherits a listening
-    // socket until it executes its program, and so keeps the port taken after the probe has closed the socket.
+    // Probe the port by connecting to it, not by listening on it. If another thread starts a process in the same
+    // moment, the process inherits a listening socket until it executes its program. The port would then stay taken
+    // after the probe has closed the socket.
     choose(|port| {
         let refused =
             TcpStream::connect_timeout(&address(port), PROBE).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);

@@ -1,7 +1,7 @@
 //! A real PostgreSQL, with settings, crashes, and restores to an earlier state.
 //!
-//! It accepts every connection from this machine as user `postgres` without a password, over TCP on 127.0.0.1 and over a socket
-//! in its folder. If we are root, it runs as `nobody`, because Postgres refuses to run as root.
+//! It accepts every connection from this machine as user `postgres` without a password, over TCP on 127.0.0.1 and over
+//! a socket in its folder. If this process runs as root, Postgres runs as `nobody`, because it refuses to run as root.
 
 mod cluster;
 mod spec;
@@ -23,7 +23,7 @@ use crate::{fetch, free_port, unique_name, usage};
 /// The longest time for a start. It is long, because a build may use all cores, and recovery after a crash takes time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// How often a start is tried. Another process may take the port between the check and the start.
+/// The largest number of attempts to start. Another process may take the port between the check and the start.
 const START_ATTEMPTS: usize = 3;
 
 /// A running Postgres. When it is dropped, its processes are killed and its data is removed.
@@ -34,7 +34,7 @@ pub struct Postgres {
     own: Option<Own>,
 }
 
-/// The state of a Postgres that we started ourselves.
+/// The state of a Postgres that this process has started.
 #[derive(Debug)]
 struct Own {
     run: Arc<Run>,
@@ -105,7 +105,7 @@ impl Postgres {
         Self::start_on(&spec.clone().setting(&follow), prepare).context("could not start a replica")
     }
 
-    /// Promotes a replica to primary, and waits until it is one.
+    /// Promotes this replica to primary, and waits until the promotion is complete.
     ///
     /// # Errors
     /// If this Postgres isn't a replica, or if the promotion takes longer than a minute.
@@ -212,7 +212,7 @@ impl Postgres {
     /// Shuts the server down in the mode "fast": it doesn't wait for clients.
     ///
     /// # Errors
-    /// If it isn't running, or takes longer than a minute. This function, like all those below about processes and data, also
+    /// If it isn't running, or takes longer than a minute. Like every method about processes and data, this one also
     /// fails if this Postgres is external.
     pub fn stop(&self) -> Result<()> {
         let mut process = self.own()?.process();
@@ -321,7 +321,7 @@ impl Postgres {
         copy(&own.data, path)
     }
 
-    /// Replaces the server's data by a backup that [`Postgres::copy_data_dir_to`] made. The server must be stopped.
+    /// Replaces the server's data with a backup that [`Postgres::copy_data_dir_to`] made. The server must be stopped.
     ///
     /// # Errors
     /// If the server is running, or the copy fails.

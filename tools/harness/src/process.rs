@@ -90,7 +90,7 @@ impl Drop for Run {
     }
 }
 
-/// A user as which a program can run.
+/// The ids of a user, to run a program as that user.
 #[derive(Debug, Clone, Copy)]
 pub struct User {
     pub uid: u32,
@@ -115,7 +115,7 @@ pub struct Program {
     pub args: Vec<OsString>,
     /// Variables that are set in addition to those of this process.
     pub env: Vec<(String, String)>,
-    /// The user as which the program runs; by default our own. Requires root.
+    /// The user that the program runs as; `None` for the user of this process. Only root can choose another user.
     pub user: Option<User>,
     pub output: Output,
     /// The signal that is sent when the process is dropped or the harness ends. If the process still runs two seconds later, it
@@ -257,7 +257,7 @@ impl Process {
         }
     }
 
-    /// Waits until `is_ready` holds.
+    /// Waits until `is_ready` returns true.
     ///
     /// # Errors
     /// If the process ends or `deadline` passes first. The error shows the end of its log.
@@ -295,14 +295,14 @@ impl Drop for Process {
             drop(self.resume().and_then(|()| self.signal(self.last_signal)));
             drop(self.await_exit(LAST_SIGNAL_DEADLINE));
         }
-        // If the kill fails, the guard still has the process' id, and ends it with the run.
+        // If the kill fails, the guard still has the process' id, and kills the process when the run ends.
         if self.kill().is_ok() {
             drop(self.run.tell_guard(&format!("forget {}\n", self.pid)));
         }
     }
 }
 
-/// Returns the last lines of a log, in the form in which they are added to an error.
+/// Returns the last lines of a log, as text to append to an error message.
 pub fn log_tail(path: &Path) -> String {
     let Ok(bytes) = fs::read(path) else { return String::new() };
     let text = String::from_utf8_lossy(&bytes);

@@ -1,10 +1,10 @@
 //! A network that can be made to fail: a TCP proxy in front of Postgres or of a Kafka broker.
 //!
-//! A test can make it cut connections, refuse new ones, or forward nothing while all connections stay open. In front of
-//! Postgres it also reads the protocol, and acts on a chosen message. For example, it loses the reply to a COMMIT that was
-//! executed.
+//! A test can make the proxy cut connections, refuse new ones, or forward nothing while all connections stay open. In
+//! front of Postgres, the proxy also reads the protocol, and acts on a chosen message. For example, it drops the reply
+//! to a COMMIT that Postgres has executed.
 //!
-//! It runs on a thread of its own, so that the network keeps working while a test blocks.
+//! The proxy runs on its own thread, so that the network keeps working while a test blocks.
 
 mod connection;
 mod dialog;
@@ -29,7 +29,7 @@ use crate::ports;
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<State>,
-    /// The runtime; `None` only while this is dropped.
+    /// The runtime; `None` only while the proxy is being dropped.
     runtime: Option<Runtime>,
 }
 

@@ -1,6 +1,6 @@
-//! A stand-in for a schema registry. It has the part of Confluent's REST interface that a reader of schemas uses, and answers
-//! as the documentation says and as a real registry does. The stand-in lacks contexts, compatibility checks and writes by HTTP,
-//! because no test needs them.
+//! A stand-in for a schema registry. It has the part of Confluent's REST interface that a reader of schemas uses, and
+//! answers as a real registry does. The stand-in lacks contexts, compatibility checks and writes by HTTP, because no
+//! test needs them.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,7 +33,7 @@ struct State {
     failing: Option<u16>,
     /// The value that the `Authorization` header must have.
     authorization: Option<String>,
-    /// Whether the registry knows no GUIDs, like those before Confluent 8.0.
+    /// Whether the registry lacks GUIDs, like registries before Confluent 8.0.
     without_guids: bool,
     /// If set, the registry speaks TLS.
     tls: Option<Arc<ServerConfig>>,
@@ -64,7 +64,7 @@ impl Registry {
         format!("{scheme}://{}", self.address)
     }
 
-    /// From now on the registry speaks TLS, with this certificate.
+    /// Makes the registry speak TLS with this certificate from now on.
     ///
     /// # Errors
     /// If the certificate or its key can't be read.
@@ -105,7 +105,8 @@ impl Registry {
         self.lock().failing = status;
     }
 
-    /// Makes the registry refuse requests that don't have this value of `Authorization`.
+    /// Makes the registry accept only requests with this value of `Authorization`. With `None`, it accepts all
+    /// requests.
     pub fn require(&self, authorization: Option<&str>) {
         self.lock().authorization = authorization.map(str::to_owned);
     }
@@ -115,7 +116,7 @@ impl Registry {
         [&[1][..], &guid(id)].concat()
     }
 
-    /// Sets whether the registry knows no GUIDs from now on.
+    /// Sets whether the registry lacks GUIDs from now on.
     pub fn without_guids(&self, without: bool) {
         self.lock().without_guids = without;
     }

@@ -79,7 +79,8 @@ impl Authority {
         self.sign(name, &[], false)
     }
 
-    /// Signs a certificate. `file` is the name of its files without the extension, and also its common name.
+    /// Signs a certificate. `file` is the name of its files without the extension, and also the certificate's common
+    /// name.
     fn sign(&self, file: &str, names: &[&str], expired: bool) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;

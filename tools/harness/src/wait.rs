@@ -1,5 +1,5 @@
-//! Waits with a deadline. No function here sleeps for a guessed time: each checks a condition repeatedly, until it holds or the
-//! deadline passes. If a wait fails, the error says what was waited for.
+//! Waits with a deadline. No function here sleeps for a guessed time: each checks a condition repeatedly, until the
+//! condition is true or the deadline passes. If a wait fails, the error says what was waited for.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// Blocks until `condition` holds, for at most `deadline`.
+/// Blocks until `condition` returns true, for at most `deadline`.
 ///
 /// # Errors
 /// If the deadline passes; the error names `what`.

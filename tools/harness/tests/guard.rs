@@ -41,7 +41,7 @@ async fn start_servers_and_wait() {
     let _connection = postgres.connect("postgres").await.unwrap();
     let mut pids = postgres.backend_pids().unwrap();
     pids.extend([postgres.pid().unwrap(), kafka.pid(0).unwrap()]);
-    // A suspended process can't end by itself.
+    // Suspend Postgres, so that it can't end by itself when its parent is killed.
     postgres.pause().unwrap();
     let folder = postgres.data_dir().unwrap().ancestors().nth(2).unwrap().display();
     let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();

@@ -9,9 +9,9 @@ use crate::support::{PATIENCE, at, kafka, numbered, offsets, offsets_up_to, read
 
 const RECORDS: i64 = 50;
 
-/// In each round, the end of the old assignment (which undoes a forwarding) races with the forwarding for the new assignment. The
-/// test waits for records before the next round, because librdkafka aborts the process if a partition is removed twice before its
-/// fetch has ended.
+/// In each round, two things happen at the same time: the old assignment ends, which undoes a forwarding, and the test
+/// forwards the partition for the new assignment. The test waits for records before the next round, because librdkafka
+/// aborts the process if a partition is removed twice before its fetch has ended.
 #[test]
 fn a_partition_that_is_assigned_again_at_once_goes_on() {
     let topic = topic(3);
@@ -48,7 +48,8 @@ fn a_partition_that_is_assigned_again_at_once_goes_on() {
     }
 }
 
-/// `assign` stops and starts partitions that were already assigned, and the caller doesn't forward those again.
+/// `assign` stops and starts partitions that were already assigned, and the caller doesn't forward these partitions
+/// again.
 #[test]
 fn an_assignment_of_more_partitions_keeps_the_earlier_ones() {
     let topic = topic(4);

@@ -1,4 +1,4 @@
-//! Every order in which consumer, queue and bulk can be dropped. The main check is that valgrind finds no fault in these tests.
+//! Consumer, queue and bulk are dropped in every possible order. These tests mainly check that valgrind finds no fault.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -100,7 +100,7 @@ fn two_queues_of_one_consumer_may_end_in_any_order() {
         let mut first = Some(first);
         if first_ends_first {
             first = None;
-            // The drop forwarded the partition to the consumer's queue.
+            // Dropping `first` forwarded the partition to the consumer's queue, so forward it again.
             second.forward(&topic, 0).unwrap();
         }
         let started = Instant::now();

@@ -80,8 +80,8 @@ fn a_record_after_a_fault_survives_a_pause_with_a_seek() {
     queue.forward(&topic, 0).unwrap();
     consumer.assign(&at(&[(&topic, 0, 0)])).unwrap();
     assert_eq!(first_fault(&mut queue).1.place.2, 10);
-    // The position is one after the fault's offset, although no record has been there. If librdkafka changes and this becomes 10,
-    // update the crate's documentation: the seek is then no longer needed.
+    // The fault's offset is 10, where there is no record yet, and the position is 11. If a new librdkafka returns 10
+    // here, update the crate's documentation: the seek is then no longer needed.
     let position = consumer.position().unwrap().find_partition(&topic, 0).unwrap().offset();
     assert_eq!(position, rdkafka::Offset::Offset(11));
     consumer.pause(&at(&[(&topic, 0, 0)])).unwrap();

@@ -1,4 +1,4 @@
-//! A group of two: a rebalance ends the wait of a read, under each protocol.
+//! A group of two members. Under each protocol, a rebalance ends the wait of a read.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -11,7 +11,7 @@ use crate::support::{Owned, PATIENCE, at, kafka, numbered, reader, take, take_al
 const PARTITIONS: i32 = 4;
 const PER_PARTITION: i64 = 700;
 
-/// Returns record number `n`. The records together have every combination of the optional parts.
+/// Returns record number `n`. Together, the records have every combination of the optional parts.
 fn varied(n: i64) -> Record {
     let record = match n % 4 {
         0 => Record::tombstone(),
@@ -100,7 +100,7 @@ fn a_caller_may_stop_anywhere_and_goes_on_there() {
         }
         assert_eq!(bulk.len(), left - taken);
         if random.bool() {
-            // Safe code may forget a bulk. The next read then does what the drop would have done.
+            // Safe code may forget a bulk. The next read then destroys the taken records, as the drop would have done.
             std::mem::forget(bulk);
         }
     }
@@ -150,8 +150,8 @@ fn a_read_returns_with_the_first_record_and_not_with_a_full_bulk() {
     }
 }
 
-/// librdkafka reports only that the consumer's queue is no longer empty. So a read must first check whether that queue has
-/// entries.
+/// librdkafka calls back only when the empty queue of the consumer gets an entry. So a read must first check whether
+/// that queue already has entries.
 #[test]
 fn a_read_does_not_wait_while_the_consumers_queue_has_something() {
     let topic = topic(1);

@@ -104,8 +104,8 @@ fn the_mark_of_a_record_is_the_same_for_ever() {
         value,
         headers: Headers::default(),
     };
-    // Ledgers contain digests, so the digest of a record must never change. The expected ones were computed with another
-    // implementation of FNV-1a, over both lengths, the key and the value.
+    // Ledgers contain digests, so the digest of a record must never change. The expected digests were computed with
+    // another implementation of FNV-1a, over both lengths, the key and the value.
     let mark = |key, value| last_record(&record(key, value)).digest;
     assert_eq!(mark(Some(&b"k"[..]), Some(&b"v"[..])), 3337082642361160612);
     assert_eq!(mark(None, Some(&b""[..])), 5673037472935113441);
@@ -159,8 +159,8 @@ fn push_again(batch: &mut Batch) {
     assert_eq!(text(batch, 0..1), "1:1;");
 }
 
-/// Encodes with another plan, as after a catalog change. Of the two rejected records, one is skipped now and one has rows. The
-/// other two records are rejected.
+/// Encodes with another plan, as after a catalog change. One of the two rejected records is skipped now, and the other
+/// one has rows. The two records that weren't rejected are rejected now.
 #[test]
 fn encoding_again_goes_by_the_new_plan() {
     let mut batch = batch_of(&[(0, 0), (0, 0), (1, 5), (1, 6)]);

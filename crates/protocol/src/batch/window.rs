@@ -29,8 +29,8 @@ impl Batch {
         None
     }
 
-    /// Returns the encoded rows of live segments within a window of records, as few large slices. If no segment was dropped, it
-    /// is one slice.
+    /// Returns the encoded rows of live segments within a window of records, in as few slices as possible. If no
+    /// segment was dropped, there is one slice.
     pub fn copy_ranges(&self, window: Range<u32>) -> impl Iterator<Item = &[u8]> {
         let mut runs = self.live_runs(window).peekable();
         std::iter::from_fn(move || {
@@ -86,8 +86,8 @@ impl Batch {
             .filter(|timestamp| *timestamp != NO_TIMESTAMP)
     }
 
-    /// Returns the offset of the ledger before the record with this index is written, for the partition of a segment. It is the
-    /// successor of the segment's last earlier record, or the segment's `from` if there is none.
+    /// Returns the offset of the ledger, for a segment's partition, before the record with this index is written. This
+    /// is the successor of the segment's last earlier record, or the segment's `from` if there is no earlier record.
     fn end_before(&self, segment: usize, record: u32) -> Offset {
         let earlier = self.all_runs().take_while(|(_, run)| run.start < record).filter(|(index, _)| *index == segment);
         match earlier.last() {

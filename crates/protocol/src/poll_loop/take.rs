@@ -19,7 +19,8 @@ const PAUSED_AFTER: Duration = Duration::from_secs(1);
 const SCHEMA_WAIT: Duration = Duration::from_millis(5);
 
 impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
-    /// Takes the records that the client offers at once. If there is none, or none may be taken, waits until something happens.
+    /// Takes the records that the client offers at once. If there is none, or none may be taken, waits for at most
+    /// [`IDLE_WAIT`].
     pub(super) async fn take(&mut self) -> Result<(), Stopped> {
         let started = now();
         if let Some(hold) = self.hold(started) {
@@ -42,7 +43,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Returns why nothing may be taken from Kafka now.
+    /// Returns why no records may be taken from Kafka now; `None` if they may.
     fn hold(&mut self, now: Instant) -> Option<Hold> {
         if self.parts.session.is_full() {
             return Some(Hold::Full);
@@ -94,7 +95,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Returns whether no records have been taken for long.
+    /// Returns whether no records have been taken for [`PAUSED_AFTER`] or longer.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         self.held_since.is_some_and(|since| now.saturating_duration_since(since) >= PAUSED_AFTER)
     }

@@ -127,10 +127,11 @@ fn a_step_over_that_is_pending_when_its_partition_is_revoked_is_forgotten() {
     bench.session.take_actions();
     bench.deliver_as(0, 7, b"other", |_, _| Ok(1));
     assert!(matches!(bench.state(0), State::Stopped(LossCondition::LogReplaced { .. })));
-    // The revocation is handled before the actions of the record.
+    // The revocation is handled before the actions that the record caused.
     bench.session.revoked([&source(0)]);
     assert_eq!(bench.session.take_actions(), Actions::default());
-    // A late report of the condition must not skip anything either, after the partition was assigned again.
+    // Claiming a partition that isn't assigned does nothing. After the next assignment, the last committed record is
+    // compared again.
     bench.session.claim_again(&source(0), bench.now);
     let request_id = bench.assign(0);
     bench.session.claim_again(&source(1), bench.now);

@@ -1,5 +1,6 @@
-//! The search for the records of a window that Postgres refuses. The search copies the window piece by piece under savepoints,
-//! so that a refused record is finally copied alone, and tells a fault of one record from a fault that affects every record.
+//! The search for the records of a window that Postgres refuses. The search copies smaller and smaller pieces under
+//! savepoints, until each refused record was copied alone. Then it decides whether that record is at fault, or
+//! something that affects every record.
 
 use std::ops::Range;
 
@@ -11,8 +12,9 @@ use crate::retry::Disposition;
 use crate::store::{Cause, PostgresError, Store, WriteError};
 
 impl<S: Store> Writer<S> {
-    /// Copies the window piece by piece, until each record that Postgres refuses was copied alone, or the attempts are used up.
-    /// `row` is the row that the first error named. Returns the end of the settled records, and the refused ones among them.
+    /// Copies the window piece by piece, until each record that Postgres refuses was copied alone, or the attempts are
+    /// used up. `row` is the row that the first error named. Returns where the settled records end (those that were
+    /// copied, or refused alone), and the refused ones.
     pub(super) async fn search(
         &mut self,
         batch: &Batch,
@@ -81,18 +83,18 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Returns whether the record that Postgres refused with `error` is at fault itself. Otherwise something may refuse every
-    /// record. The record is at fault if Postgres accepted another record of the window, or if this writer blames each refusal
-    /// on its record. If the window has only one record, it is enough that Postgres accepted an earlier one, unless `error` may
-    /// come from an outdated plan: then the table may have changed since.
+    /// Returns whether the refused record itself caused `error`. If not, the cause may affect every record. The record
+    /// is at fault if Postgres accepted another record of the window, or if this writer blames each refusal on its
+    /// record. If the window has only one record, an earlier accepted record is enough. An error that may come from an
+    /// outdated plan is an exception: the table may have changed since that earlier record.
     fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
         let before = self.takes_rows && error.disposition() != Disposition::Plan;
         self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1
     }
 }
 
-/// Returns whether an error may be the fault of one of the copied records. An error that usually means an outdated plan counts
-/// too, once the plan is known to fit the table.
+/// Returns whether an error may be the fault of one of the copied records. If the plan is known to match the table,
+/// this includes errors that usually mean an outdated plan.
 fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
     match error.disposition() {
         Disposition::Record | Disposition::Suspect => true,

@@ -27,9 +27,9 @@ use crate::world::{Bug, Sim};
 
 const PARTITIONS: usize = 2;
 
-/// The old owner's ledger update waits for a lock on the first row. Meanwhile, the new owner claims the second partition,
-/// writes its records and commits. When the first row is unlocked, what the old owner's statement saw of the second row is out
-/// of date. Returns the violation, if there is one.
+/// The old owner's ledger update waits for a lock on the first row. Meanwhile, the new owner claims the second
+/// partition, writes its records and commits. When the first row is unlocked, the version of the second row that the
+/// old owner's statement saw is out of date. Returns the violation, if there is one.
 pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
     fastrand::seed(seed);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -73,8 +73,8 @@ pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
     })
 }
 
-/// A log-loss condition is found, then its partition is revoked and assigned again without the condition: skipping it must not
-/// survive the revocation. Returns what the session would have done to an intact log, as text.
+/// A log-loss condition is found, then its partition is revoked and assigned again, and the log is intact. The decision
+/// to skip the lost records must not survive the revocation. Returns what the session does wrong, as text.
 pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
     let mut dice = Rng::with_seed(seed);
     let limits = BatchLimits {

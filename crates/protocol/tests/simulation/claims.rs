@@ -1,4 +1,4 @@
-//! The claim loop's interfaces: its statements for the fake Postgres, and its requests to the fake Kafka.
+//! The claim loop's interfaces: its statements run in the fake Postgres, and its requests go to the fake Kafka.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use crate::postgres::{Cell, Op, Reply};
 use crate::store::{Connection, call, connect};
 use crate::world::{Bug, Sim};
 
-/// The log in which each partition's end was last read. The oracle uses it; the claim loop can't see it.
+/// For each partition, the log whose end was last read. The fakes and the oracle use it; the claim loop can't see it.
 pub(crate) type SeenLogs = Arc<Mutex<HashMap<usize, usize>>>;
 
 /// The connection of a daemon's claim loop to the fake Postgres.
@@ -117,13 +117,13 @@ impl ClaimLedger for SimLedger {
                 return sleep(Duration::from_millis(250)).await;
             };
             let partition = sim.w().kafka.partition_of(&source);
-            // Ignore the answer: the row is retried in any case.
+            // Ignore the reply: the claim loop tries the row again in any case.
             let _answer = call(&mut Some(connection), Stage::Ledger, Op::Settle(vec![partition])).await;
         }
     }
 }
 
-/// Where the fake logs begin and end.
+/// Tells the claim loop where the fake logs begin and end.
 pub(crate) struct SimLogEnds {
     pub(crate) sim: Arc<Sim>,
     pub(crate) seen: SeenLogs,

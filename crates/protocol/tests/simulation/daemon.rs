@@ -147,7 +147,7 @@ pub(crate) fn start(sim: &Arc<Sim>, number: u64) -> Daemon {
     Daemon { process, tasks, leave, inbox }
 }
 
-/// Plants a bug between the loops: changes a message on its way.
+/// Plants a bug between the loops: changes or drops messages on their way to the poll loop.
 async fn falsify(
     sim: Arc<Sim>,
     bug: Bug,

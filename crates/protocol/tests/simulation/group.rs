@@ -1,4 +1,5 @@
-//! The group client of the fake Kafka: bulks of records, offered until the loop can't take one.
+//! The consumer-group client of the fake Kafka. It fetches records in bulks, and offers them until the poll loop can't
+//! take one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
@@ -83,8 +84,8 @@ impl SimClient {
     fn start(&mut self, source: &TopicPartition, from: Offset) {
         let partition = self.partition_of(source);
         self.forget(partition);
-        // Fetch only from the log with which the claim was compared. If the topic was recreated since then, no fetch is answered:
-        // Kafka identifies a topic by its id.
+        // Fetch only from the log whose end the claim loop read. If the topic was recreated since then, fetches return
+        // nothing, because Kafka identifies a topic by its id.
         let log = self.seen.lock().expect("one thread")[&partition];
         self.fetching.insert(partition, (from, log));
     }

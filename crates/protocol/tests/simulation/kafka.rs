@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// A member that does not poll for this long is removed from the group.
 pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(9);
 
-/// The purpose of a record.
+/// How the daemon must treat a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Good,
@@ -55,7 +55,7 @@ pub(crate) enum Place {
     /// A control record, an aborted transaction's record, or one that compaction removed.
     Gap,
     Expired,
-    /// A policy skipped the record.
+    /// The record need not be written: a policy skipped it, or its log couldn't be identified.
     Excused,
 }
 
@@ -95,7 +95,8 @@ pub(crate) fn index(offset: Offset) -> usize {
     usize::try_from(offset.get()).expect("offsets are not negative")
 }
 
-/// Returns a record's value, which contains its offset and log, so that a row of one log is never taken for that of another.
+/// Returns a record's value, which contains its offset and log, so that the oracle can tell rows of different logs
+/// apart.
 pub(crate) fn value(log: usize, at: Offset, kind: Kind) -> [u8; 13] {
     let mut value = [0; 13];
     value[0] = kind as u8;

@@ -9,8 +9,8 @@ use crate::kafka::{Kafka, Kind, Place, index};
 use crate::postgres::{Data, Row};
 use crate::world::World;
 
-/// Checks a transaction before its COMMIT. Reports a violation if it continues in another log than the ledger's, although the
-/// daemon could have noticed this by the last committed record.
+/// Checks a transaction before its COMMIT. Reports a violation if the transaction continues in another log than the
+/// ledger's, although the last committed record still existed, so that the daemon could have noticed.
 pub(crate) fn before_commit(world: &mut World, backend: u64) {
     let mut crossed = Vec::new();
     for span in world.server.moves_of(backend) {

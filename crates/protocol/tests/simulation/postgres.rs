@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::kafka::Kind;
 use crate::world::Bug;
 
-/// How long a transaction of ours may stay idle before the server ends it.
+/// How long a daemon's transaction may stay idle before the server ends it.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
 
 /// A row of the table, or a dead letter. The fields identify the record from which it was made.
@@ -46,7 +46,7 @@ pub(crate) struct Data {
     pub(crate) ledger: Vec<Option<Cell>>,
     /// A row that an operator deleted from the ledger and will put back.
     lost: Vec<Option<Cell>>,
-    /// Whether the pipeline has ever had a row for the partition.
+    /// For each partition, whether the ledger has ever had a row for it.
     known: Vec<bool>,
     pub(crate) rows: Vec<Vec<Row>>,
     pub(crate) dead: Vec<Vec<Row>>,
@@ -238,7 +238,7 @@ impl Server {
         self.end_all();
     }
 
-    /// Gives every partition a row.
+    /// Gives every partition a ledger row at offset 0.
     pub(crate) fn know_all(&mut self) {
         for log in 0..self.data.ledger.len() {
             self.data.known[log] = true;
@@ -428,8 +428,9 @@ impl Server {
                 let Some(transaction) = transaction.filter(|t| !t.failed) else { return Poll::Ready(Ok(Reply::Done)) };
                 let refused = transaction.rows.iter().find(|row| Kind::of(row.kind) == Kind::RefusedAtCommit);
                 if let Some(row) = refused {
-                    // A constraint, or a deferred trigger, whose error doesn't prove that nothing was committed. If every answer
-                    // about that were a lie, nobody would ever learn of the record.
+                    // A constraint (23503) or a deferred trigger (P0001) refuses the COMMIT. P0001 leaves the outcome
+                    // unknown to the daemon. Two planted bugs misreport unknown outcomes. With these bugs, only 23503
+                    // lets the daemon find the record.
                     let lies = matches!(bug, Some(Bug::SettleSaysDone | Bug::UnknownCommitTakenAsFailed));
                     let sqlstate = if lies || row.at.get() % 2 == 0 { "23503" } else { "P0001" };
                     return Poll::Ready(Err(error(Severity::Error, sqlstate, None)));
@@ -483,7 +484,7 @@ impl Server {
             Op::Claim(claims) => {
                 let mut claimed = Vec::new();
                 for (partition, claim) in claims {
-                    // SKIP LOCKED
+                    // As with SKIP LOCKED.
                     if !self.is_free(*partition, backend, &mut Progress::default()) {
                         continue;
                     }
@@ -518,8 +519,8 @@ impl Server {
         self.data.ledger[partition] = Some(Cell { next, claim: None, epoch: 0, last: None, log });
     }
 
-    /// Locks and advances the rows that fit their spans. Like READ COMMITTED, first looks at all rows, and reads each row again
-    /// when its lock is granted.
+    /// Locks and advances the rows whose claim and offset match their spans. As under READ COMMITTED, it first finds
+    /// the matching rows, then reads each of them again when its lock is granted.
     fn advance(&mut self, backend: u64, moves: &[Move], progress: &mut Progress, bug: Option<Bug>) -> Poll<Outcome> {
         let fits = |data: &Data, span: &Move| {
             data.ledger[span.partition].as_ref().is_some_and(|cell| {

@@ -28,7 +28,7 @@ pub(crate) struct Run {
     pub(crate) rows: usize,
     pub(crate) dead: usize,
     pub(crate) took: Duration,
-    /// The last state of each daemon, in a replay, printed with `Debug`.
+    /// In a replay, the last state of each daemon, printed with `Debug`.
     #[expect(dead_code, reason = "shown by a replay")]
     pub(crate) notes: BTreeMap<u64, String>,
     /// How often each event was reported.
@@ -64,7 +64,7 @@ struct Fleet {
     sim: Arc<Sim>,
     /// For each slot, the daemon that runs in it, or the time at which the next one starts.
     daemons: Vec<Result<Daemon, Instant>>,
-    /// When suspended processes resume.
+    /// For each slot, when its suspended process resumes.
     asleep: Vec<Option<Instant>>,
     outage_until: Option<Instant>,
     stranger: Option<(u64, Instant)>,
@@ -189,7 +189,7 @@ impl Fleet {
         if self.allowed >> kind & 1 == 0 {
             return;
         }
-        // Ending a daemon needs access to the world, so it is done last.
+        // Killing a daemon locks the world, so it is done after `guard` is dropped.
         let mut killed = None;
         let sim = Arc::clone(&self.sim);
         let mut guard = sim.w();
@@ -201,8 +201,8 @@ impl Fleet {
         match kind {
             1..=4 => world.kafka.rebalance(&mut world.dice),
             5..=8 => {
-                // Three ranges in milliseconds: short; longer than the transaction's timeout; longer than the group's session
-                // timeout.
+                // Three ranges in milliseconds: short; around the idle timeout of transactions; around the group's
+                // session timeout.
                 let stops = [50..1000, 2000..6000, 8000..20_000];
                 let which = world.dice.usize(0..3);
                 let until = now + world.ms(stops[which].clone());
@@ -244,7 +244,7 @@ impl Fleet {
                 let which = world.dice.usize(oldest..past);
                 world.server.become_past(which);
                 if world.policy != OffsetLossPolicy::Fail {
-                    // The other policies would read such a partition twice, as documented.
+                    // With another policy, a partition that lost its ledger row would be read twice, as documented.
                     world.server.restore_lost();
                 }
             }

@@ -204,7 +204,7 @@ fn row_bytes(record: &Record<'_>, nth: u8, plan: u64, rows: &mut Vec<u8>) {
 fn parse(bytes: &[u8]) -> Row {
     let number = |range: Range<usize>| u32::from_le_bytes(bytes[range].try_into().expect("four bytes"));
     Row {
-        // The key names the partition. This row is only looked up in the log with this number, so the partition isn't needed.
+        // The bytes don't contain the partition. The callers fill it in.
         partition: usize::MAX,
         kind: bytes[0],
         log: number(1..5) as usize,

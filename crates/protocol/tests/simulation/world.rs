@@ -67,12 +67,12 @@ pub(crate) struct World {
     pub(crate) server: Server,
     pub(crate) bug: Option<Bug>,
     pub(crate) policy: OffsetLossPolicy,
-    /// How many of 1000 statements fail in a way of [`Trouble`].
+    /// How many of 1000 statements fail, each in one of the ways of [`Trouble`].
     pub(crate) trouble: u32,
     pub(crate) violation: Option<String>,
     pub(crate) stops: Vec<String>,
     pub(crate) catalog_changes: u32,
-    /// Whether a replay shows the last state of each daemon.
+    /// Whether this is a replay, which prints all events and the last state of each daemon.
     pub(crate) verbose: bool,
     pub(crate) notes: BTreeMap<u64, String>,
     /// How often each event was reported.
@@ -163,8 +163,9 @@ impl World {
         {
             let from = if cell.log == *log { index(cell.next) } else { 0 };
             self.excuse(*log, from, index(*to));
-            // The topic was recreated after its ends were requested and before this update. If the update sets an offset that the
-            // new log doesn't have yet, future records are skipped. Offsets alone can't show that; only Kafka's topic ids could.
+            // The topic was recreated after its ends were requested and before this update. If the update sets an
+            // offset that the new log doesn't have yet, future records are skipped. Offsets alone don't reveal this;
+            // only Kafka's topic ids would.
             let log = &mut self.kafka.logs[*log];
             log.excused_to = log.excused_to.max(index(*to));
         }

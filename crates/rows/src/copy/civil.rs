@@ -105,7 +105,7 @@ impl TextReader<'_> {
         self.0.iter().take_while(|byte| byte.is_ascii_digit()).count()
     }
 
-    /// Reads between `least` and `most` digits. Returns their number.
+    /// Reads between `least` and `most` digits. Returns the number that they form.
     fn number(&mut self, least: usize, most: usize) -> Result<i64, Reason> {
         let count = self.0.iter().take(most).take_while(|byte| byte.is_ascii_digit()).count();
         if count < least {
@@ -182,7 +182,7 @@ impl TextReader<'_> {
         Ok(Zone::Seconds(sign * ((hours * 60 + minutes) * 60 + seconds)))
     }
 
-    /// Reads the end of the text, or ` BC` and the end. Returns the date in days.
+    /// Reads the end of the text, or ` BC` and the end. Returns the date in days since 2000.
     fn end(self, (year, month, day): (i64, i64, i64)) -> Result<i64, Reason> {
         let before_christ = match self.0 {
             b"" => false,
@@ -197,7 +197,7 @@ impl TextReader<'_> {
     }
 }
 
-/// Reads a timestamp: days since 2000, time of day, offset. A date alone means its midnight.
+/// Reads a timestamp. Returns the days since 2000, the time of day and the offset. A date alone means its midnight.
 pub(super) fn timestamp(text: &[u8]) -> Result<(i64, Clock, Zone), Reason> {
     let mut reader = TextReader(text);
     let date = reader.date()?;

@@ -23,8 +23,8 @@ pub(super) enum Remainder {
 const EXPONENT_LIMIT: i32 = 1 << 24;
 
 impl<'a> Decimal<'a> {
-    /// Reads what Postgres accepts as a decimal number: an optional sign, digits with an optional point, an optional exponent.
-    /// Every JSON number is one.
+    /// Reads what Postgres accepts as a decimal number: an optional sign, digits with an optional point, an optional
+    /// exponent. Every JSON number is such a number.
     pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
         let (negative, unsigned) = match text.split_first()? {
             (b'-', rest) => (true, rest),

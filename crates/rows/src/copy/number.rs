@@ -1,6 +1,6 @@
-//! bool, integers and floats. Numbers come from the decoder as mantissa and exponent, or as a lexeme if these can't express them.
-//! Text that is a literal of the type is accepted, as in INSERT: producers write 64-bit integers as JSON text so that no reader
-//! rounds them.
+//! bool, integers and floats. The decoder represents a number by mantissa and exponent, or by its text (lexeme) if
+//! these can't express it. A string that is a literal of the type is accepted, as in INSERT: producers write 64-bit
+//! integers as JSON strings so that no reader rounds them.
 
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::value::{Flags, Kind, Reason, Value};
@@ -155,8 +155,8 @@ pub(super) fn double(value: Value<'_>) -> Result<f64, Reason> {
     if lost { Err(Reason::OutOfRange) } else { Ok(number) }
 }
 
-/// Writes a float4, in the way of [`float8`]. It is rounded once, from the decimal value and not from a float8, as when
-/// Postgres reads a literal.
+/// Writes a float4 in the way of [`float8`]. The decimal value is rounded directly to float4, not first to float8, as
+/// when Postgres reads a literal.
 #[inline]
 #[expect(clippy::cast_precision_loss, reason = "the mantissa is checked to be exact in a float")]
 pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {

@@ -69,7 +69,8 @@ pub(super) fn numeric(
 fn fill(decimal: &Decimal<'_>, first: i64, end: i64, round_up: bool, groups: &mut Vec<u16>) -> Result<i64, Reason> {
     let point = decimal.point();
     let last = i64::try_from(decimal.len()).map_err(|_| Reason::OutOfRange)?.min(end);
-    // The digit at index `at` counts 10^(point - at - 1). The weight of its group is that exponent divided by four, rounded down.
+    // The digit at index `at` has the place value 10^(point - at - 1). The weight of its group is this exponent divided
+    // by four, rounded down.
     let weight = (point - first - 1).div_euclid(DIGITS_PER_GROUP);
     if weight > MAX_WEIGHT {
         return Err(Reason::OutOfRange);

@@ -76,8 +76,8 @@ fn put(
         bound.put(value, nul, scratch, out)?;
         *end = integer(out.get(start..).unwrap_or_default(), bound);
     }
-    // Reject bounds in the wrong order here, because Postgres would refuse the whole batch for them. Only Postgres compares
-    // numerics.
+    // Reject bounds in the wrong order here, because Postgres would refuse the whole batch for them. Bounds of type
+    // numeric are left to Postgres.
     if let [Some(lower), Some(upper)] = ends
         && lower > upper
     {
@@ -87,7 +87,7 @@ fn put(
     text::patch_len(len_at, out)
 }
 
-/// Returns an integer that sorts as the bound does, if the binary form of the bound's type is such an integer.
+/// Returns the binary form of a bound as an integer, if such integers sort like the bounds themselves.
 fn integer(field: &[u8], bound: &Encoding) -> Option<i64> {
     match bound {
         Encoding::Numeric(_) => None,

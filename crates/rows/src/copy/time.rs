@@ -1,6 +1,6 @@
-//! Dates and times: RFC 3339 as telemetry writes it, ISO 8601 as Postgres prints it, and numbers as epochs if a unit is set. The
-//! result equals that of Postgres' own input of the same text, to the microsecond. Text that depends on the time zone of the
-//! session is rejected unless the mapping names a zone.
+//! Dates and times: RFC 3339 as telemetry writes it, ISO 8601 as Postgres prints it, and numbers as epochs if a unit is
+//! set. The result is the same, to the microsecond, as if Postgres itself had parsed the text. Text that depends on the
+//! time zone of the session is rejected unless the mapping names a zone.
 
 use jiff::SignedDuration;
 use jiff::civil::DateTime;

@@ -27,7 +27,7 @@ use walk::{AvroWalk, Broken};
 pub(crate) struct AvroDecoder {
     paths: Vec<Path>,
     leftovers: Leftovers,
-    /// The path in the value of the object that holds the record's fields: `after` in Debezium's envelope, else empty.
+    /// The path to the object that holds the record's fields: `after` in Debezium's envelope, else empty.
     base: Vec<String>,
     plans: Plans<(Arc<Schema>, AvroPlan)>,
 }

@@ -41,8 +41,8 @@ pub(crate) struct ConnectDecoder {
 }
 
 impl ConnectDecoder {
-    /// Plans the search for `paths`, which are relative to the payload. `base` is the path in the payload of the object that
-    /// holds the record's fields: `after` in Debezium's envelope, else empty.
+    /// Plans the search for `paths`, which are relative to the payload. `base` is the path in the payload to the object
+    /// that holds the record's fields: `after` in Debezium's envelope, else empty.
     pub(crate) fn new(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let within =
             |path: &[String]| -> Path { std::iter::once("payload".to_owned()).chain(path.iter().cloned()).collect() };

@@ -1,8 +1,8 @@
 //! CSV: each line of a value is a row. The columns are configured, or the first line of the value names them.
 //!
-//! Fields are quoted as in RFC 4180, with quotes inside them doubled; lines end with LF or CRLF; empty lines are skipped. A field
-//! without quotes that equals the NULL text is null; a quoted field never is. Fields point into the payload, except those with
-//! doubled quotes. Nothing is allocated per record.
+//! Fields are quoted as in RFC 4180, with quotes inside them doubled; lines end with LF or CRLF; empty lines are
+//! skipped. A field without quotes that equals the NULL text is null; a quoted field is never null. Fields point into
+//! the payload, except those with doubled quotes. Nothing is allocated per record.
 
 use crate::decode::Fields;
 use crate::decode::Leftovers;
@@ -134,7 +134,7 @@ impl CsvDecoder {
     }
 
     fn place(&self, column: usize, field: &CsvField, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
-        let Some(target) = self.targets.get(column) else { return Ok(()) }; // a longer line fails by its count
+        let Some(target) = self.targets.get(column) else { return Ok(()) }; // the caller rejects lines with too many fields
         if *target == ColumnTarget::Nothing {
             return Ok(());
         }
@@ -213,8 +213,8 @@ impl CsvDecoder {
         let line = &payload[start..self.at];
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        // Don't remember a header whose last name ends with `\r`. A later value may begin with the same bytes, and then end or
-        // continue with `\n`. The `\r` belongs to that value's line end, so its last name is a shorter one.
+        // Don't remember a header whose last name ends with `\r`. A later value may begin with the same bytes, and then
+        // end or continue with `\n`. There, the `\r` is part of the line end and not of the last name.
         if !line.ends_with(b"\r") {
             self.header.extend_from_slice(line);
         }

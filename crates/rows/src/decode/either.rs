@@ -1,4 +1,5 @@
-//! Debezium's changes as JSON, with or without Kafka Connect's envelope, as the converter's `schemas.enable` says.
+//! Debezium's changes as JSON. The converter's setting `schemas.enable` decides whether they have Kafka Connect's
+//! envelope.
 
 use crate::decode::connect::ConnectDecoder;
 use crate::decode::json::{JsonDecoder, byte_order_mark};

@@ -1,7 +1,8 @@
-//! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a header. The
-//! prefix is a zero byte, the schema's number in four bytes and, for Protobuf, which message of the schema it is. The header
-//! contains either such a prefix, or the byte 1 and the schema's GUID in sixteen bytes; the value then has no prefix.
-//! Apicurio's serializers write the number in eight bytes, into headers with other names.
+//! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a
+//! header. The prefix is a zero byte, the schema's number in four bytes and, for Protobuf, the indexes that say which
+//! message of the schema the value is. The header contains either such a prefix, or the byte 1 and the schema's GUID in
+//! sixteen bytes; the value then has no prefix. Apicurio's serializers write the number in eight bytes, into headers
+//! with other names.
 
 use tidegate_protocol::record::Headers;
 
@@ -24,8 +25,8 @@ pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
 #[derive(Debug)]
 pub(crate) struct HeaderNames {
     confluent: &'static [u8],
-    /// The headers of Apicurio Registry, the preferred one first. Its Confluent-compatible interface identifies schemas by
-    /// content id, or by global id in its legacy mode.
+    /// The headers of Apicurio Registry, the preferred one first. The registry's Confluent-compatible interface
+    /// identifies schemas by content id, or by global id in its legacy mode.
     apicurio: [&'static [u8]; 2],
 }
 
@@ -38,8 +39,9 @@ pub(crate) const OF_VALUE: HeaderNames = HeaderNames {
 pub(crate) const OF_KEY: HeaderNames =
     HeaderNames { confluent: b"__key_schema_id", apicurio: [b"apicurio.key.contentId", b"apicurio.key.globalId"] };
 
-/// Returns the value of the header that names a schema. If the header occurs more than once, the last one counts, as for the
-/// registry's own readers. With `apicurio`, Apicurio's headers are read too; their values are returned in Confluent's form.
+/// Returns the value of the header that names a schema. If the header occurs more than once, the last one counts, as in
+/// the registries' own deserializers. With `apicurio`, Apicurio's headers are read too; their values are returned in
+/// Confluent's form.
 pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames, apicurio: bool) -> Option<&'a [u8]> {
     let mut found = [None; 3];
     for (name, value) in headers.iter() {
@@ -55,14 +57,14 @@ pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames, apicurio: bo
     found.into_iter().flatten().next()
 }
 
-/// Converts an id in eight bytes, big-endian, to Confluent's form: returns the last five bytes, which are a zero byte and the
-/// number in four bytes. Ids of Apicurio's Confluent-compatible interface are below 2^32. If any other header begins
-/// with 0 or 1, it could be taken for Confluent's form, so an empty header is returned. All others are returned unchanged, so
-/// that the error shows them.
+/// Converts an id in eight bytes, big-endian, to Confluent's form: a zero byte and the number in four bytes. These are
+/// the last five bytes, because ids of Apicurio's Confluent-compatible interface are below 2^32. Another header that
+/// begins with 0 or 1 could be taken for Confluent's form, so an empty header is returned for it. All others are
+/// returned unchanged, so that the error shows them.
 fn of_apicurio(header: &[u8]) -> &[u8] {
     match header {
         [0, 0, 0, 0, _, _, _, _] => header.get(3..).unwrap_or_default(),
-        // This number isn't a valid id. It must not be read as a prefix in Confluent's form.
+        // This isn't a valid id, and must not be read as Confluent's form.
         [0 | 1, ..] => &[],
         _ => header,
     }

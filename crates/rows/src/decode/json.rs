@@ -105,8 +105,8 @@ impl JsonDecoder {
         }
     }
 
-    /// Enters the array that begins at `start`: from now on [`Self::next`] returns its elements. The payload ends with the array,
-    /// and is UTF-8.
+    /// Enters the array that begins at `start`: from now on [`Self::next`] returns its elements. The payload that is
+    /// passed to it must be UTF-8 and end with the array.
     pub(crate) fn enter(&mut self, start: usize) {
         (self.cursor, self.element) = (start + 1, 0);
     }
@@ -125,8 +125,8 @@ impl JsonDecoder {
         self.next(payload, fields)
     }
 
-    /// Decodes the next element of the array. Returns `false` if the array is empty; then it reads the end of the array and of
-    /// the value.
+    /// Decodes the next element of the array. Returns `false` if the array is empty, after checking the end of the
+    /// array and of the value.
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         fields.reset(self.slots);
         let (element, whole) = (self.element, self.whole);
@@ -214,8 +214,7 @@ struct JsonWalk<'w, 'p> {
     leftovers_flags: &'w mut Flags,
     policy: Leftovers,
     top: u16,
-    /// If records with fields that no column takes are rejected, the position of the first such key that was found; else
-    /// `None`.
+    /// The position of the first key that was found without a column, if records with such fields are rejected.
     refused: Option<usize>,
 }
 
@@ -367,8 +366,8 @@ impl JsonWalk<'_, '_> {
         }
     }
 
-    /// Reads a key that differs from the guessed one, up to the key's value. Returns the key's flags and, if a path contains
-    /// the key, its target.
+    /// Reads a key that differs from the guessed one, up to the key's value. Returns the key's flags and, if the key
+    /// can be remembered, its id and target.
     #[inline(never)]
     fn unexpected_key(
         &mut self,
@@ -429,7 +428,8 @@ impl JsonWalk<'_, '_> {
     }
 }
 
-/// Returns the length of the byte order mark at the start of a text, which editors and some libraries of Microsoft write.
+/// Returns the length of the byte order mark at the start of a text. Editors and some of Microsoft's libraries write
+/// such a mark.
 #[inline]
 pub(crate) fn byte_order_mark(payload: &[u8]) -> usize {
     if payload.starts_with(&[0xef, 0xbb, 0xbf]) { 3 } else { 0 }

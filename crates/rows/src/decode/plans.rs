@@ -125,8 +125,8 @@ impl<P> Plans<P> {
             return Ok(Framed { id: None, start, indexes });
         }
         let known = self.made.get(self.last).is_some_and(|(known, _)| *known == Some(id));
-        // Records wait until their schema is loaded, so it is loaded here. If it were not, the error would make a dead letter, so
-        // no record would be lost.
+        // The schema is loaded by now, because records wait for it. If it were missing, the record would become a dead
+        // letter and wouldn't be lost.
         if !known && self.find(id, make).is_some() {
             return Err(DecodeError::new(Reason::UnknownSchema, format!("its schema {id} has not come yet")));
         }
@@ -144,7 +144,7 @@ impl<P> Plans<P> {
     }
 }
 
-/// Returns a name, for people, of the schema that a value doesn't match.
+/// Returns the name of a schema for error messages.
 pub(super) fn whose(id: Option<SchemaId>) -> String {
     id.map_or_else(|| "the local schema".to_owned(), |id| format!("schema {id}"))
 }

@@ -36,7 +36,7 @@ type Made = (Arc<Schema>, Vec<(MessageId, ProtobufPlan)>);
 pub(crate) struct ProtobufDecoder {
     paths: Vec<Path>,
     leftovers: Leftovers,
-    /// The path in the value of the object that holds the record's fields: `after` in Debezium's envelope, else empty.
+    /// The path to the object that holds the record's fields: `after` in Debezium's envelope, else empty.
     base: Vec<String>,
     /// Whether values have a frame, which names their message.
     framed: bool,
@@ -133,8 +133,8 @@ fn make(schema: Arc<Schema>, id: Option<SchemaId>) -> Result<Made, DecodeError> 
     }
 }
 
-/// Returns the message type of a value, from the message indexes in its frame. `behind_number` is the value from the first byte
-/// after the schema's number.
+/// Returns the message type of a value, from the message indexes in its frame. `behind_number` is the part of the value
+/// that follows the schema's number.
 pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<MessageId> {
     let mut indexes = [0; INDEXES_MAX];
     let (_, count) = message_indexes(behind_number, 0, &mut indexes).ok()?;

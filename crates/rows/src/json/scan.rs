@@ -24,7 +24,7 @@ pub(crate) struct Broken;
 pub(crate) struct Scanner<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) at: usize,
-    /// Why the text is broken, once it is.
+    /// Where and why the text isn't JSON, after an error.
     pub(crate) fault: Fault,
 }
 
@@ -257,7 +257,7 @@ impl<'a> Scanner<'a> {
         Ok(unit)
     }
 
-    /// Reads a number. Its mantissa and exponent are written to the slot if `WANTED`.
+    /// Reads a number, and writes its mantissa and exponent to the slot. The mantissa is valid only if `WANTED`.
     #[inline]
     pub(crate) fn number<const WANTED: bool>(&mut self, slot: &mut Slot) -> Result<Flags, Broken> {
         let mut flags = Flags::NONE;

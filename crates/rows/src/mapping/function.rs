@@ -20,7 +20,7 @@ struct Exact {
     scale: u32,
 }
 
-/// The most digits after the point that are computed; telemetry has fewer.
+/// The highest number of digits after the point, in numbers and in products. Telemetry has fewer.
 const SCALE_MAX: u32 = 38;
 
 impl Exact {
@@ -92,7 +92,7 @@ impl Applied {
     /// Prepares a function for a column with this encoding.
     ///
     /// # Errors
-    /// If the function doesn't fit the column; the text says why.
+    /// If the function can't be used for such a column; the text says why.
     pub(super) fn new(function: &Function, encoding: &Encoding) -> Result<Self, String> {
         match function {
             Function::Linear { scale, offset } => {

@@ -25,11 +25,11 @@ enum Framed {
     Json,
 }
 
-/// Reads the whole key of a record, and the fields of the key from which columns of the table's key may come.
+/// Reads the whole key of a record, and the fields in it that may fill the key columns of the table.
 #[derive(Debug)]
 pub(super) struct KeyReader {
     format: KeyFormat,
-    /// Whether keys without a configured format may have a registry's framing, as the values do.
+    /// Whether keys without a configured format may have a registry's framing, like the values.
     framed: bool,
     schemas: Option<Arc<dyn Schemas>>,
     json: JsonDecoder,
@@ -212,7 +212,7 @@ impl KeyReader {
     /// Returns the whole key that was read last, for a column with this encoding.
     ///
     /// # Errors
-    /// If the key doesn't fit the column.
+    /// If the column can't read the bytes of the key.
     pub(super) fn whole<'a>(&'a self, key: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
         if self.plain { meta::key(key, encoding) } else { Ok(self.fields.value(WHOLE, key)) }
     }

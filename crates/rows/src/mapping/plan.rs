@@ -22,7 +22,7 @@ use crate::schema::Schemas;
 use crate::spec::{Column, Decode, KeyFormat, NulPolicy, RowSpec, Source, UnknownFields, WriteMode};
 use crate::write_mode;
 
-/// The rows of one record may have `batch.max_bytes` bytes, but at least this many.
+/// The limit on the rows of one record is `batch.max_bytes`, or this many bytes if that is more.
 const RECORD_BYTES: usize = 1 << 20;
 
 /// The source of a column's values.
@@ -35,12 +35,12 @@ pub(super) enum Feed {
     Offset(Lexeme),
     Timestamp(Lexeme),
     Ordinal(Lexeme),
-    /// The mapping's `value`. The column's `missing` has it, encoded like the mapping's `default`.
+    /// The mapping's `value`. It is stored in the column's `missing`, encoded like a `default` of the mapping.
     Constant,
     Key(Reading),
     Headers,
     Header(Box<[u8]>, Reading),
-    /// A value for each record, whatever the record contains. It is for `count`.
+    /// A value for each record, whatever it contains: a `count` without a field counts all records.
     Record,
     /// Fields without a column. If `empty` is set, a record without such fields gets `{}`, and otherwise NULL.
     Leftovers {
@@ -69,8 +69,8 @@ pub(super) struct PlannedColumn {
     pub(super) type_text: String,
     pub(super) not_null: bool,
     pub(super) feed: Feed,
-    /// The slot of a field whose value is written as it was read: without `keep`, a function or an aggregate. Most columns are
-    /// like that, and one check tells them from the others.
+    /// The slot of the column's field, if its value is written unchanged: without `keep`, a function or an aggregate.
+    /// Most columns are like this, and are recognized by this one check.
     pub(super) plain: Option<u16>,
     /// Whether no earlier column takes the same field.
     pub(super) is_first_of_field: bool,
@@ -80,9 +80,10 @@ pub(super) struct PlannedColumn {
     pub(super) missing: WhenMissing,
     /// Whether the column is part of the key, in a mode that requires a key.
     pub(super) in_key: bool,
-    /// The slots of the fields of a record's key that may contain the column's value, in the order in which they are tried.
+    /// The slots of those fields in a record's key that may contain the column's value, in the order in which they are
+    /// tried.
     pub(super) key_from: Vec<u16>,
-    /// Text that marks a value which the record leaves out (`keep`).
+    /// Text by which a record says that it leaves the value out (`keep`).
     pub(super) keep: Option<Box<[u8]>>,
     /// The function that is applied to a value before it is written.
     pub(super) function: Option<Box<Applied>>,
@@ -125,7 +126,7 @@ pub struct Plan {
     shapes: Shapes,
     pub(super) decode: Decode,
     pub(super) paths: Vec<Path>,
-    /// The path in the value (in its `payload`, if it is wrapped) of the object that holds the record's fields: `after` in
+    /// The path to the object that holds the record's fields, from the top of the value or of its `payload`: `after` in
     /// Debezium's envelope, else empty.
     pub(super) base: Vec<String>,
     /// The paths of the arrays whose elements are rows. With `by_name`, a field is taken from the element if the element has a
@@ -150,11 +151,12 @@ pub struct Plan {
     pub(super) keep: Option<Check>,
     /// Whether tombstones delete. If so, each row ends with a bool that says whether the row is a delete.
     pub(super) deletes: bool,
-    /// Set if unknown fields become columns (`evolve`), with the fields that don't.
+    /// Set if unknown fields become columns (`evolve`). Contains the fields that don't.
     pub(super) evolves: Option<GivenUp>,
     /// Set if records name their table.
     pub(super) router: Option<Router>,
-    /// Whether `unknown_fields = "dead_letter"` is checked here, because the decoder can't check it.
+    /// Whether `unknown_fields` is `"dead_letter"`. With `evolve`, the encoder checks this, because the decoder
+    /// collects unknown fields.
     pub(super) refuses_unknown: bool,
     warnings: Vec<String>,
 }
@@ -171,10 +173,10 @@ impl Plan {
         write_mode::check(spec, catalog, &mut faults, &mut warnings);
         let automatic = spec.columns.is_none();
         let stated = spec.columns.unwrap_or_default();
-        // Columns that were added for fields are not in the configuration.
+        // Columns that `evolve` added are not in the configuration.
         let others = if automatic || spec.table.evolve { by_name(spec, catalog, stated) } else { Vec::new() };
-        // A column without an entry in the mapping takes the field of its name. If records can't have that field, that isn't a
-        // fault.
+        // A column without an entry in the mapping takes the field of its name. The plan is valid even if no record can
+        // have that field.
         let unstated: Vec<_> = others.iter().map(|column| vec![column.name.clone()]).collect();
         let mapping: Vec<_> = stated.iter().cloned().chain(others).collect();
         let mut planner = Planner::new(spec, catalog, automatic, faults);
@@ -251,10 +253,10 @@ impl Plan {
         Self { schemas: schemas.map(|schemas| schemas as Arc<dyn Schemas>), ..self }
     }
 
-    /// Plans the rows of a pipeline whose records name their table, for the tables that exist. The plans of all tables share
-    /// one order of slots. A table that the mapping doesn't fit receives no rows, and its records are rejected with the reason.
-    /// The same holds for the tables in `refused`. Returns the plan, and the tables that receive rows, in the order of their
-    /// indexes.
+    /// Plans the rows of a pipeline whose records name their table, for the tables that exist. The plans of all tables
+    /// share one order of slots. If the mapping is wrong for a table, the table receives no rows, and its records are
+    /// rejected with the reason. The tables in `refused` receive no rows either. Returns the plan, and the tables that
+    /// receive rows, in the order of their indexes.
     ///
     /// # Errors
     /// If there are faults that don't depend on a table.
@@ -366,7 +368,7 @@ impl Plan {
         self.paths.iter().any(|path| below(path).is_some_and(|name| name == field))
     }
 
-    /// Begins a row of the plan's own table, with a mark in front if its rows may differ.
+    /// Begins a row of the plan's own table, with a mark in front if rows may leave columns out.
     #[inline]
     pub(super) fn open(&self, rows: &mut Vec<u8>) -> Option<Mark> {
         let mark = (!self.shapes.is_empty()).then(|| Mark::open(0, self.shapes.mask_bytes(), rows));
@@ -385,7 +387,7 @@ impl Plan {
         self.router.is_some()
     }
 
-    /// Returns what works but may surprise, as text for people. An example is a sum of floats.
+    /// Returns warnings, as text for people: settings that work but may surprise, such as a sum of floats.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -416,7 +418,7 @@ impl Plan {
     }
 }
 
-/// Returns whether columns take a key as it is decoded by the key's format, and not the key's raw bytes.
+/// Returns whether columns take the decoded key and not the key's raw bytes.
 fn reads_keys(spec: &RowSpec<'_>) -> bool {
     !matches!(spec.shape.keys, KeyFormat::Auto)
         || matches!(spec.decode, Decode::ConnectJson | Decode::ChangeJson)
@@ -462,7 +464,7 @@ fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Colu
 fn check_fields(spec: &RowSpec<'_>, paths: &[Path], faults: &mut Faults) {
     let mut found: Vec<String> = Vec::new();
     for path in paths.iter().filter(|path| !path.is_empty()) {
-        // The row before a change has the fields of the row after it.
+        // In a change, the row in `before` has the same fields as the row in `after`.
         let is_before = spec.shape.change && path.first().is_some_and(|first| first == "before");
         let lack = spec.decode.lack(path, &spec.shape.rows).filter(|lack| !is_before && !found.contains(lack));
         found.extend(lack);

@@ -1,4 +1,4 @@
-//! Plans the columns one by one: checks that the source of each column fits the column's type.
+//! Plans the columns one by one: checks that each column's type can take values of its source.
 
 use crate::catalog::{Catalog, CatalogColumn, TypeKind};
 use crate::copy::{Encoding, Scratch, Times, types};
@@ -24,7 +24,7 @@ pub(super) struct Planner<'a> {
     /// Whether the mapping was made from the catalog rather than by the user.
     pub(super) automatic: bool,
     pub(super) paths: Vec<Path>,
-    /// The path in the value (in its `payload`, if it is wrapped) of the object that holds the record's fields: `after` in
+    /// The path to the object that holds the record's fields, from the top of the value or of its `payload`: `after` in
     /// Debezium's envelope, else empty.
     pub(super) base: Vec<String>,
     /// Pairs of slots: the slot of a field in the row before the change, and the slot of the same field in the row after the
@@ -55,7 +55,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Plans how changes are read, after the columns are planned.
+    /// Plans how changes are read. Called when all columns are planned.
     pub(super) fn change(&mut self) -> Option<Change> {
         if self.base.is_empty() {
             return None;
@@ -221,7 +221,7 @@ impl<'a> Planner<'a> {
         Some(feed)
     }
 
-    /// Returns the slot of a field of the record; in Debezium's envelope, of the row after the change.
+    /// Returns the slot of a field of the record. In Debezium's envelope, this is a field of the row after the change.
     pub(super) fn slot(&mut self, path: &Path) -> Option<u16> {
         let below = |base: &[String]| base.iter().chain(path).cloned().collect();
         if self.base.is_empty() {
@@ -244,8 +244,8 @@ impl<'a> Planner<'a> {
         u16::try_from(at).ok()
     }
 
-    /// Returns the slots of a record's key that may contain the value of a column of the table's key. The key is searched for
-    /// the field's whole path, for the path's last name, and for the column's name.
+    /// Returns the slots of those fields in a record's key that may contain the value of a key column of the table. The
+    /// key is searched for the field's whole path, for the path's last name, and for the column's name.
     fn key_slots(&mut self, path: &Path, column: &str) -> Vec<u16> {
         let names = path.last().into_iter().cloned().chain([column.to_owned()]);
         let mut slots = Vec::new();
@@ -340,7 +340,8 @@ fn takes_unit(encoding: &Encoding) -> bool {
     }
 }
 
-/// Returns whether the type in the mapping is the column's type. Without a modifier, any modifier matches.
+/// Returns whether the type in the mapping is the column's type. A type without a modifier matches columns with any
+/// modifier.
 fn is_type(text: &str, column: &CatalogColumn) -> bool {
     let named = |name: &str| text.trim().trim_matches('"').eq_ignore_ascii_case(name.trim_matches('"'));
     if named(&column.type_text) || named(&column.base_type) {

@@ -31,8 +31,8 @@ impl Presence {
         Self { rows: 0, missing: vec![0; plan.paths.len()] }
     }
 
-    /// Counts a column whose value is missing in the current row. Several columns may take one field, which counts once. A
-    /// field that contains the placeholder of `keep` isn't missing.
+    /// Counts the column's field if it is missing in the current row. A field that several columns take is counted
+    /// once. A field that contains the placeholder of `keep` isn't missing.
     #[inline]
     pub(super) fn note(&mut self, column: &PlannedColumn, fields: &Fields) {
         if let Feed::Field(slot) = column.feed
@@ -46,7 +46,8 @@ impl Presence {
 }
 
 impl Plan {
-    /// Returns a path as a mapping writes it. In a change of Debezium's, the row lies in `after`, which a mapping leaves out.
+    /// Returns a path as a mapping writes it. In Debezium's envelope, the row is in `after`, which a mapping leaves
+    /// out.
     pub(super) fn within_row<'p>(&self, path: &'p Path) -> &'p [String] {
         path.strip_prefix(self.base.as_slice()).unwrap_or(path)
     }

@@ -59,7 +59,7 @@ enum Piece {
 }
 
 impl Router {
-    /// Plans the slots of the placeholders, without any table.
+    /// Plans the slots of the placeholders in the table's name. No table is known yet.
     pub(super) fn new(route: &Route, planner: &mut Planner<'_>) -> Self {
         let mut pieces = |parts: &[Part]| -> Vec<Piece> {
             let piece = |part: &Part| match part {
@@ -146,7 +146,7 @@ impl Router {
         })
     }
 
-    /// Returns the name in `named` if that table is unknown and may still be added.
+    /// Returns the name in `named` if that table receives no rows yet, and tables may still be added.
     pub(super) fn unknown(&self, named: &[u8]) -> Option<TableName> {
         (!self.is_full && !self.tables.contains_key(named)).then(|| of_key(named))
     }
@@ -178,7 +178,7 @@ fn append(
     match (value.kind, value.as_text()) {
         (Kind::String, Some(text)) if value.flags.has(Flags::ESCAPED) => string::unescape(text, name),
         (_, Some(text)) => name.extend_from_slice(text),
-        // A whole number of a binary format has no digits, so write them.
+        // A whole number of a binary format has no text, so write its digits.
         (Kind::Number, _) if value.raw.is_empty() && value.exponent == 0 => {
             let sign = if value.flags.has(Flags::NEGATIVE) { "-" } else { "" };
             name.extend_from_slice(format!("{sign}{}", value.mantissa).as_bytes());

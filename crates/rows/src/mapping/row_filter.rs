@@ -66,7 +66,7 @@ impl Check {
     }
 }
 
-/// Reads a literal of the configuration, JSON text: a string, a number or a boolean.
+/// Reads a literal that the configuration stores as JSON text: a string, a number or a boolean.
 fn literal(json: &str) -> Option<Literal> {
     match serde_json::from_str(json).ok()? {
         serde_json::Value::String(text) => Some(Literal::Text(text.into_bytes().into())),

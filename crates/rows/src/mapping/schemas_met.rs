@@ -13,15 +13,15 @@ use crate::schema::{Found, Schema, SchemaId};
 pub struct SchemasMet {
     /// The id of each schema. For a Protobuf schema, also the name of the message.
     schemas: Vec<(SchemaId, Option<String>)>,
-    /// For each slot of the plan, as text: the part of its field's path that the schema added last lacks. `None` if one of the
-    /// schemas has the whole path.
+    /// For each slot of the plan, the part of its field's path that the most recent schema lacks, as text. `None` if
+    /// one of the schemas has the whole path.
     lacks: Vec<Option<String>>,
 }
 
 impl SchemasMet {
-    /// Returns why none of the records can have the field at `path`, as text: the part of the path that the schema added last
-    /// lacks. `path` is written as in the mapping. `None` if one of the schemas has the field, or if the schemas aren't in a
-    /// registry.
+    /// Returns why no record can have the field at `path`, as text: the part of the path that the most recent schema
+    /// lacks. Returns `None` if one of the schemas has the field, or if the schemas aren't in a registry. `path` is
+    /// written as in the mapping.
     pub fn lack(&self, plan: &Plan, path: &[String]) -> Option<&str> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
         self.lacks.get(slot)?.as_deref()

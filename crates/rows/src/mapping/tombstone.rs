@@ -9,7 +9,7 @@ use crate::mapping::{Encoder, meta};
 use crate::value::DecodeError;
 use crate::value::{Kind, Reason, Value, shown};
 
-/// The last field of a row that doesn't delete, if tombstones delete: a bool that is false.
+/// The last field of a row that isn't a delete: a bool that is false. Rows have this field only if tombstones delete.
 pub(super) const KEEPS: [u8; 5] = [0, 0, 0, 1, 0];
 const DELETES: [u8; 5] = [0, 0, 0, 1, 1];
 

@@ -37,7 +37,7 @@ pub(crate) enum AvroNode {
         exponent: i32,
     },
     Day,
-    /// A time since midnight, in units as for `logical::in_micros`.
+    /// A time since midnight. `unit` means the same as in `logical::in_micros`.
     Clock {
         int: bool,
         unit: i64,
@@ -73,7 +73,7 @@ pub(crate) enum AvroNode {
 pub(crate) struct AvroField {
     pub(crate) name: String,
     pub(crate) aliases: Vec<String>,
-    /// `"name":`, as JSON has it.
+    /// The name as a key of JSON: `"name":`.
     pub(crate) key: Box<[u8]>,
     pub(crate) node: NodeId,
 }
@@ -259,7 +259,7 @@ fn connect_name(object: &Map<String, Json>) -> Option<Logical> {
     Logical::of(object.get("connect.name")?.as_str()?, None)
 }
 
-/// Returns the node of the logical type if `object` has one that fits the type `plain`, otherwise `plain`.
+/// Returns the node of the logical type that `object` states, if the type `plain` allows it; otherwise `plain`.
 fn logical(object: &Map<String, Json>, plain: AvroNode) -> AvroNode {
     let exponent = || {
         let scale = object.get("scale").map_or(Some(0), Json::as_i64)?;

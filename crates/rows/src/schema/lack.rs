@@ -156,7 +156,7 @@ fn of_avro(schema: &AvroSchema, node: NodeId, walk: &mut Walk<'_>, whose: &str) 
             nearest.map(|(_, lack)| lack)
         }
         AvroNode::Array(element) if walk.enter() => of_avro(schema, *element, walk, whose),
-        // The whole value isn't a record. Nothing is lacking, because a column may take the whole value.
+        // The value isn't a record, so its fields aren't checked: a column may take the whole value.
         _ if walk.at == 0 => None,
         node => {
             let is_list = matches!(node, AvroNode::Array(_));

@@ -19,11 +19,11 @@ const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 pub(crate) enum Logical {
     /// Days since 1970. The extremes of 32 bits mean infinity.
     Day,
-    /// A time since midnight, in units as for [`in_micros`].
+    /// A time since midnight, in this unit (see [`in_micros`]).
     Clock(i64),
-    /// A time since 1970, in units as for [`in_micros`].
+    /// A time since 1970, in this unit (see [`in_micros`]).
     Instant(i64),
-    /// A duration, in units as for [`in_micros`].
+    /// A duration, in this unit (see [`in_micros`]).
     Span(i64),
     /// An unscaled number in two's complement, and its scale.
     Decimal(i32),
@@ -62,7 +62,7 @@ impl Logical {
     pub(crate) fn number(self, number: i64, fields: &mut Fields) -> Option<Slot> {
         let infinite = match self {
             Self::Day => (number >= i64::from(i32::MAX), number <= i64::from(i32::MIN)),
-            // A count of nanoseconds ends in the year 2262, and has no special value for infinity.
+            // 64-bit nanoseconds end in the year 2262, and have no special value for infinity.
             Self::Instant(unit) if unit > 0 => (number >= INFINITY, number <= MINUS_INFINITY),
             _ => (false, false),
         };
@@ -75,7 +75,7 @@ impl Logical {
             Self::Day => Some(Slot::number(Kind::Day, number)),
             Self::Clock(unit) => in_micros(number, unit).map(|micros| Slot::number(Kind::Clock, micros)),
             Self::Instant(unit) => {
-                // The number is beyond Postgres' limits too, so the column rejects it.
+                // A number that overflows is beyond Postgres' limits too. The column rejects the extreme value.
                 let most = if number < 0 { i64::MIN } else { i64::MAX };
                 Some(Slot::number(Kind::Instant, in_micros(number, unit).unwrap_or(most)))
             }
@@ -131,8 +131,8 @@ fn text(text: &[u8], fields: &mut Fields) -> Slot {
     fields.made_slot(Kind::Text, Flags::NONE, start)
 }
 
-/// Converts a count of units to microseconds. A positive `unit` is the number of microseconds per unit. A negative one is the
-/// number of units per microsecond; fractions are then rounded half to even.
+/// Converts a count of units to microseconds. A positive `unit` is the number of microseconds per unit. A negative one,
+/// without its sign, is the number of units per microsecond; fractions are then rounded half to even.
 pub(crate) fn in_micros(number: i64, unit: i64) -> Option<i64> {
     if unit > 0 {
         return number.checked_mul(unit);

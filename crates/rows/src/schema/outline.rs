@@ -1,4 +1,4 @@
-//! The fields of a schema with fitting column types, for the proposal of a table.
+//! The fields of a schema with suitable column types, for the proposal of a table.
 
 use super::avro::{AvroNode, AvroSchema, NodeId};
 use super::logical::Logical;

@@ -64,7 +64,7 @@ pub(crate) struct ProtobufField {
     pub(crate) name: String,
     /// The JSON name, which paths may use too.
     pub(crate) json_name: String,
-    /// `"name":`, as JSON has it.
+    /// The name as a key of JSON: `"name":`.
     pub(crate) key: Box<[u8]>,
     pub(crate) kind: FieldKind,
     pub(crate) repeated: bool,

@@ -30,15 +30,15 @@ pub enum Decode {
     Protobuf(SchemaSource),
 }
 
-/// The structure around a record's fields, and its key.
+/// The parts of a record besides the fields of one row: an envelope, arrays of rows, a key, a mark of deletes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// `decode.key_format`: how keys are read.
     pub keys: KeyFormat,
-    /// `decode.envelope = "debezium"`: a record is a change, with the row before and after it.
+    /// `decode.envelope = "debezium"`: whether a record is a change of a row, with the row before and after the change.
     pub change: bool,
-    /// `decode.rows`: the paths of arrays whose elements are rows. Each array after the first is inside the elements of the one
-    /// before it.
+    /// `decode.rows`: the paths of arrays whose elements are rows. Each further array is inside the elements of the
+    /// previous one.
     pub rows: Vec<Vec<String>>,
     /// `table.delete_where`: a record that matches this filter deletes the row with its key.
     pub delete_where: Option<RowFilter>,
@@ -55,12 +55,13 @@ impl Shape {
     }
 }
 
-/// How a record's key is decoded, to delete the row with this key, and for columns with `meta = "key"`.
+/// How a record's key is decoded. Keys are decoded for deletes and for columns with `meta = "key"`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyFormat {
-    /// `"auto"`: JSON or text, whichever the column requires. If the value's format uses a registry, keys may have a frame too.
+    /// `"auto"`: JSON or text, whichever the column requires. If the value's format uses a schema registry, a key may
+    /// begin with a zero byte and a schema id.
     Auto,
-    /// `"json"`: an object or a scalar, with or without a registry's framing, with or without Kafka Connect's envelope.
+    /// `"json"`: an object or a scalar. It may have a registry's framing, or Kafka Connect's envelope.
     Json,
     /// `"avro"`
     Avro(SchemaSource),
@@ -94,7 +95,7 @@ pub struct CsvOptions {
     pub delimiter: u8,
     /// The byte around quoted fields. Default: a double quote.
     pub quote: u8,
-    /// `null`: a field without quotes that has this text is null. Default: the empty text.
+    /// `null`: an unquoted field with this text is null. Default: the empty text.
     pub null: String,
 }
 
@@ -109,12 +110,12 @@ pub enum SchemaSource {
         schema: Arc<Schema>,
         /// `framing = "confluent"`: values have a registry's framing although the schema is local.
         framed: bool,
-        /// `message`: the message of the Protobuf file.
+        /// `message`: the name of the values' Protobuf message type.
         message: Option<String>,
     },
 }
 
-/// Writes no schema, because it would fill pages.
+/// Leaves out the schema, which may be very long.
 impl fmt::Debug for SchemaSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -130,7 +131,8 @@ impl fmt::Debug for SchemaSource {
 }
 
 impl SchemaSource {
-    /// Returns whether values begin with a zero byte and their schema id, unless a header names the schema.
+    /// Returns whether values are framed: they begin with a zero byte and a schema id. A header may name the schema
+    /// instead.
     pub fn framed(&self) -> bool {
         match self {
             Self::Registry => true,
@@ -138,7 +140,7 @@ impl SchemaSource {
         }
     }
 
-    /// Returns the Protobuf message that is configured for all values.
+    /// Returns the name of the values' Protobuf message type, if it is configured.
     pub fn message(&self) -> Option<&str> {
         match self {
             Self::Registry => None,
@@ -153,13 +155,14 @@ impl Decode {
         matches!(self, Self::Avro(SchemaSource::Registry) | Self::Protobuf(SchemaSource::Registry))
     }
 
-    /// Returns whether a value may be framed, or have a header that names its schema instead.
+    /// Returns whether a value names its schema, either in a frame or in a header.
     pub(crate) fn may_be_framed(&self) -> bool {
         matches!(self, Self::Avro(source) | Self::Protobuf(source) if source.framed())
     }
 
-    /// Returns why no record can have the field at this path, which begins at the top of the value; `None` if records may have it, or
-    /// if the configuration doesn't say which fields records have. `rows` are the arrays whose elements are rows.
+    /// Returns a message if no record can have the field at `path`, which begins at the top of the value. Returns
+    /// `None` if records may have it, or if the configuration doesn't say which fields records have. `rows` are the
+    /// paths of the arrays whose elements are rows.
     pub(crate) fn lack(&self, path: &[String], rows: &[Path]) -> Option<String> {
         let whole = path.join(".");
         match self {
@@ -172,8 +175,8 @@ impl Decode {
                 schema.lack(None, path, rows).map(|lack| format!("`{whole}`: {lack} ({})", file.display()))
             }
             Self::Protobuf(SchemaSource::Local { schema, file, message, framed }) => {
-                // If the configuration names no message, the frame of each value names one of the file's messages. So the field
-                // is lacking only if all of them lack it.
+                // If the configuration names no message type, each value's frame names one of the file. So the field is
+                // lacking only if all message types of the file lack it.
                 let messages = match message {
                     None if *framed => schema.own_messages(),
                     _ => Vec::new(),
@@ -188,7 +191,7 @@ impl Decode {
     }
 }
 
-/// Returns the fault for a field that a format without nested fields doesn't have; `None` if it has the field.
+/// Returns a message if `field` is not among `names`, the fields of a format without nesting.
 fn not_of(whose: &str, field: &str, names: &[&str]) -> Option<String> {
     const NAMED_MAX: usize = 12;
     if names.contains(&field) {

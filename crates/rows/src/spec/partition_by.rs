@@ -10,17 +10,18 @@ pub struct PartitionBy {
     pub column: String,
     /// How much time a partition covers, in UTC.
     pub interval: Interval,
-    /// For how many intervals after the current one partitions are created in advance. Default 2.
+    /// The number of intervals after the current one whose partitions are created in advance. Default 2.
     pub ahead: u32,
     /// Partitions whose end is longer ago than this are removed. `None` means that no partition is removed.
     pub retention: Option<Duration>,
     /// How expired partitions are removed.
     pub expired: Expiry,
-    /// Whether to create a DEFAULT partition, for rows without another partition.
+    /// Whether to create a DEFAULT partition, for rows that belong to no other partition.
     pub default: bool,
 }
 
-/// How much time a partition covers: a number of whole units, counted from 1970 (weeks begin on Monday).
+/// How much time a partition covers: a number of whole units. Partitions begin at multiples of it in UTC: hours and
+/// days are counted from 1970, weeks from the Monday before that, months from the year 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval {
     /// The number of units.

@@ -16,7 +16,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// Returns whether a field is part of the name. Then a record without a value names no table.
+    /// Returns whether a field is part of the name. If so, a record without a value names no table.
     pub fn needs_value(&self) -> bool {
         self.schema.iter().chain(&self.name).any(|part| matches!(part, Part::Value(Source::Field(_))))
     }

@@ -1,6 +1,6 @@
 //! `where = { field = "state", equals = "paused" }`: tests on one field of a record.
 
-/// Tests on one field of a record. All of them must hold.
+/// Tests on one field of a record. A record matches if it passes all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowFilter {
     /// The path from the top level, one element per level.
@@ -14,7 +14,7 @@ pub struct RowFilter {
 pub enum Test {
     /// `equals`: the field is this text, number or boolean. Numbers are equal by value: 1 and 1.0.
     Equals(String),
-    /// `not_equals`: the field is anything else, missing and null included.
+    /// `not_equals`: the field isn't equal to this value. This includes a missing field and null.
     NotEquals(String),
     /// `exists`: the field is present and not null; with `false`, it is missing or null.
     Exists(bool),

@@ -44,13 +44,13 @@ pub enum WriteMode {
         /// `key`: columns that have a unique index.
         key: Vec<String>,
     },
-    /// `upsert`: a row replaces the mapped columns of the row with its key. If several records have the same key,
-    /// the one delivered last wins.
+    /// `upsert`: a record replaces the mapped columns of the row with its key, or makes a new row. If several records
+    /// have the same key, the one delivered last wins.
     Upsert {
         /// `key`: columns that have a unique index.
         key: Vec<String>,
-        /// `newer_by`: a record replaces a row only if the record's value in this column isn't smaller than the row's. If both
-        /// are equal, the record delivered later wins. NULL is older than every value.
+        /// `newer_by`: a record replaces a row only if its value in this column is greater than the row's, or equal to
+        /// it. NULL counts as smaller than every value.
         newer_by: Option<String>,
         /// `deletes`: a record without a value deletes the row with its key, regardless of `newer_by`. A record of the same key
         /// that is delivered later makes a new row.

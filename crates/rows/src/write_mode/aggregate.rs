@@ -1,7 +1,7 @@
-//! Aggregates: the records of a key are combined over the batch, then merged with the row that exists.
+//! Aggregates: the batch's records with the same key are combined, then merged with the row that exists.
 //!
-//! Counts are exact, and so are sums of integers and numerics. Postgres computes the sums, and raises 22003 if a column can't
-//! hold one. The record that takes the sum beyond the range is at fault, and only it becomes a dead letter.
+//! Counts are exact, and so are sums of integers and numerics. Postgres computes the sums, and raises 22003 if a sum
+//! exceeds the range of its column. Only the record that takes the sum beyond the range becomes a dead letter.
 
 use super::key::Key;
 use super::{OLD, ORDER, quoted};
@@ -32,8 +32,8 @@ pub(super) fn sql(
     let keys = quoted(key);
     let mut folds = vec![keys.clone()];
     let mut set = Vec::new();
-    // Postgres aggregates arrays into one array of more dimensions, so columns of an array type are taken from the picked record
-    // by a join.
+    // `array_agg` makes arrays into one array of more dimensions. So for columns of an array type, a join takes the
+    // value of the picked record.
     let mut picks: Vec<(&AggregateFunction, Vec<String>)> = Vec::new();
     for column in mapping {
         let Some(function) = function(column) else { continue };
@@ -41,7 +41,7 @@ pub(super) fn sql(
         let (old, new) = (format!("{OLD}.{name}"), format!("EXCLUDED.{name}"));
         match function {
             AggregateFunction::Sum => {
-                // A record that doesn't count contributes nothing, even if the column is NOT NULL.
+                // The sum is NULL if no record of the batch gives a value. A NOT NULL column needs 0 instead.
                 let not_null = target(column, catalog).is_some_and(|target| target.not_null);
                 let sum = if not_null {
                     format!("coalesce(sum({name}), {})", zero(column, catalog))
@@ -120,7 +120,7 @@ fn pick(number: usize, function: &AggregateFunction, names: &[String], key: &Key
          ORDER BY {keys}, {by} {direction}, {ORDER} {direction}"
     );
     if key.has_nulls() {
-        // The outer query names the key's columns, which are those of `f`.
+        // The outer query names the key's columns without an alias, so only `f` may have columns with these names.
         let same = key.same("q", "f");
         return format!(" LEFT JOIN LATERAL (SELECT {names} FROM ({rows}) AS q WHERE {same}) AS p{number} ON true");
     }

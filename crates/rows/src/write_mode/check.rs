@@ -1,4 +1,4 @@
-//! Checks that a mode works with its table. Reports faults with a remedy, and warnings about surprises.
+//! Checks whether the write mode works with the table. Reports faults with their remedies, and warnings.
 
 use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind, quote_identifier};
 use crate::fault::{Faults, hint};
@@ -30,7 +30,7 @@ const ORDERED: &[&str] = &[
     "inet",
 ];
 
-/// Reports faults and warnings of the mode of a pipeline's table.
+/// Adds the faults and warnings of the write mode to `faults` and `warnings`.
 pub(crate) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults, warnings: &mut Vec<String>) {
     let table = &catalog.table;
     let columns = ("table.key", spec.table.mode.key());
@@ -131,9 +131,8 @@ fn aggregate(
     may_be_null(column, target, mapping, catalog, &key, faults);
 }
 
-/// Reports a fault if the aggregate of a NOT NULL column can be NULL for a batch. Postgres checks NOT NULL before it looks for
-/// an existing row. So it would refuse a record that gives no value, unless another record of its key in the same batch gives
-/// one.
+/// Reports a fault if the aggregate of a NOT NULL column can be NULL for a batch. Postgres checks NOT NULL before it
+/// looks for an existing row. So it would refuse the rows of a key if no record of the key in the batch gives a value.
 fn may_be_null(
     column: &Column,
     target: &CatalogColumn,

@@ -7,7 +7,7 @@ use crate::catalog::{Catalog, TypeKind, quote_identifier};
 /// A key, as SQL compares it.
 pub(super) struct Key<'a> {
     pub(super) columns: &'a [String],
-    /// Those of `columns` in which NULL is a key value.
+    /// The columns of the key in which NULL is a key value.
     nullable: Vec<&'a str>,
     catalog: &'a Catalog,
 }
@@ -22,8 +22,9 @@ impl<'a> Key<'a> {
         !self.nullable.is_empty()
     }
 
-    /// Returns the condition that two staged rows have the same key. NULL is compared as the element of an array: a join by `=`
-    /// may be a hash join, but a join by IS NOT DISTINCT FROM compares each row with every other.
+    /// Returns the condition that two staged rows have the same key. Columns with NULLs are compared as elements of
+    /// arrays, because two arrays with NULLs are equal by `=`, for which Postgres can use a hash join. With IS NOT
+    /// DISTINCT FROM it would compare each row with every other.
     pub(super) fn same(&self, one: &str, other: &str) -> String {
         let equal = self.columns.iter().map(|name| {
             let column = quote_identifier(name);
@@ -40,9 +41,9 @@ impl<'a> Key<'a> {
         equal.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// Returns the condition that a row of the table has the key of a staged row. Each combination of columns that are NULL is a
-    /// condition of its own, which finds one row by the index. A condition per column would read all rows that have NULL in the
-    /// index's first column, for each staged row.
+    /// Returns the condition that a row of the table has the key of a staged row. It has one alternative per
+    /// combination of NULL columns, and each alternative finds one row by the index. With a condition per column,
+    /// Postgres would read, for each staged row, all rows that have NULL in the index's first column.
     pub(super) fn finds(&self, table: &str, staged: &str) -> String {
         let combinations = (0..1_usize << self.nullable.len()).map(|nulls| {
             let is_null = |name: &str| {

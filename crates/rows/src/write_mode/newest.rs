@@ -1,8 +1,8 @@
 //! Picks the winner of a batch's rows with the same key, so that fewer rows are staged, sorted and discarded in Postgres.
 //!
-//! Keys are compared as bytes. Equal bytes mean equal keys, whatever the type. Keys that are equal but have different bytes
-//! (`1.0` and `1.00`, or letters that a collation treats as equal) are both sent, and the merge decides. So this module leaves
-//! out only rows that the merge would discard, and the merge works the same without it.
+//! Keys are compared as bytes. Equal bytes mean equal keys, whatever the type. Keys that are equal but have different
+//! bytes (`1.0` and `1.00`, or letters that a collation treats as equal) are both copied, and the merge decides. So
+//! this module leaves out only rows that the merge would discard, and the result is the same without it.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -15,8 +15,8 @@ pub struct Newest {
     /// The indexes of the key's columns in the row, ascending.
     key: Vec<usize>,
     newer_by: Option<usize>,
-    /// Whether the last field says that the row is a tombstone. If so, a key's last tombstone and its last other row are both
-    /// sent, because the row may be created again after the tombstone.
+    /// Whether a row's last field says that it is a tombstone. If so, a key's last tombstone and its last other row are
+    /// both copied: the other row may come after the tombstone, and then makes a new row.
     marked: bool,
 }
 
@@ -26,7 +26,7 @@ pub type Placed<'a> = (u32, &'a [u8]);
 /// The memory that picking needs per row of a batch, in bytes, including the hash table and the result.
 pub const BYTES_A_ROW: u64 = 96;
 
-/// A row that was read.
+/// A row of the input; `lost` is set if another row of its key wins.
 struct Seen<'a> {
     placed: Placed<'a>,
     /// The hash of the row's key.
@@ -66,8 +66,9 @@ impl Newest {
             Seen { placed: (place, row), hash, time, lost: false }
         };
         let mut seen: Vec<Seen<'a>> = (0_u32..).zip(rows).map(seen).collect();
-        // The table has at least twice as many entries as rows, each with the index of a row plus 1, so that a probe rarely takes
-        // more than one step. `hashbrown::HashTable` is slower for few keys: see the benchmark `newest`.
+        // An entry of the hash table is the index of a row plus 1, or 0. The table has at least twice as many entries
+        // as rows, so that a probe rarely takes more than one step. `hashbrown::HashTable` is slower for few keys: see
+        // the benchmark `newest`.
         let mut table = vec![0_u32; (seen.len() * 2).next_power_of_two()];
         let mask = table.len() - 1;
         for at in 0..seen.len() {
@@ -101,7 +102,7 @@ impl Newest {
             if let Some((wanted, rest)) = key.split_first()
                 && *wanted == place
             {
-                // The field's length is hashed too, so that fields of different keys can't form the same bytes.
+                // `field` begins with its length, so fields of different keys can't form the same bytes.
                 hash.write(field);
                 key = rest;
             }

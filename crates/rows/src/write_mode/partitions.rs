@@ -14,15 +14,16 @@ const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
 /// Microseconds from 1970 to 2000-01-01, the epoch of Postgres.
 const POSTGRES_EPOCH: i64 = 10_957 * DAY;
-/// How many intervals into the past a late record may create its partition, if there is no retention. The limit keeps a device
-/// whose clock was reset from creating any number of partitions.
+/// If there is no retention, a late record creates its partition only if that partition ended less than this many
+/// intervals ago. Without a limit, devices with wrong clocks could create any number of partitions.
 const LATE_INTERVALS: i64 = 400;
-/// How many partitions are created at once for the rows of a batch. If it needs more, it is tried again in between.
+/// The most partitions that are created at once for the rows of a batch. If the batch needs more, they are created in
+/// further steps, and the batch is tried after each.
 const NEEDED_AT_ONCE: usize = 64;
 /// The longest identifier that Postgres doesn't truncate, in bytes.
 const LONGEST_NAME: usize = 63;
 
-/// The time that a partition covers, in microseconds since 1970 UTC: from `from` to before `to`.
+/// The time that a partition covers, in microseconds since 1970 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bounds {
     /// The first microsecond in the partition.
@@ -42,7 +43,7 @@ impl Bounds {
         let bounds = match by.interval.unit {
             IntervalUnit::Hour => whole(count * HOUR, 0),
             IntervalUnit::Day => whole(count * DAY, 0),
-            // 1970 began on a Thursday.
+            // 1970 began on a Thursday, so the Monday of its first week is three days earlier.
             IntervalUnit::Week => whole(count * 7 * DAY, -3 * DAY),
             IntervalUnit::Month => {
                 let date = date(time)?;
@@ -68,8 +69,8 @@ impl Bounds {
     }
 }
 
-/// Returns the partition's name, `telemetry_p20260131`, in the schema of the table. Long names are truncated, with a digest of the
-/// whole name that keeps them distinct.
+/// Returns the partition's name, such as `telemetry_p20260131`, in the schema of the table. A long name of a table is
+/// truncated, and gets a digest of the whole name, which keeps it distinct.
 pub fn name(table: &TableName, by: &PartitionBy, bounds: &Bounds) -> TableName {
     let format = match by.interval.unit {
         IntervalUnit::Hour => "_p%Y%m%d%H",
@@ -112,7 +113,7 @@ pub fn of_name(table: &TableName, by: &PartitionBy, partition: &TableName) -> Op
     (name(table, by, &bounds) == *partition).then_some(bounds)
 }
 
-/// Returns the partitions that should exist at this time, which are the current one and those in advance.
+/// Returns the partitions that should exist at the time `now`: the current one, and `ahead` more after it.
 pub fn due(by: &PartitionBy, now: i64) -> Vec<Bounds> {
     let mut due: Vec<Bounds> = Vec::new();
     let mut at = now;
@@ -129,9 +130,10 @@ pub fn is_expired(by: &PartitionBy, bounds: &Bounds, now: i64) -> bool {
     by.retention.is_some_and(|retention| bounds.to <= now.saturating_sub(micros(retention)))
 }
 
-/// Returns the partitions that the encoded rows need and that may be created for a record, at most 64 at once. Left out are those
-/// in `tried`, those that have expired, those further in the future than `ahead`, and those too far in the past. `at` is the
-/// column's index in the rows.
+/// Returns the partitions that the times of encoded rows belong to, at most 64, whether they exist or not. Partitions
+/// in `tried` are left out, and so are those that no record may create: expired ones, ones after the `ahead` next
+/// intervals, and ones too far in the past. Each item of `rows` has encoded rows, and the index of the time column in
+/// them.
 pub fn needed<'a>(
     by: &PartitionBy,
     catalog: &Catalog,
@@ -215,7 +217,7 @@ fn midnight(date: Date) -> Option<i64> {
     Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp().as_microsecond())
 }
 
-/// Returns the first day of a month; months are counted from year 0.
+/// Returns when a month begins, in microseconds since 1970. Months are counted from the year 0.
 fn first_of(month: i64) -> Option<i64> {
     let year = i16::try_from(month.div_euclid(12)).ok()?;
     let month = i8::try_from(month.rem_euclid(12) + 1).ok()?;

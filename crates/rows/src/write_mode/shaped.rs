@@ -1,11 +1,12 @@
-//! Windows whose rows leave out different columns: how each shape is staged, and one merge for all of them.
+//! Windows whose rows leave out different columns. A shape is the set of columns that a row leaves out. There is one
+//! COPY into the staging table per shape, and one merge for all of them.
 //!
-//! - A column that all rows of the window leave out is not part of the merge. So a new row gets the column's default from
-//!   Postgres, as with any INSERT. A row that exists keeps the column's value, unless the column is reset to its default.
-//! - A column that only some rows leave out has its default in the staging table. The same applies to a column that the merge
-//!   compares: a column of the key, `newer_by`, `sort_by`.
-//! - If there are several shapes, each row carries its number in the order of delivery. COPY can't number the rows, because there
-//!   is one COPY per shape.
+//! - A column that all rows of the window leave out is not part of the merge. So a new row gets the column's default
+//!   from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is reset to its default.
+//! - A column that only some rows leave out gets its default in the staging table. So does every column that the merge
+//!   compares (one of the key, `newer_by` or `sort_by`), even if all rows leave it out.
+//! - If there are several shapes, each row carries its number in the order of delivery. The sequence of the staging
+//!   table can't number the rows, because the shapes are copied one after the other.
 
 use super::newest::Newest;
 use super::{Deletes, LEFT_OUT, MergeTarget, ORDER, Staged};
@@ -14,9 +15,10 @@ use crate::copy::NULL;
 use crate::mapping::mark;
 use crate::spec::WriteMode;
 
-/// The rows of a window that have the same mask.
+/// The rows of a window that leave out the same columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group<'a> {
+    /// The bits of the columns that the rows leave out.
     pub mask: &'a [u8],
     /// Whether all rows are tombstones. Only the key's columns of a tombstone matter.
     pub tombstones: bool,
@@ -27,13 +29,13 @@ pub struct Group<'a> {
 pub struct Shaped {
     /// The COPY of each group, in the order of the groups.
     pub copies: Vec<ShapeCopy>,
-    /// The merge for all groups, after [`Self::deletes`].
+    /// The merge for all groups. It runs after [`Self::deletes`].
     pub merge: String,
-    /// Set if tombstones delete.
+    /// Set if tombstones delete rows.
     pub deletes: Option<Deletes>,
     /// Picks the rows that must be copied, if there is only one group.
     pub newest: Option<Newest>,
-    /// Whether staged rows take defaults of the staging table. If so, these must be the defaults that the target has now.
+    /// Whether staged rows take defaults of the staging table. If so, these must be the target's current defaults.
     pub defaults: bool,
 }
 
@@ -57,7 +59,7 @@ pub struct Behind {
 }
 
 impl Behind {
-    /// Returns by how many bytes a row grows.
+    /// Returns by how many bytes [`Self::append`] makes a row longer.
     pub fn bytes(&self) -> usize {
         self.fields.len() + if self.turn { 12 } else { 0 }
     }
@@ -105,7 +107,7 @@ impl MergeTarget<'_> {
         for (bit, column) in self.shapes.columns() {
             if unmerged(bit, &column.name) {
                 staged.reset.extend((!column.keeps).then_some(column.name.as_str()));
-                // A column with a domain is left out here, because the domain may forbid NULL.
+                // A column of a domain type isn't set to NULL, because the domain may forbid NULL.
                 let of = self.catalog.columns.iter().find(|of| of.name == column.name);
                 let is_nulled = of.is_some_and(|of| of.default_oid.is_some() && of.type_oid == of.base_type_oid);
                 staged.nulled.extend(is_nulled.then_some(column.name.as_str()));

@@ -1,4 +1,4 @@
-//! Upserts: of the records with one key, the last one wins or, with `newer_by`, the newest.
+//! Upserts: the last record of a key wins or, with `newer_by`, the newest one.
 
 use super::key::Key;
 use super::{DELETED, Deletes, LEFT_OUT, OLD, ORDER, names, quoted};
@@ -18,7 +18,7 @@ pub(super) struct Upsert<'a> {
     pub(super) reset: &'a [&'a str],
     /// Columns that some records leave unchanged, with their bits in the mask.
     pub(super) kept: &'a [(u16, &'a str)],
-    /// Columns that are not inserted but have a default in the staging table.
+    /// Columns that are not inserted, and that are set to NULL in the staging table, where they may have a default.
     pub(super) nulled: &'a [&'a str],
     pub(super) key: &'a Key<'a>,
     pub(super) newer_by: Option<&'a str>,
@@ -29,9 +29,9 @@ impl Upsert<'_> {
     /// Returns the statements of the merge. The result is as if each record were applied in the order of delivery: a key's last
     /// tombstone deletes the row and everything that was merged into it, and a record after the tombstone makes a new row.
     ///
-    /// Rows that will be deleted, and rows that keep columns, are locked first, in the order of the key. A key that isn't in the
-    /// table can't be locked. So if two writers insert the same new keys and delete others, Postgres may abort one of them
-    /// (40P01), whose transaction is then retried.
+    /// If the batch deletes rows or keeps columns, the table's rows with its keys are locked first, in the order of the
+    /// key. A key that isn't in the table can't be locked. So if two writers insert the same new keys and delete
+    /// others, Postgres may abort one of them (40P01); its transaction is retried.
     pub(super) fn sql(&self) -> String {
         let mut statements = Vec::new();
         if !self.deletes && !self.kept.is_empty() {
@@ -68,7 +68,7 @@ impl Upsert<'_> {
         )
     }
 
-    /// Deletes rows, and returns how many of the deleted keys were neither in the table nor in the batch.
+    /// Deletes rows, and returns how many of the deleted keys had no row, neither in the table nor in the batch.
     fn delete(&self) -> String {
         let (table, stage, key) = (self.table, self.stage, quoted(self.key.columns));
         let returned: Vec<_> =
@@ -85,8 +85,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Returns the condition under which a row `s` isn't deleted: it isn't a tombstone, and `from` has no later tombstone with
-    /// its key.
+    /// Returns the condition under which a staged row `s` remains: it isn't a tombstone, and `from` has no later
+    /// tombstone with its key.
     fn outlives(&self, from: &str) -> String {
         format!(
             "NOT {DELETED} AND NOT EXISTS (SELECT FROM {from} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER})",
@@ -106,8 +106,8 @@ impl Upsert<'_> {
         Some(format!("({OLD}.{newer} IS NULL OR {new}.{newer} >= {OLD}.{newer})"))
     }
 
-    /// Inserts or updates one row per key, in the order of the key. A second row would fail with "ON CONFLICT DO UPDATE command
-    /// cannot affect row a second time".
+    /// Inserts or updates one row per key, in the order of the key. A second row of a key in the same statement would
+    /// fail with "ON CONFLICT DO UPDATE command cannot affect row a second time".
     fn insert_or_update(&self) -> String {
         let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key.columns));
         let rows = if self.deletes {

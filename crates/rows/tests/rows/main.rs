@@ -1,4 +1,4 @@
-//! Records through plans and encoders, by the public API.
+//! Tests plans and encoders with whole records, by the public API.
 
 mod copy;
 mod evolve;

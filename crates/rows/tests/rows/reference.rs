@@ -22,7 +22,7 @@ pub(crate) fn numeric(field: &[u8]) -> String {
     }
     if scale > 0 {
         let fraction: String = (1..=i64::from(scale.div_ceil(4))).map(|at| format!("{:04}", group(-at))).collect();
-        // Postgres would cut digits beyond the scale.
+        // Postgres would drop digits beyond the scale, so they must be zeros.
         assert!(fraction[usize::from(scale)..].bytes().all(|digit| digit == b'0'));
         text = format!("{text}.{}", &fraction[..usize::from(scale)]);
     }

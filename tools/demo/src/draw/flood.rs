@@ -1,4 +1,4 @@
-//! The flood plot: one column per arrangement, one row per quantity, and the same axes in each row.
+//! The flood plot: one column per arrangement and one row per quantity. All panels of a row have the same axes.
 
 use anyhow::Result;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
@@ -168,7 +168,7 @@ where
     let lines = || files.series.lines().filter(|line| line.text("way") == way);
     let unit = unit(quantity, files.series);
     for (name, colour, width) in quantity.curves {
-        // If no record was refused, the curve of refused records is left out.
+        // Leave out bins in which no record was refused, so that no curve runs along the bottom of the panel.
         let is_there = |value: &f64| *name != "refused" || *value > 0.0;
         let value = |line: Line<'_>| line.number(name).filter(is_there).map(|value| value / unit);
         let mut points: Vec<_> = lines().map(|line| (line.count("second"), value(line))).collect();
@@ -222,7 +222,8 @@ fn smoothed(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
     points.iter().enumerate().map(|(at, (second, _))| (*second, mean(at))).collect()
 }
 
-/// Marks the capacity of the buffer or log that holds the backlog: with a line, or with a text if it is beyond the axis.
+/// Marks the capacity of the buffer or log that holds the backlog. Writes a text, and draws a line if the capacity is
+/// within the axis.
 fn reservoir<Y>(paper: &Area<'_>, chart: &mut Chart<'_, Y>, line: Line<'_>, frame: Frame) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,
@@ -300,7 +301,7 @@ mod tests {
             "way,second,event\nINSERT,1.5,database stopped\nINSERT,2.5,database back\ntidegate,2.8,writer killed\n";
         let parse = |text: &str| Table::parse(text).unwrap();
         let svg = draw(&parse(flood), &parse(&series), &parse(events)).unwrap();
-        // There are four quantities, and each has the outage of this one arrangement.
+        // Only one arrangement had an outage. The outage is shaded in each of its four panels.
         assert_eq!(svg.matches("fill=\"#F3D9D9\"").count(), 4);
         assert_eq!(svg.matches("fill=\"#FFF3D1\"").count(), 8);
         // The longest wait was not measured, so it has no curve.

@@ -15,7 +15,7 @@ use crate::report::escaped;
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 pub(super) type Chart<'a, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>;
 
-// Colours that most people can distinguish; curves that may overlap differ in width too.
+// Most people can distinguish these colours. Curves that may overlap also differ in width.
 pub(super) const BLUE: RGBColor = RGBColor(0x1f, 0x6f, 0xb4);
 pub(super) const VIOLET: RGBColor = RGBColor(0x8a, 0x3f, 0xfc);
 pub(super) const GREEN: RGBColor = RGBColor(0x19, 0x80, 0x38);

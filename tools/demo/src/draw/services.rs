@@ -13,7 +13,7 @@ const LEFT: i32 = 100;
 const TOP: i32 = 84;
 const HEIGHT: u32 = 96;
 const ROW: i32 = 132;
-/// How many characters of an event's text are certain to fit into a line.
+/// The longest line of an event's text, in characters. Such a line is never wider than the plot.
 const LETTERS: usize = 150;
 
 pub(super) fn draw(series: &Table, events: &Table) -> Result<String> {
@@ -58,7 +58,7 @@ pub(super) fn draw(series: &Table, events: &Table) -> Result<String> {
     })
 }
 
-/// Breaks a text between words into lines that fit.
+/// Breaks a text between words into lines of at most [`LETTERS`] characters.
 fn folded(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {

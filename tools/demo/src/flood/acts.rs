@@ -1,5 +1,5 @@
-//! The four acts, and the intended time of each record. The times are fixed before the first record is sent, and don't depend on
-//! the receiver.
+//! The four acts (phases) of the flood, and the intended time of each record. The times are fixed before the first
+//! record is sent, and don't depend on the receiver.
 
 use std::time::Duration;
 
@@ -26,12 +26,13 @@ impl Acts {
         Self { steady, rush: rush.max(steady), lengths }
     }
 
-    /// Returns the time at which act number `act` begins, counted from 0. Number 4 stands for the end of the run.
+    /// Returns the time from the start of the run to the beginning of an act. Acts are numbered from 0; 4 stands for
+    /// the end of the run.
     pub(crate) fn begins(&self, act: usize) -> Duration {
         self.lengths.iter().take(act).sum()
     }
 
-    /// Returns the act at a time.
+    /// Returns the number of the act that runs at `time`.
     pub(crate) fn at(&self, time: Duration) -> usize {
         (0..4).rev().find(|act| self.begins(*act) <= time).unwrap_or(0)
     }
@@ -64,8 +65,9 @@ pub(crate) fn steady(best_of_inserts: f64) -> f64 {
     ((best_of_inserts / 2.0 / 100.0).floor() * 100.0).clamp(100.0, 5_000.0)
 }
 
-/// Returns a rate that INSERTs can't keep up with: 1.6 times their best rate, rounded up to thousands, and at least 20 000. The
-/// rate is at most 60 000 records per second. Above that, the load itself would need much of a small machine.
+/// Returns a rate that INSERTs can't keep up with: 1.6 times their best rate, rounded up to thousands, and at least 20
+/// 000. The rate is at most 60 000 records per second. At a higher rate, the load itself would use much of a small
+/// machine's CPU time.
 pub(crate) fn rush_hour(best_of_inserts: f64) -> f64 {
     ((best_of_inserts * 1.6 / 1_000.0).ceil() * 1_000.0).clamp(20_000.0, 60_000.0)
 }
@@ -81,7 +83,7 @@ mod tests {
         let schedule = acts.schedule();
         assert_eq!(schedule.intended(acts.begins(1)), 20_000);
         assert_eq!(schedule.intended(acts.begins(3)) - schedule.intended(acts.begins(2)), 20 * 20_000);
-        // The first record of the rush hour is due when it begins, and each next one after 1/20 000 of a second.
+        // The first record of the rush hour is due when it begins, and the next one 1/20 000 of a second later.
         assert_eq!(schedule.due(20_000), Duration::from_secs(4));
         assert_eq!(schedule.due(20_001).as_micros(), 4_000_050);
     }

@@ -1,4 +1,4 @@
-//! Handles what happens besides the sending: stops the database, measures CPU time, and shows the progress.
+//! Handles everything besides the sending of records: stops the database, measures CPU time, and shows the progress.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -20,7 +20,8 @@ pub(super) struct Around<'a> {
     stage: Arc<Stage>,
     screen: &'a Screen,
     pub(super) acts: Acts,
-    /// A connection to Tidegate's database. Its ledger says when everything is written.
+    /// A connection to the database with Tidegate's ledger, which says when everything is written. `None` for other
+    /// arrangements.
     ledger: Option<Reconnecting>,
     meter: Meter,
     events: Arc<Mutex<Vec<(Instant, &'static str)>>>,

@@ -4,7 +4,7 @@
 
 use crate::numbers::quantile;
 
-/// Used as the time of something that hasn't happened.
+/// The time of an event that hasn't happened.
 pub(crate) const NEVER: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct Mark {
     pub(crate) freed: u32,
     /// When the record's first row was committed, by Postgres' commit timestamp.
     pub(crate) committed: u32,
-    /// When the record was lost: when the process was killed that had acknowledged it and had it only in memory.
+    /// When the record was lost. A record is lost when a process that has acknowledged it is killed before writing it.
     pub(crate) lost: u32,
     /// The length of the record's JSON, in bytes.
     pub(crate) bytes: u16,
@@ -57,9 +57,9 @@ pub(crate) struct Bin {
     /// The median wait of the records due in the bin: the time from a record's intended time to its answer, in microseconds. A
     /// record without an answer counts as waiting until the run ended. Refused records don't count.
     pub(crate) wait_p50: Option<u32>,
-    /// The 99th percentile of these waits.
+    /// The 99th percentile of the waits that `wait_p50` describes.
     pub(crate) wait_p99: Option<u32>,
-    /// The longest of these waits.
+    /// The longest of the waits that `wait_p50` describes.
     pub(crate) wait_max: Option<u32>,
 }
 
@@ -71,16 +71,16 @@ pub(crate) struct Tally {
     pub(crate) acked: u64,
     /// The number of rows in the table.
     pub(crate) rows: u64,
-    /// The number of distinct records in these rows.
+    /// The number of distinct records in the table.
     pub(crate) in_table: u64,
     /// The number of duplicate rows.
     pub(crate) twice: u64,
-    /// Records that were acknowledged but are not in the table: broken promises.
+    /// Records that were acknowledged but are not in the table, so data was lost.
     pub(crate) missing: u64,
     /// Records that were neither acknowledged nor refused, and are not in the table, when the run ended.
     pub(crate) waiting: u64,
-    /// The longest time from a record's intended time to its acknowledgement, in microseconds. For a record that still waits, the
-    /// time so far.
+    /// The longest time from a record's intended time to its acknowledgement, in microseconds. A record that still
+    /// waits counts with its time until the end of the run.
     pub(crate) longest_wait: u32,
 }
 
@@ -194,8 +194,8 @@ impl Book {
         tally
     }
 
-    /// Returns the median and the 99th percentile of the time from a record's intended time to its commit. Only records count
-    /// that were due before `until` and are in the table.
+    /// Returns the median and the 99th percentile of the time from a record's intended time to its commit. Counts only
+    /// the records that were due before `until` and are in the table.
     pub(crate) fn commit_latency(&self, until: u32) -> Option<(u32, u32)> {
         let early = self.marks.iter().filter(|mark| mark.due < until && mark.committed != NEVER);
         let mut latencies: Vec<u32> = early.map(|mark| mark.committed.saturating_sub(mark.due)).collect();

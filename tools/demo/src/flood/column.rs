@@ -22,15 +22,16 @@ use crate::screen::Screen;
 use crate::stage::Stage;
 
 const VEHICLES: u32 = 5_000;
-/// How long to wait for the remaining records after the last one was sent. Records that a program still has in memory then
-/// count as waiting. Records in Kafka are safe, so they are counted after the drain.
+/// How long to wait after the last act until the remaining records are written. Records that a program then still has
+/// in memory count as waiting.
 const SETTLE: Duration = Duration::from_secs(8);
+/// The same with Kafka. It is longer, because records that wait in Kafka are safe and can be drained later.
 const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
 /// How long Kafka keeps a record, unless its disk fills up earlier.
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
-/// An arrangement has caught up when no more records wait than arrive, at the steady rate, in the age of a batch plus this
-/// time.
+/// Added to the maximum age of a batch. An arrangement has caught up when its backlog is at most the input of that
+/// total time at the steady rate.
 const UNDER_WAY: Duration = Duration::from_millis(200);
 /// The buffer is written when it has this many rows or this age. Tidegate's batch has the same limits in config/demo.toml.
 const BUFFER_ROWS: usize = 50_000;
@@ -113,7 +114,8 @@ pub(crate) async fn run(
     drop(stage.fresh_table().await?);
     let fleet = FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() };
     let mut around = Around::new(stage, screen, acts, column == Column::Tidegate)?;
-    // The sender has its own thread, because real vehicles don't wait for each other either.
+    // The sender occupies a whole thread, so that no other task delays it. Real vehicles don't wait for each other
+    // either.
     let drove = tokio::task::block_in_place(|| -> Result<Drive> {
         match column {
             Column::Tidegate => {

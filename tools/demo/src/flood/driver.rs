@@ -10,7 +10,7 @@ use super::acts::Acts;
 use super::book::Book;
 use super::link::{Answer, Intake, Word};
 
-/// How long the sender sleeps when nothing is due. It may delay a record by up to this time.
+/// How long the sender sleeps when no record is due. So a record may be sent late by this time.
 const REST: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -28,9 +28,10 @@ pub(crate) struct Look {
 pub(crate) trait Surroundings {
     /// Stops the database. Called once, at the beginning of act 3; must not block.
     fn stop_database(&mut self) -> Result<()>;
-    /// Shows the progress. Called twice per second, with the writer's process id.
+    /// Shows the progress. Called twice per second. `pid` is the writer's process id.
     fn look(&mut self, look: Look, pid: Option<u32>);
-    /// Returns whether all accepted records are written. Called after the last record was sent.
+    /// Returns whether all `taken` records are written. `freed` of them have left the bounded buffer. Called after the
+    /// last record was sent.
     fn settled(&mut self, taken: u64, freed: u64) -> bool;
 }
 

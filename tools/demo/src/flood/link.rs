@@ -37,7 +37,7 @@ pub(crate) trait Intake {
     /// Offers a record. Returns false if there is no room. Never blocks.
     fn offer(&mut self, index: u32, vehicle: u32, json: &[u8]) -> Result<bool>;
 
-    /// Appends the answers since the last call to `into`.
+    /// Appends to `into` the answers that have arrived since the last call.
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()>;
 
     /// Kills the process that writes into the database (SIGKILL), and restarts it.
@@ -52,7 +52,8 @@ pub(crate) struct WriterLink {
     arguments: WriterArguments,
     running: Option<Running>,
     answered: (Sender<Answer>, Receiver<Answer>),
-    /// The records without an answer. When the writer is killed, they are sent again to the new one, as a client would do.
+    /// The records without an answer. When the writer is killed, they are sent again to the new writer, as a client
+    /// would do.
     unacked: BTreeMap<u32, Box<[u8]>>,
     /// Records that were acknowledged and are still in the writer's memory.
     in_memory: std::collections::BTreeSet<u32>,
@@ -110,7 +111,8 @@ impl Intake for WriterLink {
     fn kill(&mut self) -> Result<()> {
         let running = self.running.take().context("the writer is not running")?;
         running.end()?;
-        // Answers that the writer sent before it was killed count too. So read its pipe to the end.
+        // Answers that the writer sent before it was killed count too. Its pipe has been read to the end, so take them
+        // now.
         let mut late = Vec::new();
         self.answers(&mut late)?;
         let at = Instant::now();
@@ -177,7 +179,7 @@ impl Running {
         frame.extend_from_slice(&index.to_le_bytes());
         frame.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_le_bytes());
         frame.extend_from_slice(json);
-        // If the writer has exited, that is reported when its answers are read. So ignore the error here.
+        // Sending fails if the writer has exited. Its records then stay without an answer, so ignore the error here.
         drop(self.frames.send(frame));
     }
 

@@ -1,9 +1,9 @@
 //! The writer process of the arrangements without Kafka (`demo writer`): reads JSON from a pipe, writes rows into Postgres, and
 //! writes answers.
 //!
-//! A frame consists of index, length and JSON. An answer consists of one byte and the index. All numbers are little-endian. A
-//! write whose outcome is unknown is retried, as in any program that must not lose a record. So its rows may be in the table
-//! twice.
+//! The input consists of frames: index, length and JSON of a record. An answer consists of one byte and the index. All
+//! numbers are little-endian. A write whose outcome is unknown is retried, as in any program that must not lose a
+//! record. So its rows may be in the table twice.
 
 use std::collections::VecDeque;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -175,7 +175,7 @@ async fn write(
 }
 
 impl Queue {
-    /// Waits for a record, and then takes records until `max_age` has passed or there are `most`.
+    /// Waits for a record, and then takes records until `max_age` has passed or `most` records are taken.
     async fn take(&self, most: usize, max_age: Duration) -> Vec<(u32, Row)> {
         let mut batch = self.pop(most);
         while batch.is_empty() {

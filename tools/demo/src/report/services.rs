@@ -99,7 +99,7 @@ impl Story<'_> {
             let looks = self.series.lines().filter(|line| line.text("service") == stretch.service);
             let behind =
                 looks.filter(|line| is_within(line.count("second")) && line.count("lag") > stretch.sent.max(1.0));
-            // A lag of at most one second's records counts as none.
+            // A lag of at most one second of input counts as no lag.
             let back = match behind.last().map(|line| line.count("second")) {
                 None => "never more than a second".to_owned(),
                 Some(last) => format!("for {:.0} s", last - killed),
@@ -112,7 +112,8 @@ impl Story<'_> {
         (!of_each.is_empty()).then(|| Sentence::new(Tone::Worse, text))
     }
 
-    /// Checks that the other services continued while one was locked, at half or more of the rate at which records arrive.
+    /// Checks the other services during the time in which `ride_analysis` was locked. Each must have written at least
+    /// half as many records as arrived.
     fn locked(&self) -> Option<Sentence> {
         let (from, to) = (self.when("locked")?, self.when("unlocked")?);
         let (locked, others): (Vec<_>, Vec<_>) =

@@ -1,4 +1,5 @@
-//! The expected results of each service, computed from the fleet's truth, and the actual results.
+//! Compares the actual results of each service with the expected results, which come from the fleet's truth
+//! ([`fleet::Truth`]).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,8 +15,8 @@ use crate::raw::Sheet;
 
 /// How long a trip is silent before it is closed, as in close_silent_trips() of config/fleet.sql.
 const SILENCE_MS: i64 = 10 * 60_000;
-/// How far apart in time the newest readings of two partitions may be. close_silent_trips() compares a trip with the newest
-/// reading of its partition; this check compares it with the newest reading of all.
+/// How far apart in time the newest readings of two partitions may be. close_silent_trips() compares a trip with the
+/// newest reading of its partition; this check compares it with the newest reading of all partitions.
 const ABOUT_MS: i64 = 10_000;
 
 /// The expected trips of all fleets so far, by trip id.
@@ -35,12 +36,12 @@ pub(crate) struct Found {
     pub(crate) seen_ms: Option<i64>,
 }
 
-/// The accounting of the trips.
+/// Counts of trips, from the comparison of the tables with the truth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trips {
     pub(crate) expected: u64,
     pub(crate) ended: u64,
-    /// Trips that fell silent, and must be closed because of that.
+    /// Trips that stopped sending without having ended. They must be closed because of their silence.
     pub(crate) silent: u64,
     /// Trips without a row in `fare`.
     pub(crate) missing_fares: u64,
@@ -52,7 +53,8 @@ pub(crate) struct Trips {
     pub(crate) wrong_charges: u64,
     /// Trips for which the customer sees a reading that isn't the latest.
     pub(crate) stale_customers: u64,
-    /// Trips that cost more than the minimum. Only these show that the meter is right.
+    /// Trips that cost more than the minimum. Only their fares depend on distance and time, so only they test the
+    /// computation.
     pub(crate) above_minimum: u64,
     /// The sum of the fares by the truth, in cents.
     pub(crate) true_cents: i128,
@@ -163,7 +165,8 @@ impl Checks {
                     (expected, i64::try_from(trips.missing_customers)?, in_table - expected, wrong, what)
                 }
             };
-            // An extra row makes the count too high. Missing rows, which make it too low, are counted already.
+            // Here `twice` is the number of rows minus the expected number. Each missing row has lowered it by one, so
+            // add the missing rows.
             let twice = if *service == "ride_analysis" { twice } else { (twice + missing).max(0) };
             is_well &= [missing, twice, wrong, dead].iter().all(|count| *count == 0);
             let largest = lags.largest(at);

@@ -1,4 +1,4 @@
-//! Compares each service's progress in the ledger with the log ends in Kafka.
+//! Compares each service's progress in the ledger with the log end offsets in Kafka.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ impl Lags {
         Self { topic, url: url.to_owned(), connection: None, began: Instant::now(), looks, events }
     }
 
-    /// Sets the start of the story's time to now.
+    /// Discards the earlier measurements and events, and counts the time from now on.
     pub(super) fn begin(&mut self) {
         self.began = Instant::now();
         self.looks.clear();
@@ -50,7 +50,7 @@ impl Lags {
         self.events.push((self.began.elapsed().as_secs_f64(), kind, event.to_owned()));
     }
 
-    /// Returns the owner of each partition, from the ledger.
+    /// Returns a text that names the owner of each partition, from the ledger.
     pub(super) async fn board(&mut self) -> Result<String> {
         let sql = "SELECT pipeline, owner, string_agg(partition::text, ' ' ORDER BY partition) FROM tidegate.ledger
             WHERE owner IS NOT NULL GROUP BY pipeline, owner ORDER BY pipeline, min(partition)";
@@ -63,12 +63,13 @@ impl Lags {
         self.last().sent
     }
 
-    /// Returns how many records each service has passed, by the ledger.
+    /// Returns how many records each service has processed, from the ledger.
     pub(super) fn written(&self) -> [i64; 3] {
         self.last().written
     }
 
-    /// Returns the time from the start until every service had written rows; `None` if one hasn't yet.
+    /// Returns the time from the start until every service had written rows; `None` if a service hasn't written any
+    /// yet.
     pub(super) fn first_seen(&self) -> Option<Duration> {
         self.looks.iter().find(|look| look.written.iter().all(|written| *written > 0)).map(|look| look.at)
     }
@@ -145,8 +146,9 @@ impl Lags {
     }
 }
 
-/// Describes which owner reads which partitions, by service. Instances have long random names, so they are shown as letters A,
-/// B and so on, in the order in which they first occur. The owner `NAME/cN` is a consumer of the instance `NAME`.
+/// Returns a text that says, for each service, which owner reads which partitions. Instances have long random names, so
+/// they are shown as letters A, B and so on, in the order in which they first occur. The owner `NAME/cN` is a consumer
+/// of the instance `NAME`.
 fn told(board: &[(String, String, String)]) -> String {
     let (mut met, mut services): (Vec<&str>, Vec<(&str, Vec<String>)>) = Default::default();
     for (service, owner, partitions) in board {

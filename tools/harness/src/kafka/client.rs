@@ -63,7 +63,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// Returns the log end of each partition.
+    /// Returns the log end offset of each partition.
     ///
     /// # Errors
     /// If the topic or one of its leaders is missing.
@@ -81,7 +81,7 @@ impl Kafka {
         Ok(watermarks.into_iter().map(|(start, _)| start).collect())
     }
 
-    /// Returns the offsets that a group has committed, by partition; `None` for partitions without one.
+    /// Returns the offsets that a group has committed, by partition; `None` for partitions without a committed offset.
     ///
     /// # Errors
     /// If the topic or the group's coordinator is missing.
@@ -109,7 +109,7 @@ impl Kafka {
         Ok(i32::try_from(partitions)?)
     }
 
-    /// Waits until all our brokers know each other.
+    /// Waits until the cluster's metadata contains all brokers.
     pub(super) fn await_brokers(&self, deadline: Duration) -> Result<()> {
         let expected = self.bootstrap_servers().split(',').count();
         self.await_metadata("the brokers find each other", None, deadline, |metadata| {

@@ -124,10 +124,10 @@ fn send(producer: &BaseProducer<FirstFailure>, topic: &str, record: &Record) -> 
     }
 }
 
-/// Stores the error of the first record that was refused.
+/// Stores the error of the first record that could not be delivered.
 #[derive(Debug, Default)]
 struct FirstFailure {
-    /// The thread that polls is also the one that reads this, so the lock is never contended.
+    /// The same thread polls the producer and reads the error, so the lock is never contended.
     error: Mutex<Option<KafkaError>>,
 }
 

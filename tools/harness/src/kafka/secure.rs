@@ -1,4 +1,4 @@
-//! Listeners with TLS and SASL in addition to the plain one, for tests of clients that authenticate.
+//! Listeners with TLS and SASL in addition to the plaintext listener, for tests of clients that authenticate.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub const SASL_PASSWORD: &str = "kelp-forest-42";
 pub enum Listener {
     /// TLS. Clients don't authenticate.
     Tls,
-    /// TLS. Clients need a certificate that is signed by the same authority.
+    /// TLS. Clients need a certificate from the authority that signed the broker's certificate.
     MutualTls,
     /// TLS with SASL: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 and OAUTHBEARER. OAUTHBEARER accepts any unsigned token that hasn't
     /// expired.
@@ -83,7 +83,8 @@ pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>>
                 "{security}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";"
             );
             set("oauthbearer.sasl.jaas.config", bearer);
-            // When a client's token expires, its session ends, unless the client has authenticated again before.
+            // A client must authenticate again before its token expires. Otherwise the broker ends the client's
+            // session.
             set("oauthbearer.connections.max.reauth.ms", "3600000".to_owned());
         }
     }
@@ -101,7 +102,7 @@ impl Kafka {
         Ok(format!("127.0.0.1:{}", port.context("the broker was started without secure listeners")?))
     }
 
-    /// Returns the authority that signs the listeners' certificates and those of clients.
+    /// Returns the authority that signs the certificates of the listeners and of clients.
     ///
     /// # Errors
     /// As [`Kafka::secure_address`].

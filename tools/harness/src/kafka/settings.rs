@@ -17,7 +17,7 @@ pub(super) struct Node {
     pub(super) port: u16,
     pub(super) proxied_port: Option<u16>,
     pub(super) secure_ports: Vec<(Listener, u16)>,
-    /// The cluster's id; `None` if the data folder need not be formatted.
+    /// The cluster's id, with which the data folder is formatted; `None` with ZooKeeper.
     cluster_id: Option<String>,
     properties: Vec<(String, String)>,
 }
@@ -68,7 +68,8 @@ pub(super) fn lay_out(spec: &KafkaSpec, zookeeper_port: Option<u16>) -> Result<V
             (Layout::ZooKeeper, Some(zookeeper_port)) => {
                 set("broker.id", id.to_string());
                 set("zookeeper.connect", format!("127.0.0.1:{zookeeper_port}"));
-                // A broker that was killed can only start again after its old session has ended. So use a short session.
+                // A broker that was killed can start again only after its ZooKeeper session has ended. So use a short
+                // session.
                 set("zookeeper.session.timeout.ms", "3000".to_owned());
             }
             (Layout::ZooKeeper, None) => bail!("no ZooKeeper to connect to"),

@@ -13,9 +13,9 @@ use crate::process::{Process, Run, Signal};
 
 const CLUSTER_ID: &str = "dGVtcGxhdGVvZmFsbGRhdA";
 
-/// Formats a data folder, and keeps the file that all data folders have in common. So later starts don't run the formatter,
-/// which takes as long as the start of a broker. Then runs a broker once and saves its loaded classes, which makes every later
-/// start twice as fast.
+/// Formats a data folder, and keeps the file that all data folders have in common. So later starts don't run the
+/// formatter, which takes as long as the start of a broker. Then runs a broker once and saves its loaded classes in an
+/// archive, with which a broker starts twice as fast.
 pub(crate) fn prepare(jars: &Jars) -> Result<()> {
     let run = Run::start("template")?;
     let port = free_port()?;
@@ -39,7 +39,7 @@ pub(crate) fn prepare(jars: &Jars) -> Result<()> {
     Ok(())
 }
 
-/// The paths, in a data folder, of the file with the cluster's features: the first one up to Kafka 4.2, and the second one
+/// The possible paths, in a data folder, of the file with the cluster's features: the first up to Kafka 4.2, the second
 /// later.
 const CHECKPOINTS: [&str; 2] =
     ["bootstrap.checkpoint", "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint"];

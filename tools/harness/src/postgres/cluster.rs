@@ -1,4 +1,4 @@
-//! The data folder: creates it, sets it up, copies it and reads it.
+//! Creates, configures, copies and reads the data folder of a Postgres.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -31,7 +31,8 @@ pub(super) fn write_settings(spec: &PostgresSpec, data: &Path, socket_folder: &P
         socket_folder.display()
     );
     text += match spec.tuned_for {
-        // The shared memory of parallel plans is in files of the data folder, so that a crash leaves nothing behind elsewhere.
+        // With `mmap`, shared memory of parallel queries is in files of the data folder. So a crash leaves nothing
+        // behind elsewhere.
         TunedFor::Tests => "shared_buffers = 64MB\ndynamic_shared_memory_type = mmap\n",
         TunedFor::Speed => "shared_buffers = 512MB\nmax_wal_size = 4GB\n",
     };

@@ -24,7 +24,7 @@ impl PostgresSpec {
         self
     }
 
-    /// Sets the purpose for which the settings are chosen. The default is tests.
+    /// Chooses settings for tests or for measurements. The default is [`TunedFor::Tests`].
     #[must_use]
     pub fn tuned_for(mut self, tuned_for: TunedFor) -> Self {
         self.tuned_for = tuned_for;

@@ -20,11 +20,12 @@ pub(super) struct Dialog {
     statements: BTreeMap<String, String>,
     copy_messages: u64,
     copy_bytes: u64,
-    /// How many `ReadyForQuery` messages the server must send in total, for all that the client has sent so far. `ready_seen`
-    /// counts those that the server has sent.
+    /// How many `ReadyForQuery` messages the server must send in total, for all that the client has sent so far.
+    /// `ready_seen` counts the messages that the server has sent.
     ready_owed: u64,
     ready_seen: u64,
-    /// The number of `ReadyForQuery` messages after which the server's messages are dropped, and the trigger that asked for it.
+    /// The number of `ReadyForQuery` messages after which the server's messages are dropped, and the trigger that
+    /// requires this.
     drop_after: Option<(u64, Arc<Watched>)>,
 }
 
@@ -106,7 +107,8 @@ impl Dialog {
                 self.copy_messages += 1;
                 self.copy_bytes += body(message).len() as u64;
                 let seen = Seen::CopyData { nth: self.copy_messages, bytes_before, bytes_after: self.copy_bytes };
-                // The server still has to send the `ReadyForQuery` of the statement that began this COPY.
+                // `ready_owed` includes the statement that began this COPY. The server sends its `ReadyForQuery` only
+                // after the COPY.
                 Some((take(seen)?, ready_before.saturating_sub(1)))
             }
             _ => None,
@@ -123,8 +125,8 @@ impl Dialog {
         let kind = message.first();
         match &self.drop_after {
             Some((after, watched)) if self.ready_seen >= *after => {
-                // CommandComplete, ErrorResponse, EmptyQueryResponse, ReadyForQuery or CopyInResponse: the client would
-                // continue after any of these.
+                // The client would continue after any of these messages: CommandComplete, ErrorResponse,
+                // EmptyQueryResponse, ReadyForQuery or CopyInResponse.
                 let is_end = matches!(kind, Some(b'C' | b'E' | b'I' | b'Z' | b'G'));
                 if is_end { MessageFate::EndsDroppedReply(Arc::clone(watched)) } else { MessageFate::Dropped }
             }
@@ -136,7 +138,7 @@ impl Dialog {
     }
 }
 
-/// Returns the tag of a message in which the server says that a statement is complete.
+/// Returns the tag of a CommandComplete message, such as `COMMIT`; `None` for other messages.
 pub(super) fn command_tag(message: &[u8]) -> Option<String> {
     (message.first() == Some(&b'C')).then(|| text(body(message)).0)
 }

@@ -15,10 +15,10 @@ pub enum Trigger {
     FrontendQueryContains(String),
     /// The client sends the nth data message of a COPY, counted from 1.
     CopyData(u64),
-    /// The client sends the data message with which the data of a COPY reaches this many bytes.
+    /// The client sends the data message that brings the data of a COPY to at least this many bytes.
     CopyBytes(u64),
-    /// The server says that a statement is complete, with a tag that contains this text. Tags are `COMMIT` or `COPY 42`, for
-    /// example.
+    /// The server says that a statement is complete (CommandComplete), with a tag that contains this text. Examples of
+    /// tags are `COMMIT` and `COPY 42`.
     BackendCommandComplete(String),
 }
 
@@ -31,8 +31,9 @@ pub enum Action {
     CutAfterForward,
     /// Holds the message back, and all later ones in its direction, until [`Armed::release`].
     Hold,
-    /// Forwards the message, drops the server's reply to it, and closes the connection. So the message is executed, and the
-    /// client can't know its outcome. For a message of the server this is the same as [`Action::Cut`].
+    /// Forwards the message, drops the server's reply to it, and closes the connection. So the server executes the
+    /// statement, and the client can't know its outcome. For a message from the server, this is the same as
+    /// [`Action::Cut`].
     DropReplyAndCut,
 }
 
@@ -55,8 +56,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Returns whether the proxy must act on this message. Each such message uses up one of the times for which the trigger is
-    /// armed.
+    /// Returns whether the proxy must act on this message. If so, uses up one of the trigger's remaining times.
     pub(super) fn takes(&self, seen: Seen<'_>) -> bool {
         let matches = match (&self.trigger, seen) {
             (Trigger::FrontendQueryContains(text), Seen::Statement(statement)) => statement.contains(text.as_str()),
@@ -136,7 +136,7 @@ impl Armed {
         *self.watched.fired.borrow()
     }
 
-    /// Forwards the messages that [`Action::Hold`] holds back, and holds back none from now on.
+    /// Forwards the messages that [`Action::Hold`] holds back, and forwards all later ones at once.
     pub fn release(&self) {
         self.watched.released.send_replace(true);
     }

@@ -26,7 +26,7 @@ fn owning(now: Instant) -> Session {
     session
 }
 
-/// Returns the ledger's row under another claim than ours.
+/// Returns a ledger row with another claim than ours, which has the number `epoch`.
 fn held_by(epoch: i64) -> LedgerRow {
     LedgerRow::Found { claim: Some(ClaimId::from_u128(1)), epoch, next: Offset::new(3) }
 }

@@ -4,7 +4,7 @@ use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::schema::avro::{AvroField, AvroNode, AvroSchema, NodeId};
 
-/// How to treat fields without a column, and the path from the current Avro record to the one that holds such fields.
+/// How to treat fields without a column, and the path from the current value to the Avro record that has the fields.
 type Rest<'a> = Option<(Leftovers, &'a [String])>;
 
 /// How to treat a value.
@@ -37,7 +37,7 @@ pub(super) enum PlannedValue {
 pub(super) struct AvroPlan {
     pub(super) places: Vec<PlannedValue>,
     pub(super) root: FieldTarget,
-    /// If records with fields that no column takes are rejected, the name of the schema's first such field; else `None`.
+    /// The name of the schema's first field that no column takes, if records with such fields are rejected.
     pub(super) refused: Option<String>,
     /// `"name":` of the fields that go to the leftovers.
     pub(super) keys: Vec<Box<[u8]>>,
@@ -72,7 +72,7 @@ impl AvroPlan {
             self.copies.extend(wholes.map(|to| (from, to)));
         }
         let inner: Vec<(u16, &[String])> = wanted.iter().filter(|(_, rest)| !rest.is_empty()).copied().collect();
-        // Avro has no union directly in a union; the depth is limited in case a schema has one.
+        // Avro forbids a union directly in a union. The depth is limited in case a schema has one anyway.
         let place = if (inner.is_empty() && leftovers.is_none()) || depth > crate::schema::MAX_DEPTH as usize {
             None
         } else {

@@ -1,8 +1,8 @@
 //! Decodes a value of Avro's binary encoding in one pass. Each planned field becomes a slot; records, arrays and maps are
 //! rendered as JSON. All other fields are skipped.
 //!
-//! Data that doesn't match the schema is a fault with its position. Counts and lengths are compared with the number of bytes left,
-//! and the number of elements and the size of the JSON are limited by the size of the value.
+//! Data that doesn't match the schema is a fault with its position. Lengths are compared with the number of bytes left.
+//! The number of elements and the size of the JSON are limited in proportion to the size of the value.
 
 use super::plan::{AvroPlan, FieldTarget, PlannedValue};
 use crate::decode::Fields;
@@ -17,9 +17,10 @@ use crate::value::{Flags, Kind, Slot};
 /// The value doesn't match its schema; the walk has the position and the reason.
 pub(super) struct Broken;
 
-/// Limit on elements that take no bytes (nulls, empty records), per byte of the value.
+/// Limit on the elements of arrays and maps, per byte of the value. Some elements take no bytes (nulls, empty records),
+/// so the end of the bytes doesn't limit them.
 const ELEMENTS_PER_BYTE: usize = 8;
-/// Limit on the JSON made of a value, per byte of the value.
+/// Limit on the JSON made of a value, in bytes per byte of the value.
 const JSON_PER_BYTE: usize = 32;
 /// JSON below this size, in bytes, is always accepted.
 const JSON_AT_LEAST: usize = 1 << 20;
@@ -237,7 +238,7 @@ impl<'w> AvroWalk<'w> {
                 let number = self.long()?;
                 match in_micros(number, *unit) {
                     Some(micros) => Slot { exponent: i32::from(*local), ..Slot::number(Kind::Instant, micros) },
-                    // The number is beyond Postgres' limits too, so the column rejects it.
+                    // A number that overflows is beyond Postgres' limits too. The column rejects the extreme value.
                     None => Slot::number(Kind::Instant, if number < 0 { i64::MIN } else { i64::MAX }),
                 }
             }
@@ -472,7 +473,7 @@ impl<'w> AvroWalk<'w> {
         Ok(Slot { kind: Kind::Text, flags, start, len, ..Slot::MISSING })
     }
 
-    /// Decodes text whose meaning Debezium names in the schema.
+    /// Decodes text that has a logical type of Debezium in the schema.
     #[inline(never)]
     fn named_text(&mut self, logical: Logical) -> Result<Slot, Broken> {
         let slot = self.text()?;

@@ -48,7 +48,7 @@ type Followers = [KeyId; 2];
 struct KeyNode {
     /// The known keys, by their names without quotes.
     keys: HashMap<Box<[u8]>, u16>,
-    /// The first keys of the last objects.
+    /// The keys with which the last two objects began.
     first: Followers,
     /// The slots of all fields inside this object, at any depth.
     slots: Vec<u16>,
@@ -148,8 +148,8 @@ impl Keys {
         })
     }
 
-    /// Looks up the key with this name, and remembers it as a follower of `previous`. A new key is added if the limits allow
-    /// it; `None` if they don't.
+    /// Looks up the key with this name, and remembers it as a follower of `previous`. Adds an unknown key if the limits
+    /// allow it, otherwise returns `None`.
     pub(super) fn find(&mut self, node: u16, previous: Option<KeyId>, name: &[u8]) -> Option<(KeyId, KeyTarget)> {
         let place = &self.nodes[usize::from(node)];
         let id = match place.keys.get(name) {
@@ -180,7 +180,8 @@ impl Keys {
     }
 }
 
-/// Returns whether a key is written without escapes. A comparison of bytes can't find other keys again.
+/// Returns whether a key needs no escapes in JSON. Other keys aren't learned, because comparing bytes can't find them
+/// again.
 fn is_plain(name: &[u8]) -> bool {
     name.iter().all(|b| !matches!(b, 0..0x20 | b'"' | b'\\'))
 }

@@ -61,7 +61,7 @@ fn of_slot(slot: &Slot, text: &[u8]) -> Option<Tree> {
     Some(tree)
 }
 
-/// Returns whether a text contains the escape of a NUL that isn't itself escaped.
+/// Returns whether a text contains `\u0000` with a backslash that isn't itself escaped.
 fn holds_nul(text: &[u8]) -> bool {
     let mut escaped = false;
     text.iter().enumerate().any(|(at, byte)| {

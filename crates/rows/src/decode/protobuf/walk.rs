@@ -21,10 +21,11 @@ use crate::value::{Flags, Kind, Slot};
 /// The value doesn't match its schema; the walk has the position and the reason.
 pub(super) struct Broken;
 
-/// Limit on steps, per byte of the value. A field is read more than once if it is a list, or if one column takes a value and
-/// others take parts of it.
+/// Limit on steps, per byte of the value. A step reads a tag, or an element of a packed list. There may be several
+/// steps per byte, because a field is read more than once if it is a list, or if one column takes a value and others
+/// take parts of it.
 const STEPS_PER_BYTE: usize = 64;
-/// Limit on the JSON made of a value, per byte of the value.
+/// Limit on the JSON made of a value, in bytes per byte of the value.
 const JSON_PER_BYTE: usize = 32;
 /// JSON below this size, in bytes, is always accepted.
 const JSON_AT_LEAST: usize = 1 << 20;
@@ -36,8 +37,8 @@ pub(super) struct ProtobufWalk<'w> {
     pub(super) at: usize,
     fields: &'w mut Fields,
     pub(super) what: &'static str,
-    /// If records with fields that no column takes are rejected, the first such field that was found in this value; else
-    /// `None`. The text is the field's name in quotes, or its number if the message doesn't declare it.
+    /// The first field that was found without a column, if records with such fields are rejected: its name in quotes,
+    /// or its number if the message doesn't declare it.
     pub(super) refused: Option<String>,
     steps: usize,
     made_limit: usize,

@@ -1,4 +1,4 @@
-//! numeric, compared with arithmetic on text and on `i128`.
+//! Encodes numerics, and compares them with arithmetic on text and on `i128`.
 
 use proptest::prelude::*;
 use tidegate_rows::value::Reason;
@@ -122,7 +122,7 @@ proptest! {
         prop_assume!(scale <= precision);
         let magnitude = i128::from(number.unsigned_abs());
         let (power, kept) = (10_i128.pow(places), 10_i128.pow(scale));
-        // Round half away from zero, on the magnitude.
+        // A half is rounded away from zero. `magnitude` has no sign, so that is upwards.
         let rounded = (magnitude * kept * 2 + power) / (power * 2);
         let text = {
             let digits = format!("{magnitude:010}");

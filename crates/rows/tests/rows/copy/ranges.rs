@@ -1,4 +1,4 @@
-//! Ranges in their three forms.
+//! Encodes ranges from their three forms in JSON: Postgres' text, an object, an array.
 
 use tidegate_rows::value::Reason;
 

@@ -1,4 +1,4 @@
-//! Arrays, points, intervals and enums; and arbitrary values into every type.
+//! Encodes arrays, points, intervals and enums, and arbitrary JSON values into every type.
 
 use std::sync::Arc;
 

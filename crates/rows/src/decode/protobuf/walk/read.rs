@@ -48,7 +48,7 @@ impl ProtobufWalk<'_> {
         }
     }
 
-    /// Reads a length. Returns the index of the first byte after those that the length counts.
+    /// Reads the length of a field. Returns the index of the first byte after the field.
     #[inline]
     pub(super) fn len(&mut self, wire: Wire, end: usize) -> Result<usize, Broken> {
         if wire != Wire::Len {
