@@ -57,11 +57,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the daemon. At SIGTERM it writes what it has read, then ends. At SIGHUP it reads the configuration again and resumes
-    /// stopped pipelines.
+    /// Runs the daemon. At SIGTERM it writes what it has read, then ends. At SIGHUP it reads the configuration again and
+    /// resumes stopped pipelines.
     Run(run::Arguments),
-    /// Checks that the configuration, the topics and the tables fit together, and writes the newest records in a transaction that
-    /// is rolled back. Changes nothing.
+    /// Checks that the configuration, the topics and the tables fit together, and writes the newest records in a transaction
+    /// that is rolled back. Changes nothing.
     Check(check::Arguments),
     /// Proposes a table and a mapping from the newest records of a topic, as a configuration that `check` accepts. Changes
     /// nothing.
@@ -77,8 +77,8 @@ enum Command {
     /// Lists the registered pipelines, resumes a stopped one, forgets one that is no longer used.
     #[command(subcommand)]
     Pipelines(pipelines::Command),
-    /// Reads a range of the topics again, and writes it into another table, or into the same one if that is safe. Each record is
-    /// written exactly once: if the command is killed, the same command resumes.
+    /// Reads a range of the topics again, and writes it into another table, or into the same one if that is safe. Each record
+    /// is written exactly once: if the command is killed, the same command resumes.
     Replay(replay::Arguments),
     /// Compares the ledger with Kafka. If the table has columns for partition and offset, also searches it for missing and
     /// repeated records.

@@ -1,9 +1,9 @@
 //! The configuration. A [`Config`] has been checked and is valid.
 //!
-//! Data flows in this order. `layer` reads each file and remembers the place of each key. `environment` makes one more layer from
-//! the variables. The `config` crate merges the layers. `schema` says which keys exist and which types they have. The `read*`
-//! files turn the merged tree into the types below. Reading doesn't stop at the first fault: [`Faults`] carries all of them, each
-//! with its file and line, or its variable. No fault repeats a value that may be secret.
+//! Data flows in this order. `layer` reads each file and remembers the place of each key. `environment` makes one more layer
+//! from the variables. The `config` crate merges the layers. `schema` says which keys exist and which types they have. The
+//! `read*` files turn the merged tree into the types below. Reading doesn't stop at the first fault: [`Faults`] carries all of
+//! them, each with its file and line, or its variable. No fault repeats a value that may be secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,8 +56,8 @@ pub use secret::Secret;
 /// The prefix of every variable that overrides a key: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.
 pub const ENVIRONMENT_PREFIX: &str = "TIDEGATE__";
 
-/// Returns the process's environment variables for [`Config::load`]. `std::env::vars` isn't used, because it panics at a variable
-/// that isn't Unicode.
+/// Returns the process's environment variables for [`Config::load`]. `std::env::vars` isn't used, because it panics at a
+/// variable that isn't Unicode.
 pub fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))?;
@@ -164,7 +164,8 @@ impl Kafka {
     /// Returns the source of tokens for a pipeline's clients, if they need any.
     ///
     /// # Errors
-    /// If a setting is missing or contradicts another. The text says which one. A configuration that was loaded has no such error.
+    /// If a setting is missing or contradicts another. The text says which one. A configuration that was loaded has no such
+    /// error.
     pub fn token_source(&self, pipeline: &Pipeline) -> Result<Option<token::TokenSource>, String> {
         let file = |name: &str| self.file_of(name, pipeline);
         token::source(&self.properties_of(pipeline), file, self.token_command.as_deref())

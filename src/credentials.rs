@@ -1,7 +1,7 @@
 //! Credentials printed by a program that the user configures: a password for Postgres, a token for Kafka.
 //!
-//! The program prints either the secret alone, or a JSON object with the secret and its lifetime. No message of tidegate repeats
-//! what the program prints, on standard output or on standard error, because both may contain the secret.
+//! The program prints either the secret alone, or a JSON object with the secret and its lifetime. No message of tidegate
+//! repeats what the program prints, on standard output or on standard error, because both may contain the secret.
 
 use std::process::Stdio;
 use std::time::Duration;

@@ -43,8 +43,8 @@ const PROCESS_BYTES: u64 = 24 << 20;
 const FETCH_MIN: u64 = 64 << 10;
 const FETCH_MAX: u64 = 8 << 20;
 const QUEUE_MIN_KBYTES: u64 = 512;
-/// More records in the queue would not make a drain faster, but would have left the CPU's caches before they are taken: with 64 MiB,
-/// the CPU time per record was a fifth higher.
+/// More records in the queue would not make a drain faster, but would have left the CPU's caches before they are taken: with 64
+/// MiB, the CPU time per record was a fifth higher.
 const QUEUE_MAX_KBYTES: u64 = 16 << 10;
 
 /// The limits on librdkafka's prefetch for one consumer.

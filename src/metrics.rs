@@ -477,8 +477,8 @@ fn exported(text: &str, removed: &BTreeSet<String>) -> String {
     exported
 }
 
-/// Sets the gauge of the memory that the kernel counts for this process, to compare with `limits.memory`. Leaves it unchanged if
-/// the kernel doesn't say.
+/// Sets the gauge of the memory that the kernel counts for this process, to compare with `limits.memory`. Leaves it unchanged
+/// if the kernel doesn't say.
 pub fn memory() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if let Some(bytes) = resident_bytes(&status) {

@@ -80,8 +80,8 @@ pub enum PipelinePhase {
 
 /// How many requests for claims may wait for the claim loop. A poll loop keeps further requests until there is room.
 const CLAIM_REQUESTS: usize = 64;
-/// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders wait while there is
-/// no room.
+/// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders wait while there
+/// is no room.
 const INBOX: usize = 16;
 
 impl Pipeline {

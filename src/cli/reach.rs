@@ -23,7 +23,8 @@ pub(super) fn block_on(command: impl Future<Output = Result<(), FatalError>>) ->
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| FatalError::Stopped(format!("can't start: {error}")))?;
     let outcome = runtime.block_on(command);
-    // If Kafka is down, a request to it blocks for seconds. Nobody waits for its answer any more, so don't wait for the request.
+    // If Kafka is down, a request to it blocks for seconds. Nobody waits for its answer any more, so don't wait for the
+    // request.
     runtime.shutdown_background();
     outcome
 }

@@ -60,8 +60,8 @@ pub(super) struct Arguments {
     /// several times.
     #[arg(long, value_name = "FILE")]
     config: Vec<std::path::PathBuf>,
-    /// The name of the table, which may exist. Default: the table of the first pipeline in --config that reads the topic, or else
-    /// the topic's name.
+    /// The name of the table, which may exist. Default: the table of the first pipeline in --config that reads the topic, or
+    /// else the topic's name.
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
     /// The number of newest records to read.

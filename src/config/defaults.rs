@@ -70,7 +70,7 @@ pub const DEAD_LETTERS: DeadLetterLimits =
 pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 
 /// `session.timeout.ms` if `kafka.properties` doesn't set it. If a daemon dies and doesn't come back, others take over its
-/// partitions after this time. librdkafka's default of 45 s is meant for members whose late writes aren't fenced. Ours is longer
-/// than the 9 s within which a KRaft controller replaces a dead broker (`broker.session.timeout.ms`), so that members survive the
-/// death of their coordinator.
+/// partitions after this time. librdkafka's default of 45 s is meant for members whose late writes aren't fenced. Ours is
+/// longer than the 9 s within which a KRaft controller replaces a dead broker (`broker.session.timeout.ms`), so that members
+/// survive the death of their coordinator.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(12);

@@ -1,8 +1,8 @@
 //! The source of tokens for SASL OAUTHBEARER: an OIDC token endpoint (configured by librdkafka's properties) or a
 //! program.
 //!
-//! librdkafka itself would need curl for OIDC, and curl would link a second TLS library. So tidegate requests the tokens itself,
-//! with the same HTTP client as for the schema registry, and doesn't pass these properties to librdkafka.
+//! librdkafka itself would need curl for OIDC, and curl would link a second TLS library. So tidegate requests the tokens
+//! itself, with the same HTTP client as for the schema registry, and doesn't pass these properties to librdkafka.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -58,8 +58,8 @@ pub struct Oidc {
     pub ca_pem: Option<String>,
 }
 
-/// Determines the source of tokens from all properties of a client, including those that were read from files. `None` if no token
-/// is needed, or if librdkafka makes its own.
+/// Determines the source of tokens from all properties of a client, including those that were read from files. `None` if no
+/// token is needed, or if librdkafka makes its own.
 ///
 /// # Errors
 /// If a setting is missing or contradicts another. The text says which one, without values.

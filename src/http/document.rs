@@ -1,5 +1,5 @@
-//! The document of `/api/status`, which the daemon sends and `tidegate status` reads. Its format is versioned: fields are added,
-//! never changed. A field that an older daemon doesn't send has the default of its type.
+//! The document of `/api/status`, which the daemon sends and `tidegate status` reads. Its format is versioned: fields are
+//! added, never changed. A field that an older daemon doesn't send has the default of its type.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

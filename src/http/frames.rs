@@ -16,7 +16,8 @@ enum Step<'a> {
     Index(usize),
 }
 
-/// Returns `[[path, value], …]`. Setting each path in `old` to its value gives `new`, except for the fields of [`BY_THEMSELVES`].
+/// Returns `[[path, value], …]`. Setting each path in `old` to its value gives `new`, except for the fields of
+/// [`BY_THEMSELVES`].
 pub(super) fn changes(old: &Value, new: &Value) -> Vec<Value> {
     let mut found = Vec::new();
     walk(old, new, &mut Vec::new(), &mut found);

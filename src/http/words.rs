@@ -1,4 +1,5 @@
-//! Describes states in sentences: one sentence per problem, the worst first; if there are none, one sentence that says so. No I/O.
+//! Describes states in sentences: one sentence per problem, the worst first; if there are none, one sentence that says so. No
+//! I/O.
 
 use std::borrow::Cow;
 

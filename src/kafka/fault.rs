@@ -309,8 +309,8 @@ fn is_young(state: &str) -> bool {
     state.split_once("ms").and_then(|(ms, _)| ms.parse::<u64>().ok()).is_some_and(|ms| ms < 2000)
 }
 
-/// Returns which program answered, from the first four bytes of its answer, which librdkafka reads as a length. An error message
-/// of Postgres begins with `E` and a length below 65,536; a TLS alert begins with 0x15 0x03.
+/// Returns which program answered, from the first four bytes of its answer, which librdkafka reads as a length. An error
+/// message of Postgres begins with `E` and a length below 65,536; a TLS alert begins with 0x15 0x03.
 fn what_answered(size: &str) -> Cause {
     let digits = size.split(|c: char| !c.is_ascii_digit() && c != '-').next().unwrap_or_default();
     let bytes = digits.parse::<i64>().unwrap_or_default().to_be_bytes();

@@ -39,8 +39,8 @@ const LIST_PATIENCE: Duration = Duration::from_secs(2);
 /// The longest time of one poll during that wait.
 const LIST_POLL: Duration = Duration::from_millis(10);
 
-/// The number of partitions in one request for offsets. librdkafka searches two lists for each partition of an answer, so that a
-/// request for 1,000 partitions costs it a million comparisons.
+/// The number of partitions in one request for offsets. librdkafka searches two lists for each partition of an answer, so that
+/// a request for 1,000 partitions costs it a million comparisons.
 const PARTITIONS_PER_REQUEST: usize = 100;
 
 /// How long one attempt of a metadata request waits. After it, the attempt is repeated, or given up if a connection has

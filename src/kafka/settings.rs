@@ -169,8 +169,8 @@ pub fn to_read(mut config: Settings) -> Settings {
     config.set("enable.partition.eof", "true");
     config.set("auto.offset.reset", "error");
     config.set("fetch.queue.backoff.ms", "1");
-    // A fetch that still waits at the end of one log delays the next topic. With the default of 500 ms, reading a hundred topics
-    // takes a minute and a half.
+    // A fetch that still waits at the end of one log delays the next topic. With the default of 500 ms, reading a hundred
+    // topics takes a minute and a half.
     config.set("fetch.wait.max.ms", "10");
     config.set("queued.max.messages.kbytes", "16384");
     config

@@ -138,8 +138,8 @@ fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Re
     Ok((token, lifetime))
 }
 
-/// Returns the token of `('TOKEN', 1767225600000)`, which the command-line tool of AWS's signer for Python prints, and any other
-/// text as it is. No token contains a quotation mark.
+/// Returns the token of `('TOKEN', 1767225600000)`, which the command-line tool of AWS's signer for Python prints, and any
+/// other text as it is. No token contains a quotation mark.
 fn first_of_tuple(text: &str) -> &str {
     text.strip_prefix("('").and_then(|rest| rest.split_once('\'')).map_or(text, |(token, _)| token)
 }
@@ -149,8 +149,8 @@ fn claims(token: &str) -> Option<Claims> {
     serde_json::from_slice(&from_base64url(token.split('.').nth(1)?)?).ok()
 }
 
-/// Returns the expiry of a token for IAM access to Amazon MSK. Such a token is a presigned URL in base64url. The query of the URL
-/// says when it was signed (`X-Amz-Date`) and for how many seconds it is valid (`X-Amz-Expires`).
+/// Returns the expiry of a token for IAM access to Amazon MSK. Such a token is a presigned URL in base64url. The query of the
+/// URL says when it was signed (`X-Amz-Date`) and for how many seconds it is valid (`X-Amz-Expires`).
 fn presigned(token: &str) -> Option<Claims> {
     let url = String::from_utf8(from_base64url(token)?).ok()?;
     let (_, query) = url.strip_prefix("https://")?.split_once('?')?;

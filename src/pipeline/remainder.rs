@@ -176,7 +176,8 @@ pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedO
         let written = {
             let view = lock(&pipeline.lag);
             ends.iter().all(|(source, end)| {
-                // If the ledger is beyond the log's end, the partition isn't written: its claim will report a log-loss condition.
+                // If the ledger is beyond the log's end, the partition isn't written: its claim will report a log-loss
+                // condition.
                 let written = |lag: &PartitionLag| lag.next >= *end || (lag.records == 0 && lag.end >= *end);
                 view.partitions.get(source).is_some_and(|lag| lag.next <= lag.end && written(lag))
             })

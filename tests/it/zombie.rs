@@ -1,8 +1,6 @@
 //! A process that was suspended and resumes late. Meanwhile its partitions have got another owner. Its write must be
 //! refused, and its locks must delay nobody.
 
-use std::time::Duration;
-
 use tidegate_harness::{Action, Daemon, Proxy, Trigger};
 
 use crate::accounting::{NUMBERED, await_metric, counted, with_postgres, with_short_sessions};

@@ -290,8 +290,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
 
     /// Enqueues a request. A later request for a partition replaces an earlier one.
     fn enqueue(&mut self, request: ClaimRequest) {
-        // Compare the owner too: another consumer of this process may have been assigned the partition since, and have requested
-        // it.
+        // Compare the owner too: another consumer of this process may have been assigned the partition since, and have
+        // requested it.
         self.pending.retain(|p| p.owner != request.owner || !request.withdrawn.contains(&p.wanted.source));
         for wanted in request.wanted {
             self.pending.retain(|p| p.wanted.source != wanted.source);

@@ -40,8 +40,8 @@ const NAMED_GROUPS: usize = 3;
 /// The maximum length, in characters, of a dead letter's detail in a summary.
 const DETAIL_MAX: usize = 200;
 
-/// Describes what is wrong with these records of a batch: the most frequent reasons with their column, each with its first record
-/// as an example.
+/// Describes what is wrong with these records of a batch: the most frequent reasons with their column, each with its first
+/// record as an example.
 pub(crate) fn summary<'r>(batch: &Batch, rejects: impl Iterator<Item = &'r RejectedRecord>) -> String {
     let mut groups: Vec<(u64, &RejectedRecord)> = Vec::new();
     for reject in rejects {
@@ -86,8 +86,8 @@ impl DeadLetterBudget {
         Self { limits, slices: VecDeque::new() }
     }
 
-    /// Returns a message for the operator if `dead` more dead letters among `records` more records would exceed the budget. `why`
-    /// describes these dead letters.
+    /// Returns a message for the operator if `dead` more dead letters among `records` more records would exceed the budget.
+    /// `why` describes these dead letters.
     pub fn refuses(&mut self, records: u64, dead: u64, now: Instant, why: impl FnOnce() -> String) -> Option<String> {
         if dead == 0 {
             return None;

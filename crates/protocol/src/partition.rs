@@ -13,8 +13,8 @@ pub struct Partition {
     /// The topic and the partition.
     pub source: TopicPartition,
     pub state: State,
-    /// The id of the last claim request. It changes with each assignment and each request, so that replies to earlier requests are
-    /// ignored.
+    /// The id of the last claim request. It changes with each assignment and each request, so that replies to earlier requests
+    /// are ignored.
     pub request_id: u64,
     /// When the partition last made progress: the time of the last grant, record or commit.
     pub progress_at: Instant,
@@ -152,7 +152,8 @@ pub enum Outcome {
 }
 
 impl Owned {
-    /// Returns where fetching starts: at the next offset to deliver, or at the last committed record if it must still be compared.
+    /// Returns where fetching starts: at the next offset to deliver, or at the last committed record if it must still be
+    /// compared.
     pub fn fetch_at(&self) -> Offset {
         self.verify.map_or(self.next, |last| last.offset)
     }
@@ -261,8 +262,8 @@ impl fmt::Display for LossCondition {
 /// Returns the offset at which to start fetching, and the record to compare, if there is one. `next` and `last` are from the
 /// ledger. `low` is the oldest offset of Kafka's log, `high` its end.
 ///
-/// The last committed record is read again if it still exists. Comparing it detects a log that is as long as before but has other
-/// records.
+/// The last committed record is read again if it still exists. Comparing it detects a log that is as long as before but has
+/// other records.
 ///
 /// # Errors
 /// The log-loss condition, if the ledger's offset isn't in the log.

@@ -125,8 +125,8 @@ impl Backoff {
         self.attempt
     }
 
-    /// Counts a failure and returns how long to wait. `jitter` is random in `0.0..1.0`; half of the wait depends on it, so that a
-    /// fleet of daemons doesn't retry at the same instant.
+    /// Counts a failure and returns how long to wait. `jitter` is random in `0.0..1.0`; half of the wait depends on it, so that
+    /// a fleet of daemons doesn't retry at the same instant.
     pub fn next(&mut self, jitter: f64) -> Duration {
         let exponent = self.attempt.min(16);
         self.attempt = self.attempt.saturating_add(1);

@@ -82,8 +82,8 @@ pub struct CatalogColumn {
     pub typmod: i32,
     /// `NOT NULL`.
     pub not_null: bool,
-    /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's default or its
-    /// identity.
+    /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's default or
+    /// its identity.
     pub has_default: bool,
     /// The oid of the column's own default (`pg_attrdef.oid`), or of its identity's sequence. If the default is changed,
     /// its oid changes too. `None` if the column has neither of them (a domain's default doesn't count), or if it is generated.

@@ -5,8 +5,8 @@ use crate::copy::types::{self, TypeText};
 use crate::fault::{Faults, PlanFault};
 use crate::spec::{Column, RowSpec, Source, UnknownFields, WriteMode};
 
-/// Returns `CREATE TABLE IF NOT EXISTS …` for a pipeline's table. Types are built from known parts and names are quoted, so no text
-/// of the configuration is executed as SQL.
+/// Returns `CREATE TABLE IF NOT EXISTS …` for a pipeline's table. Types are built from known parts and names are quoted, so no
+/// text of the configuration is executed as SQL.
 ///
 /// # Errors
 /// If the type of a column is missing or unknown. All such columns are returned, each with its key in the configuration.

@@ -1,8 +1,8 @@
 //! Decodes a record's value into slots, one for each field that the plan needs.
 //!
-//! Formats differ only in how they find a field: each fills the same slots, and the encoders don't know which format filled them.
-//! Each format is a variant of `Decoder`. A value may hold several rows (a JSON array, lines of CSV); the decoder returns them one
-//! after another.
+//! Formats differ only in how they find a field: each fills the same slots, and the encoders don't know which format filled
+//! them. Each format is a variant of `Decoder`. A value may hold several rows (a JSON array, lines of CSV); the decoder returns
+//! them one after another.
 
 pub(crate) mod avro;
 pub(crate) mod connect;

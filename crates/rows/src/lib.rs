@@ -1,7 +1,7 @@
 //! Converts bytes to rows.
 //!
-//! A record's value is decoded, its fields are mapped to the columns of a table, and each column is written as a field of binary
-//! COPY. This crate does no I/O: catalogs, schemas and records are arguments, rows and SQL text are results.
+//! A record's value is decoded, its fields are mapped to the columns of a table, and each column is written as a field of
+//! binary COPY. This crate does no I/O: catalogs, schemas and records are arguments, rows and SQL text are results.
 //!
 //! The modules, each of which uses only those above it:
 //!

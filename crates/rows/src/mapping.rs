@@ -338,8 +338,8 @@ impl Encoder {
         Ok(1)
     }
 
-    /// Rejects a record that has a field without a column, if such fields become columns (`evolve`). The record is encoded again
-    /// once the column exists.
+    /// Rejects a record that has a field without a column, if such fields become columns (`evolve`). The record is encoded
+    /// again once the column exists.
     #[inline(never)]
     fn unknown(&self, given_up: &GivenUp) -> Result<(), DecodeError> {
         let leftovers = &self.fields.leftovers;
@@ -385,8 +385,8 @@ impl Encoder {
         self.each_row(record, payload, |this| found.note(&this.fields.leftovers, given_up));
     }
 
-    /// Calls `visit` for each row of a record's value, after it was decoded into `self.fields`. Ends at the first row that can't
-    /// be decoded.
+    /// Calls `visit` for each row of a record's value, after it was decoded into `self.fields`. Ends at the first row that
+    /// can't be decoded.
     fn each_row(&mut self, record: &Record<'_>, payload: &[u8], mut visit: impl FnMut(&mut Self)) {
         let header = self.header(record.headers, &frame::OF_VALUE);
         let mut more = self.decoder.decode(payload, header, &mut self.fields) == Ok(true);

@@ -1,4 +1,5 @@
-//! The result of decoding and the input of encoding: slots that point into the payload, and the reasons why a record is rejected.
+//! The result of decoding and the input of encoding: slots that point into the payload, and the reasons why a record is
+//! rejected.
 //!
 //! A `Slot` has no lifetime, so an encoder reuses its slots for each record and allocates nothing. A `Value` is a slot
 //! with the bytes that it points to. A number keeps its lexeme (its digits in the payload), because only the column
@@ -68,7 +69,8 @@ impl Flags {
     pub const SINGLE: Flags = Flags(64);
     /// The text of a field is also a JSON number, with this `mantissa` and `exponent`.
     pub const NUMERIC: Flags = Flags(128);
-    /// The JSON text is a bare `NaN`, `Infinity` or `-Infinity`, or contains one. JSON lacks these, but many programs write them.
+    /// The JSON text is a bare `NaN`, `Infinity` or `-Infinity`, or contains one. JSON lacks these, but many programs write
+    /// them.
     pub const SPECIAL: Flags = Flags(256);
 
     /// Returns whether any flag of `other` is set.

@@ -44,8 +44,8 @@ impl EventTriggers {
     /// # Errors
     /// The error of the query.
     pub(super) async fn read(connection: &mut PgConnection) -> Result<Option<Self>, sqlx::Error> {
-        // The setting `event_triggers` exists since PostgreSQL 17. Login triggers are left out: they run only at a login, and this
-        // session has already logged in.
+        // The setting `event_triggers` exists since PostgreSQL 17. Login triggers are left out: they run only at a login, and
+        // this session has already logged in.
         let rows = sqlx::query(
             "SELECT evtname::text FROM pg_catalog.pg_event_trigger
              WHERE evtevent <> 'login' AND coalesce(current_setting('event_triggers', true), 'on') <> 'off'

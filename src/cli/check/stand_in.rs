@@ -192,9 +192,9 @@ impl StandIn<'_> {
         self.stands_in(setup);
     }
 
-    /// Adds a temporary table with the same columns and checks. If `triggers` is `None`, it has no triggers, and no defaults that
-    /// may change something. The table is not created with LIKE, which would require the right to read the original; `append`
-    /// doesn't need that right.
+    /// Adds a temporary table with the same columns and checks. If `triggers` is `None`, it has no triggers, and no defaults
+    /// that may change something. The table is not created with LIKE, which would require the right to read the original;
+    /// `append` doesn't need that right.
     fn temporary(&self, setup: &mut Setup, key: &[String], checks: &[String], triggers: Option<&[String]>) {
         let name = self.name();
         let columns = self.columns.iter().map(|column| column.definition(triggers.is_some()));

@@ -60,7 +60,8 @@ pub(super) struct KeyPlan {
 }
 
 impl Keys {
-    /// Adds the key of a record, and the row of its value if it has one. `schema` is the schema of a key with a registry's frame.
+    /// Adds the key of a record, and the row of its value if it has one. `schema` is the schema of a key with a registry's
+    /// frame.
     pub(super) fn add(&mut self, key: Option<&[u8]>, schema: Option<&Schema>, row: Option<&[u8]>) {
         self.records += 1;
         let Some(key) = key else {

@@ -46,8 +46,8 @@ const OF_CODE: &[&str] = &[
     "isbn", "ean", "gtin", "vin", "iban", "plate", "serial", "version", "hash", "card",
 ];
 
-/// Returns the unit of a field's numbers, if its name suggests a time and all numbers are between the years 2000 and 2100 in that
-/// unit.
+/// Returns the unit of a field's numbers, if its name suggests a time and all numbers are between the years 2000 and 2100 in
+/// that unit.
 pub(super) fn epoch_unit(name: &str, least: f64, most: f64) -> Option<&'static str> {
     const SINCE: f64 = 946_684_800.0;
     const UNTIL: f64 = 4_102_444_800.0;

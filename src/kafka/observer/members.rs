@@ -67,8 +67,8 @@ impl Observer {
         self.question("", || self.described(|client| tidegate_kafka_batch::named_members(client, group, TIMEOUT)))
     }
 
-    /// Returns the fault of a broker whose settings switch the group protocol `consumer` off; `None` also if we have no right to
-    /// read the settings. The protocol has a second switch, the feature `group.version`, which librdkafka can't request.
+    /// Returns the fault of a broker whose settings switch the group protocol `consumer` off; `None` also if we have no right
+    /// to read the settings. The protocol has a second switch, the feature `group.version`, which librdkafka can't request.
     ///
     /// # Errors
     /// If Kafka doesn't answer; the error says why.

@@ -130,8 +130,8 @@ impl Stage {
         daemon % self.members.len()
     }
 
-    /// Makes the proxy lose a COMMIT or its reply. The daemons are tried in order from index `daemon`, until one of them sends a
-    /// COMMIT.
+    /// Makes the proxy lose a COMMIT or its reply. The daemons are tried in order from index `daemon`, until one of them sends
+    /// a COMMIT.
     async fn lose(&self, daemon: usize, trigger: &Trigger, action: Action) -> Result<()> {
         let started = Instant::now();
         for index in daemon.. {

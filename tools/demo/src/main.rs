@@ -57,8 +57,8 @@ struct Arguments {
     /// Runs nothing: makes plots and report again from the raw files.
     #[arg(long)]
     redraw: bool,
-    /// Runs nothing: makes plots and report again, copies raw files and plots into this folder, and writes the run's figures into
-    /// the README.
+    /// Runs nothing: makes plots and report again, copies raw files and plots into this folder, and writes the run's figures
+    /// into the README.
     #[arg(long, value_name = "FOLDER")]
     publish: Option<PathBuf>,
     /// The README whose figures `--publish` replaces.

@@ -26,8 +26,8 @@ pub(crate) struct Stage {
     postgres_pid: AtomicU32,
 }
 
-/// The settings of Postgres that differ from its defaults. The report shows them. In particular, `fsync` and `synchronous_commit`
-/// keep their defaults.
+/// The settings of Postgres that differ from its defaults. The report shows them. In particular, `fsync` and
+/// `synchronous_commit` keep their defaults.
 pub(crate) const POSTGRES_SETTINGS: [&str; 3] =
     ["max_wal_size = '4GB'", "checkpoint_timeout = '30min'", "track_commit_timestamp = on"];
 

@@ -186,8 +186,8 @@ fn middle(region: &str) -> (i64, i64) {
     Crossing { east: CROSSINGS / 2, north: CROSSINGS / 2 }.position(Heading::North, 0, region)
 }
 
-/// Returns the distance in metres between two places, measured along a grid of streets and avenues. Places are in millionths of a
-/// degree.
+/// Returns the distance in metres between two places, measured along a grid of streets and avenues. Places are in millionths of
+/// a degree.
 fn street_metres(from: (i64, i64), to: (i64, i64)) -> f64 {
     const METRES_PER_MILLIONTH: f64 = 0.111_32;
     let north = (to.0 - from.0) as f64;

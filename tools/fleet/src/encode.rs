@@ -15,7 +15,8 @@ pub enum Format {
     #[default]
     Telemetry,
     /// Seven fields, about 134 bytes, for the drain benchmark. In this form `trip_id` is [`Reading::index`], the number of the
-    /// reading in the fleet. So if none of `n` records is lost or repeated, the distinct values of `trip_id` are exactly `0..n`.
+    /// reading in the fleet. So if none of `n` records is lost or repeated, the distinct values of `trip_id` are exactly
+    /// `0..n`.
     Compact,
 }
 

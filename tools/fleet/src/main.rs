@@ -84,8 +84,8 @@ struct ProduceArgs {
     topic: String,
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Records per second; 0 means as fast as possible. Default: the number of vehicles, which is real time. At a higher rate the
-    /// field `ts` runs ahead of the clock. Kafka's timestamp is always the time of sending.
+    /// Records per second; 0 means as fast as possible. Default: the number of vehicles, which is real time. At a higher rate
+    /// the field `ts` runs ahead of the clock. Kafka's timestamp is always the time of sending.
     #[arg(long)]
     rate: Option<f64>,
     /// Ends after this many records, repetitions included.
@@ -94,8 +94,8 @@ struct ProduceArgs {
     /// Ends after this many seconds.
     #[arg(long)]
     seconds: Option<f64>,
-    /// The rate over time: `steady`, `rush-hour:PEAK:SECONDS` or `burst:FACTOR:AFTER:SECONDS`. PEAK and FACTOR are multiples of the
-    /// rate.
+    /// The rate over time: `steady`, `rush-hour:PEAK:SECONDS` or `burst:FACTOR:AFTER:SECONDS`. PEAK and FACTOR are multiples of
+    /// the rate.
     #[arg(long, default_value = "steady")]
     profile: Profile,
     /// How the producer compresses: `lz4` or `none`.

@@ -63,8 +63,9 @@ pub struct ProduceSpec {
     pub start_now: bool,
     /// How many readings arrive late or twice.
     pub delivery: DeliverySpec,
-    /// Records per second; 0 means as fast as the queue accepts them. If it equals the number of vehicles, the simulated clock runs
-    /// in real time; at a higher rate, the readings' `ts` runs ahead of the clock. Kafka's timestamp is always the time of sending.
+    /// Records per second; 0 means as fast as the queue accepts them. If it equals the number of vehicles, the simulated clock
+    /// runs in real time; at a higher rate, the readings' `ts` runs ahead of the clock. Kafka's timestamp is always the time of
+    /// sending.
     pub rate: f64,
     /// How the rate changes; ignored if the rate is 0.
     pub profile: Profile,

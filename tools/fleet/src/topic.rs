@@ -13,8 +13,8 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOKS: u32 = 400;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
-/// Creates `topic` with `partitions` partitions and the cluster's default replication, and waits until its partitions are known.
-/// Returns `true` if it was created, and `false` if it existed already, with any number of partitions.
+/// Creates `topic` with `partitions` partitions and the cluster's default replication, and waits until its partitions are
+/// known. Returns `true` if it was created, and `false` if it existed already, with any number of partitions.
 ///
 /// # Errors
 /// If the cluster can't be reached, or refuses to create the topic.

@@ -20,7 +20,8 @@ const ATTEMPTS: usize = 1_000;
 /// queue neither accepts nor refuses a connection.
 const PROBE: Duration = Duration::from_millis(200);
 
-/// The ports that were handed out. The lock is contended if parallel tests start servers; two of them must not get the same port.
+/// The ports that were handed out. The lock is contended if parallel tests start servers; two of them must not get the same
+/// port.
 static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
 /// Returns a port on 127.0.0.1 that was free a moment ago, and that this function hasn't returned before.

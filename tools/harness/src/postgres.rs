@@ -234,8 +234,8 @@ impl Postgres {
         Ok(())
     }
 
-    /// Starts the server after [`Postgres::stop`] or [`Postgres::kill`], on the same port and with the same data, and waits until
-    /// it serves.
+    /// Starts the server after [`Postgres::stop`] or [`Postgres::kill`], on the same port and with the same data, and waits
+    /// until it serves.
     ///
     /// # Errors
     /// If it is running already or doesn't start.

@@ -275,8 +275,8 @@ impl Process {
         Ok(())
     }
 
-    /// Returns the pipes of standard output and standard error, if the process was started with [`Output::Pipes`]. `None` at the
-    /// second call.
+    /// Returns the pipes of standard output and standard error, if the process was started with [`Output::Pipes`]. `None` at
+    /// the second call.
     pub fn take_pipes(&self) -> Option<(ChildStdout, ChildStderr)> {
         let mut child = lock(&self.child);
         child.stdout.take().zip(child.stderr.take())
@@ -290,8 +290,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.last_signal != Signal::KILL {
-            // A suspended process doesn't handle the signal, so resume it. Ignore any failure here, because the process is killed
-            // below.
+            // A suspended process doesn't handle the signal, so resume it. Ignore any failure here, because the process is
+            // killed below.
             drop(self.resume().and_then(|()| self.signal(self.last_signal)));
             drop(self.await_exit(LAST_SIGNAL_DEADLINE));
         }

@@ -58,7 +58,8 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-/// Returns whether the process runs, sleeps or is suspended. A process that has ended isn't alive, even if it was not reaped yet.
+/// Returns whether the process runs, sleeps or is suspended. A process that has ended isn't alive, even if it was not reaped
+/// yet.
 pub fn is_alive(pid: u32) -> bool {
     stat_fields(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X") | None))
 }

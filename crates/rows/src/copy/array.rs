@@ -108,7 +108,8 @@ impl Writer<'_> {
     }
 }
 
-/// Writes a point from `[x, y]`, `{"x": 1, "y": 2}` or `{"lon": 13.4, "lat": 52.5}`. The longitude is x, as in PostGIS and GeoJSON.
+/// Writes a point from `[x, y]`, `{"x": 1, "y": 2}` or `{"lon": 13.4, "lat": 52.5}`. The longitude is x, as in PostGIS and
+/// GeoJSON.
 pub(super) fn point(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let (x, y) = match value.kind {
         Kind::Array => {

@@ -53,8 +53,8 @@ fn checked_days(year: i64, month: i64, day: i64) -> Option<i64> {
     inside.then(|| days(year, month, day))
 }
 
-/// Reads `2026-01-01T00:00:00.123Z`, the layout of most telemetry, in three steps of eight bytes. Returns microseconds since 2000,
-/// or `None` for every other text, valid or not.
+/// Reads `2026-01-01T00:00:00.123Z`, the layout of most telemetry, in three steps of eight bytes. Returns microseconds since
+/// 2000, or `None` for every other text, valid or not.
 #[inline]
 pub(super) fn utc_millis(text: &[u8]) -> Option<i64> {
     let text: &[u8; 24] = text.try_into().ok()?;

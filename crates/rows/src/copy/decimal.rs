@@ -75,7 +75,8 @@ impl<'a> Decimal<'a> {
         digit.map_or(0, |digit| digit - b'0')
     }
 
-    /// Returns the number of digits before the decimal point. It is negative if zeros come between the point and the first digit.
+    /// Returns the number of digits before the decimal point. It is negative if zeros come between the point and the first
+    /// digit.
     pub(super) fn point(&self) -> i64 {
         i64::try_from(self.whole.len()).unwrap_or(i64::MAX / 2) + i64::from(self.exponent)
     }

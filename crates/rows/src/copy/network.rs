@@ -36,8 +36,8 @@ pub(super) fn address(value: Value<'_>, cidr: bool, out: &mut Vec<u8>) -> Result
     field(&bytes[..4 + octets.len()], out)
 }
 
-/// Writes macaddr or macaddr8: pairs of hex digits, with or without `:`, `-` or `.` between pairs or groups. A macaddr8 made of six
-/// bytes gets `ff:fe` in the middle, as in Postgres.
+/// Writes macaddr or macaddr8: pairs of hex digits, with or without `:`, `-` or `.` between pairs or groups. A macaddr8 made of
+/// six bytes gets `ff:fe` in the middle, as in Postgres.
 pub(super) fn mac(value: Value<'_>, eight: bool, out: &mut Vec<u8>) -> Result<(), Reason> {
     let mut text = value.as_text().ok_or(Reason::TypeMismatch)?;
     let mut bytes = [0; 8];

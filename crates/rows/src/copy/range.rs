@@ -1,5 +1,5 @@
-//! Ranges: as Postgres writes them (`[1,5)`, `empty`), as an object `{"lower": 1, "upper": 5, "bounds": "[)"}`, or as an array of
-//! two, with the lower bound included and the upper one excluded. A bound that is null or missing means unbounded.
+//! Ranges: as Postgres writes them (`[1,5)`, `empty`), as an object `{"lower": 1, "upper": 5, "bounds": "[)"}`, or as an array
+//! of two, with the lower bound included and the upper one excluded. A bound that is null or missing means unbounded.
 
 use crate::copy::{Encoding, Scratch, text};
 use crate::json;
@@ -134,8 +134,8 @@ fn parse(text: &[u8], lower: &mut Vec<u8>, upper: &mut Vec<u8>) -> Option<((bool
     rest.is_empty().then_some(((has_lower, has_upper), inclusive))
 }
 
-/// Reads one bound, up to the byte that ends it. Returns whether the bound exists, that byte, and the rest. Quotes and backslashes
-/// work as in Postgres.
+/// Reads one bound, up to the byte that ends it. Returns whether the bound exists, that byte, and the rest. Quotes and
+/// backslashes work as in Postgres.
 fn side<'a>(mut rest: &'a [u8], bound: &mut Vec<u8>) -> Option<(bool, u8, &'a [u8])> {
     let mut quoted = false;
     let mut any = false;

@@ -63,8 +63,8 @@ fn zoned(text: &[u8], times: &Times) -> Result<i64, Reason> {
     micros(date, clock, offset)
 }
 
-/// Returns the offset of a local time in a zone, in seconds east of Greenwich; `micros` counts from 2000. As in Postgres, a time
-/// that the clocks skip has the offset from before the change, and a time that occurs twice has the offset from after it.
+/// Returns the offset of a local time in a zone, in seconds east of Greenwich; `micros` counts from 2000. As in Postgres, a
+/// time that the clocks skip has the offset from before the change, and a time that occurs twice has the offset from after it.
 fn local_offset(micros: i64, zone: &TimeZone) -> Result<i64, Reason> {
     let local = DateTime::constant(2000, 1, 1, 0, 0, 0, 0).checked_add(SignedDuration::from_micros(micros));
     let offset = match zone.to_ambiguous_timestamp(local.map_err(|_| Reason::OutOfRange)?).offset() {

@@ -114,8 +114,8 @@ impl TypeText {
     }
 }
 
-/// Parses the text of a type: `character varying(16)`, `numeric(10,2)[]`, `timestamp(3) with time zone`. Returns `None` for types
-/// that have no encoder, and for text that names no type.
+/// Parses the text of a type: `character varying(16)`, `numeric(10,2)[]`, `timestamp(3) with time zone`. Returns `None` for
+/// types that have no encoder, and for text that names no type.
 pub fn parse(text: &str) -> Option<TypeText> {
     let lower = text.trim().to_ascii_lowercase();
     let (scalar, array) = match lower.strip_suffix("[]") {

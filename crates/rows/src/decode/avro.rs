@@ -2,7 +2,8 @@
 //! pass through its bytes.
 //!
 //! With a registry, each record names its schema by an id, and there is one plan per id; with a local schema there is one plan.
-//! Fields are found by name, so schemas of any version fill the same columns. A field that the writer's schema lacks is missing.
+//! Fields are found by name, so schemas of any version fill the same columns. A field that the writer's schema lacks is
+//! missing.
 
 mod plan;
 #[cfg(test)]

@@ -53,8 +53,8 @@ impl JsonDecoder {
     /// Makes a decoder that collects leftovers from the object at `base`, if a path looks into that object.
     pub(crate) fn within(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this = Self::new(paths, leftovers);
-        // An object has a node only if a path looks into it. Without a node, the decoder can't recognize the object, and collects
-        // no leftovers.
+        // An object has a node only if a path looks into it. Without a node, the decoder can't recognize the object, and
+        // collects no leftovers.
         this.top = base.iter().try_fold(0, |node, name| this.keys.node(node, name.as_bytes())).unwrap_or(u16::MAX);
         this
     }

@@ -1,9 +1,10 @@
-//! Protobuf: a plan is made once per message type. It says which fields the columns need, and each record is then decoded in one
-//! pass through its bytes.
+//! Protobuf: a plan is made once per message type. It says which fields the columns need, and each record is then decoded in
+//! one pass through its bytes.
 //!
 //! With a registry, each record names its schema and the message in it; with a local file, the configuration names the message.
 //! If a record lacks a proto3 field without presence, the field has its default, as the format says: zero, the empty text, the
-//! first name of an enum, an empty list. If it lacks a field with presence (`optional`, messages, `oneof`), the field is missing.
+//! first name of an enum, an empty list. If it lacks a field with presence (`optional`, messages, `oneof`), the field is
+//! missing.
 
 mod plan;
 #[cfg(test)]

@@ -4,7 +4,8 @@ use crate::json::scan::Scanner;
 use crate::json::string;
 use crate::value::{Flags, Slot, Value};
 
-/// The members of an object in their order. Names are as in the text, without quotes; the flags say whether they contain escapes.
+/// The members of an object in their order. Names are as in the text, without quotes; the flags say whether they contain
+/// escapes.
 pub(crate) struct RawMembers<'a> {
     scan: Scanner<'a>,
 }

@@ -41,8 +41,8 @@ fn scalar(rest: &[u8]) -> (char, usize) {
     }
 }
 
-/// Appends JSON text in which every escape of a NUL is removed or replaced by U+FFFD. The text `\\u0000`, a backslash followed by
-/// letters, is kept.
+/// Appends JSON text in which every escape of a NUL is removed or replaced by U+FFFD. The text `\\u0000`, a backslash followed
+/// by letters, is kept.
 pub(crate) fn without_nul_escapes(text: &[u8], replace: bool, out: &mut Vec<u8>) {
     let mut rest = text;
     while let Some(plain) = memchr::memchr(b'\\', rest) {

@@ -1,4 +1,5 @@
-//! Functions that a column applies to its value before it is written: `scale` and `offset`, `parse = "json"`, `hash = "sha256"`.
+//! Functions that a column applies to its value before it is written: `scale` and `offset`, `parse = "json"`, `hash =
+//! "sha256"`.
 
 use std::io::Write as _;
 

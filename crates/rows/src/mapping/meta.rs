@@ -219,8 +219,8 @@ fn text(bytes: &[u8]) -> Value<'_> {
 /// The name of a header, and all its values.
 type Named<'a> = (&'a [u8], Vec<Option<&'a [u8]>>);
 
-/// Returns all headers as a JSON object: each name with its text, or with an array if the name occurs more than once. A value that
-/// Postgres can't store as text (not UTF-8, or with a NUL) becomes an object, `{"base64": "…"}`.
+/// Returns all headers as a JSON object: each name with its text, or with an array if the name occurs more than once. A value
+/// that Postgres can't store as text (not UTF-8, or with a NUL) becomes an object, `{"base64": "…"}`.
 fn headers<'a>(headers: Headers<'_>, made: &'a mut Vec<u8>) -> Result<Value<'a>, DecodeError> {
     let mut flags = Flags::NONE;
     let mut places: HashMap<&[u8], usize> = HashMap::new();

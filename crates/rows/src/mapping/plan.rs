@@ -343,8 +343,8 @@ impl Plan {
         })
     }
 
-    /// Plans for one of the tables that records name. The fields that form the table's name have the same slots in every table's
-    /// plan.
+    /// Plans for one of the tables that records name. The fields that form the table's name have the same slots in every
+    /// table's plan.
     fn for_table(spec: &RowSpec<'_>, catalog: &Catalog) -> Result<Self, Vec<PlanFault>> {
         let table = spec.table.named(&catalog.table);
         Self::new(&RowSpec { table: &table, ..*spec }, catalog)
@@ -376,8 +376,8 @@ impl Plan {
         mark
     }
 
-    /// Returns the columns of the plan's own table that a row may leave out. If there are any, each row has a mark in front; see
-    /// [`super::mark`].
+    /// Returns the columns of the plan's own table that a row may leave out. If there are any, each row has a mark in front;
+    /// see [`super::mark`].
     pub fn shapes(&self) -> &Shapes {
         &self.shapes
     }

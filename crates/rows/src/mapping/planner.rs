@@ -259,8 +259,8 @@ impl<'a> Planner<'a> {
         slots
     }
 
-    /// Encodes a mapping's `default` as a field of COPY. It is encoded when the plan is made, so that a bad default is found before the
-    /// first record.
+    /// Encodes a mapping's `default` as a field of COPY. It is encoded when the plan is made, so that a bad default is found
+    /// before the first record.
     fn default(
         &mut self,
         key: &str,

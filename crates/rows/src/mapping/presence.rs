@@ -54,8 +54,9 @@ impl Plan {
 }
 
 impl Encoder {
-    /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the number
-    /// of rows. A record that is encoded twice counts twice. If records name their table, the columns are those of the first table.
+    /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the
+    /// number of rows. A record that is encoded twice counts twice. If records name their table, the columns are those of the
+    /// first table.
     pub fn take_missing(&mut self, mut each: impl FnMut(MissingField<'_>)) -> u64 {
         for column in &self.plan.columns {
             let Feed::Field(slot) = column.feed else { continue };

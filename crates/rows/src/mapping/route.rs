@@ -1,7 +1,7 @@
 //! Chooses the table for a record's rows, if the record names it. No I/O.
 //!
-//! Each routed row in the batch has a mark in front with the index of its table; see [`super::mark`]. The store separates the rows
-//! by their marks when it copies them.
+//! Each routed row in the batch has a mark in front with the index of its table; see [`super::mark`]. The store separates the
+//! rows by their marks when it copies them.
 
 use std::collections::HashMap;
 

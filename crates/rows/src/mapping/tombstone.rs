@@ -1,4 +1,5 @@
-//! Records without a value. They are rejected, or, in mode upsert with `deletes`, encoded as a row with the key and a delete mark.
+//! Records without a value. They are rejected, or, in mode upsert with `deletes`, encoded as a row with the key and a delete
+//! mark.
 
 use tidegate_protocol::record::Record;
 

@@ -95,9 +95,9 @@ impl<'a> Walk<'a> {
 }
 
 impl Schema {
-    /// Returns where `path` leaves this schema. Returns `None` if the schema has the whole path, or if the path can't be checked
-    /// (neither Avro nor Protobuf, or an unknown message). `message` is the name of the Protobuf message; without it, the file's
-    /// first message is used.
+    /// Returns where `path` leaves this schema. Returns `None` if the schema has the whole path, or if the path can't be
+    /// checked (neither Avro nor Protobuf, or an unknown message). `message` is the name of the Protobuf message; without it,
+    /// the file's first message is used.
     pub(crate) fn lack(&self, message: Option<&str>, path: &[String], levels: &[Path]) -> Option<Lack> {
         let mut walk = Walk { path, at: 0, levels, in_json: false };
         match &self.0 {

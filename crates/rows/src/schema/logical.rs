@@ -2,8 +2,8 @@
 //!
 //! One table serves both formats that carry the names: JSON's envelope (`name`) and Avro (`connect.name`). Types whose values
 //! need no conversion have no entry: `io.debezium.data.Uuid`, `Enum`, `EnumSet`, `Xml`, `Ltree` and `io.debezium.time.Interval`
-//! (ISO 8601) are text, `io.debezium.time.Year` is a number, `io.debezium.data.Bits` is bytes, and a `ZonedTime` is a time of day
-//! with its zone.
+//! (ISO 8601) are text, `io.debezium.time.Year` is a number, `io.debezium.data.Bits` is bytes, and a `ZonedTime` is a time of
+//! day with its zone.
 
 use crate::decode::Fields;
 use crate::json;

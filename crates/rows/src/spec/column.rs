@@ -85,8 +85,8 @@ pub struct Aggregate {
 /// is NULL, or 0 for `count`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateFunction {
-    /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the sum
-    /// never wraps.
+    /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the
+    /// sum never wraps.
     Sum,
     /// The number of records whose field is present and not null. If the column has no field, all records count.
     Count,
@@ -109,7 +109,8 @@ pub enum AggregateFunction {
 /// The source of a column's values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A field: its path from the top level, one element per level. `position.lat` has two levels; a dot in a name is written `\.`.
+    /// A field: its path from the top level, one element per level. `position.lat` has two levels; a dot in a name is written
+    /// `\.`.
     Field(Vec<String>),
     /// `meta = "topic"`
     Topic,

@@ -5,8 +5,8 @@ use crate::spec::{PartitionBy, Route};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
-    /// The table's name. The schema is `public` if none is configured. If records name their table, this is the configured text,
-    /// with its placeholders.
+    /// The table's name. The schema is `public` if none is configured. If records name their table, this is the configured
+    /// text, with its placeholders.
     pub name: TableName,
     /// Set if records name their table.
     pub route: Option<Route>,

@@ -58,7 +58,8 @@ impl Bounds {
 
     /// Returns a literal of this time, for any type that a table may be partitioned by.
     fn literal(time: i64) -> String {
-        // One literal works for all three types: Postgres ignores the zone for timestamp and date, and the time of day for date.
+        // One literal works for all three types: Postgres ignores the zone for timestamp and date, and the time of day for
+        // date.
         Timestamp::from_microsecond(time)
             .map_or_else(|_| String::new(), |at| at.strftime("%Y-%m-%d %H:%M:%S+00").to_string())
     }

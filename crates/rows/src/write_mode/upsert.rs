@@ -185,7 +185,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Updates the rows that exist. It is a separate statement, so that it sees rows that another writer inserted in the meantime.
+    /// Updates the rows that exist. It is a separate statement, so that it sees rows that another writer inserted in the
+    /// meantime.
     fn update(&self) -> Option<String> {
         let set = |column: &&str| {
             let quoted = quote_identifier(column);

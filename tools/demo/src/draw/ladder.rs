@@ -1,4 +1,5 @@
-//! The ladder plot: one bar per rung on a logarithmic axis, with marks for the slowest and fastest run, and the costs beside it.
+//! The ladder plot: one bar per rung on a logarithmic axis, with marks for the slowest and fastest run, and the costs beside
+//! it.
 
 use anyhow::{Context, Result};
 use plotters::prelude::*;

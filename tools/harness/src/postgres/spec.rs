@@ -31,7 +31,8 @@ impl PostgresSpec {
         self
     }
 
-    /// Switches `fsync` off: Postgres answers before the data is on disk. That is faster, but data is lost if the machine fails.
+    /// Switches `fsync` off: Postgres answers before the data is on disk. That is faster, but data is lost if the machine
+    /// fails.
     #[must_use]
     pub fn without_fsync(mut self) -> Self {
         self.without_fsync = true;

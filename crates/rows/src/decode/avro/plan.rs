@@ -158,7 +158,8 @@ impl AvroPlan {
     }
 }
 
-/// Returns whether `name` refers to `field`: it is the field's own name, or an alias of it that isn't the name of another field.
+/// Returns whether `name` refers to `field`: it is the field's own name, or an alias of it that isn't the name of another
+/// field.
 fn is_meant(fields: &[AvroField], field: &AvroField, name: &str) -> bool {
     field.name == name
         || field.aliases.iter().any(|alias| alias == name) && !fields.iter().any(|other| other.name == name)

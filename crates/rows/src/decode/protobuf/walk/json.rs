@@ -112,7 +112,8 @@ impl ProtobufWalk<'_> {
         Ok(())
     }
 
-    /// Appends all elements of a list or entries of a map as JSON, from the tag at the current position to the end of the message.
+    /// Appends all elements of a list or entries of a map as JSON, from the tag at the current position to the end of the
+    /// message.
     pub(super) fn gather(&mut self, field: &ProtobufField, end: usize, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
