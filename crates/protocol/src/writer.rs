@@ -71,7 +71,8 @@ impl WaitFlag {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn set(&self, waits: bool) {
+    /// Sets or clears the flag. Only the writer and tests call it.
+    pub fn set(&self, waits: bool) {
         self.0.store(waits, Ordering::Relaxed);
     }
 }
