@@ -22,7 +22,7 @@ use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::store::LedgerRow;
 use tidegate_protocol::writer::WaitFlag;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -228,7 +228,7 @@ struct World {
     inbox: mpsc::Sender<Message>,
     writer_waits: Arc<WaitFlag>,
     stop: CancellationToken,
-    running: JoinHandle<Result<(), Stopped>>,
+    running: JoinSet<Result<(), Stopped>>,
 }
 
 impl World {
@@ -261,7 +261,8 @@ impl World {
             listener: Arc::new(fake.clone()),
             stop: stop.clone(),
         };
-        let running = tokio::spawn(poll_loop.run());
+        let mut running = JoinSet::new();
+        running.spawn(poll_loop.run());
         Self { fake, claims, batches, inbox, writer_waits, stop, running }
     }
 
@@ -318,10 +319,15 @@ impl World {
         self.fake.with(|script| mem::take(&mut script.events))
     }
 
+    /// Returns how the loop ends.
+    async fn ended(&mut self) -> Result<(), Stopped> {
+        self.running.join_next().await.expect("it was started").expect("no panic")
+    }
+
     /// Tells the loop to end, and returns how it ends.
-    async fn end(self) -> Result<(), Stopped> {
+    async fn end(mut self) -> Result<(), Stopped> {
         self.stop.cancel();
-        self.running.await.expect("no panic")
+        self.ended().await
     }
 }
 
@@ -388,11 +394,11 @@ async fn a_broken_client_is_replaced_after_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fatal_error_ends_the_loop_and_another_one_is_only_reported() {
-    let world = World::start(Script { errors: [ReadErrorKind::Retried].into(), ..Script::default() });
+    let mut world = World::start(Script { errors: [ReadErrorKind::Retried].into(), ..Script::default() });
     sleep(Duration::from_secs(1)).await;
     assert_eq!(texts(&world.events()), [(0, "Kafka retries")]);
     world.fake.with(|script| script.errors.push_back(ReadErrorKind::Fatal));
-    let ended = world.running.await.expect("no panic");
+    let ended = world.ended().await;
     assert!(matches!(ended, Err(Stopped::Kafka(_))), "{ended:?}");
 }
 
@@ -511,7 +517,7 @@ async fn the_end_drains_within_its_time_and_says_what_is_left() {
     world.events();
     let told = world.fake.at();
     world.stop.cancel();
-    let ended = (&mut world.running).await.expect("no panic");
+    let ended = world.ended().await;
     assert!(ended.is_ok(), "{ended:?}");
     assert_eq!(texts(&world.events()), [(told + 20_000, "2 open, 4 in flight")]);
     assert_eq!(batch.segments()[0].to.get(), START + 4);
