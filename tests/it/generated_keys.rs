@@ -85,9 +85,7 @@ async fn a_delete_gives_the_columns_from_which_its_key_is_computed() {
         ],
     ]
     .concat();
-    let pipeline = format!(
-        "{UPSERT}, deletes = true, delete_where = {{ field = \"gone\", equals = true }} }}"
-    );
+    let pipeline = format!("{UPSERT}, deletes = true, delete_where = {{ field = \"gone\", equals = true }} }}");
     let rows = world.keyed(TABLE, &records, &pipeline).await;
     assert_eq!(rows, "A@X/9/none,c@x/6/none");
     let reasons: Vec<_> = world.reasons().await.into_iter().map(|(reason, _)| reason).collect();
