@@ -5,7 +5,7 @@ mod remainder;
 mod start;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tidegate_protocol::claim_loop::ClaimLoop;
@@ -32,7 +32,7 @@ use crate::kafka::settings;
 use crate::lag::{LagReadings, LagView, LagWatch};
 use crate::limits::{self, Share};
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics};
-use crate::plan::PlannedEncoder;
+use crate::plan::{NeverSeen, PlanSource, PlannedEncoder};
 use crate::postgres::claim_ledger::PgClaimLedger;
 use crate::postgres::connect::Connector;
 use crate::postgres::{PgStore, dead_letter_cleanup, partitions};
@@ -58,6 +58,8 @@ pub struct Pipeline {
     goal: Goal,
     /// Whether a request to resume the stopped pipeline starts it again.
     awaits_resume: AtomicBool,
+    /// The plans of the running pipeline.
+    plans: Mutex<Weak<PlanSource>>,
 }
 
 /// The phase of a pipeline.
@@ -103,6 +105,7 @@ impl Pipeline {
             phase: Mutex::new((PipelinePhase::Starting { waiting_for: None }, metrics::epoch_ms())),
             goal: Goal::default(),
             awaits_resume: AtomicBool::new(false),
+            plans: Mutex::default(),
             config: pipeline.clone(),
         })
     }
@@ -137,7 +140,12 @@ impl Pipeline {
         }
     }
 
-    /// Records that a request to resume the stopped pipeline starts it again from now on.
+    /// Returns the columns of the mapping whose field no record has had; none if the pipeline doesn't run.
+    pub fn never_seen(&self) -> Vec<NeverSeen> {
+        lock(&self.plans).upgrade().map_or_else(Vec::new, |plans| plans.never_seen())
+    }
+
+    /// Records that requests to resume the stopped pipeline are answered from now on.
     pub fn await_resume(&self) {
         self.awaits_resume.store(true, Ordering::Relaxed);
     }
@@ -214,6 +222,7 @@ impl Pipeline {
             self.measure(&Connector::new(Arc::new(config.postgres.clone()), None), &observer);
         };
         let plans = started.inspect_err(stopped)?;
+        *lock(&self.plans) = Arc::downgrade(&plans);
         self.enter(PipelinePhase::Running);
         info!(
             pipeline = &*self.name,

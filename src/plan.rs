@@ -3,6 +3,7 @@
 //! share it.
 
 mod encoder;
+mod unseen;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use tidegate_rows::write_mode::{Merge, MergeTarget};
 use tracing::{info, warn};
 
 pub use encoder::{PlannedEncoder, rejected_record};
+pub use unseen::NeverSeen;
 
 use crate::config::Pipeline;
 use crate::postgres::connect::lock_for_session;
@@ -28,6 +30,7 @@ use crate::postgres::routes::{self, TableClaim};
 use crate::postgres::{catalog, error, register};
 use crate::registry::CachedSchemas;
 use crate::status::lock;
+use unseen::Unseen;
 
 /// The source of a pipeline's plans.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub struct PlanSource {
     given_up: Mutex<GivenUp>,
     /// Tables that records name but that can't receive rows, each with the reason. Locked by writers.
     refused: Mutex<BTreeMap<TableName, String>>,
+    /// The fields that records lack. Poll threads lock it once per batch.
+    unseen: Mutex<Unseen>,
 }
 
 /// A plan, and the SQL derived from it.
@@ -147,6 +152,16 @@ impl PlanSource {
         }
     }
 
+    /// Returns the columns of the mapping whose field no record has had so far, although NULL isn't what the mapping says for a
+    /// missing field.
+    pub fn never_seen(&self) -> Vec<NeverSeen> {
+        let is_stated = |never: &NeverSeen| {
+            let mut mapped = self.config.columns.iter().flatten();
+            mapped.any(|column| column.name == never.column && column.missing.is_none())
+        };
+        lock(&self.unseen).never_seen().into_iter().filter(is_stated).collect()
+    }
+
     /// Makes a plan for the existing tables `known`, for a pipeline whose records name their tables.
     ///
     /// # Errors
@@ -164,6 +179,7 @@ impl PlanSource {
             current: Mutex::new(Arc::new(planned)),
             given_up: Mutex::default(),
             refused: Mutex::default(),
+            unseen: Mutex::default(),
         }
     }
 

@@ -87,6 +87,7 @@ pub struct CachedSchemas {
     /// Locked briefly: by poll threads once per new id, and by the requesting thread.
     state: Mutex<State>,
     requests: Mutex<Sender<SchemaId>>,
+    client: Arc<Client>,
 }
 
 impl CachedSchemas {
@@ -95,14 +96,35 @@ impl CachedSchemas {
     /// # Errors
     /// If the registry's certificates can't be read, or no thread can be started.
     pub fn start(config: &SchemaRegistry, pipeline: &str) -> Result<Arc<Self>, String> {
-        let client = Client::new(config)?;
+        let client = Arc::new(Client::new(config)?);
         let (requests, asked) = channel();
-        let this =
-            Arc::new(Self { pipeline: pipeline.into(), state: Mutex::default(), requests: Mutex::new(requests) });
+        let this = Arc::new(Self {
+            pipeline: pipeline.into(),
+            state: Mutex::default(),
+            requests: Mutex::new(requests),
+            client: Arc::clone(&client),
+        });
         let worker = Worker { client, pipeline: pipeline.into(), schemas: Arc::downgrade(&this), trusted_until: None };
         let thread = thread::Builder::new().name("schema-registry".to_owned()).spawn(move || worker.run(&asked));
         thread.map_err(|error| format!("can't start a thread for the schema registry: {error}"))?;
         Ok(this)
+    }
+
+    /// Returns the schemas that are other versions of the same subjects as a schema, as far as the registry tells and has them.
+    /// Blocks, so it is for commands and never for a poll thread.
+    pub fn other_versions(&self, of: SchemaId) -> Vec<(SchemaId, Arc<Schema>)> {
+        let SchemaId::Number(number) = of else { return Vec::new() };
+        let others = self.client.versions(number).unwrap_or_default();
+        let others = others.into_iter().map(SchemaId::Number).filter(|id| *id != of);
+        let known = others.filter_map(|id| {
+            let wanted = || matches!(schema::Schemas::find(self, id), Found::Wanted).then_some(id);
+            await_schema(Some(self), wanted).ok()?;
+            match schema::Schemas::find(self, id) {
+                Found::Schema(schema) => Some((id, schema)),
+                Found::Wanted | Found::Fault(_) => None,
+            }
+        });
+        known.collect()
     }
 
     /// Returns why the registry doesn't answer; `None` while it answers.
@@ -164,7 +186,7 @@ impl schema::Schemas for CachedSchemas {
 }
 
 struct Worker {
-    client: Client,
+    client: Arc<Client>,
     pipeline: Box<str>,
     schemas: Weak<CachedSchemas>,
     /// Until when one answer is enough for an unknown id.

@@ -89,6 +89,9 @@ def relations(name, documents):
     outside = [file for file in files if not file.startswith(mounts)]
     assert len(files) >= 3 and not outside, f"{name}: not mounted: {outside}"
 
+    for policy in by_kind.get("NetworkPolicy", []):
+        network(name, policy["spec"], daemon, labels)
+
     for scaler in by_kind.get("ScaledObject", []):
         trigger, stated = scaler["spec"]["triggers"][0]["metadata"], scaler["metadata"]["annotations"]
         pipeline = pipelines[trigger["consumerGroup"]]
@@ -99,6 +102,30 @@ def relations(name, documents):
         most = -(-int(stated["tidegate/partitions"]) // consumers)
         assert scaler["spec"]["maxReplicaCount"] == most, f"{name}: at most {most} instances have a partition"
         assert "replicas" not in stateful["spec"], f"{name}: the scaler and the StatefulSet both set replicas"
+
+
+def network(name, spec, daemon, labels):
+    """Checks that a NetworkPolicy lets through what the configuration needs, and nothing that is unlimited."""
+    selector = spec["podSelector"].get("matchLabels", {})
+    assert selector and selector.items() <= labels, f"{name}: the NetworkPolicy selects {selector}"
+    assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"], f"{name}: the NetworkPolicy restricts {spec['policyTypes']}"
+    (ingress,) = spec["ingress"]
+    assert [port["port"] for port in ingress["ports"]] == ["http"], f"{name}: {ingress['ports']} are reachable"
+    for place, rules, peers in ("ingress", spec["ingress"], "from"), ("egress", spec["egress"], "to"):
+        for rule in rules:
+            # Kubernetes takes a missing or empty list, and an empty selector, for everything.
+            chosen = [peer.get(kind) for peer in rule.get(peers, []) for kind in peer]
+            assert chosen and all(chosen), f"{name}: {place} from or to everywhere: {rule}"
+            assert rule.get("ports"), f"{name}: {place} to all ports: {rule}"
+    open_ports = {(port["protocol"], port["port"]) for rule in spec["egress"] for port in rule["ports"]}
+    wanted = {("UDP", 53), ("TCP", 53)}
+    servers = daemon["kafka"]["bootstrap_servers"].split(",")
+    servers += [re.sub(r"^\w+://", "", daemon[part]["url"]).split("/")[0] for part in ("schema_registry",) if part in daemon]
+    wanted |= {("TCP", int(server.rsplit(":", 1)[1])) for server in servers}
+    # The URL of Postgres is in a secret. Its port is the default one unless the overlay says otherwise.
+    assert wanted | {("TCP", 5432)} <= open_ports, f"{name}: the NetworkPolicy opens {open_ports}, not {wanted}"
+    if "schema_registry" not in daemon:
+        assert len(spec["egress"]) == 3, f"{name}: there is no schema registry, but {len(spec['egress'])} rules for egress"
 
 
 def main(version, keda, operator, *files):

@@ -66,10 +66,11 @@ fn evolve(node: &ConfigNode<'_>) -> bool {
     evolves
 }
 
-/// Checks that the mapping, if there is one, has a column `name`.
-fn is_mapped(columns: Option<&[Column]>, name: &str) -> Result<(), String> {
+/// Checks that a table that is made from the mapping has a column `name`. A table that exists may compute the column (GENERATED
+/// ALWAYS AS), which only its catalog says.
+fn is_own(node: &ConfigNode<'_>, columns: Option<&[Column]>, name: &str) -> Result<(), String> {
     match columns {
-        Some(columns) if !columns.iter().any(|mapped| mapped.name == name) => {
+        Some(columns) if node.at("create").flag(false) && !columns.iter().any(|mapped| mapped.name == name) => {
             Err(format!("{name:?} is no column of the mapping"))
         }
         _ => names::identifier(name),
@@ -82,7 +83,7 @@ fn mode(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>, columns: Option<&[Colu
     let word = at.choice(&words).unwrap_or("append");
     let known = !at.is_set() || at.text().is_some_and(|text| words.contains(&(text, text)));
     let key = node.at("key");
-    let key_columns = key.list(|column| is_mapped(columns, column)).unwrap_or_default();
+    let key_columns = key.list(|column| is_own(node, columns, column)).unwrap_or_default();
     if word == "append" && known && key.is_set() {
         key.fault("of no use to mode = \"append\"; write mode = \"insert_new\" or leave it out");
     }
@@ -123,7 +124,7 @@ fn mode(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>, columns: Option<&[Colu
     match word {
         "insert_new" => WriteMode::InsertNew { key: key_columns },
         "upsert" => {
-            let newer_by = newer_by(&node.at("newer_by"), columns, &key_columns);
+            let newer_by = newer_by(node, columns, &key_columns);
             WriteMode::Upsert { key: key_columns, newer_by, deletes: deletes(pipeline, node) }
         }
         "aggregate" => {
@@ -146,11 +147,12 @@ fn deletes(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>) -> bool {
 }
 
 fn newer_by(node: &ConfigNode<'_>, columns: Option<&[Column]>, key: &[String]) -> Option<String> {
-    let name = node.text()?;
-    if let Err(message) = is_mapped(columns, name) {
-        node.fault(message);
+    let at = node.at("newer_by");
+    let name = at.text()?;
+    if let Err(message) = is_own(node, columns, name) {
+        at.fault(message);
     } else if key.iter().any(|column| column == name) {
-        node.fault(format!("{name:?} is part of the key, so all rows with one key have the same"));
+        at.fault(format!("{name:?} is part of the key, so all rows with one key have the same"));
     }
     Some(name.to_owned())
 }
@@ -196,7 +198,7 @@ fn aggregates(pipeline: &ConfigNode<'_>, columns: Option<&[Column]>, key: &[Stri
 
 fn sort_by(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> Vec<String> {
     let sort_by = node.at("sort_by");
-    let list = sort_by.list(|column| is_mapped(columns, column)).unwrap_or_default();
+    let list = sort_by.list(|column| is_own(node, columns, column)).unwrap_or_default();
     if sort_by.is_set() && !matches!(node.at("mode").text(), None | Some("append")) {
         sort_by.fault("of no use here: rows go in in the order of the key");
     }

@@ -225,6 +225,7 @@ fn facts(
         kafka,
         missing_topics: pipeline.kafka.missing_topics(),
         throttled: pipeline.kafka.throttled().as_secs_f64(),
+        never_seen: pipeline.never_seen(),
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
         headroom: partitions.iter().filter_map(|p| p.retention_headroom_seconds).reduce(f64::min),

@@ -15,6 +15,8 @@ use crate::config::GroupProtocol;
 
 /// How many events are shown.
 const EVENTS: usize = 20;
+/// The width of the labels, in characters.
+const LABEL: usize = 14;
 
 /// The number of seconds for which the rates are drawn.
 pub(crate) const FLOOD_SECONDS: usize = 60;
@@ -59,7 +61,7 @@ pub(crate) fn render(status: &Status, history: impl Fn(&str) -> Option<Columns>)
     line(
         &mut text,
         &format!(
-            "{resident} of {} MiB, {} MiB of it in open batches",
+            "{resident} of {} MiB are in use, {} MiB of them by open batches",
             mib(memory.limit_bytes),
             mib(memory.buffered_bytes)
         ),
@@ -77,8 +79,18 @@ pub(crate) fn render(status: &Status, history: impl Fn(&str) -> Option<Columns>)
 }
 
 fn pipelines(text: &mut String, pipelines: &[PipelineView]) {
-    let head =
-        ["pipeline", "table", "in/s", "out/s", "oldest", "empty in", "headroom", "dead", "state"].map(str::to_owned);
+    let head = [
+        "pipeline",
+        "table (mode)",
+        "records in/s",
+        "written/s",
+        "oldest waits",
+        "caught up in",
+        "Kafka deletes in",
+        "dead letters",
+        "state",
+    ]
+    .map(str::to_owned);
     let rows: Vec<[String; 9]> = std::iter::once(head)
         .chain(pipelines.iter().map(|p| {
             [
@@ -133,7 +145,8 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
     line(
         text,
         &format!(
-            "flood:   {}/s into Kafka, {}/s into Postgres (best minute {}/s{}); backlog {}{oldest}",
+            "{}{}/s into Kafka, {}/s into Postgres (best minute {}/s{}); backlog {}{oldest}",
+            label("rates:"),
             rate(pipeline.into_per_second),
             rate(pipeline.out_per_second),
             whole(pipeline.best_per_second),
@@ -145,20 +158,22 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
     line(
         text,
         &match pipeline.retention_headroom_seconds {
-            Some(left) => format!("         Kafka deletes the oldest unwritten in {}", duration(left)),
-            None => "         it is unknown when Kafka deletes them".to_owned(),
+            Some(left) => format!("{}Kafka deletes the oldest unwritten record in {}", label(""), duration(left)),
+            None => format!("{}it is unknown when Kafka deletes unwritten records", label("")),
         },
     );
     readers(text, pipeline);
     times(text, pipeline);
     let batches = &pipeline.batches;
-    let closed: Vec<String> = batches.by_trigger.iter().map(|(trigger, n)| format!("{trigger} {n}")).collect();
+    let closed: Vec<String> =
+        batches.by_trigger.iter().map(|(trigger, n)| format!("{n} by {}", cause(trigger))).collect();
     if !closed.is_empty() {
         let ms = |ms: Option<f64>| ms.map_or_else(|| "?".to_owned(), |ms| format!("{ms:.1}"));
         line(
             text,
             &format!(
-                "batches: closed by {}; median {} rows, {} kB; written in {} ms p50, {} ms p99",
+                "{}closed {}; median {} rows, {} kB; half of them were written within {} ms, 99 % within {} ms",
+                label("batches:"),
                 closed.join(", "),
                 batches.rows_median.unwrap_or_default(),
                 batches.bytes_median.unwrap_or_default() / 1000,
@@ -173,17 +188,18 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
             let ago = duration((now_ms - place.at_ms) as f64 / 1000.0);
             format!(", the newest {}/{}@{} {ago} ago", place.topic, place.partition, place.offset)
         });
-        line(text, &format!("dead:    {} × {}{}", dead.count, dead.reason, newest.unwrap_or_default()));
+        let label = label("dead letters:");
+        line(text, &format!("{label}{} × {}{}", dead.count, dead.reason, newest.unwrap_or_default()));
     }
     if !pipeline.dead.is_empty() {
-        line(text, &format!("         tidegate dead-letters list --config FILE --pipeline {}", pipeline.name));
+        line(text, &format!("{}tidegate dead-letters list --config FILE --pipeline {}", label(""), pipeline.name));
     }
 }
 
 /// Writes which consumer reads which partitions, and which partitions have the most lag.
 fn readers(text: &mut String, pipeline: &PipelineView) {
     let seats = &pipeline.board;
-    line(text, &format!("group:   {}", seats.rule));
+    line(text, &format!("{}{}", label("consumers:"), seats.rule));
     for column in &seats.columns {
         let this = match &column.url {
             _ if column.this => " (this daemon)".to_owned(),
@@ -192,15 +208,15 @@ fn readers(text: &mut String, pipeline: &PipelineView) {
         };
         for seat in &column.consumers {
             let chips = board::chips(pipeline, seat);
-            line(text, &format!("         {}/c{}{this}: {chips}", column.instance, seat.consumer));
+            line(text, &format!("{}{}, consumer {}{this}: {chips}", label(""), column.instance, seat.consumer));
         }
     }
     if !seats.nobody.is_empty() {
-        line(text, &format!("         nobody: {}", board::unread(pipeline, &seats.nobody)));
+        line(text, &format!("{}read by nobody: {}", label(""), board::unread(pipeline, &seats.nobody)));
     }
     let worst = board::behind(&pipeline.partitions);
     if !worst.is_empty() {
-        line(text, &format!("         most lag: {}", worst.join(", ")));
+        line(text, &format!("{}partitions with the most lag: {}", label(""), worst.join(", ")));
     }
 }
 
@@ -212,7 +228,8 @@ fn times(text: &mut String, pipeline: &PipelineView) {
         line(
             text,
             &format!(
-                "time:    c{} waits for Kafka {} %, decodes {} %, held {} % | its writer: COPY {} %, commit {} %, outage {} %",
+                "{}consumer {} waits for Kafka {} %, decodes {} %, is held back {} %; its writer copies {} %, commits {} %, waits for the end of an outage {} %",
+                label("time:"),
                 consumer.consumer,
                 percent(time.poll),
                 percent(time.decode),
@@ -224,8 +241,25 @@ fn times(text: &mut String, pipeline: &PipelineView) {
         );
     }
     if let Some(limit) = &pipeline.limit {
-        line(text, &format!("         {limit}"));
+        line(text, &format!("{}{limit}", label("")));
     }
+}
+
+/// Returns what closed a batch, in words. The word in the document is that of the metric `tidegate_batches_total`.
+fn cause(trigger: &str) -> &str {
+    match trigger {
+        "rows" => "max_rows",
+        "bytes" => "max_bytes",
+        "age" => "max_age",
+        "revoke" => "a rebalance",
+        "shutdown" => "a shutdown",
+        other => other,
+    }
+}
+
+/// Returns the label of a line, padded so that the lines of a pipeline are aligned. Lines that continue have none.
+fn label(label: &str) -> String {
+    format!("{label:<LABEL$}")
 }
 
 fn heading(text: &mut String, heading: &str) {
@@ -293,18 +327,21 @@ mod tests {
             "1 instance ·",
             "rides · telemetry, 2 partitions · group rides · cooperative",
             "backlog 5 records, the oldest waits 0.4 s",
+            "pipeline  table (mode)           records in/s  written/s  oldest waits  caught up in  Kafka deletes in  dead letters  state\n",
+            "rates:        5012/s into Kafka, -/s into Postgres",
             "into Kafka    ▁█   the last 3 s, up to 80/s",
             "into Postgres ▁▄▄",
-            "Kafka deletes the oldest unwritten in 71 h",
-            "most lag: telemetry/1 5 (0.4 s)",
-            "2 × invalid_json, the newest telemetry/1@7 3.0 s ago",
+            "Kafka deletes the oldest unwritten record in 71 h",
+            "consumers:    2 partitions, 2 consumers: idle",
+            "partitions with the most lag: telemetry/1 5 records (the oldest waits 0.4 s)",
+            "dead letters: 2 × invalid_json, the newest telemetry/1@7 3.0 s ago",
             "tidegate dead-letters list --config FILE --pipeline rides",
             "10:42:07 UTC",
             "✓ Everything flows.",
             "5012",
             "public.rides (append)",
-            "tg-0/c0 (this daemon): 0 1(fenced)",
-            "tg-0/c1 (this daemon): idle",
+            "tg-0, consumer 0 (this daemon): partitions 0, 1 (another instance has taken it over)",
+            "tg-0, consumer 1 (this daemon): idle, because each partition has another consumer",
             "TIMELINE\nnothing yet",
         ] {
             assert!(text.contains(part), "{part} in:\n{text}");

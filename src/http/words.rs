@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::NeverSeen;
 use crate::status::{PipelineState, Trouble, WaitCause};
 
 /// Unwritten records are reported if Kafka deletes them in less than this time, in seconds, and in less time than they have
@@ -87,6 +88,8 @@ pub(super) struct Facts {
     pub(super) dead_reason: Option<Cow<'static, str>>,
     /// Whether `flow` holds back consumers.
     pub(super) held_by_flow: bool,
+    /// The mapped columns whose field no record has had.
+    pub(super) never_seen: Vec<NeverSeen>,
 }
 
 /// The dead letters of the last five minutes, if they are news.
@@ -225,6 +228,21 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
             );
         }
     }
+    if !facts.never_seen.is_empty() {
+        let fields: Vec<_> = facts.never_seen.iter().map(|never| format!("`{}`", never.path)).collect();
+        let shown = fields[..fields.len().min(3)].join(", ");
+        let more = fields.len().saturating_sub(3);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let (word, columns) =
+            if fields.len() == 1 { ("field", "its column is") } else { ("fields", "their columns are") };
+        say(
+            Level::Warning,
+            "never_seen",
+            format!(
+                "{name}: no record so far has had the {word} {shown}{more}, so {columns} NULL. Is the name misspelt?"
+            ),
+        );
+    }
     if let Some(dead) = facts.dead {
         let reason = facts.dead_reason.as_deref().map(|reason| format!(", the newest: {reason}")).unwrap_or_default();
         // While the pipeline waits or has stopped, this part of the sentence would be wrong.
@@ -259,6 +277,7 @@ fn section(kind: &str) -> Option<&'static str> {
         "behind" => "a-pipeline-falls-behind",
         "throttled" => "tidegatekafkathrottled",
         "dead_letters" => "tidegatedeadletterswait",
+        "never_seen" => "a-field-was-never-seen",
         "reload_refused" => "tidegateconfigreloadfailed",
         _ => return None,
     })

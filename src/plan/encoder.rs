@@ -1,6 +1,5 @@
 //! Encodes rows by the newest plan, and counts the fields that records lack.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidegate_protocol::batch::RejectedRecord;
@@ -10,11 +9,10 @@ use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::value::EncodeError;
 use tracing::warn;
 
+use super::unseen::NeverSeen;
 use super::{PlanSource, Planned};
 use crate::metrics;
-
-/// After this many rows, the log names the fields that none of them had.
-const NEVER_SEEN_AFTER: u64 = 1000;
+use crate::status::lock;
 
 /// Encodes rows by one plan at a time, for a poll loop or a writer.
 #[derive(Debug)]
@@ -23,12 +21,6 @@ pub struct PlannedEncoder {
     /// The plan in use.
     pub(crate) planned: Arc<Planned>,
     pub(crate) encoder: Encoder,
-    /// The number of rows encoded by this plan.
-    seen: u64,
-    /// For each column without a default: the path of its field, and how many of the `seen` rows lacked the field.
-    missing: BTreeMap<String, (String, u64)>,
-    /// Whether the log has already named the fields that no record has.
-    named: bool,
 }
 
 impl PlannedEncoder {
@@ -36,8 +28,8 @@ impl PlannedEncoder {
     pub fn new(plans: Arc<PlanSource>) -> Self {
         let planned = plans.current();
         let encoder = Encoder::new(Arc::clone(&planned.plan));
-        let mut this = Self { encoder, planned, plans, seen: 0, missing: BTreeMap::new(), named: false };
-        // This call registers the metrics, so that each series begins at 0.
+        let mut this = Self { encoder, planned, plans };
+        // This call creates the series, so that each begins at 0.
         this.count_missing();
         this
     }
@@ -45,39 +37,32 @@ impl PlannedEncoder {
     /// Adds to the metrics, for each column, the number of rows since the last call that lacked the column's field.
     /// Logs once which fields no record has.
     fn count_missing(&mut self) {
-        let (pipeline, missing) = (&self.plans.config.name, &mut self.missing);
-        self.seen += self.encoder.take_missing(|field| {
+        let pipeline = &self.plans.config.name;
+        let mut unseen = lock(&self.plans.unseen);
+        let counts = unseen.turn_to(self.planned.version);
+        let rows = self.encoder.take_missing(|field| {
             metrics::fields_missing(pipeline, field.column, field.rows);
-            match missing.get_mut(field.column) {
-                Some((_, rows)) => *rows += field.rows,
-                None if field.has_default => {}
-                None => {
-                    missing.insert(field.column.to_owned(), (field.path.join("."), field.rows));
-                }
+            if counts {
+                unseen.add(&field);
             }
         });
-        if self.named || self.seen < NEVER_SEEN_AFTER {
-            return;
-        }
-        let never = self.missing.iter().filter(|(_, (_, rows))| *rows >= self.seen);
-        let fields: Vec<_> = never.map(|(column, (path, _))| format!("`{path}` (column `{column}`)")).collect();
-        if !fields.is_empty() {
-            self.named = true;
-            warn!(
-                pipeline,
-                rows = self.seen,
-                fields = fields.join(", "),
-                "no record so far has these fields, so their columns are NULL; if that is not intended, correct `columns`"
-            );
-        }
+        unseen.add_rows(if counts { rows } else { 0 });
+        let Some((rows, never)) = unseen.news() else { return };
+        drop(unseen);
+        let fields: Vec<_> =
+            never.iter().map(|NeverSeen { column, path }| format!("`{path}` (column `{column}`)")).collect();
+        warn!(
+            pipeline,
+            rows,
+            fields = fields.join(", "),
+            "no record so far has these fields, so their columns are NULL; if that is not intended, correct `columns`"
+        );
     }
 
     /// Switches to this plan.
     pub(crate) fn switch_to(&mut self, planned: Arc<Planned>) {
         self.encoder = Encoder::new(Arc::clone(&planned.plan));
         self.planned = planned;
-        self.seen = 0;
-        self.missing.clear();
     }
 }
 

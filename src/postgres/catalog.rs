@@ -1,7 +1,7 @@
 //! Reads a table's [`Catalog`] from Postgres' own tables.
 
 use sqlx::{PgConnection, Row};
-use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind, UniqueIndex};
+use tidegate_rows::catalog::{Catalog, CatalogColumn, Generated, RelationKind, TableName, TypeKind, UniqueIndex};
 
 use crate::plan::PlannedTable;
 
@@ -28,13 +28,37 @@ WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdr
   AND (x.oid IS NOT NULL OR a.attidentity <> '')
 ORDER BY a.attnum";
 
-/// Reads columns with their types. A domain is followed down to its base type. The innermost type modifier and every
-/// NOT NULL on the way apply.
+/// Reads the definitions of stored generated columns: type, collation and expression. It takes a lock: `pg_get_expr` opens the
+/// table.
+const GENERATED: &str = "
+SELECT a.attname::text,
+       pg_catalog.format_type(a.atttypid, a.atttypmod)
+       || coalesce((SELECT pg_catalog.format(' COLLATE %I.%I', n.nspname, l.collname) FROM pg_catalog.pg_collation l
+                    JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
+                    WHERE l.oid = a.attcollation AND l.oid <> t.typcollation), '')
+       || ' GENERATED ALWAYS AS (' || pg_catalog.pg_get_expr(x.adbin, x.adrelid) || ') STORED'
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+JOIN pg_catalog.pg_attrdef x ON x.adrelid = a.attrelid AND x.adnum = a.attnum
+WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = 's'";
+
+/// Reads columns with their types. A domain is followed down to its base type. The innermost modifier applies, and so does every
+/// NOT NULL on the way.
 const COLUMNS: &str = "
 WITH RECURSIVE columns AS (
     SELECT a.attnum, a.attname::text AS name, a.atttypid AS own, a.atttypid AS base, a.atttypmod AS typmod,
            a.attnotnull AS not_null, a.atthasdef OR a.attidentity <> '' AS has_default,
-           a.attgenerated <> '' AS generated, a.attidentity = 'a' AS identity_always,
+           a.attgenerated::text AS generated, a.attidentity = 'a' AS identity_always,
+           CASE WHEN a.attgenerated <> '' THEN x.oid END AS generated_oid,
+           -- Since PostgreSQL 15 it is the expression that depends on the columns it reads; before, the column itself does.
+           CASE WHEN a.attgenerated <> '' THEN ARRAY(
+               SELECT DISTINCT r.attname::text FROM pg_catalog.pg_depend s
+               JOIN pg_catalog.pg_attribute r ON r.attrelid = s.refobjid AND r.attnum = s.refobjsubid
+               WHERE s.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.refobjid = a.attrelid
+                   AND s.refobjsubid > 0 AND s.refobjsubid <> a.attnum
+                   AND (s.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND s.objid = x.oid
+                        OR s.classid = s.refclassid AND s.objid = a.attrelid AND s.objsubid = a.attnum)
+               ORDER BY 1) END AS generated_from,
            CASE WHEN a.attgenerated <> '' THEN NULL
                 WHEN a.attidentity <> '' THEN (SELECT s.objid FROM pg_catalog.pg_depend s
                      WHERE s.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.refclassid = s.classid
@@ -46,14 +70,14 @@ WITH RECURSIVE columns AS (
     WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
   UNION ALL
     SELECT c.attnum, c.name, c.own, t.typbasetype, CASE WHEN t.typtypmod >= 0 THEN t.typtypmod ELSE c.typmod END,
-           c.not_null OR t.typnotnull, c.has_default, c.generated, c.identity_always, c.default_oid, c.type_text, c.depth + 1
+           c.not_null OR t.typnotnull, c.has_default, c.generated, c.identity_always, c.generated_oid, c.generated_from, c.default_oid, c.type_text, c.depth + 1
     FROM columns c JOIN pg_catalog.pg_type t ON t.oid = c.base AND t.typtype = 'd'
 ), innermost AS (
     SELECT DISTINCT ON (attnum) * FROM columns ORDER BY attnum, depth DESC
 )
 SELECT i.name, i.own::int8 AS own, t.oid::int8 AS base_oid, t.typname::text AS base_type, i.type_text, i.typmod, i.not_null,
        i.has_default OR (d.typtype = 'd' AND d.typdefault IS NOT NULL) AS has_default, i.generated,
-       i.identity_always, i.default_oid::int8 AS default_oid,
+       i.generated_oid::int8 AS generated_oid, i.generated_from, i.identity_always, i.default_oid::int8 AS default_oid,
        t.typtype::text AS typtype, e.oid::int8 AS element_oid, f.oid::int8 AS element_base_oid,
        f.typname::text AS element_type, f.typtype::text AS element_typtype, f.typmod AS element_typmod,
        ARRAY(SELECT l.enumlabel::text FROM pg_catalog.pg_enum l WHERE l.enumtypid = COALESCE(f.oid, t.oid)
@@ -171,7 +195,17 @@ pub(super) async fn defaults(conn: &mut PgConnection, table: &TableName) -> Resu
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
-/// Reads the oids of a table's defaults. Takes no lock.
+/// Reads the stored generated columns of a table: each column's name, and its definition as SQL. Waits while another session
+/// holds the table in ACCESS EXCLUSIVE mode.
+///
+/// # Errors
+/// If Postgres can't be queried.
+pub(super) async fn generated_columns(conn: &mut PgConnection, oid: u32) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let rows = sqlx::query(GENERATED).bind(i64::from(oid)).fetch_all(conn).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// Reads the oids of a table's defaults and of the expressions of its generated columns. Takes no lock.
 ///
 /// # Errors
 /// If Postgres can't be queried.
@@ -211,12 +245,21 @@ fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
         not_null: row.try_get("not_null")?,
         has_default: row.try_get("has_default")?,
         default_oid: row.try_get::<Option<i64>, _>("default_oid")?.map(as_oid),
-        generated: row.try_get("generated")?,
+        generated: generated(row)?,
         identity_always: row.try_get("identity_always")?,
     })
 }
 
-/// Converts an oid that was read as int8, which can represent every oid.
+fn generated(row: &sqlx::postgres::PgRow) -> Result<Option<Generated>, sqlx::Error> {
+    let kind: &str = row.try_get("generated")?;
+    if kind.is_empty() {
+        return Ok(None);
+    }
+    let oid = as_oid(row.try_get("generated_oid")?);
+    Ok(Some(Generated { stored: kind == "s", from: row.try_get("generated_from")?, oid }))
+}
+
+/// Converts an oid that was read as int8. sqlx reads int8 without loss.
 fn as_oid(oid: i64) -> u32 {
     u32::try_from(oid).unwrap_or_default()
 }

@@ -315,14 +315,15 @@ async fn by_shape(
     Ok(Copied { rows: if merge.skips { merged } else { all }, unmatched })
 }
 
-/// Creates the staging table with the defaults of its target. Returns the oids of these defaults.
+/// Creates the staging table with the defaults of its target, and with the generated columns that the merge compares. Returns
+/// the oids of the target's defaults and expressions.
 pub(super) async fn create(
     connection: &mut PgConnection,
     table: &PlannedTable,
     merge: &Merge,
 ) -> Result<Vec<i64>, sqlx::Error> {
     connection.execute(merge.create.as_str()).await?;
-    if merge.defaults.is_empty() {
+    if merge.defaults.is_empty() && merge.computed.is_empty() {
         return Ok(Vec::new());
     }
     // Read the oids first, so that a default that changes between the two steps is noticed later.
@@ -330,6 +331,12 @@ pub(super) async fn create(
     let defaults = catalog::defaults(connection, &table.catalog.table).await?;
     if let Some(alter) = merge.set_defaults(&defaults) {
         connection.execute(alter.as_str()).await?;
+    }
+    if !merge.computed.is_empty() {
+        let generated = catalog::generated_columns(connection, table.catalog.oid).await?;
+        if let Some(alter) = merge.add_computed(&generated) {
+            connection.execute(alter.as_str()).await?;
+        }
     }
     Ok(oids)
 }
@@ -346,7 +353,9 @@ async fn stage(
 ) -> Result<(), sqlx::Error> {
     let Live { connection, stages, .. } = live;
     let fits = match stages.there.get(&number) {
-        Some(of) if defaults => *of == catalog::default_oids(connection, table.catalog.oid).await?,
+        Some(of) if defaults || !merge.computed.is_empty() => {
+            *of == catalog::default_oids(connection, table.catalog.oid).await?
+        }
         Some(_) => true,
         None => false,
     };

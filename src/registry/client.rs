@@ -1,6 +1,9 @@
 //! The requests of the registry's REST interface that return schemas. Each request blocks.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tidegate_rows::base64;
 use tidegate_rows::schema::SchemaId;
 use ureq::Agent;
@@ -12,6 +15,9 @@ use crate::trust;
 
 /// The most schemas that a schema may refer to, directly or indirectly.
 const REFERENCES_MAX: usize = 1_000;
+/// The most versions of a subject, and the most subjects of a schema, that `check` looks through.
+const VERSIONS_MAX: usize = 20;
+const SUBJECTS_MAX: usize = 5;
 /// The largest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 16 << 20;
 /// The path of a schema by its GUID.
@@ -38,6 +44,18 @@ struct Reference {
     name: String,
     subject: String,
     version: i32,
+}
+
+/// Where a schema is registered.
+#[derive(Deserialize)]
+struct Place {
+    subject: String,
+}
+
+/// A version of a subject.
+#[derive(Deserialize)]
+struct Numbered {
+    id: u32,
 }
 
 #[derive(Deserialize)]
@@ -82,7 +100,7 @@ impl Client {
 
     /// Requests a schema with its references.
     pub(super) fn schema(&self, id: SchemaId) -> Result<Document, FetchError> {
-        let mut document = self.get(&match id {
+        let mut document: Document = self.get(&match id {
             SchemaId::Number(number) => format!("/schemas/ids/{number}"),
             SchemaId::Guid(_) => format!("{BY_GUID}{id}"),
         })?;
@@ -93,7 +111,26 @@ impl Client {
         Ok(document)
     }
 
-    /// Appends the schemas that `references` name to `uses`. A schema comes after the schemas to which it refers.
+    /// Returns the numbers of the schemas that are versions of the same subjects as a schema, without duplicates. Of each
+    /// subject, the newest [`VERSIONS_MAX`] versions count.
+    pub(super) fn versions(&self, number: u32) -> Result<Vec<u32>, FetchError> {
+        let places: Vec<Place> = self.get(&format!("/schemas/ids/{number}/versions"))?;
+        let subjects: BTreeSet<&str> = places.iter().map(|place| place.subject.as_str()).collect();
+        let mut numbers = Vec::new();
+        for subject in subjects.into_iter().take(SUBJECTS_MAX) {
+            let path = format!("/subjects/{}/versions", percent_encoded(subject));
+            let versions: Vec<i32> = self.get(&path)?;
+            for version in versions.iter().rev().take(VERSIONS_MAX) {
+                let Numbered { id } = self.get(&format!("{path}/{version}"))?;
+                if !numbers.contains(&id) {
+                    numbers.push(id);
+                }
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// Appends the schemas that references name. A schema comes after the schemas to which it refers.
     fn references(
         &self,
         references: &[Reference],
@@ -109,9 +146,9 @@ impl Client {
             }
             known.push(name.clone());
             let path = format!("/subjects/{}/versions/{version}", percent_encoded(subject));
-            let document = match self.get(&path) {
-                // The registry never deletes a schema that another one refers to. So the reference is wrong, and
-                // waiting doesn't help.
+            let document: Document = match self.get(&path) {
+                // The registry never deletes a schema that another one refers to. So the reference is wrong, and waiting doesn't
+                // help.
                 Err(FetchError::Unknown(why)) => {
                     let why = format!("its reference {name:?} (subject {subject:?}, version {version}): {why}");
                     return Err(FetchError::Unusable(why));
@@ -124,7 +161,7 @@ impl Client {
         Ok(())
     }
 
-    fn get(&self, path: &str) -> Result<Document, FetchError> {
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, FetchError> {
         let url = &self.config.url;
         let outage = |why: String| FetchError::Outage(Trouble::registry(url, &why));
         let mut request = self.agent.get(format!("{url}{path}"));

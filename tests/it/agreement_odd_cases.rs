@@ -20,7 +20,35 @@ const fn of_another(case: Case) -> Case {
     }
 }
 
+/// An upsert whose key Postgres computes.
+const BY_COMPUTED: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"upsert\", key = [\"after\"] }\n\
+                           columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
+
 pub(crate) const ODD_CASES: &[Case] = &[
+    // Keys that Postgres computes.
+    with(
+        BY_COMPUTED,
+        ready(
+            "an upsert by a generated column, with rights on columns",
+            "ALTER TABLE rides ADD COLUMN after bigint GENERATED ALWAYS AS (id + 1) STORED; ALTER TABLE rides ALTER after SET NOT NULL; CREATE UNIQUE INDEX ON rides (after); GRANT SELECT (id, name, lat, after), UPDATE (id, name, lat) ON rides TO {role}",
+        ),
+    ),
+    with(
+        BY_COMPUTED,
+        faulty(
+            "an upsert by a generated column that the role may not read",
+            "ALTER TABLE rides ADD COLUMN after bigint GENERATED ALWAYS AS (id + 1) STORED; ALTER TABLE rides ALTER after SET NOT NULL; CREATE UNIQUE INDEX ON rides (after); GRANT SELECT (id, name, lat), UPDATE (id, name, lat) ON rides TO {role}",
+            "GRANT SELECT ON",
+        ),
+    ),
+    with(
+        BY_COMPUTED,
+        faulty(
+            "an upsert by a generated column that may be NULL",
+            "ALTER TABLE rides ADD COLUMN after bigint GENERATED ALWAYS AS (id + 1) STORED; CREATE UNIQUE INDEX ON rides (after); GRANT SELECT, UPDATE ON rides TO {role}",
+            "SET NOT NULL",
+        ),
+    ),
     // Ledgers.
     of_another(faulty(
         "row-level security on the tables of another role's ledger",

@@ -266,3 +266,21 @@ fn the_daemon_takes_the_configurations_of_kubernetes() {
         assert!(!config.http.listen.ip().is_loopback(), "{daemon}: probes and Prometheus come from outside the pod");
     }
 }
+
+#[test]
+fn the_network_policy_opens_the_ports_of_the_base_configuration() {
+    let policy = read("deploy/kubernetes/components/network-policy/networkpolicy.yaml");
+    let (ingress, egress) = policy.split_once("  egress:\n").expect("rules for egress");
+    let ports = |rules: &str| values(rules, "{ port:").iter().map(|port| (*port).to_owned()).collect::<Vec<_>>();
+    assert_eq!(ports(ingress), ["http, protocol: TCP }"], "metrics and the page");
+    let stateful = read("deploy/kubernetes/base/statefulset.yaml");
+    let config = read("deploy/kubernetes/base/daemon.toml");
+    let port = |key: &str| {
+        let address = values(&config, key)[0].trim_end_matches('"');
+        address.rsplit_once(':').expect("a port").1.to_owned()
+    };
+    assert!(stateful.contains(&format!("- {{ name: http, containerPort: {} }}", port("listen ="))));
+    let kafka = format!("{}, protocol: TCP }}", port("bootstrap_servers ="));
+    assert!(ports(egress).contains(&kafka), "{kafka} in {policy}");
+    assert!(policy.contains("podSelector: { matchLabels: { app.kubernetes.io/name: tidegate } }"), "{policy}");
+}

@@ -313,7 +313,6 @@ async fn check_compares_paths_with_the_schemas_of_the_records_and_a_later_versio
     let registry = Registry::start().expect("the registry starts");
     let old = PROTO.replace("optional double speed = 8;", "");
     let old = registry.add("ride", "PROTOBUF", &old, &[]);
-    let new = registry.add("ride", "PROTOBUF", PROTO, &[]);
     let pipeline = "table.name = \"rides\"\ndecode.format = \"protobuf\"\n[pipelines.NAME.columns]\n\
         id = \"id\"\nname = \"name\"\nlat = \"position.lat\"\nspeed = \"speed\"\n";
     let config = world.with_registry(&registry, "", pipeline);
@@ -322,6 +321,16 @@ async fn check_compares_paths_with_the_schemas_of_the_records_and_a_later_versio
     );
     world.produce([Record::new(framed(old, &[0], &proto_ride(1)))]);
     tidegate(&config, &["check"]).fails(64, &[&is_absent]);
+    // Another version of the schema has the field, so its name is not misspelt.
+    let new = registry.add("ride", "PROTOBUF", PROTO, &[]);
+    // These versions don't say anything about the field: one has other messages, and one isn't Protobuf.
+    registry.add("ride", "PROTOBUF", "syntax = \"proto3\"; package rides; message Stop { int64 id = 1; }", &[]);
+    registry.add("ride", "JSON", "{}", &[]);
+    let elsewhere = format!("has field `speed`, because their schemas don't have it; schema {new} does");
+    tidegate(&config, &["check"]).ok().says(&[&elsewhere, "ready"]);
+    let both = config.replace("position.lat", "position.latt");
+    let misspelt = format!("has field `position.latt`; schema {old}: message `rides.Position` has no field `latt`");
+    tidegate(&both, &["check"]).fails(64, &[&elsewhere, &misspelt]);
     // In the schema of this record, the field exists. The record itself doesn't set it.
     world.produce([Record::new(framed(new, &[0], &proto_ride(2)))]);
     tidegate(&config, &["check"]).ok().says(&["none of the 2 newest records has field `speed`", "ready"]);
@@ -371,4 +380,118 @@ async fn apicurios_headers_name_the_schema_of_an_avro_value_and_its_key() {
     assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM rides").await, "1,2,3,5");
     let reasons = world.reasons().await;
     assert!(reasons.len() == 2 && reasons.iter().all(|(reason, _)| reason == "invalid_format"), "{reasons:?}");
+}
+
+/// Returns the type reference that Apicurio's Protobuf serializer writes in front of a message.
+fn type_ref(name: &str) -> Vec<u8> {
+    let length = u8::try_from(name.len()).expect("a short name");
+    [&[length + 2, 0x0a, length], name.as_bytes()].concat()
+}
+
+/// Adds the framing of Apicurio's `Legacy8ByteIdHandler` to a value.
+fn framed_long(id: u32, behind: &[u8], value: &[u8]) -> Vec<u8> {
+    [&[0][..], &u64::from(id).to_be_bytes(), behind, value].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_of_eight_bytes_in_front_of_a_value_are_read_in_every_format() {
+    let registry = Registry::start().expect("the registry starts");
+    let avro = registry.add("ride", "AVRO", AVRO, &[]);
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let config = world.with_registry(&registry, "", &avro_pipeline());
+    let values = vec![
+        framed(avro, &[], &avro_ride(1)),
+        framed_long(avro, &[], &avro_ride(2)),
+        framed_long(4711, &[], &avro_ride(3)),
+        framed_long(avro, &[], &avro_ride(4)),
+    ];
+    world.drain_values(&config, values);
+    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM rides").await, "1,2,4");
+    let reasons = world.reasons().await;
+    assert!(reasons.len() == 1 && reasons[0].1.contains("schema 4711 is not in the registry"), "{reasons:?}");
+    tidegate(&config, &["check"]).ok();
+
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint, v int)").await;
+    let config = world.with_registry(&registry, "", "table.name = \"rides\"");
+    let values = vec![
+        framed_long(avro, &[], br#"{"id":1,"v":2}"#),
+        framed(avro, &[], br#"{"id":3,"v":4}"#),
+        b"{\"id\":5}".to_vec(),
+    ];
+    world.drain_values(&config, values);
+    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM rides").await, "1,3,5");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apicurios_type_references_and_headers_name_the_message_of_a_protobuf_value() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint, name text, lat float8)").await;
+    let registry = Registry::start().expect("the registry starts");
+    // The message of the rides is the file's second one, so a reader that ignores the name would read another.
+    let several = PROTO.replacen("message Ride {", "message Stop { string lat = 1; }\nmessage Ride {", 1);
+    let several = registry.add("ride", "PROTOBUF", &several, &[]);
+    let only = "syntax = \"proto3\"; package rides; message Ride { int64 id = 1; string name = 2; }";
+    let only = registry.add("ride", "PROTOBUF", only, &[]);
+    let pipeline = "table.name = \"rides\"\ndead_letters.max_share = 1.0\ndecode.format = \"protobuf\"\n\
+        [pipelines.NAME.columns]\nid = \"id\"\nname = \"name\"\nlat = \"position.lat\"\n";
+    let config = world.with_registry(&registry, "", pipeline);
+    let ride = type_ref("Ride");
+    let headed = |id: u32, parts: &[&[u8]]| {
+        let record = Record::new(parts.concat()).to(0);
+        record.header("apicurio.value.contentId", u64::from(id).to_be_bytes())
+    };
+    world.produce([
+        headed(only, &[&[8, 6, 0x12, 1, b'x']]),
+        Record::new(framed(several, &ride, &proto_ride(1))).to(0),
+        Record::new(framed_long(several, &ride, &proto_ride(2))).to(0),
+        // Confluent's message indexes, in both frames.
+        Record::new(framed(several, &[2, 2], &proto_ride(3))).to(0),
+        Record::new(framed_long(several, &[2, 2], &proto_ride(4))).to(0),
+        headed(several, &[&ride, &proto_ride(5)]),
+        // Nothing says which of several messages these are.
+        headed(several, &[&proto_ride(7)]),
+        Record::new(framed(several, &type_ref("Nobody"), &proto_ride(8))).to(0),
+    ]);
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    let rows = "SELECT string_agg(id || ':' || name, ',' ORDER BY id) FROM rides";
+    assert_eq!(world.text(rows).await, "1:vehicle 1,2:vehicle 2,3:vehicle 3,4:vehicle 4,5:vehicle 5,6:x");
+    assert_eq!(world.number("SELECT count(*) FROM rides WHERE lat = 52.5").await, 5);
+    let details: Vec<_> = world.reasons().await.into_iter().map(|(_, detail)| detail).collect();
+    assert!(details.len() == 2 && details[0].contains("apicurio.registry.serde.send-type-ref = true"), "{details:?}");
+    let wrong = config.replace("position.lat", "position.latt");
+    tidegate(&wrong, &["check"]).fails(64, &["message `rides.Position` has no field `latt`; did you mean `lat`?"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_no_schema_has_is_counted_and_shown_unless_the_mapping_says_that_null_is_meant() {
+    let registry = Registry::start().expect("the registry starts");
+    let id = registry.add("ride", "AVRO", AVRO, &[]);
+    let says = "no record so far has had the field `nmae`, so its column is NULL. Is the name misspelt?";
+    for (name, is_said) in [("\"nmae\"", true), ("{ field = \"nmae\", missing = \"null\" }", false)] {
+        let world = World::new(1).await;
+        world.sql("CREATE TABLE rides (id bigint, name text)").await;
+        let pipeline = format!(
+            "table.name = \"rides\"\ndecode.format = \"avro\"\n[pipelines.NAME.columns]\nid = \"id\"\nname = {name}\n"
+        );
+        world.produce((0..1_200).map(|n| Record::new(framed(id, &[], &avro_ride(n)))));
+        let config = world.with_registry(&registry, "", &pipeline);
+        let daemon = world.daemon(&config);
+        let missing = || daemon.metric("tidegate_fields_missing_total", &[("column", "name")]);
+        let counted = eventually_async("the rows are counted", PATIENCE, async || missing() == Some(1_200.0)).await;
+        counted.unwrap_or_else(|error| panic!("{error:#}: {:?}", missing()));
+        let status = daemon.get("/api/status").expect("it answers").body;
+        assert_eq!(status.contains(says), is_said, "{status}");
+        assert_eq!(world.number("SELECT count(*) FROM rides WHERE name IS NULL").await, 1_200);
+        // `check` names the nearest field in either case.
+        let nearest = ["record `Ride` has no field `nmae`; did you mean `name`?"];
+        let ran = tidegate(&config, &["check"]);
+        if is_said {
+            ran.fails(64, &nearest)
+        } else {
+            ran.ok().says(&nearest)
+        };
+    }
 }

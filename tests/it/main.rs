@@ -37,6 +37,7 @@ mod faults;
 mod flow;
 mod formats;
 mod formats_registry;
+mod generated_keys;
 mod grants;
 mod group;
 mod headroom;

@@ -187,3 +187,63 @@ async fn a_delete_by_its_value_takes_a_missing_field_for_null_and_a_records_key_
     let codes: Vec<_> = world.reasons().await.into_iter().map(|(reason, _)| reason).collect();
     assert_eq!(codes, ["tombstone", "tombstone"], "keys that lack a column");
 }
+
+/// A key of six columns that may be NULL.
+const SIX: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_may_have_any_number_of_columns_with_null() {
+    let mut random = fastrand::Rng::with_seed(9);
+    // The key is six digits of base 3, where 0 is NULL; the value is `None` for a delete.
+    let steps: Vec<([u8; 6], Option<u32>)> = (0..400)
+        .map(|n| {
+            let mut key = [0; 6];
+            // Few keys, so that each comes several times: they differ in one or two columns.
+            key[random.usize(0..6)] = random.u8(0..3);
+            key[random.usize(0..6)] = random.u8(0..3);
+            (key, Some(n).filter(|_| random.u8(0..5) > 0))
+        })
+        .collect();
+    let mut rows = BTreeMap::new();
+    for (key, v) in &steps {
+        match v {
+            Some(v) => drop(rows.insert(*key, *v)),
+            None => drop(rows.remove(key)),
+        }
+    }
+    assert!(rows.keys().any(|key| key.iter().filter(|part| **part == 0).count() > 4), "more than four are NULL");
+    let expected: Vec<_> =
+        rows.iter().map(|(key, v)| format!("{}/{v}", key.map(|part| part.to_string()).concat())).collect();
+    let columns = SIX.join(", ");
+    let shown = SIX.map(|name| format!("coalesce({name}, 0)::text")).join(" || ");
+    for newer_by in ["", ", newer_by = \"v\""] {
+        let world = World::new(1).await;
+        let types = SIX.map(|name| format!("{name} int")).join(", ");
+        world.sql(&format!("CREATE TABLE t ({types}, v int, UNIQUE NULLS NOT DISTINCT ({columns}))")).await;
+        world.produce(steps.iter().map(|(key, v)| {
+            let fields: Vec<_> = SIX
+                .iter()
+                .zip(key)
+                .map(|(name, part)| match part {
+                    0 => format!("\"{name}\":null"),
+                    part => format!("\"{name}\":{part}"),
+                })
+                .collect();
+            let key = format!("{{{}}}", fields.join(","));
+            match v {
+                None => Record::tombstone().key(key),
+                Some(v) => Record::new(format!("{{{},\"v\":{v}}}", fields.join(","))).key(key),
+            }
+            .to(0)
+        }));
+        let key = SIX.map(|name| format!("{name:?}")).join(", ");
+        let config = world.config(&format!(
+            "table = {{ name = \"t\", mode = \"upsert\", key = [{key}], deletes = true{newer_by} }}\nbatch.max_rows = 40"
+        ));
+        let (code, log) = world.drain(&config);
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!(world.reasons().await, []);
+        let table = format!("SELECT string_agg({shown} || '/' || v, ',' ORDER BY {shown}) FROM t");
+        assert_eq!(world.text(&table).await, expected.join(","));
+    }
+}

@@ -187,7 +187,7 @@ async fn without_scripts_the_page_is_a_snapshot_and_the_command_prints_the_same(
         status["pipelines"][0]["board"]["rule"]
             == "idle: 1 of 3 consumers, for 2 partitions; a partition has one consumer"
     });
-    let rule = "group:   idle: 1 of 3 consumers, for 2 partitions; a partition has one consumer";
+    let rule = "consumers:    idle: 1 of 3 consumers, for 2 partitions; a partition has one consumer";
     let (_, page) = get(&address, "/", "");
     assert!(page.contains(rule), "{page}");
     let config = daemon.folder().join("tidegate.toml");

@@ -89,7 +89,7 @@ fn shaped_encoder(specs: &[Spec], decode: &Decode, shape: &Shape, defaults: bool
         not_null: true,
         has_default: defaults,
         default_oid: None,
-        generated: false,
+        generated: None,
         identity_always: false,
     });
     let catalog = Catalog {

@@ -35,10 +35,6 @@ impl UniqueIndex {
     }
 }
 
-/// How many nullable columns a key may have if NULL counts as a key value. A merge has one condition for each combination of
-/// NULLs.
-const NULL_KEYS_MAX: usize = 4;
-
 impl Catalog {
     /// Returns the catalog of a table about which nothing but its name is known.
     pub fn without_columns(table: TableName) -> Self {
@@ -52,14 +48,16 @@ impl Catalog {
     }
 
     /// Returns the columns of a key in which NULL is a key value like any other. These are the nullable columns of the key, if
-    /// a unique index on the key is `NULLS NOT DISTINCT`. Returns no columns if more than four are nullable.
+    /// a unique index on the key is `NULLS NOT DISTINCT`. They are in the order of that index.
     pub fn null_keys<'a>(&self, key: &'a [String]) -> Vec<&'a str> {
         let is_nullable = |name: &&str| self.columns.iter().any(|column| column.name == **name && !column.not_null);
-        if !self.unique.iter().any(|index| index.nulls_not_distinct && index.is_on(key)) {
-            return Vec::new();
-        }
-        let nullable: Vec<_> = key.iter().map(String::as_str).filter(is_nullable).collect();
-        if nullable.len() <= NULL_KEYS_MAX { nullable } else { Vec::new() }
+        let index = self.unique.iter().find(|index| index.nulls_not_distinct && index.is_on(key));
+        let columns = index.into_iter().flat_map(|index| &index.columns);
+        columns
+            .filter_map(|column| key.iter().find(|name| *name == column))
+            .map(String::as_str)
+            .filter(is_nullable)
+            .collect()
     }
 }
 
@@ -88,10 +86,21 @@ pub struct CatalogColumn {
     /// The oid of the column's own default (`pg_attrdef.oid`), or of its identity's sequence. If the default is changed,
     /// its oid changes too. `None` if the column has neither of them (a domain's default doesn't count), or if it is generated.
     pub default_oid: Option<u32>,
-    /// `GENERATED ALWAYS AS (expression)`: neither COPY nor INSERT may fill the column.
-    pub generated: bool,
+    /// Set for `GENERATED ALWAYS AS (expression)`: neither COPY nor INSERT may fill the column.
+    pub generated: Option<Generated>,
     /// `GENERATED ALWAYS AS IDENTITY`: COPY may fill the column, INSERT only with `OVERRIDING SYSTEM VALUE`, and UPDATE never.
     pub identity_always: bool,
+}
+
+/// How Postgres computes a generated column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generated {
+    /// STORED; otherwise VIRTUAL, which no unique index can contain.
+    pub stored: bool,
+    /// The columns that the expression reads.
+    pub from: Vec<String>,
+    /// The oid of the expression (`pg_attrdef.oid`). If the expression is changed, its oid changes too.
+    pub oid: u32,
 }
 
 /// The kind of a relation in `pg_class`.

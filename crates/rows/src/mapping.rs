@@ -42,7 +42,6 @@ use crate::decode::Fields;
 use crate::decode::frame::{self, HeaderNames};
 use crate::json::members::Members;
 use crate::schema::SchemaId;
-use crate::spec::{Decode, KeyFormat};
 use crate::value::DecodeError;
 use crate::value::{EncodeError, Kind, Reason, Value, shown};
 use evolve::{GivenUp, NewFields};
@@ -156,11 +155,7 @@ impl Encoder {
     /// Returns the value of the header that names a schema, if headers may name schemas.
     #[inline]
     fn header<'a>(&self, headers: Headers<'a>, names: &HeaderNames) -> Option<&'a [u8]> {
-        // For Protobuf, Apicurio's headers lack the message indexes, which say which message of the schema a value is. So these
-        // headers are ignored if values or keys are Protobuf.
-        let apicurio =
-            !matches!(self.plan.decode, Decode::Protobuf(_)) && !matches!(self.plan.keys, KeyFormat::Protobuf(_));
-        if self.reads_headers { frame::header(headers, names, apicurio) } else { None }
+        if self.reads_headers { frame::header(headers, names) } else { None }
     }
 
     /// Appends a record's rows to `rows`, without COPY's header and trailer. Returns how many rows there are.

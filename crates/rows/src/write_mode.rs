@@ -18,6 +18,7 @@
 
 mod aggregate;
 mod check;
+mod computed;
 mod key;
 pub mod newest;
 pub mod partitions;
@@ -28,6 +29,8 @@ use crate::catalog::{Catalog, RelationKind, quote_identifier};
 use crate::mapping::shapes::Shapes;
 use crate::spec::{RowSpec, WriteMode};
 pub(crate) use check::check;
+pub use computed::computed;
+pub(crate) use computed::key_inputs;
 use key::Key;
 use newest::Newest;
 use upsert::Upsert;
@@ -47,10 +50,13 @@ const OLD: &str = "tidegate_old";
 pub struct Merge {
     /// The staging table, as SQL names it.
     pub stage: String,
-    /// Creates the staging table. Runs once per connection, outside of any transaction, and before [`Self::set_defaults`].
+    /// Creates the staging table. Runs once per connection, outside of any transaction, and before [`Self::set_defaults`] and
+    /// [`Self::add_computed`].
     pub create: String,
     /// The columns of the staging table that need the target's defaults: a row may leave them out, and they have one.
     pub defaults: Vec<String>,
+    /// The generated columns that the merge compares. The staging table computes them as the target does; see `computed`.
+    pub computed: Vec<String>,
     /// The COPY of rows that leave no column out.
     pub copy: String,
     /// Merges the staged rows, if they leave no column out. One statement or several, which run after [`Self::deletes`].
@@ -74,6 +80,14 @@ impl Merge {
         let alter: Vec<_> =
             taken.map(|(name, sql)| format!("ALTER COLUMN {} SET DEFAULT {sql}", quote_identifier(name))).collect();
         (!alter.is_empty()).then(|| format!("ALTER TABLE {} {}", self.stage, alter.join(", ")))
+    }
+
+    /// Returns the statement that adds the generated columns to the staging table; `None` if the merge compares none. `of_target`
+    /// has the names of the target's generated columns and their definitions as SQL.
+    pub fn add_computed(&self, of_target: &[(String, String)]) -> Option<String> {
+        let taken = of_target.iter().filter(|(name, _)| self.computed.contains(name));
+        let add: Vec<_> = taken.map(|(name, sql)| format!("ADD COLUMN {} {sql}", quote_identifier(name))).collect();
+        (!add.is_empty()).then(|| format!("ALTER TABLE {} {}", self.stage, add.join(", ")))
     }
 }
 
@@ -150,6 +164,7 @@ impl MergeTarget<'_> {
                 .map(|(_, column)| column.name.clone())
                 .filter(|name| self.has_own(name))
                 .collect(),
+            computed: computed(self.spec.table, self.catalog).map(|column| column.name.clone()).collect(),
             copy: self.copy(self.columns, &[]),
             clear: format!("{clear} {}", self.stage()),
             skips: matches!(self.spec.table.mode, WriteMode::InsertNew { .. }),

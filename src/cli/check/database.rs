@@ -376,15 +376,19 @@ fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
     let unfilled: Vec<_> = found
         .columns
         .iter()
-        .filter(|target| !target.generated && !columns.iter().any(|column| column.name == target.name))
+        .filter(|target| target.generated.is_none() && !columns.iter().any(|column| column.name == target.name))
         .filter(|target| !matches!(&pipeline.unknown_fields, tidegate_rows::spec::UnknownFields::Column(name) if *name == target.name))
         .map(|target| format!("`{}`", target.name))
         .collect();
     if !unfilled.is_empty() {
         report.warnings.push(format!("nothing is mapped to {}: their defaults apply", unfilled.join(", ")));
     }
-    let generated: Vec<_> =
-        found.columns.iter().filter(|target| target.generated).map(|target| format!("`{}`", target.name)).collect();
+    let generated: Vec<_> = found
+        .columns
+        .iter()
+        .filter(|target| target.generated.is_some())
+        .map(|target| format!("`{}`", target.name))
+        .collect();
     if !generated.is_empty() {
         report.warnings.push(format!("Postgres fills {} itself", generated.join(", ")));
     }

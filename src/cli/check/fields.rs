@@ -7,10 +7,12 @@ use serde::Serialize;
 use serde_json::{Deserializer, Value};
 use tidegate_protocol::record::Record;
 use tidegate_rows::mapping::{Encoder, SchemasMet};
-use tidegate_rows::spec::{Decode, Source, UnknownFields};
+use tidegate_rows::schema::SchemaId;
+use tidegate_rows::spec::{Decode, Missing, Source, UnknownFields};
 
 use super::report::PipelineReport;
 use crate::config::{Pipeline, nearest};
+use crate::registry::CachedSchemas;
 
 /// If the share of records that have a column's field is below this, `check` warns.
 const FEW: f64 = 0.1;
@@ -32,6 +34,9 @@ pub(super) struct Share {
     /// The part of the field's path that the registry's schemas lack, as a text for the report.
     #[serde(skip)]
     lack: Option<String>,
+    /// Another version of the registry's schemas that has the field.
+    #[serde(skip)]
+    version: Option<SchemaId>,
 }
 
 /// Counts and names of the fields of the sampled records.
@@ -63,19 +68,31 @@ impl Fields {
         }
     }
 
+    /// Compares the paths that the records' schemas lack with the other versions of these schemas. Requests them from the
+    /// registry, and blocks.
+    pub(super) fn look_at_versions(&mut self, registry: &CachedSchemas, encoder: &Encoder) {
+        for of in self.schemas.lacking() {
+            for (id, schema) in registry.other_versions(of) {
+                self.schemas.add_version(encoder.plan(), of, id, &schema);
+            }
+        }
+    }
+
     /// Takes over the counts of the encoder that encoded the sample.
     pub(super) fn take(&mut self, encoder: &mut Encoder) {
         let (mut counts, schemas, plan) = (Vec::new(), &self.schemas, encoder.plan().clone());
         let records = encoder.take_missing(|missing| {
             let lack = schemas.lack(&plan, missing.path).map(str::to_owned);
-            counts.push((missing.column.to_owned(), missing.path.join("."), missing.rows, lack));
+            let version = schemas.version_with(&plan, missing.path);
+            counts.push((missing.column.to_owned(), missing.path.join("."), missing.rows, lack, version));
         });
-        let share = |(column, field, missing, lack)| Share {
+        let share = |(column, field, missing, lack, version)| Share {
             column,
             field,
             present: records.saturating_sub(missing),
             records,
             lack,
+            version,
         };
         (self.rows, self.shares) = (records, counts.into_iter().map(share).collect());
     }
@@ -124,13 +141,19 @@ impl Fields {
         // and that few records have a certain field of Debezium's envelope.
         let mapped = pipeline.columns.iter().flatten().filter(|column| matches!(column.source, Source::Field(_)));
         let mapped: BTreeSet<_> = mapped.map(|column| column.name.as_str()).collect();
-        for Share { column, field, present, lack, .. } in
+        for Share { column, field, present, lack, version, .. } in
             self.shares.iter().filter(|share| mapped.contains(&*share.column))
         {
             let key = format!("pipelines.{}.columns.{column}", pipeline.name);
             let whose = format!("{records} newest {}", self::records(pipeline));
             if *present == 0 {
                 // Look for a field of the same name at another level, or of a similar name.
+                if let (Some(_), Some(id)) = (lack, version) {
+                    report.warnings.push(format!(
+                        "{key}: none of the {whose} has field `{field}`, because their schemas don't have it; schema {id} does, which is another version of them"
+                    ));
+                    continue;
+                }
                 let last = field.rsplit('.').next().unwrap_or(field);
                 let ends = |seen: &&String| seen.rsplit('.').next() == Some(last);
                 let meant = nearest(field, self.seen.iter().map(String::as_str))
@@ -143,7 +166,10 @@ impl Fields {
                 };
                 // A Protobuf record leaves out fields that aren't set. So a field that the schema has may still appear in later
                 // records.
-                let is_doubtful = matches!(pipeline.decode, Decode::Protobuf(_)) && lack.is_none();
+                let is_unset = matches!(pipeline.decode, Decode::Protobuf(_)) && lack.is_none();
+                let mut stated = pipeline.columns.iter().flatten();
+                let is_meant = stated.any(|of| of.name == *column && of.missing == Some(Missing::Null));
+                let is_doubtful = is_unset || is_meant;
                 let to = if is_doubtful { &mut report.warnings } else { &mut report.faults };
                 to.push(format!("{key}: none of the {whose} has field `{field}`{hint}"));
             } else if ratio(*present, records) < FEW {

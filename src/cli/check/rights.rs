@@ -3,7 +3,7 @@
 use sqlx::{PgConnection, Row};
 use tidegate_rows::catalog::{Catalog, TableName, quote_identifier};
 use tidegate_rows::spec::{UnknownFields, WriteMode};
-use tidegate_rows::write_mode::is_staged;
+use tidegate_rows::write_mode::{computed, is_staged};
 
 use super::report::PipelineReport;
 use crate::config::Pipeline;
@@ -339,9 +339,10 @@ async fn has_on_columns(
     let names: Vec<&str> = found
         .columns
         .iter()
-        .filter(|column| !column.generated && is_filled(&column.name))
+        .filter(|column| column.generated.is_none() && is_filled(&column.name))
         .map(|column| column.name.as_str())
         .filter(|name| right != "UPDATE" || !key.iter().any(|key| key == name))
+        .chain(computed(&pipeline.table, found).filter(|_| right == "SELECT").map(|column| column.name.as_str()))
         .collect();
     let row = sqlx::query(
         "SELECT coalesce(bool_and(has_column_privilege($1::int8::oid, a.attnum, $3)), $3 = 'UPDATE')

@@ -336,6 +336,9 @@ fn read(
         trouble.clone()?;
         send(batch, outbox);
     }
+    if let Some(schemas) = schemas {
+        fields.look_at_versions(schemas, &encoder);
+    }
     fields.take(&mut encoder);
     Ok(Encoded { new_fields, deletes: encoder.deletes(), fields })
 }

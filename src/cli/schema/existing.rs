@@ -69,7 +69,7 @@ pub(super) fn columns(root: &Node, catalog: &Catalog) -> Columns {
     }
     let proposed = |(column, field): (&CatalogColumn, &Option<usize>)| {
         let field = candidates.get((*field)?)?;
-        (!column.generated).then(|| field.proposed(column))
+        column.generated.is_none().then(|| field.proposed(column))
     };
     let columns: Vec<_> = catalog.columns.iter().zip(&filled).filter_map(proposed).collect();
     let homes: Vec<_> = filled.iter().flatten().filter_map(|at| candidates.get(*at)).map(|field| &field.path).collect();
@@ -168,7 +168,7 @@ fn folded(name: &str) -> String {
 
 /// Returns whether the table has a column of this name that no field fills.
 pub(super) fn has_free(catalog: &Catalog, columns: &[Proposed], name: &str) -> bool {
-    let has = catalog.columns.iter().any(|column| column.name == name && !column.generated);
+    let has = catalog.columns.iter().any(|column| column.name == name && column.generated.is_none());
     has && !columns.iter().any(|column| column.name == name)
 }
 
@@ -180,7 +180,7 @@ pub(super) fn findings(catalog: &Catalog, proposal: &Proposal, filled: &[&str]) 
         let CatalogColumn { name, type_text, .. } = column;
         let is_filled = filled.contains(&name.as_str());
         let optional = proposal.columns.iter().find(|field| field.name == *name && field.with_value < field.rows);
-        if column.generated {
+        if column.generated.is_some() {
             findings.push(format!("{name}: Postgres computes it"));
         } else if is_filled && column.identity_always {
             findings.push(format!("{name}: GENERATED ALWAYS AS IDENTITY, but the records' own numbers are written"));
@@ -240,7 +240,7 @@ mod tests {
             not_null: false,
             has_default: false,
             default_oid: None,
-            generated: false,
+            generated: None,
             identity_always: false,
         };
         let table = TableName { schema: "public".to_owned(), name: "t".to_owned() };

@@ -9,6 +9,8 @@ use tidegate_rows::value::{Kind, Value};
 
 /// The length of a registry's frame: a zero byte, and four bytes with the schema's number.
 const FRAME: usize = 5;
+/// The length of a frame whose id has eight bytes.
+const LONG_FRAME: usize = 9;
 
 /// The structure of a topic's records. A proposal is made for one structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +75,10 @@ pub(super) struct Looked<'a> {
 /// Returns the number of the schema if a value or a key begins with a registry's frame.
 pub(super) fn schema_id(bytes: &[u8]) -> Option<u32> {
     match bytes {
-        [0, a, b, c, d, _, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])).filter(|id| *id != 0),
+        // An id of eight bytes, as Apicurio's serializers may write it.
+        [0, 0, 0, 0, 0, a, b, c, d, _, ..] | [0, a, b, c, d, _, ..] => {
+            Some(u32::from_be_bytes([*a, *b, *c, *d])).filter(|id| *id != 0)
+        }
         _ => None,
     }
 }
@@ -81,7 +86,8 @@ pub(super) fn schema_id(bytes: &[u8]) -> Option<u32> {
 /// Returns a value or a key without its byte order mark or its registry's frame. A frame is only removed if JSON follows it.
 pub(super) fn unframed(bytes: &[u8]) -> &[u8] {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let behind = schema_id(bytes).and_then(|_| bytes.get(FRAME..));
+    let frame = if bytes.starts_with(&[0; FRAME]) { LONG_FRAME } else { FRAME };
+    let behind = schema_id(bytes).and_then(|_| bytes.get(frame..));
     behind.filter(|rest| json::document(rest).is_ok()).unwrap_or(bytes)
 }
 

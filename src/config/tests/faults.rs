@@ -220,7 +220,7 @@ fn columns_are_held_against_the_rules() {
         "tidegate.toml:1:7  pipelines.rides.table.create: needs the columns and their types; write a [pipelines.NAME.columns]",
     );
     fault_of(
-        "table.mode = \"insert_new\"\ntable.key = [\"b\"]\n[pipelines.rides.columns]\na = \"a\"",
+        "table.mode = \"insert_new\"\ntable.key = [\"b\"]\ntable.create = true\n[pipelines.rides.columns]\na = { field = \"a\", type = \"int4\" }",
         "tidegate.toml:2:7  pipelines.rides.table.key: \"b\" is no column of the mapping",
     );
 }

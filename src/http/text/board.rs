@@ -2,8 +2,7 @@
 
 use super::super::board::BoardConsumer;
 use super::super::document::{PartitionView, PipelineView, Sign};
-use super::super::words::{duration, whole_number};
-use super::word;
+use super::super::words::{duration, records};
 
 /// How many partitions of a consumer are named. Further ones are only counted.
 const PARTITIONS: usize = 24;
@@ -17,7 +16,10 @@ pub(super) fn behind(partitions: &[PartitionView]) -> Vec<String> {
     worst
         .into_iter()
         .take(WORST)
-        .map(|p| format!("{}/{} {} ({})", p.topic, p.partition, whole_number(p.lag_records), duration(p.lag_seconds)))
+        .map(|p| {
+            let (lag, oldest) = (records(p.lag_records), duration(p.lag_seconds));
+            format!("{}/{} {lag} (the oldest waits {oldest})", p.topic, p.partition)
+        })
         .collect()
 }
 
@@ -26,29 +28,37 @@ pub(super) fn unread(pipeline: &PipelineView, places: &[usize]) -> String {
     let name = |partition: &PartitionView| {
         let last = partition.owner.as_ref().map_or_else(
             || "never read".to_owned(),
-            |owner| format!("last {owner}, {} ago", duration(partition.idle_seconds)),
+            |owner| format!("last by {owner}, {} ago", duration(partition.idle_seconds)),
         );
         format!("{}/{} ({last})", partition.topic, partition.partition)
     };
     named(pipeline, places, name).join(", ")
 }
 
-/// Returns the partitions of one consumer, each with a sign for its state unless it is flowing.
+/// Returns the partitions of one consumer, each with its state in words unless it is flowing.
 pub(super) fn chips(pipeline: &PipelineView, seat: &BoardConsumer) -> String {
     let places = &seat.partitions;
     if places.is_empty() {
-        return if seat.joining { "joining" } else { "idle" }.to_owned();
+        let idle = "idle, because each partition has another consumer";
+        return if seat.joining { "joining the group" } else { idle }.to_owned();
     }
     let several = pipeline.topics.len() > 1;
     let name = |partition: &PartitionView| {
         let topic = if several { format!("{}/", partition.topic) } else { String::new() };
-        let sign = match partition.sign {
-            Sign::Flowing => String::new(),
-            sign => format!("({})", word(&sign)),
+        let state = match partition.sign {
+            Sign::Flowing => "",
+            Sign::Claiming => " (waits for its claim)",
+            Sign::Waiting => " (waits for a service)",
+            Sign::Held => " (held back by the rate limit)",
+            Sign::Full => " (waits for the writer)",
+            Sign::Fenced => " (another instance has taken it over)",
+            Sign::Stopped => " (stopped)",
+            Sign::Silent => " (its owner makes no progress)",
         };
-        format!("{topic}{}{sign}", partition.partition)
+        format!("{topic}{}{state}", partition.partition)
     };
-    named(pipeline, places, name).join(" ")
+    let word = if places.len() == 1 { "partition" } else { "partitions" };
+    format!("{word} {}", named(pipeline, places, name).join(", "))
 }
 
 /// Names the partitions at these indexes of the pipeline's list. Those after the first [`PARTITIONS`] are only counted.

@@ -2,7 +2,7 @@
 
 use super::super::history::Columns;
 use super::super::words::whole;
-use super::FLOOD_SECONDS;
+use super::{FLOOD_SECONDS, label};
 
 /// Returns both rates of the last minute, as two lines of bars with a common scale.
 pub(super) fn draw(history: &Columns) -> Vec<String> {
@@ -19,8 +19,8 @@ pub(super) fn draw(history: &Columns) -> Vec<String> {
         values.iter().map(|value| value.map_or(' ', |value| bar(value / top))).collect()
     };
     vec![
-        format!("         into Kafka    {}  the last {} s, up to {}/s", bars(&into), into.len(), whole(top)),
-        format!("         into Postgres {}", bars(&out)),
+        format!("{}into Kafka    {}  the last {} s, up to {}/s", label(""), bars(&into), into.len(), whole(top)),
+        format!("{}into Postgres {}", label(""), bars(&out)),
     ]
 }
 

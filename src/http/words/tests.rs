@@ -221,3 +221,18 @@ fn what_is_the_limit_follows_from_the_time() {
     assert!(limit(&[[0.0, 0.0, 1.0, 0.0, 0.0, 0.9]]).unwrap().starts_with("Postgres is unavailable"));
     assert_eq!(limit(&[]), None);
 }
+
+#[test]
+fn fields_that_no_record_has_are_named_up_to_three() {
+    let never = |path: &str| NeverSeen { column: format!("c_{path}"), path: path.to_owned() };
+    let said = |paths: &[&str]| {
+        let facts = Facts { never_seen: paths.iter().map(|path| never(path)).collect(), ..flowing("a") };
+        let said = troubles(&facts);
+        assert_eq!((said.len(), said[0].level, said[0].runbook.is_some()), (1, Level::Warning, true));
+        said[0].text.clone()
+    };
+    let text = "a: no record so far has had the field `x`, so its column is NULL. Is the name misspelt?";
+    assert_eq!(said(&["x"]), text);
+    let text = "a: no record so far has had the fields `x`, `y`, `z` and 1 more, so their columns are NULL. Is the name misspelt?";
+    assert_eq!(said(&["x", "y", "z", "u"]), text);
+}

@@ -179,6 +179,18 @@ impl Registry {
                 Some(answer) => (200, answer.clone()),
                 None => (404, json!({ "error_code": 40403, "message": format!("Schema {id} not found") })),
             },
+            ["schemas", "ids", id, "versions"] => {
+                let id: Option<u32> = id.parse().ok();
+                let places = state.subjects.iter().flat_map(|(subject, ids)| {
+                    let own = (1..).zip(ids).filter(|(_, own)| Some(**own) == id);
+                    own.map(move |(version, _)| json!({ "subject": subject, "version": version }))
+                });
+                (200, Value::Array(places.collect()))
+            }
+            ["subjects", subject, "versions"] => match state.subjects.get(*subject) {
+                Some(ids) => (200, json!((1..=ids.len()).collect::<Vec<_>>())),
+                None => (404, json!({ "error_code": 40401, "message": format!("Subject '{subject}' not found.") })),
+            },
             ["schemas", "guids", guid] => {
                 let known = state.schemas.iter().find(|(id, _)| guid_text(**id) == *guid);
                 match known.filter(|_| !state.without_guids) {

@@ -1,8 +1,7 @@
-//! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a
-//! header. The prefix is a zero byte, the schema's number in four bytes and, for Protobuf, the indexes that say which
-//! message of the schema the value is. The header contains either such a prefix, or the byte 1 and the schema's GUID in
-//! sixteen bytes; the value then has no prefix. Apicurio's serializers write the number in eight bytes, into headers
-//! with other names.
+//! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a header. The
+//! prefix is a zero byte, the schema's number in four bytes and, for Protobuf, which message of the schema it is. The header
+//! contains either such a prefix, or the byte 1 and the schema's GUID in sixteen bytes; the value then has no prefix.
+//! Apicurio's serializers may write the number in eight bytes: in the prefix, or into headers with other names.
 
 use tidegate_protocol::record::Headers;
 
@@ -12,12 +11,25 @@ use crate::value::{DecodeError, Reason, shown};
 /// The length of the zero byte and the schema id.
 pub(crate) const HEAD: usize = 5;
 
+/// The length of the zero byte and an id of eight bytes.
+pub(crate) const LONG_HEAD: usize = 9;
+
 /// Returns the schema id; `None` if the value isn't framed.
 #[inline]
 pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
     match payload {
-        [0, a, b, c, d, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])),
+        [0, 0, 0, 0, 0, a, b, c, d, ..] | [0, a, b, c, d, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])),
         _ => None,
+    }
+}
+
+/// Returns the length of a framed value's prefix, without Protobuf's message indexes. No registry assigns the id 0, so four zero
+/// bytes are the first half of an id of eight bytes. Apicurio's own readers tell the two forms apart in the same way.
+#[inline]
+pub(crate) fn head(payload: &[u8]) -> usize {
+    match payload {
+        [0, 0, 0, 0, 0, _, _, _, _, ..] => LONG_HEAD,
+        _ => HEAD,
     }
 }
 
@@ -39,18 +51,17 @@ pub(crate) const OF_VALUE: HeaderNames = HeaderNames {
 pub(crate) const OF_KEY: HeaderNames =
     HeaderNames { confluent: b"__key_schema_id", apicurio: [b"apicurio.key.contentId", b"apicurio.key.globalId"] };
 
-/// Returns the value of the header that names a schema. If the header occurs more than once, the last one counts, as in
-/// the registries' own deserializers. With `apicurio`, Apicurio's headers are read too; their values are returned in
-/// Confluent's form.
-pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames, apicurio: bool) -> Option<&'a [u8]> {
+/// Returns the value of the header that names a schema. If the header occurs more than once, the last one counts, as for the
+/// registry's own readers. The values of Apicurio's headers are returned in Confluent's form, for Protobuf without message indexes.
+pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames) -> Option<&'a [u8]> {
     let mut found = [None; 3];
     for (name, value) in headers.iter() {
         let [confluent, content, global] = &mut found;
         if name == names.confluent {
             *confluent = value;
-        } else if apicurio && name == names.apicurio[0] {
+        } else if name == names.apicurio[0] {
             *content = value.map(of_apicurio);
-        } else if apicurio && name == names.apicurio[1] {
+        } else if name == names.apicurio[1] {
             *global = value.map(of_apicurio);
         }
     }

@@ -114,7 +114,9 @@ impl<P> Plans<P> {
         let (id, start, indexes) = match header {
             None => {
                 let id = frame::schema_id(payload).ok_or_else(|| frame::not_framed(payload))?;
-                (SchemaId::Number(id), frame::HEAD, None)
+                // The id of a local schema has no meaning, so it may be 0.
+                let head = if self.registry.is_some() { frame::head(payload) } else { frame::HEAD };
+                (SchemaId::Number(id), head, None)
             }
             Some(header) => {
                 let (id, behind) = frame::of_header(header).ok_or_else(|| frame::not_of_header(header))?;

@@ -82,24 +82,31 @@ impl ProtobufDecoder {
         let (schema, made) = plans.current()?;
         let Parsed::Protobuf(file) = &schema.0 else { return Err(schema.is_not("protobuf", id)) };
         let mut indexes = [0; INDEXES_MAX];
-        let (start, indexes) = match of_header {
-            // A header that has no indexes means the first message.
-            Some([]) => (start, None),
-            Some(bytes) => {
+        let is_headed = of_header.is_some_and(<[u8]>::is_empty);
+        let named = if is_headed || (*framed && of_header.is_none()) { type_ref(file, payload, start) } else { None };
+        let (start, indexes) = match (of_header, named) {
+            (_, Some((at, _))) => (at, None),
+            (Some([]), None) => (start, None),
+            (Some(bytes), None) => {
                 let (_, count) = message_indexes(bytes, 0, &mut indexes)?;
                 (start, Some(&indexes[..count]))
             }
-            None if *framed => {
+            (None, None) if *framed => {
                 let (at, count) = message_indexes(payload, start, &mut indexes)?;
                 (at, Some(&indexes[..count]))
             }
-            None => (start, None),
+            (None, None) => (start, None),
         };
         // For a local schema, the configured message takes precedence over the frame's.
-        let wanted = match (message, indexes) {
-            (Some(name), _) => file.by_name(name),
-            (None, Some(indexes)) => file.by_indexes(indexes),
-            (None, None) => file.by_indexes(&[0]),
+        let wanted = match (message, named, indexes) {
+            (Some(name), ..) => file.by_name(name),
+            (None, Some((_, id)), _) => Some(id),
+            (None, None, Some(indexes)) => file.by_indexes(indexes),
+            // Confluent's serializers write indexes behind a number, and Apicurio's don't.
+            (None, None, None) if is_headed && matches!(id, Some(SchemaId::Number(_))) => {
+                Some(file.only_message().ok_or_else(|| unnamed(id))?)
+            }
+            (None, None, None) => file.by_indexes(&[0]),
         };
         let Some(wanted) = wanted else {
             let (whose, indexes) = (whose(id), indexes.unwrap_or_default());
@@ -134,12 +141,45 @@ fn make(schema: Arc<Schema>, id: Option<SchemaId>) -> Result<Made, DecodeError> 
     }
 }
 
-/// Returns the message type of a value, from the message indexes in its frame. `behind_number` is the part of the value
-/// that follows the schema's number.
+/// Returns the message type of a value, from the message indexes or the type reference in its frame. `behind_number` is the
+/// value from the first byte after the schema's number.
 pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<MessageId> {
+    if let Some((_, id)) = type_ref(file, behind_number, 0) {
+        return Some(id);
+    }
     let mut indexes = [0; INDEXES_MAX];
     let (_, count) = message_indexes(behind_number, 0, &mut indexes).ok()?;
     file.by_indexes(&indexes[..count])
+}
+
+/// Reads the type reference that Apicurio's serializer writes in front of a message, where Confluent's writes message indexes:
+/// the length of a message whose only field, number 1, is the name of one of the file's outermost messages, without the package.
+/// Returns where the payload begins, and the message; `None` if these bytes are no type reference.
+pub(crate) fn type_ref(file: &ProtoFile, payload: &[u8], start: usize) -> Option<(usize, MessageId)> {
+    const NAME: u8 = 0x0a;
+    let mut at = start;
+    let length = usize::try_from(wire::varint(payload, &mut at)?).ok()?;
+    let end = at.checked_add(length)?;
+    if payload.get(at) != Some(&NAME) {
+        return None;
+    }
+    at += 1;
+    let length = usize::try_from(wire::varint(payload, &mut at)?).ok()?;
+    if at.checked_add(length)? != end {
+        return None;
+    }
+    let name = std::str::from_utf8(payload.get(at..end)?).ok()?;
+    file.outermost(name).map(|id| (end, id))
+}
+
+#[cold]
+fn unnamed(id: Option<SchemaId>) -> DecodeError {
+    let detail = format!(
+        "neither its header nor its first bytes say which message of {} it is; set apicurio.registry.serde.send-type-ref = true at \
+         the producer, if it uses Apicurio's serializer",
+        whose(id)
+    );
+    DecodeError::new(Reason::InvalidFormat, detail)
 }
 
 /// Reads the message indexes of a frame, from the outermost message to the innermost: a count, then as many indexes,

@@ -238,9 +238,11 @@ fn named(key: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
 }
 
 /// Returns the schema id in the key's frame, if it has one. Id 0 doesn't count: no registry assigns it, and an
-/// eight-byte integer below 2^24 begins with the same zero bytes.
+/// eight-byte integer below 2^24 begins with the same zero bytes. For the same reason ids of eight bytes count only if the
+/// configuration says that keys are Avro or Protobuf.
 fn registered(key: &[u8]) -> Option<u32> {
-    frame::schema_id(key).filter(|id| *id != 0 && key.len() > frame::HEAD)
+    let is_short = frame::head(key) == frame::HEAD;
+    frame::schema_id(key).filter(|id| is_short && *id != 0 && key.len() > frame::HEAD)
 }
 
 fn begins_json(text: &[u8]) -> bool {

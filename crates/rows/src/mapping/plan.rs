@@ -439,7 +439,7 @@ fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Colu
     let fillable = catalog.columns.iter().filter(|column| {
         let is_mapped = mapped.iter().any(|mapped| mapped.name == column.name);
         let encodes = mapped.is_empty() || Encoding::of(column, &Times::default()).is_some();
-        !column.generated && !is_mapped && encodes && Some(&column.name) != leftovers
+        column.generated.is_none() && !is_mapped && encodes && Some(&column.name) != leftovers
     });
     fillable
         .map(|column| Column {
@@ -486,7 +486,7 @@ fn check_unfilled(spec: &RowSpec<'_>, catalog: &Catalog, mapping: &[Column], fau
     for column in &catalog.columns {
         let filled = mapping.iter().any(|mapped| mapped.name == column.name)
             || matches!(spec.unknown_fields, UnknownFields::Column(name) if *name == column.name);
-        if column.not_null && !column.has_default && !column.generated && !filled {
+        if column.not_null && !column.has_default && column.generated.is_none() && !filled {
             let CatalogColumn { name, type_text, .. } = column;
             let message = format!(
                 "column `{name}` ({type_text}) is NOT NULL without a default; map a field or a constant (`value`) to it, or give it a default"

@@ -16,11 +16,14 @@ use crate::spec::{
     AggregateFunction, Column, EpochUnit, Missing, NulPolicy, RowFilter, RowSpec, Source, UnknownFields, WriteMode,
 };
 use crate::value::Kind;
+use crate::write_mode;
 
 /// Plans columns, and collects the paths that they need and the faults.
 pub(super) struct Planner<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) mode: &'a WriteMode,
+    /// The columns from which Postgres computes a generated column of an upsert's key. A record that deletes must give them.
+    key_inputs: Vec<String>,
     /// Whether the mapping was made from the catalog rather than by the user.
     pub(super) automatic: bool,
     pub(super) paths: Vec<Path>,
@@ -44,6 +47,7 @@ impl<'a> Planner<'a> {
         Self {
             catalog,
             mode: &spec.table.mode,
+            key_inputs: write_mode::key_inputs(spec.table, catalog),
             automatic,
             paths: Vec::new(),
             base,
@@ -95,8 +99,9 @@ impl<'a> Planner<'a> {
             applied.map_err(|why| self.faults.push(&key, why)).ok().map(Box::new)
         });
         let merges = matches!(self.mode, WriteMode::Upsert { .. } | WriteMode::Aggregate { .. });
-        planned.in_key = merges && self.mode.key().contains(&mapped.name);
-        planned.not_null |= planned.in_key && !self.catalog.null_keys(self.mode.key()).contains(&mapped.name.as_str());
+        let is_key = merges && self.mode.key().contains(&mapped.name);
+        planned.in_key = is_key || self.key_inputs.contains(&mapped.name);
+        planned.not_null |= is_key && !self.catalog.null_keys(self.mode.key()).contains(&mapped.name.as_str());
         if let (true, Source::Field(path)) = (planned.in_key, &mapped.source) {
             planned.key_from = self.key_slots(path, &mapped.name);
         }
@@ -164,7 +169,7 @@ impl<'a> Planner<'a> {
             self.faults.push(key, format!("`{table}` has no column `{name}`{close}"));
             return None;
         };
-        if column.generated {
+        if column.generated.is_some() {
             self.faults.push(key, format!("Postgres generates `{name}` itself; leave it out of the mapping"));
             return None;
         }

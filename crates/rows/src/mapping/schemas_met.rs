@@ -16,6 +16,8 @@ pub struct SchemasMet {
     /// For each slot of the plan, the part of its field's path that the most recent schema lacks, as text. `None` if
     /// one of the schemas has the whole path.
     lacks: Vec<Option<String>>,
+    /// For each slot of the plan: another version of such a schema that has the whole path.
+    others: Vec<Option<SchemaId>>,
 }
 
 impl SchemasMet {
@@ -25,6 +27,32 @@ impl SchemasMet {
     pub fn lack(&self, plan: &Plan, path: &[String]) -> Option<&str> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
         self.lacks.get(slot)?.as_deref()
+    }
+
+    /// Returns a schema that has the field at `path`, if [`Self::lack`] says that the met schemas lack it, and another version of
+    /// them was added by [`Self::add_version`].
+    pub fn version_with(&self, plan: &Plan, path: &[String]) -> Option<SchemaId> {
+        let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
+        *self.others.get(slot)?
+    }
+
+    /// Returns the schemas met, if they lack a path.
+    pub fn lacking(&self) -> Vec<SchemaId> {
+        let lacks = self.lacks.iter().any(Option::is_some);
+        self.schemas.iter().filter(|_| lacks).map(|(id, _)| *id).collect()
+    }
+
+    /// Compares the paths that the met schemas lack with another version of the schema `of`.
+    pub fn add_version(&mut self, plan: &Plan, of: SchemaId, id: SchemaId, schema: &Schema) {
+        let messages = self.schemas.iter().filter(|(met, _)| *met == of).map(|(_, message)| message.as_deref());
+        let messages: Vec<_> = messages.collect();
+        self.others.resize(plan.paths.len(), None);
+        for ((path, lack), other) in plan.paths.iter().zip(&self.lacks).zip(&mut self.others) {
+            let has = |message: &Option<&str>| schema.has(*message, path, &plan.levels);
+            if lack.is_some() && other.is_none() && messages.iter().any(has) {
+                *other = Some(id);
+            }
+        }
     }
 
     fn add(&mut self, plan: &Plan, id: SchemaId, schema: &Schema, message: Option<&str>) {
@@ -58,7 +86,11 @@ impl Encoder {
         };
         let Some(id) = id else { return };
         if let Found::Schema(schema) = schemas.find(id) {
-            met.add(plan, id, &schema, schema.message_name(payload, header));
+            let message = schema.message_name(payload, header);
+            // A Protobuf value whose message isn't known says nothing about the fields.
+            if message.is_some() || schema.kind() != "PROTOBUF" {
+                met.add(plan, id, &schema, message);
+            }
         }
     }
 }

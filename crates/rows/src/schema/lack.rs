@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::avro::{AvroNode, AvroSchema, NodeId};
 use super::protobuf::{FieldKind, Known, MessageId, ProtoFile, ProtobufField};
-use super::{Parsed, Schema};
+use super::{Parsed, Schema, SchemaId};
 use crate::decode::{Path, frame, protobuf};
 use crate::fault::hint;
 
@@ -110,15 +110,33 @@ impl Schema {
         }
     }
 
+    /// Returns whether this schema has the whole path. `message` is as for [`Self::lack`].
+    pub(crate) fn has(&self, message: Option<&str>, path: &[String], levels: &[Path]) -> bool {
+        let is_known = match &self.0 {
+            Parsed::Avro(_) => true,
+            Parsed::Protobuf(file) => message.is_none_or(|name| file.has_message(name)),
+            Parsed::Other(_) => false,
+        };
+        is_known && self.lack(message, path, levels).is_none()
+    }
+
     /// Returns the name of the Protobuf message that a record contains, by the frame of its value or by the header that
     /// replaces the frame.
     pub(crate) fn message_name(&self, payload: &[u8], header: Option<&[u8]>) -> Option<&str> {
         let Parsed::Protobuf(file) = &self.0 else { return None };
-        let indexes = match header {
-            None => payload.get(frame::HEAD..)?,
-            Some(header) => header.get(frame::of_header(header)?.1..)?,
+        let id = match header {
+            None => protobuf::message_of(file, payload.get(frame::head(payload)..)?),
+            Some(header) => {
+                let (schema, behind) = frame::of_header(header)?;
+                match (header.get(behind..)?, schema) {
+                    ([], SchemaId::Number(_)) => {
+                        protobuf::type_ref(file, payload, 0).map(|(_, id)| id).or_else(|| file.only_message())
+                    }
+                    ([], SchemaId::Guid(_)) => file.by_indexes(&[0]),
+                    (indexes, _) => protobuf::message_of(file, indexes),
+                }
+            }
         };
-        let id = if indexes.is_empty() { file.by_indexes(&[0]) } else { protobuf::message_of(file, indexes) };
         id.map(|id| file.message(id).name.as_str())
     }
 }

@@ -28,7 +28,7 @@ impl Schema {
         match &self.0 {
             Parsed::Avro(avro) => Some(of_avro(avro, avro.root, 0, &mut { TYPES_MAX })),
             Parsed::Protobuf(file) => {
-                let message = protobuf::message_of(file, framed.get(frame::HEAD..)?)?;
+                let message = protobuf::message_of(file, framed.get(frame::head(framed)..)?)?;
                 Some(of_message(file, message, 0, &mut { TYPES_MAX }))
             }
             Parsed::Other(_) => None,

@@ -118,6 +118,8 @@ pub(crate) struct ProtoFile {
     names: HashMap<String, MessageId>,
     /// The file's own messages by their message indexes, from the outermost message to the innermost.
     indexes: HashMap<Vec<i64>, MessageId>,
+    /// The file's outermost messages by their names without the package.
+    outermost: HashMap<String, MessageId>,
 }
 
 impl ProtoFile {
@@ -144,7 +146,9 @@ impl ProtoFile {
         for (place, message) in (0..).zip(main.messages()) {
             index(&message, vec![place], &names, &mut indexes);
         }
-        Ok(Self { messages, enums, names, indexes })
+        let id = |message: MessageDescriptor| Some((message.name().to_owned(), *names.get(message.full_name())?));
+        let outermost = main.messages().filter_map(id).collect();
+        Ok(Self { messages, enums, names, indexes, outermost })
     }
 
     #[inline]
@@ -163,6 +167,16 @@ impl ProtoFile {
 
     pub(crate) fn by_indexes(&self, indexes: &[i64]) -> Option<MessageId> {
         self.indexes.get(indexes).copied()
+    }
+
+    /// Returns the outermost message of the file with this name, which is given without the package.
+    pub(crate) fn outermost(&self, name: &str) -> Option<MessageId> {
+        self.outermost.get(name).copied()
+    }
+
+    /// Returns the file's message if it has only one.
+    pub(crate) fn only_message(&self) -> Option<MessageId> {
+        self.by_indexes(&[0]).filter(|_| self.indexes.len() == 1)
     }
 
     /// Returns whether a message of this name, with its package, exists.

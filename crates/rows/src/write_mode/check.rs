@@ -47,6 +47,7 @@ pub(crate) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults, 
             missing = true;
         }
     }
+    missing |= super::computed::check(spec, catalog, faults);
     let key = spec.table.mode.key();
     if !missing && !key.is_empty() && !catalog.is_unique(key) {
         faults.push("table.key", no_index(table, key));

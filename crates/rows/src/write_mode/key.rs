@@ -4,10 +4,14 @@
 
 use crate::catalog::{Catalog, TypeKind, quote_identifier};
 
+/// How many nullable columns of a key are looked up in the index. Each combination of NULLs in them is a condition, so four
+/// columns make sixteen.
+const NULLABLE_IN_INDEX: usize = 4;
+
 /// A key, as SQL compares it.
 pub(super) struct Key<'a> {
     pub(super) columns: &'a [String],
-    /// The columns of the key in which NULL is a key value.
+    /// Those of `columns` in which NULL is a key value, in the order of the unique index.
     nullable: Vec<&'a str>,
     catalog: &'a Catalog,
 }
@@ -41,18 +45,22 @@ impl<'a> Key<'a> {
         equal.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// Returns the condition that a row of the table has the key of a staged row. It has one alternative per
-    /// combination of NULL columns, and each alternative finds one row by the index. With a condition per column,
-    /// Postgres would read, for each staged row, all rows that have NULL in the index's first column.
+    /// Returns the condition that a row of the table has the key of a staged row. Each combination of columns that are NULL is a
+    /// condition of its own, which finds one row by the index. A condition per column would read all rows that have NULL in the
+    /// index's first column, for each staged row. If more than [`NULLABLE_IN_INDEX`] columns are nullable, the last ones in the
+    /// index are compared in the rows that the others find.
     pub(super) fn finds(&self, table: &str, staged: &str) -> String {
-        let combinations = (0..1_usize << self.nullable.len()).map(|nulls| {
+        let (in_index, behind) = self.nullable.split_at(self.nullable.len().min(NULLABLE_IN_INDEX));
+        let combinations = (0..1_usize << in_index.len()).map(|nulls| {
             let is_null = |name: &str| {
-                let place = self.nullable.iter().position(|nullable| *nullable == name);
+                let place = in_index.iter().position(|nullable| *nullable == name);
                 place.is_some_and(|place| nulls >> place & 1 == 1)
             };
             let columns = self.columns.iter().map(|name| {
                 let column = quote_identifier(name);
-                if is_null(name) {
+                if behind.contains(&name.as_str()) {
+                    format!("{table}.{column} IS NOT DISTINCT FROM {staged}.{column}")
+                } else if is_null(name) {
                     format!("{table}.{column} IS NULL AND {staged}.{column} IS NULL")
                 } else {
                     format!("{table}.{column} = {staged}.{column}")

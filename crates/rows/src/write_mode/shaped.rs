@@ -131,14 +131,16 @@ impl MergeTarget<'_> {
         Some(Shaped { copies, merge, deletes, newest, defaults })
     }
 
-    /// Returns whether the merge compares a column.
+    /// Returns whether the merge compares a column, or a generated column that is computed from it.
     fn goes_by(&self, name: &str) -> bool {
         let table = &self.spec.table;
         let newer_by = match &table.mode {
             WriteMode::Upsert { newer_by, .. } => newer_by.as_deref(),
             _ => None,
         };
-        newer_by == Some(name) || table.mode.key().iter().chain(&table.sort_by).any(|column| column == name)
+        newer_by == Some(name)
+            || table.mode.key().iter().chain(&table.sort_by).any(|column| column == name)
+            || super::computed::inputs(table, self.catalog).any(|column| column == name)
     }
 
     fn copy_of_group(&self, group: &Group<'_>, staged: &Staged<'_>, turn: bool) -> ShapeCopy {

@@ -96,7 +96,7 @@ pub(crate) fn column(name: &str, type_text: &str) -> CatalogColumn {
         not_null: false,
         has_default: false,
         default_oid: None,
-        generated: false,
+        generated: None,
         identity_always: false,
     }
 }

@@ -1,7 +1,7 @@
 //! Plans and whole rows; single types are tested in `copy`.
 
 use tidegate_protocol::record::{Headers, Record, push_header};
-use tidegate_rows::catalog::{CatalogColumn, RelationKind};
+use tidegate_rows::catalog::{CatalogColumn, Generated, RelationKind};
 use tidegate_rows::mapping::{Plan, mark};
 use tidegate_rows::spec::{EpochUnit, Missing, NulPolicy, Source, UnknownFields, WriteMode};
 use tidegate_rows::value::{EncodeError, Reason};
@@ -314,7 +314,10 @@ fn every_fault_of_a_plan_is_reported_at_once() {
         column("state", "uuid"),
         column("n", "int8"),
         column("speed", "float4"),
-        CatalogColumn { generated: true, ..column("made", "int8") },
+        CatalogColumn {
+            generated: Some(Generated { stored: true, from: Vec::new(), oid: 7 }),
+            ..column("made", "int8")
+        },
         CatalogColumn { base_type_oid: 99_999, type_text: "hstore".to_owned(), ..column("h", "text") },
     ]);
     catalog.kind = RelationKind::View;

@@ -1,0 +1,72 @@
+//! Counts the fields that records lack, over all consumers of a pipeline, so that the log and the page can name the fields that
+//! no record has had.
+
+use std::collections::BTreeMap;
+
+use tidegate_rows::mapping::MissingField;
+
+/// A field that is absent from this many rows, and from all rows so far, is named.
+const NEVER_SEEN_AFTER: u64 = 1000;
+
+/// The counts since the current plan's first row.
+#[derive(Debug, Default)]
+pub(super) struct Unseen {
+    /// The version of the plan.
+    version: u64,
+    rows: u64,
+    /// For each column whose missing field means NULL: the path of its field, and the number of rows that lacked it.
+    missing: BTreeMap<String, (String, u64)>,
+    /// Whether the log has already named the fields that no record has.
+    named: bool,
+}
+
+/// A column whose field no record has had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeverSeen {
+    pub column: String,
+    /// The field's path, as a mapping writes it.
+    pub path: String,
+}
+
+impl Unseen {
+    /// Prepares for the counts of an encoder that uses the plan of this version. A newer plan starts at 0. Returns whether the
+    /// counts of this version are still of interest.
+    pub(super) fn turn_to(&mut self, version: u64) -> bool {
+        if version > self.version {
+            *self = Self { version, ..Self::default() };
+        }
+        version == self.version
+    }
+
+    /// Adds the rows that lacked a column's field.
+    pub(super) fn add(&mut self, field: &MissingField<'_>) {
+        match self.missing.get_mut(field.column) {
+            Some((_, rows)) => *rows += field.rows,
+            None if field.has_default => {}
+            None => drop(self.missing.insert(field.column.to_owned(), (field.path.join("."), field.rows))),
+        }
+    }
+
+    pub(super) fn add_rows(&mut self, rows: u64) {
+        self.rows += rows;
+    }
+
+    /// Returns the columns whose field no record has had; none until there are enough rows.
+    pub(super) fn never_seen(&self) -> Vec<NeverSeen> {
+        if self.rows < NEVER_SEEN_AFTER {
+            return Vec::new();
+        }
+        let never = self.missing.iter().filter(|(_, (_, rows))| *rows >= self.rows);
+        never.map(|(column, (path, _))| NeverSeen { column: column.clone(), path: path.clone() }).collect()
+    }
+
+    /// Returns the number of rows and the columns whose field no record has had, if the log is to name them now: once per plan.
+    pub(super) fn news(&mut self) -> Option<(u64, Vec<NeverSeen>)> {
+        if self.named || self.rows < NEVER_SEEN_AFTER {
+            return None;
+        }
+        let never = self.never_seen();
+        self.named = !never.is_empty();
+        self.named.then_some((self.rows, never))
+    }
+}
