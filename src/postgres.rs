@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use connect::{Connector, within};
+use partitions::Purpose;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor, PgConnection};
 use tidegate_protocol::batch::{Batch, RejectedRecord, Span};
@@ -48,6 +49,7 @@ use window::Stages;
 use crate::config::Pipeline;
 use crate::metrics::WriterMetrics;
 use crate::plan::{PlanSource, Planned, PlannedEncoder};
+use crate::repeats::Repeats;
 
 /// The longest time to find and create the tables that a batch names. Each statement has its own deadline too.
 const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
@@ -73,6 +75,8 @@ pub struct PgStore {
     /// partition, the row is itself at fault. For a table with a DEFAULT partition, those since the start: they are not requested
     /// again.
     tried: BTreeSet<Bounds>,
+    /// The refusals of partitions that were logged.
+    refusals: Repeats,
 }
 
 #[derive(Debug)]
@@ -102,6 +106,7 @@ impl PgStore {
             missing: Vec::new(),
             placed: Vec::new(),
             tried: BTreeSet::new(),
+            refusals: Repeats::every(partitions::WARN_EVERY),
         }
     }
 
@@ -198,6 +203,11 @@ impl PgStore {
         self.has_default_partition() && self.misses(batch, window)
     }
 
+    /// Returns the partitions that the last copied window needs and that may be missing.
+    pub fn missing_partitions(&self) -> &[Bounds] {
+        &self.missing
+    }
+
     fn has_default_partition(&self) -> bool {
         self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default)
     }
@@ -264,7 +274,8 @@ impl PgStore {
             return Ok(());
         };
         let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
-        let work = partitions::make(&mut connection, self.rows.plans.config(), by, &self.missing);
+        let (purpose, config) = (Purpose::Rows, self.rows.plans.config());
+        let work = partitions::create(&mut connection, config, by, &self.missing, purpose, &mut self.refusals);
         match within(self.connector.write_deadline(), Stage::Begin, work).await {
             Ok(()) => {}
             Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),

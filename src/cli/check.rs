@@ -223,7 +223,7 @@ async fn attempts(
                     return Ok(tried);
                 }
                 (Tried::Done(_), None) => String::new(),
-                (Tried::LacksPartition, None) => return Ok(Tried::LacksPartition),
+                (lacking @ Tried::LacksPartition(_), None) => return Ok(lacking),
             },
         };
         if !why.is_empty() {
@@ -234,9 +234,20 @@ async fn attempts(
         }
     }
     match attempt(&trials.direct).await? {
-        Tried::LacksPartition => {
-            report.warnings.push(format!("rows need partitions that the daemon will create; {APART}"));
-            attempt(&trials.bare).await
+        Tried::LacksPartition(wanted) => {
+            let (Some(why), Some(by)) = (report.no_new_partitions.clone(), &pipeline.table.partition_by) else {
+                report.warnings.push(format!("rows need partitions that the daemon will create; {APART}"));
+                return attempt(&trials.bare).await;
+            };
+            if database::lack_place(config, pipeline, by, &wanted).await? {
+                report.faults.push(format!(
+                    "pipelines.{}.table.partition_by: rows of the newest records have no partition, so the pipeline would stop: {why}",
+                    pipeline.name
+                ));
+                return attempt(&trials.bare).await;
+            }
+            // The daemon can't create partitions, and writes into those that exist.
+            attempt(&Setup { no_partitions: true, ..trials.direct.clone() }).await
         }
         tried => Ok(tried),
     }

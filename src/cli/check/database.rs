@@ -10,8 +10,9 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::store::ReplanError;
 use tidegate_rows::catalog::{Catalog, RelationKind, TableName, quote_identifier};
 use tidegate_rows::mapping::Plan;
-use tidegate_rows::spec::WriteMode;
+use tidegate_rows::spec::{PartitionBy, WriteMode};
 use tidegate_rows::write_mode::is_staged;
+use tidegate_rows::write_mode::partitions::Bounds;
 
 use super::creation::would_make;
 use super::event_triggers::EventTriggers;
@@ -24,7 +25,7 @@ use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::plan::{PlanSource, no_table};
 use crate::postgres::register::{self, RegisterError, Registration};
-use crate::postgres::{catalog, routes};
+use crate::postgres::{catalog, partitions, routes};
 
 /// The server, and the state of the pipeline there, as the check found them.
 #[derive(Debug, Serialize)]
@@ -181,6 +182,18 @@ pub(super) async fn for_named(
     report.ddl = (!shown.is_empty()).then(|| shown.join(";\n"));
     let source = planned(PlanSource::of_routes(pipeline, catalogs), report)?;
     accepted(open, pipeline, source.map(|source| Plans { source, make_table }), report).await.map_err(failed)
+}
+
+/// Returns whether rows of some of these times have no place in an existing partition.
+pub(super) async fn lack_place(
+    config: &Config,
+    pipeline: &Pipeline,
+    by: &PartitionBy,
+    wanted: &[Bounds],
+) -> Result<bool, FatalError> {
+    let mut connection = reach::open(&reach::connector(config)).await?;
+    let without = partitions::without_place(&mut connection, &pipeline.table.name, by, wanted).await;
+    without.map(|without| !without.is_empty()).map_err(|error| reach::failed("can't look at the partitions", error))
 }
 
 /// Returns how the newest records can be tried without a lasting change; `None` if there is no such way.

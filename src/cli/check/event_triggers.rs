@@ -211,23 +211,31 @@ impl EventTriggers {
                 return Ok(false);
             }
         }
-        let Some(by) = &pipeline.table.partition_by else { return Ok(true) };
-        let partitions::Due { create, remove } = partitions::look(connection, pipeline, by).await?;
-        let mut accepted = true;
-        for (what, is_new, sql) in
-            [("a new partition", true, create.first()), ("the removal of an expired partition", false, remove.first())]
-        {
-            let Some(sql) = sql else { continue };
-            let what = format!("{what} (pipelines.{}.table.partition_by)", pipeline.name);
-            match self.try_out(connection, &what, &[made, sql], report).await? {
-                // The daemon warns, and goes on without this new partition.
-                Tried::Refused(why, sqlstate) if is_new && partitions::of_one_partition(&sqlstate).is_some() => {
-                    report.warnings.push(format!("Postgres refuses {what}: {why}"));
-                }
-                tried => accepted &= self.judge(tried, &what, report),
+        // Without the rights to create and remove partitions, a refusal would be due to these.
+        let by = pipeline.table.partition_by.as_ref().filter(|_| report.no_new_partitions.is_none());
+        let Some(by) = by else { return Ok(true) };
+        let partitions::Due { create, remove, has_place, .. } = partitions::look(connection, pipeline, by).await?;
+        let what = |what| format!("{what} (pipelines.{}.table.partition_by)", pipeline.name);
+        if let Some(sql) = remove.first() {
+            let what = what("the removal of an expired partition");
+            // The daemon warns, and goes on with the partition.
+            if let Tried::Refused(why, _) = self.try_out(connection, &what, &[made, sql], report).await? {
+                report.warnings.push(format!("Postgres refuses {what}: {why}; {}", self.remedy()));
             }
         }
-        Ok(accepted)
+        let Some(sql) = create.first() else { return Ok(true) };
+        let what = what("a new partition");
+        match self.try_out(connection, &what, &[made, sql], report).await? {
+            // The daemon warns, and goes on without this partition.
+            Tried::Refused(why, sqlstate) if partitions::of_one_partition(&sqlstate).is_some() => {
+                report.warnings.push(format!("Postgres refuses {what}: {why}"));
+            }
+            Tried::Refused(why, _) if has_place => {
+                report.lacks_partitions(pipeline, format!("Postgres refuses {what}: {why}; {}", self.remedy()));
+            }
+            tried => return Ok(self.judge(tried, &what, report)),
+        }
+        Ok(true)
     }
 
     /// Tries to create the temporary tables, views and sequences of the trials, which the daemon doesn't create. Returns whether
