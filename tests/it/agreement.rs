@@ -34,7 +34,7 @@ const WAITS: [&str; 5] = [
     "denies access",
     "waiting for Postgres",
     "GroupAuthorizationFailed",
-    "share the partitions by another protocol",
+    "not all members of the group offer the assignor",
 ];
 
 /// The broker, the server and the topic that all environments share.

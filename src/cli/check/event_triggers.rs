@@ -12,7 +12,7 @@ use super::stand_in::Trials;
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
-use crate::postgres::{partitions, schema};
+use crate::postgres::{error, partitions, schema};
 
 /// The settings of a trial: nobody may wait for long behind its locks.
 const BRIEF: &str = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '5s'";
@@ -266,28 +266,26 @@ impl EventTriggers {
     }
 }
 
-/// Tries the statement that adds columns for new fields, if there are event triggers.
+/// Tries the statement that adds columns for new fields.
 ///
 /// # Errors
 /// The error of a query, and of a connection.
 pub(super) async fn on_columns(
     config: &Config,
     pipeline: &Pipeline,
+    triggers: &EventTriggers,
     alter: &str,
     report: &mut PipelineReport,
 ) -> Result<(), FatalError> {
     let failed = |error| reach::failed("can't try to add columns", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
-    let Some(triggers) = EventTriggers::read(&mut connection).await.map_err(failed)? else { return Ok(()) };
     let what = format!("columns for new fields (pipelines.{}.table.evolve)", pipeline.name);
     triggers.accept(&mut connection, &what, &[alter], report).await.map(drop).map_err(failed)
 }
 
 /// Returns an error as `Postgres SQLSTATE: message`, with the function that raised it if Postgres names one.
-fn words(error: &dyn sqlx::error::DatabaseError) -> String {
-    let of = error.try_downcast_ref::<PgDatabaseError>();
-    let place = of.and_then(PgDatabaseError::r#where).and_then(|context| context.lines().next());
-    let place = place.map(|place| format!(" ({})", show::safe(place))).unwrap_or_default();
+pub(super) fn words(error: &dyn sqlx::error::DatabaseError) -> String {
+    let message = error.try_downcast_ref::<PgDatabaseError>().map(error::message);
     let code = error.code().unwrap_or_default();
-    format!("Postgres {code}: {}{place}", show::safe(error.message()))
+    format!("Postgres {code}: {}", show::safe(&message.unwrap_or_else(|| error.message().to_owned())))
 }
