@@ -163,3 +163,62 @@ fn inflow(ends: &mut VecDeque<(i64, Offset)>, last: (i64, Offset)) -> f64 {
     let (ms, offsets) = ((last.0 - first.0) as f64, last.1.distance_from(first.1) as f64);
     if ms > 0.0 { offsets * 1000.0 / ms } else { 0.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000_000;
+
+    fn row(next: i64) -> LedgerEntry {
+        LedgerEntry {
+            next: Offset::new(next),
+            claim: None,
+            owner: None,
+            epoch: 1,
+            last_timestamp: None,
+            idle_seconds: 0.0,
+            committed_seconds: None,
+            asked_at: Some(std::time::Instant::now()),
+        }
+    }
+
+    /// Returns the records and the seconds of the lag.
+    fn lag(known: &mut Known, next: i64, end: i64, at: i64) -> (u64, f64) {
+        known.ends_at(Offset::new(end));
+        let lag = known.lag(&row(next), Offset::new(end), NOW + at, None, Duration::ZERO, Retention::default());
+        (lag.records, lag.seconds)
+    }
+
+    #[test]
+    fn the_age_is_that_of_the_sample_or_of_the_record_that_was_asked_for() {
+        let mut known = Known::default();
+        assert_eq!(lag(&mut known, 10, 10, 0), (0, 0.0));
+        assert!(known.dates(Offset::new(10)));
+        assert_eq!(lag(&mut known, 10, 15, 1000), (5, 1.0), "the end was at 10 a second ago");
+        let mut known = Known { made_at: Some((Offset::new(3), NOW - 60_000)), ..Known::default() };
+        assert!(known.dates(Offset::new(3)) && !known.dates(Offset::new(4)));
+        assert_eq!(lag(&mut known, 3, 9, 0), (6, 60.0));
+    }
+
+    #[test]
+    fn what_was_read_and_an_end_without_records_are_no_lag() {
+        let mut known = Known { read: Some((Offset::new(5), Offset::new(7))), ..Known::default() };
+        assert_eq!(lag(&mut known, 5, 7, 0).0, 0);
+        assert_eq!(lag(&mut known, 4, 7, 0).0, 3, "the ledger isn't where the consumer knew it");
+        let range = Offset::new(5)..Offset::new(9);
+        let mut known = Known { end_read: Some((range.clone(), false)), ..Known::default() };
+        assert_eq!((lag(&mut known, 5, 9, 0).0, lag(&mut known, 5, 11, 0).0), (0, 2));
+        let mut known = Known { end_read: Some((range, true)), ..Known::default() };
+        assert_eq!(lag(&mut known, 5, 9, 0).0, 4);
+    }
+
+    #[test]
+    fn an_end_that_goes_back_is_counted() {
+        let mut known = Known::default();
+        for end in [5, 9, 3, 3, 8, 1] {
+            known.ends_at(Offset::new(end));
+        }
+        assert_eq!(known.cuts, 2);
+    }
+}

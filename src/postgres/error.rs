@@ -1,5 +1,6 @@
 //! Converts sqlx's errors to what the protocol needs to know.
 
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tidegate_protocol::retry::Severity;
 use tidegate_protocol::store::{Cause, PostgresError};
@@ -83,6 +84,11 @@ pub(crate) fn message(error: &PgDatabaseError) -> String {
         message += &format!("; raised in {function}");
     }
     message
+}
+
+/// Returns whether a function of the database raised an error, or an error occurred in one.
+pub(crate) fn is_raised(error: &dyn DatabaseError) -> bool {
+    error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::r#where).is_some()
 }
 
 /// Returns the line of an error's context that names the innermost function, such as

@@ -93,6 +93,17 @@ pub(crate) const PARTITION_CASES: &[Case] = &[
         concat!(own_table!(), "CREATE TABLE rides_rest PARTITION OF rides DEFAULT; ", refusing!("'CREATE TABLE'")),
         "`no_ddl`",
     ),
+    with(
+        BY_TIME,
+        later(faulty(
+            "an event trigger that refuses partitions by the SQLSTATE of a bad row",
+            concat!(
+                own_table!(),
+                "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'ask the owners first' USING ERRCODE = 'check_violation'; END$$; CREATE EVENT TRIGGER no_ddl ON ddl_command_start WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION refuse()"
+            ),
+            "`no_ddl`",
+        )),
+    ),
     with(WITH_DEFAULT, later(ready("partitions with a DEFAULT partition", own_table!()))),
     with(
         WITH_DEFAULT,

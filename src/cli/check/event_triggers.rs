@@ -30,8 +30,12 @@ pub(super) struct EventTriggers {
 /// The outcome of a statement that was tried.
 enum Tried {
     Accepted,
-    /// Postgres refused it: the message, and the SQLSTATE.
-    Refused(String, String),
+    /// Postgres refused it.
+    Refused {
+        why: String,
+        /// Whether the reason concerns only this partition, if the statement creates one.
+        of_one: bool,
+    },
     /// Another session held a lock on what it changes.
     Locked,
 }
@@ -82,8 +86,8 @@ impl EventTriggers {
                     tried = Tried::Locked;
                 }
                 Err(sqlx::Error::Database(error)) => {
-                    let sqlstate = error.code().unwrap_or_default().into_owned();
-                    tried = Tried::Refused(words(&*error), sqlstate);
+                    let of_one = partitions::of_one_partition(&*error).is_some();
+                    tried = Tried::Refused { why: words(&*error), of_one };
                 }
                 Err(error) => return Err(error),
             }
@@ -167,7 +171,7 @@ impl EventTriggers {
                 ));
                 true
             }
-            Tried::Refused(why, _) => {
+            Tried::Refused { why, .. } => {
                 report.faults.push(format!("Postgres refuses {what}: {why}; {}", self.remedy()));
                 false
             }
@@ -219,7 +223,7 @@ impl EventTriggers {
         if let Some(sql) = remove.first() {
             let what = what("the removal of an expired partition");
             // The daemon warns, and goes on with the partition.
-            if let Tried::Refused(why, _) = self.try_out(connection, &what, &[made, sql], report).await? {
+            if let Tried::Refused { why, .. } = self.try_out(connection, &what, &[made, sql], report).await? {
                 report.warnings.push(format!("Postgres refuses {what}: {why}; {}", self.remedy()));
             }
         }
@@ -227,10 +231,10 @@ impl EventTriggers {
         let what = what("a new partition");
         match self.try_out(connection, &what, &[made, sql], report).await? {
             // The daemon warns, and goes on without this partition.
-            Tried::Refused(why, sqlstate) if partitions::of_one_partition(&sqlstate).is_some() => {
+            Tried::Refused { why, of_one: true } => {
                 report.warnings.push(format!("Postgres refuses {what}: {why}"));
             }
-            Tried::Refused(why, _) if has_place => {
+            Tried::Refused { why, .. } if has_place => {
                 report.lacks_partitions(pipeline, format!("Postgres refuses {what}: {why}; {}", self.remedy()));
             }
             tried => return Ok(self.judge(tried, &what, report)),
@@ -254,7 +258,9 @@ impl EventTriggers {
         for setup in [trials.guarded.as_ref(), Some(&trials.direct), bare].into_iter().flatten() {
             let sql = setup.make.join(";\n");
             let statements = [made.unwrap_or("SELECT"), &sql];
-            if let Tried::Refused(why, _) = self.try_out(connection, "the newest records", &statements, report).await? {
+            if let Tried::Refused { why, .. } =
+                self.try_out(connection, "the newest records", &statements, report).await?
+            {
                 report.warnings.push(format!(
                     "the newest records were not tried: the table's defaults or triggers may draw from sequences, which no rollback undoes, and Postgres refuses the temporary objects that replace them: {why}; {}",
                     self.remedy()

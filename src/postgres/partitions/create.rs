@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use sqlx::{Executor, PgConnection};
 use tidegate_protocol::retry::{Disposition, Severity, Stage, classify};
@@ -16,7 +17,7 @@ use super::places::without_place;
 use super::{existing, lacking};
 use crate::config::Pipeline;
 use crate::postgres::connect::lock_for_session;
-use crate::postgres::error::cause;
+use crate::postgres::error::{cause, is_raised};
 use crate::repeats::Repeats;
 
 /// What partitions are created for.
@@ -69,7 +70,7 @@ pub async fn create(
         match connection.execute(missing.sql.as_str()).await {
             Ok(_) => info!(pipeline = config.name, %partition, "created a partition"),
             Err(sqlx::Error::Database(error)) if is_refusal(&*error) => {
-                if let Some(why) = error.code().as_deref().and_then(of_one_partition) {
+                if let Some(why) = of_one_partition(&*error) {
                     if logged.take(format!("{partition}: {error}"), Instant::now()).is_some() {
                         warn!(pipeline = config.name, %partition, %error, "can't create a partition: {why}");
                     }
@@ -152,19 +153,24 @@ fn remedy(lacking: &[super::Lack]) -> String {
 }
 
 /// Returns whether Postgres refused a statement and its session goes on.
-fn is_refusal(error: &dyn sqlx::error::DatabaseError) -> bool {
+fn is_refusal(error: &dyn DatabaseError) -> bool {
     error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| error.severity() == PgSeverity::Error)
 }
 
 /// Returns whether waiting resolves a refusal: another session holds a lock, or the server can't do it now.
-fn is_outage(error: &dyn sqlx::error::DatabaseError) -> bool {
+fn is_outage(error: &dyn DatabaseError) -> bool {
     let sqlstate = error.code().unwrap_or_default();
     classify(Stage::Begin, Severity::Error, &sqlstate) == Disposition::Outage
 }
 
-/// Returns why Postgres refuses a partition with this SQLSTATE, if that says nothing about other partitions.
-pub fn of_one_partition(sqlstate: &str) -> Option<&'static str> {
-    match sqlstate {
+/// Returns why Postgres refuses a partition, if that says nothing about other partitions. An event trigger may raise any
+/// SQLSTATE, and then refuses others too.
+pub fn of_one_partition(error: &dyn DatabaseError) -> Option<&'static str> {
+    if is_raised(error) {
+        return None;
+    }
+    let sqlstate = error.code().unwrap_or_default();
+    match &*sqlstate {
         "42P17" => Some("it overlaps another one"),
         "23514" => Some("DEFAULT holds rows of its range, and accepts more; move them to create it"),
         "42P07" => Some("its name is taken by a table that isn't a partition of this table; rename that table"),
