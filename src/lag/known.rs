@@ -195,7 +195,8 @@ mod tests {
         let mut known = Known::default();
         assert_eq!(lag(&mut known, 10, 10, 0), (0, 0.0));
         assert!(known.dates(Offset::new(10)));
-        assert_eq!(lag(&mut known, 10, 15, 1000), (5, 1.0), "the end was at 10 a second ago");
+        assert_eq!(lag(&mut known, 10, 15, 1000), (5, 0.0), "it was seen just now");
+        assert_eq!(lag(&mut known, 10, 20, 3000), (10, 2.0), "the oldest of them was seen two seconds ago");
         let mut known = Known { made_at: Some((Offset::new(3), NOW - 60_000)), ..Known::default() };
         assert!(known.dates(Offset::new(3)) && !known.dates(Offset::new(4)));
         assert_eq!(lag(&mut known, 3, 9, 0), (6, 60.0));

@@ -120,7 +120,7 @@ async fn the_markers_at_the_ends_of_many_logs_are_no_lag() {
     let lag = tidegate(&config, &["lag", "--json"]).ok().json();
     let partitions = lag["pipelines"][0]["partitions"].as_array().expect("partitions").clone();
     assert_eq!(partitions.len(), 250, "{lag}");
-    assert!(partitions.iter().all(|partition| partition["records"] == 0), "{lag}");
+    assert!(partitions.iter().all(|partition| partition["lag_records"] == 0), "{lag}");
     // The pipeline stops at its start, and its lag is measured while another pipeline runs.
     let (empty, beside) = (unique_name("empty"), unique_name("beside"));
     world.kafka.create_topic(&empty, 1, &[]).expect("the topic is made");
