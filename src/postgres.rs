@@ -14,6 +14,7 @@ pub(crate) mod dead_letters;
 pub mod error;
 pub(crate) mod evolve;
 mod ledger;
+mod needed;
 pub mod partitions;
 mod pooler;
 mod preview;
@@ -30,7 +31,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use connect::{Connector, within};
-use partitions::Purpose;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor, PgConnection};
 use tidegate_protocol::batch::{Batch, RejectedRecord, Span};
@@ -41,7 +41,7 @@ use tidegate_protocol::store::{Cause, Ledger, LedgerRow, Planner, ReplanError, T
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::mapping::evolve::NewFields;
 use tidegate_rows::value::Reason;
-use tidegate_rows::write_mode::partitions::{self as by_time, Bounds};
+use tidegate_rows::write_mode::partitions::Bounds;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use window::Stages;
@@ -171,47 +171,6 @@ impl PgStore {
         Ok(())
     }
 
-    /// Returns whether rows of this window need partitions that don't exist and may be created. Stores these in `missing`.
-    fn misses<'a>(&mut self, batch: &'a Batch, window: Range<u32>) -> bool {
-        if let Some(by) = &self.rows.plans.config().table.partition_by {
-            let tried = &self.tried;
-            let planned = &self.rows.planned;
-            let (catalog, shapes) = (&planned.table.catalog, planned.plan.shapes());
-            let place = planned.plan.column_names().position(|name| name == by.column);
-            self.missing = match place {
-                None => Vec::new(),
-                Some(place) if shapes.is_empty() => {
-                    by_time::needed(by, catalog, batch.copy_ranges(window).map(|rows| (place, rows)), tried)
-                }
-                // A row that leaves its time to the default normally gets the current time, and the current partition exists. So
-                // skip it.
-                Some(place) => {
-                    let row = |(_, row): (u16, &'a [u8])| {
-                        let (mask, row) = row.split_at(shapes.mask_bytes());
-                        Some((shapes.place_in(place, mask)?, row))
-                    };
-                    by_time::needed(by, catalog, window::marked(batch, window).filter_map(row), tried)
-                }
-            };
-        }
-        !self.missing.is_empty()
-    }
-
-    /// Returns whether to create partitions before copying this window. A DEFAULT partition hides missing partitions: Postgres
-    /// accepts the rows, and rows already in DEFAULT then block creating the partition they belong to.
-    fn foresees(&mut self, batch: &Batch, window: Range<u32>) -> bool {
-        self.has_default_partition() && self.misses(batch, window)
-    }
-
-    /// Returns the partitions that the last copied window needs and that may be missing.
-    pub fn missing_partitions(&self) -> &[Bounds] {
-        &self.missing
-    }
-
-    fn has_default_partition(&self) -> bool {
-        self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default)
-    }
-
     /// Runs one statement of the caller in the open transaction, under the same deadline and rules as all others.
     ///
     /// # Errors
@@ -267,26 +226,6 @@ impl PgStore {
         Ok(())
     }
 
-    /// Creates the partitions that rows of the window need, on a separate connection: it takes a session lock that ends with
-    /// the connection.
-    async fn make_partitions(&mut self) -> Result<(), ReplanError> {
-        let Some(by) = self.rows.plans.config().table.partition_by.as_ref().filter(|_| !self.missing.is_empty()) else {
-            return Ok(());
-        };
-        let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
-        let (purpose, config) = (Purpose::Rows, self.rows.plans.config());
-        let work = partitions::create(&mut connection, config, by, &self.missing, purpose, &mut self.refusals);
-        match within(self.connector.write_deadline(), Stage::Begin, work).await {
-            Ok(()) => {}
-            Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
-            Err(error) => return Err(ReplanError::Unplannable(no_partitions(self.rows.plans.config(), &error))),
-        }
-        self.tried.extend(self.missing.drain(..));
-        // Ignore an error of closing: nothing depends on it.
-        drop(connection.close().await);
-        Ok(())
-    }
-
     /// Forgets the staging tables that a rollback removes.
     fn forget_new_stages(&mut self) {
         if let Some(live) = &mut self.live {
@@ -324,14 +263,6 @@ async fn planned_within(
 fn no_columns(config: &Pipeline, error: &WriteError) -> String {
     format!(
         "pipelines.{}.table.evolve: can't add columns to `{}`: {error}; make the role its owner, or leave evolve out",
-        config.name, config.table.name
-    )
-}
-
-fn no_partitions(config: &Pipeline, error: &WriteError) -> String {
-    format!(
-        "pipelines.{}.table.partition_by: can't create the partitions of `{}` that rows need: {error}; `tidegate check` names what \
-         is missing",
         config.name, config.table.name
     )
 }
