@@ -5,12 +5,12 @@
 //! pipeline.
 
 pub mod headroom;
+mod known;
 mod ledger;
 mod requests;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Display;
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -23,9 +23,10 @@ use tidegate_protocol::store::LedgerRow;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
 
-use self::headroom::{PartitionRetention, Retentions};
+use self::headroom::Retentions;
+use self::known::Known;
 use self::ledger::LedgerEntry;
-use self::requests::Place;
+use self::requests::{Effort, Place};
 use crate::config::Topics;
 use crate::kafka::observer::{Observer, SharedObserver, missing_topics, partitions_of};
 use crate::metrics::{self, epoch_ms};
@@ -38,10 +39,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const CURRENT_FOR: Duration = Duration::from_secs(10);
 /// The number of readings per request for topics and log starts, which change slowly.
 const SLOW_EVERY: u32 = 10;
-/// The number of log ends that are kept per partition. They tell the age of the oldest unwritten record, to the second.
-const SAMPLES: usize = 900;
-/// The number of log ends from which the inflow is computed: those of about a minute.
-const INFLOW_SAMPLES: usize = 60;
 
 #[derive(Clone, Debug, Default)]
 pub struct LagView {
@@ -126,26 +123,17 @@ pub struct LagWatch {
     view: Arc<Mutex<LagView>>,
     /// This process's consumers, which know more about their own partitions than the ledger does.
     consumers: Vec<Arc<ConsumerStatus>>,
-    samples: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
-    /// The last end of each log, and how often the end has moved back.
-    ends: HashMap<TopicPartition, (Offset, u32)>,
-    /// The log ends of the last minute, from which the inflow is computed.
-    inflow: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
+    known: HashMap<TopicPartition, Known>,
+    /// The number of the current reading, counted from 1.
+    readings: u64,
+    /// Whether the last readings left requests for the next one.
+    more_due: bool,
     sources: Vec<TopicPartition>,
     /// Listed topics that didn't exist according to Kafka's last answer. While there are any, each reading requests the topics.
     missing: Vec<String>,
     /// Whether a request about the known partitions failed. If so, the next reading requests the topics.
     topics_due: bool,
-    low: HashMap<TopicPartition, Offset>,
-    /// For each partition of this process: the position that its consumer last committed, and the offset up to which
-    /// the consumer has read.
-    read: HashMap<TopicPartition, (Offset, Offset)>,
     retention: Retentions,
-    /// For each partition, an offset and the timestamp of its record, in milliseconds since the epoch. Requested from
-    /// Kafka if no sample is old enough.
-    made_at: HashMap<TopicPartition, (Offset, i64)>,
-    /// For each partition, a range at the log's end that was read, and whether it contains a record.
-    ends_read: HashMap<TopicPartition, (Range<Offset>, bool)>,
 }
 
 impl LagWatch {
@@ -165,17 +153,13 @@ impl LagWatch {
             observer,
             view,
             consumers,
-            samples: HashMap::new(),
-            ends: HashMap::new(),
-            inflow: HashMap::new(),
+            known: HashMap::new(),
+            readings: 0,
+            more_due: false,
             sources: Vec::new(),
             missing: Vec::new(),
             topics_due: true,
-            low: HashMap::new(),
-            read: HashMap::new(),
             retention: Retentions::default(),
-            made_at: HashMap::new(),
-            ends_read: HashMap::new(),
         }
     }
 
@@ -189,7 +173,7 @@ impl LagWatch {
         let mut connection = None;
         for look in 0u32.. {
             ticks.tick().await;
-            match self.look(look.is_multiple_of(SLOW_EVERY), &mut connection).await {
+            match self.look(look.is_multiple_of(SLOW_EVERY), Effort::BOUNDED, &mut connection).await {
                 Ok(partitions) => {
                     self.show(&partitions);
                     *lock(&self.view) = LagView { partitions, seen_at: Some(Instant::now()), trouble: None };
@@ -227,14 +211,16 @@ impl LagWatch {
     /// # Errors
     /// The error of Kafka or Postgres, whichever doesn't answer.
     pub async fn once(mut self) -> Result<BTreeMap<TopicPartition, PartitionLag>, Trouble> {
-        self.look(true, &mut None).await
+        self.look(true, Effort::WHOLE, &mut None).await
     }
 
     async fn look(
         &mut self,
         slow: bool,
+        effort: Effort,
         connection: &mut Option<PgConnection>,
     ) -> Result<BTreeMap<TopicPartition, PartitionLag>, Trouble> {
+        self.readings += 1;
         if slow || self.topics_due || self.sources.is_empty() || !self.missing.is_empty() {
             let topics = self.topics.clone();
             let topics = self.ask(move |observer| observer.topics(&topics)).await?;
@@ -248,7 +234,10 @@ impl LagWatch {
             let confirmed = missing.into_iter().filter(|topic| before.contains(topic)).collect();
             self.observer.health().topics_missing(confirmed);
             let sources = self.sources.clone();
-            self.low = self.ask(move |observer| observer.ends(&sources, End::Low)).await?;
+            let low = self.ask(move |observer| observer.ends(&sources, End::Low)).await?;
+            for source in &self.sources {
+                self.known.entry(source.clone()).or_default().low = low.get(source).copied();
+            }
             let names: Vec<_> = topics.into_keys().collect();
             let requests = names.clone();
             let retention = self.ask(move |observer| observer.retention(&requests)).await;
@@ -270,26 +259,24 @@ impl LagWatch {
                 ends.extend(self.ask(move |observer| observer.ends(&beyond, End::High)).await?);
             }
         }
-        self.read = self.read_positions();
+        self.keep_read_positions();
         let now = epoch_ms();
         let (before, looked_at) = {
             let view = lock(&self.view);
             (view.partitions.clone(), view.seen_at)
         };
         for (source, end) in &ends {
-            let (last, cuts) = self.ends.entry(source.clone()).or_insert((*end, 0));
-            *cuts += u32::from(*end < *last);
-            *last = *end;
+            self.known.entry(source.clone()).or_default().ends_at(*end);
         }
         let since_look = looked_at.map_or(INTERVAL, |at| at.elapsed());
-        if let (true, Ok(rows)) = (slow, &rows) {
+        if let (true, Ok(rows)) = (slow || self.more_due, &rows) {
             let place = |(source, row): (&TopicPartition, &LedgerEntry)| {
                 let (source, end) = (source.clone(), *ends.get(source)?);
                 Some(Place { source, next: row.next, end, last_timestamp: row.last_timestamp })
             };
             let places: Vec<_> = rows.iter().filter_map(place).collect();
-            self.date(&places, now).await;
-            self.read_ends(&places, &before).await;
+            self.more_due = self.date(&places, now, effort).await;
+            self.more_due |= self.read_ends(&places, &before, effort).await;
         }
         let mut partitions = BTreeMap::new();
         for source in self.sources.clone() {
@@ -305,7 +292,10 @@ impl LagWatch {
                     None => continue,
                 },
             };
-            partitions.insert(source.clone(), self.lag_of(source, row, *end, now, before.get(source), since_look));
+            let retention = self.retention.of(&source.topic);
+            let known = self.known.entry(source.clone()).or_default();
+            let lag = known.lag(row, *end, now, before.get(source), since_look, retention);
+            partitions.insert(source.clone(), lag);
         }
         match rows {
             Ok(_) => Ok(partitions),
@@ -320,11 +310,7 @@ impl LagWatch {
     /// Forgets what is known of partitions that don't exist any more.
     fn forget_others(&mut self) {
         let sources: HashSet<_> = self.sources.iter().collect();
-        self.samples.retain(|source, _| sources.contains(source));
-        self.ends.retain(|source, _| sources.contains(source));
-        self.inflow.retain(|source, _| sources.contains(source));
-        self.made_at.retain(|source, _| sources.contains(source));
-        self.ends_read.retain(|source, _| sources.contains(source));
+        self.known.retain(|source, _| sources.contains(source));
     }
 
     async fn ask<T: Send + 'static, E: Display + Send + 'static>(
@@ -334,110 +320,13 @@ impl LagWatch {
         self.observer.ask(question).await.map_err(|error| Trouble::kafka(&error))
     }
 
-    fn read_positions(&self) -> HashMap<TopicPartition, (Offset, Offset)> {
-        let ours = self.consumers.iter().flat_map(|consumer| consumer.partitions());
-        ours.filter_map(|status| Some((status.source, (status.committed?, status.read_to?)))).collect()
-    }
-
-    /// Returns the offset up to which our consumer has read the partition, if the ledger is at the position that the
-    /// consumer last committed; otherwise `next`. So a transaction marker at a log's end doesn't count as an unwritten
-    /// record.
-    fn read_to(&self, source: &TopicPartition, next: Offset) -> Offset {
-        match self.read.get(source) {
-            Some((committed, read_to)) if *committed == next => *read_to,
-            _ => next,
-        }
-    }
-
-    fn lag_of(
-        &mut self,
-        source: &TopicPartition,
-        row: &LedgerEntry,
-        end: Offset,
-        now: i64,
-        before: Option<&PartitionLag>,
-        since_look: Duration,
-    ) -> PartitionLag {
-        let read_to = self.read_to(source, row.next);
-        let read_to = match self.ends_read.get(source) {
-            Some((range, false)) if range.start == row.next => read_to.max(range.end),
-            _ => read_to,
-        };
-        let made_at = self.made_at.get(source).filter(|(offset, _)| *offset <= row.next).map(|(_, ms)| *ms);
-        let samples = self.samples.entry(source.clone()).or_default();
-        if samples.back().is_none_or(|(_, last)| *last != end) {
-            samples.push_back((now, end));
-            if samples.len() > SAMPLES {
-                samples.pop_front();
+    /// Stores how far the consumers of this process have read their partitions.
+    fn keep_read_positions(&mut self) {
+        self.known.values_mut().for_each(|known| known.read = None);
+        for status in self.consumers.iter().flat_map(|consumer| consumer.partitions()) {
+            if let (Some(committed), Some(read_to)) = (status.committed, status.read_to) {
+                self.known.entry(status.source).or_default().read = Some((committed, read_to));
             }
         }
-        // A sample whose end is written says nothing about unwritten records. Drop it, unless it is the only one.
-        while samples.len() > 1 && samples[0].1 <= row.next {
-            samples.pop_front();
-        }
-        let records = end.distance_from(row.next.max(read_to));
-        let since = match samples.front() {
-            _ if records == 0 => now,
-            // The oldest unwritten record is before the first sample's end, so it is at least as old as that sample. It
-            // is at most as old as the last written record, and as an earlier record whose timestamp was requested.
-            Some((at, first)) if *first > row.next => row.last_timestamp.max(made_at).unwrap_or(*at).min(*at),
-            Some((at, _)) => *at,
-            None => now,
-        };
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag are far below 2^53")]
-        let seconds = match before {
-            _ if records == 0 => 0.0,
-            // The database is down, and the timestamp of its last record is unknown. So the age continues from its last value.
-            Some(before) if row.asked_at.is_none() && before.seconds > 0.0 => before.seconds + since_look.as_secs_f64(),
-            _ => (now - since).max(0) as f64 / 1000.0,
-        };
-        let low = self.low.get(source).copied().unwrap_or(Offset::ZERO);
-        let place = PartitionRetention {
-            age: seconds,
-            behind: row.next.distance_from(low),
-            cut: low > Offset::ZERO,
-            inflow: inflow(self.inflow.entry(source.clone()).or_default(), (now, end)),
-        };
-        let retention = self.retention.of(&source.topic);
-        let condition = if read_to.max(row.next) < low {
-            Some(LossCondition::RetentionPassed { next: row.next, low })
-        } else if row.next > end && row.asked_at.is_some() {
-            Some(LossCondition::LogShorter { next: row.next, high: end })
-        } else {
-            None
-        };
-        let headroom = match condition {
-            // Kafka has already deleted the oldest unwritten record.
-            Some(LossCondition::RetentionPassed { .. }) => Some(0.0),
-            _ => retention.headroom(place),
-        };
-        PartitionLag {
-            next: row.next,
-            end,
-            low,
-            records,
-            seconds,
-            headroom,
-            claim: row.claim,
-            owner: row.owner.clone(),
-            epoch: row.epoch,
-            idle_seconds: row.idle_seconds,
-            committed_seconds: row.committed_seconds,
-            condition,
-            cuts: self.ends.get(source).map_or(0, |(_, cuts)| *cuts),
-            asked_at: row.asked_at,
-        }
     }
-}
-
-/// Returns the recent inflow in offsets per second.
-fn inflow(ends: &mut VecDeque<(i64, Offset)>, last: (i64, Offset)) -> f64 {
-    ends.push_back(last);
-    if ends.len() > INFLOW_SAMPLES {
-        ends.pop_front();
-    }
-    let first = ends.front().copied().unwrap_or(last);
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds and offsets of a minute are far below 2^53")]
-    let (ms, offsets) = ((last.0 - first.0) as f64, last.1.distance_from(first.1) as f64);
-    if ms > 0.0 { offsets * 1000.0 / ms } else { 0.0 }
 }

@@ -15,9 +15,9 @@ use tidegate_protocol::rate_limit::RateLimit;
 use tidegate_protocol::session::Session;
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::writer::Writer;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -82,8 +82,10 @@ pub enum PipelinePhase {
 
 /// How many requests for claims may wait for the claim loop. A poll loop keeps further requests until there is room.
 const CLAIM_REQUESTS: usize = 64;
-/// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders wait while there
-/// is no room.
+/// How long a run with an end waits at its end for the removal of expired partitions.
+const LAST_REMOVAL: Duration = Duration::from_secs(20);
+/// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders wait while there is
+/// no room.
 const INBOX: usize = 16;
 
 impl Pipeline {
@@ -239,9 +241,11 @@ impl Pipeline {
         let policy = self.config.on_offset_loss;
         helpers.spawn(watchdog::watch(Arc::clone(&self)));
         helpers.spawn(dead_letter_cleanup::keep(connector.clone(), self.config.clone()));
-        if self.config.table.partition_by.is_some() {
-            helpers.spawn(partitions::keep(connector.clone(), self.config.clone()));
-        }
+        let removal = self.config.table.partition_by.is_some().then(|| {
+            let (removed, removal) = oneshot::channel();
+            helpers.spawn(partitions::keep(connector.clone(), self.config.clone(), removed));
+            removal
+        });
         if until_now {
             helpers.spawn(stop_when_written(Arc::clone(&self), observer.clone(), stop.clone()));
         }
@@ -310,7 +314,16 @@ impl Pipeline {
         }
         drop(claims);
         helpers.spawn(names::keep(Arc::clone(&self.name), self.config.group.clone(), observer.clone(), members));
-        self.wait_for(workers, &stop, config.limits.pipeline_timeout()).await.inspect_err(stopped)
+        self.wait_for(workers, &stop, config.limits.pipeline_timeout()).await.inspect_err(stopped)?;
+        if let (true, Some(removal)) = (until_now, removal) {
+            // Reading may take less time than the first removal of expired partitions, and the next run would find the same.
+            tokio::select! {
+                _ = removal => {}
+                () = shutdown.cancelled() => {}
+                () = sleep(LAST_REMOVAL) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Starts to measure the pipeline's lag and its dead letters. This continues after the pipeline has stopped.
@@ -389,7 +402,7 @@ async fn on_a_thread(
     poll_loop: impl Future<Output = Result<(), Stopped>> + Send + 'static,
     cut: CancellationToken,
 ) -> Result<(), Stopped> {
-    let (done, ended) = tokio::sync::oneshot::channel();
+    let (done, ended) = oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
         let outcome = runtime.block_on(cut.run_until_cancelled(poll_loop)).unwrap_or(Ok(()));

@@ -199,12 +199,15 @@ impl PlanSource {
         Ok(Self { given_up: Mutex::new(GivenUp::All), ..Self::starting_with(config, planned, schemas) })
     }
 
-    /// Returns the same plan with some tables replaced, for a trial. The keys of `targets` are oids.
-    pub fn retargeted(&self, targets: &BTreeMap<u32, Catalog>) -> Self {
+    /// Returns the same plan with some tables replaced, for a trial. The keys of `targets` are oids. With
+    /// `no_partitions`, no partition is created for rows.
+    pub fn retargeted(&self, targets: &BTreeMap<u32, Catalog>, no_partitions: bool) -> Self {
         let current = self.current();
+        let mut config = self.config.clone();
+        config.table.partition_by = config.table.partition_by.filter(|_| !no_partitions);
         let on = |table: &PlannedTable| {
             let catalog = targets.get(&table.catalog.oid).unwrap_or(&table.catalog);
-            table.on(&self.config, catalog.clone())
+            table.on(&config, catalog.clone())
         };
         let is_routed = current.plan.is_routed();
         let planned = Planned {
@@ -215,7 +218,7 @@ impl PlanSource {
             known: current.known.clone(),
         };
         let given_up = Mutex::new(lock(&self.given_up).clone());
-        Self { given_up, ..Self::starting_with(&self.config, planned, self.schemas.clone()) }
+        Self { given_up, ..Self::starting_with(&config, planned, self.schemas.clone()) }
     }
 
     /// Returns the configuration of the pipeline.

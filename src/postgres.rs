@@ -15,6 +15,7 @@ pub(crate) mod dead_letters;
 pub mod error;
 pub(crate) mod evolve;
 mod ledger;
+mod needed;
 pub mod partitions;
 mod pooler;
 mod preview;
@@ -41,7 +42,7 @@ use tidegate_protocol::store::{Cause, Ledger, LedgerRow, Planner, ReplanError, T
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::mapping::evolve::NewFields;
 use tidegate_rows::value::Reason;
-use tidegate_rows::write_mode::partitions::{self as by_time, Bounds};
+use tidegate_rows::write_mode::partitions::Bounds;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use window::Stages;
@@ -49,6 +50,7 @@ use window::Stages;
 use crate::config::Pipeline;
 use crate::metrics::WriterMetrics;
 use crate::plan::{PlanSource, Planned, PlannedEncoder};
+use crate::repeats::Repeats;
 
 /// The longest time to find and create the tables that a batch names. Each statement has its own deadline too.
 const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
@@ -74,6 +76,8 @@ pub struct PgStore {
     /// still finds no partition, the row itself is at fault. For a table with a DEFAULT partition, the set keeps all
     /// partitions since the start, so that none is requested again.
     tried: BTreeSet<Bounds>,
+    /// The refusals of partitions that were logged.
+    refusals: Repeats,
 }
 
 #[derive(Debug)]
@@ -103,6 +107,7 @@ impl PgStore {
             missing: Vec::new(),
             placed: Vec::new(),
             tried: BTreeSet::new(),
+            refusals: Repeats::every(partitions::WARN_EVERY),
         }
     }
 
@@ -167,42 +172,6 @@ impl PgStore {
         Ok(())
     }
 
-    /// Returns whether rows of this window need partitions that don't exist and may be created. Stores these in `missing`.
-    fn misses<'a>(&mut self, batch: &'a Batch, window: Range<u32>) -> bool {
-        if let Some(by) = &self.rows.plans.config().table.partition_by {
-            let tried = &self.tried;
-            let planned = &self.rows.planned;
-            let (catalog, shapes) = (&planned.table.catalog, planned.plan.shapes());
-            let place = planned.plan.column_names().position(|name| name == by.column);
-            self.missing = match place {
-                None => Vec::new(),
-                Some(place) if shapes.is_empty() => {
-                    by_time::needed(by, catalog, batch.copy_ranges(window).map(|rows| (place, rows)), tried)
-                }
-                // A row that leaves its time to the default normally gets the current time, and the current partition exists.
-                // So skip it.
-                Some(place) => {
-                    let row = |(_, row): (u16, &'a [u8])| {
-                        let (mask, row) = row.split_at(shapes.mask_bytes());
-                        Some((shapes.place_in(place, mask)?, row))
-                    };
-                    by_time::needed(by, catalog, window::marked(batch, window).filter_map(row), tried)
-                }
-            };
-        }
-        !self.missing.is_empty()
-    }
-
-    /// Returns whether to create partitions before copying this window. A DEFAULT partition hides missing partitions: Postgres
-    /// accepts the rows, and rows already in DEFAULT then block creating the partition they belong to.
-    fn foresees(&mut self, batch: &Batch, window: Range<u32>) -> bool {
-        self.has_default_partition() && self.misses(batch, window)
-    }
-
-    fn has_default_partition(&self) -> bool {
-        self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default)
-    }
-
     /// Runs one statement of the caller in the open transaction, under the same deadline and rules as all others.
     ///
     /// # Errors
@@ -258,25 +227,6 @@ impl PgStore {
         Ok(())
     }
 
-    /// Creates the partitions that rows of the window need, on a separate connection: it takes a session lock that ends with
-    /// the connection.
-    async fn make_partitions(&mut self) -> Result<(), ReplanError> {
-        let Some(by) = self.rows.plans.config().table.partition_by.as_ref().filter(|_| !self.missing.is_empty()) else {
-            return Ok(());
-        };
-        let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
-        let work = partitions::make(&mut connection, self.rows.plans.config(), by, &self.missing);
-        match within(self.connector.write_deadline(), Stage::Begin, work).await {
-            Ok(()) => {}
-            Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
-            Err(error) => return Err(ReplanError::Unplannable(no_partitions(self.rows.plans.config(), &error))),
-        }
-        self.tried.extend(self.missing.drain(..));
-        // Ignore an error of closing: nothing depends on it.
-        drop(connection.close().await);
-        Ok(())
-    }
-
     /// Forgets the staging tables that a rollback removes.
     fn forget_new_stages(&mut self) {
         if let Some(live) = &mut self.live {
@@ -314,14 +264,6 @@ async fn planned_within(
 fn no_columns(config: &Pipeline, error: &WriteError) -> String {
     format!(
         "pipelines.{}.table.evolve: can't add columns to `{}`: {error}; make the role its owner, or leave evolve out",
-        config.name, config.table.name
-    )
-}
-
-fn no_partitions(config: &Pipeline, error: &WriteError) -> String {
-    format!(
-        "pipelines.{}.table.partition_by: can't create the partitions of `{}` that rows need: {error}; `tidegate check` names what \
-         is missing",
         config.name, config.table.name
     )
 }

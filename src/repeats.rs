@@ -3,14 +3,23 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A line is logged only once within this time.
+/// A line is logged only once within this time, unless another time is given.
 pub const REPEAT_AFTER: Duration = Duration::from_secs(60);
 /// The most lines that are remembered in order not to repeat them.
 const LINES_MAX: usize = 256;
 
 /// The lines that were logged.
-#[derive(Debug, Default)]
-pub struct Repeats(HashMap<String, Line>);
+#[derive(Debug)]
+pub struct Repeats {
+    after: Duration,
+    lines: HashMap<String, Line>,
+}
+
+impl Default for Repeats {
+    fn default() -> Self {
+        Self::every(REPEAT_AFTER)
+    }
+}
 
 #[derive(Debug)]
 struct Line {
@@ -20,21 +29,26 @@ struct Line {
 }
 
 impl Repeats {
-    /// Takes a line. Returns `None` if it must not be logged now. Otherwise returns how often it was held back since it
-    /// was last logged.
+    /// Makes a limiter that lets a line through once within this time.
+    pub fn every(after: Duration) -> Self {
+        Self { after, lines: HashMap::new() }
+    }
+
+    /// Takes a line. If it is to be logged, returns how often it came since it was last logged.
     pub fn take(&mut self, key: String, now: Instant) -> Option<u32> {
-        if self.0.len() >= LINES_MAX {
-            self.0.retain(|_, line| now.duration_since(line.said_at) < REPEAT_AFTER);
+        let after = self.after;
+        if self.lines.len() >= LINES_MAX {
+            self.lines.retain(|_, line| now.duration_since(line.said_at) < after);
         }
-        let held_back = match self.0.get_mut(&key) {
-            Some(line) if now.duration_since(line.said_at) < REPEAT_AFTER => {
+        let held_back = match self.lines.get_mut(&key) {
+            Some(line) if now.duration_since(line.said_at) < after => {
                 line.held_back = line.held_back.saturating_add(1);
                 return None;
             }
             Some(line) => line.held_back,
             None => 0,
         };
-        self.0.insert(key, Line { said_at: now, held_back: 0 });
+        self.lines.insert(key, Line { said_at: now, held_back: 0 });
         Some(held_back)
     }
 }
@@ -55,5 +69,14 @@ mod tests {
         assert_eq!(take("lat", 60), Some(2));
         assert_eq!(take("lat", 119), None);
         assert_eq!(take("lat", 120), Some(1));
+    }
+
+    #[test]
+    fn the_time_between_two_lines_may_be_another_one() {
+        let (mut logged, start) = (Repeats::every(Duration::from_secs(3600)), Instant::now());
+        let mut take = |seconds| logged.take("lat".to_owned(), start + Duration::from_secs(seconds));
+        assert_eq!(take(0), Some(0));
+        assert_eq!((take(60), take(3599)), (None, None));
+        assert_eq!(take(3600), Some(2));
     }
 }

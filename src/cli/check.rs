@@ -176,7 +176,7 @@ async fn trial(
         None => Some(plans),
         Some(_) => {
             let named = sample::named_tables(config, pipeline, &plans.source, ranges.clone()).await?;
-            database::for_named(config, pipeline, &named, report).await?
+            database::for_named(config, pipeline, &named, plans.triggers, report).await?
         }
     };
     let Some(plans) = plans else { return Ok(None) };
@@ -190,8 +190,8 @@ async fn trial(
     };
     let Done { mut sample, fields } = *done;
     sample.fields = fields.judged(pipeline, report);
-    if let Some(alter) = &sample.evolve {
-        event_triggers::on_columns(config, pipeline, alter, report).await?;
+    if let (Some(alter), Some(triggers)) = (&sample.evolve, &plans.triggers) {
+        event_triggers::on_columns(config, pipeline, triggers, alter, report).await?;
     }
     report.too_many_dead(pipeline, &sample);
     Ok(Some(sample))
@@ -225,7 +225,7 @@ async fn attempts(
                     return Ok(tried);
                 }
                 (Tried::Done(_), None) => String::new(),
-                (Tried::LacksPartition, None) => return Ok(Tried::LacksPartition),
+                (lacking @ Tried::LacksPartition(_), None) => return Ok(lacking),
             },
         };
         if !why.is_empty() {
@@ -236,9 +236,20 @@ async fn attempts(
         }
     }
     match attempt(&trials.direct).await? {
-        Tried::LacksPartition => {
-            report.warnings.push(format!("rows need partitions that the daemon will create; {APART}"));
-            attempt(&trials.bare).await
+        Tried::LacksPartition(wanted) => {
+            let (Some(why), Some(by)) = (report.no_new_partitions.clone(), &pipeline.table.partition_by) else {
+                report.warnings.push(format!("rows need partitions that the daemon will create; {APART}"));
+                return attempt(&trials.bare).await;
+            };
+            if database::lack_place(config, pipeline, by, &wanted).await? {
+                report.faults.push(format!(
+                    "pipelines.{}.table.partition_by: rows of the newest records have no partition, so the pipeline would stop: {why}",
+                    pipeline.name
+                ));
+                return attempt(&trials.bare).await;
+            }
+            // The daemon can't create partitions, and writes into those that exist.
+            attempt(&Setup { no_partitions: true, ..trials.direct.clone() }).await
         }
         tried => Ok(tried),
     }
@@ -344,7 +355,8 @@ impl PipelineReport {
         }
     }
 
-    /// Reports a group that the pipeline's consumers can't join, because its members share the partitions by another protocol.
+    /// Reports a group that the pipeline's consumers may be unable to join, because its members share the partitions by another
+    /// protocol. Kafka accepts a member if all others offer one of its protocols, whichever they use now.
     fn other_protocol(&mut self, pipeline: &Pipeline, group: &Group) {
         let Some(ours) = settings::assignor(pipeline.group_protocol) else { return };
         if group.members == 0 || group.protocol.is_empty() || group.protocol == ours {
@@ -353,17 +365,23 @@ impl PipelineReport {
         let Group { members, protocol, .. } = group;
         let members = show::counted(*members as u64, "member", "members");
         let what = format!(
-            "pipelines.{}.group_protocol: group `{}` has {members} that share the partitions by `{protocol}`, and consumers that use `{ours}` can't join them",
+            "pipelines.{}.group_protocol: group `{}` has {members} that share the partitions by `{protocol}`, and our consumers offer only `{ours}`",
             pipeline.name, pipeline.group
         );
         if group.is_ours {
-            self.warnings.push(format!("{what}; end all instances before one starts with this configuration"));
-        } else {
-            self.faults.push(format!(
-                "{what}; set pipelines.{}.group to a group of its own, or end these members",
-                pipeline.name
+            self.warnings.push(format!(
+                "{what}, so that they can't join instances of the daemon with another `group_protocol`; end these before one starts with this configuration"
             ));
+            return;
         }
+        // Kafka doesn't tell what else a member offers.
+        let ours_too =
+            if protocol == settings::EAGER { " set group_protocol = \"eager\" to offer it too;" } else { "" };
+        self.faults.push(format!(
+            "{what}. They can join only if each of these members offers `{ours}` too, which only a join shows: {}. Set pipelines.{}.group to a group of its own, since members of other programs are assigned partitions too;{ours_too} or end these members",
+            settings::OFFERED,
+            pipeline.name
+        ));
     }
 
     fn too_many_dead(&mut self, pipeline: &Pipeline, sample: &sample::Sample) {

@@ -14,6 +14,7 @@ use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 use tidegate_protocol::record::Record;
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::{Cause, Ledger, LedgerRow, Planner, ReplanError, Transaction, WriteError};
+use tidegate_rows::write_mode::partitions::Bounds;
 
 use crate::postgres::PgStore;
 use crate::status::lock;
@@ -39,8 +40,8 @@ pub(super) struct Findings {
     pub(super) rows: Vec<String>,
     /// Postgres's message about a change that it refused because the transaction is read-only; see [`Rehearsal::guarded`].
     pub(super) would_change: Option<String>,
-    /// Whether rows lack a partition that the daemon would create.
-    pub(super) lacks_partition: bool,
+    /// The partitions that rows need if some are missing, which the daemon would create.
+    pub(super) without_partition: Vec<Bounds>,
 }
 
 /// Returns limits that no share of dead letters exceeds, because a person watches the command.
@@ -89,7 +90,9 @@ impl Rehearsal {
             Err(Cause::Postgres(error)) if self.guarded && error.sqlstate == READ_ONLY => {
                 lock(&self.findings).would_change = Some(error.message.clone());
             }
-            Err(Cause::NoPartition(_)) => lock(&self.findings).lacks_partition = true,
+            Err(Cause::NoPartition(_)) => {
+                lock(&self.findings).without_partition = self.inner.missing_partitions().to_vec();
+            }
             _ => {}
         }
         outcome
@@ -205,7 +208,7 @@ impl Planner for Rehearsal {
     /// # Errors
     /// If rows lack partitions, which the daemon would create now.
     async fn replan(&mut self) -> Result<(), ReplanError> {
-        if lock(&self.findings).lacks_partition {
+        if !lock(&self.findings).without_partition.is_empty() {
             return Err(ReplanError::Unplannable("rows need partitions that don't exist".to_owned()));
         }
         Ok(())

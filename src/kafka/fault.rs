@@ -59,7 +59,7 @@ pub enum Cause {
     TopicDenied,
     /// The broker doesn't offer the group protocol `consumer`.
     NoConsumerProtocol,
-    /// The members of the group share the partitions by another protocol.
+    /// Not all members of the group offer the protocol by which we would share the partitions.
     OtherProtocol,
     Other,
 }
@@ -95,7 +95,7 @@ impl Cause {
             Self::GroupDenied => "Kafka denies access to the group",
             Self::TopicDenied => "Kafka denies access to the topic",
             Self::NoConsumerProtocol => "the broker does not offer `group_protocol = \"consumer\"`",
-            Self::OtherProtocol => "the members of the group share the partitions by another protocol",
+            Self::OtherProtocol => "not all members of the group offer the assignor of our `group_protocol`",
             Self::Other => "Kafka gave an error",
         }
     }
@@ -142,7 +142,9 @@ impl Cause {
                  `group.coordinator.rebalance.protocols`)"
             }
             Self::OtherProtocol => {
-                "set `group` to a group of its own, or end the other members (`kafka-consumer-groups --describe --members` lists them)"
+                "set `group` to a group of its own, end the other members (`kafka-consumer-groups --describe --members` lists them), or \
+                 let them offer the same in `partition.assignment.strategy`: `cooperative-sticky` for `group_protocol = \"cooperative\"`, \
+                 `range` for \"eager\" (Java clients offer both by default since Kafka 3.0, clients on librdkafka `range` and `roundrobin`)"
             }
             Self::Other => "look at the broker's log, and check `kafka.properties`",
         }

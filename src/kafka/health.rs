@@ -12,22 +12,17 @@
 //! The lines that librdkafka logs about connections are not such a signal, because one of several brokers may be down without
 //! harm. They are only shown as the cause.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod state;
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use self::state::State;
 use super::fault::{Cause, Fault};
-use crate::repeats::{REPEAT_AFTER, Repeats};
+use crate::repeats::Repeats;
 use crate::status::{Trouble, WaitCause, lock};
-
-/// If a request has no answer for this long, it is an outage. This time is longer than a change of a partition's leader takes.
-const SILENT_AFTER: Duration = Duration::from_secs(8);
-/// A group without a coordinator for this long is an outage.
-const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
-/// A denial is over if it isn't repeated for this long and the consumer is a settled member of its group.
-const DENIED_FOR: Duration = Duration::from_secs(10);
 
 /// The state of Kafka as a pipeline's clients see it.
 #[derive(Debug)]
@@ -40,41 +35,6 @@ pub struct KafkaHealth {
     logs: bool,
     state: Mutex<State>,
     lines: Mutex<Repeats>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// When the oldest unanswered request was made.
-    asked_at: Option<Instant>,
-    /// The fault of the last request, if Kafka denied it; `None` once a request is answered.
-    denied: Option<Fault>,
-    /// The fault of the last request, if it failed with another error; `None` once a request is answered.
-    failed: Option<Fault>,
-    /// For each broker, the newest fault of its connections. The fault is removed when a connection to the broker
-    /// works.
-    connections: BTreeMap<String, (Instant, Fault)>,
-    consumers: BTreeMap<u32, Consumer>,
-    /// The listed topics that Kafka says it doesn't have, and since when.
-    missing: Option<(Instant, Vec<String>)>,
-    /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use this protocol.
-    only_classic: BTreeSet<String>,
-    /// The brokers that offer the group protocol `consumer`.
-    offers_consumer: BTreeSet<String>,
-    outage: Option<Outage>,
-    /// When a connection last failed, or an outage was last seen.
-    troubled_at: Option<Instant>,
-}
-
-#[derive(Debug, Default)]
-struct Consumer {
-    /// Since when the consumer's group has had no coordinator; `None` if it has one.
-    no_coordinator: Option<Instant>,
-    /// Whether the consumer was a settled member of its group at the last statistics; `None` before the first statistics.
-    is_settled: Option<bool>,
-    /// What Kafka denies the consumer, and when it last did.
-    denied: Vec<(Fault, Instant)>,
-    /// How long Kafka's quotas delay the answers to this consumer.
-    throttled: Duration,
 }
 
 /// A time in which Kafka doesn't serve the pipeline.
@@ -175,21 +135,7 @@ impl KafkaHealth {
         } else {
             debug!(pipeline = &*self.pipeline, consumer, "Kafka: {fault}");
         }
-        let mut state = lock(&self.state);
-        if fault.cause != Cause::Closed {
-            state.troubled_at = Some(Instant::now());
-        }
-        let known = state.connections.get(&broker).is_some_and(|(at, known)| {
-            let is_same =
-                matches!(known.cause, Cause::UnknownCa | Cause::WrongName) && fault.cause == Cause::Certificate;
-            // A broker has several connections, and not all of them report why they failed. So a vague cause doesn't replace a
-            // definite one.
-            let is_vaguer = known.cause.is_definite() && !fault.cause.is_definite() && at.elapsed() < REPEAT_AFTER;
-            is_same || is_vaguer
-        });
-        if !known {
-            state.connections.insert(broker, (Instant::now(), fault));
-        }
+        lock(&self.state).connection_failed(broker, fault);
     }
 
     /// Records the cause of a failed connection.
@@ -202,18 +148,7 @@ impl KafkaHealth {
     /// earlier list named the protocol's request, that still counts; otherwise the broker counts as not offering the
     /// protocol until a line of the list names the request.
     pub fn consumer_protocol(&self, broker: String, is_offered: Option<bool>) {
-        let mut state = lock(&self.state);
-        match is_offered {
-            Some(true) => {
-                state.only_classic.remove(&broker);
-                state.offers_consumer.insert(broker);
-            }
-            None if state.offers_consumer.contains(&broker) => {}
-            Some(false) | None => {
-                state.offers_consumer.remove(&broker);
-                state.only_classic.insert(broker);
-            }
-        }
+        lock(&self.state).consumer_protocol(broker, is_offered);
     }
 
     /// Returns the fault of a broker that doesn't offer the group protocol, if there is one.
@@ -259,18 +194,7 @@ impl KafkaHealth {
 
     /// Stores a consumer's statistics.
     pub fn saw(&self, consumer: u32, sight: &Sight, now: Instant) {
-        let mut state = lock(&self.state);
-        state.connections.retain(|broker, _| !sight.connected.contains(broker));
-        let consumer = state.consumers.entry(consumer).or_default();
-        consumer.no_coordinator = match consumer.no_coordinator {
-            _ if sight.has_coordinator => None,
-            before => before.or(Some(now)),
-        };
-        consumer.is_settled = Some(sight.is_settled);
-        if sight.is_settled {
-            consumer.denied.retain(|(_, at)| now.duration_since(*at) < DENIED_FOR);
-        }
-        consumer.throttled = sight.throttled;
+        lock(&self.state).saw(consumer, sight, now);
     }
 
     /// Records that a consumer's client ended.
@@ -365,46 +289,6 @@ impl KafkaHealth {
         if let Some(held_back) = held_back {
             say((held_back > 0).then_some(held_back));
         }
-    }
-}
-
-impl State {
-    fn newest(&self) -> Option<&Fault> {
-        self.connections.values().max_by_key(|(at, _)| *at).map(|(_, fault)| fault)
-    }
-
-    /// Returns why Kafka doesn't serve the pipeline, and since when. A fault takes precedence over missing topics,
-    /// because it is the more severe problem: while topics are only missing, Kafka answers requests.
-    fn trouble(&self, now: Instant, servers: &str) -> Option<(Instant, Trouble)> {
-        if let Some((since, fault)) = self.fault(now, servers) {
-            return Some((since, Trouble::kafka(&fault)));
-        }
-        self.missing.as_ref().map(|(since, topics)| (*since, Trouble::topics(topics)))
-    }
-
-    fn fault(&self, now: Instant, servers: &str) -> Option<(Instant, Fault)> {
-        let past = |since: &Instant, limit| now.duration_since(*since) >= limit;
-        if let Some(since) = self.asked_at.filter(|since| past(since, SILENT_AFTER)) {
-            // If a connection failed for a known reason, the error of a failed request only repeats this reason in
-            // vaguer words.
-            let definite = self.newest().filter(|fault| fault.cause.is_definite());
-            let fault = definite.or(self.failed.as_ref()).or_else(|| self.newest()).cloned();
-            return Some((since, fault.unwrap_or_else(|| Fault::silent(servers))));
-        }
-        if let Some(fault) = &self.denied {
-            return Some((now, fault.clone()));
-        }
-        if let Some((fault, at)) = self.consumers.values().flat_map(|consumer| &consumer.denied).next() {
-            return Some((*at, fault.clone()));
-        }
-        if let Some(broker) = self.only_classic.first()
-            && self.consumers.values().any(|consumer| consumer.is_settled == Some(false))
-        {
-            return Some((now, Fault::no_consumer_protocol(broker)));
-        }
-        let no_coordinator = self.consumers.values().filter_map(|consumer| consumer.no_coordinator);
-        let since = no_coordinator.min().filter(|since| past(since, NO_COORDINATOR_AFTER))?;
-        Some((since, self.newest().cloned().unwrap_or_else(Fault::no_coordinator)))
     }
 }
 

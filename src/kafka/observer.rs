@@ -2,9 +2,9 @@
 //! [`TIMEOUT`], so it is made neither on the runtime's async threads nor on a poll thread.
 
 mod members;
+mod stretches;
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -20,11 +20,11 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::task::{JoinError, spawn_blocking};
 
 pub use self::members::Group;
+pub use self::stretches::Stretches;
 use super::access::denied_topics;
 use super::fault::{Cause, Fault};
 use super::health::KafkaHealth;
 use super::list::partition_list;
-use super::reader::Reader;
 use super::rebalance::Notes;
 use super::settings::{self, Settings};
 use super::times::{Search, Undated};
@@ -419,27 +419,6 @@ impl Observer {
                 }
             }
         }
-    }
-
-    /// Returns the partitions whose range contains no record that Kafka would deliver. Such a range holds only transaction
-    /// markers and aborted records.
-    ///
-    /// # Errors
-    /// If Kafka doesn't answer.
-    pub fn empty_stretches(
-        &self,
-        stretches: &[(TopicPartition, Range<Offset>)],
-    ) -> Result<Vec<TopicPartition>, String> {
-        let mut empty = Vec::new();
-        let reader = Reader::new(&settings::to_read(self.settings.clone()))?;
-        for (source, range) in stretches {
-            let mut holds = false;
-            reader.read(&source.topic, &[(source.partition, range.clone())], |_| holds = true)?;
-            if !holds {
-                empty.push(source.clone());
-            }
-        }
-        Ok(empty)
     }
 
     fn at(&self, sources: &[TopicPartition], mark: KafkaOffset) -> Answer<HashMap<TopicPartition, Offset>> {

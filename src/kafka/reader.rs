@@ -19,7 +19,7 @@ use super::health::KafkaHealth;
 use super::rebalance::Notes;
 use super::settings::Settings;
 
-/// If Kafka sends nothing for this long, reading is given up.
+/// If Kafka sends nothing for this long, reading is given up, unless another time is given.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// The longest wait between two checks of the elapsed time.
 const POLL: Duration = Duration::from_millis(200);
@@ -28,7 +28,9 @@ const POLL: Duration = Duration::from_millis(200);
 pub struct Reader {
     health: Arc<KafkaHealth>,
     consumer: Arc<BaseConsumer<Notes>>,
-    /// The keeper of the client's credentials, which must not end before the client.
+    /// If Kafka sends nothing for this long, reading is given up.
+    silence_max: Duration,
+    /// The keeper of the clients' credentials. It ends with the last of its clients.
     _credentials: Option<Arc<Keeper>>,
 }
 
@@ -52,7 +54,13 @@ impl Reader {
         if let Some(credentials) = &settings.credentials {
             credentials.serve(&consumer, |consumer| consumer.client());
         }
-        Ok(Self { health, consumer, _credentials: settings.credentials.clone() })
+        Ok(Self { health, consumer, silence_max: SILENCE_MAX, _credentials: settings.credentials.clone() })
+    }
+
+    /// Gives up reading if Kafka sends nothing for this long.
+    #[must_use]
+    pub fn giving_up_after(self, silence_max: Duration) -> Self {
+        Self { silence_max, ..self }
     }
 
     /// Passes every record whose offset is in the range of its partition to `take`, in order within a partition. A
@@ -60,7 +68,7 @@ impl Reader {
     /// aborted records) are skipped.
     ///
     /// # Errors
-    /// The error of Kafka, or a timeout if it sends nothing for 15 seconds.
+    /// The error of Kafka, or a timeout if it sends nothing for 15 seconds, or for the time that was given.
     pub fn read(
         &self,
         topic: &str,
@@ -109,9 +117,9 @@ impl Reader {
                 // librdkafka retries, and the health has the cause.
                 Some(Err(_)) | None => {}
             }
-            if heard_at.elapsed() > SILENCE_MAX {
-                let why = self.health.silence();
-                return Err(format!("Kafka gave no record of topic `{topic}` for {SILENCE_MAX:?}: {why}"));
+            if heard_at.elapsed() > self.silence_max {
+                let (why, limit) = (self.health.silence(), self.silence_max);
+                return Err(format!("Kafka gave no record of topic `{topic}` for {limit:?}: {why}"));
             }
         }
         self.consumer.unassign().map_err(|error| said(&error))

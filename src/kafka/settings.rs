@@ -124,12 +124,17 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Sett
     config
 }
 
-/// Returns the protocol by which the members of a classic group share the partitions: a member with another protocol
-/// can't join. `None` if the broker assigns the partitions.
+/// The assignor of `group_protocol = "eager"`.
+pub const EAGER: &str = "range";
+/// The assignors that other clients offer.
+pub const OFFERED: &str = "Java clients offer `range` and `cooperative-sticky` by default since Kafka 3.0, clients on librdkafka `range` and `roundrobin`, and `partition.assignment.strategy` changes that";
+
+/// Returns the protocol (the assignor) that our members of a classic group offer. Kafka refuses a member if not all others offer
+/// it too. `None` if the broker assigns the partitions.
 pub fn assignor(protocol: GroupProtocol) -> Option<&'static str> {
     match protocol {
         GroupProtocol::Cooperative => Some("cooperative-sticky"),
-        GroupProtocol::Eager => Some("range"),
+        GroupProtocol::Eager => Some(EAGER),
         GroupProtocol::Consumer => None,
     }
 }

@@ -1,6 +1,8 @@
-//! The lag's requests to Kafka other than those for log ends. They are made every few seconds, and only if needed.
+//! The other requests to Kafka, besides those for log ends. They are made every few seconds, and only if needed. Each reading
+//! makes a limited number of them, so that it ends within a few seconds however many partitions there are.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tracing::{debug, warn};
@@ -13,6 +15,22 @@ use crate::status::Trouble;
 /// If a lag of at most this many offsets doesn't change, it may consist of transaction markers only. Then the range is read.
 const MARKS_MAX: u64 = 16;
 
+/// How much one reading may request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Effort {
+    /// The most partitions per kind of request.
+    pub partitions: usize,
+    /// After this time no further topic's log ends are read.
+    pub reading: Duration,
+}
+
+impl Effort {
+    /// The effort of a reading among many: what is left is requested in the next ones.
+    pub(super) const BOUNDED: Self = Self { partitions: 200, reading: Duration::from_secs(2) };
+    /// The effort of the only reading of a command.
+    pub(super) const WHOLE: Self = Self { partitions: usize::MAX, reading: Duration::MAX };
+}
+
 /// A partition's place in the ledger and in its log.
 pub(super) struct Place {
     pub source: TopicPartition,
@@ -21,6 +39,15 @@ pub(super) struct Place {
     pub end: Offset,
     /// The timestamp of the last written record, in milliseconds since the epoch.
     pub last_timestamp: Option<i64>,
+}
+
+/// Selects those whose last request was the longest ago, at most `max`. `last` returns the number of the reading of an item's last
+/// request. Returns whether some were left out.
+pub(super) fn oldest<T>(mut wanted: Vec<T>, max: usize, last: impl Fn(&T) -> u64) -> (Vec<T>, bool) {
+    wanted.sort_by_key(last);
+    let is_more = wanted.len() > max;
+    wanted.truncate(max);
+    (wanted, is_more)
 }
 
 impl LagWatch {
@@ -36,57 +63,113 @@ impl LagWatch {
         }
     }
 
-    /// Requests the timestamps of the oldest unwritten records if no sample is that old.
-    pub(super) async fn date(&mut self, places: &[Place], now: i64) {
+    /// Requests the timestamps of the oldest unwritten records if no sample is that old. Returns whether some were left for later.
+    pub(super) async fn date(&mut self, places: &[Place], now: i64, effort: Effort) -> bool {
+        let known = &self.known;
         let unknown = |place: &&Place| {
-            let sampled = self.samples.get(&place.source).and_then(VecDeque::front);
-            let sampled = sampled.is_some_and(|(_, first)| *first <= place.next);
-            let known = self.made_at.get(&place.source).is_some_and(|(offset, _)| *offset == place.next);
-            place.next < place.end && !sampled && !known
+            place.next < place.end && !known.get(&place.source).is_some_and(|known| known.dates(place.next))
         };
+        let last = |place: &&Place| known.get(&place.source).map_or(0, |known| known.dated_in);
+        let (wanted, is_more) = oldest(places.iter().filter(unknown).collect(), effort.partitions, last);
         let undated = |place: &Place| {
-            let earlier = self.made_at.get(&place.source).filter(|(offset, _)| *offset < place.next).map(|(_, ms)| *ms);
+            let made_at = known.get(&place.source).and_then(|known| known.made_at);
+            let earlier = made_at.filter(|(offset, _)| *offset < place.next).map(|(_, ms)| ms);
             let since = place.last_timestamp.max(earlier);
             Undated { source: place.source.clone(), offset: place.next, since }
         };
-        let wanted: Vec<_> = places.iter().filter(unknown).map(undated).collect();
+        let wanted: Vec<_> = wanted.into_iter().map(undated).collect();
         if wanted.is_empty() {
-            return;
+            return false;
+        }
+        for record in &wanted {
+            self.known.entry(record.source.clone()).or_default().dated_in = self.readings;
         }
         let requests = wanted.clone();
         match self.ask(move |observer| observer.times_of(&requests, now)).await {
             Ok(times) => {
-                let found = wanted.into_iter().zip(times).map(|(record, ms)| (record.source, (record.offset, ms)));
-                self.made_at.extend(found);
+                for (record, ms) in wanted.into_iter().zip(times) {
+                    self.known.entry(record.source).or_default().made_at = Some((record.offset, ms));
+                }
             }
-            Err(why) => debug!(pipeline = &*self.pipeline, %why, "can't read the age of the oldest unwritten records"),
+            Err(why) => {
+                debug!(pipeline = &*self.pipeline, %why, "can't read the age of the oldest unwritten records");
+                return false;
+            }
         }
+        is_more
     }
 
-    /// Reads short ranges at log ends that don't move. They may contain only transaction markers, which must not count
-    /// as lag. Reading is the only way to know: without a record, no batch advances the ledger past the markers.
-    pub(super) async fn read_ends(&mut self, places: &[Place], before: &BTreeMap<TopicPartition, PartitionLag>) {
+    /// Reads short ranges at log ends that don't move, because transaction markers are no lag. No owner would otherwise find out:
+    /// without a record there is no batch that advances the ledger past them. Returns whether some were left for later.
+    pub(super) async fn read_ends(
+        &mut self,
+        places: &[Place],
+        before: &BTreeMap<TopicPartition, PartitionLag>,
+        effort: Effort,
+    ) -> bool {
+        let known = &self.known;
         let stands = |Place { source, next, end, .. }: &&Place| {
             let lag = end.distance_from(*next);
             let moved = before.get(source).is_some_and(|lag| lag.next != *next || lag.end != *end);
-            let known = self.ends_read.get(source).is_some_and(|(range, _)| *range == (*next..*end));
-            (1..=MARKS_MAX).contains(&lag) && !moved && !known && self.read_to(source, *next) < *end
+            let is_open = known.get(source).is_none_or(|known| {
+                let is_read = known.end_read.as_ref().is_some_and(|(range, _)| *range == (*next..*end));
+                !is_read && known.read_to(*next) < *end
+            });
+            (1..=MARKS_MAX).contains(&lag) && !moved && is_open
         };
-        let wanted: Vec<_> =
-            places.iter().filter(stands).map(|place| (place.source.clone(), place.next..place.end)).collect();
+        let last = |place: &&Place| known.get(&place.source).map_or(0, |known| known.end_read_in);
+        let (wanted, is_more) = oldest(places.iter().filter(stands).collect(), effort.partitions, last);
+        let wanted: Vec<_> = wanted.into_iter().map(|place| (place.source.clone(), place.next..place.end)).collect();
         if wanted.is_empty() {
-            return;
+            return false;
+        }
+        for (source, _) in &wanted {
+            self.known.entry(source.clone()).or_default().end_read_in = self.readings;
         }
         let requests = wanted.clone();
-        match self.ask(move |observer| observer.empty_stretches(&requests)).await {
-            Ok(empty) => {
-                let empty: HashSet<_> = empty.into_iter().collect();
-                for (source, range) in wanted {
+        match self.ask(move |observer| observer.empty_stretches(&requests, effort.reading)).await {
+            Ok(stretches) => {
+                let is_cut = stretches.read.len() < wanted.len();
+                let (read, empty): (HashSet<_>, HashSet<_>) =
+                    (stretches.read.into_iter().collect(), stretches.empty.into_iter().collect());
+                for (source, range) in wanted.into_iter().filter(|(source, _)| read.contains(source)) {
                     let holds = !empty.contains(&source);
-                    self.ends_read.insert(source, (range, holds));
+                    self.known.entry(source).or_default().end_read = Some((range, holds));
                 }
+                is_more || is_cut
             }
-            Err(why) => debug!(pipeline = &*self.pipeline, %why, "can't read the end of a log"),
+            Err(why) => {
+                debug!(pipeline = &*self.pipeline, %why, "can't read the end of a log");
+                false
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fake of the requests: each reading requests what is selected, and notes the reading's number.
+    #[test]
+    fn each_reading_requests_a_limited_number_and_the_oldest_first() {
+        const MAX: usize = 200;
+        let mut last = [0u64; 1000];
+        let mut readings = vec![Vec::new()];
+        for reading in 1..=10 {
+            let (selected, is_more) = oldest((0..1000).collect(), MAX, |n: &usize| last[*n]);
+            assert_eq!((selected.len(), is_more), (MAX, true), "{reading}");
+            for n in &selected {
+                last[*n] = reading;
+            }
+            readings.push(selected);
+        }
+        // Five readings request all of them, and each of the next ones those of the reading that is the longest ago.
+        let first: HashSet<_> = readings[1..=5].iter().flatten().collect();
+        assert_eq!(first.len(), 1000);
+        for reading in 6..=10 {
+            assert_eq!(readings[reading], readings[reading - 5]);
+        }
+        assert_eq!(oldest(vec![1, 2], MAX, |_| 0), (vec![1, 2], false));
     }
 }

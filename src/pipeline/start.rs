@@ -18,6 +18,7 @@ use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::schema::{self, MigrationError};
 use crate::postgres::{error, partitions};
+use crate::repeats::Repeats;
 use crate::status::Trouble;
 
 impl Pipeline {
@@ -68,7 +69,7 @@ impl Pipeline {
         schema::migrate_and_close(connection).await?;
         let (mut connection, _) = connector.open().await?;
         let plans = PlanSource::load(&self.config, &mut connection).await?;
-        partitions::maintain_once(connector, &self.config).await?;
+        partitions::create_due(connector, &self.config, &mut Repeats::default()).await?;
         let wanted = self.config.topics.clone();
         let asked = observer.ask(move |observer| Ok((observer.topics(&wanted)?, observer.cluster_id()?)));
         let (topics, cluster_id) = asked.await?;

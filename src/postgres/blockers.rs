@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use tokio::time::sleep;
 use tracing::{debug, warn};
@@ -30,8 +31,9 @@ pub struct Blocker {
     open_for_secs: i64,
 }
 
+/// The state of another role's session is NULL for a role that isn't a member of `pg_read_all_stats`.
 const BLOCKERS: &str = "
-SELECT pid, coalesce(application_name, ''), coalesce(state, 'prepared'), coalesce(wait_event_type = 'Client', false),
+SELECT pid, coalesce(application_name, ''), coalesce(state, 'state not visible'), coalesce(wait_event_type = 'Client', false),
     coalesce(state_change::text, ''), coalesce(extract(epoch FROM now() - xact_start)::int8, 0)
 FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1))";
 
@@ -41,21 +43,64 @@ FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1))";
 /// The error of the query.
 pub async fn blockers(connection: &mut PgConnection, pid: i32) -> Result<Vec<Blocker>, sqlx::Error> {
     let rows = sqlx::query(BLOCKERS).bind(pid).fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Blocker {
-                pid: row.try_get(0)?,
-                application_name: row.try_get(1)?,
-                state: row.try_get(2)?,
-                client_idle: row.try_get(3)?,
-                state_change: row.try_get(4)?,
-                open_for_secs: row.try_get(5)?,
-            })
-        })
-        .collect()
+    rows.iter().map(Blocker::of).collect()
+}
+
+/// The sessions that hold a lock of one of two tables, if their transactions are older than a given number of milliseconds. A
+/// prepared transaction has no session, and its locks have no pid.
+const HOLDERS: &str = "
+SELECT coalesce(l.pid, 0), coalesce(a.application_name, ''),
+    coalesce(a.state, CASE WHEN l.pid IS NULL THEN 'prepared transaction' ELSE 'state not visible' END), false, '',
+    coalesce(extract(epoch FROM now() - a.xact_start)::int8, 0), bool_or(l.relation = to_regclass($1))
+FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'relation' AND l.granted AND l.relation IN (to_regclass($1), to_regclass($2))
+    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+    AND l.pid IS DISTINCT FROM pg_backend_pid()
+    AND coalesce(a.xact_start <= clock_timestamp() - $3 * interval '1 ms', true)
+GROUP BY l.pid, a.application_name, a.state, a.xact_start ORDER BY a.xact_start";
+
+/// The sessions that hold locks of a partition or of its parent.
+#[derive(Debug)]
+pub struct Holders {
+    /// A description of the sessions; empty if there is none any more.
+    pub text: String,
+    /// Whether one of them holds a lock of the parent, which every other partition needs too.
+    pub of_parent: bool,
+}
+
+/// Returns the sessions that have held locks of `parent` or `partition` for at least `since`. The names are quoted.
+///
+/// # Errors
+/// The error of the query.
+pub async fn holders(
+    connection: &mut PgConnection,
+    parent: &str,
+    partition: &str,
+    since: Duration,
+) -> Result<Holders, sqlx::Error> {
+    let millis = i32::try_from(since.as_millis()).unwrap_or(i32::MAX);
+    let rows = sqlx::query(HOLDERS).bind(parent).bind(partition).bind(millis).fetch_all(connection).await?;
+    let (mut texts, mut of_parent) = (Vec::new(), false);
+    for row in &rows {
+        texts.push(Blocker::of(row)?.describe());
+        of_parent |= row.try_get::<bool, _>(6)?;
+    }
+    Ok(Holders { text: texts.join(", "), of_parent })
 }
 
 impl Blocker {
+    /// Reads the first six columns of a row.
+    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            pid: row.try_get(0)?,
+            application_name: row.try_get(1)?,
+            state: row.try_get(2)?,
+            client_idle: row.try_get(3)?,
+            state_change: row.try_get(4)?,
+            open_for_secs: row.try_get(5)?,
+        })
+    }
+
     fn describe(&self) -> String {
         let Self { pid, application_name, state, open_for_secs, .. } = self;
         format!("pid {pid} ({application_name:?}, {state}, transaction open for {open_for_secs} s)")

@@ -1,5 +1,6 @@
 //! Converts sqlx's errors to the error types of `tidegate_protocol`.
 
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tidegate_protocol::retry::Severity;
 use tidegate_protocol::store::{Cause, PostgresError};
@@ -54,12 +55,8 @@ pub(super) fn retyped(column: &str) -> PostgresError {
 }
 
 fn postgres_error(error: &PgDatabaseError) -> PostgresError {
-    let message = match error.detail() {
-        Some(detail) => format!("{} ({detail})", error.message()),
-        None => error.message().to_owned(),
-    };
-    // The message depends on the server's language. The routine tells whether a policy refused the row or a right is
-    // missing.
+    let message = message(error);
+    // The message depends on the server's language. The routine distinguishes a policy from a missing right.
     let policy = error.routine() == Some("ExecWithCheckOptions");
     let note = if policy { None } else { remedy::of_statement(error.code(), &message) };
     PostgresError {
@@ -75,6 +72,55 @@ fn postgres_error(error: &PgDatabaseError) -> PostgresError {
         policy,
         note: note.map(str::to_owned),
     }
+}
+
+/// Returns the message of an error, followed by its detail and by the function that raised it, as far as there are such.
+pub(crate) fn message(error: &PgDatabaseError) -> String {
+    let mut message = error.message().to_owned();
+    if let Some(detail) = error.detail() {
+        message += &format!(" ({detail})");
+    }
+    if let Some(function) = error.r#where().and_then(function) {
+        message += &format!("; raised in {function}");
+    }
+    message
+}
+
+/// Returns whether a function of the database raised an error, or an error occurred in one.
+pub(crate) fn is_raised(error: &dyn DatabaseError) -> bool {
+    error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::r#where).is_some()
+}
+
+/// Returns the line of an error's context that names the innermost function, such as
+/// `PL/pgSQL function rides_guard() line 3 at RAISE`.
+///
+/// Other lines are never shown, because they may contain values: `COPY rides, line 1, column name: "…"`, or a statement that a
+/// function has put together. A value may contain line breaks, and so may look like another line. Therefore the search ends at the
+/// first line that is neither such a line of a function nor a whole statement, and the line must have exactly this form.
+fn function(context: &str) -> Option<&str> {
+    let is_statement = |line: &&str| line.starts_with("SQL statement \"") && line.ends_with('"');
+    context.lines().find(|line| !is_statement(line)).filter(|line| names_function(line))
+}
+
+fn names_function(line: &str) -> bool {
+    let is_name = |name: &str| {
+        (1..=200).contains(&name.len()) && name.chars().all(|c| c.is_alphanumeric() || " _$.,\"()[]".contains(c))
+    };
+    if let Some(rest) = line.strip_prefix("PL/pgSQL function ") {
+        let Some((name, at)) = rest.rsplit_once(" line ") else {
+            return rest.strip_suffix(" during function entry").is_some_and(is_name);
+        };
+        let is_place = at.split_once(" at ").is_some_and(|(line, statement)| {
+            line.parse::<u32>().is_ok() && statement.chars().all(|c| c.is_ascii_alphabetic() || " /".contains(c))
+        });
+        return is_place && is_name(name);
+    }
+    let of_others = ["SQL function \"", "PL/Python function \"", "PL/Perl function \""];
+    let Some(rest) = of_others.iter().find_map(|prefix| line.strip_prefix(prefix)) else { return false };
+    rest.rsplit_once('"').is_some_and(|(name, at)| {
+        let at = at.trim_start_matches(" statement ");
+        is_name(name) && (at.is_empty() || at.parse::<u32>().is_ok())
+    })
 }
 
 /// Returns the line number in an error's context, `COPY telemetry, line 3, column lat`: the number after the last `, line `. If
@@ -95,6 +141,38 @@ fn copy_column(context: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_context_only_the_function_is_shown() {
+        let raised = "PL/pgSQL function rides_guard() line 3 at RAISE";
+        for (context, shown) in [
+            (format!("{raised}\nCOPY rides, line 1, column name: \"secret\""), Some(raised)),
+            (format!("SQL statement \"INSERT INTO t VALUES ('secret')\"\n{raised}"), Some(raised)),
+            (
+                format!("{raised}\nSQL statement \"SELECT 'secret'\"\nPL/pgSQL function f() line 1 at PERFORM"),
+                Some(raised),
+            ),
+            ("SQL function \"f\" statement 1".to_owned(), Some("SQL function \"f\" statement 1")),
+            ("PL/Python function \"f\"".to_owned(), Some("PL/Python function \"f\"")),
+            (
+                "PL/pgSQL function app.f(integer,text[]) during function entry".to_owned(),
+                Some("PL/pgSQL function app.f(integer,text[]) during function entry"),
+            ),
+            // Values with line breaks that look like a line of a function.
+            (format!("COPY rides, line 1, column name: \"\n{raised}\""), None),
+            (format!("COPY rides, line 1, column name: \"\n{raised}\n\""), None),
+            (format!("SQL statement \"INSERT INTO t VALUES ('\n{raised}\n')\""), None),
+            ("PL/pgSQL function f() line 3 at RAISE: secret".to_owned(), None),
+            ("PL/pgSQL function f('secret') line 3 at RAISE".to_owned(), None),
+            ("PL/pgSQL function f() line secret at RAISE".to_owned(), None),
+            ("PL/pgSQL assignment \"x := 'secret'\"".to_owned(), None),
+            ("SQL function \"f\" secret".to_owned(), None),
+            ("COPY rides, line 1".to_owned(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(function(&context), shown, "{context}");
+        }
+    }
 
     #[test]
     fn the_line_of_a_copy_is_read_from_the_context() {

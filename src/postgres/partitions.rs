@@ -4,24 +4,34 @@
 //! then attached, which blocks no writer. Detaching a partition does block writers, so the statement waits only briefly for its
 //! lock.
 
-use std::time::Duration;
+mod create;
+mod places;
+mod remove;
+
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use sqlx::{Connection, Executor, PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::WriteError;
-use tidegate_rows::catalog::TableName;
-use tidegate_rows::ddl;
-use tidegate_rows::spec::{Expiry, PartitionBy};
-use tidegate_rows::write_mode::partitions::{Bounds, default_name, due, is_expired, name, of_name};
+use tidegate_rows::catalog::{TableName, quote_identifier};
+use tidegate_rows::spec::PartitionBy;
+use tidegate_rows::write_mode::partitions::{due, name};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::connect::{Connector, lock_for_session, within};
+pub use create::{Purpose, create, of_one_partition};
+pub use places::without_place;
+
+use super::connect::{Connector, within};
 use crate::config::Pipeline;
+use crate::repeats::Repeats;
 
 /// The time between two checks of the partitions. The shortest interval of a partition is an hour.
 const EVERY: Duration = Duration::from_secs(60);
+/// A warning about something that is tried every minute is repeated after this time.
+pub const WARN_EVERY: Duration = Duration::from_secs(3600);
 
 const PARTITIONS: &str = "
 SELECT n.nspname::text AS schema, c.relname::text AS name, c.oid = p.partdefid AS is_default
@@ -31,154 +41,122 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent
 WHERE i.inhparent = to_regclass($1)";
 
-/// Maintains the partitions of a pipeline's table for as long as the pipeline runs. Failures are retried a minute later.
+/// Maintains the partitions of a pipeline's table for as long as the pipeline runs: removes expired ones at once and then every
+/// minute, and creates those that become due. Failures are retried a minute later. Reports when the first removal is over.
 ///
 /// # Cancel safety
 /// May be dropped at any point: each partition is created or removed in one transaction.
-pub async fn keep(connector: Connector, config: Pipeline) {
+pub async fn keep(connector: Connector, config: Pipeline, removed: oneshot::Sender<()>) {
+    let (mut logged, mut removed) = (Repeats::every(WARN_EVERY), Some(removed));
     loop {
+        if let Err(error) = remove_expired(&connector, &config, &mut logged).await {
+            failed(&config, &mut logged, &error);
+        }
+        // Nobody may wait for it.
+        let _awaited = removed.take().map(|removed| removed.send(()));
         sleep(EVERY).await;
-        if let Err(error) = maintain_once(&connector, &config).await {
-            warn!(pipeline = config.name, %error, "can't maintain the partitions, retrying in a minute");
+        if let Err(error) = create_due(&connector, &config, &mut logged).await {
+            failed(&config, &mut logged, &error);
         }
     }
 }
 
-/// Creates the partitions that are due and removes the expired ones, on a separate connection.
+fn failed(config: &Pipeline, logged: &mut Repeats, error: &WriteError) {
+    if logged.take(error.to_string(), Instant::now()).is_some() {
+        warn!(pipeline = config.name, %error, "can't maintain the partitions, retrying each minute");
+    }
+}
+
+/// Creates the partitions that are due, on a separate connection.
 ///
 /// # Errors
-/// The error of the database.
-pub async fn maintain_once(connector: &Connector, config: &Pipeline) -> Result<(), WriteError> {
+/// The error of the database, if Postgres can't be used, or if it refuses the current partition and rows of the present have no
+/// other place.
+pub async fn create_due(connector: &Connector, config: &Pipeline, logged: &mut Repeats) -> Result<(), WriteError> {
     let Some(by) = &config.table.partition_by else { return Ok(()) };
     let (mut connection, _) = connector.open().await?;
-    let work = async {
-        let now = Timestamp::now().as_microsecond();
-        make(&mut connection, config, by, &due(by, now)).await?;
-        let_go(&mut connection, config, by, now).await
-    };
-    within(EVERY, Stage::Connect, work).await?;
+    let due = due(by, Timestamp::now().as_microsecond());
+    within(EVERY, Stage::Connect, create(&mut connection, config, by, &due, Purpose::InAdvance, logged)).await?;
     // The connection was only for this; its advisory lock ends with it.
     drop(connection.close().await);
     Ok(())
 }
 
-/// Creates the partitions of `wanted` that don't exist, and the DEFAULT partition if it is configured.
-///
-/// # Errors
-/// The error of the database. If Postgres refuses a partition for a reason that concerns only this partition, logs a
-/// warning instead and continues.
-pub async fn make(
-    connection: &mut PgConnection,
-    config: &Pipeline,
-    by: &PartitionBy,
-    wanted: &[Bounds],
-) -> Result<(), sqlx::Error> {
-    let table = &config.table.name;
-    lock_for_session(connection, &format!("tidegate partitions {table}")).await?;
-    let existing = existing(connection, table).await?;
-    for (partition, sql) in missing(config, by, wanted, &existing) {
-        match connection.execute(sql.as_str()).await {
-            Ok(_) => info!(pipeline = config.name, %partition, "created a partition"),
-            Err(sqlx::Error::Database(error)) => match error.code().as_deref().and_then(of_one_partition) {
-                Some(why) => warn!(pipeline = config.name, %partition, %error, "can't create a partition: {why}"),
-                None => return Err(sqlx::Error::Database(error)),
-            },
-            Err(error) => return Err(error),
-        }
-    }
+async fn remove_expired(connector: &Connector, config: &Pipeline, logged: &mut Repeats) -> Result<(), WriteError> {
+    let Some(by) = config.table.partition_by.as_ref().filter(|by| by.retention.is_some()) else { return Ok(()) };
+    let (mut connection, _) = connector.open().await?;
+    let now = Timestamp::now().as_microsecond();
+    within(EVERY, Stage::Connect, remove::remove(&mut connection, config, by, now, logged)).await?;
+    drop(connection.close().await);
     Ok(())
 }
 
-/// Returns why Postgres refuses a partition with this SQLSTATE. `None` if the reason may concern other partitions too.
-pub fn of_one_partition(sqlstate: &str) -> Option<&'static str> {
-    match sqlstate {
-        "42P17" => Some("it overlaps another one"),
-        "23514" => Some("DEFAULT holds rows of its range, and accepts more; move them to create it"),
-        "42P07" => Some("its name is taken by a table that isn't a partition of this table; rename that table"),
-        _ if sqlstate.starts_with("22") => Some("Postgres doesn't accept its bounds"),
-        _ => None,
-    }
-}
-
-/// Detaches or drops the expired partitions, but only those that tidegate created.
-async fn let_go(
-    connection: &mut PgConnection,
-    config: &Pipeline,
-    by: &PartitionBy,
-    now: i64,
-) -> Result<(), sqlx::Error> {
-    let existing = existing(connection, &config.table.name).await?;
-    for (partition, remove) in expired(config, by, now, existing) {
-        // Writers queue up behind this lock. So give up soon and retry later, rather than hold them up.
-        let sql = format!("BEGIN; SET LOCAL lock_timeout = '1s'; {remove}; COMMIT");
-        connection.execute(sql.as_str()).await?;
-        info!(pipeline = config.name, %partition, dropped = by.expired == Expiry::Drop, "removed a partition past its retention");
-    }
-    Ok(())
-}
-
-/// The statements that [`maintain_once`] would run now. Each text has all statements for one partition.
+/// What a pipeline would do to the partitions of its table now.
 #[derive(Debug)]
 pub struct Due {
+    /// The statements that create partitions, each one or several for one partition.
     pub create: Vec<String>,
+    /// The statements that remove partitions, likewise.
     pub remove: Vec<String>,
+    /// Whether rows of the present have a partition without any that is created.
+    pub has_place: bool,
+    /// Whether one of `taken` has the name of the current partition.
+    pub current_is_taken: bool,
+    /// Tables, or other relations, that have the name of a partition and aren't partitions of this table.
+    pub taken: Vec<TableName>,
 }
 
-/// Returns the statements that [`maintain_once`] would run now, and changes nothing.
+/// Returns what the pipeline would do now, and changes nothing. A table that doesn't exist has no partition yet.
 ///
 /// # Errors
 /// The error of the database.
 pub async fn look(connection: &mut PgConnection, config: &Pipeline, by: &PartitionBy) -> Result<Due, sqlx::Error> {
-    let now = Timestamp::now().as_microsecond();
-    let existing = existing(connection, &config.table.name).await?;
-    let create = missing(config, by, &due(by, now), &existing).into_iter().map(|(_, sql)| sql).collect();
-    Ok(Due { create, remove: expired(config, by, now, existing).into_iter().map(|(_, sql)| sql).collect() })
+    let (table, now) = (&config.table.name, Timestamp::now().as_microsecond());
+    let (existing, due) = (existing(connection, table).await?, due(by, now));
+    let missing = create::missing(config, by, &due, &existing);
+    let current: Vec<_> = due.first().into_iter().filter(|due| missing.iter().any(|m| m.is_of(due))).copied().collect();
+    let has_place = without_place(connection, table, by, &current).await?.is_empty();
+    let taken = places::taken(connection, table, by, now).await?;
+    let create = missing.into_iter().map(|missing| missing.sql).collect();
+    let remove = remove::expired(config, by, now, existing).into_iter().map(|(_, sql)| sql).collect();
+    let current_is_taken = current.iter().any(|current| taken.contains(&name(table, by, current)));
+    Ok(Due { create, remove, has_place, current_is_taken, taken })
 }
 
-/// Returns the partitions of `wanted` that don't exist, and the DEFAULT partition if it is configured and doesn't
-/// exist. Each comes with the statements that create it.
-fn missing(
-    config: &Pipeline,
-    by: &PartitionBy,
-    wanted: &[Bounds],
-    existing: &[(TableName, bool)],
-) -> Vec<(TableName, String)> {
-    let (table, options) = (&config.table.name, ddl::fillfactor(&config.table.mode));
-    let missing = wanted.iter().map(|bounds| (name(table, by, bounds), bounds.for_values()));
-    let mut missing: Vec<_> = missing.filter(|(name, _)| !existing.iter().any(|(known, _)| known == name)).collect();
-    if by.default && !existing.iter().any(|(_, is_default)| *is_default) {
-        missing.push((default_name(table), "DEFAULT".to_owned()));
+/// A right that the role lacks in order to create and remove partitions.
+#[derive(Debug)]
+pub struct Lack {
+    /// What the role may not do.
+    pub what: String,
+    /// The statement that gives it the right.
+    pub statement: String,
+}
+
+/// Returns the rights that the role lacks in order to create and remove partitions.
+///
+/// # Errors
+/// The error of the query.
+pub async fn lacking(connection: &mut PgConnection, table: &TableName) -> Result<Vec<Lack>, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT has_schema_privilege(c.relnamespace, 'CREATE'), pg_has_role(c.relowner, 'USAGE'), quote_ident(current_user)
+         FROM pg_catalog.pg_class c WHERE c.oid = to_regclass($1)",
+    );
+    let Some(row) = row.bind(table.quoted()).fetch_optional(connection).await? else { return Ok(Vec::new()) };
+    let (may_create, owns, user): (bool, bool, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let mut lacking = Vec::new();
+    if !owns {
+        lacking.push(Lack {
+            what: format!("`{user}` doesn't own `{table}`, and only an owner adds partitions"),
+            statement: format!("ALTER TABLE {} OWNER TO {user}", table.quoted()),
+        });
     }
-    let create = |(partition, values): (TableName, String)| {
-        let sql = format!(
-            "CREATE TABLE {0} (LIKE {1} INCLUDING ALL EXCLUDING IDENTITY){options}; ALTER TABLE {1} ATTACH PARTITION {0} {values}",
-            partition.quoted(),
-            table.quoted(),
-        );
-        (partition, sql)
-    };
-    missing.into_iter().map(create).collect()
-}
-
-/// Returns the partitions that have expired, each with the statements that remove it. Leaves out partitions whose
-/// names don't have the daemon's form.
-fn expired(
-    config: &Pipeline,
-    by: &PartitionBy,
-    now: i64,
-    existing: Vec<(TableName, bool)>,
-) -> Vec<(TableName, String)> {
-    let table = &config.table.name;
-    let is_due = |partition: &TableName| of_name(table, by, partition).is_some_and(|of| is_expired(by, &of, now));
-    let remove = |partition: TableName| {
-        let detach = format!("ALTER TABLE {} DETACH PARTITION {}", table.quoted(), partition.quoted());
-        let drop = match by.expired {
-            Expiry::Detach => String::new(),
-            Expiry::Drop => format!("; DROP TABLE {}", partition.quoted()),
-        };
-        (partition, detach + &drop)
-    };
-    existing.into_iter().map(|(partition, _)| partition).filter(is_due).map(remove).collect()
+    if !may_create {
+        lacking.push(Lack {
+            what: format!("`{user}` may not create partitions in schema `{}`", table.schema),
+            statement: format!("GRANT CREATE ON SCHEMA {} TO {user}", quote_identifier(&table.schema)),
+        });
+    }
+    Ok(lacking)
 }
 
 async fn existing(connection: &mut PgConnection, table: &TableName) -> Result<Vec<(TableName, bool)>, sqlx::Error> {

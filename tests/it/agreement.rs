@@ -16,6 +16,7 @@ use crate::agreement_cases::{CASES, Case};
 use crate::agreement_event_triggers::EVENT_TRIGGER_CASES;
 use crate::agreement_more_cases::MORE_CASES;
 use crate::agreement_odd_cases::ODD_CASES;
+use crate::agreement_partitions::PARTITION_CASES;
 use crate::cli::tidegate;
 use crate::cli_verify::transaction;
 use crate::support::{PATIENCE, program};
@@ -33,7 +34,7 @@ const WAITS: [&str; 5] = [
     "denies access",
     "waiting for Postgres",
     "GroupAuthorizationFailed",
-    "share the partitions by another protocol",
+    "not all members of the group offer the assignor",
 ];
 
 /// The broker, the server and the topic that all environments share.
@@ -248,6 +249,11 @@ async fn run_flows_if_and_only_if_check_says_ready_in_odd_environments() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn run_flows_if_and_only_if_check_says_ready_where_event_triggers_refuse() {
     agree(&EVENT_TRIGGER_CASES.iter().collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn run_flows_if_and_only_if_check_says_ready_where_partitions_are_refused() {
+    agree(&PARTITION_CASES.iter().collect::<Vec<_>>());
 }
 
 /// A standby accepts no writes, and `run` waits until it is promoted. If the URL names several servers, the one that accepts

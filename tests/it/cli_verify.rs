@@ -28,6 +28,16 @@ impl World {
 
 /// Produces `count` records into partition 0 in one transaction, which is committed or aborted.
 pub(crate) fn transaction(bootstrap_servers: &str, topic: &str, count: i32, commit: bool) {
+    transaction_into(bootstrap_servers, topic, (0..count).map(|n| (0, n)), commit);
+}
+
+/// Produces records, each with its partition and its id, in one transaction, which is committed or aborted.
+pub(crate) fn transaction_into(
+    bootstrap_servers: &str,
+    topic: &str,
+    records: impl Iterator<Item = (i32, i32)>,
+    commit: bool,
+) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap_servers)
         .set("transactional.id", topic)
@@ -36,9 +46,9 @@ pub(crate) fn transaction(bootstrap_servers: &str, topic: &str, count: i32, comm
     let deadline = Duration::from_secs(30);
     producer.init_transactions(deadline).expect("transactions");
     producer.begin_transaction().expect("a transaction");
-    for n in 0..count {
+    for (partition, n) in records {
         let payload = format!(r#"{{"id":{n}}}"#);
-        let record: BaseRecord<'_, (), str> = BaseRecord::to(topic).partition(0).payload(&payload);
+        let record: BaseRecord<'_, (), str> = BaseRecord::to(topic).partition(partition).payload(&payload);
         producer.send(record).map_err(|(error, _)| error).expect("sent");
     }
     producer.flush(deadline).expect("delivered");

@@ -425,3 +425,39 @@ async fn old_dead_letters_are_removed_and_the_oldest_past_the_cap_and_counted() 
     assert_eq!(world.number(&format!("{newest} {left}")).await, left, "the newest stay");
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE pipeline = 'another'").await, 1);
 }
+
+/// A trigger's function is named by the dead letter, and by the reason for which a pipeline stops. The values that Postgres's
+/// context contains are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_function_that_raised_an_error_is_named_and_no_value_is_logged() {
+    let world = World::new(1).await;
+    world
+        .sql(
+            "CREATE TABLE rides (id int8, name text);
+             CREATE FUNCTION rides_guard() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF NEW.id = 3 THEN RAISE 'not today'; END IF;
+                 RETURN NEW;
+             END $$;
+             CREATE TRIGGER guard BEFORE INSERT ON rides FOR EACH ROW EXECUTE FUNCTION rides_guard()",
+        )
+        .await;
+    // The value looks like a line of the context.
+    let record = |id: i32| {
+        Record::new(format!(r#"{{"id":{id},"name":"hidden {id}\nPL/pgSQL function hidden_{id}() line 1 at RAISE"}}"#))
+    };
+    world.produce((0..20).map(record));
+    let config = world.config("table.name = \"rides\"\ndead_letters.max_share = 0.5");
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    let raised = "not today; raised in PL/pgSQL function rides_guard() line 3 at RAISE";
+    let details: Vec<_> = letters(&world).await.into_iter().map(|letter| letter.detail).collect();
+    assert_eq!(details, [raised]);
+    assert!(!log.contains("hidden"), "{log}");
+    world.refuse_writes().await;
+    world.produce((20..22).map(record));
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(70), "{log}");
+    assert!(log.contains("closed for today; raised in PL/pgSQL function refuse() line 2 at RAISE"), "{log}");
+    assert!(!log.contains("hidden"), "{log}");
+}

@@ -6,6 +6,7 @@ use tidegate_harness::{Daemon, eventually, unique_name};
 
 use crate::accounting::NUMBERED;
 use crate::cli::tidegate;
+use crate::cli_verify::transaction_into;
 use crate::support::{PATIENCE, World};
 
 const TO_RIDES: &str = "table.name = \"rides\"";
@@ -105,4 +106,28 @@ async fn a_claim_is_no_commit() {
     let listed = json["pipelines"].as_array().and_then(|all| all.iter().find(|p| p["name"] == world.name.as_str()));
     let written = listed.and_then(|p| p["moved_at_ms"].as_i64()).expect("it is listed");
     assert!(written <= moved, "the claim of {moved} is no commit, and {written} is one");
+}
+
+/// More logs end in transaction markers than one reading of the lag reads. Nobody owns the partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_markers_at_the_ends_of_many_logs_are_no_lag() {
+    const PARTITIONS: i32 = 250;
+    let world = World::new(PARTITIONS).await;
+    world.sql(&format!("{NUMBERED}; CREATE TABLE beside (LIKE rides)")).await;
+    world.produce_written(0..PARTITIONS, PARTITIONS);
+    transaction_into(world.kafka.bootstrap_servers(), &world.topic, (0..PARTITIONS).map(|n| (n, n)), false);
+    let config = world.config(TO_RIDES);
+    let lag = tidegate(&config, &["lag", "--json"]).ok().json();
+    let partitions = lag["pipelines"][0]["partitions"].as_array().expect("partitions").clone();
+    assert_eq!(partitions.len(), 250, "{lag}");
+    assert!(partitions.iter().all(|partition| partition["lag_records"] == 0), "{lag}");
+    // The pipeline stops at its start, and its lag is measured while another pipeline runs.
+    let (empty, beside) = (unique_name("empty"), unique_name("beside"));
+    world.kafka.create_topic(&empty, 1, &[]).expect("the topic is made");
+    let other = format!("[pipelines.{beside}]\ntopics = [\"{empty}\"]\ntable.name = \"beside\"\n");
+    let daemon = world.daemon(&format!("{config}group = \"{beside}_another\"\n{other}"));
+    let lag = |daemon: &Daemon| daemon.metric("tidegate_lag_records", &[("pipeline", &world.name)]);
+    daemon
+        .await_until("no marker counts as lag", PATIENCE, |daemon| lag(daemon) == Some(0.0))
+        .unwrap_or_else(|error| panic!("{error:#}"));
 }

@@ -8,6 +8,7 @@ mod agreement_cases;
 mod agreement_event_triggers;
 mod agreement_more_cases;
 mod agreement_odd_cases;
+mod agreement_partitions;
 mod allocation;
 mod batches;
 mod canary;

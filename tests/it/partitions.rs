@@ -1,7 +1,9 @@
 //! Tables that are partitioned by time.
 
-use tidegate_harness::Record;
+use sqlx::Connection as _;
+use tidegate_harness::{Record, unique_name};
 
+use crate::cli::tidegate;
 use crate::support::World;
 
 const PARTITIONED: &str = r#"
@@ -131,4 +133,129 @@ async fn a_partitioned_table_is_made_with_its_key_and_takes_upserts() {
     assert_eq!(world.number("SELECT count(*) FROM latest_default").await, 0);
     let fillfactor = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = inhrelid WHERE inhparent = 'latest'::regclass AND 'fillfactor=70' = ANY (reloptions)";
     assert_eq!(world.number(fillfactor).await, 5);
+}
+
+/// Returns the name of the partition of `history` for a day, relative to today.
+async fn partition(world: &World, days: i32) -> String {
+    let day = format!("SELECT 'history_p' || to_char((now() AT TIME ZONE 'UTC')::date + {days}, 'YYYYMMDD')");
+    world.text(&day).await
+}
+
+/// Creates the partition of a day, relative to today.
+async fn create_partition(world: &World, days: i32) -> String {
+    let name = partition(world, days).await;
+    let day = name.trim_start_matches("history_p");
+    world
+        .sql(&format!(
+            "SET timezone = 'UTC'; CREATE TABLE {name} PARTITION OF history FOR VALUES FROM ('{day}') TO ('{day}'::date + 1)"
+        ))
+        .await;
+    name
+}
+
+async fn record(world: &World, id: i64, days: i32) -> Record {
+    let ts = format!(
+        "SELECT to_char((now() AT TIME ZONE 'UTC') + interval '{days} days', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+    );
+    Record::new(format!(r#"{{"id":{id},"ts":"{}"}}"#, world.text(&ts).await))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_a_reader_locks_holds_up_neither_the_start_nor_the_removal_of_others() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts)").await;
+    let (read, unread) = (create_partition(&world, -13).await, create_partition(&world, -12).await);
+    world.produce([record(&world, 1, 0).await]);
+    let exist =
+        async |name: &str| world.number(&format!("SELECT count(*) FROM pg_class WHERE relname = '{name}'")).await;
+    // A reader of the table has a lock that each removal needs. So none is removed, and the pipeline runs.
+    for (reads, left) in [("history", 1), (read.as_str(), 0)] {
+        let mut reader = world.connect().await;
+        let reading = format!("SET application_name = 'long report'; BEGIN; SELECT count(*) FROM {reads}");
+        sqlx::raw_sql(&reading).execute(&mut reader).await.expect("it reads");
+        let (code, log) = world.drain(&world.config(PARTITIONED));
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!(world.number("SELECT count(*) FROM history").await, 1, "{log}");
+        assert_eq!((exist(&read).await, exist(&unread).await), (1, left), "{log}");
+        let warning = |line: &str| {
+            line.contains("can't remove an expired partition, retrying in a minute")
+                && line.contains(&read)
+                && line.contains("long report")
+        };
+        assert!(log.lines().any(warning), "{log}");
+        reader.close().await.expect("it closes");
+    }
+    let (code, log) = world.drain(&world.config(PARTITIONED));
+    assert_eq!((code, exist(&read).await), (Some(0), 0), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_create_partitions_rows_go_on_while_they_have_a_place() {
+    let world = World::new(1).await;
+    let role = unique_name("clerk");
+    world
+        .sql(&format!(
+            "CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts);
+             CREATE ROLE {role} LOGIN; CREATE SCHEMA tidegate AUTHORIZATION {role}; GRANT INSERT ON history TO {role}"
+        ))
+        .await;
+    create_partition(&world, 0).await;
+    let url = world.database.url.replacen("postgres@", &format!("{role}@"), 1);
+    let config = |default: bool| {
+        world.config_at(
+            &url,
+            &format!(
+                "table = {{ name = \"history\", partition_by = {{ column = \"ts\", interval = \"1 day\", default = {default} }} }}\ndead_letters.max_share = 1"
+            ),
+        )
+    };
+    let remedy = format!("ALTER TABLE \"public\".\"history\" OWNER TO {role};");
+    // Today's partition exists.
+    world.produce([record(&world, 1, 0).await]);
+    let checked = tidegate(&config(false), &["check"]);
+    assert!(checked.code == 0 && checked.out.contains(&remedy), "{checked}");
+    let (code, log) = world.drain(&config(false));
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("rows go on, since they have a place now") && log.contains(&remedy), "{log}");
+    // A late row has no place. It waits, and doesn't become a dead letter.
+    world.produce([record(&world, 2, -30).await]);
+    let checked = tidegate(&config(false), &["check"]);
+    assert!(checked.code != 0 && checked.out.contains("rows of the newest records have no partition"), "{checked}");
+    let (code, log) = world.drain(&config(false));
+    assert_eq!(code, Some(70), "{log}");
+    assert!(log.contains("can't create the partitions of `public.history` that rows need"), "{log}");
+    // A DEFAULT partition accepts it, whether the pipeline's configuration knows of it or not.
+    world.sql("CREATE TABLE history_rest PARTITION OF history DEFAULT").await;
+    for (default, id) in [(false, 3), (true, 4)] {
+        world.produce([record(&world, id, -40).await]);
+        let checked = tidegate(&config(default), &["check"]);
+        assert!(checked.code == 0 && checked.out.contains(&remedy), "{checked}");
+        let (code, log) = world.drain(&config(default));
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains(&remedy), "{log}");
+    }
+    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM history_rest").await, "2,3,4");
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_a_table_that_has_the_name_of_a_partition() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts)").await;
+    let (today, tomorrow) = (partition(&world, 0).await, partition(&world, 1).await);
+    // This one has expired, as one that was detached after its retention.
+    world.sql(&format!("CREATE TABLE {tomorrow} (); CREATE TABLE {} ()", partition(&world, -20).await)).await;
+    world.produce([record(&world, 1, 0).await, record(&world, 2, 1).await]);
+    let config = world.config(PARTITIONED);
+    let checked = tidegate(&config, &["check"]);
+    let named = |name: &str| format!("public.{name}` would be partitions of `public.history` by their names");
+    assert!(checked.code == 0 && checked.out.contains(&named(&tomorrow)), "{checked}");
+    assert_eq!(checked.out.matches("by their names").count(), 1, "{checked}");
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 1, "{log}");
+    // If it is today's name, no row of the present has a place.
+    world.sql(&format!("DROP TABLE {today}; CREATE TABLE {today} ()")).await;
+    let checked = tidegate(&config, &["check"]);
+    assert!(checked.code != 0 && checked.out.contains("all of them would be dead letters"), "{checked}");
 }

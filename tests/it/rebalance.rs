@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tidegate_harness::{Daemon, eventually_async};
+use tidegate_harness::{Daemon, Record, eventually, eventually_async};
 
+use crate::cli::tidegate;
 use crate::group::{COLUMNS, Flow, Intruder, TABLE, await_exact, await_shares, logs, numbered, pipeline};
 use crate::support::{PATIENCE, World, in_tests};
 
@@ -205,4 +206,32 @@ async fn a_new_topic_that_the_pattern_matches_is_picked_up_from_its_beginning() 
     await_shares(&world, &world.name, &[&daemon], &[3]).await;
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 110);
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides WHERE id BETWEEN 0 AND 109").await, 110);
+}
+
+/// A Java consumer offers `range` and `cooperative-sticky`. While it is alone, its group uses `range`. Kafka accepts our consumers
+/// nevertheless, because they offer the other one, and the group changes to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_java_consumer_with_its_defaults_shares_a_group_under_both_classic_protocols() {
+    let world = World::new(2).await;
+    world.sql(TABLE).await;
+    let topic = format!("{}_other", world.topic);
+    world.kafka.create_topic(&topic, 1, &[]).expect("the topic is made");
+    let _member = world.kafka.java_consumer(&world.name, &topic).expect("the consumer starts");
+    let config = |protocol: &str| world.config(&pipeline(protocol));
+    let joined = || {
+        let report = tidegate(&config("cooperative"), &["check", "--json"]).json();
+        report["pipelines"][0]["kafka"]["group_state"] == "Stable"
+    };
+    eventually("the consumer is in the group", PATIENCE, joined).expect("it joins");
+    let checked = tidegate(&config("cooperative"), &["check"]);
+    for words in ["share the partitions by `range`", "which only a join shows", "group_protocol = \"eager\""] {
+        assert!(checked.out.contains(words), "{checked}");
+    }
+    tidegate(&config("eager"), &["check"]).ok();
+    for (n, protocol) in (1..).zip(["cooperative", "eager"]) {
+        world.produce((0..2).map(|part| Record::new(format!(r#"{{"id":{n}}}"#)).to(part)));
+        let (code, log) = world.drain(&config(protocol));
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!(world.number("SELECT count(*) FROM rides").await, 2 * n, "{log}");
+    }
 }

@@ -8,7 +8,7 @@ use sqlx::{Executor, PgConnection, Row};
 use tidegate_rows::catalog::Catalog;
 use tidegate_rows::ddl;
 
-use super::event_triggers::EventTriggers;
+use super::event_triggers::{EventTriggers, words};
 use super::report::PipelineReport;
 use super::rights;
 use crate::cli::{reach, show};
@@ -21,6 +21,7 @@ use crate::postgres::catalog;
 pub(super) async fn would_make(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
+    triggers: Option<&EventTriggers>,
     report: &mut PipelineReport,
 ) -> Result<Option<(Catalog, String)>, FatalError> {
     let failed = |error| reach::failed("can't look at the database", error);
@@ -40,7 +41,6 @@ pub(super) async fn would_make(
     let create = create.join(";\n");
     let begin = format!("BEGIN;\n{create}");
     let what = format!("can't create `{}` (pipelines.{}.table.create)", pipeline.table.name, pipeline.name);
-    let triggers = EventTriggers::read(connection).await.map_err(failed)?;
     if let Err(error) = connection.execute(begin.as_str()).await {
         let remedy = triggers.map(|triggers| format!("; {}", triggers.remedy())).unwrap_or_default();
         return Err(reach::failed_with(&what, error, &remedy));
@@ -82,13 +82,15 @@ async fn after_create<'s>(
             Ok(true) => ran.push(sql.as_str()),
             Ok(false) => skipped.push(sql),
             Err(sqlx::Error::Database(error)) if skipped.is_empty() => report.faults.push(format!(
-                "{key}[{n}]: Postgres refuses `{}`: {error}; correct it, or the daemon creates no table",
-                show::safe(sql)
+                "{key}[{n}]: Postgres refuses `{}`: {}; correct it, or the daemon creates no table",
+                show::safe(sql),
+                words(&*error)
             )),
             // This statement may refer to something that a skipped statement would have created, so only warn.
             Err(sqlx::Error::Database(error)) => report.warnings.push(format!(
-                "{key}[{n}]: Postgres refuses `{}` where the statements before it did not run: {error}",
-                show::safe(sql)
+                "{key}[{n}]: Postgres refuses `{}` where the statements before it did not run: {}",
+                show::safe(sql),
+                words(&*error)
             )),
             Err(error) => return Err(error),
         }

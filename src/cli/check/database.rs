@@ -11,8 +11,9 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::store::ReplanError;
 use tidegate_rows::catalog::{Catalog, RelationKind, TableName, quote_identifier};
 use tidegate_rows::mapping::Plan;
-use tidegate_rows::spec::WriteMode;
+use tidegate_rows::spec::{PartitionBy, WriteMode};
 use tidegate_rows::write_mode::is_staged;
+use tidegate_rows::write_mode::partitions::Bounds;
 
 use super::creation::would_make;
 use super::event_triggers::EventTriggers;
@@ -25,7 +26,7 @@ use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::plan::{PlanSource, no_table};
 use crate::postgres::register::{self, RegisterError, Registration};
-use crate::postgres::{catalog, routes};
+use crate::postgres::{catalog, partitions, routes};
 
 /// The Postgres part of a pipeline's report: the server, and whether the pipeline and its table exist there.
 #[derive(Debug, Serialize)]
@@ -51,6 +52,8 @@ impl PostgresReport {
 pub(super) struct Plans {
     pub(super) source: PlanSource,
     pub(super) make_table: Option<String>,
+    /// The event triggers that the statements of the daemon may run.
+    pub(super) triggers: Option<EventTriggers>,
 }
 
 /// Checks the pipeline's database. Returns `None` if there is no plan; the report then says why.
@@ -64,25 +67,27 @@ pub(super) async fn check(
     let open = &mut connection;
     server(open, pipeline, report).await.map_err(failed)?;
     capacity::check(open, config, report).await.map_err(failed)?;
+    let triggers = EventTriggers::read(open).await.map_err(failed)?;
     if pipeline.table.route.is_some() {
-        ledger(open, report).await.map_err(failed)?;
+        ledger(open, triggers.as_ref(), report).await.map_err(failed)?;
         if !report.grants.is_empty() {
             return Ok(None);
         }
         let looked = PlanSource::look(pipeline, open).await;
-        return planned(looked, report).map(|source| source.map(|source| Plans { source, make_table: None }));
+        let source = planned(looked, report)?;
+        return Ok(source.map(|source| Plans { source, make_table: None, triggers }));
     }
     let found = catalog::load(open, &pipeline.table.name).await.map_err(failed)?;
     if let Some(postgres) = &mut report.postgres {
         postgres.table_exists = found.is_some();
     }
-    ledger(open, report).await.map_err(failed)?;
+    ledger(open, triggers.as_ref(), report).await.map_err(failed)?;
     let (found, make_table) = match found {
         Some(found) => {
             table(open, pipeline, &found, report).await.map_err(failed)?;
             (found, None)
         }
-        None if pipeline.table.create => match would_make(open, pipeline, report).await? {
+        None if pipeline.table.create => match would_make(open, pipeline, triggers.as_ref(), report).await? {
             Some((found, ddl)) => (found, Some(ddl)),
             None => return Ok(None),
         },
@@ -94,15 +99,20 @@ pub(super) async fn check(
     };
     mapping(pipeline, &found, report);
     let source = planned(PlanSource::for_trial(pipeline, found), report)?;
-    accepted(open, pipeline, source.map(|source| Plans { source, make_table }), report).await.map_err(failed)
+    let Some(source) = source else { return Ok(None) };
+    accepted(open, pipeline, Plans { source, make_table, triggers }, report).await.map_err(failed)
 }
 
 /// Checks whether the ledger's schema and tables exist or can be created.
-async fn ledger(connection: &mut PgConnection, report: &mut PipelineReport) -> Result<(), sqlx::Error> {
+async fn ledger(
+    connection: &mut PgConnection,
+    triggers: Option<&EventTriggers>,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
     let faults = report.faults.len();
     rights::on_ledger(connection, report).await?;
     if report.faults.len() == faults
-        && let Some(triggers) = EventTriggers::read(connection).await?
+        && let Some(triggers) = triggers
     {
         triggers.on_ledger(connection, report).await?;
     }
@@ -113,15 +123,11 @@ async fn ledger(connection: &mut PgConnection, report: &mut PipelineReport) -> R
 async fn accepted(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
-    plans: Option<Plans>,
+    plans: Plans,
     report: &mut PipelineReport,
 ) -> Result<Option<Plans>, sqlx::Error> {
-    // If rights are missing, they may be the cause of a refusal. So don't try the event triggers.
-    if !report.grants.is_empty() {
-        return Ok(plans);
-    }
-    let Some(triggers) = EventTriggers::read(connection).await? else { return Ok(plans) };
-    let Some(plans) = plans else { return Ok(None) };
+    // If rights are missing, a refusal would be due to these.
+    let Some(triggers) = plans.triggers.as_ref().filter(|_| report.grants.is_empty()) else { return Ok(Some(plans)) };
     Ok(triggers.on_tables(connection, pipeline, &plans, report).await?.then_some(plans))
 }
 
@@ -150,6 +156,7 @@ pub(super) async fn for_named(
     config: &Config,
     pipeline: &Pipeline,
     named: &BTreeSet<TableName>,
+    triggers: Option<EventTriggers>,
     report: &mut PipelineReport,
 ) -> Result<Option<Plans>, FatalError> {
     let failed = |error| reach::failed("can't look at the database", error);
@@ -171,7 +178,7 @@ pub(super) async fn for_named(
             catalogs.push(found);
         } else if pipeline.table.create
             && !there.contains(table)
-            && let Some((found, ddl)) = would_make(open, &of_table, report).await?
+            && let Some((found, ddl)) = would_make(open, &of_table, triggers.as_ref(), report).await?
         {
             catalogs.push(found);
             statements.push(ddl);
@@ -181,7 +188,20 @@ pub(super) async fn for_named(
     let make_table = (!statements.is_empty()).then(|| statements.join(";\n"));
     report.ddl = (!shown.is_empty()).then(|| shown.join(";\n"));
     let source = planned(PlanSource::of_routes(pipeline, catalogs), report)?;
-    accepted(open, pipeline, source.map(|source| Plans { source, make_table }), report).await.map_err(failed)
+    let Some(source) = source else { return Ok(None) };
+    accepted(open, pipeline, Plans { source, make_table, triggers }, report).await.map_err(failed)
+}
+
+/// Returns whether rows of some of these times have no place in an existing partition.
+pub(super) async fn lack_place(
+    config: &Config,
+    pipeline: &Pipeline,
+    by: &PartitionBy,
+    wanted: &[Bounds],
+) -> Result<bool, FatalError> {
+    let mut connection = reach::open(&reach::connector(config)).await?;
+    let without = partitions::without_place(&mut connection, &pipeline.table.name, by, wanted).await;
+    without.map(|without| !without.is_empty()).map_err(|error| reach::failed("can't look at the partitions", error))
 }
 
 /// Returns how the newest records can be tried without a lasting change; `None` if there is no such way.
@@ -217,7 +237,7 @@ pub(super) async fn trials(
         );
         return Ok(None);
     }
-    if let Some(triggers) = EventTriggers::read(open).await.map_err(failed)?
+    if let Some(triggers) = &plans.triggers
         && !triggers.on_trials(open, plans.make_table.as_deref(), &trials, report).await.map_err(failed)?
     {
         return Ok(None);

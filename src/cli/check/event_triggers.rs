@@ -14,7 +14,7 @@ use super::stand_in::Trials;
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
-use crate::postgres::{partitions, schema};
+use crate::postgres::{error, partitions, schema};
 
 /// The settings of a trial's transaction. They keep other sessions from waiting long for its locks.
 const BRIEF: &str = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '5s'";
@@ -32,9 +32,13 @@ pub(super) struct EventTriggers {
 /// The outcome of a statement that was tried.
 enum Tried {
     Accepted,
-    /// Postgres refused the statement, with this message and this SQLSTATE.
-    Refused(String, String),
-    /// The statement exceeded the limits of [`BRIEF`], probably because another session held a lock.
+    /// Postgres refused it.
+    Refused {
+        why: String,
+        /// Whether the reason concerns only this partition, if the statement creates one.
+        of_one: bool,
+    },
+    /// Another session held a lock on what it changes.
     Locked,
 }
 
@@ -86,8 +90,8 @@ impl EventTriggers {
                     tried = Tried::Locked;
                 }
                 Err(sqlx::Error::Database(error)) => {
-                    let sqlstate = error.code().unwrap_or_default().into_owned();
-                    tried = Tried::Refused(words(&*error), sqlstate);
+                    let of_one = partitions::of_one_partition(&*error).is_some();
+                    tried = Tried::Refused { why: words(&*error), of_one };
                 }
                 Err(error) => return Err(error),
             }
@@ -173,7 +177,7 @@ impl EventTriggers {
                 ));
                 true
             }
-            Tried::Refused(why, _) => {
+            Tried::Refused { why, .. } => {
                 report.faults.push(format!("Postgres refuses {what}: {why}; {}", self.remedy()));
                 false
             }
@@ -217,23 +221,31 @@ impl EventTriggers {
                 return Ok(false);
             }
         }
-        let Some(by) = &pipeline.table.partition_by else { return Ok(true) };
-        let partitions::Due { create, remove } = partitions::look(connection, pipeline, by).await?;
-        let mut accepted = true;
-        for (what, is_new, sql) in
-            [("a new partition", true, create.first()), ("the removal of an expired partition", false, remove.first())]
-        {
-            let Some(sql) = sql else { continue };
-            let what = format!("{what} (pipelines.{}.table.partition_by)", pipeline.name);
-            match self.try_out(connection, &what, &[made, sql], report).await? {
-                // The daemon warns, and goes on without this new partition.
-                Tried::Refused(why, sqlstate) if is_new && partitions::of_one_partition(&sqlstate).is_some() => {
-                    report.warnings.push(format!("Postgres refuses {what}: {why}"));
-                }
-                tried => accepted &= self.judge(tried, &what, report),
+        // Without the rights to create and remove partitions, a refusal would be due to these.
+        let by = pipeline.table.partition_by.as_ref().filter(|_| report.no_new_partitions.is_none());
+        let Some(by) = by else { return Ok(true) };
+        let partitions::Due { create, remove, has_place, .. } = partitions::look(connection, pipeline, by).await?;
+        let what = |what| format!("{what} (pipelines.{}.table.partition_by)", pipeline.name);
+        if let Some(sql) = remove.first() {
+            let what = what("the removal of an expired partition");
+            // The daemon warns, and goes on with the partition.
+            if let Tried::Refused { why, .. } = self.try_out(connection, &what, &[made, sql], report).await? {
+                report.warnings.push(format!("Postgres refuses {what}: {why}; {}", self.remedy()));
             }
         }
-        Ok(accepted)
+        let Some(sql) = create.first() else { return Ok(true) };
+        let what = what("a new partition");
+        match self.try_out(connection, &what, &[made, sql], report).await? {
+            // The daemon warns, and goes on without this partition.
+            Tried::Refused { why, of_one: true } => {
+                report.warnings.push(format!("Postgres refuses {what}: {why}"));
+            }
+            Tried::Refused { why, .. } if has_place => {
+                report.lacks_partitions(pipeline, format!("Postgres refuses {what}: {why}; {}", self.remedy()));
+            }
+            tried => return Ok(self.judge(tried, &what, report)),
+        }
+        Ok(true)
     }
 
     /// Tries to create the temporary tables, views and sequences that only the trials of `check` need. Returns whether
@@ -252,7 +264,9 @@ impl EventTriggers {
         for setup in [trials.guarded.as_ref(), Some(&trials.direct), bare].into_iter().flatten() {
             let sql = setup.make.join(";\n");
             let statements = [made.unwrap_or("SELECT"), &sql];
-            if let Tried::Refused(why, _) = self.try_out(connection, "the newest records", &statements, report).await? {
+            if let Tried::Refused { why, .. } =
+                self.try_out(connection, "the newest records", &statements, report).await?
+            {
                 report.warnings.push(format!(
                     "the newest records were not tried: the table's defaults or triggers may draw from sequences, which no rollback undoes, and Postgres refuses the temporary objects that replace them: {why}; {}",
                     self.remedy()
@@ -264,28 +278,26 @@ impl EventTriggers {
     }
 }
 
-/// Tries the statement that adds columns for new fields, if there are event triggers.
+/// Tries the statement that adds columns for new fields.
 ///
 /// # Errors
 /// The error of a query, and of a connection.
 pub(super) async fn on_columns(
     config: &Config,
     pipeline: &Pipeline,
+    triggers: &EventTriggers,
     alter: &str,
     report: &mut PipelineReport,
 ) -> Result<(), FatalError> {
     let failed = |error| reach::failed("can't try to add columns", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
-    let Some(triggers) = EventTriggers::read(&mut connection).await.map_err(failed)? else { return Ok(()) };
     let what = format!("columns for new fields (pipelines.{}.table.evolve)", pipeline.name);
     triggers.accept(&mut connection, &what, &[alter], report).await.map(drop).map_err(failed)
 }
 
 /// Returns an error as `Postgres SQLSTATE: message`, with the function that raised it if Postgres names one.
-fn words(error: &dyn sqlx::error::DatabaseError) -> String {
-    let of = error.try_downcast_ref::<PgDatabaseError>();
-    let place = of.and_then(PgDatabaseError::r#where).and_then(|context| context.lines().next());
-    let place = place.map(|place| format!(" ({})", show::safe(place))).unwrap_or_default();
+pub(super) fn words(error: &dyn sqlx::error::DatabaseError) -> String {
+    let message = error.try_downcast_ref::<PgDatabaseError>().map(error::message);
     let code = error.code().unwrap_or_default();
-    format!("Postgres {code}: {}{place}", show::safe(error.message()))
+    format!("Postgres {code}: {}", show::safe(&message.unwrap_or_else(|| error.message().to_owned())))
 }

@@ -38,6 +38,9 @@ pub(super) struct PipelineReport {
     pub(super) offline: bool,
     #[serde(skip)]
     pub(super) unreachable: bool,
+    /// Why the pipeline can't create partitions, and the remedy, if it runs without that as long as rows have a place.
+    #[serde(skip)]
+    pub(super) no_new_partitions: Option<String>,
 }
 
 /// One column of the plan.
@@ -106,6 +109,7 @@ impl PipelineReport {
             sample: None,
             offline: false,
             unreachable: false,
+            no_new_partitions: None,
         }
     }
 
@@ -121,6 +125,15 @@ impl PipelineReport {
         if !self.grants.contains(&statement) {
             self.grants.push(statement);
         }
+    }
+
+    /// Warns that the pipeline can't create partitions, though it runs while rows have a place in existing ones.
+    pub(super) fn lacks_partitions(&mut self, pipeline: &Pipeline, why: String) {
+        self.warnings.push(format!(
+            "pipelines.{}.table.partition_by: {why}; rows of the present have a partition, so the pipeline runs; it stops at the first row that has none",
+            pipeline.name
+        ));
+        self.no_new_partitions.get_or_insert(why);
     }
 
     pub(super) fn planned(&mut self, plan: &Plan) {

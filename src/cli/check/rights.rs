@@ -7,7 +7,7 @@ use tidegate_rows::write_mode::{computed, is_staged};
 
 use super::report::PipelineReport;
 use crate::config::Pipeline;
-use crate::postgres::schema;
+use crate::postgres::{partitions, schema};
 
 /// Reports the missing rights on schema `tidegate`.
 pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut PipelineReport) -> Result<(), sqlx::Error> {
@@ -202,13 +202,11 @@ pub(super) async fn on_table(
 ) -> Result<(), sqlx::Error> {
     let (name, quoted) = (&pipeline.table.name, pipeline.table.name.quoted());
     let row = sqlx::query(
-        "SELECT has_schema_privilege(c.relnamespace, 'USAGE'), has_schema_privilege(c.relnamespace, 'CREATE'),
-             quote_ident(current_user), pg_has_role(c.relowner, 'USAGE')
+        "SELECT has_schema_privilege(c.relnamespace, 'USAGE'), quote_ident(current_user), pg_has_role(c.relowner, 'USAGE')
          FROM pg_catalog.pg_class c WHERE c.oid = $1::int8::oid",
     );
     let row = row.bind(i64::from(found.oid)).fetch_one(&mut *connection).await?;
-    let (usage, create): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
-    let (user, owns): (String, bool) = (row.try_get(2)?, row.try_get(3)?);
+    let (usage, user, owns): (bool, String, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let schema = quote_identifier(&name.schema);
     if !usage {
         report.lacks(
@@ -224,8 +222,12 @@ pub(super) async fn on_table(
         verbs.push(("UPDATE", "update"));
     }
     let mut lacking = Vec::new();
-    // `evolve` and `partition_by` require that the role owns the table, and the owner has all of these rights.
-    let will_own = pipeline.table.evolve || pipeline.table.partition_by.is_some();
+    let due = match &pipeline.table.partition_by {
+        Some(by) => Some(partitions::look(connection, pipeline, by).await?),
+        None => None,
+    };
+    // `evolve`, and `partition_by` if rows have no partition, require that the role owns the table. An owner has all of these rights.
+    let will_own = pipeline.table.evolve || due.as_ref().is_some_and(|due| owns || !due.has_place);
     for (right, verb) in verbs {
         if !will_own && !has_on_columns(connection, pipeline, found, right).await? {
             lacking.push((right, verb));
@@ -259,25 +261,46 @@ pub(super) async fn on_table(
             format!("ALTER TABLE {quoted} OWNER TO {user}"),
         );
     }
-    if pipeline.table.partition_by.is_some() {
-        if !owns {
-            report.lacks(
-                format!(
-                    "pipelines.{}.table.partition_by: `{user}` doesn't own `{name}`, and only an owner adds partitions",
-                    pipeline.name
-                ),
-                format!("ALTER TABLE {quoted} OWNER TO {user}"),
-            );
+    if let Some(due) = due {
+        to_partition(connection, pipeline, &due, report).await?;
+    }
+    Ok(())
+}
+
+/// Reports the rights that are missing to create partitions, and the names of partitions that others have taken.
+async fn to_partition(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    due: &partitions::Due,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
+    let table = &pipeline.table.name;
+    for partitions::Lack { what, statement } in partitions::lacking(connection, table).await? {
+        if due.has_place {
+            let why = format!("{what}; run: {statement}; or let the table's owner create the partitions");
+            report.lacks_partitions(pipeline, why);
+        } else {
+            report.lacks(format!("pipelines.{}.table.partition_by: {what}", pipeline.name), statement);
         }
-        if !create {
-            report.lacks(
-                format!(
-                    "pipelines.{}.table.partition_by: `{user}` may not create partitions in schema `{}`",
-                    pipeline.name, name.schema
-                ),
-                format!("GRANT CREATE ON SCHEMA {schema} TO {user}"),
-            );
-        }
+    }
+    if due.taken.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = due.taken.iter().map(|name| format!("`{name}`")).collect();
+    let what = format!(
+        "pipelines.{}.table.partition_by: {} would be partitions of `{table}` by their names, but aren't: rename them, or attach them with ALTER TABLE {} ATTACH PARTITION",
+        pipeline.name,
+        names.join(", "),
+        table.quoted()
+    );
+    if due.current_is_taken && !due.has_place {
+        report
+            .faults
+            .push(format!("{what}; rows of the present have no other partition, so all of them would be dead letters"));
+    } else {
+        report.warnings.push(format!(
+            "{what}; until then rows of their times become dead letters, unless another partition accepts them"
+        ));
     }
     Ok(())
 }

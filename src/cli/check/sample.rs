@@ -16,6 +16,7 @@ use tidegate_protocol::writer::Writer;
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::mapping::Encoder;
 use tidegate_rows::mapping::evolve::NewFields;
+use tidegate_rows::write_mode::partitions::Bounds;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -124,8 +125,8 @@ pub(super) enum Tried {
     Done(Box<Done>),
     /// The trial was read-only, and Postgres refused a change for this reason.
     WouldChange(String),
-    /// Rows lack a partition that the daemon would create.
-    LacksPartition,
+    /// Rows need these partitions, and the daemon would create those that are missing.
+    LacksPartition(Vec<Bounds>),
 }
 
 /// Writes the records of `ranges` in transactions that are rolled back, and returns the results. `make` is the SQL that creates
@@ -139,7 +140,7 @@ pub(super) async fn try_records(
     ranges: Ranges,
 ) -> Result<Tried, FatalError> {
     let catalog = source.current().table.catalog.clone();
-    let source = source.retargeted(&setup.targets);
+    let source = source.retargeted(&setup.targets, setup.no_partitions);
     let planned = source.current();
     let schemas = source.schemas().cloned();
     let reader = settings::reader(&config.kafka, pipeline);
@@ -169,7 +170,9 @@ pub(super) async fn try_records(
             let mut findings = lock(&findings);
             return match findings.would_change.take() {
                 Some(what) => Ok(Tried::WouldChange(what)),
-                None if findings.lacks_partition => Ok(Tried::LacksPartition),
+                None if !findings.without_partition.is_empty() => {
+                    Ok(Tried::LacksPartition(std::mem::take(&mut findings.without_partition)))
+                }
                 None => Err(trouble(&stopped)),
             };
         }

@@ -32,6 +32,8 @@ pub(super) struct Setup {
     pub(super) show: Vec<String>,
     /// Whether the transaction becomes read-only after the replacements were created.
     pub(super) read_only: bool,
+    /// Whether no partition would be created for rows, for example because the replacements are temporary tables.
+    pub(super) no_partitions: bool,
 }
 
 /// The possible trials of a pipeline's tables, in the order in which they are tried.
@@ -204,6 +206,7 @@ impl StandIn<'_> {
         if !setup.read_only {
             setup.show.extend_from_slice(&self.restarts);
         }
+        setup.no_partitions = true;
         setup.make.push(format!("CREATE TEMP TABLE {name} ({})", parts.join(", ")));
         if !key.is_empty() {
             let key: Vec<_> = key.iter().map(|column| quote_identifier(column)).collect();

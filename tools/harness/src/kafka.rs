@@ -4,6 +4,7 @@
 //! [`Kafka::start_again`]). Brokers are identified by their index, from 0.
 
 mod client;
+mod member;
 mod produce;
 mod secure;
 mod settings;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use self::member::JavaConsumer;
 pub use self::produce::Record;
 pub use self::secure::{Listener, SASL_PASSWORD, SASL_USER};
 pub use self::spec::KafkaSpec;

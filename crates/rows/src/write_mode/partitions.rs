@@ -64,6 +64,11 @@ impl Bounds {
             .map_or_else(|_| String::new(), |at| at.strftime("%Y-%m-%d %H:%M:%S+00").to_string())
     }
 
+    /// Returns literals of the first and the last second of this time.
+    pub fn ends(&self) -> [String; 2] {
+        [Self::literal(self.from), Self::literal(self.to - 1_000_000)]
+    }
+
     /// Returns `FOR VALUES FROM ('…') TO ('…')`.
     pub fn for_values(&self) -> String {
         format!("FOR VALUES FROM ('{}') TO ('{}')", Self::literal(self.from), Self::literal(self.to))

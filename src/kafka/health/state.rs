@@ -1,0 +1,139 @@
+//! What a pipeline's clients saw of Kafka, and the decision whether Kafka serves the pipeline. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::super::fault::{Cause, Fault};
+use super::{Outage, Sight};
+use crate::repeats::REPEAT_AFTER;
+use crate::status::Trouble;
+
+/// If a request has no answer for this long, it is an outage. This time is longer than a change of a partition's leader takes.
+const SILENT_AFTER: Duration = Duration::from_secs(8);
+/// A group without a coordinator for this long is an outage.
+const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
+/// If a denial isn't repeated for this long, it is over, provided that the consumer is a settled member of its group.
+const DENIED_FOR: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// When the oldest unanswered request was made.
+    pub(super) asked_at: Option<Instant>,
+    /// The fault of the last request, if Kafka denied it; `None` once a request is answered.
+    pub(super) denied: Option<Fault>,
+    /// The fault of the last request, if it failed with another error; `None` once a request is answered.
+    pub(super) failed: Option<Fault>,
+    /// For each broker, the newest fault of its connections, unless that fault is known to be over.
+    pub(super) connections: BTreeMap<String, (Instant, Fault)>,
+    pub(super) consumers: BTreeMap<u32, Consumer>,
+    /// Since when these listed topics haven't existed, according to Kafka's answers.
+    pub(super) missing: Option<(Instant, Vec<String>)>,
+    /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use this protocol.
+    pub(super) only_classic: BTreeSet<String>,
+    /// Brokers that offer it.
+    pub(super) offers_consumer: BTreeSet<String>,
+    pub(super) outage: Option<Outage>,
+    /// When a connection last failed, or an outage was last seen.
+    pub(super) troubled_at: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Consumer {
+    /// Since when the consumer's group has had no coordinator; `None` if it has one.
+    pub(super) no_coordinator: Option<Instant>,
+    /// Whether the consumer was a settled member of its group at the last statistics; `None` before the first statistics.
+    pub(super) is_settled: Option<bool>,
+    /// What Kafka denies the consumer, and when it last did.
+    pub(super) denied: Vec<(Fault, Instant)>,
+    /// How long Kafka's quotas delay the answers to this consumer.
+    pub(super) throttled: Duration,
+}
+
+impl State {
+    /// Takes the fault of a failed connection.
+    pub(super) fn connection_failed(&mut self, broker: String, fault: Fault) {
+        if fault.cause != Cause::Closed {
+            self.troubled_at = Some(Instant::now());
+        }
+        let known = self.connections.get(&broker).is_some_and(|(at, known)| {
+            let is_same =
+                matches!(known.cause, Cause::UnknownCa | Cause::WrongName) && fault.cause == Cause::Certificate;
+            // A broker has several connections, and not all of them report why they failed. So a vague cause doesn't replace a
+            // definite one.
+            let is_vaguer = known.cause.is_definite() && !fault.cause.is_definite() && at.elapsed() < REPEAT_AFTER;
+            is_same || is_vaguer
+        });
+        if !known {
+            self.connections.insert(broker, (Instant::now(), fault));
+        }
+    }
+
+    /// Takes what a broker lists about the group protocol `consumer`; see
+    /// [`KafkaHealth::consumer_protocol`](super::KafkaHealth::consumer_protocol).
+    pub(super) fn consumer_protocol(&mut self, broker: String, is_offered: Option<bool>) {
+        match is_offered {
+            Some(true) => {
+                self.only_classic.remove(&broker);
+                self.offers_consumer.insert(broker);
+            }
+            None if self.offers_consumer.contains(&broker) => {}
+            Some(false) | None => {
+                self.offers_consumer.remove(&broker);
+                self.only_classic.insert(broker);
+            }
+        }
+    }
+
+    /// Takes a consumer's statistics.
+    pub(super) fn saw(&mut self, consumer: u32, sight: &Sight, now: Instant) {
+        self.connections.retain(|broker, _| !sight.connected.contains(broker));
+        let consumer = self.consumers.entry(consumer).or_default();
+        consumer.no_coordinator = match consumer.no_coordinator {
+            _ if sight.has_coordinator => None,
+            before => before.or(Some(now)),
+        };
+        consumer.is_settled = Some(sight.is_settled);
+        if sight.is_settled {
+            consumer.denied.retain(|(_, at)| now.duration_since(*at) < DENIED_FOR);
+        }
+        consumer.throttled = sight.throttled;
+    }
+
+    /// Returns the newest fault of any broker's connection.
+    pub(super) fn newest(&self) -> Option<&Fault> {
+        self.connections.values().max_by_key(|(at, _)| *at).map(|(_, fault)| fault)
+    }
+
+    /// Returns why Kafka doesn't serve the pipeline, and since when. Any fault is returned before a missing topic, because a
+    /// Kafka that reports a missing topic does answer requests.
+    pub(super) fn trouble(&self, now: Instant, servers: &str) -> Option<(Instant, Trouble)> {
+        if let Some((since, fault)) = self.fault(now, servers) {
+            return Some((since, Trouble::kafka(&fault)));
+        }
+        self.missing.as_ref().map(|(since, topics)| (*since, Trouble::topics(topics)))
+    }
+
+    fn fault(&self, now: Instant, servers: &str) -> Option<(Instant, Fault)> {
+        let past = |since: &Instant, limit| now.duration_since(*since) >= limit;
+        if let Some(since) = self.asked_at.filter(|since| past(since, SILENT_AFTER)) {
+            // If a connection failed for a known reason, a failed request only repeats that in vaguer words.
+            let definite = self.newest().filter(|fault| fault.cause.is_definite());
+            let fault = definite.or(self.failed.as_ref()).or_else(|| self.newest()).cloned();
+            return Some((since, fault.unwrap_or_else(|| Fault::silent(servers))));
+        }
+        if let Some(fault) = &self.denied {
+            return Some((now, fault.clone()));
+        }
+        if let Some((fault, at)) = self.consumers.values().flat_map(|consumer| &consumer.denied).next() {
+            return Some((*at, fault.clone()));
+        }
+        if let Some(broker) = self.only_classic.first()
+            && self.consumers.values().any(|consumer| consumer.is_settled == Some(false))
+        {
+            return Some((now, Fault::no_consumer_protocol(broker)));
+        }
+        let no_coordinator = self.consumers.values().filter_map(|consumer| consumer.no_coordinator);
+        let since = no_coordinator.min().filter(|since| past(since, NO_COORDINATOR_AFTER))?;
+        Some((since, self.newest().cloned().unwrap_or_else(Fault::no_coordinator)))
+    }
+}

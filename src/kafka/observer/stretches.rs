@@ -1,0 +1,65 @@
+//! Reads ranges of logs, to find out whether they contain a record.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::message::Message as _;
+use tidegate_protocol::position::{Offset, TopicPartition};
+
+use super::Observer;
+use crate::kafka::reader::Reader;
+use crate::kafka::settings;
+
+/// If Kafka sends nothing for this long, reading the ends of logs is given up. A reading of the lag waits for it.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Ranges of logs that were read.
+#[derive(Debug, Default)]
+pub struct Stretches {
+    /// The partitions whose range was read.
+    pub read: Vec<TopicPartition>,
+    /// Those of them whose range contains no record.
+    pub empty: Vec<TopicPartition>,
+}
+
+impl Observer {
+    /// Reads these ranges, and returns those that contain no record that Kafka would deliver. Such a range holds only transaction
+    /// markers and aborted records. The ranges of one topic are read together. After `limit`, no further topic is read.
+    ///
+    /// # Errors
+    /// If Kafka doesn't answer, and nothing was read.
+    pub fn empty_stretches(
+        &self,
+        stretches: &[(TopicPartition, Range<Offset>)],
+        limit: Duration,
+    ) -> Result<Stretches, String> {
+        let began = Instant::now();
+        let reader = Reader::new(&settings::to_read(self.settings.clone()))?.giving_up_after(SILENCE_MAX);
+        let mut found = Stretches::default();
+        let mut topics: Vec<&Arc<str>> = Vec::new();
+        for (source, _) in stretches {
+            if !topics.contains(&&source.topic) {
+                topics.push(&source.topic);
+            }
+        }
+        for topic in topics {
+            if !found.read.is_empty() && began.elapsed() >= limit {
+                break;
+            }
+            let of_topic = stretches.iter().filter(|(source, _)| source.topic == *topic);
+            let ranges: Vec<_> = of_topic.clone().map(|(source, range)| (source.partition, range.clone())).collect();
+            let mut hold = BTreeSet::new();
+            match reader.read(topic, &ranges, |message| _ = hold.insert(message.partition())) {
+                Ok(()) => {}
+                Err(_) if !found.read.is_empty() => break,
+                Err(why) => return Err(why),
+            }
+            found.read.extend(of_topic.clone().map(|(source, _)| source.clone()));
+            let empty = of_topic.filter(|(source, _)| !hold.contains(&source.partition));
+            found.empty.extend(empty.map(|(source, _)| source.clone()));
+        }
+        Ok(found)
+    }
+}

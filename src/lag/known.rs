@@ -1,0 +1,225 @@
+//! What is known of one partition from one reading to the next, and the lag that follows from it. Pure.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use tidegate_protocol::partition::LossCondition;
+use tidegate_protocol::position::Offset;
+
+use super::PartitionLag;
+use super::headroom::{PartitionRetention, Retention};
+use super::ledger::LedgerEntry;
+
+/// The number of log ends that are kept per partition. They tell the age of the oldest unwritten record, to the second.
+const SAMPLES: usize = 900;
+/// The number of log ends from which the inflow is computed: those of about a minute.
+const INFLOW_SAMPLES: usize = 60;
+
+/// What is known of one partition. Times are in milliseconds since the epoch.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Log ends with the times at which they were first seen. Those that are already written are removed, except for the last one.
+    samples: VecDeque<(i64, Offset)>,
+    /// The last log ends, including those that are already written.
+    inflow: VecDeque<(i64, Offset)>,
+    /// The last end of the log.
+    end: Option<Offset>,
+    /// How often the end went back.
+    cuts: u32,
+    /// The offset of the oldest record that Kafka has.
+    pub(super) low: Option<Offset>,
+    /// If a consumer of this process owns the partition: the ledger's position as the consumer knows it, and the offset up to
+    /// which it has read.
+    pub(super) read: Option<(Offset, Offset)>,
+    /// An offset and the timestamp of its record. Requested if no sample is that old.
+    pub(super) made_at: Option<(Offset, i64)>,
+    /// A range at the log's end that was read, and whether it contains a record.
+    pub(super) end_read: Option<(Range<Offset>, bool)>,
+    /// The numbers of the readings in which the record's time and the log's end were last requested; 0 if they never were.
+    pub(super) dated_in: u64,
+    pub(super) end_read_in: u64,
+}
+
+impl Known {
+    /// Takes the log's end.
+    pub(super) fn ends_at(&mut self, end: Offset) {
+        self.cuts += u32::from(self.end.is_some_and(|last| end < last));
+        self.end = Some(end);
+    }
+
+    /// Returns the offset up to which one of our partitions was read, if the ledger covers everything before it. A transaction
+    /// marker at a log's end then doesn't count as an unwritten record.
+    pub(super) fn read_to(&self, next: Offset) -> Offset {
+        match self.read {
+            Some((committed, read_to)) if committed == next => read_to,
+            _ => next,
+        }
+    }
+
+    /// Returns whether a sample or an answer of Kafka tells the age of the record at `next`.
+    pub(super) fn dates(&self, next: Offset) -> bool {
+        self.samples.front().is_some_and(|(_, first)| *first <= next)
+            || self.made_at.is_some_and(|(offset, _)| offset == next)
+    }
+
+    /// Computes the lag at a reading. `now` is its time, `since_look` the time since the reading before it, and `before` the lag
+    /// at that.
+    pub(super) fn lag(
+        &mut self,
+        row: &LedgerEntry,
+        end: Offset,
+        now: i64,
+        before: Option<&PartitionLag>,
+        since_look: Duration,
+        retention: Retention,
+    ) -> PartitionLag {
+        let read_to = self.read_to(row.next);
+        let read_to = match &self.end_read {
+            Some((range, false)) if range.start == row.next => read_to.max(range.end),
+            _ => read_to,
+        };
+        let records = end.distance_from(row.next.max(read_to));
+        self.sample(now, end, row.next);
+        let since = if records == 0 { now } else { self.unwritten_since(row, now) };
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag are far below 2^53")]
+        let seconds = match before {
+            _ if records == 0 => 0.0,
+            // The database is down, and the timestamp of its last record is unknown. So the age continues from its last value.
+            Some(before) if row.asked_at.is_none() && before.seconds > 0.0 => before.seconds + since_look.as_secs_f64(),
+            _ => (now - since).max(0) as f64 / 1000.0,
+        };
+        let low = self.low.unwrap_or(Offset::ZERO);
+        let place = PartitionRetention {
+            age: seconds,
+            behind: row.next.distance_from(low),
+            cut: low > Offset::ZERO,
+            inflow: inflow(&mut self.inflow, (now, end)),
+        };
+        let condition = if read_to.max(row.next) < low {
+            Some(LossCondition::RetentionPassed { next: row.next, low })
+        } else if row.next > end && row.asked_at.is_some() {
+            Some(LossCondition::LogShorter { next: row.next, high: end })
+        } else {
+            None
+        };
+        let headroom = match condition {
+            // Kafka has already deleted it.
+            Some(LossCondition::RetentionPassed { .. }) => Some(0.0),
+            _ => retention.headroom(place),
+        };
+        PartitionLag {
+            next: row.next,
+            end,
+            low,
+            records,
+            seconds,
+            headroom,
+            claim: row.claim,
+            owner: row.owner.clone(),
+            epoch: row.epoch,
+            idle_seconds: row.idle_seconds,
+            committed_seconds: row.committed_seconds,
+            condition,
+            cuts: self.cuts,
+            asked_at: row.asked_at,
+        }
+    }
+
+    fn sample(&mut self, now: i64, end: Offset, next: Offset) {
+        if self.samples.back().is_none_or(|(_, last)| *last != end) {
+            self.samples.push_back((now, end));
+            if self.samples.len() > SAMPLES {
+                self.samples.pop_front();
+            }
+        }
+        // A sample whose end is already written says nothing about unwritten records. Keep the last such sample.
+        while self.samples.len() > 1 && self.samples[0].1 <= next {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Returns a time at or after which the oldest unwritten record was made.
+    fn unwritten_since(&self, row: &LedgerEntry, now: i64) -> i64 {
+        let made_at = self.made_at.filter(|(offset, _)| *offset <= row.next).map(|(_, ms)| ms);
+        match self.samples.front() {
+            // The oldest unwritten record existed at the first reading, so it is at least as old as that reading. The oldest
+            // unwritten record isn't older than the last written record, nor than an earlier record whose time was requested.
+            Some((at, first)) if *first > row.next => row.last_timestamp.max(made_at).unwrap_or(*at).min(*at),
+            Some((at, _)) => *at,
+            None => now,
+        }
+    }
+}
+
+/// Returns the recent inflow in offsets per second.
+fn inflow(ends: &mut VecDeque<(i64, Offset)>, last: (i64, Offset)) -> f64 {
+    ends.push_back(last);
+    if ends.len() > INFLOW_SAMPLES {
+        ends.pop_front();
+    }
+    let first = ends.front().copied().unwrap_or(last);
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds and offsets of a minute are far below 2^53")]
+    let (ms, offsets) = ((last.0 - first.0) as f64, last.1.distance_from(first.1) as f64);
+    if ms > 0.0 { offsets * 1000.0 / ms } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000_000;
+
+    fn row(next: i64) -> LedgerEntry {
+        LedgerEntry {
+            next: Offset::new(next),
+            claim: None,
+            owner: None,
+            epoch: 1,
+            last_timestamp: None,
+            idle_seconds: 0.0,
+            committed_seconds: None,
+            asked_at: Some(std::time::Instant::now()),
+        }
+    }
+
+    /// Returns the records and the seconds of the lag.
+    fn lag(known: &mut Known, next: i64, end: i64, at: i64) -> (u64, f64) {
+        known.ends_at(Offset::new(end));
+        let lag = known.lag(&row(next), Offset::new(end), NOW + at, None, Duration::ZERO, Retention::default());
+        (lag.records, lag.seconds)
+    }
+
+    #[test]
+    fn the_age_is_that_of_the_sample_or_of_the_record_that_was_asked_for() {
+        let mut known = Known::default();
+        assert_eq!(lag(&mut known, 10, 10, 0), (0, 0.0));
+        assert!(known.dates(Offset::new(10)));
+        assert_eq!(lag(&mut known, 10, 15, 1000), (5, 0.0), "it was seen just now");
+        assert_eq!(lag(&mut known, 10, 20, 3000), (10, 2.0), "the oldest of them was seen two seconds ago");
+        let mut known = Known { made_at: Some((Offset::new(3), NOW - 60_000)), ..Known::default() };
+        assert!(known.dates(Offset::new(3)) && !known.dates(Offset::new(4)));
+        assert_eq!(lag(&mut known, 3, 9, 0), (6, 60.0));
+    }
+
+    #[test]
+    fn what_was_read_and_an_end_without_records_are_no_lag() {
+        let mut known = Known { read: Some((Offset::new(5), Offset::new(7))), ..Known::default() };
+        assert_eq!(lag(&mut known, 5, 7, 0).0, 0);
+        assert_eq!(lag(&mut known, 4, 7, 0).0, 3, "the ledger isn't where the consumer knew it");
+        let range = Offset::new(5)..Offset::new(9);
+        let mut known = Known { end_read: Some((range.clone(), false)), ..Known::default() };
+        assert_eq!((lag(&mut known, 5, 9, 0).0, lag(&mut known, 5, 11, 0).0), (0, 2));
+        let mut known = Known { end_read: Some((range, true)), ..Known::default() };
+        assert_eq!(lag(&mut known, 5, 9, 0).0, 4);
+    }
+
+    #[test]
+    fn an_end_that_goes_back_is_counted() {
+        let mut known = Known::default();
+        for end in [5, 9, 3, 3, 8, 1] {
+            known.ends_at(Offset::new(end));
+        }
+        assert_eq!(known.cuts, 2);
+    }
+}

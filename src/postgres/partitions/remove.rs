@@ -1,0 +1,90 @@
+//! Removes expired partitions. One that can't be removed holds up no other, and no writer for long.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{Executor, PgConnection};
+use tidegate_protocol::retry::Stage;
+use tidegate_protocol::store::WriteError;
+use tidegate_rows::catalog::TableName;
+use tidegate_rows::spec::{Expiry, PartitionBy};
+use tidegate_rows::write_mode::partitions::{is_expired, of_name};
+use tracing::{info, warn};
+
+use super::existing;
+use crate::config::Pipeline;
+use crate::postgres::blockers::{Holders, holders};
+use crate::postgres::connect::lock_for_session;
+use crate::postgres::error::cause;
+use crate::repeats::Repeats;
+
+/// How long a removal waits for its locks. Writers queue up behind it meanwhile.
+const WAIT: Duration = Duration::from_secs(1);
+/// `lock_not_available`
+const LOCKED: &str = "55P03";
+
+/// Detaches or drops the expired ones of the partitions that tidegate created. A refusal is logged, unless `logged` holds it back.
+///
+/// # Errors
+/// The error of a query, and of a broken connection.
+pub(super) async fn remove(
+    connection: &mut PgConnection,
+    config: &Pipeline,
+    by: &PartitionBy,
+    now: i64,
+    logged: &mut Repeats,
+) -> Result<(), sqlx::Error> {
+    let table = &config.table.name;
+    if expired(config, by, now, existing(connection, table).await?).is_empty() {
+        return Ok(());
+    }
+    lock_for_session(connection, &format!("tidegate partitions {table}")).await?;
+    // Another instance may have removed some of them meanwhile.
+    for (partition, remove) in expired(config, by, now, existing(connection, table).await?) {
+        let sql = format!("BEGIN; SET LOCAL lock_timeout = '{}ms'; {remove}; COMMIT", WAIT.as_millis());
+        let error = match connection.execute(sql.as_str()).await {
+            Ok(_) => {
+                info!(pipeline = config.name, %partition, dropped = by.expired == Expiry::Drop, "removed a partition past its retention");
+                continue;
+            }
+            Err(sqlx::Error::Database(error)) => error,
+            Err(error) => return Err(error),
+        };
+        connection.execute("ROLLBACK").await?;
+        let is_locked = error.code().as_deref() == Some(LOCKED);
+        let error = WriteError { stage: Stage::Begin, cause: cause(sqlx::Error::Database(error)) };
+        let held = if is_locked {
+            holders(connection, &table.quoted(), &partition.quoted(), WAIT).await?
+        } else {
+            Holders { text: String::new(), of_parent: false }
+        };
+        if logged.take(format!("{partition}: {error}"), Instant::now()).is_some() {
+            let holder = held.text;
+            warn!(pipeline = config.name, %partition, %error, holder, "can't remove an expired partition, retrying in a minute");
+        }
+        // The next removal would wait for the same session.
+        if held.of_parent {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Returns those partitions of ours that have expired, each with the statements that remove it.
+pub(super) fn expired(
+    config: &Pipeline,
+    by: &PartitionBy,
+    now: i64,
+    existing: Vec<(TableName, bool)>,
+) -> Vec<(TableName, String)> {
+    let table = &config.table.name;
+    let is_due = |partition: &TableName| of_name(table, by, partition).is_some_and(|of| is_expired(by, &of, now));
+    let remove = |partition: TableName| {
+        let detach = format!("ALTER TABLE {} DETACH PARTITION {}", table.quoted(), partition.quoted());
+        let drop = match by.expired {
+            Expiry::Detach => String::new(),
+            Expiry::Drop => format!("; DROP TABLE {}", partition.quoted()),
+        };
+        (partition, detach + &drop)
+    };
+    existing.into_iter().map(|(partition, _)| partition).filter(is_due).map(remove).collect()
+}
