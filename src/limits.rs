@@ -7,7 +7,7 @@
 //! - the open batch, the batch in flight, and the largest record beside them.
 
 use tidegate_rows::spec::WriteMode;
-use tidegate_rows::write_mode::newest::BYTES_A_ROW;
+use tidegate_rows::write_mode::newest::BYTES_PER_ROW;
 
 use crate::config::{Config, Pipeline};
 
@@ -116,7 +116,7 @@ pub fn for_pipelines(config: &Config) -> u64 {
 /// Returns the memory, in bytes, that an upsert needs to find which row of a batch wins for each key.
 fn picking(pipeline: &Pipeline) -> u64 {
     let rows = u64::from(pipeline.batch.max_rows.get()).min(pipeline.batch.max_bytes / SMALLEST_ROW);
-    if matches!(pipeline.table.mode, WriteMode::Upsert { .. }) { rows * BYTES_A_ROW } else { 0 }
+    if matches!(pipeline.table.mode, WriteMode::Upsert { .. }) { rows * BYTES_PER_ROW } else { 0 }
 }
 
 fn queue_bytes(kbytes: u64) -> u64 {

@@ -84,8 +84,8 @@ pub enum PipelinePhase {
 const CLAIM_REQUESTS: usize = 64;
 /// How long a run with an end waits at its end for the removal of expired partitions.
 const LAST_REMOVAL: Duration = Duration::from_secs(20);
-/// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders wait while there is
-/// no room.
+/// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders wait while there
+/// is no room.
 const INBOX: usize = 16;
 
 impl Pipeline {

@@ -167,7 +167,7 @@ impl PgStore {
         let (result, note) = blockers::watch(&self.connector, pid, work).await;
         let defaults = self.keep(Stage::Begin, live, result, note)?;
         if let Some(live) = &mut self.live {
-            live.stages.made_for_good(0, defaults);
+            live.stages.created_permanently(0, defaults);
         }
         Ok(())
     }

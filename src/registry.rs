@@ -26,7 +26,7 @@ use crate::status::{Trouble, lock};
 
 /// The time after which an unknown id is requested a second time. The registry's leader assigns ids, and its followers
 /// learn of a new id a little later.
-const SECOND_QUESTION: Duration = Duration::from_secs(1);
+const SECOND_REQUEST_AFTER: Duration = Duration::from_secs(1);
 /// After a second answer confirmed that one id is unknown, a single answer is enough for other ids during this time.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
 /// An unknown id is requested again after this time.
@@ -218,7 +218,7 @@ impl Worker {
     fn ask(&mut self, id: SchemaId) -> Result<Entry, Trouble> {
         let document = match self.client.schema(id) {
             Err(FetchError::Unknown(_)) if self.trusted_until.is_none_or(|until| until <= Instant::now()) => {
-                thread::sleep(SECOND_QUESTION);
+                thread::sleep(SECOND_REQUEST_AFTER);
                 self.client.schema(id)
             }
             other => other,

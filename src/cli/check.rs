@@ -198,7 +198,7 @@ async fn trial(
 }
 
 /// The text of a warning: a trial on a temporary table leaves some checks out.
-const APART: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
+const LESS_CHECKED: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
 
 /// Runs the guarded trial, if there is one, then the direct one. If the direct trial isn't safe or lacks a partition,
 /// tries the records on temporary tables instead, and warns about what this leaves out.
@@ -221,7 +221,7 @@ async fn attempts(
             Some(guarded) => match (attempt(guarded).await?, &trials.untriable) {
                 (Tried::WouldChange(why), _) => why,
                 (tried, Some(why)) => {
-                    report.warnings.push(format!("{APART}: {why}"));
+                    report.warnings.push(format!("{LESS_CHECKED}: {why}"));
                     return Ok(tried);
                 }
                 (Tried::Done(_), None) => String::new(),
@@ -230,7 +230,7 @@ async fn attempts(
         };
         if !why.is_empty() {
             report.warnings.push(format!(
-                "not tried, since it may change what no rollback undoes: {suspects} ({why}). Also, {APART}"
+                "not tried, since it may change what no rollback undoes: {suspects} ({why}). Also, {LESS_CHECKED}"
             ));
             return attempt(&trials.bare).await;
         }
@@ -238,7 +238,7 @@ async fn attempts(
     match attempt(&trials.direct).await? {
         Tried::LacksPartition(wanted) => {
             let (Some(why), Some(by)) = (report.no_new_partitions.clone(), &pipeline.table.partition_by) else {
-                report.warnings.push(format!("rows need partitions that the daemon will create; {APART}"));
+                report.warnings.push(format!("rows need partitions that the daemon will create; {LESS_CHECKED}"));
                 return attempt(&trials.bare).await;
             };
             if database::lack_place(config, pipeline, by, &wanted).await? {

@@ -47,7 +47,7 @@ pub struct Outage {
 
 /// The parts of a consumer's librdkafka statistics that concern Kafka's health.
 #[derive(Debug, Default)]
-pub struct Sight {
+pub struct HealthStatistics {
     /// Addresses (`host:port`) of brokers with a connection that works.
     pub connected: Vec<String>,
     /// Whether the group has a coordinator.
@@ -95,7 +95,7 @@ impl KafkaHealth {
     }
 
     /// Records that a request failed for a reason other than a connection.
-    pub fn question_failed(&self, fault: Fault) {
+    pub fn request_failed(&self, fault: Fault) {
         lock(&self.state).failed = Some(fault);
     }
 
@@ -193,7 +193,7 @@ impl KafkaHealth {
     }
 
     /// Stores a consumer's statistics.
-    pub fn saw(&self, consumer: u32, sight: &Sight, now: Instant) {
+    pub fn saw(&self, consumer: u32, sight: &HealthStatistics, now: Instant) {
         lock(&self.state).saw(consumer, sight, now);
     }
 
@@ -308,8 +308,8 @@ mod tests {
         health.outage().map(|outage| outage.trouble.to_string())
     }
 
-    fn sight(has_coordinator: bool) -> Sight {
-        Sight { has_coordinator, is_settled: has_coordinator, ..Sight::default() }
+    fn sight(has_coordinator: bool) -> HealthStatistics {
+        HealthStatistics { has_coordinator, is_settled: has_coordinator, ..HealthStatistics::default() }
     }
 
     #[test]
@@ -336,7 +336,7 @@ mod tests {
     fn a_connection_that_works_again_takes_its_fault_with_it() {
         let health = health();
         health.connection_failed(None, REFUSED);
-        health.saw(0, &Sight { connected: vec!["h:1".to_owned()], ..sight(true) }, Instant::now());
+        health.saw(0, &HealthStatistics { connected: vec!["h:1".to_owned()], ..sight(true) }, Instant::now());
         assert_eq!(health.connection_fault(), None);
     }
 
@@ -354,11 +354,11 @@ mod tests {
     fn a_refused_connection_says_more_than_a_failed_request() {
         let health = health();
         health.asked();
-        health.question_failed(Fault::answer(&"Meta data fetch error: UnknownPartition"));
+        health.request_failed(Fault::answer(&"Meta data fetch error: UnknownPartition"));
         assert!(why(&health, 9).is_some_and(|why| why.contains("UnknownPartition")), "nothing else is known");
         health.connection_failed(Some(0), REFUSED);
         assert!(why(&health, 9).is_some_and(|why| why.contains("h:1: the connection is refused")));
-        health.saw(0, &Sight { connected: vec!["h:1".to_owned()], ..sight(true) }, Instant::now());
+        health.saw(0, &HealthStatistics { connected: vec!["h:1".to_owned()], ..sight(true) }, Instant::now());
         assert!(why(&health, 9).is_some_and(|why| why.contains("UnknownPartition")), "the connection works again");
     }
 

@@ -188,10 +188,10 @@ impl Membership {
         if !matches!(fatal, Code::FencedInstanceId | Code::UnreleasedInstanceId) {
             return None;
         }
-        Some(self.told.get_or_init(|| self.gives_way(fatal, troubled)).clone())
+        Some(self.told.get_or_init(|| self.lose_or_keep(fatal, troubled)).clone())
     }
 
-    fn gives_way(&self, fatal: Code, troubled: bool) -> String {
+    fn lose_or_keep(&self, fatal: Code, troubled: bool) -> String {
         let Self { id, instance, .. } = self;
         let what = match fatal {
             Code::FencedInstanceId if troubled && self.may_keep() => {

@@ -248,7 +248,7 @@ impl Observer {
                 | RDKafkaErrorCode::Authentication,
             ) => self.why_certificate(self.health.silence()),
             _ => {
-                self.health.question_failed(Fault::answer(error));
+                self.health.request_failed(Fault::answer(error));
                 return Unanswered(error.to_string());
             }
         };

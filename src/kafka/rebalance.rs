@@ -22,7 +22,7 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 use tracing::{debug, error};
 
 use super::fault::{self, Fault};
-use super::health::{KafkaHealth, Sight};
+use super::health::{HealthStatistics, KafkaHealth};
 use crate::status::lock;
 
 /// The parts of librdkafka's statistics (`STATISTICS.md`) that say how far a log was read and whether Kafka serves us.
@@ -218,11 +218,11 @@ const CONNECTION_FAILED: &str = "FAIL";
 /// The facility under which librdkafka logs the requests that a broker supports, one line each.
 const REQUESTS_OFFERED: &str = "APIVERSION";
 
-fn sight(brokers: HashMap<String, Broker>, group: &ConsumerGroup) -> Sight {
-    let mut sight = Sight {
+fn sight(brokers: HashMap<String, Broker>, group: &ConsumerGroup) -> HealthStatistics {
+    let mut sight = HealthStatistics {
         has_coordinator: group.state == "up",
         is_settled: group.state == "up" && group.join_state == "steady",
-        ..Sight::default()
+        ..HealthStatistics::default()
     };
     for Broker { nodename, state, throttle } in brokers.into_values() {
         let throttled = Duration::from_millis(u64::try_from(throttle.max).unwrap_or_default());

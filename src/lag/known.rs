@@ -1,4 +1,4 @@
-//! What is known of one partition from one reading to the next, and the lag that follows from it. Pure.
+//! Keeps the state of one partition from one reading to the next, and computes its lag. Pure.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,10 +16,11 @@ const SAMPLES: usize = 900;
 /// The number of log ends from which the inflow is computed: those of about a minute.
 const INFLOW_SAMPLES: usize = 60;
 
-/// What is known of one partition. Times are in milliseconds since the epoch.
+/// The state of one partition. Times are in milliseconds since the epoch.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// Log ends with the times at which they were first seen. Those that are already written are removed, except for the last one.
+    /// Log ends with the times at which they were first seen. Those that are already written are removed, except for the last
+    /// one.
     samples: VecDeque<(i64, Offset)>,
     /// The last log ends, including those that are already written.
     inflow: VecDeque<(i64, Offset)>,
@@ -63,8 +64,8 @@ impl Known {
             || self.made_at.is_some_and(|(offset, _)| offset == next)
     }
 
-    /// Computes the lag at a reading. `now` is its time, `since_look` the time since the reading before it, and `before` the lag
-    /// at that.
+    /// Computes the lag at a reading. `now` is its time, `since_look` the time since the reading before it, and `before` the
+    /// lag at that.
     pub(super) fn lag(
         &mut self,
         row: &LedgerEntry,

@@ -41,8 +41,8 @@ pub(super) struct Place {
     pub last_timestamp: Option<i64>,
 }
 
-/// Selects those whose last request was the longest ago, at most `max`. `last` returns the number of the reading of an item's last
-/// request. Returns whether some were left out.
+/// Selects those whose last request was the longest ago, at most `max`. `last` returns the number of the reading of an item's
+/// last request. Returns whether some were left out.
 pub(super) fn oldest<T>(mut wanted: Vec<T>, max: usize, last: impl Fn(&T) -> u64) -> (Vec<T>, bool) {
     wanted.sort_by_key(last);
     let is_more = wanted.len() > max;
@@ -63,7 +63,8 @@ impl LagWatch {
         }
     }
 
-    /// Requests the timestamps of the oldest unwritten records if no sample is that old. Returns whether some were left for later.
+    /// Requests the timestamps of the oldest unwritten records if no sample is that old. Returns whether some were left for
+    /// later.
     pub(super) async fn date(&mut self, places: &[Place], now: i64, effort: Effort) -> bool {
         let known = &self.known;
         let unknown = |place: &&Place| {
@@ -99,8 +100,8 @@ impl LagWatch {
         is_more
     }
 
-    /// Reads short ranges at log ends that don't move, because transaction markers are no lag. No owner would otherwise find out:
-    /// without a record there is no batch that advances the ledger past them. Returns whether some were left for later.
+    /// Reads short ranges at log ends that don't move, because transaction markers are no lag. No owner would otherwise find
+    /// out: without a record there is no batch that advances the ledger past them. Returns whether some were left for later.
     pub(super) async fn read_ends(
         &mut self,
         places: &[Place],
@@ -127,7 +128,7 @@ impl LagWatch {
             self.known.entry(source.clone()).or_default().end_read_in = self.readings;
         }
         let requests = wanted.clone();
-        match self.ask(move |observer| observer.empty_stretches(&requests, effort.reading)).await {
+        match self.ask(move |observer| observer.ranges_without_records(&requests, effort.reading)).await {
             Ok(stretches) => {
                 let is_cut = stretches.read.len() < wanted.len();
                 let (read, empty): (HashSet<_>, HashSet<_>) =

@@ -59,9 +59,9 @@ impl ClaimLedger for PgClaimLedger {
         within(deadline, Stage::Ledger, register::extend(self.open().await?, &pipeline, starts)).await
     }
 
-    async fn insert_rows(&mut self, places: &[(TopicPartition, Offset)]) -> Result<(), WriteError> {
+    async fn insert_lost_rows(&mut self, places: &[(TopicPartition, Offset)]) -> Result<(), WriteError> {
         let (pipeline, deadline) = (Arc::clone(&self.pipeline), self.connector.write_deadline());
-        within(deadline, Stage::Ledger, register::insert_rows(self.open().await?, &pipeline, places)).await
+        within(deadline, Stage::Ledger, register::insert_lost_rows(self.open().await?, &pipeline, places)).await
     }
 
     async fn claim(&mut self, owner: &str, sources: &[TopicPartition]) -> Result<Vec<Claimed>, WriteError> {

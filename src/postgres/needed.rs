@@ -26,8 +26,8 @@ impl PgStore {
                 Some(place) if shapes.is_empty() => {
                     by_time::needed(by, catalog, batch.copy_ranges(window).map(|rows| (place, rows)), tried)
                 }
-                // A row that leaves its time to the default normally gets the current time, and the current partition exists. So
-                // skip it.
+                // A row that leaves its time to the default normally gets the current time, and the current partition exists.
+                // So skip it.
                 Some(place) => {
                     let row = |(_, row): (u16, &'a [u8])| {
                         let (mask, row) = row.split_at(shapes.mask_bytes());

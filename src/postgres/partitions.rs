@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tracing::warn;
 
-pub use create::{Purpose, create, of_one_partition};
+pub use create::{Purpose, create, reason_for_this_partition};
 pub use places::without_place;
 
 use super::connect::{Connector, within};
@@ -91,7 +91,7 @@ async fn remove_expired(connector: &Connector, config: &Pipeline, logged: &mut R
     Ok(())
 }
 
-/// What a pipeline would do to the partitions of its table now.
+/// The changes that a pipeline would make to the partitions of its table now.
 #[derive(Debug)]
 pub struct Due {
     /// The statements that create partitions, each one or several for one partition.
@@ -126,7 +126,7 @@ pub async fn look(connection: &mut PgConnection, config: &Pipeline, by: &Partiti
 /// A right that the role lacks in order to create and remove partitions.
 #[derive(Debug)]
 pub struct Lack {
-    /// What the role may not do.
+    /// The action that the role may not perform.
     pub what: String,
     /// The statement that gives it the right.
     pub statement: String,

@@ -80,7 +80,7 @@ pub async fn register(
     .bind(env!("CARGO_PKG_VERSION"))
     .execute(&mut *transaction)
     .await?;
-    insert_rows(&mut transaction, &wanted.pipeline, starts).await?;
+    insert_lost_rows(&mut transaction, &wanted.pipeline, starts).await?;
     Ok(transaction.commit().await?)
 }
 
@@ -210,7 +210,7 @@ pub async fn extend(
         .filter(|(source, _)| without.contains(source))
         .cloned()
         .partition(|(source, _)| source.partition >= known.get(&*source.topic).copied().unwrap_or(0));
-    insert_rows(&mut transaction, pipeline, &new).await?;
+    insert_lost_rows(&mut transaction, pipeline, &new).await?;
     for (source, _) in &new {
         let count = known.entry(source.topic.to_string()).or_insert(0);
         *count = (*count).max(source.partition + 1);
@@ -230,7 +230,7 @@ pub async fn extend(
 ///
 /// # Errors
 /// The error of the statement.
-pub async fn insert_rows(
+pub async fn insert_lost_rows(
     connection: &mut PgConnection,
     pipeline: &str,
     starts: &[(TopicPartition, Offset)],

@@ -9,7 +9,7 @@ use tidegate_rows::copy::{HEADER, TRAILER};
 use tidegate_rows::mapping::mark;
 use tidegate_rows::spec::{RowSpec, WriteMode};
 use tidegate_rows::write_mode::newest::{self, Placed};
-use tidegate_rows::write_mode::shaped::{self, Behind};
+use tidegate_rows::write_mode::shaped::{self, AddedFields};
 use tidegate_rows::write_mode::{Deletes, Merge};
 
 use super::{Live, catalog};
@@ -52,7 +52,7 @@ impl Stages {
         self.there.contains_key(&number)
     }
 
-    pub(super) fn made_for_good(&mut self, number: u16, defaults: Vec<i64>) {
+    pub(super) fn created_permanently(&mut self, number: u16, defaults: Vec<i64>) {
         self.there.insert(number, defaults);
     }
 
@@ -100,7 +100,7 @@ pub(super) async fn copy(
     let copied = if let Some(newest) = &merge.newest {
         let rows = newest.pick(batch.copy_ranges(window.clone()).flat_map(newest::rows));
         stage(live, 0, table, merge, false).await?;
-        picked(&mut live.connection, &merge.copy, &rows, &Behind::default(), placed).await?;
+        picked(&mut live.connection, &merge.copy, &rows, &AddedFields::default(), placed).await?;
         u64::from(batch.rows_in(window))
     } else {
         stage(live, 0, table, merge, false).await?;
@@ -210,7 +210,7 @@ async fn direct(
     placed: &mut Vec<u32>,
 ) -> Result<(), sqlx::Error> {
     match copy {
-        Some(copy) => picked(connection, &copy, rows, &Behind::default(), placed).await.map(|_| ()),
+        Some(copy) => picked(connection, &copy, rows, &AddedFields::default(), placed).await.map(|_| ()),
         None => {
             placed.clear();
             placed.extend(rows.iter().map(|(nth, _)| *nth));
@@ -392,7 +392,7 @@ async fn picked(
     connection: &mut PgConnection,
     copy: &str,
     rows: &[Placed<'_>],
-    behind: &Behind,
+    behind: &AddedFields,
     placed: &mut Vec<u32>,
 ) -> Result<u64, sqlx::Error> {
     placed.clear();

@@ -469,8 +469,8 @@ async fn apicurios_type_references_and_headers_name_the_message_of_a_protobuf_va
 async fn a_path_that_no_schema_has_is_counted_and_shown_unless_the_mapping_says_that_null_is_meant() {
     let registry = Registry::start().expect("the registry starts");
     let id = registry.add("ride", "AVRO", AVRO, &[]);
-    let says = "no record so far has had the field `nmae`, so its column is NULL. Is the name misspelt?";
-    for (name, is_said) in [("\"nmae\"", true), ("{ field = \"nmae\", missing = \"null\" }", false)] {
+    let says = "no record so far has had the field `nam`, so its column is NULL. Is the name misspelt?";
+    for (name, is_said) in [("\"nam\"", true), ("{ field = \"nam\", missing = \"null\" }", false)] {
         let world = World::new(1).await;
         world.sql("CREATE TABLE rides (id bigint, name text)").await;
         let pipeline = format!(
@@ -486,7 +486,7 @@ async fn a_path_that_no_schema_has_is_counted_and_shown_unless_the_mapping_says_
         assert_eq!(status.contains(says), is_said, "{status}");
         assert_eq!(world.number("SELECT count(*) FROM rides WHERE name IS NULL").await, 1_200);
         // `check` names the nearest field in either case.
-        let nearest = ["record `Ride` has no field `nmae`; did you mean `name`?"];
+        let nearest = ["record `Ride` has no field `nam`; did you mean `name`?"];
         let ran = tidegate(&config, &["check"]);
         if is_said {
             ran.fails(64, &nearest)

@@ -43,7 +43,7 @@ impl Fixture {
         let mut connection = accounting.connect().await;
         let sources: Vec<_> = (0..partitions).map(|n| TopicPartition::new("t", n)).collect();
         let starts: Vec<_> = sources.iter().map(|source| (source.clone(), Offset::ZERO)).collect();
-        register::insert_rows(&mut connection, "rides", &starts).await.expect("the rows are added");
+        register::insert_lost_rows(&mut connection, "rides", &starts).await.expect("the rows are added");
         let claimed = claims::claim(&mut connection, "rides", "the test", &sources).await.expect("it answers");
         assert_eq!(claimed.len(), sources.len(), "all are claimed");
         let mut spans: Vec<Span> = claimed.iter().map(|c| span(c.source.clone(), c.claim, 0, 10)).collect();
@@ -99,9 +99,9 @@ async fn two_sessions_that_add_the_same_partition_at_once_leave_one_row() {
     let start = |offset| [(TopicPartition::new("t", 0), Offset::new(offset))];
     let (mut first, mut other) = (accounting.connect().await, accounting.connect().await);
     let mut transaction = first.begin().await.expect("it begins");
-    register::insert_rows(&mut transaction, "rides", &start(3)).await.expect("the first row is added");
+    register::insert_lost_rows(&mut transaction, "rides", &start(3)).await.expect("the first row is added");
     let mut second = JoinSet::new();
-    second.spawn(async move { register::insert_rows(&mut other, "rides", &start(5)).await });
+    second.spawn(async move { register::insert_lost_rows(&mut other, "rides", &start(5)).await });
     accounting.await_waiting(1).await;
     transaction.commit().await.expect("it commits");
     second.join_next().await.expect("it was spawned").expect("it ends").expect("it adds nothing, and that is no error");
@@ -111,9 +111,9 @@ async fn two_sessions_that_add_the_same_partition_at_once_leave_one_row() {
     let mut connection = accounting.connect().await;
     connection.execute("DELETE FROM tidegate.ledger").await.expect("the row goes");
     let mut transaction = first.begin().await.expect("it begins");
-    register::insert_rows(&mut transaction, "rides", &start(3)).await.expect("the first row is added");
+    register::insert_lost_rows(&mut transaction, "rides", &start(3)).await.expect("the first row is added");
     let mut second = JoinSet::new();
-    second.spawn(async move { register::insert_rows(&mut connection, "rides", &start(5)).await });
+    second.spawn(async move { register::insert_lost_rows(&mut connection, "rides", &start(5)).await });
     accounting.await_waiting(1).await;
     transaction.rollback().await.expect("it rolls back");
     second.join_next().await.expect("it was spawned").expect("it ends").expect("it adds its row");

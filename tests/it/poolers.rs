@@ -64,7 +64,7 @@ impl Pooler {
             env: Vec::new(),
             user: Some(User { uid, gid }),
             output: Output::Log(run.folder().join("pgbouncer.log")),
-            last_signal: Signal::KILL,
+            end_signal: Signal::KILL,
         };
         let process = Process::start(&run, &program).expect("pgbouncer starts");
         let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();

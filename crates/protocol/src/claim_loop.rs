@@ -50,7 +50,7 @@ pub enum OffsetLossPolicy {
 
 impl OffsetLossPolicy {
     /// Returns where to continue in a log from `low` to `high`; `None` if the pipeline must stop.
-    fn go_on_at(self, low: Offset, high: Offset) -> Option<Offset> {
+    fn continue_at(self, low: Offset, high: Offset) -> Option<Offset> {
         match self {
             Self::Fail => None,
             Self::Earliest => Some(low),
@@ -121,7 +121,7 @@ pub trait ClaimLedger: Send {
         starts: &[(TopicPartition, Offset)],
     ) -> impl Future<Output = Result<Vec<TopicPartition>, WriteError>> + Send;
     /// Adds rows with these offsets for partitions whose rows are lost.
-    fn insert_rows(
+    fn insert_lost_rows(
         &mut self,
         places: &[(TopicPartition, Offset)],
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
@@ -359,10 +359,10 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         let (low, high) = self.both_ends(&lost).await?;
         let ends = lost.iter().filter_map(|source| Some((source, *low.get(source)?, *high.get(source)?)));
         let places: Vec<_> = ends
-            .filter_map(|(source, low, high)| Some((source.clone(), low, self.policy.go_on_at(low, high)?)))
+            .filter_map(|(source, low, high)| Some((source.clone(), low, self.policy.continue_at(low, high)?)))
             .collect();
         let rows: Vec<_> = places.iter().map(|(source, _, to)| (source.clone(), *to)).collect();
-        self.ledger.insert_rows(&rows).await?;
+        self.ledger.insert_lost_rows(&rows).await?;
         for (source, low, to) in &places {
             let condition = &LossCondition::LedgerLost;
             self.listener.on(&Event::SteppedOver { source, condition, to: *to, lost: condition.lost(*low, *to) });
@@ -398,7 +398,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
             let (claim, next, fetch, verify) = match found {
                 Ok((fetch, verify)) => (claimed.claim, claimed.next, fetch, verify),
                 Err(condition) => {
-                    let Some(to) = self.policy.go_on_at(low, high) else {
+                    let Some(to) = self.policy.continue_at(low, high) else {
                         self.reply(&claimed.source, Err(condition));
                         continue;
                     };

@@ -57,7 +57,7 @@ pub struct Owned {
 /// The action that the caller must take after a state change of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Then {
+pub enum FollowUp {
     /// Nothing was fetched, so there is nothing to stop.
     Nothing,
     /// The partition was fetched: stop fetching it, and remove its records from the open batch.
@@ -66,7 +66,7 @@ pub enum Then {
 
 impl Partition {
     /// Requests a claim with this request id; answers to earlier requests no longer count.
-    pub fn ask(&mut self, request: u64, now: Instant) -> Then {
+    pub fn ask(&mut self, request: u64, now: Instant) -> FollowUp {
         self.request_id = request;
         self.leave_for(State::Claiming { since: now })
     }
@@ -88,7 +88,7 @@ impl Partition {
     }
 
     /// Stops the partition because of a log-loss condition.
-    pub fn stop(&mut self, condition: LossCondition) -> Then {
+    pub fn stop(&mut self, condition: LossCondition) -> FollowUp {
         self.leave_for(State::Stopped(condition))
     }
 
@@ -105,16 +105,16 @@ impl Partition {
     }
 
     /// Ends our claim because a later one exists. The revocation will follow.
-    pub fn fence(&mut self, now: Instant) -> Then {
+    pub fn fence(&mut self, now: Instant) -> FollowUp {
         let (State::Owned(Owned { claim: ours, .. }) | State::Fenced { ours, .. }) = self.state else {
-            return Then::Nothing;
+            return FollowUp::Nothing;
         };
         self.leave_for(State::Fenced { since: now, ours })
     }
 
     /// Compares our state with a ledger row that was requested at `requested_at`. Returns what happened to our claim;
     /// `None` if the row contains nothing new. The row may lack changes that were made after `requested_at`.
-    pub fn judge(&self, row: LedgerRow, requested_at: Instant) -> Option<Outcome> {
+    pub fn compare_with_ledger(&self, row: LedgerRow, requested_at: Instant) -> Option<Outcome> {
         match &self.state {
             State::Owned(_) if requested_at <= self.progress_at => None,
             State::Owned(owned) => match row.holder(owned.claim) {
@@ -133,9 +133,9 @@ impl Partition {
         }
     }
 
-    fn leave_for(&mut self, state: State) -> Then {
+    fn leave_for(&mut self, state: State) -> FollowUp {
         let before = std::mem::replace(&mut self.state, state);
-        if matches!(before, State::Owned(_)) { Then::StopFetching } else { Then::Nothing }
+        if matches!(before, State::Owned(_)) { FollowUp::StopFetching } else { FollowUp::Nothing }
     }
 }
 

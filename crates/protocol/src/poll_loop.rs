@@ -181,11 +181,11 @@ struct Member<G: Group, E, L> {
     /// The headers of the record that is offered now, for an encoder that reads them before the record is taken.
     headers: Vec<u8>,
     /// Log-loss conditions that a pending claim must skip, by partition.
-    stepping: HashMap<TopicPartition, LossCondition>,
+    conditions_to_skip: HashMap<TopicPartition, LossCondition>,
     /// Claim requests that wait because the claim loop's channel was full.
-    unasked: Vec<ClaimRequest>,
+    unsent_requests: Vec<ClaimRequest>,
     /// The offsets that were last committed to Kafka, by partition.
-    told: HashMap<TopicPartition, Offset>,
+    committed_to_kafka: HashMap<TopicPartition, Offset>,
     cuts: u32,
     commit_at: Instant,
     snapshot_at: Instant,
@@ -208,9 +208,9 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
             held_since: None,
             wants_schema: false,
             headers: Vec::new(),
-            stepping: HashMap::new(),
-            unasked: Vec::new(),
-            told: HashMap::new(),
+            conditions_to_skip: HashMap::new(),
+            unsent_requests: Vec::new(),
+            committed_to_kafka: HashMap::new(),
             cuts: 0,
             commit_at: now,
             snapshot_at: now,
@@ -349,14 +349,14 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
                     self.snapshot(now());
                     return Err(Stopped::LogLoss { partition: source, condition });
                 }
-                self.stepping.insert(source.clone(), condition);
+                self.conditions_to_skip.insert(source.clone(), condition);
                 self.parts.session.claim_again(&source, now());
             }
             actions.claim.extend(self.parts.session.take_actions().claim);
             self.stop_fetching(&actions.stop);
             self.fetch(&actions.fetch);
             let wanted = actions.claim.into_iter().map(|(source, request)| {
-                let step_over = self.stepping.remove(&source);
+                let step_over = self.conditions_to_skip.remove(&source);
                 Wanted { source, request, step_over }
             });
             let wanted: Vec<_> = wanted.collect();
@@ -378,20 +378,20 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
 
     fn ask(&mut self, wanted: Vec<Wanted>, withdrawn: Vec<TopicPartition>) {
         let (owner, answers) = (Arc::clone(&self.parts.owner), self.parts.answers.clone());
-        self.unasked.push(ClaimRequest { wanted, withdrawn, owner, answers });
+        self.unsent_requests.push(ClaimRequest { wanted, withdrawn, owner, answers });
         self.send_requests();
     }
 
     /// Sends requests in order, as many as fit into the claim loop's channel. This never waits for room in that channel,
     /// because the claim loop may be waiting for room in our inbox.
     fn send_requests(&mut self) {
-        let mut requests = std::mem::take(&mut self.unasked).into_iter();
+        let mut requests = std::mem::take(&mut self.unsent_requests).into_iter();
         while let Some(request) = requests.next() {
             match self.parts.claims.try_send(request) {
                 Ok(()) => {}
                 Err(TrySendError::Full(request)) => {
-                    self.unasked.push(request);
-                    self.unasked.extend(requests);
+                    self.unsent_requests.push(request);
+                    self.unsent_requests.extend(requests);
                     return;
                 }
                 // The claim loop has ended, so the pipeline is ending.
@@ -441,12 +441,12 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     fn commit(&mut self) {
         let positions = self.parts.session.positions();
         let moved: Vec<_> = positions
-            .filter(|(source, owned)| self.told.get(source) != Some(&owned.committed))
+            .filter(|(source, owned)| self.committed_to_kafka.get(source) != Some(&owned.committed))
             .map(|(source, owned)| (source.clone(), owned.committed))
             .collect();
         if !moved.is_empty() {
             self.client.commit(&moved);
-            self.told.extend(moved);
+            self.committed_to_kafka.extend(moved);
         }
     }
 

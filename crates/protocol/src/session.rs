@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use self::index::Index;
 use crate::batch::{Batch, BatchLimits, Incoming, RejectedRecord, Trigger, last_record};
 use crate::flush_deadline::FlushDeadline;
-use crate::partition::{Grant, LossCondition, Outcome, Owned, Partition, State, Then};
+use crate::partition::{FollowUp, Grant, LossCondition, Outcome, Owned, Partition, State};
 use crate::position::{Offset, TopicPartition};
 use crate::record::{Headers, Record};
 use crate::store::LedgerRow;
@@ -29,7 +29,7 @@ pub struct Session {
     flush_deadline: FlushDeadline,
     spare: Vec<Batch>,
     actions: Actions,
-    questions: u64,
+    last_request: u64,
 }
 
 /// The batch that was handed to the writer and not acknowledged yet.
@@ -109,7 +109,7 @@ impl Session {
             flush_deadline: FlushDeadline::default(),
             spare: Vec::new(),
             actions: Actions::default(),
-            questions: 0,
+            last_request: 0,
         }
     }
 
@@ -121,7 +121,7 @@ impl Session {
             in_flight: self.in_flight,
             flush_deadline: self.flush_deadline,
             spare: self.spare,
-            questions: self.questions,
+            last_request: self.last_request,
             ..Self::new(self.limits, self.claim_grace)
         }
     }
@@ -170,7 +170,7 @@ impl Session {
     /// Handles a claim that met a log-loss condition that the policy doesn't skip: the partition is stopped.
     pub fn refused(&mut self, source: &TopicPartition, request_id: u64, condition: LossCondition) {
         let Some(partition) = self.awaited(source, request_id) else { return };
-        let Then::Nothing = partition.stop(condition.clone()) else {
+        let FollowUp::Nothing = partition.stop(condition.clone()) else {
             unreachable!("a claim is awaited before fetching")
         };
         self.actions.conditions.push((source.clone(), condition));
@@ -323,7 +323,7 @@ impl Session {
         now: Instant,
     ) -> Option<Outcome> {
         let index = self.index.of(source)?;
-        let outcome = self.partitions[index].partition.judge(row, requested_at)?;
+        let outcome = self.partitions[index].partition.compare_with_ledger(row, requested_at)?;
         match outcome {
             Outcome::Fenced => self.fence(index, now),
             Outcome::Rewound | Outcome::Committed(_) => self.ask(index, now),
@@ -423,10 +423,10 @@ impl Session {
     }
 
     fn ask(&mut self, index: usize, now: Instant) {
-        self.questions += 1;
-        let then = self.partitions[index].partition.ask(self.questions, now);
+        self.last_request += 1;
+        let then = self.partitions[index].partition.ask(self.last_request, now);
         self.follow(index, then);
-        self.actions.claim.push((self.partitions[index].partition.source.clone(), self.questions));
+        self.actions.claim.push((self.partitions[index].partition.source.clone(), self.last_request));
     }
 
     fn fence(&mut self, index: usize, now: Instant) {
@@ -440,8 +440,8 @@ impl Session {
         self.actions.conditions.push((self.partitions[index].partition.source.clone(), condition));
     }
 
-    fn follow(&mut self, index: usize, then: Then) {
-        if then == Then::StopFetching {
+    fn follow(&mut self, index: usize, then: FollowUp) {
+        if then == FollowUp::StopFetching {
             self.leave_open_batch(index);
             self.actions.stop.push(self.partitions[index].partition.source.clone());
         }

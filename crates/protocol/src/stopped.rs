@@ -23,7 +23,7 @@ pub enum Stopped {
     NoRecordAlone(#[source] Box<WriteError>),
     /// A new plan was made because of an error, and the write fails with the same error again.
     #[error("{0}, also after the catalog was read again")]
-    PlanUnmended(#[source] Box<WriteError>),
+    ReplanDidNotHelp(#[source] Box<WriteError>),
     /// The table is missing, was replaced by another one, or no longer matches the mapping.
     #[error("{0}")]
     Unplannable(String),

@@ -49,7 +49,7 @@ pub struct Writer<S> {
     /// The contents of the current transaction.
     contents: Contents,
     /// Whether Postgres has accepted rows since its last refusal whose cause may affect all records.
-    takes_rows: bool,
+    accepted_before: bool,
     /// Whether every refusal counts as the fault of its record.
     blames_records: bool,
 }
@@ -124,7 +124,7 @@ impl<S: Store> Writer<S> {
             patience: Patience::Forever,
             window_max: u32::MAX,
             contents: Contents::default(),
-            takes_rows: false,
+            accepted_before: false,
             blames_records: false,
         }
     }
@@ -292,7 +292,7 @@ impl<S: Store> Writer<S> {
                                 let of_rows = matches!(error.stage, Stage::Copy | Stage::Commit);
                                 let copying = matches!(error.cause, Cause::Postgres(_)) && of_rows;
                                 if hint.is_some() || !copying {
-                                    return Err(Stopped::PlanUnmended(error.into()));
+                                    return Err(Stopped::ReplanDidNotHelp(error.into()));
                                 }
                                 plan_is_right = true;
                                 hint = Some(error.postgres().and_then(|error| error.row));
@@ -387,7 +387,7 @@ impl<S: Store> Writer<S> {
         self.backoff.reset();
         self.window_max = self.window_max.saturating_mul(2);
         let Contents { rows, dead_letters, accepted, suspects } = std::mem::take(&mut self.contents);
-        self.takes_rows = accepted || self.takes_rows && !suspects;
+        self.accepted_before = accepted || self.accepted_before && !suspects;
         let records = u64::from(batch.records_in(window.clone()));
         self.budget.count(records, dead_letters.len() as u64, now());
         self.listener.on(&Event::Committed(Committed { batch, window, rows, dead_letters: &dead_letters }));

@@ -108,7 +108,7 @@ impl ClaimLedger for Fake {
         }))
     }
 
-    async fn insert_rows(&mut self, places: &[(TopicPartition, Offset)]) -> Result<(), WriteError> {
+    async fn insert_lost_rows(&mut self, places: &[(TopicPartition, Offset)]) -> Result<(), WriteError> {
         self.called(Call::Insert(numbered(places)));
         self.with(|script| script.without_row.clear());
         Ok(())

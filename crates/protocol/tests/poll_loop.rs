@@ -1,4 +1,5 @@
-//! The poll loop over a scripted consumer, in paused time: what it asks of Kafka, of the claim loop and of the writer, and when.
+//! The poll loop over a scripted consumer, in paused time: what it asks of Kafka, of the claim loop and of the writer, and
+//! when.
 
 use std::collections::VecDeque;
 use std::error::Error;

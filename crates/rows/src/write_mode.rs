@@ -82,8 +82,8 @@ impl Merge {
         (!alter.is_empty()).then(|| format!("ALTER TABLE {} {}", self.stage, alter.join(", ")))
     }
 
-    /// Returns the statement that adds the generated columns to the staging table; `None` if the merge compares none. `of_target`
-    /// has the names of the target's generated columns and their definitions as SQL.
+    /// Returns the statement that adds the generated columns to the staging table; `None` if the merge compares none.
+    /// `of_target` has the names of the target's generated columns and their definitions as SQL.
     pub fn add_computed(&self, of_target: &[(String, String)]) -> Option<String> {
         let taken = of_target.iter().filter(|(name, _)| self.computed.contains(name));
         let add: Vec<_> = taken.map(|(name, sql)| format!("ADD COLUMN {} {sql}", quote_identifier(name))).collect();

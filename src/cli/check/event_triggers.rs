@@ -32,7 +32,6 @@ pub(super) struct EventTriggers {
 /// The outcome of a statement that was tried.
 enum Tried {
     Accepted,
-    /// Postgres refused it.
     Refused {
         why: String,
         /// Whether the reason concerns only this partition, if the statement creates one.
@@ -90,7 +89,7 @@ impl EventTriggers {
                     tried = Tried::Locked;
                 }
                 Err(sqlx::Error::Database(error)) => {
-                    let of_one = partitions::of_one_partition(&*error).is_some();
+                    let of_one = partitions::reason_for_this_partition(&*error).is_some();
                     tried = Tried::Refused { why: words(&*error), of_one };
                 }
                 Err(error) => return Err(error),

@@ -251,7 +251,7 @@ fn trouble(stopped: &Stopped) -> FatalError {
     let text = format!("the trial of the newest records: {stopped}");
     match stopped {
         Stopped::Outage(_) => FatalError::Unavailable(text),
-        Stopped::Refused(error) | Stopped::NoRecordAlone(error) | Stopped::PlanUnmended(error) => {
+        Stopped::Refused(error) | Stopped::NoRecordAlone(error) | Stopped::ReplanDidNotHelp(error) => {
             match error.postgres() {
                 Some(error) => FatalError::Refused { text, sqlstate: error.sqlstate.clone() },
                 None => FatalError::Config(text),

@@ -88,7 +88,7 @@ impl Trials {
         let filled = |name: &str| pipeline.columns.iter().flatten().any(|column| column.name == name);
         for sequence in sequences(connection, found).await? {
             let Some(column) = table.columns.iter_mut().find(|column| column.name == sequence.column) else { continue };
-            let Some((twin, restart)) = sequence.twin(found) else {
+            let Some((temporary_copy, restart)) = sequence.temporary_copy(found) else {
                 if !filled(&sequence.column) {
                     self.exhausted.push(format!(
                         "sequence `{}` of column `{}` has no number left; run: ALTER SEQUENCE {} MAXVALUE …;",
@@ -99,7 +99,7 @@ impl Trials {
             };
             column.draw(&sequence);
             table.drawing.push(sequence.column);
-            table.numbers.push(twin);
+            table.numbers.push(temporary_copy);
             table.restarts.push(restart);
         }
         for column in &mut table.columns {
@@ -294,7 +294,7 @@ impl Sequence {
     /// sequence itself would give next. Returns `None` if the sequence has no number left. The copy starts ahead of the numbers
     /// that others may draw during the trial, but not too far ahead, because a default may put the number into a text of
     /// limited length.
-    fn twin(&self, found: &Catalog) -> Option<(String, String)> {
+    fn temporary_copy(&self, found: &Catalog) -> Option<(String, String)> {
         let of = found.columns.iter().find(|column| column.name == self.column);
         let (lowest, highest) = match of.map(|of| of.base_type.as_str()) {
             Some("int2") => (i64::from(i16::MIN), i64::from(i16::MAX)),

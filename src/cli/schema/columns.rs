@@ -34,7 +34,7 @@ pub(super) struct Columns {
     /// such an element.
     pub(super) levels: Vec<Vec<String>>,
     /// The fields for which an existing table has no column.
-    pub(super) homeless: Vec<Vec<String>>,
+    pub(super) unmapped: Vec<Vec<String>>,
 }
 
 /// The place of fields: the elements of the array at the path `prefix`, or the record itself if `prefix` is empty.

@@ -73,12 +73,12 @@ pub(super) fn columns(root: &Node, catalog: &Catalog) -> Columns {
     };
     let columns: Vec<_> = catalog.columns.iter().zip(&filled).filter_map(proposed).collect();
     let homes: Vec<_> = filled.iter().flatten().filter_map(|at| candidates.get(*at)).map(|field| &field.path).collect();
-    let homeless: Vec<_> = candidates
+    let unmapped: Vec<_> = candidates
         .iter()
         .filter(|field| !field.is_parent && !homes.iter().any(|home| field.path.starts_with(home)))
         .map(|field| field.path.clone())
         .collect();
-    Columns { columns, incomplete: !homeless.is_empty(), levels, homeless }
+    Columns { columns, incomplete: !unmapped.is_empty(), levels, unmapped }
 }
 
 /// Adds an object's members to `found`. Leaves out the array whose elements are the rows, and the objects that contain it.
@@ -195,7 +195,7 @@ pub(super) fn findings(catalog: &Catalog, proposal: &Proposal, filled: &[&str]) 
         // A column that is NOT NULL, has no default and isn't filled needs no remark: the plan already reports it as a
         // fault.
     }
-    if let Some(named) = some_of(&proposal.homeless) {
+    if let Some(named) = some_of(&proposal.unmapped) {
         let table = catalog.table.quoted();
         findings.push(format!(
             "fields without a column, which are dropped: {named}. To keep them, run ALTER TABLE {table} ADD COLUMN extra jsonb, and set \
@@ -276,7 +276,7 @@ mod tests {
             "two fields end with x, so none is chosen"
         );
         assert_eq!(found.columns[1].typed.unit, Some("ms"));
-        let homeless: Vec<_> = found.homeless.iter().map(|path| path.join(".")).collect();
-        assert_eq!(homeless, ["vehicleId", "pos.acc", "a.x", "b.x"]);
+        let unmapped: Vec<_> = found.unmapped.iter().map(|path| path.join(".")).collect();
+        assert_eq!(unmapped, ["vehicleId", "pos.acc", "a.x", "b.x"]);
     }
 }

@@ -51,7 +51,7 @@ pub(super) struct Proposal {
     pub(super) key_column: Option<Typed>,
     pub(super) mode: Mode,
     /// The fields for which an existing table has no column.
-    pub(super) homeless: Vec<Vec<String>>,
+    pub(super) unmapped: Vec<Vec<String>>,
 }
 
 /// How rows are written.
@@ -107,7 +107,7 @@ impl Sample {
     pub(super) fn propose(&self, table: Option<&Catalog>) -> Option<Proposal> {
         let (shape, rows) = self.shapes.iter().max_by_key(|(_, rows)| rows.records)?;
         let found = table.map_or_else(|| Columns::of(&rows.root), |table| existing::columns(&rows.root, table));
-        let Columns { columns, incomplete, levels, homeless } = found;
+        let Columns { columns, incomplete, levels, unmapped } = found;
         if columns.is_empty() {
             return None;
         }
@@ -125,7 +125,7 @@ impl Sample {
         // If rows contain the key in a field, the format of keys matters for deletes only.
         let key_format = format.filter(|_| column.is_some() || mode != Mode::Append);
         let complete = !incomplete;
-        Some(Proposal { shape: *shape, levels, columns, complete, key_format, key_column: column, mode, homeless })
+        Some(Proposal { shape: *shape, levels, columns, complete, key_format, key_column: column, mode, unmapped })
     }
 
     /// Returns how many records have a value but another structure than the proposal. They would become dead letters.

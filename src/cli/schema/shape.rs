@@ -66,7 +66,7 @@ impl Shape {
 }
 
 /// The rows of a record, each a JSON object, and Kafka Connect's schema for them if the record has one.
-pub(super) struct Looked<'a> {
+pub(super) struct ParsedValue<'a> {
     pub(super) shape: Shape,
     pub(super) rows: Vec<&'a [u8]>,
     pub(super) schema: Option<Json>,
@@ -117,14 +117,14 @@ pub(super) fn is_tombstone(value: &[u8]) -> bool {
 }
 
 /// Returns the structure of a value and its rows. `None` if it holds no rows.
-pub(super) fn look(value: &[u8]) -> Option<Looked<'_>> {
+pub(super) fn look(value: &[u8]) -> Option<ParsedValue<'_>> {
     let value = unframed(value);
     let Ok(slot) = json::document(value) else { return lines(value) };
     if slot.kind == Kind::Array {
         let elements: Vec<_> = Elements::of(slot.of(value).raw).collect();
         let is_rows = !elements.is_empty() && elements.iter().all(|element| element.kind == Kind::Object);
         let rows = elements.iter().map(|element| element.raw).collect();
-        return is_rows.then_some(Looked { shape: Shape::Array, rows, schema: None });
+        return is_rows.then_some(ParsedValue { shape: Shape::Array, rows, schema: None });
     }
     if slot.kind != Kind::Object {
         return None;
@@ -132,16 +132,16 @@ pub(super) fn look(value: &[u8]) -> Option<Looked<'_>> {
     let object = slot.of(value).raw;
     let Some((schema, payload)) = envelope(object) else {
         return Some(match change(object) {
-            Some(row) => Looked { shape: Shape::Debezium, rows: row.into_iter().collect(), schema: None },
-            None => Looked { shape: Shape::Plain, rows: vec![object], schema: None },
+            Some(row) => ParsedValue { shape: Shape::Debezium, rows: row.into_iter().collect(), schema: None },
+            None => ParsedValue { shape: Shape::Plain, rows: vec![object], schema: None },
         });
     };
     let schema = schema.and_then(|schema| serde_json::from_slice::<Json>(schema).ok());
     match change(payload) {
-        None => Some(Looked { shape: Shape::Connect, rows: vec![payload], schema }),
+        None => Some(ParsedValue { shape: Shape::Connect, rows: vec![payload], schema }),
         Some(row) => {
             let after = schema.as_ref().and_then(|schema| field(schema, "after")).cloned();
-            Some(Looked { shape: Shape::Debezium, rows: row.into_iter().collect(), schema: after })
+            Some(ParsedValue { shape: Shape::Debezium, rows: row.into_iter().collect(), schema: after })
         }
     }
 }
@@ -156,11 +156,11 @@ pub(super) fn key_payload(key: &[u8]) -> Option<Value<'_>> {
     member(whole.raw, "schema").and(member(whole.raw, "payload")).or(Some(whole))
 }
 
-fn lines(value: &[u8]) -> Option<Looked<'_>> {
+fn lines(value: &[u8]) -> Option<ParsedValue<'_>> {
     let rows: Vec<_> =
         value.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()).collect();
     let is_object = |line: &&[u8]| json::document(line).is_ok_and(|slot| slot.kind == Kind::Object);
-    (rows.len() > 1 && rows.iter().all(is_object)).then_some(Looked { shape: Shape::Lines, rows, schema: None })
+    (rows.len() > 1 && rows.iter().all(is_object)).then_some(ParsedValue { shape: Shape::Lines, rows, schema: None })
 }
 
 fn member<'a>(object: &'a [u8], wanted: &str) -> Option<Value<'a>> {

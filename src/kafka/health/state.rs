@@ -1,10 +1,10 @@
-//! What a pipeline's clients saw of Kafka, and the decision whether Kafka serves the pipeline. Pure.
+//! Collects what a pipeline's clients saw of Kafka, and decides whether Kafka serves the pipeline. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::super::fault::{Cause, Fault};
-use super::{Outage, Sight};
+use super::{HealthStatistics, Outage};
 use crate::repeats::REPEAT_AFTER;
 use crate::status::Trouble;
 
@@ -85,7 +85,7 @@ impl State {
     }
 
     /// Takes a consumer's statistics.
-    pub(super) fn saw(&mut self, consumer: u32, sight: &Sight, now: Instant) {
+    pub(super) fn saw(&mut self, consumer: u32, sight: &HealthStatistics, now: Instant) {
         self.connections.retain(|broker, _| !sight.connected.contains(broker));
         let consumer = self.consumers.entry(consumer).or_default();
         consumer.no_coordinator = match consumer.no_coordinator {

@@ -25,12 +25,13 @@ pub struct Stretches {
 }
 
 impl Observer {
-    /// Reads these ranges, and returns those that contain no record that Kafka would deliver. Such a range holds only transaction
-    /// markers and aborted records. The ranges of one topic are read together. After `limit`, no further topic is read.
+    /// Reads these ranges, and returns those that contain no record that Kafka would deliver. Such a range holds only
+    /// transaction markers and aborted records. The ranges of one topic are read together. After `limit`, no further topic is
+    /// read.
     ///
     /// # Errors
     /// If Kafka doesn't answer, and nothing was read.
-    pub fn empty_stretches(
+    pub fn ranges_without_records(
         &self,
         stretches: &[(TopicPartition, Range<Offset>)],
         limit: Duration,

@@ -20,7 +20,7 @@ use crate::postgres::connect::lock_for_session;
 use crate::postgres::error::{cause, is_raised};
 use crate::repeats::Repeats;
 
-/// What partitions are created for.
+/// The reason for creating partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Rows that will come. The first partition is the current one, and only rows of the present must have a place.
@@ -70,7 +70,7 @@ pub async fn create(
         match connection.execute(missing.sql.as_str()).await {
             Ok(_) => info!(pipeline = config.name, %partition, "created a partition"),
             Err(sqlx::Error::Database(error)) if is_refusal(&*error) => {
-                if let Some(why) = of_one_partition(&*error) {
+                if let Some(why) = reason_for_this_partition(&*error) {
                     if logged.take(format!("{partition}: {error}"), Instant::now()).is_some() {
                         warn!(pipeline = config.name, %partition, %error, "can't create a partition: {why}");
                     }
@@ -165,7 +165,7 @@ fn is_outage(error: &dyn DatabaseError) -> bool {
 
 /// Returns why Postgres refuses a partition, if that says nothing about other partitions. An event trigger may raise any
 /// SQLSTATE, and then refuses others too.
-pub fn of_one_partition(error: &dyn DatabaseError) -> Option<&'static str> {
+pub fn reason_for_this_partition(error: &dyn DatabaseError) -> Option<&'static str> {
     if is_raised(error) {
         return None;
     }

@@ -71,7 +71,7 @@ impl Stage {
         while !self.is_written(&ends).await {
             self.check_daemons()?;
             if started.elapsed() > DRAIN_DEADLINE {
-                self.output.say(format!("  not drained within {DRAIN_DEADLINE:?}\n{}", self.last_words()));
+                self.output.say(format!("  not drained within {DRAIN_DEADLINE:?}\n{}", self.log_tails()));
                 break;
             }
             sleep(Duration::from_millis(200)).await;

@@ -114,7 +114,7 @@ fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str,
                 "partitions (with their offsets) {:?} stand still since `{}` was over {RECOVERY_DEADLINE:?} ago\n{}",
                 stage.watch.standing(waiting.over),
                 waiting.kind,
-                stage.last_words()
+                stage.log_tails()
             );
         } else {
             open.push(waiting);

@@ -91,7 +91,7 @@ impl Bench {
             .await?;
         let sources: Vec<TopicPartition> = (0..partitions).map(|n| TopicPartition::new("t", n)).collect();
         let starts: Vec<_> = sources.iter().map(|source| (source.clone(), Offset::ZERO)).collect();
-        register::insert_rows(&mut connection, "rides", &starts).await?;
+        register::insert_lost_rows(&mut connection, "rides", &starts).await?;
         let claimed = claims::claim(&mut connection, "rides", "the bench", &sources).await?;
         let claims = claimed.into_iter().map(|claimed| (claimed.source, claimed.claim)).collect();
         let plans = PlanSource::load(pipeline, &mut connection).await.map_err(|error| anyhow!("{error:?}"))?;

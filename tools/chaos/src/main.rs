@@ -26,7 +26,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
 use output::Output;
-use stage::{Cast, Stage};
+use stage::{Stage, StageSpec};
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -115,7 +115,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
             };
             return restarts::run(&output, &plan).await;
         }
-        Scenario::Campaign => Cast {
+        Scenario::Campaign => StageSpec {
             binary,
             daemons: *daemons,
             consumers: 2,
@@ -126,7 +126,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
             batch: "{ max_rows = 2000, max_age = \"200ms\" }".to_owned(),
             topic: Vec::new(),
         },
-        Scenario::Outage => Cast {
+        Scenario::Outage => StageSpec {
             binary,
             daemons: 1,
             consumers: 2,

@@ -42,7 +42,7 @@ const CLAIMS: &str =
 
 /// The ways in which a daemon is ended or restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Ending {
     TermAndStart,
     KillAndStart,
     Term,
@@ -51,7 +51,7 @@ enum Fate {
     Rolling,
 }
 
-impl Fate {
+impl Ending {
     fn text(self) -> &'static str {
         match self {
             Self::TermAndStart => "SIGTERM, start",
@@ -87,12 +87,12 @@ pub(crate) async fn run(output: &Output, plan: &Plan<'_>) -> Result<bool> {
     for protocol in &plan.protocols {
         for names in &plan.names {
             for (daemons, fates) in [
-                (1, &[Fate::TermAndStart, Fate::KillAndStart][..]),
-                (3, &[Fate::TermAndStart, Fate::KillAndStart, Fate::Term, Fate::Kill, Fate::Rolling][..]),
+                (1, &[Ending::TermAndStart, Ending::KillAndStart][..]),
+                (3, &[Ending::TermAndStart, Ending::KillAndStart, Ending::Term, Ending::Kill, Ending::Rolling][..]),
             ] {
                 let mut group = Group::start(plan.binary, &kafka, &postgres, protocol, names, daemons).await?;
                 for fate in fates {
-                    let rounds = if *fate == Fate::Rolling { 1 } else { plan.rounds };
+                    let rounds = if *fate == Ending::Rolling { 1 } else { plan.rounds };
                     let mut gaps = Vec::new();
                     let mut moves = 0;
                     for _ in 0..rounds {
@@ -179,21 +179,21 @@ impl Group {
         Ok(())
     }
 
-    /// Ends or restarts one daemon as `fate` says; if it is `Fate::Rolling`, restarts all daemons in turn. Returns the longest
-    /// time without progress, in seconds, and the number of partitions that moved. At the end, starts the daemon again if
-    /// `fate` doesn't do so.
-    async fn meet(&mut self, output: &Output, fate: Fate) -> Result<(f64, u32)> {
+    /// Ends or restarts one daemon as `fate` says; if it is `Ending::Rolling`, restarts all daemons in turn. Returns the
+    /// longest time without progress, in seconds, and the number of partitions that moved. At the end, starts the daemon again
+    /// if `fate` doesn't do so.
+    async fn meet(&mut self, output: &Output, fate: Ending) -> Result<(f64, u32)> {
         self.settle().await?;
         let since = self.now().await?;
-        let places = if fate == Fate::Rolling { self.specs.len() } else { 1 };
+        let places = if fate == Ending::Rolling { self.specs.len() } else { 1 };
         for place in 0..places {
             let daemon = self.daemons[place].take().context("the daemon runs")?;
             match fate {
-                Fate::Kill | Fate::KillAndStart => drop(daemon.kill()?),
+                Ending::Kill | Ending::KillAndStart => drop(daemon.kill()?),
                 _ => daemon.drain(PATIENCE)?,
             }
             output.keep(&format!("daemon-{}", daemon.pid()), &daemon.log());
-            if !matches!(fate, Fate::Term | Fate::Kill) {
+            if !matches!(fate, Ending::Term | Ending::Kill) {
                 self.start_daemon(place)?;
             }
             self.settle().await?;

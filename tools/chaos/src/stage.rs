@@ -19,7 +19,7 @@ const END_DEADLINE: Duration = Duration::from_secs(90);
 
 /// The parameters of a stage.
 #[derive(Clone, Debug)]
-pub(crate) struct Cast {
+pub(crate) struct StageSpec {
     pub(crate) binary: PathBuf,
     pub(crate) daemons: usize,
     /// The number of consumers of each daemon at the start.
@@ -47,7 +47,7 @@ pub(crate) struct Member {
 
 /// Everything that faults can break.
 pub(crate) struct Stage {
-    pub(crate) cast: Cast,
+    pub(crate) cast: StageSpec,
     pub(crate) kafka: Kafka,
     pub(crate) brokers: Vec<Proxy>,
     pub(crate) postgres: Postgres,
@@ -63,7 +63,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) async fn set(cast: Cast, output: Output) -> Result<Self> {
+    pub(crate) async fn set(cast: StageSpec, output: Output) -> Result<Self> {
         let (kafka, brokers) = Kafka::start_behind_proxies(&KafkaSpec::cluster())?;
         // Keep little of the write-ahead log, because each restore copies it. `fsync` isn't needed, because only
         // processes crash here, never the machine.
@@ -101,7 +101,7 @@ impl Stage {
     pub(crate) fn add_daemon(&mut self, consumers: usize) -> Result<()> {
         let network = Proxy::start_postgres(self.postgres.address())?;
         let servers: Vec<String> = self.brokers.iter().map(|proxy| proxy.addr().to_string()).collect();
-        let Cast { protocol, memory, batch, .. } = &self.cast;
+        let StageSpec { protocol, memory, batch, .. } = &self.cast;
         // Under KIP-848, the session timeout is a setting of the broker.
         let session = if protocol == "consumer" { "" } else { "\"session.timeout.ms\" = 6000\n" };
         let config = format!(
@@ -158,7 +158,7 @@ impl Stage {
     }
 
     /// Returns the last log lines of all daemons.
-    pub(crate) fn last_words(&self) -> String {
+    pub(crate) fn log_tails(&self) -> String {
         self.members.iter().map(|member| member.daemon.log_tail()).collect::<Vec<_>>().join("\n--\n")
     }
 

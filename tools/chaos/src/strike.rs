@@ -142,7 +142,7 @@ impl Stage {
                 break;
             }
             if started.elapsed() > RECOVERY_DEADLINE {
-                bail!("nobody sends a COMMIT\n{}", self.last_words());
+                bail!("nobody sends a COMMIT\n{}", self.log_tails());
             }
         }
         Ok(())
@@ -183,7 +183,7 @@ impl Stage {
             }
             self.check_daemons()?;
             if over.elapsed() > RECOVERY_DEADLINE {
-                bail!("no commit for {RECOVERY_DEADLINE:?} after the fault was over\n{}", self.last_words());
+                bail!("no commit for {RECOVERY_DEADLINE:?} after the fault was over\n{}", self.log_tails());
             }
             sleep(Duration::from_millis(10)).await;
         }

@@ -120,7 +120,7 @@ async fn demo(arguments: &Arguments) -> Result<bool> {
     let mut services = Services::start(&stage, listen).await?;
     screen.say(&format!("Kafka {}   Postgres {}", stage.kafka.bootstrap_servers(), stage.database.url));
     screen.head(&format!("three services read one topic: http://{}/", services.listen));
-    services.glimpse(&screen, *scale).await?;
+    services.warm_up(&screen, *scale).await?;
     screen.head("A  the ladder: what batching is worth; the same rows into the same table by each way");
     let ladder = ladder::climb(&stage, &screen, out, *seed, *scale).await?;
     screen.head("B  the flood: open loop, each vehicle at its time, whatever became of the others");

@@ -121,7 +121,7 @@ impl Services {
     }
 
     /// Runs the warm-up, which shows that rows are written within seconds of the start.
-    pub(crate) async fn glimpse(&mut self, screen: &Screen, scale: f64) -> Result<()> {
+    pub(crate) async fn warm_up(&mut self, screen: &Screen, scale: f64) -> Result<()> {
         let seconds = 5.0 * scale;
         let fleet = self.send(Profile::Steady, seconds, FIRST_STARTS_MS);
         let began = Instant::now();

@@ -98,7 +98,7 @@ impl Started {
             env: Vec::new(),
             user: None,
             output: Output::Pipes,
-            last_signal: Signal::KILL,
+            end_signal: Signal::KILL,
         };
         let process = Process::start(&run, &program).expect("it starts");
         Self { _run: run, process }

@@ -107,7 +107,7 @@ impl Daemon {
             env: spec.env.clone(),
             user: None,
             output: Output::Pipes,
-            last_signal: Signal::KILL,
+            end_signal: Signal::KILL,
         };
         let process = Process::start(&run, &program)?;
         let (stdout, stderr) = process.take_pipes().context("the daemon has no pipes")?;

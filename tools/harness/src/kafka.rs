@@ -315,7 +315,7 @@ fn java(
         env: Vec::new(),
         user: None,
         output: Output::Log(log),
-        last_signal: Signal::KILL,
+        end_signal: Signal::KILL,
     }
 }
 

@@ -144,7 +144,7 @@ impl Postgres {
             env: vec![("LC_ALL".to_owned(), "C".to_owned())],
             user,
             output: Output::Log(run.folder().join("postgres.log")),
-            last_signal: Signal::QUIT,
+            end_signal: Signal::QUIT,
         };
         let url = (format!("postgres://postgres@127.0.0.1:{port}/"), String::new());
         let own = Own { run, program, data, process: Mutex::new(None) };

@@ -120,7 +120,7 @@ pub struct Program {
     pub output: Output,
     /// The signal that is sent when the process is dropped or the harness ends. If the process still runs two seconds later, it
     /// gets SIGKILL.
-    pub last_signal: Signal,
+    pub end_signal: Signal,
 }
 
 /// A program that was started. When it is dropped, the program is ended, with its children.
@@ -129,7 +129,7 @@ pub struct Process {
     run: Arc<Run>,
     pid: u32,
     log: Option<PathBuf>,
-    last_signal: Signal,
+    end_signal: Signal,
     child: Mutex<Child>,
 }
 
@@ -166,10 +166,10 @@ impl Process {
             run: Arc::clone(run),
             pid: child.id(),
             log,
-            last_signal: program.last_signal,
+            end_signal: program.end_signal,
             child: Mutex::new(child),
         };
-        run.tell_guard(&format!("watch {} {}\n", process.pid, program.last_signal.as_raw()))?;
+        run.tell_guard(&format!("watch {} {}\n", process.pid, program.end_signal.as_raw()))?;
         stdin.context("the launcher has no input")?.write_all(b"go\n").context("the launcher is gone")?;
         Ok(process)
     }
@@ -289,10 +289,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.last_signal != Signal::KILL {
+        if self.end_signal != Signal::KILL {
             // A suspended process doesn't handle the signal, so resume it. Ignore any failure here, because the process is
             // killed below.
-            drop(self.resume().and_then(|()| self.signal(self.last_signal)));
+            drop(self.resume().and_then(|()| self.signal(self.end_signal)));
             drop(self.await_exit(LAST_SIGNAL_DEADLINE));
         }
         // If the kill fails, the guard still has the process' id, and kills the process when the run ends.

@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use self::trigger::Watched;
+use self::trigger::TriggerState;
 pub use self::trigger::{Action, Armed, Trigger};
 use crate::ports;
 
@@ -39,7 +39,7 @@ struct State {
     control: watch::Sender<Control>,
     reads_postgres: bool,
     /// The triggers. The lock is contended by the connections, and by tests that arm triggers.
-    watched: Mutex<Vec<Arc<Watched>>>,
+    watched: Mutex<Vec<Arc<TriggerState>>>,
     open: watch::Sender<usize>,
 }
 

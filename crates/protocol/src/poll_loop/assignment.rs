@@ -30,7 +30,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
                 self.withdraw(|source| sources.contains(source));
                 self.parts.session.revoked(&sources);
                 for source in &sources {
-                    self.told.remove(source);
+                    self.committed_to_kafka.remove(source);
                     self.fetching.remove(source);
                 }
                 self.client.release(&sources);

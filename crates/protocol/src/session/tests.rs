@@ -465,7 +465,7 @@ fn a_consumer_built_anew_owns_nothing_and_awaits_the_batch_at_the_writer() {
     bench.own(0, 0);
     bench.deliver(0, 0);
     let batch = bench.seal();
-    let before = bench.session.questions;
+    let before = bench.session.last_request;
     bench.session = std::mem::replace(&mut bench.session, Session::new(limits(1), GRACE)).restart();
     assert!(bench.session.in_flight() && bench.session.partitions().next().is_none());
     assert!(bench.assign(0) > before, "an answer to the consumer before is none to this one");

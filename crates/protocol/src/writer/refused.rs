@@ -38,7 +38,7 @@ impl<S: Store> Writer<S> {
             let range = match search.step() {
                 Step::Copy(range) => window.start + range.start..window.start + range.end,
                 Step::Done { settled } => {
-                    if let Some(error) = suspect.filter(|error| !self.tells_apart(error, batch, &window)) {
+                    if let Some(error) = suspect.filter(|error| !self.record_is_at_fault(error, batch, &window)) {
                         return Err(failed(error));
                     }
                     self.listener.on(&Event::PoisonFound { copies: search.attempts(), records: refused.len() });
@@ -87,8 +87,8 @@ impl<S: Store> Writer<S> {
     /// is at fault if Postgres accepted another record of the window, or if this writer blames each refusal on its
     /// record. If the window has only one record, an earlier accepted record is enough. An error that may come from an
     /// outdated plan is an exception: the table may have changed since that earlier record.
-    fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
-        let before = self.takes_rows && error.disposition() != Disposition::Plan;
+    fn record_is_at_fault(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
+        let before = self.accepted_before && error.disposition() != Disposition::Plan;
         self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1
     }
 }

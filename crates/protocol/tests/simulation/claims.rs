@@ -79,7 +79,7 @@ impl ClaimLedger for SimLedger {
         }
     }
 
-    async fn insert_rows(&mut self, places: &[(TopicPartition, Offset)]) -> Result<(), WriteError> {
+    async fn insert_lost_rows(&mut self, places: &[(TopicPartition, Offset)]) -> Result<(), WriteError> {
         let places = self.places(places);
         self.call(Op::InsertRows(places)).await.map(|_| ())
     }

@@ -23,12 +23,19 @@ pub(crate) enum Kind {
     /// A deferred constraint refuses the record at COMMIT.
     RefusedAtCommit,
     /// Can't be encoded by plans with an odd version.
-    Moody,
+    RefusedByOddPlans,
 }
 
 impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Good, Self::Double, Self::Skipped, Self::Undecodable, Self::Refused, Self::RefusedAtCommit, Self::Moody];
+    const ALL: [Self; 7] = [
+        Self::Good,
+        Self::Double,
+        Self::Skipped,
+        Self::Undecodable,
+        Self::Refused,
+        Self::RefusedAtCommit,
+        Self::RefusedByOddPlans,
+    ];
 
     pub(crate) fn of(byte: u8) -> Self {
         Self::ALL[usize::from(byte)]
@@ -37,14 +44,14 @@ impl Kind {
     /// Returns how many rows a record of this kind must have in the table, unless it is a dead letter.
     pub(crate) fn rows(self) -> u8 {
         match self {
-            Self::Good | Self::Moody => 1,
+            Self::Good | Self::RefusedByOddPlans => 1,
             Self::Double => 2,
             Self::Skipped | Self::Undecodable | Self::Refused | Self::RefusedAtCommit => 0,
         }
     }
 
     pub(crate) fn may_be_dead(self) -> bool {
-        matches!(self, Self::Undecodable | Self::Refused | Self::RefusedAtCommit | Self::Moody)
+        matches!(self, Self::Undecodable | Self::Refused | Self::RefusedAtCommit | Self::RefusedByOddPlans)
     }
 }
 
@@ -159,7 +166,7 @@ impl Kafka {
             84..=88 => Kind::Undecodable,
             89..=93 => Kind::Refused,
             94..=96 => Kind::RefusedAtCommit,
-            _ => Kind::Moody,
+            _ => Kind::RefusedByOddPlans,
         };
         let excused = log.places.len() < log.excused_to;
         log.places.push(if excused { Place::Excused } else { Place::Live(kind) });

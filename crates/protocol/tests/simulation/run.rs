@@ -153,7 +153,7 @@ impl Fleet {
                 world.server.restore_lost();
                 world.policy = OffsetLossPolicy::Earliest;
             }
-            Stopped::PlanUnmended(_) if world.catalog_changes > 1 => {}
+            Stopped::ReplanDidNotHelp(_) if world.catalog_changes > 1 => {}
             other => world.violated(format!("a stop for no reason: {other}")),
         }
         world.stops.push(why.to_string());

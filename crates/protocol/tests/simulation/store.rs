@@ -181,7 +181,7 @@ pub(crate) fn encode(record: &Record<'_>, plan: u64, rows: &mut Vec<u8>) -> Resu
     match kind {
         Kind::Skipped => return Ok(0),
         Kind::Undecodable => return Err(reject()),
-        Kind::Moody if plan % 2 == 1 => return Err(reject()),
+        Kind::RefusedByOddPlans if plan % 2 == 1 => return Err(reject()),
         _ => {}
     }
     let count = if kind == Kind::Double { 2 } else { 1 };

@@ -23,8 +23,8 @@ pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
     }
 }
 
-/// Returns the length of a framed value's prefix, without Protobuf's message indexes. No registry assigns the id 0, so four zero
-/// bytes are the first half of an id of eight bytes. Apicurio's own readers tell the two forms apart in the same way.
+/// Returns the length of a framed value's prefix, without Protobuf's message indexes. No registry assigns the id 0, so four
+/// zero bytes are the first half of an id of eight bytes. Apicurio's own readers tell the two forms apart in the same way.
 #[inline]
 pub(crate) fn head(payload: &[u8]) -> usize {
     match payload {
@@ -52,7 +52,8 @@ pub(crate) const OF_KEY: HeaderNames =
     HeaderNames { confluent: b"__key_schema_id", apicurio: [b"apicurio.key.contentId", b"apicurio.key.globalId"] };
 
 /// Returns the value of the header that names a schema. If the header occurs more than once, the last one counts, as for the
-/// registry's own readers. The values of Apicurio's headers are returned in Confluent's form, for Protobuf without message indexes.
+/// registry's own readers. The values of Apicurio's headers are returned in Confluent's form, for Protobuf without message
+/// indexes.
 pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames) -> Option<&'a [u8]> {
     let mut found = [None; 3];
     for (name, value) in headers.iter() {

@@ -29,8 +29,8 @@ impl SchemasMet {
         self.lacks.get(slot)?.as_deref()
     }
 
-    /// Returns a schema that has the field at `path`, if [`Self::lack`] says that the met schemas lack it, and another version of
-    /// them was added by [`Self::add_version`].
+    /// Returns a schema that has the field at `path`, if [`Self::lack`] says that the met schemas lack it, and another version
+    /// of them was added by [`Self::add_version`].
     pub fn version_with(&self, plan: &Plan, path: &[String]) -> Option<SchemaId> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
         *self.others.get(slot)?

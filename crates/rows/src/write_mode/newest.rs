@@ -24,7 +24,7 @@ pub struct Newest {
 pub type Placed<'a> = (u32, &'a [u8]);
 
 /// The memory that picking needs per row of a batch, in bytes, including the hash table and the result.
-pub const BYTES_A_ROW: u64 = 96;
+pub const BYTES_PER_ROW: u64 = 96;
 
 /// A row of the input; `lost` is set if another row of its key wins.
 struct Seen<'a> {

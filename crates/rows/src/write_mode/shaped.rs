@@ -44,12 +44,12 @@ pub struct Shaped {
 pub struct ShapeCopy {
     pub copy: String,
     /// The fields that are added to the end of each row.
-    pub behind: Behind,
+    pub behind: AddedFields,
 }
 
 /// The fields that are added to the end of a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Behind {
+pub struct AddedFields {
     /// Fields that are the same for all rows.
     pub fields: Vec<u8>,
     /// How many fields are added, including the row's number in the order of delivery.
@@ -58,7 +58,7 @@ pub struct Behind {
     pub turn: bool,
 }
 
-impl Behind {
+impl AddedFields {
     /// Returns by how many bytes [`Self::append`] makes a row longer.
     pub fn bytes(&self) -> usize {
         self.fields.len() + if self.turn { 12 } else { 0 }
@@ -100,7 +100,7 @@ impl MergeTarget<'_> {
         let rows: Vec<_> = groups.iter().filter(|group| !group.tombstones).collect();
         let all_leave_out = |bit| !rows.is_empty() && rows.iter().all(|group| mark::has(group.mask, bit));
         let some_leave_out = |bit| rows.iter().any(|group| mark::has(group.mask, bit));
-        let unmerged = |bit, name: &str| all_leave_out(bit) && !self.goes_by(name);
+        let unmerged = |bit, name: &str| all_leave_out(bit) && !self.is_compared(name);
         let bit_of = |name: &str| self.shapes.columns().find(|(_, column)| column.name == name);
         let merged = self.columns.iter().filter(|name| bit_of(name).is_none_or(|(bit, _)| !unmerged(bit, name)));
         let mut staged = Staged { columns: merged.copied().collect(), ..Staged::default() };
@@ -111,7 +111,7 @@ impl MergeTarget<'_> {
                 let of = self.catalog.columns.iter().find(|of| of.name == column.name);
                 let is_nulled = of.is_some_and(|of| of.default_oid.is_some() && of.type_oid == of.base_type_oid);
                 staged.nulled.extend(is_nulled.then_some(column.name.as_str()));
-            } else if column.keeps && some_leave_out(bit) && !self.goes_by(&column.name) {
+            } else if column.keeps && some_leave_out(bit) && !self.is_compared(&column.name) {
                 staged.kept.push((bit, column.name.as_str()));
             }
         }
@@ -132,7 +132,7 @@ impl MergeTarget<'_> {
     }
 
     /// Returns whether the merge compares a column, or a generated column that is computed from it.
-    fn goes_by(&self, name: &str) -> bool {
+    fn is_compared(&self, name: &str) -> bool {
         let table = &self.spec.table;
         let newer_by = match &table.mode {
             WriteMode::Upsert { newer_by, .. } => newer_by.as_deref(),
@@ -144,7 +144,7 @@ impl MergeTarget<'_> {
     }
 
     fn copy_of_group(&self, group: &Group<'_>, staged: &Staged<'_>, turn: bool) -> ShapeCopy {
-        let mut behind = Behind::default();
+        let mut behind = AddedFields::default();
         let mut names = Vec::new();
         for (bit, column) in self.shapes.columns() {
             if mark::has(group.mask, bit) && staged.nulled.contains(&column.name.as_str()) {

@@ -87,7 +87,7 @@ impl Upsert<'_> {
 
     /// Returns the condition under which a staged row `s` remains: it isn't a tombstone, and `from` has no later
     /// tombstone with its key.
-    fn outlives(&self, from: &str) -> String {
+    fn remains_condition(&self, from: &str) -> String {
         format!(
             "NOT {DELETED} AND NOT EXISTS (SELECT FROM {from} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER})",
             self.key.same("d", "s")
@@ -101,7 +101,7 @@ impl Upsert<'_> {
     }
 
     /// Returns the condition under which a row of the table is replaced by one of `new`; `None` if it always is.
-    fn gives_way(&self, new: &str) -> Option<String> {
+    fn is_replaced_condition(&self, new: &str) -> Option<String> {
         let newer = quote_identifier(self.newer_by?);
         Some(format!("({OLD}.{newer} IS NULL OR {new}.{newer} >= {OLD}.{newer})"))
     }
@@ -111,16 +111,18 @@ impl Upsert<'_> {
     fn insert_or_update(&self) -> String {
         let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key.columns));
         let rows = if self.deletes {
-            format!("SELECT DISTINCT ON ({key}) {names} FROM {stage} AS s WHERE {}", self.outlives(stage))
+            format!("SELECT DISTINCT ON ({key}) {names} FROM {stage} AS s WHERE {}", self.remains_condition(stage))
         } else {
             format!("SELECT DISTINCT ON ({key}) {names} FROM {stage}")
         };
         let set: Vec<_> = self.set.iter().chain(self.reset).map(|column| quote_identifier(column)).collect();
         let set: Vec<_> = set.iter().map(|column| format!("{column} = EXCLUDED.{column}")).collect();
-        let action = match (set.is_empty(), self.gives_way("EXCLUDED")) {
+        let action = match (set.is_empty(), self.is_replaced_condition("EXCLUDED")) {
             (true, _) => "NOTHING".to_owned(),
             (false, None) => format!("UPDATE SET {}", set.join(", ")),
-            (false, Some(gives_way)) => format!("UPDATE SET {} WHERE {gives_way}", set.join(", ")),
+            (false, Some(is_replaced_condition)) => {
+                format!("UPDATE SET {} WHERE {is_replaced_condition}", set.join(", "))
+            }
         };
         let (insert, precedence) = (self.insert, self.precedence());
         format!("{insert} {rows} ORDER BY {key}, {precedence} ON CONFLICT ({key}) DO {action}")
@@ -132,14 +134,16 @@ impl Upsert<'_> {
     fn fold(&self) -> String {
         let (stage, key, precedence) = (self.stage, quoted(self.key.columns), self.precedence());
         let mut rows = match self.deletes {
-            true => format!("SELECT s.* FROM gone AS s WHERE {}", self.outlives("gone")),
+            true => format!("SELECT s.* FROM gone AS s WHERE {}", self.remains_condition("gone")),
             false => "SELECT s.* FROM gone AS s".to_owned(),
         };
-        if let (Some(newer), Some(gives_way)) = (self.newer_by.map(quote_identifier), self.gives_way("s")) {
+        if let (Some(newer), Some(is_replaced_condition)) =
+            (self.newer_by.map(quote_identifier), self.is_replaced_condition("s"))
+        {
             rows = format!(
                 "SELECT * FROM (SELECT *, max(\"tidegate rank\") OVER (PARTITION BY {key} ORDER BY {ORDER}) AS \"tidegate highest\" \
                  FROM (SELECT s.*, dense_rank() OVER (PARTITION BY {} ORDER BY s.{newer} NULLS FIRST) AS \"tidegate rank\" \
-                 FROM ({rows}) AS s LEFT JOIN {} AS {OLD} ON {} WHERE {OLD} IS NULL OR {gives_way}) AS s) AS s \
+                 FROM ({rows}) AS s LEFT JOIN {} AS {OLD} ON {} WHERE {OLD} IS NULL OR {is_replaced_condition}) AS s) AS s \
                  WHERE \"tidegate rank\" = \"tidegate highest\"",
                 self.key
                     .columns
@@ -199,7 +203,9 @@ impl Upsert<'_> {
         };
         let mut set: Vec<_> = self.set.iter().map(set).collect();
         set.extend(self.reset.iter().map(|column| format!("{} = DEFAULT", quote_identifier(column))));
-        let only = self.gives_way("s").map_or(String::new(), |gives_way| format!(" AND {gives_way}"));
+        let only = self
+            .is_replaced_condition("s")
+            .map_or(String::new(), |is_replaced_condition| format!(" AND {is_replaced_condition}"));
         (!set.is_empty()).then(|| {
             format!(
                 "UPDATE {} AS {OLD} SET {} FROM {} AS s WHERE {}{only}",

@@ -32,7 +32,7 @@ const TOPIC: &str = "flood";
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
 /// Added to the maximum age of a batch. An arrangement has caught up when its backlog is at most the input of that
 /// total time at the steady rate.
-const UNDER_WAY: Duration = Duration::from_millis(200);
+const CATCH_UP_ALLOWANCE: Duration = Duration::from_millis(200);
 /// The buffer is written when it has this many rows or this age. Tidegate's batch has the same limits in config/demo.toml.
 const BUFFER_ROWS: usize = 50_000;
 const BUFFER_AGE: Duration = Duration::from_millis(500);
@@ -163,7 +163,7 @@ async fn reconcile(
     let sum: u64 = book.marks.iter().map(|mark| u64::from(mark.bytes)).sum();
     let buffered = book.marks.iter().filter(|mark| !mark.refused && mark.sent <= returned && mark.freed > returned);
     let age = if matches!(column, Column::Buffer | Column::Tidegate) { BUFFER_AGE } else { Duration::ZERO };
-    let rest = to_u64(around.acts.steady * (age + UNDER_WAY).as_secs_f64());
+    let rest = to_u64(around.acts.steady * (age + CATCH_UP_ALLOWANCE).as_secs_f64());
     Ok(Outcome {
         setting: setting.to_string(),
         tally: book.tally(end),

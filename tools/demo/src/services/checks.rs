@@ -17,7 +17,7 @@ use crate::raw::Sheet;
 const SILENCE_MS: i64 = 10 * 60_000;
 /// How far apart in time the newest readings of two partitions may be. close_silent_trips() compares a trip with the
 /// newest reading of its partition; this check compares it with the newest reading of all partitions.
-const ABOUT_MS: i64 = 10_000;
+const TOLERANCE_MS: i64 = 10_000;
 
 /// The expected trips of all fleets so far, by trip id.
 #[derive(Debug, Default)]
@@ -84,13 +84,13 @@ impl Trips {
                 Some(fare) => trips.wrong_fares += u64::from(i128::from(fare) != cents),
             }
             let silent_ms = latest - trip.end_ms - SILENCE_MS;
-            let is_silent = !trip.ended && silent_ms > ABOUT_MS;
+            let is_silent = !trip.ended && silent_ms > TOLERANCE_MS;
             trips.silent += u64::from(is_silent);
             let is_charged_right = if trip.ended || is_silent {
                 found.charged.map(i128::from) == Some(cents)
             } else {
                 // A trip that was silent for about the limit may be charged already or not yet.
-                found.charged.is_none() || silent_ms > -ABOUT_MS
+                found.charged.is_none() || silent_ms > -TOLERANCE_MS
             };
             trips.wrong_charges += u64::from(!is_charged_right);
             match found.seen_ms {

@@ -13,8 +13,8 @@ pub struct JavaConsumer {
 }
 
 impl Kafka {
-    /// Starts Kafka's console consumer. It offers the assignors that Java clients offer by default. It joins the group soon after
-    /// this returns.
+    /// Starts Kafka's console consumer. It offers the assignors that Java clients offer by default. It joins the group soon
+    /// after this returns.
     ///
     /// # Errors
     /// If Java or the jars are missing.
@@ -30,7 +30,7 @@ impl Kafka {
             env: Vec::new(),
             user: None,
             output: Output::Log(run.folder().join("consumer.log")),
-            last_signal: Signal::TERM,
+            end_signal: Signal::TERM,
         };
         Ok(JavaConsumer { _process: Process::start(&run, &program)? })
     }

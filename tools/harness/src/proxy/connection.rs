@@ -10,7 +10,7 @@ use tokio::try_join;
 use super::State;
 use super::dialog::{Dialog, MessageFate, command_tag};
 use super::frames::Frames;
-use super::trigger::{Action, Seen, Watched};
+use super::trigger::{Action, Seen, TriggerState};
 
 const READ_BYTES: usize = 64 * 1024;
 
@@ -114,7 +114,7 @@ fn lock(dialog: &Mutex<Dialog>) -> MutexGuard<'_, Dialog> {
 }
 
 impl State {
-    fn take(&self, seen: Seen<'_>) -> Option<Arc<Watched>> {
+    fn take(&self, seen: Seen<'_>) -> Option<Arc<TriggerState>> {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.iter().find(|watched| watched.takes(seen)).cloned()
     }
@@ -160,11 +160,11 @@ impl Up<'_> {
         lock(self.dialog).next_of_client(frames)
     }
 
-    fn pulled(&self, message: &[u8]) -> Option<(Arc<Watched>, u64)> {
+    fn pulled(&self, message: &[u8]) -> Option<(Arc<TriggerState>, u64)> {
         lock(self.dialog).hear_client(message, |seen| self.state.take(seen))
     }
 
-    async fn act(&mut self, watched: &Arc<Watched>, ready_before: u64, message: &[u8]) -> Result<(), End> {
+    async fn act(&mut self, watched: &Arc<TriggerState>, ready_before: u64, message: &[u8]) -> Result<(), End> {
         match watched.action {
             Action::Cut => {
                 watched.tell_fired();
@@ -241,7 +241,7 @@ impl Down<'_> {
         }
     }
 
-    async fn act(&mut self, watched: &Watched, message: &[u8]) -> Result<(), End> {
+    async fn act(&mut self, watched: &TriggerState, message: &[u8]) -> Result<(), End> {
         match watched.action {
             Action::Cut | Action::DropReplyAndCut => {
                 watched.tell_fired();

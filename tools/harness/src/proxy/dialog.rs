@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::frames::{Frames, body, start_code, text};
-use super::trigger::{Seen, Watched};
+use super::trigger::{Seen, TriggerState};
 
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
@@ -26,14 +26,14 @@ pub(super) struct Dialog {
     ready_seen: u64,
     /// The number of `ReadyForQuery` messages after which the server's messages are dropped, and the trigger that
     /// requires this.
-    drop_after: Option<(u64, Arc<Watched>)>,
+    drop_after: Option<(u64, Arc<TriggerState>)>,
 }
 
 /// The ways in which the proxy handles a message of the server.
 pub(super) enum MessageFate {
     Passes,
     Dropped,
-    EndsDroppedReply(Arc<Watched>),
+    EndsDroppedReply(Arc<TriggerState>),
 }
 
 impl Dialog {
@@ -78,8 +78,8 @@ impl Dialog {
     pub(super) fn hear_client(
         &mut self,
         message: &[u8],
-        take: impl FnOnce(Seen<'_>) -> Option<Arc<Watched>>,
-    ) -> Option<(Arc<Watched>, u64)> {
+        take: impl FnOnce(Seen<'_>) -> Option<Arc<TriggerState>>,
+    ) -> Option<(Arc<TriggerState>, u64)> {
         let ready_before = self.ready_owed;
         match message.first()? {
             b'Q' => {
@@ -116,7 +116,7 @@ impl Dialog {
     }
 
     /// Makes the proxy drop the reply that begins after this many `ReadyForQuery` messages.
-    pub(super) fn drop_reply(&mut self, ready_before: u64, watched: Arc<Watched>) {
+    pub(super) fn drop_reply(&mut self, ready_before: u64, watched: Arc<TriggerState>) {
         self.drop_after = Some((ready_before, watched));
     }
 

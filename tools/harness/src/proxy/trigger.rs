@@ -47,7 +47,7 @@ pub(super) enum Seen<'a> {
 
 /// A trigger, as the connections see it. [`Armed`] is the test's view of the same trigger.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct TriggerState {
     trigger: Trigger,
     pub(super) action: Action,
     left: AtomicU64,
@@ -55,7 +55,7 @@ pub(super) struct Watched {
     released: watch::Sender<bool>,
 }
 
-impl Watched {
+impl TriggerState {
     /// Returns whether the proxy must act on this message. If so, uses up one of the trigger's remaining times.
     pub(super) fn takes(&self, seen: Seen<'_>) -> bool {
         let matches = match (&self.trigger, seen) {
@@ -89,11 +89,11 @@ impl Watched {
 /// A trigger, as the test sees it. The trigger stays armed when this value is dropped.
 #[derive(Debug)]
 pub struct Armed {
-    watched: Arc<Watched>,
+    watched: Arc<TriggerState>,
 }
 
-pub(super) fn arm(trigger: Trigger, action: Action, times: u64) -> (Arc<Watched>, Armed) {
-    let watched = Arc::new(Watched {
+pub(super) fn arm(trigger: Trigger, action: Action, times: u64) -> (Arc<TriggerState>, Armed) {
+    let watched = Arc::new(TriggerState {
         trigger,
         action,
         left: AtomicU64::new(times),
