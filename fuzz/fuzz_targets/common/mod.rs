@@ -202,7 +202,7 @@ fn column(name: &str, of: &str) -> CatalogColumn {
         not_null,
         has_default: false,
         default_oid: None,
-        generated: false,
+        generated: None,
         identity_always: false,
     }
 }

@@ -1,4 +1,4 @@
-//! The ways to write into the table without Kafka. Each call of [`write`] uses one connection and one transaction.
+//! The ways to write into the table without Kafka. Each call of [`write()`] uses one connection and one transaction.
 
 use anyhow::Result;
 use sqlx::query::Query;
