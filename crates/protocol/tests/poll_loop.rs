@@ -13,7 +13,7 @@ use tidegate_protocol::batch::{Batch, BatchLimits, Incoming, RejectedRecord};
 use tidegate_protocol::claim_loop::{ClaimAnswer, ClaimRequest, OffsetLossPolicy};
 use tidegate_protocol::event::{Event, Hold, Listener};
 use tidegate_protocol::group::{Assigning, Group, GroupClient, GroupEvent, ReadError, ReadErrorKind, Visit, Visitor};
-use tidegate_protocol::partition::{Grant, Outcome};
+use tidegate_protocol::partition::{Grant, LossCondition, Outcome};
 use tidegate_protocol::poll_loop::{LedgerReadings, Message, PollLoop, RecordEncoder};
 use tidegate_protocol::position::{Claim, ClaimId, Offset, TopicPartition};
 use tidegate_protocol::rate_limit::RateLimit;
@@ -47,6 +47,7 @@ enum Call {
 #[derive(Default)]
 struct Script {
     whole: bool,
+    policy: OffsetLossPolicy,
     errors: VecDeque<ReadErrorKind>,
     decided: Vec<GroupEvent>,
     records: VecDeque<(i32, i64)>,
@@ -206,6 +207,7 @@ impl Listener for Fake {
     fn on(&self, event: &Event<'_>) {
         match event {
             Event::Joined => self.happened("joined"),
+            Event::LogLoss { .. } => self.happened("log loss"),
             Event::LogCut => self.happened("log cut"),
             Event::KafkaRetries(_) => self.happened("Kafka retries"),
             Event::PositionOutOfRange(_) => self.happened("out of range"),
@@ -234,6 +236,7 @@ struct World {
 
 impl World {
     fn start(script: Script) -> Self {
+        let on_offset_loss = script.policy;
         let fake = Fake {
             script: Arc::new(Mutex::new(script)),
             cuts: Arc::default(),
@@ -250,7 +253,7 @@ impl World {
             encoder: fake.clone(),
             readings: fake.clone(),
             session: Session::new(LIMITS, Duration::from_secs(30)),
-            on_offset_loss: OffsetLossPolicy::Fail,
+            on_offset_loss,
             drain_timeout: Duration::from_secs(20),
             owner: "the consumer".into(),
             outbox,
@@ -278,11 +281,17 @@ impl World {
         self.fake.changed.notify_one();
     }
 
-    /// Awaits a request for exactly these partitions, and grants it.
-    async fn grant(&mut self, partitions: &[i32]) {
+    /// Awaits a request for exactly these partitions.
+    async fn request(&mut self, partitions: &[i32]) -> ClaimRequest {
         let request = self.claims.recv().await.expect("the loop runs");
         let wanted: Vec<_> = request.wanted.iter().map(|wanted| wanted.source.partition).collect();
         assert_eq!(wanted, partitions);
+        request
+    }
+
+    /// Awaits a request for exactly these partitions, and grants it.
+    async fn grant(&mut self, partitions: &[i32]) {
+        let request = self.request(partitions).await;
         let next = Offset::new(START);
         let claim = Claim { id: ClaimId::nil(), epoch: 1 };
         let grant = Grant { claim, next, fetch: next, verify: None };
@@ -505,6 +514,42 @@ async fn a_revocation_waits_five_seconds_for_the_writer_but_not_while_postgres_i
         let released = calls.iter().find(|(_, call)| *call == Call::Release(vec![0])).expect("it is released").0;
         assert_eq!(released - told, expected, "Postgres is unavailable: {waits}");
         drop(world.batches);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_claims_of_revoked_partitions_are_withdrawn() {
+    let mut world = World::start(Script::default());
+    world.decide(GroupEvent::Assigned(vec![partition(0), partition(1)]));
+    world.request(&[0, 1]).await;
+    world.decide(GroupEvent::Revoked { sources: vec![partition(1)], lost: false });
+    let request = world.request(&[]).await;
+    assert_eq!(numbers(&request.withdrawn), [1]);
+    // A consumer that leaves the group withdraws the rest.
+    world.stop.cancel();
+    let request = world.request(&[]).await;
+    assert_eq!(numbers(&request.withdrawn), [0]);
+    world.ended().await.expect("it ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_lost_records_stops_the_loop_or_is_claimed_again_with_leave_to_skip() {
+    for policy in [OffsetLossPolicy::Fail, OffsetLossPolicy::Earliest] {
+        let mut world = World::start(Script { policy, ..Script::default() });
+        world.decide(GroupEvent::Assigned(vec![partition(0)]));
+        let request = world.request(&[0]).await.wanted.remove(0);
+        assert_eq!(request.step_over, None);
+        let condition = LossCondition::RetentionPassed { next: Offset::new(START), low: Offset::new(90) };
+        let (source, request) = (request.source, request.request);
+        let answer = ClaimAnswer { source, request, answer: Err(condition.clone()) };
+        world.inbox.send(Message::Claims(vec![answer])).await.expect("the loop runs");
+        if policy == OffsetLossPolicy::Fail {
+            let ended = world.ended().await;
+            assert!(matches!(&ended, Err(Stopped::LogLoss { condition: of, .. }) if *of == condition), "{ended:?}");
+        } else {
+            assert_eq!(world.request(&[0]).await.wanted.remove(0).step_over, Some(condition));
+            world.end().await.expect("it ends");
+        }
     }
 }
 
