@@ -364,7 +364,7 @@ pub fn lag_age(pipeline: &Arc<str>, age: Option<Duration>) {
     gauge!(LAG_AGE, "pipeline" => Arc::clone(pipeline)).set(age.map_or(UNKNOWN, |age| age.as_secs_f64()));
 }
 
-/// Sets the delay that Kafka's quotas add to Kafka's answers.
+/// Sets the gauge of the delay that Kafka's quotas add to its answers.
 pub fn throttled(pipeline: &Arc<str>, delay: Duration) {
     gauge!(THROTTLE, "pipeline" => Arc::clone(pipeline)).set(delay.as_secs_f64());
 }

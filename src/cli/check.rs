@@ -356,7 +356,8 @@ impl PipelineReport {
     }
 
     /// Reports a group that the pipeline's consumers may be unable to join, because its members share the partitions by another
-    /// protocol. Kafka accepts a member if all others offer one of its protocols, whichever they use now.
+    /// protocol. Kafka accepts a member if at least one of its protocols is offered by every other member, even if the
+    /// group uses another one now.
     fn other_protocol(&mut self, pipeline: &Pipeline, group: &Group) {
         let Some(ours) = settings::assignor(pipeline.group_protocol) else { return };
         if group.members == 0 || group.protocol.is_empty() || group.protocol == ours {

@@ -32,7 +32,7 @@ pub enum Cause {
     TlsListener,
     /// We speak TLS, and the listener speaks plain text.
     PlainListener,
-    /// The broker's certificate isn't trusted; the text doesn't say why.
+    /// The broker's certificate isn't trusted; librdkafka's text doesn't say why.
     Certificate,
     /// No known CA signed the broker's certificate, or it isn't valid now.
     UnknownCa,

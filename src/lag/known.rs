@@ -19,8 +19,8 @@ const INFLOW_SAMPLES: usize = 60;
 /// The state of one partition. Times are in milliseconds since the epoch.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// Log ends with the times at which they were first seen. Those that are already written are removed, except for the last
-    /// one.
+    /// Log ends with the times at which they were first seen, oldest first. A log end at or before the ledger's
+    /// position is removed as soon as there is a newer log end.
     samples: VecDeque<(i64, Offset)>,
     /// The last log ends, including those that are already written.
     inflow: VecDeque<(i64, Offset)>,
@@ -64,8 +64,8 @@ impl Known {
             || self.made_at.is_some_and(|(offset, _)| offset == next)
     }
 
-    /// Computes the lag at a reading. `now` is its time, `since_look` the time since the reading before it, and `before` the
-    /// lag at that.
+    /// Computes the lag at a reading. `now` is the time of this reading. `since_look` is the time since the previous
+    /// reading, and `before` is the lag at the previous reading.
     pub(super) fn lag(
         &mut self,
         row: &LedgerEntry,
@@ -134,13 +134,13 @@ impl Known {
                 self.samples.pop_front();
             }
         }
-        // A sample whose end is already written says nothing about unwritten records. Keep the last such sample.
+        // Remove samples whose end is already written, but always keep the newest sample.
         while self.samples.len() > 1 && self.samples[0].1 <= next {
             self.samples.pop_front();
         }
     }
 
-    /// Returns a time at or after which the oldest unwritten record was made.
+    /// Estimates when the oldest unwritten record was made, in milliseconds since the epoch.
     fn unwritten_since(&self, row: &LedgerEntry, now: i64) -> i64 {
         let made_at = self.made_at.filter(|(offset, _)| *offset <= row.next).map(|(_, ms)| ms);
         match self.samples.front() {

@@ -120,7 +120,8 @@ pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output 
     (result, note)
 }
 
-/// Looks for blockers of the backend `pid`, and ends suspended ones, until the future is dropped.
+/// Looks for sessions that block the backend `pid`, until the future is dropped. Ends those of this pipeline whose
+/// client sends nothing.
 async fn look(connector: &Connector, pid: i32, note: &mut Option<String>) -> std::convert::Infallible {
     sleep(PATIENCE).await;
     let mut connection = None;

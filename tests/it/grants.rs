@@ -17,7 +17,7 @@ struct Scenario {
     count: &'static str,
     /// The number of rows that 20 records become.
     rows: i64,
-    /// The number of the 20 records that become dead letters.
+    /// How many of the 20 records become dead letters.
     letters: i64,
 }
 

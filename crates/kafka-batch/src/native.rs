@@ -45,7 +45,8 @@ impl Queue {
     /// Sets the callback, which is called whenever an entry arrives in the queue while the queue is empty.
     ///
     /// # Safety
-    /// `opaque` stays valid for `callback`, on any thread, until [`Queue::clear_callback`] of a handle on this queue returns.
+    /// `opaque` stays valid for `callback`, on any thread, until [`Queue::clear_callback`] returns. That function may
+    /// be called on any handle on this queue.
     pub(crate) unsafe fn set_callback(&self, callback: EventCallback, opaque: *const c_void) {
         // SAFETY: the handle is alive, and the caller guarantees that `opaque` is valid.
         unsafe { rd::rd_kafka_queue_cb_event_enable(self.0.as_ptr(), Some(callback), opaque.cast_mut()) }

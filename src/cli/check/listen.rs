@@ -33,7 +33,7 @@ impl Finding {
         )))
     }
 
-    /// Adds the finding to a pipeline's report, since it keeps every pipeline from running.
+    /// Adds the finding to a pipeline's report. Every report gets it: a daemon that can't listen doesn't start.
     pub(super) fn report(self, report: &mut PipelineReport) {
         match self {
             Self::Fault(text) => report.faults.push(text),

@@ -150,7 +150,8 @@ async fn target(
     Ok(pipeline)
 }
 
-/// Replays the dead letters of one key into the pipeline's table.
+/// Replays the dead letters that are stored under `key`, the name of a pipeline or of one of its replays. Writes
+/// their rows to the table of `pipeline`.
 async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &Filter) -> Result<Report, FatalError> {
     let connector = reach::connector(config);
     let mut connection = super::open(config).await?;

@@ -77,7 +77,7 @@ fn a_pause_between_taken_and_untaken_records_loses_and_repeats_nothing() {
     for _ in 0..3 {
         seen.extend(take_some(&mut queue, 10));
         consumer.pause(&here).unwrap();
-        // Records that a bulk left are also returned while the partition is paused.
+        // Records that were read and not taken are returned even while the partition is paused.
         seen.extend(take_some(&mut queue, 10));
         consumer.resume(&here).unwrap();
     }

@@ -18,7 +18,7 @@ use crate::spec::{
 use crate::value::Kind;
 use crate::write_mode;
 
-/// Plans columns, and collects the paths that they need and the faults.
+/// Plans columns. Collects the paths that they need, and the faults of the mapping.
 pub(super) struct Planner<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) mode: &'a WriteMode,

@@ -177,7 +177,7 @@ fn frames_say_which_message_it_is() {
     let mut decoder = decoder(&["n"], Leftovers::Ignore, true);
     // Schema 7; one index, 1 (zigzag 2); field 1 is 5.
     assert_eq!(decode(&mut decoder, &[0, 0, 0, 0, 7, 2, 2, 8, 5]).expect("a value"), ["5"]);
-    // A lone 0 means the first message, which has no such field.
+    // The single byte 0 in place of the indexes means the first message, which has no field `n`.
     assert_eq!(decode(&mut decoder, &[0, 0, 0, 0, 7, 0, 8, 5]).expect("a value"), ["missing"]);
     for broken in [&[0, 0, 0, 0, 7][..], &[0, 0, 0, 0, 7, 2, 8], &[0, 0, 0, 0, 7, 0x7f], &[8, 5], &[]] {
         assert_eq!(decode(&mut decoder, broken).expect_err("a refusal").reason, Reason::InvalidFormat);
