@@ -126,6 +126,8 @@ pub struct LagWatch {
     known: HashMap<TopicPartition, Known>,
     /// The number of the current reading, counted from 1.
     readings: u64,
+    /// The number of the last slow reading. Until the next one, each partition is requested at most once.
+    slow_reading: u64,
     /// Whether the last readings left requests for the next one.
     more_due: bool,
     sources: Vec<TopicPartition>,
@@ -155,6 +157,7 @@ impl LagWatch {
             consumers,
             known: HashMap::new(),
             readings: 0,
+            slow_reading: 0,
             more_due: false,
             sources: Vec::new(),
             missing: Vec::new(),
@@ -221,6 +224,9 @@ impl LagWatch {
         connection: &mut Option<PgConnection>,
     ) -> Result<BTreeMap<TopicPartition, PartitionLag>, Trouble> {
         self.readings += 1;
+        if slow {
+            self.slow_reading = self.readings;
+        }
         if slow || self.topics_due || self.sources.is_empty() || !self.missing.is_empty() {
             let topics = self.topics.clone();
             let topics = self.ask(move |observer| observer.topics(&topics)).await?;

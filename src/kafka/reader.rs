@@ -89,10 +89,8 @@ impl Reader {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), Offset::new(message.offset()));
-                    let Some(range) = open.get(&partition) else {
-                        heard_at = Instant::now();
-                        continue;
-                    };
+                    // A record behind the range of a partition says nothing about the partitions that are still read.
+                    let Some(range) = open.get(&partition) else { continue };
                     if range.contains(&offset) {
                         take(&message);
                     }
@@ -104,8 +102,9 @@ impl Reader {
                 }
                 // The error names no topic. That is why only one topic is read at a time.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    heard_at = Instant::now();
-                    open.remove(&partition);
+                    if open.remove(&partition).is_some() {
+                        heard_at = Instant::now();
+                    }
                 }
                 Some(Err(
                     error @ KafkaError::MessageConsumption(

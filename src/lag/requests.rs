@@ -8,6 +8,7 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 use tracing::{debug, warn};
 
 use super::headroom::Retention;
+use super::known::Known;
 use super::{LagWatch, PartitionLag};
 use crate::kafka::times::Undated;
 use crate::status::Trouble;
@@ -66,9 +67,10 @@ impl LagWatch {
     /// Requests the timestamps of the oldest unwritten records if no sample is that old. Returns whether some were left for
     /// later.
     pub(super) async fn date(&mut self, places: &[Place], now: i64, effort: Effort) -> bool {
-        let known = &self.known;
+        let (known, slow) = (&self.known, self.slow_reading);
         let unknown = |place: &&Place| {
-            place.next < place.end && !known.get(&place.source).is_some_and(|known| known.dates(place.next))
+            let is_open = |known: &Known| known.dated_in < slow && !known.dates(place.next);
+            place.next < place.end && known.get(&place.source).is_none_or(is_open)
         };
         let last = |place: &&Place| known.get(&place.source).map_or(0, |known| known.dated_in);
         let (wanted, is_more) = oldest(places.iter().filter(unknown).collect(), effort.partitions, last);
@@ -108,13 +110,15 @@ impl LagWatch {
         before: &BTreeMap<TopicPartition, PartitionLag>,
         effort: Effort,
     ) -> bool {
-        let known = &self.known;
+        let (known, slow) = (&self.known, self.slow_reading);
         let stands = |Place { source, next, end, .. }: &&Place| {
             let lag = end.distance_from(*next);
             let moved = before.get(source).is_some_and(|lag| lag.next != *next || lag.end != *end);
             let is_open = known.get(source).is_none_or(|known| {
                 let is_read = known.end_read.as_ref().is_some_and(|(range, _)| *range == (*next..*end));
-                !is_read && known.read_to(*next) < *end
+                // A range before the log's start can't be read. The next claim finds this condition.
+                let is_deleted = known.low.is_some_and(|low| *next < low);
+                known.end_read_in < slow && !is_read && !is_deleted && known.read_to(*next) < *end
             });
             (1..=MARKS_MAX).contains(&lag) && !moved && is_open
         };

@@ -3,6 +3,7 @@
 
 use tidegate_harness::{Daemon, Record, Registry, eventually_async};
 
+use crate::accounting::await_metric;
 use crate::cli::tidegate;
 use crate::formats::{AVRO, PROTO, RIDE, RIDES, RIDES_COLUMNS, SHOWN, avro_ride, proto_ride};
 use crate::support::{PATIENCE, World};
@@ -482,6 +483,7 @@ async fn a_path_that_no_schema_has_is_counted_and_shown_unless_the_mapping_says_
         let missing = || daemon.metric("tidegate_fields_missing_total", &[("column", "name")]);
         let counted = eventually_async("the rows are counted", PATIENCE, async || missing() == Some(1_200.0)).await;
         counted.unwrap_or_else(|error| panic!("{error:#}: {:?}", missing()));
+        await_metric(&daemon, "tidegate_rows_written_total", 1_200.0);
         let status = daemon.get("/api/status").expect("it answers").body;
         assert_eq!(status.contains(says), is_said, "{status}");
         assert_eq!(world.number("SELECT count(*) FROM rides WHERE name IS NULL").await, 1_200);

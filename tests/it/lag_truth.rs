@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_harness::{Daemon, eventually, unique_name};
+use tidegate_harness::{Daemon, unique_name};
 
 use crate::accounting::NUMBERED;
 use crate::cli::tidegate;
@@ -16,14 +16,6 @@ impl World {
         self.produce_numbered(range, partitions);
         let (code, log) = self.drain(&self.config(TO_RIDES));
         assert_eq!(code, Some(0), "{log}");
-    }
-
-    fn recreate(&self, partitions: i32) {
-        self.kafka.delete_topic(&self.topic).expect("the topic is deleted");
-        eventually("the name is free again", PATIENCE, || {
-            self.kafka.create_topic(&self.topic, partitions, &[]).is_ok()
-        })
-        .expect("the topic is made again");
     }
 }
 

@@ -14,9 +14,7 @@ const TO_RIDES: &str = "table.name = \"rides\"";
 impl World {
     /// Deletes the topic, and recreates it with the numbered records of `range`.
     fn make_again(&self, range: std::ops::Range<i32>) {
-        self.kafka.delete_topic(&self.topic).expect("the topic is deleted");
-        eventually("the name is free again", PATIENCE, || self.kafka.create_topic(&self.topic, 1, &[]).is_ok())
-            .expect("the topic is made again");
+        self.recreate(1);
         self.produce_numbered(range, 1);
     }
 

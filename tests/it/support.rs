@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sqlx::{PgConnection, Row};
-use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, Postgres, Record, free_port, shared, unique_name};
+use tidegate_harness::{
+    Daemon, DaemonSpec, Database, Kafka, Postgres, Record, eventually, free_port, shared, unique_name,
+};
 
 /// The longest time for anything that normally takes moments. It is long because the tests share few cores with three servers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -103,6 +105,20 @@ impl World {
         let status =
             daemon.wait_exit(PATIENCE).unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log().join("\n")));
         (status.code(), daemon.log().join("\n"))
+    }
+
+    /// Deletes the topic and creates it again. Then waits until the broker shows the new, empty logs: until then, it may still
+    /// append records to the old ones.
+    pub(crate) fn recreate(&self, partitions: i32) {
+        self.kafka.delete_topic(&self.topic).expect("the topic is deleted");
+        eventually("the name is free again", PATIENCE, || {
+            self.kafka.create_topic(&self.topic, partitions, &[]).is_ok()
+        })
+        .expect("the topic is made again");
+        eventually("the new logs are empty", PATIENCE, || {
+            self.kafka.end_offsets(&self.topic).is_ok_and(|ends| ends.iter().all(|end| *end == 0))
+        })
+        .expect("the broker shows the new logs");
     }
 
     pub(crate) fn produce(&self, records: impl IntoIterator<Item = Record>) {

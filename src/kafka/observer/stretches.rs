@@ -45,22 +45,27 @@ impl Observer {
                 topics.push(&source.topic);
             }
         }
+        let mut failed = None;
         for topic in topics {
-            if !found.read.is_empty() && began.elapsed() >= limit {
+            // A topic that fails at once, for example by an offset that Kafka has deleted, doesn't keep others from being read.
+            let limit = if failed.is_some() { limit.min(SILENCE_MAX) } else { limit };
+            if (failed.is_some() || !found.read.is_empty()) && began.elapsed() >= limit {
                 break;
             }
             let of_topic = stretches.iter().filter(|(source, _)| source.topic == *topic);
             let ranges: Vec<_> = of_topic.clone().map(|(source, range)| (source.partition, range.clone())).collect();
             let mut hold = BTreeSet::new();
-            match reader.read(topic, &ranges, |message| _ = hold.insert(message.partition())) {
-                Ok(()) => {}
-                Err(_) if !found.read.is_empty() => break,
-                Err(why) => return Err(why),
+            if let Err(why) = reader.read(topic, &ranges, |message| _ = hold.insert(message.partition())) {
+                failed = Some(why);
+                continue;
             }
             found.read.extend(of_topic.clone().map(|(source, _)| source.clone()));
             let empty = of_topic.filter(|(source, _)| !hold.contains(&source.partition));
             found.empty.extend(empty.map(|(source, _)| source.clone()));
         }
-        Ok(found)
+        match failed {
+            Some(why) if found.read.is_empty() => Err(why),
+            _ => Ok(found),
+        }
     }
 }
