@@ -347,6 +347,31 @@ async fn check_compares_paths_with_the_schemas_of_the_records_and_a_later_versio
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_ends_its_search_at_the_first_version_that_it_can_not_read_and_says_so() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint, speed float8)").await;
+    let registry = Registry::start().expect("the registry starts");
+    let old = registry.add("ride", "PROTOBUF", &PROTO.replace("optional double speed = 8;", ""), &[]);
+    let new = registry.add("ride", "PROTOBUF", PROTO, &[]);
+    let newest = registry.add("ride", "PROTOBUF", &PROTO.replace("speed = 8", "speed = 9"), &[]);
+    let pipeline = "table.name = \"rides\"\ndecode.format = \"protobuf\"\n[pipelines.NAME.columns]\n\
+        id = \"id\"\nspeed = \"speed\"\n";
+    let config = world.with_registry(&registry, "", pipeline);
+    world.produce([Record::new(framed(old, &[0], &proto_ride(1)))]);
+    let absent = format!("has field `speed`; schema {old}: message `rides.Ride` has no field `speed`");
+    for denied in ["/subjects/".to_owned(), format!("/schemas/ids/{newest}")] {
+        registry.deny(Some(&denied));
+        let unread =
+            format!("; not all other versions of the schema could be read: at {}: it refuses us", registry.url());
+        tidegate(&config, &["check"]).fails(64, &[&absent, &unread]);
+    }
+    // The newest version is requested first, and no other one after it.
+    assert!(!registry.asked().contains(&format!("/schemas/ids/{new}")), "{:?}", registry.asked());
+    registry.deny(None);
+    tidegate(&config, &["check"]).ok().says(&["which is another version of them"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_path_that_no_schema_has_is_counted_and_shown_unless_the_mapping_says_that_null_is_meant() {
     let registry = Registry::start().expect("the registry starts");
     let id = registry.add("ride", "AVRO", AVRO, &[]);
