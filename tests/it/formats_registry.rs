@@ -378,9 +378,10 @@ async fn a_path_that_no_schema_has_is_counted_and_shown_unless_the_mapping_says_
     let says = "no record so far has had the field `nam`, so its column is NULL. Is the name misspelt?";
     for (name, is_said) in [("\"nam\"", true), ("{ field = \"nam\", missing = \"null\" }", false)] {
         let world = World::new(1).await;
-        world.sql("CREATE TABLE rides (id bigint, name text)").await;
+        world.sql("CREATE TABLE rides (id bigint, name text, note text)").await;
         let pipeline = format!(
-            "table.name = \"rides\"\ndecode.format = \"avro\"\n[pipelines.NAME.columns]\nid = \"id\"\nname = {name}\n"
+            "table.name = \"rides\"\ndecode.format = \"avro\"\n[pipelines.NAME.columns]\nid = \"id\"\nname = {name}\n\
+             note = {{ field = \"note\", missing = \"null\" }}\n"
         );
         world.produce((0..1_200).map(|n| Record::new(framed(id, &[], &avro_ride(n)))));
         let config = world.with_registry(&registry, "", &pipeline);
@@ -391,6 +392,15 @@ async fn a_path_that_no_schema_has_is_counted_and_shown_unless_the_mapping_says_
         let status = daemon.get("/api/status").expect("it answers").body;
         assert_eq!(status.contains(says), is_said, "{status}");
         assert_eq!(world.number("SELECT count(*) FROM rides WHERE name IS NULL").await, 1_200);
+        // The log names only fields whose absence the mapping doesn't explain.
+        let logged = "no record so far has these fields";
+        if is_said {
+            let line = daemon.await_log(logged, PATIENCE).expect("the log names the field");
+            assert!(line.contains("`nam` (column `name`)") && !line.contains("`note`"), "{line}");
+        }
+        daemon.drain(PATIENCE).expect("it ends");
+        let lines = daemon.log().iter().filter(|line| line.contains(logged)).count();
+        assert_eq!(lines, usize::from(is_said), "{:?}", daemon.log());
         // `check` names the nearest field in either case.
         let nearest = ["record `Ride` has no field `nam`; did you mean `name`?"];
         let ran = tidegate(&config, &["check"]);
