@@ -155,11 +155,14 @@ impl PlanSource {
     /// Returns the columns of the mapping whose field no record has had so far, although NULL isn't what the mapping says for a
     /// missing field.
     pub fn never_seen(&self) -> Vec<NeverSeen> {
-        let is_stated = |never: &NeverSeen| {
-            let mut mapped = self.config.columns.iter().flatten();
-            mapped.any(|column| column.name == never.column && column.missing.is_none())
-        };
-        lock(&self.unseen).never_seen().into_iter().filter(is_stated).collect()
+        lock(&self.unseen).never_seen()
+    }
+
+    /// Returns whether the records are expected to have a column's field: the mapping names the field, and doesn't say what a
+    /// missing one means.
+    fn expects_field(&self, column: &str) -> bool {
+        let mut mapped = self.config.columns.iter().flatten();
+        mapped.any(|mapped| mapped.name == column && mapped.missing.is_none())
     }
 
     /// Makes a plan for the existing tables `known`, for a pipeline whose records name their tables.

@@ -44,13 +44,18 @@ pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// After [`PATIENCE`], with the registry's error.
-pub fn await_schema(
+pub fn await_schema(schemas: Option<&CachedSchemas>, wants: impl FnMut() -> Option<SchemaId>) -> Result<(), String> {
+    await_until(Instant::now() + PATIENCE, schemas, wants)
+}
+
+/// Like [`await_schema`], but until this deadline.
+fn await_until(
+    deadline: Instant,
     schemas: Option<&CachedSchemas>,
     mut wants: impl FnMut() -> Option<SchemaId>,
 ) -> Result<(), String> {
-    let asked_at = Instant::now();
     while let Some(id) = wants() {
-        if asked_at.elapsed() > PATIENCE {
+        if Instant::now() > deadline {
             let trouble = schemas.and_then(CachedSchemas::trouble);
             let late = || format!("schema {id} has not come from the registry");
             return Err(trouble.map_or_else(late, |trouble| trouble.to_string()));
@@ -110,21 +115,35 @@ impl CachedSchemas {
         Ok(this)
     }
 
-    /// Returns the schemas that are other versions of the same subjects as a schema, as far as the registry tells and has them.
-    /// Blocks, so it is for commands and never for a poll thread.
-    pub fn other_versions(&self, of: SchemaId) -> Vec<(SchemaId, Arc<Schema>)> {
-        let SchemaId::Number(number) = of else { return Vec::new() };
-        let others = self.client.versions(number).unwrap_or_default();
-        let others = others.into_iter().map(SchemaId::Number).filter(|id| *id != of);
-        let known = others.filter_map(|id| {
-            let wanted = || matches!(schema::Schemas::find(self, id), Found::Wanted).then_some(id);
-            await_schema(Some(self), wanted).ok()?;
-            match schema::Schemas::find(self, id) {
-                Found::Schema(schema) => Some((id, schema)),
-                Found::Wanted | Found::Fault(_) => None,
+    /// Calls `visit` for the schemas that are other versions of the same subjects as the schemas `of`, as far as the registry
+    /// has them. Blocks, so it is for commands and never for a poll thread.
+    ///
+    /// # Errors
+    /// At the first version that can't be read, or after [`PATIENCE`] for all together, with the registry's error.
+    pub fn other_versions(
+        &self,
+        of: &[SchemaId],
+        mut visit: impl FnMut(SchemaId, SchemaId, &Schema),
+    ) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        for of in of {
+            let SchemaId::Number(number) = *of else { continue };
+            let others = match self.client.versions(number, deadline) {
+                Ok(others) => others,
+                // The registry no longer has the subject.
+                Err(FetchError::Unknown(_)) => continue,
+                Err(FetchError::Unusable(why)) => return Err(why),
+                Err(FetchError::Outage(trouble)) => return Err(trouble.to_string()),
+            };
+            for id in others.into_iter().map(SchemaId::Number).filter(|id| id != of) {
+                let wanted = || matches!(schema::Schemas::find(self, id), Found::Wanted).then_some(id);
+                await_until(deadline, Some(self), wanted)?;
+                if let Found::Schema(schema) = schema::Schemas::find(self, id) {
+                    visit(*of, id, &schema);
+                }
             }
-        });
-        known.collect()
+        }
+        Ok(())
     }
 
     /// Returns why the registry doesn't answer; `None` while it answers.

@@ -42,7 +42,7 @@ impl PlannedEncoder {
         let counts = unseen.turn_to(self.planned.version);
         let rows = self.encoder.take_missing(|field| {
             metrics::fields_missing(pipeline, field.column, field.rows);
-            if counts {
+            if counts && self.plans.expects_field(field.column) {
                 unseen.add(&field);
             }
         });

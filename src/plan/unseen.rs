@@ -14,7 +14,7 @@ pub(super) struct Unseen {
     /// The version of the plan.
     version: u64,
     rows: u64,
-    /// For each column whose missing field means NULL: the path of its field, and the number of rows that lacked it.
+    /// For each column whose missing field means NULL without the mapping saying so: the path of its field, and the number of rows that lacked it.
     missing: BTreeMap<String, (String, u64)>,
     /// Whether the log has already named the fields that no record has.
     named: bool,
@@ -38,7 +38,7 @@ impl Unseen {
         version == self.version
     }
 
-    /// Adds the rows that lacked a column's field.
+    /// Adds the rows that lacked a column's field. The caller leaves out columns whose mapping says what a missing field means.
     pub(super) fn add(&mut self, field: &MissingField<'_>) {
         match self.missing.get_mut(field.column) {
             Some((_, rows)) => *rows += field.rows,

@@ -1,6 +1,7 @@
 //! The requests of the registry's REST interface that return schemas. Each request blocks.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -113,7 +114,10 @@ impl Client {
 
     /// Returns the numbers of the schemas that are versions of the same subjects as a schema, without duplicates. Of each
     /// subject, the newest [`VERSIONS_MAX`] versions count.
-    pub(super) fn versions(&self, number: u32) -> Result<Vec<u32>, FetchError> {
+    ///
+    /// # Errors
+    /// At the first request that fails, and if requests are left at the deadline.
+    pub(super) fn versions(&self, number: u32, deadline: Instant) -> Result<Vec<u32>, FetchError> {
         let places: Vec<Place> = self.get(&format!("/schemas/ids/{number}/versions"))?;
         let subjects: BTreeSet<&str> = places.iter().map(|place| place.subject.as_str()).collect();
         let mut numbers = Vec::new();
@@ -121,6 +125,10 @@ impl Client {
             let path = format!("/subjects/{}/versions", percent_encoded(subject));
             let versions: Vec<i32> = self.get(&path)?;
             for version in versions.iter().rev().take(VERSIONS_MAX) {
+                if Instant::now() > deadline {
+                    let why = "it answers too slowly";
+                    return Err(FetchError::Outage(Trouble::registry(&self.config.url, &why)));
+                }
                 let Numbered { id } = self.get(&format!("{path}/{version}"))?;
                 if !numbers.contains(&id) {
                     numbers.push(id);

@@ -14,13 +14,13 @@ pub(crate) fn framed(id: u32, indexes: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 impl World {
-    fn with_registry(&self, registry: &Registry, lines: &str, pipeline: &str) -> String {
+    pub(crate) fn with_registry(&self, registry: &Registry, lines: &str, pipeline: &str) -> String {
         let table = format!("[schema_registry]\nurl = \"{}\"\n{lines}\n[http]", registry.url());
         self.config(&pipeline.replace("NAME", &self.name)).replacen("[http]", &table, 1)
     }
 }
 
-fn avro_pipeline() -> String {
+pub(crate) fn avro_pipeline() -> String {
     format!(
         "table.name = \"rides\"\ndead_letters.max_share = 1.0\ndecode.format = \"avro\"\n[pipelines.NAME.columns]\n{RIDES_COLUMNS}"
     )
@@ -348,122 +348,30 @@ async fn check_compares_paths_with_the_schemas_of_the_records_and_a_later_versio
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn apicurios_headers_name_the_schema_of_an_avro_value_and_its_key() {
+async fn check_ends_its_search_at_the_first_version_that_it_can_not_read_and_says_so() {
     let world = World::new(1).await;
-    world.sql(RIDES).await;
-    world.sql("CREATE UNIQUE INDEX ON rides (id)").await;
+    world.sql("CREATE TABLE rides (id bigint, speed float8)").await;
     let registry = Registry::start().expect("the registry starts");
-    let old = r#"{"type":"record","name":"Ride","fields":[{"name":"id","type":"int"}]}"#;
-    let old = registry.add("ride", "AVRO", old, &[]);
-    let new = registry.add("ride", "AVRO", AVRO, &[]);
-    let key = r#"{"type":"record","name":"K","fields":[{"name":"id","type":"long"}]}"#;
-    let key = registry.add("ride-key", "AVRO", key, &[]);
-    let long = |id: u32| u64::from(id).to_be_bytes();
-    let upsert = "table.mode = \"upsert\"\ntable.key = [\"id\"]\ntable.deletes = true\n[pipelines";
-    let config = world.with_registry(&registry, "", &avro_pipeline().replace("[pipelines", upsert));
-    let record = |value: Vec<u8>| Record::new(value).to(0);
-    world.produce([
-        record(avro_ride(1)).header("apicurio.value.globalId", long(new)),
-        record(vec![4]).header("apicurio.value.contentId", long(old)),
-        // If a record has both ids, only the content id is looked up.
-        record(avro_ride(3))
-            .header("apicurio.value.globalId", long(4711))
-            .header("apicurio.value.contentId", long(new)),
-        record(vec![8]).header("apicurio.value.contentId", long(old)),
-        record(framed(new, &[], &avro_ride(5))),
-        record(vec![8]).header("apicurio.value.contentId", u64::MAX.to_be_bytes()),
-        record(vec![8]).header("apicurio.value.contentId", (1_u64 << 32).to_be_bytes()),
-        Record::tombstone().to(0).key([8]).header("apicurio.key.contentId", long(key)),
-    ]);
-    let (code, log) = world.drain(&config);
-    assert_eq!(code, Some(0), "{log}");
-    assert_eq!(world.text(SHOWN).await, RIDE);
-    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM rides").await, "1,2,3,5");
-    let reasons = world.reasons().await;
-    assert!(reasons.len() == 2 && reasons.iter().all(|(reason, _)| reason == "invalid_format"), "{reasons:?}");
-}
-
-/// Returns the type reference that Apicurio's Protobuf serializer writes in front of a message.
-fn type_ref(name: &str) -> Vec<u8> {
-    let length = u8::try_from(name.len()).expect("a short name");
-    [&[length + 2, 0x0a, length], name.as_bytes()].concat()
-}
-
-/// Adds the framing of Apicurio's `Legacy8ByteIdHandler` to a value.
-fn framed_long(id: u32, behind: &[u8], value: &[u8]) -> Vec<u8> {
-    [&[0][..], &u64::from(id).to_be_bytes(), behind, value].concat()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn ids_of_eight_bytes_in_front_of_a_value_are_read_in_every_format() {
-    let registry = Registry::start().expect("the registry starts");
-    let avro = registry.add("ride", "AVRO", AVRO, &[]);
-    let world = World::new(1).await;
-    world.sql(RIDES).await;
-    let config = world.with_registry(&registry, "", &avro_pipeline());
-    let values = vec![
-        framed(avro, &[], &avro_ride(1)),
-        framed_long(avro, &[], &avro_ride(2)),
-        framed_long(4711, &[], &avro_ride(3)),
-        framed_long(avro, &[], &avro_ride(4)),
-    ];
-    world.drain_values(&config, values);
-    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM rides").await, "1,2,4");
-    let reasons = world.reasons().await;
-    assert!(reasons.len() == 1 && reasons[0].1.contains("schema 4711 is not in the registry"), "{reasons:?}");
-    tidegate(&config, &["check"]).ok();
-
-    let world = World::new(1).await;
-    world.sql("CREATE TABLE rides (id bigint, v int)").await;
-    let config = world.with_registry(&registry, "", "table.name = \"rides\"");
-    let values = vec![
-        framed_long(avro, &[], br#"{"id":1,"v":2}"#),
-        framed(avro, &[], br#"{"id":3,"v":4}"#),
-        b"{\"id\":5}".to_vec(),
-    ];
-    world.drain_values(&config, values);
-    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM rides").await, "1,3,5");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn apicurios_type_references_and_headers_name_the_message_of_a_protobuf_value() {
-    let world = World::new(1).await;
-    world.sql("CREATE TABLE rides (id bigint, name text, lat float8)").await;
-    let registry = Registry::start().expect("the registry starts");
-    // The message of the rides is the file's second one, so a reader that ignores the name would read another.
-    let several = PROTO.replacen("message Ride {", "message Stop { string lat = 1; }\nmessage Ride {", 1);
-    let several = registry.add("ride", "PROTOBUF", &several, &[]);
-    let only = "syntax = \"proto3\"; package rides; message Ride { int64 id = 1; string name = 2; }";
-    let only = registry.add("ride", "PROTOBUF", only, &[]);
-    let pipeline = "table.name = \"rides\"\ndead_letters.max_share = 1.0\ndecode.format = \"protobuf\"\n\
-        [pipelines.NAME.columns]\nid = \"id\"\nname = \"name\"\nlat = \"position.lat\"\n";
+    let old = registry.add("ride", "PROTOBUF", &PROTO.replace("optional double speed = 8;", ""), &[]);
+    let new = registry.add("ride", "PROTOBUF", PROTO, &[]);
+    let newest = registry.add("ride", "PROTOBUF", &PROTO.replace("speed = 8", "speed = 9"), &[]);
+    let pipeline = "table.name = \"rides\"\ndecode.format = \"protobuf\"\n[pipelines.NAME.columns]\n\
+        id = \"id\"\nspeed = \"speed\"\n";
     let config = world.with_registry(&registry, "", pipeline);
-    let ride = type_ref("Ride");
-    let headed = |id: u32, parts: &[&[u8]]| {
-        let record = Record::new(parts.concat()).to(0);
-        record.header("apicurio.value.contentId", u64::from(id).to_be_bytes())
-    };
-    world.produce([
-        headed(only, &[&[8, 6, 0x12, 1, b'x']]),
-        Record::new(framed(several, &ride, &proto_ride(1))).to(0),
-        Record::new(framed_long(several, &ride, &proto_ride(2))).to(0),
-        // Confluent's message indexes, in both frames.
-        Record::new(framed(several, &[2, 2], &proto_ride(3))).to(0),
-        Record::new(framed_long(several, &[2, 2], &proto_ride(4))).to(0),
-        headed(several, &[&ride, &proto_ride(5)]),
-        // Nothing says which of several messages these are.
-        headed(several, &[&proto_ride(7)]),
-        Record::new(framed(several, &type_ref("Nobody"), &proto_ride(8))).to(0),
-    ]);
-    let (code, log) = world.drain(&config);
-    assert_eq!(code, Some(0), "{log}");
-    let rows = "SELECT string_agg(id || ':' || name, ',' ORDER BY id) FROM rides";
-    assert_eq!(world.text(rows).await, "1:vehicle 1,2:vehicle 2,3:vehicle 3,4:vehicle 4,5:vehicle 5,6:x");
-    assert_eq!(world.number("SELECT count(*) FROM rides WHERE lat = 52.5").await, 5);
-    let details: Vec<_> = world.reasons().await.into_iter().map(|(_, detail)| detail).collect();
-    assert!(details.len() == 2 && details[0].contains("apicurio.registry.serde.send-type-ref = true"), "{details:?}");
-    let wrong = config.replace("position.lat", "position.latt");
-    tidegate(&wrong, &["check"]).fails(64, &["message `rides.Position` has no field `latt`; did you mean `lat`?"]);
+    world.produce([Record::new(framed(old, &[0], &proto_ride(1)))]);
+    let absent = format!("has field `speed`; schema {old}: message `rides.Ride` has no field `speed`");
+    for denied in ["/subjects/".to_owned(), format!("/schemas/ids/{newest}")] {
+        registry.deny(Some(&denied));
+        let unread = format!(
+            "; not all other versions of the schema could be read: the schema registry at {}: it refuses us",
+            registry.url()
+        );
+        tidegate(&config, &["check"]).fails(64, &[&absent, &unread]);
+    }
+    // The newest version is requested first, and no other one after it.
+    assert!(!registry.asked().contains(&format!("/schemas/ids/{new}")), "{:?}", registry.asked());
+    registry.deny(None);
+    tidegate(&config, &["check"]).ok().says(&["which is another version of them"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -473,9 +381,10 @@ async fn a_path_that_no_schema_has_is_counted_and_shown_unless_the_mapping_says_
     let says = "no record so far has had the field `nam`, so its column is NULL. Is the name misspelt?";
     for (name, is_said) in [("\"nam\"", true), ("{ field = \"nam\", missing = \"null\" }", false)] {
         let world = World::new(1).await;
-        world.sql("CREATE TABLE rides (id bigint, name text)").await;
+        world.sql("CREATE TABLE rides (id bigint, name text, note text)").await;
         let pipeline = format!(
-            "table.name = \"rides\"\ndecode.format = \"avro\"\n[pipelines.NAME.columns]\nid = \"id\"\nname = {name}\n"
+            "table.name = \"rides\"\ndecode.format = \"avro\"\n[pipelines.NAME.columns]\nid = \"id\"\nname = {name}\n\
+             note = {{ field = \"note\", missing = \"null\" }}\n"
         );
         world.produce((0..1_200).map(|n| Record::new(framed(id, &[], &avro_ride(n)))));
         let config = world.with_registry(&registry, "", &pipeline);
@@ -486,6 +395,15 @@ async fn a_path_that_no_schema_has_is_counted_and_shown_unless_the_mapping_says_
         await_metric(&daemon, "tidegate_rows_written_total", 1_200.0);
         let status = daemon.get("/api/status").expect("it answers").body;
         assert_eq!(status.contains(says), is_said, "{status}");
+        // The log names only fields whose absence the mapping doesn't explain.
+        let logged = "no record so far has these fields";
+        if is_said {
+            let line = daemon.await_log(logged, PATIENCE).expect("the log names the field");
+            assert!(line.contains("`nam` (column `name`)") && !line.contains("`note`"), "{line}");
+        }
+        daemon.drain(PATIENCE).expect("it ends");
+        let lines = daemon.log().iter().filter(|line| line.contains(logged)).count();
+        assert_eq!(lines, usize::from(is_said), "{:?}", daemon.log());
         assert_eq!(world.number("SELECT count(*) FROM rides WHERE name IS NULL").await, 1_200);
         // `check` names the nearest field in either case.
         let nearest = ["record `Ride` has no field `nam`; did you mean `name`?"];

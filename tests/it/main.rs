@@ -10,6 +10,7 @@ mod agreement_more_cases;
 mod agreement_odd_cases;
 mod agreement_partitions;
 mod allocation;
+mod apicurio;
 mod batches;
 mod canary;
 mod catalog;

@@ -23,6 +23,7 @@ use crate::decode::avro::AvroDecoder;
 use crate::decode::connect::ConnectDecoder;
 use crate::decode::csv::CsvDecoder;
 use crate::decode::either::EitherDecoder;
+use crate::decode::frame::SchemaHeader;
 use crate::decode::json::JsonDecoder;
 use crate::decode::protobuf::ProtobufDecoder;
 use crate::decode::rows::RowsDecoder;
@@ -143,10 +144,10 @@ impl Decoder {
     }
 
     /// Returns the id of the schema that this value needs, if the schema isn't loaded yet. This call also requests the
-    /// schema; the record must wait for it. `header` names the value's schema, if the record has such a header and the
+    /// schema; the record must wait for it. `header` names the value's schema, if the record has such headers and the
     /// format reads it.
     #[inline]
-    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
+    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
         match self {
             Self::Json(_) | Self::Connect(_) | Self::Either(_) | Self::Lines(_) | Self::Raw(_) | Self::Csv(_) => None,
             Self::Rows(rows) => rows.wants(payload, header),
@@ -160,7 +161,7 @@ impl Decoder {
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],
-        header: Option<&[u8]>,
+        header: Option<SchemaHeader<'_>>,
         fields: &mut Fields,
     ) -> Result<bool, DecodeError> {
         match self {

@@ -39,7 +39,7 @@ use crate::catalog::TableName;
 use crate::copy::{NULL, Scratch};
 use crate::decode::Decoder;
 use crate::decode::Fields;
-use crate::decode::frame::{self, HeaderNames};
+use crate::decode::frame::{self, HeaderNames, SchemaHeader};
 use crate::json::members::Members;
 use crate::schema::SchemaId;
 use crate::value::DecodeError;
@@ -152,9 +152,9 @@ impl Encoder {
         self.reads_headers
     }
 
-    /// Returns the value of the header that names a schema, if headers may name schemas.
+    /// Returns the headers that name a schema and its message, if headers may name schemas.
     #[inline]
-    fn header<'a>(&self, headers: Headers<'a>, names: &HeaderNames) -> Option<&'a [u8]> {
+    fn header<'a>(&self, headers: Headers<'a>, names: &HeaderNames) -> Option<SchemaHeader<'a>> {
         if self.reads_headers { frame::header(headers, names) } else { None }
     }
 

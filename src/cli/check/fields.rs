@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Deserializer, Value};
 use tidegate_protocol::record::Record;
 use tidegate_rows::mapping::{Encoder, SchemasMet};
-use tidegate_rows::schema::SchemaId;
+use tidegate_rows::schema::{Schema, SchemaId};
 use tidegate_rows::spec::{Decode, Missing, Source, UnknownFields};
 
 use super::report::PipelineReport;
@@ -48,6 +48,8 @@ pub(super) struct Fields {
     shares: Vec<Share>,
     /// The registry's schemas that the records name.
     schemas: SchemasMet,
+    /// Why not all other versions of these schemas could be read; `None` if all were read, or none was needed.
+    unread: Option<String>,
     /// The paths of the fields that JSON records have.
     seen: BTreeSet<String>,
     is_json: bool,
@@ -71,11 +73,10 @@ impl Fields {
     /// Compares the paths that the records' schemas lack with the other versions of these schemas. Requests them from the
     /// registry, and blocks.
     pub(super) fn look_at_versions(&mut self, registry: &CachedSchemas, encoder: &Encoder) {
-        for of in self.schemas.lacking() {
-            for (id, schema) in registry.other_versions(of) {
-                self.schemas.add_version(encoder.plan(), of, id, &schema);
-            }
-        }
+        let Self { schemas, unread, .. } = self;
+        let lacking = schemas.lacking();
+        let add = |of, id, schema: &Schema| schemas.add_version(encoder.plan(), of, id, schema);
+        *unread = registry.other_versions(&lacking, add).err();
     }
 
     /// Takes over the counts of the encoder that encoded the sample.
@@ -159,7 +160,10 @@ impl Fields {
                 let meant = nearest(field, self.seen.iter().map(String::as_str))
                     .or_else(|| self.seen.iter().find(ends).map(String::as_str));
                 let hint = match (lack, meant) {
-                    (Some(lack), _) => format!("; {lack}"),
+                    (Some(lack), _) => match &self.unread {
+                        Some(why) => format!("; {lack}; not all other versions of the schema could be read: {why}"),
+                        None => format!("; {lack}"),
+                    },
                     (None, Some(meant)) => format!("; did you mean `{meant}`?"),
                     (None, None) if self.seen.is_empty() => String::new(),
                     (None, None) => format!("; the records have {}", some_of(&self.seen)),

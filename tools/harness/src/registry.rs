@@ -31,6 +31,8 @@ struct State {
     subjects: BTreeMap<String, Vec<u32>>,
     /// If set, the registry answers every request with this status.
     failing: Option<u16>,
+    /// If set, the registry denies requests for paths with this prefix.
+    denied: Option<String>,
     /// The value that the `Authorization` header must have.
     authorization: Option<String>,
     /// Whether the registry lacks GUIDs, like registries before Confluent 8.0.
@@ -105,6 +107,11 @@ impl Registry {
         self.lock().failing = status;
     }
 
+    /// Makes the registry deny requests for paths that begin with this prefix, from now on. With `None`, it denies none.
+    pub fn deny(&self, prefix: Option<&str>) {
+        self.lock().denied = prefix.map(str::to_owned);
+    }
+
     /// Makes the registry accept only requests with this value of `Authorization`. With `None`, it accepts all
     /// requests.
     pub fn require(&self, authorization: Option<&str>) {
@@ -169,6 +176,9 @@ impl Registry {
                 status,
                 json!({ "error_code": u32::from(status) * 100 + 1, "message": "Error in the backend data store" }),
             );
+        }
+        if state.denied.as_deref().is_some_and(|prefix| path.starts_with(prefix)) {
+            return (403, json!({ "error_code": 40301, "message": "Forbidden" }));
         }
         if state.authorization.is_some() && state.authorization.as_deref() != authorization {
             return (401, json!({ "error_code": 401, "message": "Unauthorized" }));

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::decode::Fields;
 use crate::decode::Leftovers;
 use crate::decode::Path;
+use crate::decode::frame::SchemaHeader;
 use crate::decode::plans::{Framed, Plans, whose};
 use crate::schema::{Parsed, Schema, SchemaId, Schemas};
 use crate::spec::SchemaSource;
@@ -47,22 +48,23 @@ impl AvroDecoder {
 
     /// Returns the id of the schema that this value needs, if that schema isn't loaded yet.
     #[inline]
-    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
+    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
         let Self { paths, leftovers, base, plans } = self;
-        plans.wants(payload, header, |schema, id| plan(schema, id, paths, *leftovers, base))
+        plans.wants(payload, header.map(|header| header.schema), |schema, id| plan(schema, id, paths, *leftovers, base))
     }
 
-    /// Decodes a value. `header` is the header that names the value's schema, if the record has one.
+    /// Decodes a value. `header` is what the headers say about the value's schema, if one of them names it.
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],
-        header: Option<&[u8]>,
+        header: Option<SchemaHeader<'_>>,
         fields: &mut Fields,
     ) -> Result<(), DecodeError> {
         let Self { paths, leftovers, base, plans } = self;
         fields.reset(paths.len());
-        let Framed { id, start, .. } =
-            plans.open(payload, header, |schema, id| plan(schema, id, paths, *leftovers, base))?;
+        let Framed { id, start, .. } = plans.open(payload, header.map(|header| header.schema), |schema, id| {
+            plan(schema, id, paths, *leftovers, base)
+        })?;
         let (schema, plan) = plans.current()?;
         let Parsed::Avro(schema) = &schema.0 else { return Err(schema.is_not("avro", id)) };
         if let Some(name) = &plan.refused {

@@ -1,7 +1,8 @@
 //! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a header. The
 //! prefix is a zero byte, the schema's number in four bytes and, for Protobuf, which message of the schema it is. The header
 //! contains either such a prefix, or the byte 1 and the schema's GUID in sixteen bytes; the value then has no prefix.
-//! Apicurio's serializers may write the number in eight bytes: in the prefix, or into headers with other names.
+//! Apicurio's serializers may write the number in eight bytes: in the prefix, or into headers with other names. With headers,
+//! a further header names the message of Protobuf.
 
 use tidegate_protocol::record::Headers;
 
@@ -40,22 +41,38 @@ pub(crate) struct HeaderNames {
     /// The headers of Apicurio Registry, the preferred one first. The registry's Confluent-compatible interface
     /// identifies schemas by content id, or by global id in its legacy mode.
     apicurio: [&'static [u8]; 2],
+    /// The header by which Apicurio's serializers name the Protobuf message.
+    message: &'static [u8],
+}
+
+/// What a record's headers say about the schema of its value or key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SchemaHeader<'a> {
+    /// The header that names the schema, in Confluent's form; see [`of_header`].
+    pub(crate) schema: &'a [u8],
+    /// The name of the Protobuf message, without the package, if a header of Apicurio's names it.
+    pub(crate) message: Option<&'a [u8]>,
 }
 
 /// The headers that name a value's schema.
 pub(crate) const OF_VALUE: HeaderNames = HeaderNames {
     confluent: b"__value_schema_id",
     apicurio: [b"apicurio.value.contentId", b"apicurio.value.globalId"],
+    message: b"apicurio.protobuf.type",
 };
 /// The headers that name a key's schema.
-pub(crate) const OF_KEY: HeaderNames =
-    HeaderNames { confluent: b"__key_schema_id", apicurio: [b"apicurio.key.contentId", b"apicurio.key.globalId"] };
+pub(crate) const OF_KEY: HeaderNames = HeaderNames {
+    confluent: b"__key_schema_id",
+    apicurio: [b"apicurio.key.contentId", b"apicurio.key.globalId"],
+    message: b"apicurio.protobuf.type.key",
+};
 
-/// Returns the value of the header that names a schema. If the header occurs more than once, the last one counts, as for the
-/// registry's own readers. The values of Apicurio's headers are returned in Confluent's form, for Protobuf without message
-/// indexes.
-pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames) -> Option<&'a [u8]> {
+/// Returns the headers that name a schema and its message; `None` if no header names a schema. If a header occurs more than
+/// once, the last one counts, as for the registry's own readers. The values of Apicurio's headers are returned in Confluent's
+/// form, for Protobuf without message indexes.
+pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames) -> Option<SchemaHeader<'a>> {
     let mut found = [None; 3];
+    let mut message = None;
     for (name, value) in headers.iter() {
         let [confluent, content, global] = &mut found;
         if name == names.confluent {
@@ -64,9 +81,12 @@ pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames) -> Option<&'
             *content = value.map(of_apicurio);
         } else if name == names.apicurio[1] {
             *global = value.map(of_apicurio);
+        } else if name == names.message {
+            message = value;
         }
     }
-    found.into_iter().flatten().next()
+    let schema = found.into_iter().flatten().next()?;
+    Some(SchemaHeader { schema, message })
 }
 
 /// Converts an id in eight bytes, big-endian, to Confluent's form: a zero byte and the number in four bytes. These are

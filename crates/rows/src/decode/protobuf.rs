@@ -17,12 +17,13 @@ use std::sync::Arc;
 use crate::decode::Fields;
 use crate::decode::Leftovers;
 use crate::decode::Path;
+use crate::decode::frame::SchemaHeader;
 use crate::decode::plans::{Framed, Plans, whose};
 use crate::schema::protobuf::{MessageId, ProtoFile};
 use crate::schema::{Parsed, Schema, SchemaId, Schemas};
 use crate::spec::SchemaSource;
 use crate::value::DecodeError;
-use crate::value::{Reason, Slot};
+use crate::value::{Reason, Slot, shown};
 use plan::ProtobufPlan;
 use walk::{Broken, ProtobufWalk};
 
@@ -65,25 +66,30 @@ impl ProtobufDecoder {
 
     /// Returns the id of the schema that this value needs, if that schema isn't loaded yet.
     #[inline]
-    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
-        self.plans.wants(payload, header, make)
+    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
+        self.plans.wants(payload, header.map(|header| header.schema), make)
     }
 
-    /// Decodes a value. `header` is the header that names the value's schema, if the record has one.
+    /// Decodes a value. `header` is what the headers say about the value's schema, if one of them names it.
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],
-        header: Option<&[u8]>,
+        header: Option<SchemaHeader<'_>>,
         fields: &mut Fields,
     ) -> Result<(), DecodeError> {
         let Self { paths, leftovers, base, framed, message, plans } = self;
         fields.reset(paths.len());
-        let Framed { id, start, indexes: of_header } = plans.open(payload, header, make)?;
+        let of_schema = header.map(|header| header.schema);
+        let Framed { id, start, indexes: of_header } = plans.open(payload, of_schema, make)?;
         let (schema, made) = plans.current()?;
         let Parsed::Protobuf(file) = &schema.0 else { return Err(schema.is_not("protobuf", id)) };
         let mut indexes = [0; INDEXES_MAX];
-        let is_headed = of_header.is_some_and(<[u8]>::is_empty);
-        let named = if is_headed || (*framed && of_header.is_none()) { type_ref(file, payload, start) } else { None };
+        let of_message = header.and_then(|header| header.message);
+        let named = match of_header {
+            Some([]) => headed(file, payload, id, of_message),
+            None if *framed => type_ref(file, payload, start),
+            _ => None,
+        };
         let (start, indexes) = match (of_header, named) {
             (_, Some((at, _))) => (at, None),
             (Some([]), None) => (start, None),
@@ -102,10 +108,7 @@ impl ProtobufDecoder {
             (Some(name), ..) => file.by_name(name),
             (None, Some((_, id)), _) => Some(id),
             (None, None, Some(indexes)) => file.by_indexes(indexes),
-            // Confluent's serializers write indexes behind a number, and Apicurio's don't.
-            (None, None, None) if is_headed && matches!(id, Some(SchemaId::Number(_))) => {
-                Some(file.only_message().ok_or_else(|| unnamed(id))?)
-            }
+            (None, None, None) if of_header.is_some() => return Err(unnamed(id, of_message)),
             (None, None, None) => file.by_indexes(&[0]),
         };
         let Some(wanted) = wanted else {
@@ -172,13 +175,40 @@ pub(crate) fn type_ref(file: &ProtoFile, payload: &[u8], start: usize) -> Option
     file.outermost(name).map(|id| (end, id))
 }
 
+/// Finds the message of a value whose schema is named by a header without message indexes. `id` is the schema's id, and `name`
+/// the name of the message, if a header has it. Returns where the payload begins, and the message.
+///
+/// In front of the payload, Apicurio's serializers of version 3 write a type reference too, and those of version 2 don't.
+/// Without a name, a schema that is named by its number must have a single outermost message: Confluent's serializers write
+/// indexes behind a number. A GUID without indexes means the file's first message.
+pub(crate) fn headed(
+    file: &ProtoFile,
+    payload: &[u8],
+    id: Option<SchemaId>,
+    name: Option<&[u8]>,
+) -> Option<(usize, MessageId)> {
+    let in_value = type_ref(file, payload, 0);
+    let Some(name) = name else {
+        let message = || match id {
+            Some(SchemaId::Number(_)) => file.only_outermost(),
+            _ => file.by_indexes(&[0]),
+        };
+        return in_value.or_else(|| message().map(|id| (0, id)));
+    };
+    let id = file.outermost(std::str::from_utf8(name).ok()?)?;
+    Some(in_value.filter(|(_, of_value)| *of_value == id).unwrap_or((0, id)))
+}
+
 #[cold]
-fn unnamed(id: Option<SchemaId>) -> DecodeError {
-    let detail = format!(
-        "neither its header nor its first bytes say which message of {} it is; set apicurio.registry.serde.send-type-ref = true at \
-         the producer, if it uses Apicurio's serializer",
-        whose(id)
-    );
+fn unnamed(id: Option<SchemaId>, name: Option<&[u8]>) -> DecodeError {
+    let whose = whose(id);
+    let detail = match name {
+        Some(name) => format!("its header names the message \"{}\", which {whose} doesn't have", shown(name)),
+        None => format!(
+            "neither its headers nor its first bytes say which message of {whose} it is; name the message in the header \
+             apicurio.protobuf.type, or for a key in apicurio.protobuf.type.key, as Apicurio's serializers do"
+        ),
+    };
     DecodeError::new(Reason::InvalidFormat, detail)
 }
 

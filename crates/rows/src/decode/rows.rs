@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::decode::frame::SchemaHeader;
 use crate::decode::json::JsonDecoder;
 use crate::decode::{Decoder, Fields, Leftovers, Path};
 use crate::schema::{SchemaId, Schemas};
@@ -86,14 +87,14 @@ impl RowsDecoder {
         }
     }
 
-    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
+    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
         self.inner.wants(payload, header)
     }
 
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],
-        header: Option<&[u8]>,
+        header: Option<SchemaHeader<'_>>,
         fields: &mut Fields,
     ) -> Result<bool, DecodeError> {
         self.array = None;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::copy::Encoding;
 use crate::decode::avro::AvroDecoder;
 use crate::decode::connect::ConnectDecoder;
+use crate::decode::frame::SchemaHeader;
 use crate::decode::json::JsonDecoder;
 use crate::decode::protobuf::ProtobufDecoder;
 use crate::decode::{Fields, Leftovers, Path, frame, narrow};
@@ -74,7 +75,7 @@ impl KeyReader {
     }
 
     /// Returns the id of the schema that this key needs, if the schema isn't loaded yet.
-    pub(super) fn wants(&mut self, key: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
+    pub(super) fn wants(&mut self, key: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
         match self.format {
             KeyFormat::Avro(_) => self.avro.as_mut()?.wants(key, header),
             KeyFormat::Protobuf(_) => self.protobuf.as_mut()?.wants(key, header),
@@ -114,11 +115,11 @@ impl KeyReader {
         self.avro.is_some() || self.protobuf.is_some()
     }
 
-    /// Reads a key. `header` is the header that names the key's schema, if the record has one.
+    /// Reads a key. `header` is what the headers say about the key's schema, if one of them names it.
     ///
     /// # Errors
     /// If the key isn't what its format says.
-    pub(super) fn read(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<(), DecodeError> {
+    pub(super) fn read(&mut self, key: &[u8], header: Option<SchemaHeader<'_>>) -> Result<(), DecodeError> {
         self.plain = false;
         let Self { format, avro, protobuf, fields, .. } = self;
         let slot = match (&*format, key.len()) {
@@ -167,7 +168,7 @@ impl KeyReader {
     }
 
     /// Reads a key of the format `auto`: by the schema of its frame, else as JSON, else as each column requires.
-    fn guess(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<(), DecodeError> {
+    fn guess(&mut self, key: &[u8], header: Option<SchemaHeader<'_>>) -> Result<(), DecodeError> {
         if let (true, Some(id)) = (self.framed, named(key, header)) {
             let Self { avro, protobuf, fields, .. } = self;
             return match self.kinds.iter().find(|(known, _)| *known == id).map_or(Framed::Avro, |(_, kind)| *kind) {
@@ -230,9 +231,9 @@ impl KeyReader {
 }
 
 /// Returns the schema that the key names in its header, or if there is no such header, in its frame.
-fn named(key: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
+fn named(key: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
     match header {
-        Some(header) => frame::of_header(header).map(|(id, _)| id),
+        Some(header) => frame::of_header(header.schema).map(|(id, _)| id),
         None => registered(key).map(SchemaId::Number),
     }
 }

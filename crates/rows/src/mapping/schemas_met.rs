@@ -82,7 +82,7 @@ impl Encoder {
         let header = self.header(record.headers, &frame::OF_VALUE);
         let id = match header {
             None => frame::schema_id(payload).map(SchemaId::Number),
-            Some(header) => frame::of_header(header).map(|(id, _)| id),
+            Some(header) => frame::of_header(header.schema).map(|(id, _)| id),
         };
         let Some(id) = id else { return };
         if let Found::Schema(schema) = schemas.find(id) {

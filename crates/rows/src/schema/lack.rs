@@ -4,7 +4,8 @@ use std::fmt::{self, Display, Formatter};
 
 use super::avro::{AvroNode, AvroSchema, NodeId};
 use super::protobuf::{FieldKind, Known, MessageId, ProtoFile, ProtobufField};
-use super::{Parsed, Schema, SchemaId};
+use super::{Parsed, Schema};
+use crate::decode::frame::SchemaHeader;
 use crate::decode::{Path, frame, protobuf};
 use crate::fault::hint;
 
@@ -120,20 +121,17 @@ impl Schema {
         is_known && self.lack(message, path, levels).is_none()
     }
 
-    /// Returns the name of the Protobuf message that a record contains, by the frame of its value or by the header that
-    /// replaces the frame.
-    pub(crate) fn message_name(&self, payload: &[u8], header: Option<&[u8]>) -> Option<&str> {
+    /// Returns the name of the Protobuf message that a record contains, by the frame of its value or by the headers that
+    /// replace the frame.
+    pub(crate) fn message_name(&self, payload: &[u8], header: Option<SchemaHeader<'_>>) -> Option<&str> {
         let Parsed::Protobuf(file) = &self.0 else { return None };
         let id = match header {
             None => protobuf::message_of(file, payload.get(frame::head(payload)..)?),
             Some(header) => {
-                let (schema, behind) = frame::of_header(header)?;
-                match (header.get(behind..)?, schema) {
-                    ([], SchemaId::Number(_)) => {
-                        protobuf::type_ref(file, payload, 0).map(|(_, id)| id).or_else(|| file.only_message())
-                    }
-                    ([], SchemaId::Guid(_)) => file.by_indexes(&[0]),
-                    (indexes, _) => protobuf::message_of(file, indexes),
+                let (schema, behind) = frame::of_header(header.schema)?;
+                match header.schema.get(behind..)? {
+                    [] => protobuf::headed(file, payload, Some(schema), header.message).map(|(_, id)| id),
+                    indexes => protobuf::message_of(file, indexes),
                 }
             }
         };

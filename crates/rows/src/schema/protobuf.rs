@@ -174,9 +174,9 @@ impl ProtoFile {
         self.outermost.get(name).copied()
     }
 
-    /// Returns the file's message if it has only one.
-    pub(crate) fn only_message(&self) -> Option<MessageId> {
-        self.by_indexes(&[0]).filter(|_| self.indexes.len() == 1)
+    /// Returns the file's outermost message if it has only one.
+    pub(crate) fn only_outermost(&self) -> Option<MessageId> {
+        self.by_indexes(&[0]).filter(|_| self.outermost.len() == 1)
     }
 
     /// Returns whether a message of this name, with its package, exists.

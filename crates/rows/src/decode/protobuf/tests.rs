@@ -10,6 +10,7 @@ use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
 use super::*;
 use crate::render;
+use crate::schema::of_text;
 use crate::schema::protobuf::ProtoFile;
 use crate::value::{Kind, Value};
 
@@ -182,6 +183,26 @@ fn frames_say_which_message_it_is() {
     for broken in [&[0, 0, 0, 0, 7][..], &[0, 0, 0, 0, 7, 2, 8], &[0, 0, 0, 0, 7, 0x7f], &[8, 5], &[]] {
         assert_eq!(decode(&mut decoder, broken).expect_err("a refusal").reason, Reason::InvalidFormat);
     }
+}
+
+#[test]
+fn a_header_or_a_type_reference_or_a_single_outermost_message_says_which_message_it_is() {
+    let several = ProtoFile::new(&pool(), "t.proto").expect("a file");
+    let (first, other) = (several.outermost("Telemetry").expect("it"), several.outermost("Other").expect("it"));
+    let number = Some(SchemaId::Number(7));
+    let (bare, referring) = ([8, 5], *b"\x07\x0a\x05Other\x08\x05");
+    assert_eq!(headed(&several, &bare, number, Some(b"Other")), Some((0, other)));
+    assert_eq!(headed(&several, &referring, number, Some(b"Other")), Some((8, other)));
+    assert_eq!(headed(&several, &referring, number, None), Some((8, other)));
+    // If the two differ, the header is right, and the bytes are fields of the message.
+    assert_eq!(headed(&several, &referring, number, Some(b"Telemetry")), Some((0, first)));
+    for unknown in [None, Some(&b"Nobody"[..]), Some(b"\xff"), Some(b"Position")] {
+        assert_eq!(headed(&several, &bare, number, unknown), None, "{unknown:?}");
+    }
+    assert_eq!(headed(&several, &bare, Some(SchemaId::Guid(7)), None), Some((0, first)));
+    let text = "syntax = \"proto3\"; message Ride { message Position { double lat = 1; } int64 id = 1; }";
+    let Parsed::Protobuf(single) = of_text(Some("PROTOBUF"), text, &[]).expect("a schema").0 else { panic!("no file") };
+    assert_eq!(headed(&single, &bare, number, None), Some((0, single.outermost("Ride").expect("it"))));
 }
 
 #[test]
