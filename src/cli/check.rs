@@ -19,6 +19,8 @@ use serde::Serialize;
 use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::dead_letter_budget;
 use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_rows::spec::PartitionBy;
+use tidegate_rows::write_mode::partitions::{Bounds, name};
 
 use super::progress::Progress;
 use super::{Common, reach, show};
@@ -237,15 +239,29 @@ async fn attempts(
     }
     match attempt(&trials.direct).await? {
         Tried::LacksPartition(wanted) => {
-            let (Some(why), Some(by)) = (report.no_new_partitions.clone(), &pipeline.table.partition_by) else {
+            let taken = |by: &PartitionBy| {
+                let is_taken = |at: &&Bounds| report.taken.contains(&name(&pipeline.table.name, by, at));
+                wanted.iter().filter(is_taken).copied().collect::<Vec<_>>()
+            };
+            let (wanted, why) = match (&pipeline.table.partition_by, &report.no_new_partitions) {
+                (Some(_), Some(why)) => (wanted, Some(why.clone())),
+                (Some(by), None) => (taken(by), None),
+                (None, _) => (Vec::new(), None),
+            };
+            let (false, Some(by)) = (wanted.is_empty(), &pipeline.table.partition_by) else {
                 report.warnings.push(format!("rows need partitions that the daemon will create; {LESS_CHECKED}"));
                 return attempt(&trials.bare).await;
             };
             if database::lack_place(config, pipeline, by, &wanted).await? {
                 report.faults.push(format!(
-                    "pipelines.{}.table.partition_by: rows of the newest records have no partition, so the pipeline would stop: {why}",
-                    pipeline.name
+                    "pipelines.{}.table.partition_by: rows of the newest records have no partition, so the pipeline would stop: {}",
+                    pipeline.name,
+                    why.as_deref().unwrap_or("another table has its name")
                 ));
+                return attempt(&trials.bare).await;
+            }
+            if why.is_none() {
+                report.warnings.push(format!("rows need partitions that the daemon will create; {LESS_CHECKED}"));
                 return attempt(&trials.bare).await;
             }
             // The daemon can't create partitions, and writes into those that exist.

@@ -16,7 +16,7 @@ use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::WriteError;
 use tidegate_rows::catalog::{TableName, quote_identifier};
 use tidegate_rows::spec::PartitionBy;
-use tidegate_rows::write_mode::partitions::{due, name};
+use tidegate_rows::write_mode::partitions::{default_name, due, name};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tracing::warn;
@@ -98,9 +98,10 @@ pub struct Due {
     pub create: Vec<String>,
     /// The statements that remove partitions, likewise.
     pub remove: Vec<String>,
-    /// Whether rows of the present have a partition without any that is created.
+    /// Whether the pipeline can run without creating a partition: rows of the present have one, and the DEFAULT partition exists
+    /// if it is configured.
     pub has_place: bool,
-    /// Whether one of `taken` has the name of the current partition.
+    /// Whether one of `taken` has the name of the current partition or of the DEFAULT partition.
     pub current_is_taken: bool,
     /// Tables, or other relations, that have the name of a partition and aren't partitions of this table.
     pub taken: Vec<TableName>,
@@ -115,11 +116,13 @@ pub async fn look(connection: &mut PgConnection, config: &Pipeline, by: &Partiti
     let (existing, due) = (existing(connection, table).await?, due(by, now));
     let missing = create::missing(config, by, &due, &existing);
     let current: Vec<_> = due.first().into_iter().filter(|due| missing.iter().any(|m| m.is_of(due))).copied().collect();
-    let has_place = without_place(connection, table, by, &current).await?.is_empty();
+    let lacks_default = create::lacks_default(by, &existing);
+    let has_place = !lacks_default && without_place(connection, table, by, &current).await?.is_empty();
     let taken = places::taken(connection, table, by, now).await?;
     let create = missing.into_iter().map(|missing| missing.sql).collect();
     let remove = remove::expired(config, by, now, existing).into_iter().map(|(_, sql)| sql).collect();
-    let current_is_taken = current.iter().any(|current| taken.contains(&name(table, by, current)));
+    let current_is_taken = current.iter().any(|current| taken.contains(&name(table, by, current)))
+        || lacks_default && taken.contains(&default_name(table));
     Ok(Due { create, remove, has_place, current_is_taken, taken })
 }
 

@@ -107,6 +107,22 @@ pub(crate) const PARTITION_CASES: &[Case] = &[
     with(WITH_DEFAULT, later(ready("partitions with a DEFAULT partition", own_table!()))),
     with(
         WITH_DEFAULT,
+        later(faulty(
+            "partitions of another owner, one of which accepts the rows, without the configured DEFAULT",
+            concat!(foreign_table!(), present!()),
+            "ALTER TABLE \"public\".\"rides\" OWNER TO",
+        )),
+    ),
+    with(
+        WITH_DEFAULT,
+        later(faulty(
+            "a table with the name of the DEFAULT partition",
+            concat!(own_table!(), present!(), "CREATE TABLE rides_default ()"),
+            "rename them",
+        )),
+    ),
+    with(
+        WITH_DEFAULT,
         later(Case {
             says: "`no_ddl`",
             ..ready(
@@ -142,6 +158,16 @@ pub(crate) const PARTITION_CASES: &[Case] = &[
             "DO $$BEGIN EXECUTE 'CREATE TABLE rides_p' || to_char((now() AT TIME ZONE 'UTC')::date + 1, 'YYYYMMDD') || ' ()'; END$$"
         ),
         "rename them",
+    ),
+    warned(
+        "an event trigger that refuses to attach partitions, and a table with the name of the first one",
+        concat!(
+            own_table!(),
+            present!(),
+            "DO $$BEGIN EXECUTE 'CREATE TABLE rides_p' || to_char((now() AT TIME ZONE 'UTC')::date, 'YYYYMMDD') || ' ()'; END$$; ",
+            refusing!("'ALTER TABLE'")
+        ),
+        "`no_ddl`",
     ),
     with(
         BY_TIME,

@@ -1,10 +1,10 @@
 //! Tables that are partitioned by time.
 
 use sqlx::Connection as _;
-use tidegate_harness::{Record, unique_name};
+use tidegate_harness::{Daemon, Record, unique_name};
 
 use crate::cli::tidegate;
-use crate::support::World;
+use crate::support::{PATIENCE, World};
 
 const PARTITIONED: &str = r#"
 table = { name = "history", create = true, partition_by = { column = "ts", interval = "1 day", ahead = 1, retention = "10d", expired = "drop" } }
@@ -58,9 +58,9 @@ async fn partitions_are_created_in_advance_and_for_late_records_and_removed_when
 }
 
 /// One batch needs 150 partitions, more than are created at once. Another table has the name of one of them. So the row
-/// of this partition goes to the DEFAULT partition, or is a dead letter if there is none.
+/// of this partition goes to the DEFAULT partition. If there is none, the pipeline stops until that table is gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_may_need_many_partitions_and_one_that_cannot_be_created_costs_its_own_row() {
+async fn a_batch_may_need_many_partitions_and_one_that_cannot_be_created_loses_no_row() {
     for default in [false, true] {
         let world = World::new(1).await;
         world.sql("CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts)").await;
@@ -75,13 +75,20 @@ async fn a_batch_may_need_many_partitions_and_one_that_cannot_be_created_costs_i
             "table = {{ name = \"history\", partition_by = {{ column = \"ts\", interval = \"1 hour\", default = {default} }} }}\ndead_letters.max_share = 1"
         );
         let (code, log) = world.drain(&world.config(&by));
-        assert_eq!(code, Some(0), "{log}");
-        let refused = i64::from(!default);
-        assert_eq!(world.number("SELECT count(*) FROM history").await, 150 - refused, "{log}");
-        assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, refused, "{log}");
+        assert!(log.contains("its name is taken"), "{log}");
+        if default {
+            assert_eq!(code, Some(0), "{log}");
+        } else {
+            assert_eq!(code, Some(70), "{log}");
+            assert!(log.contains(&format!("relation \"{taken}\" already exists")), "{log}");
+            world.sql(&format!("DROP TABLE {taken}")).await;
+            let (code, log) = world.drain(&world.config(&by));
+            assert_eq!(code, Some(0), "{log}");
+        }
+        assert_eq!(world.number("SELECT count(*) FROM history").await, 150, "{log}");
+        assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0, "{log}");
         let partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'history'::regclass AND inhrelid::regclass::text <> 'history_default'";
         assert!(world.number(partitions).await >= 149, "{log}");
-        assert!(log.contains("its name is taken"), "{log}");
     }
 }
 
@@ -245,7 +252,7 @@ async fn check_names_a_table_that_has_the_name_of_a_partition() {
     let (today, tomorrow) = (partition(&world, 0).await, partition(&world, 1).await);
     // This one has expired, as one that was detached after its retention.
     world.sql(&format!("CREATE TABLE {tomorrow} (); CREATE TABLE {} ()", partition(&world, -20).await)).await;
-    world.produce([record(&world, 1, 0).await, record(&world, 2, 1).await]);
+    world.produce([record(&world, 1, 0).await]);
     let config = world.config(PARTITIONED);
     let checked = tidegate(&config, &["check"]);
     let named = |name: &str| format!("public.{name}` would be partitions of `public.history` by their names");
@@ -253,9 +260,57 @@ async fn check_names_a_table_that_has_the_name_of_a_partition() {
     assert_eq!(checked.out.matches("by their names").count(), 1, "{checked}");
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
-    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 1, "{log}");
+    // A row of tomorrow has no place. It waits, and doesn't become a dead letter.
+    world.produce([record(&world, 2, 1).await]);
+    let checked = tidegate(&config, &["check"]);
+    assert!(checked.code != 0 && checked.out.contains("rows of the newest records have no partition"), "{checked}");
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(70), "{log}");
+    assert!(log.contains(&format!("relation \"{tomorrow}\" already exists")), "{log}");
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0, "{log}");
     // If it is today's name, no row of the present has a place.
     world.sql(&format!("DROP TABLE {today}; CREATE TABLE {today} ()")).await;
     let checked = tidegate(&config, &["check"]);
-    assert!(checked.code != 0 && checked.out.contains("all of them would be dead letters"), "{checked}");
+    assert!(checked.code != 0 && checked.out.contains("so the pipeline would stop"), "{checked}");
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(70), "{log}");
+}
+
+/// DEFAULT is for rows that no partition is created for. Without it they would be dead letters.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_default_partition_that_cannot_be_created_holds_up_the_start_and_dead_letters_nothing() {
+    let world = World::new(1).await;
+    let role = unique_name("clerk");
+    world
+        .sql(&format!(
+            "CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts);
+             CREATE ROLE {role} LOGIN; CREATE SCHEMA tidegate AUTHORIZATION {role}; GRANT INSERT ON history TO {role}"
+        ))
+        .await;
+    create_partition(&world, 0).await;
+    world.produce([record(&world, 1, 0).await, record(&world, 2, 40).await]);
+    let url = world.database.url.replacen("postgres@", &format!("{role}@"), 1);
+    let config = world.config_at(
+        &url,
+        "table = { name = \"history\", partition_by = { column = \"ts\", interval = \"1 day\", default = true } }\ndead_letters.max_share = 1",
+    );
+    let remedy = format!("ALTER TABLE \"public\".\"history\" OWNER TO {role};");
+    let checked = tidegate(&config, &["check"]);
+    assert!(checked.code != 0 && checked.out.contains(&remedy), "{checked}");
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(70), "{log}");
+    assert!(log.contains("permission denied for schema public"), "{log}");
+    // A lock such as that of CREATE INDEX is waited for.
+    world.sql(&format!("ALTER TABLE history OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}")).await;
+    let mut indexing = world.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE history IN SHARE MODE").execute(&mut indexing).await.expect("it locks");
+    let daemon = world.daemon(&config);
+    let waits =
+        |daemon: &Daemon| daemon.log().iter().any(|line| line.contains("can't start yet") && line.contains("lock"));
+    daemon.await_until("it waits for the lock", PATIENCE, waits).unwrap_or_else(|error| panic!("{error:#}"));
+    indexing.close().await.expect("it closes");
+    let written = |daemon: &Daemon| daemon.metric("tidegate_rows_written_total", &[]).is_some_and(|rows| rows >= 2.0);
+    daemon.await_until("the rows are written", PATIENCE, written).unwrap_or_else(|error| panic!("{error:#}"));
+    assert_eq!(world.text("SELECT string_agg(id::text, ',') FROM history_default").await, "2");
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
 }

@@ -198,7 +198,7 @@ impl EventTriggers {
         Ok(())
     }
 
-    /// Tries to create the staging tables of the plan, to create one partition and to remove one expired partition, as
+    /// Tries to create the staging tables of the plan, to create a partition and to remove one expired partition, as
     /// a start of the daemon does. Returns false if Postgres refuses something that the daemon can't run without.
     ///
     /// # Errors
@@ -232,17 +232,20 @@ impl EventTriggers {
                 report.warnings.push(format!("Postgres refuses {what}: {why}; {}", self.remedy()));
             }
         }
-        let Some(sql) = create.first() else { return Ok(true) };
         let what = what("a new partition");
-        match self.try_out(connection, &what, &[made, sql], report).await? {
-            // The daemon warns, and goes on without this partition.
-            Tried::Refused { why, of_one: true } => {
-                report.warnings.push(format!("Postgres refuses {what}: {why}"));
+        for sql in &create {
+            match self.try_out(connection, &what, &[made, sql], report).await? {
+                // The reason says nothing about the next partition.
+                Tried::Refused { why, of_one: true } => {
+                    report.warnings.push(format!("Postgres refuses {what}: {why}"));
+                    continue;
+                }
+                Tried::Refused { why, .. } if has_place => {
+                    report.lacks_partitions(pipeline, format!("Postgres refuses {what}: {why}; {}", self.remedy()));
+                }
+                tried => return Ok(self.judge(tried, &what, report)),
             }
-            Tried::Refused { why, .. } if has_place => {
-                report.lacks_partitions(pipeline, format!("Postgres refuses {what}: {why}; {}", self.remedy()));
-            }
-            tried => return Ok(self.judge(tried, &what, report)),
+            break;
         }
         Ok(true)
     }

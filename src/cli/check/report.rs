@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+use tidegate_rows::catalog::TableName;
 use tidegate_rows::mapping::Plan;
 
 use super::KafkaReport;
@@ -41,6 +42,9 @@ pub(super) struct PipelineReport {
     /// Why the pipeline can't create partitions, and the remedy, if it runs without that as long as rows have a place.
     #[serde(skip)]
     pub(super) no_new_partitions: Option<String>,
+    /// Relations whose names keep the pipeline from creating the partitions of these names.
+    #[serde(skip)]
+    pub(super) taken: Vec<TableName>,
 }
 
 /// One column of the plan.
@@ -110,6 +114,7 @@ impl PipelineReport {
             offline: false,
             unreachable: false,
             no_new_partitions: None,
+            taken: Vec::new(),
         }
     }
 

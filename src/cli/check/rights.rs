@@ -297,11 +297,12 @@ async fn to_partition(
     if due.current_is_taken && !due.has_place {
         report
             .faults
-            .push(format!("{what}; rows of the present have no other partition, so all of them would be dead letters"));
+            .push(format!("{what}; rows of the present have no other partition, or the configured DEFAULT partition is missing, so the pipeline would stop"));
     } else {
         report.warnings.push(format!(
-            "{what}; until then rows of their times become dead letters, unless another partition accepts them"
+            "{what}; until then the pipeline stops at the first row of their times that no other partition accepts"
         ));
+        report.taken.clone_from(&due.taken);
     }
     Ok(())
 }

@@ -47,12 +47,13 @@ impl Missing {
 
 /// Creates those of these partitions that are missing, and the DEFAULT partition if it is configured.
 ///
-/// A partition whose refusal says nothing about others is left out, with a warning. If Postgres refuses a partition for another
-/// reason, such as a missing right, a warning says so, provided that the rows have a place in other partitions. A warning that
+/// If Postgres refuses a partition, a warning says so, provided that the rows have a place in other partitions. A partition
+/// whose rows DEFAULT holds, or whose bounds Postgres doesn't accept, is left out with a warning in any case. A warning that
 /// `logged` holds back is not repeated.
 ///
 /// # Errors
-/// The error of the database. A refusal is an error if rows have no place, and if waiting resolves it while rows wait.
+/// The error of the database. A refusal is an error if rows have no place, if waiting resolves it while rows wait, and if the
+/// configured DEFAULT partition doesn't exist.
 pub async fn create(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -64,20 +65,24 @@ pub async fn create(
     let table = &config.table.name;
     lock_for_session(connection, &format!("tidegate partitions {table}")).await?;
     let existing = existing(connection, table).await?;
-    let mut refused = Refused::default();
+    let mut refused = AllRefused::default();
     for missing in missing(config, by, wanted, &existing) {
         let partition = &missing.name;
         match connection.execute(missing.sql.as_str()).await {
             Ok(_) => info!(pipeline = config.name, %partition, "created a partition"),
             Err(sqlx::Error::Database(error)) if is_refusal(&*error) => {
-                if let Some(why) = reason_for_this_partition(&*error) {
-                    if logged.take(format!("{partition}: {error}"), Instant::now()).is_some() {
-                        warn!(pipeline = config.name, %partition, %error, "can't create a partition: {why}");
-                    }
+                let why = reason_for_this_partition(&*error);
+                if let Some(why) = why
+                    && logged.take(format!("{partition}: {error}"), Instant::now()).is_some()
+                {
+                    warn!(pipeline = config.name, %partition, %error, "can't create a partition: {why}");
+                }
+                // Rows of such a partition go to DEFAULT, or Postgres accepts no partition for their times.
+                if why.is_some() && !may_be_mended(&*error) {
                     continue;
                 }
                 let waits = is_outage(&*error);
-                refused.add(missing, sqlx::Error::Database(error));
+                refused.0.push(Refused { missing, of_one: why.is_some(), error: sqlx::Error::Database(error) });
                 // Every other partition would wait for the same lock.
                 if waits {
                     break;
@@ -89,27 +94,26 @@ pub async fn create(
     refused.judge(connection, config, by, wanted, purpose, logged).await
 }
 
-/// The partitions that Postgres refuses, and its first error.
-#[derive(Default)]
+/// A partition that Postgres refuses.
 struct Refused {
-    names: Vec<TableName>,
-    bounds: Vec<Bounds>,
-    error: Option<sqlx::Error>,
+    missing: Missing,
+    /// Whether the refusal says nothing about other partitions, and was logged.
+    of_one: bool,
+    error: sqlx::Error,
 }
 
-impl Refused {
-    fn add(&mut self, missing: Missing, error: sqlx::Error) {
-        self.names.push(missing.name);
-        self.bounds.extend(missing.bounds);
-        self.error.get_or_insert(error);
-    }
+/// The partitions that Postgres refuses. If waiting resolves a refusal, it is the last one.
+#[derive(Default)]
+struct AllRefused(Vec<Refused>);
 
+impl AllRefused {
     /// Warns if the rows have a place.
     ///
     /// # Errors
-    /// The first error, if they don't, or if they wait and waiting resolves it.
+    /// The error of a partition that rows need, or one that waiting resolves while rows wait. If the DEFAULT partition is
+    /// configured and doesn't exist, the last error: rows that may create no partition have no other place.
     async fn judge(
-        self,
+        mut self,
         connection: &mut PgConnection,
         config: &Pipeline,
         by: &PartitionBy,
@@ -117,21 +121,30 @@ impl Refused {
         purpose: Purpose,
         logged: &mut Repeats,
     ) -> Result<(), sqlx::Error> {
-        let Some(error) = self.error else { return Ok(()) };
-        let (table, waits) =
-            (&config.table.name, matches!(&error, sqlx::Error::Database(error) if is_outage(&**error)));
-        let needed: Vec<Bounds> = match purpose {
-            Purpose::InAdvance => self.bounds.iter().filter(|bounds| wanted.first() == Some(bounds)).copied().collect(),
-            Purpose::Rows if waits => return Err(error),
-            Purpose::Rows => self.bounds,
-        };
-        if !without_place(connection, table, by, &needed).await?.is_empty() {
-            return Err(error);
+        let Some(last) = self.0.last() else { return Ok(()) };
+        let table = &config.table.name;
+        let waits = matches!(&last.error, sqlx::Error::Database(error) if is_outage(&**error));
+        let lacks_default = lacks_default(by, &existing(connection, table).await?);
+        if (lacks_default || purpose == Purpose::Rows && waits)
+            && let Some(last) = self.0.pop()
+        {
+            return Err(last.error);
         }
+        let refused = self.0.iter().filter_map(|refused| refused.missing.bounds);
+        let needed: Vec<Bounds> = match purpose {
+            Purpose::InAdvance => refused.filter(|bounds| wanted.first() == Some(bounds)).collect(),
+            Purpose::Rows => refused.collect(),
+        };
+        let outside = without_place(connection, table, by, &needed).await?;
+        if let Some(at) = self.0.iter().position(|refused| outside.iter().any(|bounds| refused.missing.is_of(bounds))) {
+            return Err(self.0.swap_remove(at).error);
+        }
+        self.0.retain(|refused| !refused.of_one);
+        let partitions: Vec<String> = self.0.iter().map(|refused| refused.missing.name.to_string()).collect();
+        let Some(first) = self.0.into_iter().next() else { return Ok(()) };
         let lacking = if waits { Vec::new() } else { lacking(connection, table).await? };
-        let error = WriteError { stage: Stage::Begin, cause: cause(error) }.to_string();
+        let error = WriteError { stage: Stage::Begin, cause: cause(first.error) }.to_string();
         if logged.take(error.clone(), Instant::now()).is_some() {
-            let partitions: Vec<String> = self.names.iter().map(ToString::to_string).collect();
             warn!(
                 pipeline = config.name,
                 partitions = partitions.join(", "),
@@ -142,6 +155,11 @@ impl Refused {
         }
         Ok(())
     }
+}
+
+/// Returns whether the DEFAULT partition is configured and doesn't exist.
+pub(super) fn lacks_default(by: &PartitionBy, existing: &[(TableName, bool)]) -> bool {
+    by.default && !existing.iter().any(|(_, is_default)| *is_default)
 }
 
 fn remedy(lacking: &[super::Lack]) -> String {
@@ -179,6 +197,12 @@ pub fn reason_for_this_partition(error: &dyn DatabaseError) -> Option<&'static s
     }
 }
 
+/// Returns whether a user can make room for a partition that Postgres refuses for a reason of its own: another table has its
+/// name, or another partition a part of its range. Until then rows of its range may have no place.
+fn may_be_mended(error: &dyn DatabaseError) -> bool {
+    matches!(error.code().as_deref(), Some("42P07" | "42P17"))
+}
+
 /// Returns those of these partitions that don't exist, and the DEFAULT partition if it is configured, each with the statements
 /// that create it.
 pub(super) fn missing(
@@ -202,7 +226,7 @@ pub(super) fn missing(
         .filter(|(name, _)| !existing.iter().any(|(known, _)| known == name))
         .map(|(name, bounds)| create(name, Some(*bounds)))
         .collect();
-    if by.default && !existing.iter().any(|(_, is_default)| *is_default) {
+    if lacks_default(by, existing) {
         missing.push(create(default_name(table), None));
     }
     missing
