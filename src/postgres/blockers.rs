@@ -51,7 +51,7 @@ pub async fn blockers(connection: &mut PgConnection, pid: i32) -> Result<Vec<Blo
 const HOLDERS: &str = "
 SELECT coalesce(l.pid, 0), coalesce(a.application_name, ''),
     coalesce(a.state, CASE WHEN l.pid IS NULL THEN 'prepared transaction' ELSE 'state not visible' END), false, '',
-    coalesce(extract(epoch FROM now() - a.xact_start)::int8, 0), bool_or(l.relation = to_regclass($1))
+    coalesce(extract(epoch FROM now() - a.xact_start)::int8, 0)
 FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'relation' AND l.granted AND l.relation IN (to_regclass($1), to_regclass($2))
     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
@@ -59,16 +59,8 @@ WHERE l.locktype = 'relation' AND l.granted AND l.relation IN (to_regclass($1), 
     AND coalesce(a.xact_start <= clock_timestamp() - $3 * interval '1 ms', true)
 GROUP BY l.pid, a.application_name, a.state, a.xact_start ORDER BY a.xact_start";
 
-/// The sessions that hold locks of a partition or of its parent.
-#[derive(Debug)]
-pub struct Holders {
-    /// A description of the sessions; empty if there is none any more.
-    pub text: String,
-    /// Whether one of them holds a lock of the parent, which every other partition needs too.
-    pub of_parent: bool,
-}
-
-/// Returns the sessions that have held locks of `parent` or `partition` for at least `since`. The names are quoted.
+/// Describes the sessions that hold locks of `parent` or `partition` in transactions that are at least as old as `since`. The names
+/// are quoted. The text is empty if there is none any more.
 ///
 /// # Errors
 /// The error of the query.
@@ -77,19 +69,15 @@ pub async fn holders(
     parent: &str,
     partition: &str,
     since: Duration,
-) -> Result<Holders, sqlx::Error> {
+) -> Result<String, sqlx::Error> {
     let millis = i32::try_from(since.as_millis()).unwrap_or(i32::MAX);
     let rows = sqlx::query(HOLDERS).bind(parent).bind(partition).bind(millis).fetch_all(connection).await?;
-    let (mut texts, mut of_parent) = (Vec::new(), false);
-    for row in &rows {
-        texts.push(Blocker::of(row)?.describe());
-        of_parent |= row.try_get::<bool, _>(6)?;
-    }
-    Ok(Holders { text: texts.join(", "), of_parent })
+    let texts: Result<Vec<_>, _> = rows.iter().map(|row| Ok(Blocker::of(row)?.describe())).collect();
+    texts.map(|texts| texts.join(", "))
 }
 
 impl Blocker {
-    /// Reads the first six columns of a row.
+    /// Reads a row.
     fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             pid: row.try_get(0)?,

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::existing;
 use crate::config::Pipeline;
-use crate::postgres::blockers::{Holders, holders};
+use crate::postgres::blockers::holders;
 use crate::postgres::connect::lock_for_session;
 use crate::postgres::error::cause;
 use crate::repeats::Repeats;
@@ -41,6 +41,15 @@ pub(super) async fn remove(
     lock_for_session(connection, &format!("tidegate partitions {table}")).await?;
     // Another instance may have removed some of them meanwhile.
     for (partition, remove) in expired(config, by, now, existing(connection, table).await?) {
+        // DETACH locks the table before the partition, so a reader of the partition would hold up all writers of the table. So
+        // leave out a partition that somebody uses.
+        let holder = holders(connection, &partition.quoted(), &partition.quoted(), Duration::ZERO).await?;
+        if !holder.is_empty() {
+            if logged.take(format!("{partition}: in use"), Instant::now()).is_some() {
+                warn!(pipeline = config.name, %partition, holder, "can't remove an expired partition, retrying in a minute");
+            }
+            continue;
+        }
         let sql = format!("BEGIN; SET LOCAL lock_timeout = '{}ms'; {remove}; COMMIT", WAIT.as_millis());
         let error = match connection.execute(sql.as_str()).await {
             Ok(_) => {
@@ -53,17 +62,16 @@ pub(super) async fn remove(
         connection.execute("ROLLBACK").await?;
         let is_locked = error.code().as_deref() == Some(LOCKED);
         let error = WriteError { stage: Stage::Begin, cause: cause(sqlx::Error::Database(error)) };
-        let held = if is_locked {
+        let holder = if is_locked {
             holders(connection, &table.quoted(), &partition.quoted(), WAIT).await?
         } else {
-            Holders { text: String::new(), of_parent: false }
+            String::new()
         };
         if logged.take(format!("{partition}: {error}"), Instant::now()).is_some() {
-            let holder = held.text;
             warn!(pipeline = config.name, %partition, %error, holder, "can't remove an expired partition, retrying in a minute");
         }
-        // The next removal would wait for the same session.
-        if held.of_parent {
+        // Writers were held up while this removal waited. So leave the others to the next minute.
+        if is_locked {
             break;
         }
     }
