@@ -90,7 +90,7 @@ pub(super) struct PipelineView {
     pub(super) lag_seen_ms: Option<i64>,
     pub(super) lag_trouble: Option<String>,
     pub(super) retention_headroom_seconds: Option<f64>,
-    /// What limits the pipeline's speed now, as a sentence that begins for example with "Kafka is the limit".
+    /// The system that limits the pipeline's speed now, as a sentence such as "Kafka is the limit …".
     pub(super) limit: Option<String>,
     pub(super) batches: BatchesView,
     pub(super) dead: Vec<DeadView>,

@@ -77,7 +77,7 @@ pub async fn holders(
 }
 
 impl Blocker {
-    /// Reads a row.
+    /// Reads a row of [`BLOCKERS`] or [`HOLDERS`].
     fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             pid: row.try_get(0)?,
