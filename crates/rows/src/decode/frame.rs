@@ -45,7 +45,7 @@ pub(crate) struct HeaderNames {
     message: &'static [u8],
 }
 
-/// What a record's headers say about the schema of its value or key.
+/// The schema of a record's value or key, as its headers name it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SchemaHeader<'a> {
     /// The header that names the schema, in Confluent's form; see [`of_header`].
