@@ -518,6 +518,21 @@ async fn a_revocation_waits_five_seconds_for_the_writer_but_not_while_postgres_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fenced_partition_is_no_longer_fetched() {
+    let mut world = World::start(Script { whole: true, ..Script::default() });
+    world.assign(&[0, 1]).await;
+    world.deliver(0, START..START + 4);
+    let batch = world.batch().await;
+    world.calls();
+    let outcomes = vec![Some(Outcome::Fenced)];
+    world.inbox.send(Ack { outcomes, batch }.into()).await.expect("the loop runs");
+    sleep(Duration::from_millis(200)).await;
+    let calls: Vec<_> = world.calls().into_iter().map(|(_, call)| call).collect();
+    assert_eq!(calls, [Call::Stop { sources: vec![0], rest: vec![(1, START)] }]);
+    world.end().await.expect("it ends");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_claims_of_revoked_partitions_are_withdrawn() {
     let mut world = World::start(Script::default());
     world.decide(GroupEvent::Assigned(vec![partition(0), partition(1)]));
