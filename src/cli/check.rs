@@ -248,24 +248,21 @@ async fn attempts(
                 (Some(by), None) => (taken(by), None),
                 (None, _) => (Vec::new(), None),
             };
-            let (false, Some(by)) = (wanted.is_empty(), &pipeline.table.partition_by) else {
-                report.warnings.push(format!("rows need partitions that the daemon will create; {LESS_CHECKED}"));
-                return attempt(&trials.bare).await;
-            };
-            if database::lack_place(config, pipeline, by, &wanted).await? {
+            if let (false, Some(by)) = (wanted.is_empty(), &pipeline.table.partition_by)
+                && database::lack_place(config, pipeline, by, &wanted).await?
+            {
                 report.faults.push(format!(
                     "pipelines.{}.table.partition_by: rows of the newest records have no partition, so the pipeline would stop: {}",
                     pipeline.name,
                     why.as_deref().unwrap_or("another table has its name")
                 ));
-                return attempt(&trials.bare).await;
-            }
-            if why.is_none() {
+            } else if !wanted.is_empty() && why.is_some() {
+                // The daemon can't create partitions, and writes into those that exist.
+                return attempt(&Setup { no_partitions: true, ..trials.direct.clone() }).await;
+            } else {
                 report.warnings.push(format!("rows need partitions that the daemon will create; {LESS_CHECKED}"));
-                return attempt(&trials.bare).await;
             }
-            // The daemon can't create partitions, and writes into those that exist.
-            attempt(&Setup { no_partitions: true, ..trials.direct.clone() }).await
+            attempt(&trials.bare).await
         }
         tried => Ok(tried),
     }

@@ -1,8 +1,8 @@
 //! Requests about topics, logs and the group, from a client that joins no group. Each request blocks for up to
 //! [`TIMEOUT`], so it is made neither on the runtime's async threads nor on a poll thread.
 
+mod log_ends;
 mod members;
-mod stretches;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -19,8 +19,8 @@ use tidegate_protocol::claim_loop::{End, Ends, LogEnds, LogEndsError};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::task::{JoinError, spawn_blocking};
 
+pub use self::log_ends::RangesRead;
 pub use self::members::Group;
-pub use self::stretches::Stretches;
 use super::access::denied_topics;
 use super::fault::{Cause, Fault};
 use super::health::KafkaHealth;

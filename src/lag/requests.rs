@@ -133,10 +133,10 @@ impl LagWatch {
         }
         let requests = wanted.clone();
         match self.ask(move |observer| observer.ranges_without_records(&requests, effort.reading)).await {
-            Ok(stretches) => {
-                let is_cut = stretches.read.len() < wanted.len();
+            Ok(ranges) => {
+                let is_cut = ranges.read.len() < wanted.len();
                 let (read, empty): (HashSet<_>, HashSet<_>) =
-                    (stretches.read.into_iter().collect(), stretches.empty.into_iter().collect());
+                    (ranges.read.into_iter().collect(), ranges.empty.into_iter().collect());
                 for (source, range) in wanted.into_iter().filter(|(source, _)| read.contains(source)) {
                     let holds = !empty.contains(&source);
                     self.known.entry(source).or_default().end_read = Some((range, holds));

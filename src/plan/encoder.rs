@@ -46,7 +46,9 @@ impl PlannedEncoder {
                 unseen.add(&field);
             }
         });
-        unseen.add_rows(if counts { rows } else { 0 });
+        if counts {
+            unseen.add_rows(rows);
+        }
         let Some((rows, never)) = unseen.news() else { return };
         drop(unseen);
         let fields: Vec<_> =

@@ -72,8 +72,8 @@ pub async fn holders(
 ) -> Result<String, sqlx::Error> {
     let millis = i32::try_from(since.as_millis()).unwrap_or(i32::MAX);
     let rows = sqlx::query(HOLDERS).bind(parent).bind(partition).bind(millis).fetch_all(connection).await?;
-    let texts: Result<Vec<_>, _> = rows.iter().map(|row| Ok(Blocker::of(row)?.describe())).collect();
-    texts.map(|texts| texts.join(", "))
+    let texts = rows.iter().map(|row| Blocker::of(row).map(|holder| holder.describe()));
+    Ok(texts.collect::<Result<Vec<_>, _>>()?.join(", "))
 }
 
 impl Blocker {

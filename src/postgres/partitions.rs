@@ -24,7 +24,7 @@ use tracing::warn;
 pub use create::{Purpose, create, reason_for_this_partition};
 pub use places::without_place;
 
-use super::connect::{Connector, within};
+use super::connect::{Connector, lock_for_session, within};
 use crate::config::Pipeline;
 use crate::repeats::Repeats;
 
@@ -160,6 +160,11 @@ pub async fn lacking(connection: &mut PgConnection, table: &TableName) -> Result
         });
     }
     Ok(lacking)
+}
+
+/// Makes this session the only one that changes the table's partitions, until it ends.
+async fn lock(connection: &mut PgConnection, table: &TableName) -> Result<(), sqlx::Error> {
+    lock_for_session(connection, &format!("tidegate partitions {table}")).await
 }
 
 async fn existing(connection: &mut PgConnection, table: &TableName) -> Result<Vec<(TableName, bool)>, sqlx::Error> {

@@ -196,9 +196,8 @@ async fn a_partition_that_a_reader_locks_holds_up_neither_the_start_nor_the_remo
     assert_eq!((code, exist(&read).await), (Some(0), 0), "{log}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_the_right_to_create_partitions_rows_go_on_while_they_have_a_place() {
-    let world = World::new(1).await;
+/// Creates the table, and a role that may write into it and doesn't own it. Returns the role's name and its URL.
+async fn clerk(world: &World) -> (String, String) {
     let role = unique_name("clerk");
     world
         .sql(&format!(
@@ -206,8 +205,15 @@ async fn without_the_right_to_create_partitions_rows_go_on_while_they_have_a_pla
              CREATE ROLE {role} LOGIN; CREATE SCHEMA tidegate AUTHORIZATION {role}; GRANT INSERT ON history TO {role}"
         ))
         .await;
-    create_partition(&world, 0).await;
     let url = world.database.url.replacen("postgres@", &format!("{role}@"), 1);
+    (role, url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_create_partitions_rows_go_on_while_they_have_a_place() {
+    let world = World::new(1).await;
+    let (role, url) = clerk(&world).await;
+    create_partition(&world, 0).await;
     let config = |default: bool| {
         world.config_at(
             &url,
@@ -280,16 +286,9 @@ async fn check_names_a_table_that_has_the_name_of_a_partition() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_default_partition_that_cannot_be_created_holds_up_the_start_and_dead_letters_nothing() {
     let world = World::new(1).await;
-    let role = unique_name("clerk");
-    world
-        .sql(&format!(
-            "CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts);
-             CREATE ROLE {role} LOGIN; CREATE SCHEMA tidegate AUTHORIZATION {role}; GRANT INSERT ON history TO {role}"
-        ))
-        .await;
+    let (role, url) = clerk(&world).await;
     create_partition(&world, 0).await;
     world.produce([record(&world, 1, 0).await, record(&world, 2, 40).await]);
-    let url = world.database.url.replacen("postgres@", &format!("{role}@"), 1);
     let config = world.config_at(
         &url,
         "table = { name = \"history\", partition_by = { column = \"ts\", interval = \"1 day\", default = true } }\ndead_letters.max_share = 1",

@@ -14,9 +14,8 @@ use tidegate_rows::write_mode::partitions::{Bounds, default_name, name};
 use tracing::{info, warn};
 
 use super::places::without_place;
-use super::{existing, lacking};
+use super::{existing, lacking, lock};
 use crate::config::Pipeline;
-use crate::postgres::connect::lock_for_session;
 use crate::postgres::error::{cause, is_raised};
 use crate::repeats::Repeats;
 
@@ -63,7 +62,7 @@ pub async fn create(
     logged: &mut Repeats,
 ) -> Result<(), sqlx::Error> {
     let table = &config.table.name;
-    lock_for_session(connection, &format!("tidegate partitions {table}")).await?;
+    lock(connection, table).await?;
     let existing = existing(connection, table).await?;
     let mut refused = AllRefused::default();
     for missing in missing(config, by, wanted, &existing) {

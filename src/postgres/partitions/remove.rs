@@ -10,10 +10,9 @@ use tidegate_rows::spec::{Expiry, PartitionBy};
 use tidegate_rows::write_mode::partitions::{is_expired, of_name};
 use tracing::{info, warn};
 
-use super::existing;
+use super::{existing, lock};
 use crate::config::Pipeline;
 use crate::postgres::blockers::holders;
-use crate::postgres::connect::lock_for_session;
 use crate::postgres::error::cause;
 use crate::repeats::Repeats;
 
@@ -38,7 +37,7 @@ pub(super) async fn remove(
     if expired(config, by, now, existing(connection, table).await?).is_empty() {
         return Ok(());
     }
-    lock_for_session(connection, &format!("tidegate partitions {table}")).await?;
+    lock(connection, table).await?;
     // Another instance may have removed some of them meanwhile.
     for (partition, remove) in expired(config, by, now, existing(connection, table).await?) {
         // DETACH locks the table before the partition, so a reader of the partition would hold up all writers of the table. So

@@ -301,9 +301,12 @@ fn java(
     };
     let logging = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"];
     let mut args: Vec<std::ffi::OsString> = flags.iter().chain(&logging).map(Into::into).collect();
+    let archive = jars.class_archive();
+    // Java ignores an archive that another version of Java has written, and loads the classes from the JAR files.
+    if archive.exists() {
+        args.push(format!("-XX:SharedArchiveFile={}", archive.display()).into());
+    }
     args.extend([
-        // If the archive doesn't exist or is of another Java, then Java ignores it and loads the classes from the JAR files.
-        format!("-XX:SharedArchiveFile={}", jars.class_archive().display()).into(),
         "-Xshare:auto".into(),
         "-Djava.awt.headless=true".into(),
         "-Dzookeeper.admin.enableServer=false".into(),

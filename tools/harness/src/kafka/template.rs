@@ -65,7 +65,6 @@ fn format(jars: &Jars, properties: &Path) -> Result<()> {
 fn save_classes(run: &std::sync::Arc<Run>, jars: &Jars, properties: &Path, port: u16) -> Result<()> {
     let log = run.folder().join("broker.log");
     let mut program = java(jars, TunedFor::Tests, "kafka.Kafka", properties, log);
-    program.args.retain(|arg| !arg.to_string_lossy().starts_with("-XX:SharedArchiveFile="));
     program.args.insert(0, format!("-XX:ArchiveClassesAtExit={}", jars.class_archive().display()).into());
     let broker = Process::start(run, &program)?;
     broker.await_ready("the broker", START_DEADLINE, || is_listening(port))?;

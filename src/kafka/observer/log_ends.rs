@@ -17,7 +17,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Ranges of logs that were read.
 #[derive(Debug, Default)]
-pub struct Stretches {
+pub struct RangesRead {
     /// The partitions whose range was read.
     pub read: Vec<TopicPartition>,
     /// Those of them whose range contains no record.
@@ -33,14 +33,14 @@ impl Observer {
     /// If Kafka doesn't answer, and nothing was read.
     pub fn ranges_without_records(
         &self,
-        stretches: &[(TopicPartition, Range<Offset>)],
+        ranges: &[(TopicPartition, Range<Offset>)],
         limit: Duration,
-    ) -> Result<Stretches, String> {
+    ) -> Result<RangesRead, String> {
         let began = Instant::now();
         let reader = Reader::new(&settings::to_read(self.settings.clone()))?.giving_up_after(SILENCE_MAX);
-        let mut found = Stretches::default();
+        let mut found = RangesRead::default();
         let mut topics: Vec<&Arc<str>> = Vec::new();
-        for (source, _) in stretches {
+        for (source, _) in ranges {
             if !topics.contains(&&source.topic) {
                 topics.push(&source.topic);
             }
@@ -52,7 +52,7 @@ impl Observer {
             if (failed.is_some() || !found.read.is_empty()) && began.elapsed() >= limit {
                 break;
             }
-            let of_topic = stretches.iter().filter(|(source, _)| source.topic == *topic);
+            let of_topic = ranges.iter().filter(|(source, _)| source.topic == *topic);
             let ranges: Vec<_> = of_topic.clone().map(|(source, range)| (source.partition, range.clone())).collect();
             let mut hold = BTreeSet::new();
             if let Err(why) = reader.read(topic, &ranges, |message| _ = hold.insert(message.partition())) {
