@@ -13,11 +13,15 @@ const EXAMPLE: &str = "pipelines.ride_history";
 
 const HEAD: &str = "# Configuration reference
 
-Made by `UPDATE_DOCS=1 cargo test --test config_doc` from the table of keys behind `tidegate config schema` and from the annotated
-file `config/tidegate.toml`; the same test fails if this page differs from them.
+This page has every key, in the order and with the texts of the annotated file `config/tidegate.toml`. Every configuration needs
+`kafka.bootstrap_servers`, `postgres.url` (or `url_file`), and for each pipeline `topics` (or `topic_pattern`) and `table.name`. In
+the names of sections, NAME stands for a pipeline's name.
 
 `tidegate config print --config FILE` shows what files and environment set together. `tidegate config schema` prints a JSON Schema,
 with which editors complete and check the file. A key that doesn't exist is refused by name.
+
+<!-- Made by `UPDATE_DOCS=1 cargo test --test config_doc`, from the table of keys behind `tidegate config schema` and from
+`config/tidegate.toml`. The same test fails if this page differs from them. -->
 ";
 
 /// A line of the reference file.
@@ -179,6 +183,8 @@ fn known(section: &Section<'_>, types: &BTreeMap<String, Value>, faults: &mut Ve
     let shown = |name: &str| if last.is_empty() { format!("`{name}`") } else { format!("`{last}.{name}`") };
     for entry in &section.entries {
         if entry.keys.is_empty() {
+            // The empty line ends the list of keys above. Otherwise the text would belong to its last item.
+            page.push('\n');
             prose(&entry.comment, page);
             continue;
         }
@@ -208,7 +214,7 @@ fn page(file: &str, schema: &Value) -> (String, Vec<String>) {
     let (mut page, mut faults) = (HEAD.to_owned(), Vec::new());
     for section in &sections {
         page.push_str("\n## ");
-        page.push_str(&if section.path.is_empty() { "The file".to_owned() } else { format!("`[{}]`", section.path) });
+        page.push_str(&if section.path.is_empty() { "The annotated file".to_owned() } else { format!("`[{}]`", section.path) });
         page.push_str("\n\n");
         let has_free_names = types.contains_key(&section.path);
         if has_free_names {
