@@ -214,7 +214,11 @@ fn page(file: &str, schema: &Value) -> (String, Vec<String>) {
     let (mut page, mut faults) = (HEAD.to_owned(), Vec::new());
     for section in &sections {
         page.push_str("\n## ");
-        page.push_str(&if section.path.is_empty() { "The annotated file".to_owned() } else { format!("`[{}]`", section.path) });
+        page.push_str(&if section.path.is_empty() {
+            "The annotated file".to_owned()
+        } else {
+            format!("`[{}]`", section.path)
+        });
         page.push_str("\n\n");
         let has_free_names = types.contains_key(&section.path);
         if has_free_names {
