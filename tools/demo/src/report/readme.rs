@@ -29,8 +29,8 @@ fn figures(report: &Report) -> String {
     let (day, postgres) = (word("/began"), word("/versions/postgres"));
     let postgres: Vec<&str> = postgres.split(' ').take(2).collect();
     format!(
-        "{ladder}\n{flood}\nThe run of {}, {} cores ({}) that servers, load and tidegate share, Kafka {}, {}, both with their \
-         default settings for durability (`fsync` on).\n",
+        "{ladder}\n{flood}\nThese figures are from the run of {}, on {} cores ({}) that servers, load and tidegate share, with \
+         Kafka {} and {}, both with their default settings for durability (`fsync` on).\n",
         day.split('T').next().unwrap_or("?"),
         report.run.pointer("/machine/cores").map(ToString::to_string).unwrap_or_default(),
         word("/machine/cpu"),
@@ -47,8 +47,8 @@ fn ladder(ladder: &Table) -> String {
     let rate = |rung: &str| of(rung, "rows_per_second");
     let (insert, copy, ours) = (rate("INSERT a record"), rate("COPY binary"), rate("tidegate from Kafka"));
     format!(
-        "A: {} rows/s by INSERTs, {} by multi-row INSERTs, {} by binary COPY from memory, {} by tidegate from Kafka: {:.0} times \
-         INSERTs, {:.0} % of COPY.\n",
+        "A, rows per second: {} by INSERT, {} by multi-row INSERT, {} by binary COPY from memory, {} by tidegate from Kafka. \
+         Tidegate reaches {:.0} times the rate of INSERT, and {:.0} % of that of COPY.\n",
         grouped(insert),
         grouped(rate("multi-row VALUES").max(rate("multi-row UNNEST"))),
         grouped(copy),
@@ -61,19 +61,20 @@ fn ladder(ladder: &Table) -> String {
 fn flood(flood: &Table) -> String {
     let mut text = flood.lines().next().map_or_else(String::new, |line| {
         format!(
-            "B: {} records each, {}/s, in the rush hour {}/s:\n\n",
+            "B: each program gets {} records: {} per second, and {} per second in the rush hour.\n\n",
             grouped(line.count("intended")),
             grouped(line.count("steady_per_second")),
             grouped(line.count("rush_per_second"))
         )
     });
-    text += "| | refused | acknowledged, then lost | twice | longest wait for an answer | readable after (median, steady) | \
-             CPU seconds in all, and Kafka's of them |\n|---|--:|--:|--:|--:|--:|--:|\n";
+    text += "| | records refused | acknowledged, then lost | written twice | longest wait for an answer | \
+             readable after (median of the steady phase) | CPU seconds | of these, Kafka's |\n\
+             |---|--:|--:|--:|--:|--:|--:|--:|\n";
     for line in flood.lines() {
         let cpu =
             ["writer_cpu_s", "database_cpu_s", "kafka_cpu_s"].map(|column| line.count(column)).iter().sum::<f64>();
         text += &format!(
-            "| {} | {} | {} | {} | {} | {} | {cpu:.0}, {:.0} |\n",
+            "| {} | {} | {} | {} | {} | {} | {cpu:.0} | {:.0} |\n",
             line.text("way"),
             grouped(line.count("refused")),
             grouped(line.count("missing")),
@@ -113,9 +114,10 @@ mod tests {
     fn only_what_is_between_the_marks_is_written_anew() {
         let readme = format!("before\n{BEGINS}old\n{ENDS}after\n");
         let new = with_figures(&readme, &report(1.0)).unwrap();
-        assert!(new.starts_with(&format!("before\n{BEGINS}A: 10 000 rows/s")), "{new}");
-        assert!(new.contains("| tidegate | 0 | 0 | 0 | 700 ms | 262 ms | 26, 17 |"), "{new}");
-        assert!(new.contains("27 times INSERTs, 90 % of COPY") && new.contains("PostgreSQL 18.0, both with"), "{new}");
+        assert!(new.starts_with(&format!("before\n{BEGINS}A, rows per second: 10 000 by")), "{new}");
+        assert!(new.contains("| tidegate | 0 | 0 | 0 | 700 ms | 262 ms | 26 | 17 |"), "{new}");
+        assert!(new.contains("27 times the rate of INSERT, and 90 % of that of COPY"), "{new}");
+        assert!(new.contains("and PostgreSQL 18.0, both with"), "{new}");
         assert!(new.ends_with(&format!("{ENDS}after\n")) && !new.contains("old"), "{new}");
         assert_eq!(with_figures(&new, &report(1.0)).unwrap(), new);
     }
