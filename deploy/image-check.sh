@@ -1,5 +1,5 @@
 #!/bin/bash
-# For machines without Docker: runs the steps of the Dockerfile's last stage as plain commands in a folder. Then measures the time
+# For machines without Docker: applies the steps of the Dockerfile's last stage to an empty Debian in a folder. Then measures the time
 # from unpacking the image's layers until the first row, and runs tests of tests/it with the program in that folder. `make
 # image-check` calls it. Requires root, debootstrap, and the result of `make dist`, which is stripped as in the Dockerfile.
 set -euo pipefail

@@ -9,7 +9,7 @@ readonly target work=$target/install-check
 export ROOT=$work/root RUN_AS=0:0 TIDEGATE_INSTALL=$work/install TIDEGATE_PROGRAM=$PWD/deploy/debian/in-root.sh
 mkdir -p "$work"
 
-measure() { # NAME, PROGRAM; the script that installs is on standard input, and the folder is left as it is
+measure() { # NAME, PROGRAM; the script that installs is on standard input; keeps the folder ROOT for further steps
     deploy/debian/base.sh "$ROOT"
     { printf '#!/bin/bash\nset -euo pipefail\n'; cat; } >"$TIDEGATE_INSTALL"
     chmod +x "$TIDEGATE_INSTALL"
@@ -49,7 +49,7 @@ case $1 in
         in_root cargo install --locked --git file:///src.git tidegate
         ;;
     again)
-        # Reuses the dependencies.
+        # CARGO_TARGET_DIR still has the compiled dependencies, so only Tidegate's own crates are compiled.
         git clone -q "$SOURCE" "$ROOT/src"
         in_root cargo install --locked --force --path /src
         ;;

@@ -10,8 +10,8 @@ readonly work=$target/deb-check root=$target/deb-check/root
 readonly unit=$work/root/usr/lib/systemd/system/tidegate.service
 deploy/debian/base.sh "$root"
 
-# A stand-in for the daemon's program in the tests: it replaces the package's configuration, which the unit's command line names, by
-# that of the test.
+# A stand-in for the daemon's program in the tests. The unit's command line names the package's configuration file, so the stand-in
+# replaces this file by the configuration of the test.
 cat >"$work/tidegate" <<'RUN'
 #!/bin/sh
 set -e
@@ -32,7 +32,7 @@ case $1 in
         ;;
     install)
         apt install -y /tmp/tidegate.deb
-        # The test needs another one. This one is put back for the checks below.
+        # Each test installs a configuration of its own here. The package's is put back for the checks below.
         mv "$ROOT/etc/tidegate/tidegate.toml" "$ROOT/tmp/tidegate.toml"
         ;;
 esac

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Measures an installation, then runs tests of tests/it with it: `installed.sh NAME`. The servers of the tests run before the clock
-# starts. It ends when $TIDEGATE_PROGRAM, installed by `$TIDEGATE_INSTALL download` and `$TIDEGATE_INSTALL install`, has written the
-# first row.
+# Measures an installation, then runs tests of tests/it with it: `installed.sh NAME`. `$TIDEGATE_INSTALL download` and
+# `$TIDEGATE_INSTALL install` install $TIDEGATE_PROGRAM. The clock starts when the servers of the tests run, and stops when the program
+# has written the first row.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 log=$(mktemp)
