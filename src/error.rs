@@ -26,15 +26,15 @@ pub enum FatalError {
     /// Postgres refused a statement, and a retry would be refused too.
     #[error("{text}")]
     Refused { text: String, sqlstate: String },
-    /// A pipeline stopped, or tidegate has a bug.
+    /// A pipeline stopped, or Tidegate has a bug.
     #[error("{0}")]
     Stopped(String),
 }
 
 impl FatalError {
-    /// Returns the error that reports a bug of tidegate.
+    /// Returns the error that reports a bug of Tidegate.
     pub fn bug(error: impl std::fmt::Display) -> Self {
-        Self::Stopped(format!("a bug of tidegate, please report it: {error}"))
+        Self::Stopped(format!("a bug of Tidegate, please report it: {error}"))
     }
 
     /// Returns the process's exit code.

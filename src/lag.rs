@@ -93,7 +93,8 @@ pub struct PartitionLag {
     pub records: u64,
     /// Age of the oldest unwritten record, in seconds; 0 without lag.
     pub seconds: f64,
-    /// Seconds until Kafka deletes the oldest unwritten record.
+    /// Seconds until Kafka deletes the oldest unwritten record: infinite if the topic's retention is unlimited, `None` if the
+    /// time is unknown.
     pub headroom: Option<f64>,
     /// The claim that holds the partition.
     pub claim: Option<ClaimId>,
@@ -190,14 +191,11 @@ impl LagWatch {
         }
     }
 
-    /// Updates the gauges. Gauges of partitions that disappeared are removed; partitions with unlimited retention report
-    /// infinite headroom.
+    /// Updates the gauges. Gauges of partitions that disappeared are removed.
     fn show(&self, partitions: &BTreeMap<TopicPartition, PartitionLag>) {
         let before = lock(&self.view).partitions.clone();
         for (source, lag) in partitions {
-            let had_one = before.get(source).is_some_and(|lag| lag.headroom.is_some());
-            let headroom = lag.headroom.or(had_one.then_some(f64::INFINITY));
-            metrics::lag(&self.pipeline, source, Some((lag.records, lag.seconds)), headroom);
+            metrics::lag(&self.pipeline, source, Some((lag.records, lag.seconds)), lag.headroom);
             let had_condition = before.get(source).is_some_and(|lag| lag.condition.is_some());
             if lag.condition.is_some() || had_condition {
                 metrics::log_loss(&self.pipeline, source, lag.condition.as_ref());

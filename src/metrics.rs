@@ -103,7 +103,7 @@ fn describe() {
     c!(RETRIES, "Transactions retried, by the class of the SQLSTATE");
     c!(FENCED, "Partitions whose batch was dropped because another claim holds them");
     c!(COMMIT_UNKNOWN, "COMMITs without a reply, whose outcome was read from the ledger");
-    c!(REWINDS, "Times that the ledger was not where tidegate left it, and tidegate resumed from the ledger");
+    c!(REWINDS, "Times that the ledger was not where Tidegate left it, and Tidegate resumed from the ledger");
     c!(REBALANCES, "Assignments and revocations by the group");
     g!(ASSIGNED, "Partitions that a consumer owns");
     g!(PAUSED, "Partitions whose fetching is paused");
@@ -229,7 +229,7 @@ impl WriterMetrics {
         self.unknown.increment(1);
     }
 
-    /// Counts that the ledger wasn't at the offset where tidegate left it.
+    /// Counts that the ledger wasn't at the offset where Tidegate left it.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -282,7 +282,7 @@ impl ConsumerMetrics {
         self.consumed.increment(records);
     }
 
-    /// Counts that the ledger was behind the offset that tidegate knew to be committed.
+    /// Counts that the ledger was behind the offset that Tidegate knew to be committed.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -338,11 +338,7 @@ pub fn lag(pipeline: &Arc<str>, source: &TopicPartition, lag: Option<(u64, f64)>
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     gauge!(LAG_RECORDS, &labels).set(lag.map_or(UNKNOWN, |(records, _)| records as f64));
     gauge!(LAG_SECONDS, &labels).set(lag.map_or(UNKNOWN, |(_, seconds)| seconds));
-    // If the headroom is unknown but the lag is known, the topic has unlimited retention or its retention was never read. Then
-    // there is no series to change.
-    if headroom.is_some() || lag.is_none() {
-        gauge!(HEADROOM, &labels).set(headroom.unwrap_or(UNKNOWN));
-    }
+    gauge!(HEADROOM, &labels).set(headroom.unwrap_or(UNKNOWN));
 }
 
 /// Sets the log-loss condition of a partition; `None` if it has none. The series of all other causes are absent.

@@ -292,7 +292,7 @@ async fn ask_kafka(
             "pipelines.{}.group: the broker doesn't let us read in group `{}`, so no consumer could join it; {}",
             pipeline.name,
             pipeline.group,
-            acl(config, pipeline, "group", &pipeline.group)
+            acl(config, pipeline, "Read", "group", &pipeline.group)
         ));
     }
     if settings::assignor(pipeline.group_protocol).is_none() {
@@ -313,7 +313,16 @@ async fn ask_kafka(
         report.faults.push(format!(
             "pipelines.{}.topics: the broker denies us the records of topic `{topic}`; {}",
             pipeline.name,
-            acl(config, pipeline, "topic", &topic)
+            acl(config, pipeline, "Read", "topic", &topic)
+        ));
+    }
+    let names: Vec<String> = topics.keys().cloned().collect();
+    let retention = reach::ask(config, &observer, move |observer| observer.retention(&names)).await?;
+    for topic in topics.keys().filter(|topic| !retention.contains_key(*topic)) {
+        report.warnings.push(format!(
+            "pipelines.{}.topics: the broker doesn't let us read the retention of topic `{topic}`, so it will be unknown when Kafka deletes unwritten records, and no alert can warn of it; {}",
+            pipeline.name,
+            acl(config, pipeline, "DescribeConfigs", "topic", topic)
         ));
     }
     let mut found: BTreeMap<String, TopicReport> =
@@ -339,11 +348,11 @@ async fn ask_kafka(
 }
 
 /// Returns the remedy for a missing right in Kafka, with the command that grants it.
-fn acl(config: &Config, pipeline: &Pipeline, kind: &str, name: &str) -> String {
+fn acl(config: &Config, pipeline: &Pipeline, operation: &str, kind: &str, name: &str) -> String {
     let properties = config.kafka.properties_of(pipeline);
     let user = properties.get("sasl.username").map_or("NAME", |user| user.expose());
     format!(
-        "run: kafka-acls.sh --bootstrap-server {} --add --allow-principal 'User:{user}' --operation Read --{kind} '{name}'; or remove the rule that denies it",
+        "run: kafka-acls.sh --bootstrap-server {} --add --allow-principal 'User:{user}' --operation {operation} --{kind} '{name}'; or remove the rule that denies it",
         config.kafka.bootstrap_servers
     )
 }

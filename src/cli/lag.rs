@@ -42,7 +42,9 @@ struct Line {
     low: i64,
     lag_records: u64,
     lag_seconds: f64,
+    /// `null` if unknown or infinite
     retention_headroom_seconds: Option<f64>,
+    retention_unlimited: bool,
     owner: Option<String>,
     epoch: i64,
     /// Seconds since records were last committed; `null` if none were ever committed.
@@ -69,6 +71,7 @@ impl Line {
             lag_records: lag.records,
             lag_seconds: lag.seconds,
             retention_headroom_seconds: lag.headroom,
+            retention_unlimited: lag.headroom == Some(f64::INFINITY),
             owner: lag.owner,
             epoch: lag.epoch,
             last_commit_seconds: lag.committed_seconds,
@@ -145,7 +148,11 @@ fn text(lag: &PipelineLag) -> String {
             show::count(line.low),
             show::count(line.lag_records),
             duration(line.lag_seconds),
-            line.retention_headroom_seconds.map_or_else(|| "for ever".to_owned(), duration),
+            match line.retention_headroom_seconds {
+                Some(seconds) if seconds.is_finite() => duration(seconds),
+                Some(_) => "no limit".to_owned(),
+                None => "unknown".to_owned(),
+            },
             line.last_commit_seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", duration(seconds))),
             line.owner.clone().unwrap_or_else(|| "nobody yet".to_owned()),
         ]);

@@ -105,10 +105,10 @@ pub(super) fn column_type(text: &str) -> Result<String, String> {
     let names = types::KNOWN.iter().map(|known| known.name);
     let all = names.clone().chain(types::KNOWN.iter().flat_map(|known| known.aliases.iter().copied()));
     Err(match super::fault::nearest(base, all.chain(TYPE_ALIASES.iter().map(|(alias, _)| *alias))) {
-        Some(meant) => format!("{text:?} is no type that tidegate writes, did you mean {meant:?}?"),
+        Some(meant) => format!("{text:?} is no type that Tidegate writes, did you mean {meant:?}?"),
         None => {
             let names: Vec<_> = names.collect();
-            format!("{text:?} is no type that tidegate writes; it writes {}, and arrays of them", names.join(", "))
+            format!("{text:?} is no type that Tidegate writes; it writes {}, and arrays of them", names.join(", "))
         }
     })
 }
@@ -172,7 +172,7 @@ mod tests {
         }
         assert_eq!(
             column_type("timestampz").expect_err("no such type"),
-            "\"timestampz\" is no type that tidegate writes, did you mean \"timestamptz\"?"
+            "\"timestampz\" is no type that Tidegate writes, did you mean \"timestamptz\"?"
         );
     }
 

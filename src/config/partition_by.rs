@@ -9,7 +9,7 @@ use super::names;
 use super::node::ConfigNode;
 
 /// The default number of partitions that are created ahead of time. With daily partitions, the current one still exists
-/// after tidegate was down for a day.
+/// after Tidegate was down for a day.
 const AHEAD: u32 = 2;
 
 /// Reads `partition_by`, if it is set.

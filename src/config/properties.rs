@@ -24,7 +24,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     ),
     (
         &["enable.auto.commit", "auto.commit.enable", "auto.commit.interval.ms"],
-        "an offset is committed after its rows, by tidegate alone, or lag would be false",
+        "an offset is committed after its rows, by Tidegate alone, or lag would be false",
     ),
     (
         &["enable.auto.offset.store", "offset.store.method", "offset.store.path", "offset.store.sync.interval.ms"],
@@ -58,7 +58,7 @@ const REFUSED: &[(&[&str], &str)] = &[
         "the protocol of old brokers has no headers, timestamps and transactions",
     ),
     (&["log_level"], "set log.level"),
-    (&["log.queue"], "librdkafka's lines belong in tidegate's log"),
+    (&["log.queue"], "librdkafka's lines belong in Tidegate's log"),
     (&["enabled_events", "consume.callback.max.messages"], "records come by polling only"),
     (&["plugin.library.paths"], "a plugin could change what is read or committed"),
 ];
@@ -150,7 +150,7 @@ pub(super) fn read(table: &ConfigNode<'_>) -> Read {
 /// Checks whether librdkafka accepts the value.
 fn check(name: &str, value: &str) -> Result<(), &'static str> {
     if token::OURS.contains(&name) {
-        return Ok(()); // tidegate uses it, and doesn't pass it to librdkafka
+        return Ok(()); // Tidegate uses it, and doesn't pass it to librdkafka
     }
     ClientConfig::new().set(name, value).create_native_config().map(drop).map_err(|error| in_our_words(&error))
 }

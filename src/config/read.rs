@@ -23,7 +23,7 @@ use super::{
 /// The range of timeouts, and of `batch.max_age`. Its upper end is low enough that sums of them can't overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
-/// Postgres settings that the user can't set for tidegate's sessions, each with the key to set instead or with the
+/// Postgres settings that the user can't set for Tidegate's sessions, each with the key to set instead or with the
 /// reason.
 const OUR_SETTINGS: &[(&str, &str)] = &[
     ("statement_timeout", "set postgres.statement_timeout"),

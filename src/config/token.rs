@@ -1,7 +1,7 @@
 //! The source of tokens for SASL OAUTHBEARER: an OIDC token endpoint (configured by librdkafka's properties) or a
 //! program.
 //!
-//! librdkafka itself would need curl for OIDC, and curl would link a second TLS library. So tidegate requests the tokens
+//! librdkafka itself would need curl for OIDC, and curl would link a second TLS library. So Tidegate requests the tokens
 //! itself, with the same HTTP client as for the schema registry, and doesn't pass these properties to librdkafka.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::{Secret, SecretSource};
 
-/// Properties that tidegate handles instead of librdkafka.
+/// Properties that Tidegate handles instead of librdkafka.
 pub const OURS: &[&str] = &[
     METHOD,
     "sasl.oauthbearer.client.credentials.client.id",

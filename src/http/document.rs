@@ -89,7 +89,10 @@ pub(super) struct PipelineView {
     pub(super) lag_age_seconds: Option<f64>,
     pub(super) lag_seen_ms: Option<i64>,
     pub(super) lag_trouble: Option<String>,
+    /// `null` if unknown or infinite.
     pub(super) retention_headroom_seconds: Option<f64>,
+    /// Whether Kafka keeps the records of all the topics without any limit.
+    pub(super) retention_unlimited: bool,
     /// The system that limits the pipeline's speed now, as a sentence such as "Kafka is the limit …".
     pub(super) limit: Option<String>,
     pub(super) batches: BatchesView,

@@ -143,6 +143,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         lag_seen_ms: lag.seen_at.map(|at| epoch_ms() / 1000 * 1000 - millis(at.elapsed().as_secs_f64()) / 1000 * 1000),
         lag_trouble: lag.trouble.map(|trouble| trouble.to_string()),
         retention_headroom_seconds: facts.headroom,
+        retention_unlimited: facts.headroom == Some(f64::INFINITY),
         limit: match (facts.waiting.as_ref().or(facts.kafka.as_ref()), facts.state) {
             (Some(waiting), _) => Some(words::limit_while_waiting(waiting.trouble.cause).to_owned()),
             (None, PipelineState::Flowing) => words::limit(&rates.cycles),
@@ -169,6 +170,14 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         board,
     };
     (view, facts)
+}
+
+/// Returns the shortest headroom of all partitions. An unknown one counts only if no other is finite: it may be shorter than an
+/// infinite one.
+fn headroom(partitions: &[PartitionView]) -> Option<f64> {
+    let known = || partitions.iter().map(|p| p.retention_headroom_seconds);
+    let shortest = known().flatten().reduce(f64::min)?;
+    (shortest.is_finite() || known().all(|headroom| headroom.is_some())).then_some(shortest)
 }
 
 fn facts(
@@ -228,7 +237,7 @@ fn facts(
         never_seen: pipeline.never_seen(),
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
-        headroom: partitions.iter().filter_map(|p| p.retention_headroom_seconds).reduce(f64::min),
+        headroom: headroom(partitions),
         into: rates.mean.map(|(into, _)| into),
         out: rates.mean.map(|(_, out)| out),
         claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),

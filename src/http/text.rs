@@ -159,6 +159,7 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
         text,
         &match pipeline.retention_headroom_seconds {
             Some(left) => format!("{}Kafka deletes the oldest unwritten record in {}", label(""), duration(left)),
+            None if pipeline.retention_unlimited => format!("{}Kafka keeps records without a limit", label("")),
             None => format!("{}it is unknown when Kafka deletes unwritten records", label("")),
         },
     );

@@ -406,6 +406,7 @@ pub(super) fn limit_while_waiting(cause: WaitCause) -> &'static str {
 fn safe(facts: &Facts) -> String {
     let kept = facts
         .headroom
+        .filter(|seconds| seconds.is_finite())
         .map_or_else(|| "keeps them".to_owned(), |seconds| format!("keeps them {} more", duration(seconds)));
     match facts.lag_records {
         // Nobody knows whether a deleted topic held unwritten records.

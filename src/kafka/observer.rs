@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResourceResult, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -84,7 +84,7 @@ pub enum AskError<E> {
     /// The request returned this error.
     #[error("{0}")]
     Answer(E),
-    #[error("a bug of tidegate, please report it: {0}")]
+    #[error("a bug of Tidegate, please report it: {0}")]
     Panicked(JoinError),
 }
 
@@ -155,9 +155,8 @@ impl Observer {
         Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
     }
 
-    /// Requests the settings of topics or brokers. If the client has no right to read the settings of one resource,
-    /// only this resource's result is an error.
-    fn describe(&self, topic: &str, resources: &[ResourceSpecifier<'_>]) -> Answer<Vec<ConfigResourceResult>> {
+    /// Requests the settings of topics or brokers. Those whose settings the client has no right to read are left out.
+    fn describe(&self, topic: &str, resources: &[ResourceSpecifier<'_>]) -> Answer<Vec<ConfigResource>> {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let runtime = tokio::runtime::Handle::current();
         self.question(topic, || {
@@ -171,7 +170,9 @@ impl Observer {
                     self.admin.get_or_init(|| made)
                 }
             };
-            runtime.block_on(admin.describe_configs(resources, &options))
+            // rdkafka doesn't read a resource's error, which leaves it without settings. Every topic and broker has some.
+            let answers = runtime.block_on(admin.describe_configs(resources, &options))?;
+            Ok(answers.into_iter().flatten().filter(|resource| !resource.entries.is_empty()).collect())
         })
     }
 
@@ -388,7 +389,7 @@ impl Observer {
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let answers = self.describe(&topics[0], &resources)?;
         let mut kept = BTreeMap::new();
-        for resource in answers.into_iter().flatten() {
+        for resource in answers {
             let OwnedResourceSpecifier::Topic(topic) = &resource.specifier else { continue };
             let value = |name| resource.get(name).and_then(|entry| entry.value.as_deref());
             let deletes = value("cleanup.policy").is_none_or(|policy| policy.contains("delete"));

@@ -1,4 +1,4 @@
-//! librdkafka's settings: those that tidegate requires, each with its reason, and those derived from the memory budget.
+//! librdkafka's settings: those that Tidegate requires, each with its reason, and those derived from the memory budget.
 
 use std::fs::File;
 use std::ops::{Deref, DerefMut};
@@ -86,7 +86,7 @@ pub fn refused(settings: &Settings, error: &KafkaError) -> String {
 pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Settings {
     let mut config = client(kafka, pipeline);
     for (name, value) in [
-        // The ledger has the positions. Kafka stores them only for tools that show lag, and tidegate commits them itself.
+        // The ledger has the positions. Kafka stores them only for tools that show lag, and Tidegate commits them itself.
         ("enable.auto.commit", "false".to_owned()),
         ("enable.auto.offset.store", "false".to_owned()),
         // If a position is outside of the log, librdkafka reports an error, and doesn't jump to another position.

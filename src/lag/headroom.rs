@@ -23,9 +23,9 @@ pub(super) struct Retentions {
 }
 
 impl Retentions {
-    /// Returns the last retention that was read; unlimited if none was.
-    pub(super) fn of(&self, topic: &str) -> Retention {
-        self.known.get(topic).copied().unwrap_or_default()
+    /// Returns the last retention that was read; `None` if none was.
+    pub(super) fn of(&self, topic: &str) -> Option<Retention> {
+        self.known.get(topic).copied()
     }
 
     /// Stores what was read about these topics. Returns the topics whose retention has just become unreadable, and for
@@ -66,7 +66,8 @@ pub struct PartitionRetention {
 }
 
 impl Retention {
-    /// Returns the seconds until Kafka deletes the oldest unwritten record; `None` if no limit applies.
+    /// Returns the seconds until Kafka deletes the oldest unwritten record: infinite if the topic has no limit, `None` if it
+    /// has only one by size and Kafka hasn't deleted anything yet, or nothing arrives.
     ///
     /// The limit by size is an estimate. If Kafka has already deleted a part of the log, the log is about at its
     /// maximum size, so its start advances as fast as its end. The start reaches the ledger's position after it has
@@ -77,7 +78,8 @@ impl Retention {
         #[expect(clippy::cast_precision_loss, reason = "offsets of a log are far below 2^53")]
         let by_size =
             (self.bytes.is_some() && place.cut && place.inflow > 0.0).then(|| place.behind as f64 / place.inflow);
-        by_time.into_iter().chain(by_size).reduce(f64::min)
+        let unlimited = (self == Self::default()).then_some(f64::INFINITY);
+        by_time.into_iter().chain(by_size).reduce(f64::min).or(unlimited)
     }
 }
 
@@ -95,7 +97,7 @@ mod tests {
         assert_eq!(known.keep(&topics, &only_a), [("b", false)]);
         assert_eq!(known.keep(&topics, &BTreeMap::new()), [("a", true)]);
         assert!(known.keep(&topics, &BTreeMap::new()).is_empty(), "it was said");
-        assert_eq!((known.of("a"), known.of("b")), (DAY, Retention::default()));
+        assert_eq!((known.of("a"), known.of("b")), (Some(DAY), None));
         assert!(known.keep(&topics, &only_a).is_empty());
         assert_eq!(known.keep(&topics, &BTreeMap::new()), [("a", true)], "it is news again");
     }
@@ -107,7 +109,7 @@ mod tests {
         assert_eq!(DAY.headroom(PartitionRetention { age: 90_000.0, ..PartitionRetention::default() }), Some(0.0));
         assert_eq!(
             Retention::default().headroom(PartitionRetention { age: 90_000.0, ..PartitionRetention::default() }),
-            None
+            Some(f64::INFINITY)
         );
     }
 
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_was_never_cut_or_stands_still_is_not_bounded_by_its_size() {
+    fn a_limit_by_size_says_nothing_before_a_deletion_or_while_nothing_arrives() {
         let by_size = Retention { ms: None, bytes: Some(1 << 30) };
         assert_eq!(
             by_size.headroom(PartitionRetention { behind: 10, inflow: 5.0, ..PartitionRetention::default() }),

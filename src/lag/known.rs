@@ -73,7 +73,7 @@ impl Known {
         now: i64,
         before: Option<&PartitionLag>,
         since_look: Duration,
-        retention: Retention,
+        retention: Option<Retention>,
     ) -> PartitionLag {
         let read_to = self.read_to(row.next);
         let read_to = match &self.end_read {
@@ -107,7 +107,7 @@ impl Known {
         let headroom = match condition {
             // Kafka has already deleted it.
             Some(LossCondition::RetentionPassed { .. }) => Some(0.0),
-            _ => retention.headroom(place),
+            _ => retention.and_then(|retention| retention.headroom(place)),
         };
         PartitionLag {
             next: row.next,
@@ -187,7 +187,7 @@ mod tests {
     /// Returns the records and the seconds of the lag.
     fn lag(known: &mut Known, next: i64, end: i64, at: i64) -> (u64, f64) {
         known.ends_at(Offset::new(end));
-        let lag = known.lag(&row(next), Offset::new(end), NOW + at, None, Duration::ZERO, Retention::default());
+        let lag = known.lag(&row(next), Offset::new(end), NOW + at, None, Duration::ZERO, None);
         (lag.records, lag.seconds)
     }
 

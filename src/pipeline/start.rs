@@ -22,7 +22,7 @@ use crate::repeats::Repeats;
 use crate::status::Trouble;
 
 impl Pipeline {
-    /// Connects to Postgres and Kafka, creates tidegate's tables and the target table, and registers the pipeline.
+    /// Connects to Postgres and Kafka, creates Tidegate's tables and the target table, and registers the pipeline.
     /// Retries during outages, without end.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ pub(super) enum StartError {
     #[error("{0}")]
     Differs(String),
     /// A request to Kafka panicked.
-    #[error("a bug of tidegate, please report it: {0}")]
+    #[error("a bug of Tidegate, please report it: {0}")]
     Panicked(#[source] JoinError),
 }
 

@@ -40,6 +40,6 @@ pub enum Stopped {
     #[error("{0}")]
     Configuration(String),
     /// A defect of Tidegate.
-    #[error("a bug of tidegate, please report it: {0}")]
+    #[error("a bug of Tidegate, please report it: {0}")]
     Bug(String),
 }

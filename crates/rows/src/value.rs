@@ -216,7 +216,7 @@ pub enum Reason {
     InvalidUuid,
     /// A field has no column, and `unknown_fields` is `dead_letter`.
     UnknownField,
-    /// A field has no column yet, and `evolve` will add one. A dead letter with this reason is a bug of tidegate.
+    /// A field has no column yet, and `evolve` will add one. A dead letter with this reason is a bug of Tidegate.
     NewField,
     /// The record names no table that can receive its rows.
     NoTable,

@@ -184,7 +184,7 @@ fn columns_are_held_against_the_rules() {
         ),
         (
             "a = { field = \"a\", type = \"float9\" }",
-            "2:20  pipelines.rides.columns.a.type: \"float9\" is no type that tidegate writes, did you mean \"float4\"?",
+            "2:20  pipelines.rides.columns.a.type: \"float9\" is no type that Tidegate writes, did you mean \"float4\"?",
         ),
         (
             "a = { field = \"a\", type = \"text\", unit = \"ms\" }",
@@ -230,7 +230,7 @@ fn properties_that_would_break_a_promise_are_refused_with_the_reason() {
     let cases = [
         (
             "\"enable.auto.commit\" = true",
-            "\"enable.auto.commit\": not to be set: an offset is committed after its rows, by tidegate alone, or lag would be false",
+            "\"enable.auto.commit\": not to be set: an offset is committed after its rows, by Tidegate alone, or lag would be false",
         ),
         ("\"group.id\" = \"x\"", "\"group.id\": not to be set: set pipelines.NAME.group"),
         (

@@ -74,7 +74,7 @@ impl Observer {
     /// If Kafka doesn't answer; the error says why.
     pub fn switched_off_consumer_protocol(&self) -> Answer<Option<Fault>> {
         for broker in self.metadata(None)?.brokers() {
-            for settings in self.describe("", &[ResourceSpecifier::Broker(broker.id())])?.into_iter().flatten() {
+            for settings in self.describe("", &[ResourceSpecifier::Broker(broker.id())])? {
                 let protocols = settings.get(PROTOCOLS_KEY).and_then(|entry| entry.value.as_deref());
                 if protocols.is_some_and(|protocols| !protocols.split(',').any(|name| name.trim() == "consumer")) {
                     return Ok(Some(Fault::no_consumer_protocol(&format!("{}:{}", broker.host(), broker.port()))));

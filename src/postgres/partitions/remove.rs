@@ -21,7 +21,7 @@ const WAIT: Duration = Duration::from_secs(1);
 /// `lock_not_available`
 const LOCKED: &str = "55P03";
 
-/// Detaches or drops the expired ones of the partitions that tidegate created. A refusal is logged, unless `logged` holds it
+/// Detaches or drops the expired ones of the partitions that Tidegate created. A refusal is logged, unless `logged` holds it
 /// back.
 ///
 /// # Errors

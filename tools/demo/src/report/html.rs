@@ -19,14 +19,14 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;mar
 const FAIRNESS: [&str; 9] = [
     "Open loop: each vehicle has its time, and every wait counts from that time, also for who was sent late.",
     "All four arrangements get the same JSON, decode it, and have the same 64 MiB for what is not yet safe, counted in bytes of JSON.",
-    "Answered means: committed with fsync, for INSERTs; in the program's memory, for the app buffer; taken by Kafka, for tidegate.",
+    "Answered means: committed with fsync, for INSERTs; in the program's memory, for the app buffer; taken by Kafka, for Tidegate.",
     "Who gets no answer tries again, and a write whose outcome is unknown is tried again: so a direct way loses nothing that it \
      answered for by a commit, and may write it twice.",
     "acks=all with one broker is that broker's page cache: it survives a killed broker, not a machine that fails. \
      synchronous_commit=on is an fsync, and survives that. With three brokers and min.insync.replicas=2 Kafka survives it too, and \
      costs more than is shown here.",
-    "In the ladder the rows of the direct ways come ready-made from memory; tidegate's come from Kafka as JSON.",
-    "8 s after the last record what a direct way hasn't written still waits; tidegate may drain for up to 60 s, since what is in Kafka \
+    "In the ladder the rows of the direct ways come ready-made from memory; Tidegate's come from Kafka as JSON.",
+    "8 s after the last record what a direct way hasn't written still waits; Tidegate may drain for up to 60 s, since what is in Kafka \
      is at no risk, and its catch-up counts all of that time.",
     "Pipelined INSERTs aren't among the rungs: the driver has none.",
     "When a record was committed is Postgres' own word (track_commit_timestamp), for all alike.",
@@ -48,9 +48,9 @@ const SERVICES: &str = "The same records are read by three services, each for it
 pub(super) fn page(report: &Report, folder: &Path) -> String {
     let svg = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
     let verdict = if report.is_good() {
-        "Every promise of tidegate was kept in this run."
+        "Every promise of Tidegate was kept in this run."
     } else {
-        "A promise of tidegate was broken in this run: see ✘."
+        "A promise of Tidegate was broken in this run: see ✘."
     };
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\

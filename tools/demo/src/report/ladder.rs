@@ -46,7 +46,7 @@ pub(super) fn sentences(ladder: &Table) -> Vec<Sentence> {
             Tone::Plain,
             format!(
                 "The database spends {:.1} CPU-s and {} bytes of WAL a million rows and a row on INSERTs, {:.1} and {} on \
-                 tidegate's batches.",
+                 Tidegate's batches.",
                 of("INSERT a record", "database_cpu_s_per_million"),
                 grouped(of("INSERT a record", "wal_bytes_per_row")),
                 of("tidegate from Kafka", "database_cpu_s_per_million"),

@@ -29,7 +29,7 @@ fn figures(report: &Report) -> String {
     let (day, postgres) = (word("/began"), word("/versions/postgres"));
     let postgres: Vec<&str> = postgres.split(' ').take(2).collect();
     format!(
-        "{ladder}\n{flood}\nThese figures are from the run of {}, on {} cores ({}) that servers, load and tidegate share, with \
+        "{ladder}\n{flood}\nThese figures are from the run of {}, on {} cores ({}) that servers, load and Tidegate share, with \
          Kafka {} and {}, both with their default settings for durability (`fsync` on).\n",
         day.split('T').next().unwrap_or("?"),
         report.run.pointer("/machine/cores").map(ToString::to_string).unwrap_or_default(),
