@@ -77,7 +77,7 @@ fn read(text: &str) -> Result<Issued, String> {
             .to_owned()
     })?;
     let lifetime = match document.lifetime_seconds.map(Duration::try_from_secs_f64) {
-        Some(Err(_)) => return Err("`lifetime_seconds` is no duration".to_owned()),
+        Some(Err(_)) => return Err("`lifetime_seconds` is not a duration".to_owned()),
         Some(Ok(lifetime)) => Some(lifetime),
         None => None,
     };

@@ -184,7 +184,7 @@ impl LagWatch {
                 }
                 Err(trouble) => {
                     connection = None;
-                    debug!(pipeline = &*self.pipeline, %trouble, "can't see the lag");
+                    debug!(pipeline = &*self.pipeline, %trouble, "can't read the lag");
                     lock(&self.view).trouble = Some(trouble);
                 }
             }

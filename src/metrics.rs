@@ -101,14 +101,20 @@ fn describe() {
     h!(WRITE_DURATION, "Seconds from receiving a batch to its commit, waits for Postgres included");
     c!(CYCLE, "Seconds of a consumer's time, by phase");
     c!(RETRIES, "Transactions retried, by the class of the SQLSTATE");
-    c!(FENCED, "Partitions whose batch was dropped because another claim holds them");
+    c!(
+        FENCED,
+        "Times that the records of a partition were dropped from a batch because another claim holds the partition"
+    );
     c!(COMMIT_UNKNOWN, "COMMITs without a reply, whose outcome was read from the ledger");
-    c!(REWINDS, "Times that the ledger was not where Tidegate left it, and Tidegate resumed from the ledger");
+    c!(
+        REWINDS,
+        "Times that the ledger was not at the offset that Tidegate last committed, and Tidegate resumed from the ledger"
+    );
     c!(REBALANCES, "Assignments and revocations by the group");
     g!(ASSIGNED, "Partitions that a consumer owns");
     g!(PAUSED, "Partitions whose fetching is paused");
     g!(BUFFERED, "Bytes in batches, open and in flight");
-    g!(MEMORY_LIMIT, "limits.memory");
+    g!(MEMORY_LIMIT, "The memory budget of the process, limits.memory");
     g!(LAG_RECORDS, "Records between the ledger and the log's end");
     g!(LAG_SECONDS, "Age of the oldest record that isn't written");
     g!(LAG_AGE, "Seconds since lag and headroom were read; their series are absent after 10 s without a reading");
@@ -117,8 +123,8 @@ fn describe() {
     g!(LOG_LOSS, "1 while a partition's log can't be the one that the ledger describes, by cause; absent otherwise");
     g!(PIPELINE_STATE, "1 for the state that a pipeline is in");
     g!(LAST_COMMIT, "Unix time of the last commit");
-    g!(FLOW_LIMIT, "flow.max_rows_per_second; absent without a limit");
-    g!(BUILD_INFO, "1, with the version");
+    g!(FLOW_LIMIT, "The rate limit flow.max_rows_per_second; absent if none is set");
+    g!(BUILD_INFO, "Always 1; the label version has the version");
     c!(RELOADS, "Reloads of the configuration (SIGHUP), by result");
     g!(
         RELOAD_SUCCEEDED,

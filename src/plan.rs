@@ -311,7 +311,7 @@ impl PlanSource {
                 TableClaim::Full => full = true,
                 TableClaim::Fed { by } => {
                     return Err(ReplanError::Unplannable(format!(
-                        "a record is for `{table}`, and pipeline `{by}` feeds `{table}` from a topic of pipeline `{}` already, so that every record would be there twice: take another name for one of the two",
+                        "a record is for `{table}`, but pipeline `{by}` already writes a topic of pipeline `{}` into `{table}`, so the table would have every record twice: use another table for one of the two pipelines",
                         config.name
                     )));
                 }
@@ -460,7 +460,7 @@ async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(),
             match error.disposition() {
                 Disposition::Outage => Err(ReplanError::Write(error)),
                 _ => Err(ReplanError::Unplannable(format!(
-                    "pipelines.{}.table.after_create: can't make `{}` with it: {error}; nothing was made",
+                    "pipelines.{}.table.after_create: can't create `{}` with it: {error}; nothing was created",
                     spec.pipeline, spec.table.name
                 ))),
             }

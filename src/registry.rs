@@ -57,7 +57,7 @@ fn await_until(
     while let Some(id) = wants() {
         if Instant::now() > deadline {
             let trouble = schemas.and_then(CachedSchemas::trouble);
-            let late = || format!("schema {id} has not come from the registry");
+            let late = || format!("schema {id} was not read from the registry in time");
             return Err(trouble.map_or_else(late, |trouble| trouble.to_string()));
         }
         thread::sleep(LOOK_AGAIN);

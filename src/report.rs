@@ -52,7 +52,7 @@ impl Listener for ConsumerReport {
             }
             Event::Assigned { added, all } => {
                 info!(pipeline, consumer, added = ?added, partitions = all, "assigned");
-                self.rebalanced("was given", added);
+                self.rebalanced("was assigned", added);
             }
             Event::Joined => {
                 self.status.drain.resumed();
@@ -60,7 +60,7 @@ impl Listener for ConsumerReport {
             }
             Event::Revoked { sources, lost } => {
                 info!(pipeline, consumer, partitions = ?sources, lost, "revoked");
-                self.rebalanced(if *lost { "lost" } else { "gave up" }, sources);
+                self.rebalanced(if *lost { "lost" } else { "released" }, sources);
             }
             Event::Held(hold) => work.hold(hold.map(held)),
             Event::Snapshot(snapshot) => self.publish(snapshot),
@@ -106,14 +106,14 @@ impl Listener for ConsumerReport {
             Event::Rewound { source, from } => {
                 self.writer.rewound();
                 let place = place(source, *from);
-                work.note("rewind", format!("{place}: the ledger is at another offset, refilling"));
-                warn!(pipeline, consumer, %source, %place, "the ledger is not where it was committed: the database was restored; claiming again and refilling from Kafka");
+                work.note("rewind", format!("{place}: the ledger is at another offset: reading again from there"));
+                warn!(pipeline, consumer, %source, %place, "the ledger is not at the offset that was committed: the database was restored, or somebody set the offset; claiming again, and reading from Kafka what the ledger lacks");
             }
             Event::Committed(committed) => self.committed(committed),
             Event::BatchWritten { batch, took } => {
                 if let Some(waited) = self.status.flowing() {
                     let seconds = (waited.as_secs_f64() * 10.0).round() / 10.0;
-                    info!(pipeline, consumer, seconds, "Postgres takes writes again");
+                    info!(pipeline, consumer, seconds, "Postgres accepts writes again");
                 }
                 self.status.drain.in_flight_written();
                 self.writer.batch(batch, *took);
@@ -126,7 +126,7 @@ impl Listener for ConsumerReport {
                 warn!(pipeline, consumer, %error, "the outcome of a COMMIT is unknown: reading it from the ledger");
             }
             Event::CatalogChanged(error) if matches!(error.cause, Cause::NoPartition(_)) => {
-                info!(pipeline, consumer, "rows have no partition yet: creating what is missing");
+                info!(pipeline, consumer, "rows have no partition yet: creating the missing partitions");
             }
             Event::CatalogChanged(error) => {
                 warn!(pipeline, consumer, %error, "the catalog changed: planning and encoding again");
@@ -194,7 +194,7 @@ impl ConsumerReport {
             if let Some(held_back) = lock(&self.logged).take(kind, Instant::now()) {
                 let (pipeline, consumer, reason) = (&*self.pipeline, self.status.number, letter.reason);
                 let (column, repeated) = (column.as_deref(), (held_back > 0).then_some(held_back));
-                warn!(pipeline, consumer, %source, %offset, reason, column, repeated, "a record became a dead letter, and the flow goes on: see `tidegate dead-letters list`; others of its kind are counted for a minute");
+                warn!(pipeline, consumer, %source, %offset, reason, column, repeated, "a record became a dead letter, and the pipeline continues: see `tidegate dead-letters list`; further ones with this reason and column are counted for a minute, and not logged");
             }
             self.status.work.dead(letter.reason, DeadLetter { source, offset, column, at_ms: epoch_ms() });
         }
@@ -229,7 +229,7 @@ impl Listener for ClaimReport {
             }
             Event::SteppedOver { source, condition, to, lost } => {
                 metrics::lost(&self.pipeline, condition.cause(), *lost);
-                warn!(pipeline, %source, %condition, going_on_at = %to, "stepped over by `on_offset_loss`");
+                warn!(pipeline, %source, %condition, going_on_at = %to, "skipped a log-loss condition, as `on_offset_loss` says");
             }
             Event::ClaimsWait { on, error, partitions, attempt } => {
                 lock(&self.waiting_since).get_or_insert_with(Instant::now);

@@ -61,7 +61,7 @@ impl fmt::Display for Stall {
             Self::Fenced => f.write_str("fenced: another claim holds it, waiting for the revoke"),
             Self::Stopped(why) => write!(f, "stopped: {why}"),
             Self::PollStuck => {
-                f.write_str("the poll thread hangs in a call of librdkafka; restart the daemon if it stays")
+                f.write_str("the poll thread hangs in a call of librdkafka; restart the daemon if this lasts")
             }
             Self::NoDelivery => f.write_str("Kafka delivers none of its records; its consumer is rebuilt"),
         }

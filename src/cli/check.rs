@@ -232,7 +232,7 @@ async fn attempts(
         };
         if !why.is_empty() {
             report.warnings.push(format!(
-                "not tried, since it may change what no rollback undoes: {suspects} ({why}). Also, {LESS_CHECKED}"
+                "not tried, because it may make changes that no rollback undoes: {suspects} ({why}). Also, {LESS_CHECKED}"
             ));
             return attempt(&trials.bare).await;
         }

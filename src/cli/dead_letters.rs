@@ -57,7 +57,8 @@ pub(super) struct Filter {
 
 fn time_ms(text: &str) -> Result<i64, String> {
     let time = text.parse::<jiff::Timestamp>();
-    time.map(jiff::Timestamp::as_millisecond).map_err(|_| format!("{text:?} is no time as in 2026-01-31T12:00:00Z"))
+    time.map(jiff::Timestamp::as_millisecond)
+        .map_err(|_| format!("{text:?} is not a time such as 2026-01-31T12:00:00Z"))
 }
 
 /// Joins `$before`, the `WHERE` conditions of a [`Filter`] and `$after` to one statement. [`Filter::bind`] fills in the

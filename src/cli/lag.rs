@@ -115,7 +115,7 @@ async fn look(config: &Config, pipeline: &Pipeline) -> Result<PipelineLag, Fatal
     let name: Arc<str> = pipeline.name.as_str().into();
     let watch =
         LagWatch::new(name, pipeline.topics.clone(), reach::connector(config), observer, Arc::default(), Vec::new());
-    let partitions = watch.once().await.map_err(|why| FatalError::Unavailable(format!("can't see the lag: {why}")))?;
+    let partitions = watch.once().await.map_err(|why| FatalError::Unavailable(format!("can't read the lag: {why}")))?;
     let unknown = sources.iter().filter(|source| !partitions.contains_key(*source));
     Ok(PipelineLag {
         pipeline: pipeline.name.clone(),

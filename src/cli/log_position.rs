@@ -22,7 +22,7 @@ impl LogPosition {
     pub(super) fn not_in_future(&self, option: &str) -> Result<(), FatalError> {
         match self {
             Self::Start(Start::Time(ms)) if *ms > epoch_ms() => Err(FatalError::Config(format!(
-                "{option}: {self} is in the future, and records up to then have yet to come: wait until then, or write `latest` for the present end of the log"
+                "{option}: {self} is in the future: wait until then, or write `latest` for the current end of the log"
             ))),
             _ => Ok(()),
         }
@@ -58,7 +58,7 @@ impl std::str::FromStr for LogPosition {
             _ => text.parse::<jiff::Timestamp>().map(|time| Self::Start(Start::Time(time.as_millisecond()))).map_err(
                 |_| {
                     format!(
-                        "{text:?} is no offset; write a number, earliest, latest or a time as in 2026-01-31T12:00:00Z"
+                        "{text:?} is not an offset; write a number, earliest, latest or a time such as 2026-01-31T12:00:00Z"
                     )
                 },
             ),

@@ -231,6 +231,8 @@ pub(super) async fn live(
             .bind(name.application_name())
             .fetch_all(connection)
             .await
-            .map_err(|error| failed("can't look for running instances", error))?;
-    rows.iter().map(|row| row.try_get(0).map_err(|error| failed("can't look for running instances", error))).collect()
+            .map_err(|error| failed("can't read which instances are running", error))?;
+    rows.iter()
+        .map(|row| row.try_get(0).map_err(|error| failed("can't read which instances are running", error)))
+        .collect()
 }

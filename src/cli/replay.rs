@@ -170,7 +170,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         })?;
         if outcomes.iter().flatten().any(|outcome| !matches!(outcome, Outcome::Committed(_))) {
             return Err(FatalError::Stopped(format!(
-                "`{}` was taken over by another run, or the database was restored: run it again, and it resumes from the ledger",
+                "`{}` was taken over by another run, or the database was restored: run the command again, and it resumes from the ledger",
                 replay_progress.key()
             )));
         }
@@ -178,7 +178,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         progress.add(batch.len().into());
     }
     let read = reading.await.map_err(FatalError::bug)?;
-    read.map_err(|why| FatalError::Unavailable(format!("{why}; run it again, and it resumes where it was")))?;
+    read.map_err(|why| FatalError::Unavailable(format!("{why}; run the command again: it resumes where it stopped")))?;
     replay_progress.end(&mut reach::open(&reach::connector(config)).await?, &claims).await?;
     (report.rows, report.dead_letters) = (counts.rows(), counts.dead_letters());
     Ok(report)
@@ -232,7 +232,7 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
         Ok(sources.iter().map(place).collect::<Option<Vec<_>>>())
     });
     let places = places.await?.ok_or_else(|| {
-        FatalError::Unavailable("Kafka doesn't say where some partitions begin or end: try again".to_owned())
+        FatalError::Unavailable("can't read from Kafka where some partitions begin or end: try again".to_owned())
     })?;
     let mut stretches = Vec::new();
     for (source, first, end, low, high) in places {

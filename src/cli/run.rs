@@ -65,7 +65,7 @@ fn parse_again(files: &Files) -> Result<crate::config::Config, crate::config::Fa
 async fn give_up(limit: Duration, told: CancellationToken) {
     sleep(limit).await;
     if !told.is_cancelled() {
-        warn!("not done within {}: giving up", show_duration(limit));
+        warn!("the run is not complete after {} (`--give-up-after`): ending it", show_duration(limit));
         told.cancel();
     }
 }

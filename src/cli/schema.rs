@@ -123,7 +123,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             arguments.topic
         )));
     }
-    progress.doing("looking at the table");
+    progress.doing("reading the table's definition");
     let (existing, unasked) = match existing_table(arguments, &config, &table).await {
         Ok(found) => (found, None),
         // The file of `--config` may be written before its database exists, so this isn't an error.
@@ -150,7 +150,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         }
         None => {
             let ddl = ddl::create_table(&made.rows());
-            (Compared::default(), Some(ddl.map_err(|_| FatalError::bug("the proposed table can't be made"))?))
+            (Compared::default(), Some(ddl.map_err(|_| FatalError::bug("the proposed table can't be created"))?))
         }
     };
     drop(progress);
@@ -216,7 +216,7 @@ async fn existing_table(arguments: &Arguments, config: &Config, table: &str) -> 
     let name = table_name(table).map_err(FatalError::Config)?;
     let mut connection = reach::open(&reach::connector(config)).await?;
     let found = catalog::load(&mut connection, &name).await;
-    let found = found.map_err(|error| reach::failed("can't look at the table", error))?;
+    let found = found.map_err(|error| reach::failed("can't read the table's definition", error))?;
     Ok(found.map_or(Asked::Missing, |found| Asked::Exists(Box::new(found))))
 }
 

@@ -22,7 +22,7 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
         body
     } else {
         let status: Status = serde_json::from_str(&body).map_err(|error| {
-            FatalError::Unavailable(format!("the answer at {at} is no status that this version can read: {error}"))
+            FatalError::Unavailable(format!("the answer at {at} is not a status that this version can read: {error}"))
         })?;
         let from = status.now_ms - 1000 * i64::try_from(text::FLOOD_SECONDS).unwrap_or(60);
         // If the daemon ends after its first answer, this answer is shown without the history.
@@ -73,7 +73,7 @@ fn ask(at: SocketAddr, path: &str) -> Result<String, String> {
     connection.write_all(format!("GET {path} HTTP/1.0\r\nHost: {at}\r\n\r\n").as_bytes()).map_err(failed)?;
     let mut answer = String::new();
     connection.take(BYTES_MAX).read_to_string(&mut answer).map_err(failed)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("the answer is no HTTP")?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("the answer is not HTTP")?;
     let first = head.lines().next().unwrap_or_default();
     if first.split(' ').nth(1) == Some("200") { Ok(body.to_owned()) } else { Err(format!("it says {first:?}")) }
 }

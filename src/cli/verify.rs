@@ -139,7 +139,7 @@ async fn against_kafka(
     let mut report = PartitionReport::new(&position.source, position.next);
     let Some((low, high)) = ends else {
         report.condition =
-            Some("Kafka has no such partition: the topic was deleted, or made again with fewer".to_owned());
+            Some("Kafka has no such partition: the topic was deleted, or recreated with fewer partitions".to_owned());
         return Ok(report);
     };
     (report.low, report.end) = (Some(low.get()), Some(high.get()));

@@ -18,13 +18,29 @@ const ORDER: &[(&str, &str, &str)] = &[
     (
         "postgres.lock_timeout",
         "postgres.statement_timeout",
-        "the statement ends first and nobody learns who held the lock",
+        "the statement times out first, and its error doesn't say which session holds the lock",
     ),
-    ("postgres.statement_timeout", "postgres.write_timeout", "the connection is given up before Postgres can say why"),
-    ("postgres.write_timeout", "limits.drain_timeout", "a batch in flight at a shutdown is left in doubt"),
-    ("postgres.connect_timeout", "limits.drain_timeout", "a batch in doubt at a shutdown stays in doubt"),
-    ("postgres.lock_timeout", "limits.claim_grace", "a claim is made again while the first one waits"),
-    ("limits.drain_timeout", "max.poll.interval.ms", "Kafka throws the consumer out while it drains"),
+    (
+        "postgres.statement_timeout",
+        "postgres.write_timeout",
+        "Tidegate closes the connection before Postgres reports the error",
+    ),
+    (
+        "postgres.write_timeout",
+        "limits.drain_timeout",
+        "a shutdown ends before it is known whether the last batch was committed",
+    ),
+    (
+        "postgres.connect_timeout",
+        "limits.drain_timeout",
+        "a shutdown ends before Tidegate can reconnect and read whether the last batch was committed",
+    ),
+    ("postgres.lock_timeout", "limits.claim_grace", "a claim is requested again while the first request still waits"),
+    (
+        "limits.drain_timeout",
+        "max.poll.interval.ms",
+        "Kafka removes the consumer from its group while the consumer drains",
+    ),
 ];
 
 /// Checks the order of the deadlines of the whole process; `values` has them by name.

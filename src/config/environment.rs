@@ -131,7 +131,9 @@ fn pick<'a>(part: &str, names: impl Iterator<Item = &'a str>) -> Result<Option<&
         }
         if fold(name) == fold(part) {
             if let Some(other) = found {
-                return Err(format!("stands for both {other:?} and {name:?}; write the one that is meant as it is"));
+                return Err(format!(
+                    "may mean {other:?} or {name:?}; write the intended one exactly as it is in the file"
+                ));
             }
             found = Some(name);
         }
@@ -179,7 +181,7 @@ fn value(layer: &mut Layer, path: &[String], text: &str, kind: Kind, place: &Sou
             };
             let whole = layer.value_of(path, text, kind, place).filter(right);
             let whole = whole.ok_or_else(|| match kind {
-                Kind::List => "no valid TOML array; write a,b or [\"a\", \"b\"]".to_owned(),
+                Kind::List => "not a valid TOML array; write a,b or [\"a\", \"b\"]".to_owned(),
                 _ => format!("{} is a table; name one of its keys after another __", dotted(path)),
             })?;
             return Ok(whole);

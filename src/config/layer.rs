@@ -92,7 +92,7 @@ impl Layer {
         let lines = Lines { number, file, text };
         let document = toml_edit::Document::parse(text).map_err(|error| {
             // Don't use the error's `Display`: it shows the line, which may contain a password.
-            Fault::new(lines.place(error.span()), &[], format!("no valid TOML: {}", error.message()))
+            Fault::new(lines.place(error.span()), &[], format!("not valid TOML: {}", error.message()))
         })?;
         let mut layer = Layer::default();
         layer.values = layer.table(&mut Vec::new(), document.as_table(), Some(kind), &|key, _| lines.place(key.span()));

@@ -42,13 +42,13 @@ pub(super) fn topic(name: &str) -> Result<(), String> {
     if (1..=249).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != ".." {
         return Ok(());
     }
-    Err(format!("{name:?} is no topic's name; Kafka's have 1 to 249 of A-Z a-z 0-9 . _ -"))
+    Err(format!("{name:?} is not a topic's name; Kafka's have 1 to 249 of A-Z a-z 0-9 . _ -"))
 }
 
 /// Checks the name of a schema, a table or a column, without its quotes.
 pub(super) fn identifier(name: &str) -> Result<(), String> {
     if name.is_empty() || name.contains('\0') {
-        return Err(format!("{name:?} is no name that Postgres takes"));
+        return Err(format!("{name:?} is not a name that Postgres accepts"));
     }
     if name.len() > LONGEST_IDENTIFIER {
         return Err(format!("{name:?} has {} bytes; Postgres cuts names after {LONGEST_IDENTIFIER}", name.len()));
@@ -73,7 +73,7 @@ pub(crate) fn table(text: &str) -> Result<TableName, String> {
     let (schema, name) = match (in_quotes, parts.as_slice()) {
         (false, [name]) => ("public", name.as_str()),
         (false, [schema, name]) => (schema.as_str(), name.as_str()),
-        _ => return Err(format!("{text:?} is no table's name; write \"schema.table\"")),
+        _ => return Err(format!("{text:?} is not a table's name; write \"schema.table\"")),
     };
     identifier(schema)?;
     identifier(name)?;
@@ -105,10 +105,10 @@ pub(super) fn column_type(text: &str) -> Result<String, String> {
     let names = types::KNOWN.iter().map(|known| known.name);
     let all = names.clone().chain(types::KNOWN.iter().flat_map(|known| known.aliases.iter().copied()));
     Err(match super::fault::nearest(base, all.chain(TYPE_ALIASES.iter().map(|(alias, _)| *alias))) {
-        Some(meant) => format!("{text:?} is no type that Tidegate writes, did you mean {meant:?}?"),
+        Some(meant) => format!("{text:?} is not a type that Tidegate writes, did you mean {meant:?}?"),
         None => {
             let names: Vec<_> = names.collect();
-            format!("{text:?} is no type that Tidegate writes; it writes {}, and arrays of them", names.join(", "))
+            format!("{text:?} is not a type that Tidegate writes; it writes {}, and arrays of them", names.join(", "))
         }
     })
 }
@@ -122,7 +122,7 @@ pub(super) fn field_path(text: &str) -> Result<Vec<String>, String> {
         match c {
             '\\' => match chars.next() {
                 Some(escaped @ ('.' | '\\')) => level.push(escaped),
-                _ => return Err(format!("{text:?}: a backslash stands before a dot or a backslash only")),
+                _ => return Err(format!("{text:?}: a backslash may only precede a dot or another backslash")),
             },
             '.' => path.push(String::new()),
             other => level.push(other),
@@ -172,7 +172,7 @@ mod tests {
         }
         assert_eq!(
             column_type("timestampz").expect_err("no such type"),
-            "\"timestampz\" is no type that Tidegate writes, did you mean \"timestamptz\"?"
+            "\"timestampz\" is not a type that Tidegate writes, did you mean \"timestamptz\"?"
         );
     }
 

@@ -207,7 +207,7 @@ impl<'a> ConfigNode<'a> {
             if let Err(message) = check(text) {
                 self.fault(message);
             } else if !seen.insert(text) {
-                self.fault(format!("{text:?} stands here twice"));
+                self.fault(format!("{text:?} is listed twice"));
             }
             list.push(text.clone());
         }

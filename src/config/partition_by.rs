@@ -22,7 +22,7 @@ pub(super) fn read(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> Option<
     if let Some(name) = column.text() {
         let unmapped = columns.is_some_and(|columns| !columns.iter().any(|mapped| mapped.name == name));
         let message =
-            if unmapped { Err(format!("{name:?} is no column of the mapping")) } else { names::identifier(name) };
+            if unmapped { Err(format!("{name:?} is not a column of the mapping")) } else { names::identifier(name) };
         message.unwrap_or_else(|message| column.fault(message));
     }
     let interval = node.at("interval");
@@ -30,7 +30,8 @@ pub(super) fn read(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> Option<
     let interval = interval.text().and_then(|text| {
         let parsed = parse(text);
         if parsed.is_none() {
-            interval.fault(format!("{text:?} is no interval; write a whole number of hours, days, weeks or months"));
+            interval
+                .fault(format!("{text:?} is not an interval; write a whole number of hours, days, weeks or months"));
         }
         parsed
     });

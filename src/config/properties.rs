@@ -20,22 +20,22 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["group.id"], "set pipelines.NAME.group"),
     (
         &["group.protocol", "partition.assignment.strategy", "group.protocol.type"],
-        "set pipelines.NAME.group_protocol; claims are made for the protocols that it knows",
+        "set pipelines.NAME.group_protocol; Tidegate supports only these protocols",
     ),
     (
         &["enable.auto.commit", "auto.commit.enable", "auto.commit.interval.ms"],
-        "an offset is committed after its rows, by Tidegate alone, or lag would be false",
+        "Tidegate alone commits an offset, after its rows; otherwise the lag of the group would be wrong",
     ),
     (
         &["enable.auto.offset.store", "offset.store.method", "offset.store.path", "offset.store.sync.interval.ms"],
-        "the ledger in Postgres says where to read on; no other store may",
+        "the ledger in Postgres decides where reading resumes; no other store is used",
     ),
     (
         &["auto.offset.reset"],
         "set pipelines.NAME.start and on_offset_loss; a silent reset would lose or repeat records",
     ),
     (&["isolation.level"], "always read_committed, or records of aborted transactions would become rows"),
-    (&["enable.partition.eof"], "tidegate asks for the log's end itself"),
+    (&["enable.partition.eof"], "tidegate reads the log's end itself"),
     (
         &[
             "queued.min.messages",
@@ -52,7 +52,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["topic.metadata.refresh.interval.ms"], "always 10000, so that new partitions are seen soon"),
     (&["statistics.interval.ms"], "tidegate's metrics are at /metrics"),
     (&["group.instance.id"], "set instance; the consumers of a pool would share the id and fence one another"),
-    (&["allow.auto.create.topics"], "a misspelled topic would be made, empty, and nobody told"),
+    (&["allow.auto.create.topics"], "a misspelled topic would be created without an error, and would stay empty"),
     (
         &["api.version.request", "api.version.fallback.ms", "broker.version.fallback"],
         "the protocol of old brokers has no headers, timestamps and transactions",
@@ -205,13 +205,13 @@ pub(super) fn check_protocol(table: &ConfigNode<'_>, pipeline: &str, is_consumer
     for (name, broker) in CLASSIC_ONLY.iter().filter(|_| is_consumer_protocol) {
         if table.at(name).is_set() {
             table.at(name).fault(format!(
-                "doesn't go with group_protocol = \"consumer\" of pipelines.{pipeline}, where the broker decides ({broker})"
+                "can't be used with group_protocol = \"consumer\" of pipelines.{pipeline}, because the broker decides this ({broker})"
             ));
         }
     }
     let assignor = table.at("group.remote.assignor");
     if assignor.is_set() && !is_consumer_protocol {
-        assignor.fault(format!("needs group_protocol = \"consumer\", which pipelines.{pipeline} has not"));
+        assignor.fault(format!("requires group_protocol = \"consumer\", which pipelines.{pipeline} does not have"));
     }
 }
 

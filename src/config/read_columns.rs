@@ -136,7 +136,7 @@ fn source(node: &ConfigNode<'_>) -> Source {
         None if node.at("aggregate").text() == Some("count") => Source::Record,
         None => {
             if node.is_table() {
-                node.fault("says not what fills it; set field, meta, header or value");
+                node.fault("doesn't say what fills the column; set field, meta, header or value");
             }
             nothing()
         }
@@ -151,7 +151,7 @@ fn aggregate(node: &ConfigNode<'_>) -> Option<Aggregate> {
     let by = node.at("by");
     let ordered = matches!(word, Some("first" | "last"));
     if by.is_set() && !ordered && (word.is_some() || !at.is_set()) {
-        by.fault("only aggregate = \"first\" and \"last\" go by a column");
+        by.fault("only for aggregate = \"first\" and \"last\"");
     }
     if node.at("where").is_set() && !at.is_set() {
         node.at("where").fault("says which records count for an aggregate; this column has none");
@@ -159,7 +159,7 @@ fn aggregate(node: &ConfigNode<'_>) -> Option<Aggregate> {
         node.at("where").fault("belongs to the column that `by` names, and applies here too; leave it out");
     }
     if ordered {
-        by.require("name the column to go by, one with aggregate = \"min\" for first and \"max\" for last");
+        by.require("name the column that decides which record is first or last: one with aggregate = \"min\" for first, or \"max\" for last");
     }
     let by = || by.text().unwrap_or_default().to_owned();
     let function = match word? {
@@ -177,7 +177,9 @@ fn aggregate(node: &ConfigNode<'_>) -> Option<Aggregate> {
 fn zone(node: &ConfigNode<'_>) -> Option<TimeZone> {
     let name = node.text()?;
     TimeZone::get(name)
-        .map_err(|_| node.fault(format!("{name:?} is no time zone; write \"UTC\" or a name as \"Europe/Berlin\"")))
+        .map_err(|_| {
+            node.fault(format!("{name:?} is not a time zone; write \"UTC\" or a name such as \"Europe/Berlin\""))
+        })
         .ok()
 }
 

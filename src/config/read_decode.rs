@@ -34,7 +34,7 @@ pub(super) fn schema_registry(table: &ConfigNode<'_>) -> Option<Arc<SchemaRegist
     let (password, token) = (secret("password", "password_file"), secret("token", "token_file"));
     let username = table.at("username");
     if password.is_some() && !username.is_set() {
-        username.fault("missing; a password needs the name that it belongs to");
+        username.fault("missing; a password requires a user name");
     }
     if token.is_some() && username.is_set() {
         username.fault("a token is set too; keep one of the two");
@@ -104,7 +104,7 @@ fn envelope<'a>(node: &ConfigNode<'a>) -> Option<&'a str> {
     let word = node.at("envelope").choice(&words);
     if word == Some("connect") && !matches!(node.at("format").text(), None | Some("json")) {
         node.at("envelope")
-            .fault("\"connect\" belongs to format \"json\"; schemas of other formats stand outside of the value");
+            .fault("\"connect\" belongs to format \"json\"; the schemas of other formats are not in the value");
     }
     word
 }

@@ -42,7 +42,7 @@ fn apart(one: (&Pipeline, &ConfigNode<'_>), other: (&Pipeline, &ConfigNode<'_>))
     if one.0.group == other.0.group {
         let (node, earlier) = in_order(&["group"]);
         node.fault(format!(
-            "{:?} is the group of pipelines.{} too, and each would get only a part of the records; give each its own",
+            "{:?} is also the group of pipelines.{}, so each pipeline would get only a part of the records; give each pipeline its own group",
             earlier.group, earlier.name
         ));
     }
@@ -53,7 +53,7 @@ fn apart(one: (&Pipeline, &ConfigNode<'_>), other: (&Pipeline, &ConfigNode<'_>))
     {
         let (node, earlier) = in_order(&["table", "name"]);
         node.fault(format!(
-            "pipelines.{} writes topic {topic} into {} already, and each record would be there twice",
+            "pipelines.{} writes topic {topic} into {} already, so the table would have each record twice",
             earlier.name, earlier.table.name
         ));
     }
@@ -133,7 +133,7 @@ fn topics(node: &ConfigNode<'_>) -> Topics {
 fn group(name: &str, node: &ConfigNode<'_>) -> String {
     let group = node.text().unwrap_or(name);
     if group.is_empty() || group.chars().any(char::is_control) {
-        node.fault("no name of a consumer group");
+        node.fault("not a name of a consumer group");
     }
     group.to_owned()
 }
@@ -147,7 +147,7 @@ fn start(node: &ConfigNode<'_>) -> Start {
             Ok(millis @ 0..) => Start::Time(millis),
             _ => {
                 node.fault(format!(
-                    "{text:?} is no start; write \"earliest\", \"latest\", \"committed\" or a time after 1970 such as \
+                    "{text:?} is not a start; write \"earliest\", \"latest\", \"committed\" or a time after 1970 such as \
                      \"2026-01-31T08:00:00Z\""
                 ));
                 Start::Earliest
@@ -181,7 +181,7 @@ fn unknown_fields(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> UnknownF
         column.fault(message);
     }
     if columns.is_some_and(|columns| columns.iter().any(|mapped| mapped.name == name)) {
-        column.fault(format!("column {name:?} is mapped already; one column takes one thing"));
+        column.fault(format!("column {name:?} is mapped already; a column has only one source"));
     }
     UnknownFields::Column(name.to_owned())
 }
@@ -191,7 +191,9 @@ fn dead_letters(node: &ConfigNode<'_>) -> DeadLetterLimits {
     let share = node.at("max_share");
     let max_share = share.float().unwrap_or(default.max_share);
     if !(max_share > 0.0 && max_share <= 1.0) {
-        share.fault(format!("{max_share} is out of range; it goes from above 0 to 1, where 1 never stops"));
+        share.fault(format!(
+            "{max_share} is out of range; it must be above 0 and at most 1, and with 1 the pipeline never stops"
+        ));
     }
     DeadLetterLimits {
         max_share,

@@ -61,7 +61,7 @@ fn evolve(node: &ConfigNode<'_>) -> bool {
     let at = node.at("evolve");
     let evolves = at.choice(&[("add", true)]).unwrap_or(false);
     if evolves && node.at("mode").text() == Some("aggregate") {
-        at.fault("of no use to mode = \"aggregate\": how the values of a new field are folded, only you can say");
+        at.fault("of no use to mode = \"aggregate\": Tidegate can't know how to aggregate the values of a new field");
     }
     evolves
 }
@@ -71,7 +71,7 @@ fn evolve(node: &ConfigNode<'_>) -> bool {
 fn is_own(node: &ConfigNode<'_>, columns: Option<&[Column]>, name: &str) -> Result<(), String> {
     match columns {
         Some(columns) if node.at("create").flag(false) && !columns.iter().any(|mapped| mapped.name == name) => {
-            Err(format!("{name:?} is no column of the mapping"))
+            Err(format!("{name:?} is not a column of the mapping"))
         }
         _ => names::identifier(name),
     }
@@ -93,7 +93,7 @@ fn mode(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>, columns: Option<&[Colu
         }
     }
     if matches!(word, "upsert" | "aggregate") {
-        key.require("name the columns that make a row the same row, as in key = [\"vehicle_id\"]");
+        key.require("name the columns that identify a row, as in key = [\"vehicle_id\"]");
     }
     if word != "aggregate" && known {
         for column in columns.unwrap_or_default().iter().filter(|column| column.aggregate.is_some()) {
@@ -170,7 +170,9 @@ fn aggregates(pipeline: &ConfigNode<'_>, columns: Option<&[Column]>, key: &[Stri
         return;
     };
     if pipeline.at("unknown_fields").is_table() {
-        pipeline.at("unknown_fields").fault("fields of many records can't become one; map them, or leave them out");
+        pipeline
+            .at("unknown_fields")
+            .fault("fields of many records can't be combined into one value; map them, or leave them out");
     }
     for column in columns {
         let node = pipeline.at("columns").at(&column.name);
@@ -200,7 +202,7 @@ fn sort_by(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> Vec<String> {
     let sort_by = node.at("sort_by");
     let list = sort_by.list(|column| is_own(node, columns, column)).unwrap_or_default();
     if sort_by.is_set() && !matches!(node.at("mode").text(), None | Some("append")) {
-        sort_by.fault("of no use here: rows go in in the order of the key");
+        sort_by.fault("of no use here: rows are written in the order of the key");
     }
     list
 }
@@ -209,7 +211,7 @@ fn sort_by(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> Vec<String> {
 fn after_create(node: &ConfigNode<'_>, create: bool) -> Vec<String> {
     let at = node.at("after_create");
     if at.is_set() && !create {
-        at.fault("runs when the table is made, and without create = true it never is");
+        at.fault("runs when Tidegate creates the table, which requires create = true");
     }
     let is_sql = |sql: &str| if sql.trim().is_empty() { Err("empty; write a statement".to_owned()) } else { Ok(()) };
     at.list(is_sql).unwrap_or_default()

@@ -39,7 +39,11 @@ fn placeholders(text: &str) -> Result<(String, Vec<(String, Source)>), String> {
                 let source = source(&inside).map_err(|message| format!("{text:?}: {message}"))?;
                 values.push((inside, source));
             }
-            c if u32::from(c) >= FIRST_MARK => return Err(format!("{text:?} has a letter that is nobody's")),
+            c if u32::from(c) >= FIRST_MARK => {
+                return Err(format!(
+                    "{text:?} has a character of a private-use plane of Unicode, which a table's name can't contain here; leave it out"
+                ));
+            }
             c => marked.push(c),
         }
     }

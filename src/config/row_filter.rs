@@ -10,7 +10,7 @@ pub(super) fn read(node: &ConfigNode<'_>) -> Option<RowFilter> {
     if !node.is_table() {
         return None;
     }
-    node.at("field").require("name the field to look at, as in where = { field = \"state\", equals = \"paused\" }");
+    node.at("field").require("name the field to compare, as in where = { field = \"state\", equals = \"paused\" }");
     let field = node.at("field").text().map_or_else(Vec::new, |path| {
         names::field_path(path).unwrap_or_else(|message| {
             node.at("field").fault(message);
@@ -29,7 +29,7 @@ pub(super) fn read(node: &ConfigNode<'_>) -> Option<RowFilter> {
     .flatten()
     .collect();
     if tests.is_empty() && node.entries().iter().all(|(name, _)| *name == "field") {
-        node.fault("asks nothing; set equals, not_equals, exists, greater or less");
+        node.fault("has no condition; set equals, not_equals, exists, greater or less");
     }
     Some(RowFilter { field, tests })
 }

@@ -128,7 +128,7 @@ fn extensions(text: &str) -> Result<Vec<(String, String)>, String> {
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
     let split = |pair: &str| {
         let pair = pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-        pair.ok_or_else(|| "sasl.oauthbearer.extensions is not a list of name=value, parted by commas".to_owned())
+        pair.ok_or_else(|| "sasl.oauthbearer.extensions is not a list of name=value, separated by commas".to_owned())
     };
     pairs.map(split).collect()
 }

@@ -71,7 +71,8 @@ fn of_parameter(key: &str, value: &str) -> Option<String> {
         return Some(match nearest(key, KNOWN.iter().copied()) {
             Some(meant) if is_name => format!("parameter `{key}` is not supported; did you mean `{meant}`?"),
             _ if is_name => format!("parameter `{key}` is not supported, and would have no effect; leave it out"),
-            _ => "it has a parameter that is not supported; is a `&` or `?` to be percent-encoded?".to_owned(),
+            _ => "it has a parameter that is not supported; does a `&` or `?` in a value need percent-encoding?"
+                .to_owned(),
         });
     }
     if matches!(key, "sslmode" | "ssl-mode") && !SSL_MODES.contains(&value) {

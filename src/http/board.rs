@@ -127,7 +127,7 @@ fn rule(columns: &[Column], partitions: usize, nobody: usize) -> String {
     }
     match consumers {
         1 => format!("{p}, 1 consumer: it reads {}", if partitions == 1 { "it" } else { "them all" }),
-        _ if idle > 0 => format!("idle: {idle} of {c}, for {p}; a partition has one consumer"),
+        _ if idle > 0 => format!("{p}, {c}: {idle} idle, because each partition has another consumer"),
         _ if most == least => format!("{p}, {c}: {most} each"),
         _ => format!("{p}, {c}: {least} to {most} each"),
     }
@@ -162,7 +162,10 @@ mod tests {
         assert_eq!(say(1, &[0, 0, 0, 0]), "4 partitions, 1 consumer: it reads them all");
         assert_eq!(say(2, &[0, 0, 1, 1]), "4 partitions, 2 consumers: 2 each");
         assert_eq!(say(3, &[0, 0, 1, 2]), "4 partitions, 3 consumers: 1 to 2 each");
-        assert_eq!(say(5, &[0, 1, 2, 3]), "idle: 1 of 5 consumers, for 4 partitions; a partition has one consumer");
+        assert_eq!(
+            say(5, &[0, 1, 2, 3]),
+            "4 partitions, 5 consumers: 1 idle, because each partition has another consumer"
+        );
     }
 
     #[test]
@@ -170,7 +173,10 @@ mod tests {
         let joining = |joining: Vec<u32>| board(vec![Living { joining, ..living("a", true, 2) }], &[ours(0)]);
         assert_eq!(joining(vec![1]).rule, "1 partition, 2 consumers: 1 joins the group");
         assert!(joining(vec![1]).columns[0].consumers[1].joining);
-        assert_eq!(joining(vec![]).rule, "idle: 1 of 2 consumers, for 1 partition; a partition has one consumer");
+        assert_eq!(
+            joining(vec![]).rule,
+            "1 partition, 2 consumers: 1 idle, because each partition has another consumer"
+        );
     }
 
     #[test]

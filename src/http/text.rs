@@ -213,7 +213,7 @@ fn readers(text: &mut String, pipeline: &PipelineView) {
         }
     }
     if !seats.nobody.is_empty() {
-        line(text, &format!("{}read by nobody: {}", label(""), board::unread(pipeline, &seats.nobody)));
+        line(text, &format!("{}without a consumer: {}", label(""), board::unread(pipeline, &seats.nobody)));
     }
     let worst = board::behind(&pipeline.partitions);
     if !worst.is_empty() {

@@ -174,8 +174,8 @@ mod tests {
     #[test]
     fn a_rebalance_is_one_line_whatever_the_number_of_consumers() {
         let moves =
-            vec![(1, event(2, "rebalance", "c1 was given t/1")), (0, event(1, "rebalance", "c0 was given t/0"))];
-        assert_eq!(texts(Waits::default().lines(moves)), ["c0 was given t/0; c1 was given t/1"]);
+            vec![(1, event(2, "rebalance", "c1 was assigned t/1")), (0, event(1, "rebalance", "c0 was assigned t/0"))];
+        assert_eq!(texts(Waits::default().lines(moves)), ["c0 was assigned t/0; c1 was assigned t/1"]);
     }
 
     #[test]

@@ -152,7 +152,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     {
         let text = if headroom <= 0.0 {
             format!(
-                "{name}: Kafka may be deleting records that were never read. Make room or raise the topic's retention.ms now."
+                "{name}: Kafka may be deleting records that aren't written yet. Raise the topic's retention now: retention.ms, and retention.bytes if it is set."
             )
         } else {
             format!(
@@ -198,7 +198,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
             let more =
                 if facts.nobody.len() > 3 { format!(" and {} more", facts.nobody.len() - 3) } else { String::new() };
             let names = facts.nobody.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-            say(Level::Warning, "nobody", format!("{name}: nobody reads {names}{more} at the moment."));
+            say(Level::Warning, "nobody", format!("{name}: no consumer reads {names}{more} at the moment."));
         }
         if facts.throttled >= THROTTLED {
             say(
@@ -239,7 +239,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
             Level::Warning,
             "never_seen",
             format!(
-                "{name}: no record so far has had the {word} {shown}{more}, so {columns} NULL. Is the name misspelt?"
+                "{name}: no record so far has had the {word} {shown}{more}, so {columns} NULL. Is the name misspelled?"
             ),
         );
     }
@@ -419,7 +419,7 @@ fn safe(facts: &Facts) -> String {
             format!("If {names} held unwritten records, Kafka no longer has them.{others}")
         }
         _ if facts.may_be_lost.is_some() => {
-            format!("Records may be lost: see what is said about {}.", facts.may_be_lost.as_deref().unwrap_or_default())
+            format!("Records may be lost: see the message about {}.", facts.may_be_lost.as_deref().unwrap_or_default())
         }
         0 => "Nothing is lost.".to_owned(),
         lag => format!("Nothing is lost: {} in Kafka, which {kept}.", waiting_records(lag)),

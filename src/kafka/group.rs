@@ -180,7 +180,7 @@ impl KafkaClient {
         self.probe_at = Instant::now() + PROBE_EVERY;
         let positions = list(positions.iter().map(|(source, offset)| (source, *offset)));
         if let Err(error) = self.queue.commit(&positions) {
-            debug!(consumer = self.number, %error, "Kafka did not take the committed offsets");
+            debug!(consumer = self.number, %error, "Kafka did not accept the committed offsets");
         }
     }
 

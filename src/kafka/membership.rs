@@ -210,7 +210,7 @@ impl Membership {
         lock(&self.name).lose(Instant::now());
         format!(
             "{what}: this consumer joins without a name until the name is free. If two daemons have the instance name \
-             `{instance}`, set `instance` to a name of its own for each"
+             `{instance}`, set `instance` to a different name on each"
         )
     }
 

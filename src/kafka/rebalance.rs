@@ -270,7 +270,7 @@ impl ConsumerContext for Notes {
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
         if let Err(error) = &result {
             // Only tools that show lag are affected: they show an older position. The ledger is correct.
-            debug!(consumer = self.consumer, %error, "Kafka did not take the committed offsets");
+            debug!(consumer = self.consumer, %error, "Kafka did not accept the committed offsets");
             if error.rdkafka_error_code() == Some(Code::GroupAuthorizationFailed) {
                 self.group_denied();
                 return;

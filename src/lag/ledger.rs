@@ -77,7 +77,7 @@ impl LagWatch {
             |rows: &Vec<sqlx::postgres::PgRow>| rows.first().is_some_and(|row| row.try_get(8).unwrap_or(false));
         let rows = match rows {
             Ok(rows) if self.connector.must_write() && is_old(&rows) => {
-                Err(Trouble::postgres(&"Postgres takes no writes any more"))
+                Err(Trouble::postgres(&"Postgres no longer accepts writes"))
             }
             rows => rows,
         };

@@ -59,7 +59,11 @@ impl LagWatch {
             Err(trouble) => (BTreeMap::new(), trouble.to_string()),
         };
         for (topic, known) in self.retention.keep(names, &read) {
-            let means = if known { "the headroom is computed from the last known one" } else { "there is no headroom" };
+            let means = if known {
+                "the headroom is computed from the last known retention"
+            } else {
+                "the headroom is unknown"
+            };
             warn!(pipeline = &*self.pipeline, topic, why, means, "the topic's retention can't be read");
         }
     }

@@ -41,7 +41,7 @@ impl Pipeline {
                 Ok(plans) => {
                     if let Some(since) = waits_since {
                         let seconds = (since.elapsed().as_secs_f64() * 10.0).round() / 10.0;
-                        info!(pipeline = &*self.name, seconds, "it can start now, the wait is over");
+                        info!(pipeline = &*self.name, seconds, "the pipeline can start now");
                     }
                     return Ok(Arc::new(plans));
                 }

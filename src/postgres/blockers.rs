@@ -120,7 +120,7 @@ async fn look(connector: &Connector, pid: i32, note: &mut Option<String>) -> std
             None => match connector.open().await {
                 Ok((open, _)) => open,
                 Err(error) => {
-                    debug!(pipeline = connector.pipeline(), %error, "can't look for blockers");
+                    debug!(pipeline = connector.pipeline(), %error, "can't read which sessions hold the lock");
                     sleep(INTERVAL).await;
                     continue;
                 }
@@ -136,7 +136,11 @@ async fn look(connector: &Connector, pid: i32, note: &mut Option<String>) -> std
                 if ours && silent {
                     let blocker_pid = blocker.pid;
                     let (pipeline, blocker) = (connector.pipeline(), blocker.describe());
-                    warn!(pipeline, blocker, "ending a transaction of our own whose process is silent");
+                    warn!(
+                        pipeline,
+                        blocker,
+                        "ending the transaction of a Tidegate process that no longer answers, because it holds a lock that is needed"
+                    );
                     drop(sqlx::query("SELECT pg_terminate_backend($1)").bind(blocker_pid).execute(&mut open).await);
                 } else if note.is_none() && !ours {
                     warn!(pipeline = connector.pipeline(), blocker = blocker.describe(), "waiting for a lock");

@@ -240,7 +240,7 @@ impl Connector {
             None => {}
         }
         if must_write && is_read_only {
-            return Err(Cause::Connection("takes no writes: it is a standby, or set to read-only".to_owned()));
+            return Err(Cause::Connection("accepts no writes: it is a standby, or set to read-only".to_owned()));
         }
         Ok((connection, pid))
     }

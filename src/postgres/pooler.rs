@@ -52,6 +52,6 @@ async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
 /// Returns what to tell the user about an unusable pooler.
 pub(super) fn words() -> String {
     "a pooler gives each transaction another session (pgbouncer: pool_mode = transaction or statement), and Tidegate needs one \
-     of its own: connect past the pooler, or set pool_mode = session for this user or database"
+     of its own: connect to the server without the pooler, or set pool_mode = session for this user or database"
         .to_owned()
 }

@@ -153,7 +153,7 @@ pub fn other_table(pipeline: &str, table: impl std::fmt::Display, oid: u32) -> S
         )
     } else {
         format!(
-            "table `{table}` was dropped and made again, while the ledger says that its rows are written: {again}; if it was restored with these rows, run: UPDATE tidegate.pipeline SET target_oid = {oid} WHERE name = '{}';",
+            "table `{table}` was dropped and recreated, while the ledger says that its rows are written: {again}; if it was restored with these rows, run: UPDATE tidegate.pipeline SET target_oid = {oid} WHERE name = '{}';",
             pipeline.replace('\'', "''")
         )
     }
@@ -177,7 +177,7 @@ async fn reject_second_feed(connection: &mut PgConnection, wanted: &Registration
     let Some(row) = other else { return Ok(()) };
     let (name, topic): (String, String) = (row.try_get(0)?, row.try_get(1)?);
     Err(RegisterError::Differs(format!(
-        "pipeline `{name}` feeds `{}` from topic `{topic}` already, so every record would be there twice: was `{}` renamed? `tidegate offsets copy {name} {}` takes its positions over",
+        "pipeline `{name}` feeds `{}` from topic `{topic}` already, so the table would have every record twice: was `{}` renamed? `tidegate offsets copy {name} {}` takes its positions over",
         wanted.target, wanted.pipeline, wanted.pipeline
     )))
 }

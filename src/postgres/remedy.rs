@@ -65,12 +65,10 @@ fn of(error: &PostgresError) -> Option<&'static str> {
             "name a client certificate in `sslcert` and `sslkey` of the URL, with the user as its common name"
         }
         "28000" if text.contains("no encryption") => {
-            "the server takes this user with TLS only: write sslmode=require or stricter in the URL"
+            "the server accepts this user only with TLS: write sslmode=require or stricter in the URL"
         }
-        "28000" => {
-            "let this user in from this address in the server's pg_hba.conf, or check the user in `postgres.url`"
-        }
-        "3D000" => "make the database, or name another one in `postgres.url`",
+        "28000" => "allow this user from this address in the server's pg_hba.conf, or check the user in `postgres.url`",
+        "3D000" => "create the database, or name another one in `postgres.url`",
         "53300" => "wait, or raise `max_connections`",
         _ => return None,
     })

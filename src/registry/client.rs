@@ -193,10 +193,10 @@ impl Client {
                 Err(FetchError::Unknown(format!("{message} ({error_code})")))
             }
             _ if status == 401 || status == 403 => Err(outage(format!(
-                "it refuses us ({status}); check `schema_registry.username` and its password, or its token"
+                "it refuses access ({status}); check `schema_registry.username` and its password, or its token"
             ))),
             _ if status == 404 && path.starts_with(BY_GUID) => Err(outage(
-                "records name their schemas by GUID, and this registry answers no question by GUID (status 404); it must be of a version that does".to_owned(),
+                "records name their schemas by GUID, and this registry has no lookup by GUID (status 404); use a version that has it".to_owned(),
             )),
             Some(Refusal { message, .. }) => Err(outage(format!("status {status}: {message}"))),
             None if status == 404 => Err(outage("status 404; is `schema_registry.url` right?".to_owned())),

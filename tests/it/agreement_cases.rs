@@ -364,7 +364,7 @@ pub(crate) const CASES: &[Case] = &[
         faulty(
             "partition_by of one table",
             "DROP TABLE rides; CREATE TABLE rides (id bigint, at timestamptz NOT NULL); ALTER TABLE rides OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}",
-            "is one table",
+            "is not partitioned",
         ),
     ),
     with(
@@ -426,7 +426,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         before: Some(("{role}", "{name}", APPEND)),
-        ..faulty("the ledger of another table", "UPDATE tidegate.pipeline SET target_oid = 1", "dropped and made again")
+        ..faulty("the ledger of another table", "UPDATE tidegate.pipeline SET target_oid = 1", "dropped and recreated")
     },
     Case {
         before: Some(("{role}", "{name}", APPEND)),
@@ -446,7 +446,7 @@ pub(crate) const CASES: &[Case] = &[
         ..faulty(
             "the table was made again",
             "DROP TABLE rides; CREATE TABLE rides (id bigint NOT NULL, name text, lat float8); GRANT INSERT ON rides TO {role}",
-            "dropped and made again",
+            "dropped and recreated",
         )
     },
     Case {
@@ -458,7 +458,7 @@ pub(crate) const CASES: &[Case] = &[
         ..faulty(
             "the ledger is beyond the log",
             "UPDATE tidegate.ledger SET next_offset = 100000",
-            "the log is shorter than the ledger",
+            "log ends before the ledger's position",
         )
     },
     Case {

@@ -5,14 +5,14 @@ use crate::agreement_cases::{Case, UPSERT, faulty, ready, with};
 pub(crate) const MORE_CASES: &[Case] = &[
     // Limits on connections.
     faulty("one connection for the role", "ALTER ROLE {role} CONNECTION LIMIT 1", "CONNECTION LIMIT 4"),
-    faulty("two connections for the role", "ALTER ROLE {role} CONNECTION LIMIT 2", "takes at most 2 connections"),
+    faulty("two connections for the role", "ALTER ROLE {role} CONNECTION LIMIT 2", "allows at most 2 connections"),
     ready("three connections for the role", "ALTER ROLE {role} CONNECTION LIMIT 3"),
     ready("four connections for the role", "ALTER ROLE {role} CONNECTION LIMIT 4"),
     ready("ten connections for the role", "ALTER ROLE {role} CONNECTION LIMIT 10"),
     faulty(
         "one connection for the database",
         "ALTER DATABASE {db} CONNECTION LIMIT 1",
-        "takes at most 1 connection, and",
+        "allows at most 1 connection, and",
     ),
     // Settings of a role or a database.
     ready("statement_timeout of 1 ms", "ALTER ROLE {role} SET statement_timeout = 1"),

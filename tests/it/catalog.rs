@@ -87,7 +87,7 @@ async fn a_recreated_table_stops_the_pipeline_by_name() {
     daemon.wait_exit(PATIENCE).expect("it ends");
     let (code, log) = world.drain(&world.config(AUTOMATIC));
     assert_eq!(code, Some(70), "{log}");
-    assert!(log.contains("dropped and made again"), "{log}");
+    assert!(log.contains("dropped and recreated"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,14 +101,14 @@ async fn a_dropped_table_that_tidegate_created_stops_the_pipeline_with_a_remedy_
     let words = ["table `public.rides` does not exist any more", remedy.as_str()];
     stops_named(&world, &daemon, &words).await;
     let ran = tidegate(&config, &["check"]).fails(64, &words);
-    assert!(!ran.out.contains("made again"), "{ran}");
+    assert!(!ran.out.contains("recreated"), "{ran}");
     tidegate(&config, &["pipelines", "forget", &world.name, "--yes"]).ok();
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides").await, i64::from(RECORDS));
     // If the table was restored with its rows, the statement that `check` prints lets the pipeline continue.
     world.sql("ALTER TABLE rides RENAME TO old; CREATE TABLE rides AS SELECT * FROM old").await;
-    let ran = tidegate(&config, &["check"]).fails(64, &["dropped and made again", &remedy]);
+    let ran = tidegate(&config, &["check"]).fails(64, &["dropped and recreated", &remedy]);
     let (_, statement) = ran.out.split_once("if it was restored with these rows, run: ").expect("a statement");
     world.sql(statement.lines().next().expect("a line")).await;
     let (code, log) = world.drain(&config);

@@ -125,7 +125,11 @@ async fn a_check_runs_no_trigger_that_draws_or_writes_elsewhere() {
     ] {
         world.sql(sql).await;
         let ran = world.checked_without_a_trace(&append).await.ok();
-        ran.says(&["not tried, since it may change what no rollback undoes", suspect, "49 rows, 1 dead letter"]);
+        ran.says(&[
+            "not tried, because it may make changes that no rollback undoes",
+            suspect,
+            "49 rows, 1 dead letter",
+        ]);
         assert_eq!(world.number("SELECT count(*) FROM log").await, 0);
         world
             .sql("DROP TRIGGER IF EXISTS a ON rides; ALTER TABLE rides ALTER n DROP DEFAULT, ALTER n DROP NOT NULL")
@@ -212,7 +216,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
         ("ALTER TABLE made ALTER n SET DEFAULT make_hyper('log')", "the default of `n`"),
     ] {
         let ran = world.checked_without_a_trace(&pipeline(&[describes[0], after])).await.ok();
-        ran.says(&["not tried, since it may change what no rollback undoes", suspect]);
+        ran.says(&["not tried, because it may make changes that no rollback undoes", suspect]);
     }
     let serial = ["ALTER TABLE made ADD COLUMN n bigint DEFAULT nextval('numbers'), ADD COLUMN pk bigserial"];
     let ran = world.checked_without_a_trace(&pipeline(&serial)).await.ok();

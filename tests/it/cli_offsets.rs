@@ -49,7 +49,7 @@ async fn lag_shows_each_partition_against_the_log_without_a_daemon() {
     let both = format!("{config}[pipelines.never]\ntopics = [\"{}\"]\ntable.name = \"others\"\n", world.topic);
     for (command, shown) in [
         (&["lag"][..], "30 records behind"),
-        (&["verify"], "found nothing missing"),
+        (&["verify"], "found no missing and no repeated records"),
         (&["offsets", "show"], "next offset"),
     ] {
         tidegate(&both, command).fails(64, &["`never` was never started on this database"]).says(&[shown]);
@@ -166,5 +166,5 @@ async fn a_renamed_pipeline_takes_over_positions_and_dead_letters() {
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides").await, 100);
     // The old name can't feed the table again.
     let (code, log) = world.drain(&old);
-    assert!(code == Some(70) && log.contains("would be there twice"), "{code:?} {log}");
+    assert!(code == Some(70) && log.contains("would have every record twice"), "{code:?} {log}");
 }

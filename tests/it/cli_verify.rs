@@ -81,7 +81,7 @@ async fn a_drained_topic_verifies_with_its_dead_letters_and_its_gaps() {
         "{second}"
     );
     assert_eq!(first["last_record"], "known again");
-    tidegate(&config, &["verify"]).ok().says(&["found nothing missing and nothing twice", "the ledger's"]);
+    tidegate(&config, &["verify"]).ok().says(&["found no missing and no repeated records", "the ledger's"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,10 +156,10 @@ async fn a_log_that_differs_from_the_ledger_is_a_fault() {
     world.drained(&config);
     tidegate(&config, &["verify"]).ok().says(&["the ledger's", "the table was not compared with the ledger"]);
     world.sql("UPDATE tidegate.ledger SET last_digest = last_digest + 1").await;
-    tidegate(&config, &["verify"]).fails(70, &["the log is not the one we knew: at offset 9"]);
+    tidegate(&config, &["verify"]).fails(70, &["log was replaced: the record at offset 9"]);
     world.sql("UPDATE tidegate.ledger SET next_offset = 1000").await;
-    tidegate(&config, &["verify"]).fails(70, &["the log is shorter than the ledger"]);
+    tidegate(&config, &["verify"]).fails(70, &["log ends before the ledger's position"]);
     world.kafka.delete_records(&world.topic, 0, 10).expect("records are deleted");
     world.sql("UPDATE tidegate.ledger SET next_offset = 5").await;
-    tidegate(&config, &["verify"]).fails(70, &["retention passed us", "5 are lost"]);
+    tidegate(&config, &["verify"]).fails(70, &["Kafka deleted records before they were written", "5 are lost"]);
 }

@@ -111,7 +111,7 @@ async fn a_failing_registry_is_an_outage_and_no_record_is_dead_lettered() {
     registry.fail_with(Some(401));
     daemon
         .await_until("the refusal is named", PATIENCE, |daemon| {
-            daemon.get("/readyz").is_ok_and(|ready| ready.body.contains("it refuses us (401)"))
+            daemon.get("/readyz").is_ok_and(|ready| ready.body.contains("it refuses access (401)"))
         })
         .expect("it says why");
     registry.fail_with(None);
@@ -299,7 +299,7 @@ async fn json_needs_no_header_and_a_registry_without_guids_is_waited_for_by_name
     registry.without_guids(true);
     world.produce([headed(Registry::guid_header(id), avro_ride(1))]);
     let daemon = world.daemon(&world.with_registry(&registry, "", &avro_pipeline()));
-    daemon.await_log("answers no question by GUID", PATIENCE).expect("it is named");
+    daemon.await_log("has no lookup by GUID", PATIENCE).expect("it is named");
     registry.without_guids(false);
     eventually_async("the row comes", PATIENCE, async || world.number("SELECT count(*) FROM rides").await == 1)
         .await
@@ -363,7 +363,7 @@ async fn check_ends_its_search_at_the_first_version_that_it_can_not_read_and_say
     for denied in ["/subjects/".to_owned(), format!("/schemas/ids/{newest}")] {
         registry.deny(Some(&denied));
         let unread = format!(
-            "; not all other versions of the schema could be read: the schema registry at {}: it refuses us",
+            "; not all other versions of the schema could be read: the schema registry at {}: it refuses access",
             registry.url()
         );
         tidegate(&config, &["check"]).fails(64, &[&absent, &unread]);
@@ -378,7 +378,7 @@ async fn check_ends_its_search_at_the_first_version_that_it_can_not_read_and_say
 async fn a_path_that_no_schema_has_is_counted_and_shown_unless_the_mapping_says_that_null_is_meant() {
     let registry = Registry::start().expect("the registry starts");
     let id = registry.add("ride", "AVRO", AVRO, &[]);
-    let says = "no record so far has had the field `nam`, so its column is NULL. Is the name misspelt?";
+    let says = "no record so far has had the field `nam`, so its column is NULL. Is the name misspelled?";
     for (name, is_said) in [("\"nam\"", true), ("{ field = \"nam\", missing = \"null\" }", false)] {
         let world = World::new(1).await;
         world.sql("CREATE TABLE rides (id bigint, name text, note text)").await;

@@ -192,7 +192,7 @@ async fn a_key_that_rows_cannot_have_is_refused_by_name_by_check_and_run() {
             "email = \"email\"",
             "`mail` is a VIRTUAL generated column",
         ),
-        (TABLE, upsert, "v = \"v\"", "Postgres computes `mail` from `email`, which is no column of the mapping"),
+        (TABLE, upsert, "v = \"v\"", "Postgres computes `mail` from `email`, which is not a column of the mapping"),
         (
             "CREATE TABLE t (email text, v int, mail text GENERATED ALWAYS AS (lower(email)) STORED UNIQUE)",
             upsert,
@@ -222,7 +222,7 @@ async fn a_key_that_rows_cannot_have_is_refused_by_name_by_check_and_run() {
             "CREATE TABLE t (mail int PRIMARY KEY DEFAULT 1, email text)",
             upsert,
             "email = \"email\"",
-            "`mail` is no column of the mapping; map a field to it",
+            "`mail` is not a column of the mapping; map a field to it",
         ),
     ];
     for (table, mode, columns, says) in cases {

@@ -164,7 +164,7 @@ async fn each_server_that_cannot_be_used_is_named_with_its_reason() {
     let mut pair = Pair::start().await;
     pair.primary.stop().expect("the primary stops");
     let (down, standby) = (format!("{}: ", pair.primary.address()), format!("{}: ", pair.replica.address()));
-    tidegate(&pair.config, &["check"]).fails(69, &[&down, "refused", &standby, "takes no writes: it is a standby"]);
+    tidegate(&pair.config, &["check"]).fails(69, &[&down, "refused", &standby, "accepts no writes: it is a standby"]);
     pair.promote().await;
 }
 

@@ -438,7 +438,7 @@ async fn after_create_runs_once_in_the_transaction_that_creates_the_table() {
     world.produce([Record::new(r#"{"v":1}"#).to(0)]);
     let (code, log) = world.drain(&world.config(&pipeline("CREATE INDEX ON nothing (v)")));
     assert_eq!(code, Some(70), "{log}");
-    assert!(log.contains("after_create") && log.contains("nothing was made"), "{log}");
+    assert!(log.contains("after_create") && log.contains("nothing was created"), "{log}");
     assert_eq!(world.number("SELECT count(*) FROM made").await, 0);
     let config = world.config(&pipeline("CREATE INDEX by_v ON t (v);"));
     let ran = tidegate(&config, &["check"]);

@@ -31,7 +31,7 @@ async fn a_recreated_topic_has_no_lag_of_zero() {
     world.recreate(1);
     world.produce_numbered(0..1, 1);
     let config = world.config(TO_RIDES);
-    let words = "the log is shorter than the ledger";
+    let words = "log ends before the ledger's position";
     let lag = tidegate(&config, &["lag"]).fails(70, &[words]);
     assert!(!lag.out.contains("0 records behind"), "{lag}");
     let lag = tidegate(&config, &["lag", "--json"]);

@@ -45,7 +45,7 @@ async fn the_log_attributes_each_line_and_says_when_an_outage_is_over() {
     world.produce_numbered(500..1_000, 2);
     daemon.await_log("waiting for Postgres", PATIENCE).expect("the log says what it waits for");
     postgres.refuse(false);
-    daemon.await_log("Postgres takes writes again", PATIENCE).expect("the log says that the outage is over");
+    daemon.await_log("Postgres accepts writes again", PATIENCE).expect("the log says that the outage is over");
     world.await_written(&daemon).await;
 
     proxies[0].refuse(true);
@@ -66,7 +66,7 @@ async fn the_log_attributes_each_line_and_says_when_an_outage_is_over() {
     let next = world.daemon(&config);
     next.await_log("can't start yet", PATIENCE).expect("the log says what it waits for");
     postgres.refuse(false);
-    next.await_log("it can start now, the wait is over", PATIENCE).expect("the log says that the wait is over");
+    next.await_log("the pipeline can start now", PATIENCE).expect("the log says that the wait is over");
     assert_attributed(&world, &next.log());
     let over: Vec<_> = lines.iter().filter(|line| line.contains("again") && line.contains("seconds=")).collect();
     assert!(over.len() >= 2, "how long each outage lasted: {over:?}");

@@ -56,7 +56,7 @@ impl World {
     /// rows. Returns how many lost records the daemon counts for this cause.
     async fn goes_on(&self, policy: &str, cause: &str, rows: i64) -> f64 {
         let daemon = self.daemon(&self.config(&format!("on_offset_loss = \"{policy}\"\n{TO_RIDES}")));
-        daemon.await_log("stepped over by `on_offset_loss`", PATIENCE).expect("it says so");
+        daemon.await_log("skipped a log-loss condition, as `on_offset_loss` says", PATIENCE).expect("it says so");
         self.await_written(&daemon).await;
         assert_eq!(self.number("SELECT count(*) FROM rides").await, rows, "{}", daemon.log_tail());
         let lost = daemon.metric("tidegate_records_lost_total", &[("cause", cause)]);
@@ -84,12 +84,18 @@ async fn records_that_kafka_deleted_before_we_came_stop_the_pipeline_and_others_
         let stopped = pipelines.iter().find(|view| view["name"] == world.name.as_str());
         stopped.is_some_and(|view| {
             let reason = view["reason"].as_str().unwrap_or_default();
-            view["state"] == "stopped" && reason.contains("retention passed us") && reason.contains("50 are lost")
+            view["state"] == "stopped"
+                && reason.contains("Kafka deleted records before they were written")
+                && reason.contains("50 are lost")
         })
     };
     daemon.await_until("the status names the condition", PATIENCE, named).expect("it is named");
     let readyz = daemon.get("/readyz").expect("it answers");
-    assert!(readyz.status == 503 && readyz.body.contains("retention passed us"), "{}", readyz.body);
+    assert!(
+        readyz.status == 503 && readyz.body.contains("Kafka deleted records before they were written"),
+        "{}",
+        readyz.body
+    );
     eventually("the other pipeline flows", PATIENCE, || {
         daemon.metric("tidegate_rows_written_total", &[("pipeline", &beside)]) == Some(50.0)
     })
@@ -126,7 +132,7 @@ async fn records_deleted_under_a_running_daemon_are_noticed_too() {
     let ended = daemon.wait_exit(PATIENCE).expect("it ends");
     let log = daemon.log().join("\n");
     assert_eq!(ended.code(), Some(70), "{log}");
-    assert!(log.contains("retention passed us"), "{log}");
+    assert!(log.contains("Kafka deleted records before they were written"), "{log}");
     let rows = world.number("SELECT count(*) FROM rides").await;
     assert_eq!(rows, world.ledger().await, "the ledger says what is in the table");
 }
@@ -138,7 +144,7 @@ async fn a_recreated_topic_with_a_shorter_log_stops_the_pipeline_by_name() {
     let config = world.config(TO_RIDES);
     world.drained_numbered(0..100, &config);
     world.make_again(100..110);
-    world.stops_by_name(&config, &["the log is shorter than the ledger", "stands at 100", "ends at 10"]).await;
+    world.stops_by_name(&config, &["log ends before the ledger's position", "is at offset 100", "ends at 10"]).await;
     assert_eq!(world.goes_on("earliest", "log_shorter", 110).await, 0.0, "what the old log held nobody can know");
 }
 
@@ -149,7 +155,7 @@ async fn a_recreated_topic_with_a_longer_log_stops_the_pipeline_by_name() {
     let config = world.config(TO_RIDES);
     world.drained_numbered(0..100, &config);
     world.make_again(100..350);
-    world.stops_by_name(&config, &["the log is not the one we knew", "at offset 99"]).await;
+    world.stops_by_name(&config, &["log was replaced", "at offset 99"]).await;
     assert_eq!(world.goes_on("earliest", "log_replaced", 350).await, 0.0);
     assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides WHERE seq BETWEEN 0 AND 349").await, 350);
 }
@@ -162,7 +168,7 @@ async fn a_recreated_topic_with_as_many_records_stops_the_pipeline_by_name() {
     let config = world.config(TO_RIDES);
     world.drained_numbered(0..100, &config);
     world.make_again(100..200);
-    world.stops_by_name(&config, &["the log is not the one we knew", "at offset 99"]).await;
+    world.stops_by_name(&config, &["log was replaced", "at offset 99"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,14 +192,16 @@ async fn a_topic_recreated_under_a_running_daemon_is_not_taken_for_the_old_one()
     let ended = daemon.wait_exit(PATIENCE).unwrap_or_else(|error| panic!("{error:#}; {}", daemon.log_tail()));
     let log = daemon.log().join("\n");
     assert_eq!(ended.code(), Some(70), "{log}");
-    assert!(log.contains("the log is not the one we knew") || log.contains("the log is shorter"), "{log}");
+    assert!(log.contains("log was replaced") || log.contains("log ends before"), "{log}");
     assert_eq!(
         world.number("SELECT count(*) FROM rides").await,
         100,
         "nothing of the new log was taken for the old one's"
     );
     assert_eq!(
-        world.goes_on("earliest", if log.contains("is shorter") { "log_shorter" } else { "log_replaced" }, 350).await,
+        world
+            .goes_on("earliest", if log.contains("log ends before") { "log_shorter" } else { "log_replaced" }, 350)
+            .await,
         0.0
     );
 }
@@ -212,7 +220,7 @@ async fn a_truncated_log_stops_the_pipeline_by_name() {
     assert_eq!(code, Some(0), "{log}");
     world.make_again(0..0);
     world.produce(records(0..60));
-    world.stops_by_name(&config, &["the log is shorter than the ledger", "truncated"]).await;
+    world.stops_by_name(&config, &["log ends before the ledger's position", "truncated"]).await;
     // When the log has the same records again, it is the log that the ledger knows, and nothing is read twice.
     world.produce(records(60..150));
     let (code, log) = world.drain(&config);

@@ -77,7 +77,7 @@ async fn a_commit_lost_before_it_reaches_postgres_is_written_again() {
 async fn a_commit_that_is_never_answered_is_settled_over_the_silent_transaction() {
     let line = line(statement("COMMIT"), Action::Hold).await;
     assert_eq!(line.ends_exact().await, 1.0, "{}", line.daemon.log_tail());
-    let ended = "ending a transaction of our own whose process is silent";
+    let ended = "ending the transaction of a Tidegate process that no longer answers";
     line.daemon.await_log(ended, PATIENCE).expect("the transaction that holds the ledger's row is ended");
 }
 

@@ -190,9 +190,9 @@ async fn without_scripts_the_page_is_a_snapshot_and_the_command_prints_the_same(
     let (_world, address, daemon) = flowing(2, "consumers = 3").await;
     status_when(&daemon, "an idle consumer", |status| {
         status["pipelines"][0]["board"]["rule"]
-            == "idle: 1 of 3 consumers, for 2 partitions; a partition has one consumer"
+            == "2 partitions, 3 consumers: 1 idle, because each partition has another consumer"
     });
-    let rule = "consumers:    idle: 1 of 3 consumers, for 2 partitions; a partition has one consumer";
+    let rule = "consumers:    2 partitions, 3 consumers: 1 idle, because each partition has another consumer";
     let (_, page) = get(&address, "/", "");
     assert!(page.contains(rule), "{page}");
     let config = daemon.folder().join("tidegate.toml");

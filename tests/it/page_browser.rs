@@ -191,7 +191,7 @@ async fn the_page_explains_how_partitions_are_assigned() {
         (4, 1, "4 partitions, 1 consumer: it reads them all", &[4]),
         (4, 2, "4 partitions, 2 consumers: 2 each", &[2, 2]),
         (4, 3, "4 partitions, 3 consumers: 1 to 2 each", &[1, 1, 2]),
-        (4, 5, "idle: 1 of 5 consumers, for 4 partitions; a partition has one consumer", &[0, 1, 1, 1, 1]),
+        (4, 5, "4 partitions, 5 consumers: 1 idle, because each partition has another consumer", &[0, 1, 1, 1, 1]),
     ];
     for (partitions, consumers, rule, sizes) in rules {
         let world = world(partitions).await;

@@ -62,7 +62,7 @@ async fn the_page_shows_a_stopped_pipeline_its_reason_and_what_to_do() {
     assert!(times.len() > 4 && times.iter().all(|time| time.len() == "2026-01-31 10:42:07".len()), "{times:?}");
     assert!(times.is_sorted_by(|newer, older| newer >= older), "{times:?}");
     let starts =
-        "[...document.querySelectorAll('#timeline li')].filter((li) => /was given/.test(li.textContent)).length";
+        "[...document.querySelectorAll('#timeline li')].filter((li) => /was assigned/.test(li.textContent)).length";
     assert!(browser.eval(starts).as_i64().unwrap() <= 4, "a rebalance is one line: {}", browser.text("#timeline"));
 
     browser.tell(&json!({"do": "click", "at": "#pause"})).unwrap();

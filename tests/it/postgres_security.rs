@@ -132,7 +132,7 @@ async fn what_cannot_be_trusted_is_refused_with_a_remedy() {
         (&right, "localhost", "sslmode=verify-ca", "an authority that is not trusted"),
         (&right, "127.0.0.1", full.as_str(), "a host name that the server's certificate is for"),
         (&right, "127.0.0.1", ca.as_str(), "`sslmode=verify-ca` checks the name too"),
-        (&right, "localhost", "sslmode=disable", "takes this user with TLS only"),
+        (&right, "localhost", "sslmode=disable", "accepts this user only with TLS"),
         (&wrong, "localhost", "sslmode=require", "check the user and the password"),
         (&BY_CERTIFICATE.to_owned(), "localhost", "sslmode=require", "name a client certificate"),
     ] {

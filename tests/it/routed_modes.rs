@@ -144,7 +144,7 @@ async fn a_header_names_the_table_of_a_tombstone_and_each_table_has_its_own_refu
     for (line, words) in lines.iter().zip([
         "5 refused_by_postgres",
         "10 out_of_range n 99999",
-        "make one: CREATE UNIQUE INDEX ON \"public\".\"latest_c\" (\"id\")",
+        "create one: CREATE UNIQUE INDEX ON \"public\".\"latest_c\" (\"id\")",
         "12 no_table the record is for public.latest_nowhere, which does not exist",
     ]) {
         assert!(line.contains(words), "no {words:?} in {line}");
@@ -205,7 +205,7 @@ async fn a_replay_is_refused_where_a_routed_table_would_count_twice() {
     let config = world.config(SUMS);
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
-    tidegate(&config, &["replay", "--from", "earliest"]).fails(64, &["sums or counts", "--into"]);
+    tidegate(&config, &["replay", "--from", "earliest"]).fails(64, &["is a sum or a count", "--into"]);
     let report = tidegate(&config, &["verify", "--json"]).ok().json();
     assert!(report["pipelines"][0]["table_skipped"].is_string(), "sums can't be compared with the log: {report}");
 }

@@ -64,7 +64,7 @@ async fn each_record_goes_to_the_table_it_names_and_those_that_name_none_say_so(
         "has no column `lat`",
         "missing or null",
         "[1] can't name a table",
-        "which Postgres has no place for",
+        "which is not a name that Postgres accepts",
         "out_of_range: seq 99999999999 is out of range for int4",
     ] {
         assert!(letters.contains(words), "no {words:?} in: {letters}");

@@ -172,5 +172,5 @@ async fn a_bounded_run_gives_up_when_its_time_is_over() {
     assert_eq!(status.code(), Some(UNFINISHED), "{}", daemon.log_tail());
     let words = format!("100 records are left: {0}/0: 50, {0}/1: 50; it waited: Postgres 55P03", world.topic);
     assert!(said(&daemon, &words), "no {words:?}: {}", daemon.log_tail());
-    assert!(said(&daemon, "giving up"), "{}", daemon.log_tail());
+    assert!(said(&daemon, "(`--give-up-after`): ending it"), "{}", daemon.log_tail());
 }

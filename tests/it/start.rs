@@ -46,7 +46,7 @@ async fn a_missing_database_stops_the_start_and_a_command() {
     let url = world.database.url.replacen(&world.database.name, &missing, 1);
     let config = world.config_at(&url, TO_RIDES);
     stops(&world, &config, &["3D000", &missing]);
-    tidegate(&config, &["offsets", "show"]).fails(69, &["3D000", &missing, "make the database"]);
+    tidegate(&config, &["offsets", "show"]).fails(69, &["3D000", &missing, "create the database"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

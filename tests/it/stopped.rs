@@ -71,7 +71,7 @@ async fn a_field_that_no_record_has_is_counted_and_named_once() {
     assert_eq!(missing("seq"), Some(0.0), "a field that each record has");
     let named = |line: &String| line.contains("`vehicle.name` (column `name`)");
     daemon.await_log("no record so far has these fields", PATIENCE).expect("the log names it");
-    let says = "no record so far has had the field `vehicle.name`, so its column is NULL. Is the name misspelt?";
+    let says = "no record so far has had the field `vehicle.name`, so its column is NULL. Is the name misspelled?";
     eventually("the page says it", PATIENCE, || {
         daemon.get("/api/status").is_ok_and(|status| status.body.contains(says))
     })

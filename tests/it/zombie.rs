@@ -71,7 +71,9 @@ async fn stopped_before_its_commit_its_lock_on_the_ledger_is_taken_from_it() {
     let zombie = Zombie { create: NUMBERED, pipeline: "table.name = \"rides\"", at: commit };
     let (stopped, owner) = rise(&world, &zombie).await;
     assert_eq!(counted(&stopped, "tidegate_commit_unknown_total"), 1.0);
-    owner.await_log("ending a transaction of our own whose process is silent", PATIENCE).expect("the owner says it");
+    owner
+        .await_log("ending the transaction of a Tidegate process that no longer answers", PATIENCE)
+        .expect("the owner says it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +83,9 @@ async fn stopped_in_a_copy_into_a_unique_index_its_keys_are_taken_from_it() {
     // At this point of the COPY, rows are in the index already.
     let zombie = Zombie { create, pipeline: "table.name = \"rides\"", at: Trigger::CopyBytes(300_000) };
     let (_stopped, owner) = rise(&world, &zombie).await;
-    owner.await_log("ending a transaction of our own whose process is silent", PATIENCE).expect("the owner says it");
+    owner
+        .await_log("ending the transaction of a Tidegate process that no longer answers", PATIENCE)
+        .expect("the owner says it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,5 +97,7 @@ async fn stopped_after_merging_new_keys_its_keys_are_taken_from_it() {
         at: Trigger::FrontendQueryContains("SELECT tidegate.advance".to_owned()),
     };
     let (_stopped, owner) = rise(&world, &zombie).await;
-    owner.await_log("ending a transaction of our own whose process is silent", PATIENCE).expect("the owner says it");
+    owner
+        .await_log("ending the transaction of a Tidegate process that no longer answers", PATIENCE)
+        .expect("the owner says it");
 }

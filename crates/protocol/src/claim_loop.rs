@@ -170,7 +170,7 @@ pub trait LogEnds: Send + Sync {
 
 /// Kafka didn't return where its logs begin and end.
 #[derive(Debug, thiserror::Error)]
-#[error("Kafka doesn't say where its logs begin and end: {0}")]
+#[error("can't read from Kafka where its logs begin and end: {0}")]
 pub struct LogEndsError(#[source] pub Box<dyn Error + Send + Sync>);
 
 struct Pending {
@@ -187,7 +187,7 @@ enum RoundError {
     Postgres(#[from] WriteError),
     #[error(transparent)]
     Kafka(#[from] LogEndsError),
-    #[error("Kafka doesn't say where some new partitions begin")]
+    #[error("can't read from Kafka where the logs of some new partitions begin")]
     NoBeginning,
 }
 

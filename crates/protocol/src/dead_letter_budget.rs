@@ -99,7 +99,7 @@ impl DeadLetterBudget {
             .fold((records, dead), |(records, letters), slice| (records + slice.records, letters + slice.dead));
         self.limits.exceeded(records, dead).map(|share| {
             format!(
-                "dead-letter budget spent: {dead} of {records} records within {:?} could not be written ({:.1} % > {:.1} %): {}; no more records are dead-lettered; mend the mapping or the producer, or raise `dead_letters.max_share`, and start again",
+                "dead-letter budget spent: {dead} of {records} records within {:?} could not be written ({:.1} % > {:.1} %): {}; the pipeline stores no more dead letters; correct the mapping or the producer, or raise `dead_letters.max_share`, and start the pipeline again",
                 self.limits.window,
                 share * 100.0,
                 self.limits.max_share * 100.0,

@@ -236,11 +236,11 @@ impl fmt::Display for LossCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LedgerLost => f.write_str(
-                "ledger lost: the pipeline has read this partition before, but its row in `tidegate.ledger` is gone; restore it, or set a position with `tidegate offsets set`",
+                "ledger lost: the pipeline has read this partition before, but its row in `tidegate.ledger` is missing; restore the row, or set a position with `tidegate offsets set`",
             ),
             Self::RetentionPassed { next, low } => write!(
                 f,
-                "retention passed us: the ledger stands at {next}, Kafka's oldest record is {low}, {} lost; raise the topic's `retention.ms`, and set `on_offset_loss = \"earliest\"` or `tidegate offsets set` to go on",
+                "Kafka deleted records before they were written: the ledger is at offset {next}, Kafka's oldest record is at {low}, {} lost; raise the topic's `retention.ms`; to continue after the lost records, set `on_offset_loss = \"earliest\"` or run `tidegate offsets set`",
                 match low.distance_from(*next) {
                     1 => "1 is".to_owned(),
                     lost => format!("{lost} are"),
@@ -248,11 +248,11 @@ impl fmt::Display for LossCondition {
             ),
             Self::LogShorter { next, high } => write!(
                 f,
-                "the log is shorter than the ledger: the ledger stands at {next}, Kafka's log ends at {high}; it was truncated or the topic was made again; set `on_offset_loss` or `tidegate offsets set` to go on"
+                "Kafka's log ends before the ledger's position: the ledger is at offset {next}, the log ends at {high}; the log was truncated, or the topic was recreated; to continue, set `on_offset_loss` or run `tidegate offsets set`"
             ),
             Self::LogReplaced { last } => write!(
                 f,
-                "the log is not the one we knew: at offset {} lies another record than the one committed last; the topic was made again or this is another cluster; set `on_offset_loss` or `tidegate offsets set` to go on",
+                "Kafka's log was replaced: the record at offset {} is not the one that was last committed; the topic was recreated, or this is another cluster; to continue, set `on_offset_loss` or run `tidegate offsets set`",
                 last.offset
             ),
         }
@@ -354,8 +354,8 @@ mod tests {
         let said = conditions.map(|condition| condition.to_string());
         for (said, parts) in said.iter().zip([
             &["`tidegate offsets set`"][..],
-            &["stands at 41", "oldest record is 52", "11 are lost"],
-            &["stands at 41", "ends at 40"],
+            &["is at offset 41", "oldest record is at 52", "11 are lost"],
+            &["is at offset 41", "ends at 40"],
             &["at offset 9"],
         ]) {
             assert!(parts.iter().all(|part| said.contains(part)), "{said}");

@@ -19,10 +19,10 @@ pub enum Stopped {
     #[error("{0}")]
     Outage(#[source] Box<WriteError>),
     /// Postgres refuses the rows of a batch together, but no record alone.
-    #[error("{0}, and no record of the batch is refused alone")]
+    #[error("{0}; Postgres refuses the batch, but accepts each of its records alone")]
     NoRecordAlone(#[source] Box<WriteError>),
     /// A new plan was made because of an error, and the write fails with the same error again.
-    #[error("{0}, also after the catalog was read again")]
+    #[error("{0}, even after the catalog was read again")]
     ReplanDidNotHelp(#[source] Box<WriteError>),
     /// The table is missing, was replaced by another one, or no longer matches the mapping.
     #[error("{0}")]
@@ -31,7 +31,7 @@ pub enum Stopped {
     #[error("{0}")]
     DeadLetterBudget(String),
     /// Kafka ended the consumer for good.
-    #[error("Kafka ended this consumer for good: {0}")]
+    #[error("Kafka ended this consumer permanently: {0}")]
     Kafka(#[source] Box<dyn Error + Send + Sync>),
     /// The pipeline can't start, and waiting doesn't help.
     #[error("{0}")]

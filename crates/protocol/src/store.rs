@@ -251,8 +251,8 @@ impl WriteError {
     pub fn blame(&mut self, record: &Record<'_>) {
         let Record { topic, partition, offset, .. } = record;
         let about = format!(
-            "the record at offset {offset} of {topic}/{partition} takes longer than that all by itself: raise \
-             `postgres.statement_timeout`, or look for the trigger or lock that holds it up"
+            "the record at offset {offset} of {topic}/{partition} alone takes longer than that: raise \
+             `postgres.statement_timeout`, or look for the trigger or lock that delays it"
         );
         match &mut self.cause {
             Cause::Deadline(_, note) => *note = Some(about),

@@ -13,7 +13,7 @@ use crate::spec::{Column, RowSpec, Source, UnknownFields, WriteMode};
 pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     let mut faults = Faults::of(spec.pipeline);
     let Some(columns) = spec.columns else {
-        faults.push("table.create", "a table can't be made without columns; list them with their types");
+        faults.push("table.create", "a table can't be created without columns; list them with their types");
         return faults.or(String::new());
     };
     let mut lines: Vec<String> = columns.iter().filter_map(|column| line(column, &mut faults)).collect();
@@ -23,7 +23,7 @@ pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     let key = spec.table.mode.key();
     if !key.is_empty() {
         for name in key.iter().filter(|name| !columns.iter().any(|column| column.name == **name)) {
-            faults.push("table.key", format!("`{name}` is no column of the mapping"));
+            faults.push("table.key", format!("`{name}` is not a column of the mapping"));
         }
         let names: Vec<_> = key.iter().map(|name| quote_identifier(name)).collect();
         lines.push(format!("PRIMARY KEY ({})", names.join(", ")));
@@ -32,8 +32,10 @@ pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     let options = match &spec.table.partition_by {
         Some(by) => {
             if !key.is_empty() && !key.contains(&by.column) {
-                let message =
-                    format!("a key of a table in partitions has the column that parts it; add `{}`", by.column);
+                let message = format!(
+                    "the key of a partitioned table must contain the column that it is partitioned by; add `{}`",
+                    by.column
+                );
                 faults.push("table.key", message);
             }
             // The fillfactor is set on the partitions: the parent table holds no rows.
@@ -74,12 +76,15 @@ fn line(column: &Column, faults: &mut Faults) -> Option<String> {
     let Column { name, type_name, not_null, .. } = column;
     let sql = match type_name.as_deref().or_else(|| own_type(&column.source)) {
         Some(text) => types::parse(text).and_then(TypeText::to_sql).or_else(|| {
-            let remedy = "make the table yourself, or take a type that has an encoder";
-            faults.push(format!("columns.{name}.type"), format!("`{text}` is no type that can be made; {remedy}"));
+            let remedy = "create the table yourself, or use a type that has an encoder";
+            faults.push(
+                format!("columns.{name}.type"),
+                format!("`{text}` is not a type that Tidegate can create a column of; {remedy}"),
+            );
             None
         }),
         None => {
-            let message = "to make the table, its type is needed: { field = \"…\", type = \"…\" }";
+            let message = "to create the table, Tidegate must know the column's type: { field = \"…\", type = \"…\" }";
             faults.push(format!("columns.{name}.type"), message);
             None
         }

@@ -48,19 +48,19 @@ pub(super) async fn check(
             continue;
         }
         let text = format!(
-            "{whose} takes at most {}, and the daemon has {consumers} open: one for each consumer, two more for each pipeline; {remedy}, or lower `consumers`",
+            "{whose} allows at most {}, and the daemon needs {consumers}: one for each consumer, and two more for each pipeline; {remedy}, or lower `consumers`",
             show::counted(u64::try_from(limit).unwrap_or(0), "connection", "connections")
         );
         if limit < consumers {
             report.faults.push(text);
         } else {
-            report.warnings.push(format!("{text}: there is none left for maintenance and commands"));
+            report.warnings.push(format!("{text}: no connection is left for maintenance and commands"));
         }
     }
     let standbys: String = row.try_get(5)?;
     if !standbys.is_empty() && row.try_get(6)? {
         report.faults.push(format!(
-            "a COMMIT would wait without end: `synchronous_standby_names` is '{}', and no standby is connected; start one, or empty this setting of the server",
+            "a COMMIT would wait forever: `synchronous_standby_names` is '{}', and no standby is connected; start one, or set it to an empty value on the server",
             show::safe(&standbys)
         ));
     }

@@ -24,7 +24,7 @@ pub(super) async fn would_make(
     triggers: Option<&EventTriggers>,
     report: &mut PipelineReport,
 ) -> Result<Option<(Catalog, String)>, FatalError> {
-    let failed = |error| reach::failed("can't look at the database", error);
+    let failed = |error| reach::failed("can't read from the database", error);
     let allowed = rights::to_make(connection, pipeline, report).await.map_err(failed)?;
     let statements = match ddl::make_table(&pipeline.rows()) {
         Ok(statements) => statements,

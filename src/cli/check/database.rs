@@ -62,7 +62,7 @@ pub(super) async fn check(
     pipeline: &Pipeline,
     report: &mut PipelineReport,
 ) -> Result<Option<Plans>, FatalError> {
-    let failed = |error| reach::failed("can't look at the database", error);
+    let failed = |error| reach::failed("can't read from the database", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
     let open = &mut connection;
     server(open, pipeline, report).await.map_err(failed)?;
@@ -159,7 +159,7 @@ pub(super) async fn for_named(
     triggers: Option<EventTriggers>,
     report: &mut PipelineReport,
 ) -> Result<Option<Plans>, FatalError> {
-    let failed = |error| reach::failed("can't look at the database", error);
+    let failed = |error| reach::failed("can't read from the database", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
     let open = &mut connection;
     let max_tables = pipeline.table.route.as_ref().map_or(0, |route| route.max_tables as usize);
@@ -201,7 +201,9 @@ pub(super) async fn lack_place(
 ) -> Result<bool, FatalError> {
     let mut connection = reach::open(&reach::connector(config)).await?;
     let without = partitions::without_place(&mut connection, &pipeline.table.name, by, wanted).await;
-    without.map(|without| !without.is_empty()).map_err(|error| reach::failed("can't look at the partitions", error))
+    without
+        .map(|without| !without.is_empty())
+        .map_err(|error| reach::failed("can't read the table's partitions", error))
 }
 
 /// Returns how the newest records can be tried without a lasting change; `None` if there is no such way.
@@ -211,7 +213,7 @@ pub(super) async fn trials(
     plans: &Plans,
     report: &mut PipelineReport,
 ) -> Result<Option<Trials>, FatalError> {
-    let failed = |error| reach::failed("can't look at the database", error);
+    let failed = |error| reach::failed("can't read from the database", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
     let open = &mut connection;
     let (planned, mut trials) = (plans.source.current(), Trials::default());
@@ -367,7 +369,7 @@ async fn surprises(
             WriteMode::Append if is_staged(&pipeline.rows(), found) => {
                 report.warnings.push(format!("`{name}` has rules ({rules}), which change what an INSERT does"));
             }
-            WriteMode::Append => report.warnings.push(format!("`{name}` has rules ({rules}): COPY goes past them")),
+            WriteMode::Append => report.warnings.push(format!("`{name}` has rules ({rules}), which COPY ignores")),
             _ => report.faults.push(format!(
                 "mode {} merges by ON CONFLICT, which Postgres refuses for `{name}`, since it has rules on insert or update ({rules}); drop them, or use triggers",
                 pipeline.table.mode.word()
@@ -423,7 +425,7 @@ pub(super) async fn registration(
     target_oid: u32,
     report: &mut PipelineReport,
 ) -> Result<(), FatalError> {
-    let failed = |error| reach::failed("can't look at the registration", error);
+    let failed = |error| reach::failed("can't read the pipeline's registration", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
     if !rights::may_read_ledger(&mut connection).await.map_err(failed)? {
         return Ok(());

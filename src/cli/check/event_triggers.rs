@@ -67,7 +67,10 @@ impl EventTriggers {
     /// the text names all of them.
     pub(super) fn remedy(&self) -> String {
         let whose = if self.count == 1 { "event trigger" } else { "one of the event triggers" };
-        format!("{whose} {} may refuse it: exempt this role in its function, or disable it", self.names)
+        format!(
+            "{whose} {} may refuse this: exempt this role in the trigger's function, or disable the trigger",
+            self.names
+        )
     }
 
     /// Runs statements in a transaction that is rolled back. Warns about tables and sequences to which event triggers

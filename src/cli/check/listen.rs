@@ -25,11 +25,11 @@ impl Finding {
         let is_daemon = async || spawn_blocking(move || status::is_daemon(listen)).await.unwrap_or(false);
         if error.kind() == ErrorKind::AddrInUse && is_daemon().await {
             return Some(Self::Warning(format!(
-                "http.listen: a daemon runs at {listen} already; one that is started beside it needs another address"
+                "http.listen: a daemon listens on {listen} already; a second daemon on this machine needs another address"
             )));
         }
         Some(Self::Fault(format!(
-            "http.listen: a daemon can't listen on {listen} here: {error}; take an address of this machine and a free port"
+            "http.listen: a daemon can't listen on {listen} here: {error}; use an address of this machine and a free port"
         )))
     }
 

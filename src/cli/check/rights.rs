@@ -25,7 +25,7 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
         if !may_create {
             report.grants.push(format!("CREATE SCHEMA tidegate AUTHORIZATION {user}"));
             report.faults.push(format!(
-                "schema `tidegate` is missing and `{user}` may not make it; as an owner of the database run: CREATE SCHEMA tidegate AUTHORIZATION {user}; or let it make the schema: GRANT CREATE ON DATABASE {database} TO {user};"
+                "schema `tidegate` is missing and `{user}` may not create it; as an owner of the database run: CREATE SCHEMA tidegate AUTHORIZATION {user}; or let `{user}` create the schema: GRANT CREATE ON DATABASE {database} TO {user};"
             ));
         }
         return Ok(());
@@ -127,7 +127,7 @@ pub(super) async fn to_make(
     } else if !usage || !create {
         report.lacks(
             format!(
-                "pipelines.{}.table.create: `{user}` may not make tables in schema `{}`",
+                "pipelines.{}.table.create: `{user}` may not create tables in schema `{}`",
                 pipeline.name, name.schema
             ),
             format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}"),

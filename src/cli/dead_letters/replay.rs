@@ -269,7 +269,7 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
         let asked_at = Instant::now();
         while let Some(id) = encoder.wants(key, value, Headers::from_arena(&headers)) {
             if asked_at.elapsed() > registry::PATIENCE {
-                let why = format!("schema {id} has not come from the registry; nothing is lost, try again");
+                let why = format!("schema {id} was not read from the registry in time; nothing is lost, try again");
                 return Err(sqlx::Error::Io(std::io::Error::other(why)));
             }
             tokio::time::sleep(registry::LOOK_AGAIN).await;
@@ -320,7 +320,8 @@ impl ReplayStore {
 /// Returns the error that ends the command if another command has taken the dead letters. The user must run the command
 /// again.
 fn taken(what: &str) -> WriteError {
-    let what = format!("{what} by another command meanwhile; nothing of this transaction was written, run it again");
+    let what =
+        format!("{what} by another command meanwhile; nothing of this transaction was written: run the command again");
     WriteError { stage: Stage::DeadLetters, cause: Cause::Conflict(what) }
 }
 

@@ -127,7 +127,7 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
     for (source, to) in targets {
         let (Some(&low), Some(&high)) = (low.get(&source), high.get(&source)) else {
             return Err(FatalError::Unavailable(format!(
-                "Kafka doesn't say where the log of {source} begins and ends; its leader may be down, try again"
+                "can't read from Kafka where the log of {source} begins and ends: the partition's leader may be down; try again"
             )));
         };
         if to < low || to > high {

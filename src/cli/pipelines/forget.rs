@@ -69,7 +69,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let forgotten: Vec<String> = family.iter().map(|known| known.name.clone()).collect();
     let dead_letters = remove(&mut connection, &forgotten, *dead_letters)
         .await
-        .map_err(|error| reach::failed("can't remove it from schema `tidegate`", error))?;
+        .map_err(|error| reach::failed("can't remove the pipeline from schema `tidegate`", error))?;
     let report = Report { forgotten, partitions, dead_letters };
     if *json {
         return show::json(&report);

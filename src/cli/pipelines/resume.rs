@@ -68,13 +68,13 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         sleep(LOOK).await;
     };
     let asked = resume::request(&mut connection, name).await;
-    if !asked.map_err(|error| reach::failed("can't ask for it in schema `tidegate`", error))? {
+    if !asked.map_err(|error| reach::failed("can't store the request in schema `tidegate`", error))? {
         return Err(FatalError::Config(format!(
             "pipeline `{name}` was forgotten meanwhile: start it with `tidegate run`"
         )));
     }
     show::print(&format!(
-        "asked {}: `{name}` starts again within seconds, with the configuration that the daemon has already read; SIGHUP makes it read the file again, and also resumes. `tidegate status` shows the result",
+        "requested on {}: `{name}` starts again within seconds, with the configuration that the daemon has already read; SIGHUP makes the daemon read the file again, and also resumes the pipeline. `tidegate status` shows the result",
         stopped.iter().map(|instance| instance.id.as_str()).collect::<Vec<_>>().join(", ")
     ))
 }

@@ -160,7 +160,7 @@ impl ReplayProgress {
             sleep(CLAIM_PAUSE).await;
         }
         Err(FatalError::Unavailable(format!(
-            "another session holds the ledger's rows of `{}`: is it running elsewhere?",
+            "another session holds the ledger's rows of `{}`: is this replay running elsewhere?",
             self.key
         )))
     }

@@ -11,7 +11,7 @@ pub(super) fn refuses(mode: &WriteMode, columns: &[Column]) -> Option<String> {
             Some("with `deletes` an old tombstone would delete a newer row".to_owned())
         }
         WriteMode::Upsert { newer_by: None, .. } => {
-            Some("without `newer_by` an old record would take the place of a newer row".to_owned())
+            Some("without `newer_by` an old record would replace a newer row".to_owned())
         }
         WriteMode::Upsert { newer_by: Some(_), .. } => None,
         WriteMode::Aggregate { .. } => columns.iter().find_map(|column| {
@@ -22,7 +22,7 @@ pub(super) fn refuses(mode: &WriteMode, columns: &[Column]) -> Option<String> {
                 | AggregateFunction::First { .. }
                 | AggregateFunction::Last { .. } => false,
             };
-            counts.then(|| format!("column `{}` sums or counts, and would take each record in once more", column.name))
+            counts.then(|| format!("column `{}` is a sum or a count, and would include each record twice", column.name))
         }),
     }
 }

@@ -160,13 +160,13 @@ impl PipelineReport {
             text += &format!("  the table was not compared with the ledger: {why}\n");
         }
         if self.skips_by_key {
-            text += "  mode insert_new skips keys that are there already: records without a row may be such\n";
+            text += "  mode insert_new skips a record if the table already has its key: records without a row may be such records\n";
         }
         if !self.not_in_ledger.is_empty() {
             text += &format!("  not in the ledger yet: {}\n", self.not_in_ledger.join(", "));
         }
         if self.faults().is_empty() {
-            text += "  found nothing missing and nothing twice\n";
+            text += "  found no missing and no repeated records\n";
         }
         text
     }

@@ -52,7 +52,7 @@ impl Columns {
         let name = &pipeline.name;
         let (Some(partition), Some(offset)) = (column(&Source::Partition), column(&Source::Offset)) else {
             return Err(format!(
-                "no columns of pipelines.{name}.columns hold `meta = \"partition\"` and `meta = \"offset\"`; with both, each record could be looked for"
+                "no columns of pipelines.{name}.columns hold `meta = \"partition\"` and `meta = \"offset\"`; with both, `verify` can look for each record"
             ));
         };
         let topic = match (column(&Source::Topic), topics.len()) {

@@ -99,7 +99,7 @@ fn what_is_out_of_range_is_named_with_the_range() {
     );
     fault_of(
         "dead_letters.max_share = 0.0",
-        "tidegate.toml:1:14  pipelines.rides.dead_letters.max_share: 0 is out of range; it goes from above 0 to 1, where 1 never stops",
+        "tidegate.toml:1:14  pipelines.rides.dead_letters.max_share: 0 is out of range; it must be above 0 and at most 1, and with 1 the pipeline never stops",
     );
 }
 
@@ -115,7 +115,7 @@ fn words_that_are_not_known_are_named_with_those_that_are() {
     );
     fault_of(
         "start = \"now\"",
-        "tidegate.toml:1:1  pipelines.rides.start: \"now\" is no start; write \"earliest\", \"latest\", \"committed\" or a time after 1970 such as \"2026-01-31T08:00:00Z\"",
+        "tidegate.toml:1:1  pipelines.rides.start: \"now\" is not a start; write \"earliest\", \"latest\", \"committed\" or a time after 1970 such as \"2026-01-31T08:00:00Z\"",
     );
     fault_of(
         "[log]\nlevel = \"verbose\"",
@@ -147,21 +147,18 @@ fn topics_and_groups_are_held_against_the_rules() {
         "tidegate.toml:3:1  pipelines.p.topics: \"^a\" is a pattern; write topic_pattern = \"^a\"",
     );
     fault_of(&format!("{base}topics = []"), "tidegate.toml:3:1  pipelines.p.topics: empty; name at least one");
-    fault_of(
-        &format!("{base}topics = [\"a\", \"a\"]"),
-        "tidegate.toml:3:1  pipelines.p.topics: \"a\" stands here twice",
-    );
+    fault_of(&format!("{base}topics = [\"a\", \"a\"]"), "tidegate.toml:3:1  pipelines.p.topics: \"a\" is listed twice");
     fault_of(
         &format!("{base}topic_pattern = \"a.*\""),
         "tidegate.toml:3:1  pipelines.p.topic_pattern: a pattern begins with ^; write \"^a.*\"",
     );
     fault_of(
         &format!("{base}topics = [\"a\"]\ngroup = \"rides\""),
-        "tidegate.toml:4:1  pipelines.p.group: \"rides\" is the group of pipelines.rides too, and each would get only a part of the records; give each its own",
+        "tidegate.toml:4:1  pipelines.p.group: \"rides\" is also the group of pipelines.rides, so each pipeline would get only a part of the records; give each pipeline its own group",
     );
     fault_of(
         "[pipelines.p]\ntopics = [\"telemetry\"]\ntable.name = \"public.rides\"",
-        "tidegate.toml:3:7  pipelines.p.table.name: pipelines.rides writes topic telemetry into public.rides already, and each record would be there twice",
+        "tidegate.toml:3:7  pipelines.p.table.name: pipelines.rides writes topic telemetry into public.rides already, so the table would have each record twice",
     );
     fault_of(
         "[pipelines.\"a b\"]\ntopics = [\"a\"]\ntable.name = \"p\"",
@@ -175,7 +172,7 @@ fn columns_are_held_against_the_rules() {
     let cases = [
         (
             "a = { type = \"text\" }",
-            "2:1  pipelines.rides.columns.a: says not what fills it; set field, meta, header or value",
+            "2:1  pipelines.rides.columns.a: doesn't say what fills the column; set field, meta, header or value",
         ),
         ("a = \"b..c\"", "2:1  pipelines.rides.columns.a: \"b..c\" has an empty level; a dot in a name is written \\."),
         (
@@ -184,7 +181,7 @@ fn columns_are_held_against_the_rules() {
         ),
         (
             "a = { field = \"a\", type = \"float9\" }",
-            "2:20  pipelines.rides.columns.a.type: \"float9\" is no type that Tidegate writes, did you mean \"float4\"?",
+            "2:20  pipelines.rides.columns.a.type: \"float9\" is not a type that Tidegate writes, did you mean \"float4\"?",
         ),
         (
             "a = { field = \"a\", type = \"text\", unit = \"ms\" }",
@@ -202,14 +199,14 @@ fn columns_are_held_against_the_rules() {
             "",
             "1:18  pipelines.rides.columns: empty; map a column, or leave the table out to map every top-level field by its name",
         ),
-        ("a = \"a\"\na = \"b\"", "3:1  no valid TOML: duplicate key"),
+        ("a = \"a\"\na = \"b\"", "3:1  not valid TOML: duplicate key"),
     ];
     for (more, expected) in cases {
         fault_of(&column(more), &format!("tidegate.toml:{expected}"));
     }
     fault_of(
         "unknown_fields = { column = \"a\" }\n[pipelines.rides.columns]\na = \"a\"",
-        "tidegate.toml:1:20  pipelines.rides.unknown_fields.column: column \"a\" is mapped already; one column takes one thing",
+        "tidegate.toml:1:20  pipelines.rides.unknown_fields.column: column \"a\" is mapped already; a column has only one source",
     );
     fault_of(
         "table.create = true\n[pipelines.rides.columns]\na = \"a\"",
@@ -221,7 +218,7 @@ fn columns_are_held_against_the_rules() {
     );
     fault_of(
         "table.mode = \"insert_new\"\ntable.key = [\"b\"]\ntable.create = true\n[pipelines.rides.columns]\na = { field = \"a\", type = \"int4\" }",
-        "tidegate.toml:2:7  pipelines.rides.table.key: \"b\" is no column of the mapping",
+        "tidegate.toml:2:7  pipelines.rides.table.key: \"b\" is not a column of the mapping",
     );
 }
 
@@ -230,7 +227,7 @@ fn properties_that_would_break_a_promise_are_refused_with_the_reason() {
     let cases = [
         (
             "\"enable.auto.commit\" = true",
-            "\"enable.auto.commit\": not to be set: an offset is committed after its rows, by Tidegate alone, or lag would be false",
+            "\"enable.auto.commit\": not to be set: Tidegate alone commits an offset, after its rows; otherwise the lag of the group would be wrong",
         ),
         ("\"group.id\" = \"x\"", "\"group.id\": not to be set: set pipelines.NAME.group"),
         (
@@ -254,7 +251,7 @@ fn properties_that_would_break_a_promise_are_refused_with_the_reason() {
         ("\"group.id_file\" = \"x\"", "\"group.id_file\": not to be set: set pipelines.NAME.group"),
         (
             "\"group.remote.assignor\" = \"range\"",
-            "\"group.remote.assignor\": needs group_protocol = \"consumer\", which pipelines.rides has not",
+            "\"group.remote.assignor\": requires group_protocol = \"consumer\", which pipelines.rides does not have",
         ),
     ];
     for (property, expected) in cases {
@@ -271,11 +268,11 @@ fn what_kip_848_leaves_to_the_broker_is_refused_with_that_protocol_only() {
     assert_eq!(faults(properties), [""; 0]);
     fault_of(
         &format!("group_protocol = \"consumer\"\n{properties}"),
-        "tidegate.toml:3:1  pipelines.rides.kafka.\"session.timeout.ms\": doesn't go with group_protocol = \"consumer\" of pipelines.rides, where the broker decides (group.consumer.session.timeout.ms)",
+        "tidegate.toml:3:1  pipelines.rides.kafka.\"session.timeout.ms\": can't be used with group_protocol = \"consumer\" of pipelines.rides, because the broker decides this (group.consumer.session.timeout.ms)",
     );
     fault_of(
         "group_protocol = \"consumer\"\n[kafka.properties]\n\"heartbeat.interval.ms\" = 1000",
-        "tidegate.toml:3:1  kafka.properties.\"heartbeat.interval.ms\": doesn't go with group_protocol = \"consumer\" of pipelines.rides, where the broker decides (group.consumer.heartbeat.interval.ms)",
+        "tidegate.toml:3:1  kafka.properties.\"heartbeat.interval.ms\": can't be used with group_protocol = \"consumer\" of pipelines.rides, because the broker decides this (group.consumer.heartbeat.interval.ms)",
     );
 }
 
@@ -284,13 +281,13 @@ fn deadlines_keep_their_order() {
     assert_eq!(
         faults("[limits]\ndrain_timeout = \"10s\""),
         [
-            "tidegate.toml:2:1  limits.drain_timeout: 10s must be above postgres.connect_timeout (10s by default), or a batch in doubt at a shutdown stays in doubt",
-            "tidegate.toml:2:1  limits.drain_timeout: 10s must be above postgres.write_timeout (15s by default), or a batch in flight at a shutdown is left in doubt",
+            "tidegate.toml:2:1  limits.drain_timeout: 10s must be above postgres.connect_timeout (10s by default), or a shutdown ends before Tidegate can reconnect and read whether the last batch was committed",
+            "tidegate.toml:2:1  limits.drain_timeout: 10s must be above postgres.write_timeout (15s by default), or a shutdown ends before it is known whether the last batch was committed",
         ]
     );
     fault_of(
         "[kafka.properties]\n\"max.poll.interval.ms\" = 15000\n\"session.timeout.ms\" = 10000",
-        "tidegate.toml:2:1  kafka.properties.\"max.poll.interval.ms\": 15s must be above limits.drain_timeout (20s by default), or Kafka throws the consumer out while it drains",
+        "tidegate.toml:2:1  kafka.properties.\"max.poll.interval.ms\": 15s must be above limits.drain_timeout (20s by default), or Kafka removes the consumer from its group while the consumer drains",
     );
     fault_of(
         "[kafka.properties]\n\"max.poll.interval.ms\" = 30000\n\"session.timeout.ms\" = 45000",
@@ -298,7 +295,7 @@ fn deadlines_keep_their_order() {
     );
     fault_of(
         "[limits]\nclaim_grace = \"5s\"",
-        "tidegate.toml:2:1  limits.claim_grace: 5s must be above postgres.lock_timeout (5s by default), or a claim is made again while the first one waits",
+        "tidegate.toml:2:1  limits.claim_grace: 5s must be above postgres.lock_timeout (5s by default), or a claim is requested again while the first request still waits",
     );
 }
 
@@ -317,7 +314,7 @@ fn settings_that_exactly_once_stands_on_are_refused() {
 #[test]
 fn broken_toml_is_named_with_its_line() {
     let faults = parse("[kafka]\nbootstrap_servers = \n").expect_err("no value").to_string();
-    assert_eq!(faults, "tidegate.toml:2:21  no valid TOML: string values must be quoted, expected literal string");
+    assert_eq!(faults, "tidegate.toml:2:21  not valid TOML: string values must be quoted, expected literal string");
 }
 
 #[test]

@@ -153,10 +153,8 @@ fn a_variable_that_stands_for_two_pipelines_is_a_fault() {
     let file = with("[pipelines.RIDES]\ntopics = [\"b\"]\ntable.name = \"b\"");
     assert_eq!(
         load_faults(&[&file], &[("TIDEGATE__PIPELINES__Rides__CONSUMERS", "2")]),
-        [
-            "TIDEGATE__PIPELINES__Rides__CONSUMERS  pipelines.Rides: stands for both \"rides\" and \"RIDES\"; write the one \
-          that is meant as it is"
-        ]
+        ["TIDEGATE__PIPELINES__Rides__CONSUMERS  pipelines.Rides: may mean \"rides\" or \"RIDES\"; write the \
+          intended one exactly as it is in the file"]
     );
     let config = right(&[&file], &[("TIDEGATE__PIPELINES__RIDES__CONSUMERS", "2")]);
     assert_eq!(config.pipelines.iter().map(|p| p.consumers.get()).collect::<Vec<_>>(), [2, 1]);

@@ -83,7 +83,7 @@ fn what_the_reference_has_switched_off_is_right_too() {
             "pipelines.ride_history.decode.key_schema_file: belongs to key_format = \"avro\" and \"protobuf\"",
             "pipelines.ride_history.table.key: of no use to mode = \"append\"; write mode = \"insert_new\" or leave it out",
             "pipelines.ride_history.table.newer_by: of no use to mode = \"append\"; it is for mode = \"upsert\"",
-            "pipelines.ride_history.table.after_create: runs when the table is made, and without create = true it never is",
+            "pipelines.ride_history.table.after_create: runs when Tidegate creates the table, which requires create = true",
             "pipelines.ride_history.table.max_tables: of no use to a single table; it is for a name with placeholders",
             "pipelines.ride_history.table.delete_where: of no use to mode = \"append\"; it is for mode = \"upsert\"",
             "pipelines.ride_history.columns.document.keep: of no use to mode = \"append\", which leaves no value of a row as it is; keeping is for mode = \"upsert\"",

@@ -132,7 +132,7 @@
     });
   }
 
-  const signs = { flowing: ["▶", "flowing"], claiming: ["⇄", "being claimed"], waiting: ["◷", "waiting"], full: ["‖", "batch full, the writer is busy"], held: ["◼", "held by flow"], fenced: ["✕", "fenced"], stopped: ["✕", "stopped"], silent: ["?", "its reader is silent"] };
+  const signs = { flowing: ["▶", "flowing"], claiming: ["⇄", "being claimed"], waiting: ["◷", "waiting"], full: ["‖", "batch full, the writer is busy"], held: ["◼", "held by flow"], fenced: ["✕", "fenced"], stopped: ["✕", "stopped"], silent: ["?", "its consumer is silent"] };
   let boardShape = "", chips = new Map();
   // The bar below a partition, in percent: 0 up to 10 s, from which a pipeline counts as late, and 100 from one hour.
   // Logarithmic, so that a minute (30) differs visibly from ten (70).

@@ -123,7 +123,7 @@ fn a_missing_topic_and_a_loss_never_go_with_nothing_is_lost() {
     let waits = Facts { state: PipelineState::WaitingForKafka, waiting: None, ..facts };
     assert_eq!(state_words(&waits), "waiting for a topic");
     let lost = Facts { missing_topics: Vec::new(), may_be_lost: Some("rides/0".to_owned()), ..waits };
-    assert!(troubles(&lost)[0].text.ends_with("Records may be lost: see what is said about rides/0."));
+    assert!(troubles(&lost)[0].text.ends_with("Records may be lost: see the message about rides/0."));
 }
 
 #[test]
@@ -231,8 +231,8 @@ fn fields_that_no_record_has_are_named_up_to_three() {
         assert_eq!((said.len(), said[0].level, said[0].runbook.is_some()), (1, Level::Warning, true));
         said[0].text.clone()
     };
-    let text = "a: no record so far has had the field `x`, so its column is NULL. Is the name misspelt?";
+    let text = "a: no record so far has had the field `x`, so its column is NULL. Is the name misspelled?";
     assert_eq!(said(&["x"]), text);
-    let text = "a: no record so far has had the fields `x`, `y`, `z` and 1 more, so their columns are NULL. Is the name misspelt?";
+    let text = "a: no record so far has had the fields `x`, `y`, `z` and 1 more, so their columns are NULL. Is the name misspelled?";
     assert_eq!(said(&["x", "y", "z", "u"]), text);
 }

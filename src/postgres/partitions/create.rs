@@ -148,7 +148,7 @@ impl AllRefused {
                 pipeline = config.name,
                 partitions = partitions.join(", "),
                 error,
-                "can't create partitions, retrying later; rows go on, since they have a place now; {}",
+                "can't create partitions, retrying later; rows are still written, because existing partitions accept them; {}",
                 remedy(&lacking)
             );
         }

@@ -247,7 +247,7 @@ impl CsvDecoder {
             Some(_) => {
                 let near = shown(&payload[self.at..(self.at + 16).min(payload.len())]);
                 let line = self.line;
-                return Err(invalid(&format!("line {line}, byte {}, at {near}: text behind a closing quote", self.at)));
+                return Err(invalid(&format!("line {line}, byte {}, at {near}: text after a closing quote", self.at)));
             }
         };
         Ok(CsvField { slot, quoted, last })
@@ -304,7 +304,7 @@ impl CsvDecoder {
         let (line, start, rest) = (self.line, self.at, &payload[self.at..]);
         let end = memchr::memchr2(self.options.delimiter, b'\n', rest).unwrap_or(rest.len());
         let shown = shown(&rest[..end]);
-        invalid(&format!("line {line}, byte {start}, at {shown}: a quote within a field that has none around it"))
+        invalid(&format!("line {line}, byte {start}, at {shown}: a quote inside a field that is not quoted"))
     }
 
     #[inline(never)]
@@ -442,8 +442,8 @@ mod tests {
         let mut refused = |text: &str| rows(&mut decoder, text).expect_err("a refusal");
         assert!(refused("1,2\n3").ends_with("line 2 has 1 fields, and `decode.columns` names 2"));
         assert!(refused("1,\"2").ends_with("line 1, byte 2: a quote is not closed"));
-        assert!(refused("1,\"2\"x").contains("text behind a closing quote"));
-        assert!(refused("1,a\"b").contains("a quote within a field"));
+        assert!(refused("1,\"2\"x").contains("text after a closing quote"));
+        assert!(refused("1,a\"b").contains("a quote inside a field"));
     }
 
     #[test]

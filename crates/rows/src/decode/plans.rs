@@ -130,7 +130,10 @@ impl<P> Plans<P> {
         // The schema is loaded by now, because records wait for it. If it were missing, the record would become a dead
         // letter and wouldn't be lost.
         if !known && self.find(id, make).is_some() {
-            return Err(DecodeError::new(Reason::UnknownSchema, format!("its schema {id} has not come yet")));
+            return Err(DecodeError::new(
+                Reason::UnknownSchema,
+                format!("its schema {id} has not been read from the registry yet"),
+            ));
         }
         Ok(Framed { id: Some(id), start, indexes })
     }

@@ -30,7 +30,7 @@ impl Encoder {
             Some(b"d" | b"m") => Ok(0),
             Some(b"t") => refused(
                 Reason::UnappliedChange,
-                "the source table was truncated, which is not applied here; truncate the table yourself if you mean to"
+                "the source table was truncated, and Tidegate does not truncate the target table; truncate it yourself if it must be empty too"
                     .to_owned(),
             ),
             Some(other) => {
@@ -42,7 +42,7 @@ impl Encoder {
                  unwrapped it"
                     .to_owned(),
             ),
-            None => refused(Reason::InvalidFormat, format!("its `op` {} is no text", value::shown(op.raw))),
+            None => refused(Reason::InvalidFormat, format!("its `op` {} is not text", value::shown(op.raw))),
         }
     }
 

@@ -86,7 +86,7 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
         Reason::OutOfRange => format!("{name} {shown} is out of range for {type_text}"),
         Reason::TooLong => format!("{name} {shown} is too long for {type_text}"),
         Reason::NulInText => format!("{name} {shown} holds a NUL, which {type_text} can't store"),
-        Reason::UnknownLabel => format!("{name} {shown} is no label of {type_text}"),
+        Reason::UnknownLabel => format!("{name} {shown} is not a label of {type_text}"),
         Reason::TooLarge => format!("{name} is larger than Postgres takes"),
         Reason::InvalidTimestamp | Reason::TypeMismatch => {
             format!("{name} {shown} is not {type_text}{}", wanted(&column.encoding, value.kind))

@@ -476,8 +476,10 @@ fn check_table(catalog: &Catalog, faults: &mut Faults) {
     let table = &catalog.table;
     match catalog.kind {
         RelationKind::Table | RelationKind::Partitioned | RelationKind::Foreign => {}
-        RelationKind::View => faults.push("table.name", format!("`{table}` is a view; name the table below it")),
-        RelationKind::Other => faults.push("table.name", format!("`{table}` is no table")),
+        RelationKind::View => {
+            faults.push("table.name", format!("`{table}` is a view; name the table that the view reads"))
+        }
+        RelationKind::Other => faults.push("table.name", format!("`{table}` is not a table")),
     }
 }
 

@@ -122,12 +122,15 @@ impl Router {
             if part.is_empty() || part.len() > NAME_MAX || part.iter().any(u8::is_ascii_control) {
                 let shown = shown(part);
                 return Err(no_table(format!(
-                    "the record names the table \"{shown}\", which Postgres has no place for"
+                    "the record names the table \"{shown}\", which is not a name that Postgres accepts"
                 )));
             }
         }
         if [&b"tidegate\0"[..], b"information_schema\0", b"pg_"].iter().any(|taken| named.starts_with(taken)) {
-            return Err(no_table(format!("the record names {}, which is not for records", of_key(named))));
+            return Err(no_table(format!(
+                "the record names {}, but Tidegate writes no records into this schema",
+                of_key(named)
+            )));
         }
         Ok(())
     }
@@ -188,7 +191,9 @@ fn append(
         (Kind::Number, _) if !value.raw.is_empty() => name.extend_from_slice(value.raw),
         (Kind::Lexical, _) if simdutf8::basic::from_utf8(value.raw).is_ok() => name.extend_from_slice(value.raw),
         (Kind::Missing | Kind::Null, _) => {
-            return Err(no_table("what names the record's table is missing or null".to_owned()));
+            return Err(no_table(
+                "the field, key or header that names the record's table is missing or null".to_owned(),
+            ));
         }
         _ => return Err(no_table(format!("{} can't name a table", shown(value.raw)))),
     }

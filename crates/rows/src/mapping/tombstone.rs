@@ -142,10 +142,10 @@ impl Encoder {
             put.map_err(|reason| DecodeError {
                 reason,
                 detail: format!(
-                    "the record deletes, and {} gives no {} {} to delete",
-                    record.key.map_or("no key".to_owned(), |key| format!("its key {}", shown(key))),
+                    "the record deletes a row, and has no valid value for {} {}: {}",
                     column.name,
-                    column.type_text
+                    column.type_text,
+                    record.key.map_or("it has no key".to_owned(), |key| format!("its key is {}", shown(key)))
                 ),
             })?;
         }

@@ -141,7 +141,7 @@ impl SchemaReader {
                 self.push(AvroNode::Union(ids))
             }
             Json::Object(object) => self.object(object, namespace, depth),
-            _ => Err(format!("{json} is no type")),
+            _ => Err(format!("{json} is not a type")),
         }
     }
 

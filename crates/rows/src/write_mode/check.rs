@@ -54,7 +54,7 @@ pub(crate) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults, 
     }
     if matches!(spec.table.mode, WriteMode::InsertNew { .. }) && key.is_empty() && !catalog.may_conflict {
         warnings.push(format!(
-            "`{table}` has no unique constraint, so mode insert_new never skips a row: set `table.key`, and make its index by CREATE UNIQUE INDEX, or use mode append"
+            "`{table}` has no unique constraint, so mode insert_new never skips a row: set `table.key`, and create its index with CREATE UNIQUE INDEX, or use mode append"
         ));
     }
     if let Some(by) = &spec.table.partition_by {
@@ -73,7 +73,7 @@ pub(crate) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults, 
 fn no_index(table: &TableName, key: &[String]) -> String {
     let names: Vec<_> = key.iter().map(String::as_str).collect();
     format!(
-        "`{table}` has no unique index on just ({}); make one: CREATE UNIQUE INDEX ON {} ({});",
+        "`{table}` has no unique index on exactly ({}); create one: CREATE UNIQUE INDEX ON {} ({});",
         names.join(", "),
         table.quoted(),
         quoted(key)
@@ -84,7 +84,8 @@ fn partitions(by: &PartitionBy, catalog: &Catalog, faults: &mut Faults) {
     let table = &catalog.table;
     if catalog.kind == RelationKind::Table {
         let column = quote_identifier(&by.column);
-        let message = format!("`{table}` is one table; make it with PARTITION BY RANGE ({column}), or leave this out");
+        let message =
+            format!("`{table}` is not partitioned; create it with PARTITION BY RANGE ({column}), or leave this out");
         faults.push("table.partition_by", message);
     }
     match catalog.columns.iter().find(|column| column.name == by.column) {

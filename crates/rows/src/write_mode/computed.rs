@@ -44,9 +44,9 @@ pub(super) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults) 
         let message = match &column.generated {
             None if fills(spec, name) => None,
             None if column.identity_always => Some(format!(
-                "`{name}` is no column of the mapping, and Postgres gives each new row another number; map the records' own number to it, or use a key that the records have"
+                "`{name}` is not a column of the mapping, and Postgres gives each new row another number; map the records' own number to it, or use a key that the records have"
             )),
-            None => Some(format!("`{name}` is no column of the mapping; map a field to it")),
+            None => Some(format!("`{name}` is not a column of the mapping; map a field to it")),
             Some(generated) => refusal(spec, catalog, column, generated, place == "table.key"),
         };
         found |= message.is_some();
@@ -88,13 +88,13 @@ fn refusal(
     }
     if let Some(input) = from.iter().find(|input| !fills(spec, input)) {
         return Some(format!(
-            "Postgres computes `{name}` from `{input}`, which is no column of the mapping; map a field to `{input}`"
+            "Postgres computes `{name}` from `{input}`, which is not a column of the mapping; map a field to `{input}`"
         ));
     }
     let merges = matches!(spec.table.mode, WriteMode::Upsert { .. } | WriteMode::Aggregate { .. });
     if is_key && merges && !column.not_null && !catalog.null_keys(key).contains(&name.as_str()) {
         return Some(format!(
-            "Postgres computes `{name}`, which may be NULL, and a row whose key is NULL is never found again: ALTER TABLE {table} ALTER COLUMN {quoted} SET NOT NULL; or make its unique index NULLS NOT DISTINCT"
+            "Postgres computes `{name}`, which may be NULL, and Postgres does not find a row whose key is NULL again: ALTER TABLE {table} ALTER COLUMN {quoted} SET NOT NULL; or make its unique index NULLS NOT DISTINCT"
         ));
     }
     // The combined row must have the key of the records it was made from. So only one column of the expression may differ

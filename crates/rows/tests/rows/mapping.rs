@@ -326,7 +326,7 @@ fn every_fault_of_a_plan_is_reported_at_once() {
     assert_eq!(
         shown,
         [
-            "pipelines.p.table.name: `public.t` is a view; name the table below it",
+            "pipelines.p.table.name: `public.t` is a view; name the table that the view reads",
             "pipelines.p.table.key: `public.t` has no column `idd`; did you mean `id`?",
             "pipelines.p.columns.ts.type: the mapping says `timestamptz`, but the column is `int8`",
             "pipelines.p.columns.ts.unit: only fields that become timestamp or timestamptz have a unit",

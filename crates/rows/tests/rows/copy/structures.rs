@@ -71,7 +71,10 @@ fn enums_take_their_labels_alone() {
     assert_eq!(encoder.encode(&record(br#"{"v":"idle"}"#), &mut rows), Ok(1));
     assert_eq!(fields(&rows), [Some(b"idle".to_vec())]);
     let rejection = encoder.encode(&record(br#"{"v":"idl"}"#), &mut rows).expect_err("no label");
-    assert_eq!((rejection.reason, rejection.detail.as_str()), (Reason::UnknownLabel, "v \"idl\" is no label of mood"));
+    assert_eq!(
+        (rejection.reason, rejection.detail.as_str()),
+        (Reason::UnknownLabel, "v \"idl\" is not a label of mood")
+    );
 }
 
 /// Returns the length of a type's fields in bytes, if it is fixed.
