@@ -159,7 +159,7 @@ async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
     loop {
         ticks.tick().await;
         for pipeline in daemon.pipelines() {
-            pipeline.look_at_kafka();
+            pipeline.check_kafka();
             lock(&pipeline.lag).show_age(&pipeline.name);
             metrics::throttled(&pipeline.name, pipeline.kafka.throttled());
             metrics::pipeline_state(&pipeline.name, pipeline.state());

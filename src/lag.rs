@@ -279,7 +279,7 @@ impl LagWatch {
                 Some(Place { source, next: row.next, end, last_timestamp: row.last_timestamp })
             };
             let places: Vec<_> = rows.iter().filter_map(place).collect();
-            self.more_due = self.date(&places, now, effort).await;
+            self.more_due = self.request_timestamps(&places, now, effort).await;
             self.more_due |= self.read_ends(&places, &before, effort).await;
         }
         let mut partitions = BTreeMap::new();

@@ -344,7 +344,7 @@ impl Pipeline {
     }
 
     /// Checks whether Kafka serves the pipeline. Called once per second.
-    pub fn look_at_kafka(&self) {
+    pub fn check_kafka(&self) {
         let was_away = self.kafka.outage().is_some();
         let over = self.kafka.look(std::time::Instant::now());
         let Some(consumer) = self.consumers.first() else { return };

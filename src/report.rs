@@ -145,7 +145,7 @@ impl Listener for ConsumerReport {
                 }
             }
             Event::Spent(phase, time) => work.spent(spent_on(*phase), *time),
-            Event::Claimed { .. } | Event::SteppedOver { .. } | Event::ClaimsWait { .. } => {
+            Event::Claimed { .. } | Event::ConditionSkipped { .. } | Event::ClaimsWait { .. } => {
                 debug_assert!(false, "the claim loop reports to the pipeline: {event:?}");
             }
         }
@@ -227,7 +227,7 @@ impl Listener for ClaimReport {
                     info!(pipeline, seconds, "claims are granted again");
                 }
             }
-            Event::SteppedOver { source, condition, to, lost } => {
+            Event::ConditionSkipped { source, condition, to, lost } => {
                 metrics::lost(&self.pipeline, condition.cause(), *lost);
                 warn!(pipeline, %source, %condition, going_on_at = %to, "skipped a log-loss condition, as `on_offset_loss` says");
             }

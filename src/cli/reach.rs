@@ -38,7 +38,7 @@ pub(super) fn connector(config: &Config) -> Connector {
 pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalError> {
     connector.open().await.map(|(connection, _)| connection).map_err(|error| {
         let remedy = match &error.cause {
-            Cause::Unasked(_) | Cause::Postgres(_) | Cause::NoPartition(_) | Cause::Conflict(_) => "",
+            Cause::NotContacted(_) | Cause::Postgres(_) | Cause::NoPartition(_) | Cause::Conflict(_) => "",
             Cause::Connection(_) | Cause::Deadline(..) => "; is it running, and is `postgres.url` right?",
         };
         FatalError::Unavailable(format!("can't reach Postgres: {error}{remedy}"))

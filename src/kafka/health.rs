@@ -100,7 +100,7 @@ impl KafkaHealth {
     }
 
     /// Records that Kafka denied a request.
-    pub fn question_denied(&self, fault: Fault) {
+    pub fn request_denied(&self, fault: Fault) {
         let mut state = lock(&self.state);
         state.asked_at = None;
         state.denied = Some(fault);
@@ -193,8 +193,8 @@ impl KafkaHealth {
     }
 
     /// Stores a consumer's statistics.
-    pub fn saw(&self, consumer: u32, sight: &HealthStatistics, now: Instant) {
-        lock(&self.state).saw(consumer, sight, now);
+    pub fn store_statistics(&self, consumer: u32, sight: &HealthStatistics, now: Instant) {
+        lock(&self.state).store_statistics(consumer, sight, now);
     }
 
     /// Records that a consumer's client ended.
@@ -336,17 +336,21 @@ mod tests {
     fn a_connection_that_works_again_takes_its_fault_with_it() {
         let health = health();
         health.connection_failed(None, REFUSED);
-        health.saw(0, &HealthStatistics { connected: vec!["h:1".to_owned()], ..sight(true) }, Instant::now());
+        health.store_statistics(
+            0,
+            &HealthStatistics { connected: vec!["h:1".to_owned()], ..sight(true) },
+            Instant::now(),
+        );
         assert_eq!(health.connection_fault(), None);
     }
 
     #[test]
     fn a_group_without_a_coordinator_is_an_outage() {
         let health = health();
-        health.saw(0, &sight(false), Instant::now());
+        health.store_statistics(0, &sight(false), Instant::now());
         assert_eq!(why(&health, 1), None);
         assert!(why(&health, 9).is_some_and(|why| why.contains("no broker coordinates the group")));
-        health.saw(0, &sight(true), Instant::now());
+        health.store_statistics(0, &sight(true), Instant::now());
         assert_eq!(why(&health, 9), None);
     }
 
@@ -358,7 +362,11 @@ mod tests {
         assert!(why(&health, 9).is_some_and(|why| why.contains("UnknownPartition")), "nothing else is known");
         health.connection_failed(Some(0), REFUSED);
         assert!(why(&health, 9).is_some_and(|why| why.contains("h:1: the connection is refused")));
-        health.saw(0, &HealthStatistics { connected: vec!["h:1".to_owned()], ..sight(true) }, Instant::now());
+        health.store_statistics(
+            0,
+            &HealthStatistics { connected: vec!["h:1".to_owned()], ..sight(true) },
+            Instant::now(),
+        );
         assert!(why(&health, 9).is_some_and(|why| why.contains("UnknownPartition")), "the connection works again");
     }
 
@@ -386,7 +394,7 @@ mod tests {
         assert!(why(&health, 0).is_some_and(|why| why.contains("topic `t`")), "that is another topic");
         health.granted(0, "t");
         assert!(why(&health, 0).is_some_and(|why| why.contains("group `rides`")));
-        health.saw(1, &sight(true), Instant::now() + Duration::from_secs(11));
+        health.store_statistics(1, &sight(true), Instant::now() + Duration::from_secs(11));
         assert_eq!(why(&health, 0), None);
     }
 

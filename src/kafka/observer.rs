@@ -197,7 +197,7 @@ impl Observer {
     /// If Kafka doesn't answer.
     pub fn cluster_id(&self) -> Answer<String> {
         let unknown = || KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
-        self.patiently("", || self.client.client().fetch_cluster_id(METADATA_PATIENCE).ok_or_else(unknown))
+        self.ask_until_answered("", || self.client.client().fetch_cluster_id(METADATA_PATIENCE).ok_or_else(unknown))
     }
 
     /// Makes a request about a topic, and records in the health whether it was answered.
@@ -211,12 +211,12 @@ impl Observer {
 
     /// Requests the metadata of one topic, or of all topics if `topic` is `None`.
     fn metadata(&self, topic: Option<&str>) -> Answer<Metadata> {
-        self.patiently(topic.unwrap_or_default(), || self.client.fetch_metadata(topic, METADATA_PATIENCE))
+        self.ask_until_answered(topic.unwrap_or_default(), || self.client.fetch_metadata(topic, METADATA_PATIENCE))
     }
 
     /// Repeats a request until it is answered or [`TIMEOUT`] is over. Stops earlier if a connection has failed, because the
     /// request would only fail again.
-    fn patiently<T>(&self, topic: &str, ask: impl Fn() -> KafkaResult<T>) -> Answer<T> {
+    fn ask_until_answered<T>(&self, topic: &str, ask: impl Fn() -> KafkaResult<T>) -> Answer<T> {
         self.question(topic, || {
             let deadline = Instant::now() + TIMEOUT;
             loop {
@@ -260,7 +260,7 @@ impl Observer {
     fn denied(&self, topic: &str) -> Unanswered {
         let fault = Fault::topic_denied(topic);
         let text = fault.to_string();
-        self.health.question_denied(fault);
+        self.health.request_denied(fault);
         Unanswered(text)
     }
 

@@ -59,7 +59,7 @@ impl Reader {
 
     /// Gives up reading if Kafka sends nothing for this long.
     #[must_use]
-    pub fn giving_up_after(self, silence_max: Duration) -> Self {
+    pub fn with_silence_limit(self, silence_max: Duration) -> Self {
         Self { silence_max, ..self }
     }
 

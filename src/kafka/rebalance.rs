@@ -171,7 +171,7 @@ impl ClientContext for Notes {
             return;
         };
         if let (Some(consumer), Some(cgrp)) = (self.consumer, cgrp) {
-            self.health.saw(consumer, &sight(brokers, &cgrp), Instant::now());
+            self.health.store_statistics(consumer, &sight(brokers, &cgrp), Instant::now());
         }
         let read = topics.into_iter().flat_map(|(topic, Topic { partitions })| {
             let topic: Arc<str> = topic.into();

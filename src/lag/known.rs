@@ -59,7 +59,7 @@ impl Known {
     }
 
     /// Returns whether a sample or an answer of Kafka tells the age of the record at `next`.
-    pub(super) fn dates(&self, next: Offset) -> bool {
+    pub(super) fn knows_age(&self, next: Offset) -> bool {
         self.samples.front().is_some_and(|(_, first)| *first <= next)
             || self.made_at.is_some_and(|(offset, _)| offset == next)
     }
@@ -195,11 +195,11 @@ mod tests {
     fn the_age_is_that_of_the_sample_or_of_the_record_that_was_asked_for() {
         let mut known = Known::default();
         assert_eq!(lag(&mut known, 10, 10, 0), (0, 0.0));
-        assert!(known.dates(Offset::new(10)));
+        assert!(known.knows_age(Offset::new(10)));
         assert_eq!(lag(&mut known, 10, 15, 1000), (5, 0.0), "it was seen just now");
         assert_eq!(lag(&mut known, 10, 20, 3000), (10, 2.0), "the oldest of them was seen two seconds ago");
         let mut known = Known { made_at: Some((Offset::new(3), NOW - 60_000)), ..Known::default() };
-        assert!(known.dates(Offset::new(3)) && !known.dates(Offset::new(4)));
+        assert!(known.knows_age(Offset::new(3)) && !known.knows_age(Offset::new(4)));
         assert_eq!(lag(&mut known, 3, 9, 0), (6, 60.0));
     }
 

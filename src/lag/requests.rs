@@ -70,10 +70,10 @@ impl LagWatch {
 
     /// Requests the timestamps of the oldest unwritten records if no sample is that old. Returns whether some were left for
     /// later.
-    pub(super) async fn date(&mut self, places: &[Place], now: i64, effort: Effort) -> bool {
+    pub(super) async fn request_timestamps(&mut self, places: &[Place], now: i64, effort: Effort) -> bool {
         let (known, slow) = (&self.known, self.slow_reading);
         let unknown = |place: &&Place| {
-            let is_open = |known: &Known| known.dated_in < slow && !known.dates(place.next);
+            let is_open = |known: &Known| known.dated_in < slow && !known.knows_age(place.next);
             place.next < place.end && known.get(&place.source).is_none_or(is_open)
         };
         let last = |place: &&Place| known.get(&place.source).map_or(0, |known| known.dated_in);

@@ -69,9 +69,9 @@ impl ClaimLedger for PgClaimLedger {
         within(deadline, Stage::Ledger, claims::claim(self.open().await?, &pipeline, owner, sources)).await
     }
 
-    async fn step_over(&mut self, claimed: &Claimed, to: Offset) -> Result<Option<Claim>, WriteError> {
+    async fn skip_condition(&mut self, claimed: &Claimed, to: Offset) -> Result<Option<Claim>, WriteError> {
         let (pipeline, deadline) = (Arc::clone(&self.pipeline), self.connector.write_deadline());
-        within(deadline, Stage::Ledger, claims::step_over(self.open().await?, &pipeline, claimed, to)).await
+        within(deadline, Stage::Ledger, claims::skip_condition(self.open().await?, &pipeline, claimed, to)).await
     }
 
     fn wait_at_lock(&self, source: TopicPartition, waits: u32) -> impl Future<Output = ()> + Send + 'static {

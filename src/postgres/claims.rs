@@ -139,7 +139,7 @@ pub async fn without_row(
 ///
 /// # Errors
 /// The error of the statement.
-pub async fn step_over(
+pub async fn skip_condition(
     connection: &mut PgConnection,
     pipeline: &str,
     claimed: &Claimed,

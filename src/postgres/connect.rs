@@ -114,7 +114,7 @@ impl Connector {
         let refused = |cause| WriteError { stage: Stage::Connect, cause };
         let deadline = Instant::now() + self.config.connect_timeout;
         let (servers, password) = match timeout_at(deadline, self.target()).await {
-            Ok(target) => target.map_err(|why| refused(Cause::Unasked(why)))?,
+            Ok(target) => target.map_err(|why| refused(Cause::NotContacted(why)))?,
             Err(_) => return Err(refused(Cause::Deadline(self.config.connect_timeout, None))),
         };
         self.learned.must_write.store(servers.must_write, Ordering::Relaxed);
@@ -128,7 +128,7 @@ impl Connector {
             if let Some(at) = next {
                 let server = &servers.all[at];
                 let options = self.options(&servers, server, password.as_ref());
-                let options = options.map_err(|why| refused(Cause::Unasked(why)))?;
+                let options = options.map_err(|why| refused(Cause::NotContacted(why)))?;
                 let (this, name) = (self.clone(), server.name.clone());
                 let must_write = servers.must_write;
                 trying.spawn(async move {
@@ -291,7 +291,7 @@ fn together(mut failures: Vec<Refused>) -> Cause {
             Cause::Connection(text) => *text = format!("{server}: {text}"),
             Cause::Deadline(_, note) => *note = of_server(note),
             Cause::Postgres(error) => error.note = of_server(&error.note),
-            Cause::Unasked(_) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
+            Cause::NotContacted(_) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
         }
         return cause;
     }

@@ -34,7 +34,7 @@ pub(super) fn add(cause: &mut Cause) {
             }
         }
         Cause::Postgres(error) => error.note = error.note.take().or_else(|| of(error).map(str::to_owned)),
-        Cause::Unasked(_) | Cause::Deadline(..) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
+        Cause::NotContacted(_) | Cause::Deadline(..) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
     }
 }
 

@@ -77,7 +77,7 @@ pub struct Wanted {
     /// The request id, which the answer repeats.
     pub request: u64,
     /// A log-loss condition that was found while reading. The policy says that the claim must skip it.
-    pub step_over: Option<LossCondition>,
+    pub skip_condition: Option<LossCondition>,
 }
 
 /// The answer to a request for one partition.
@@ -136,7 +136,7 @@ pub trait ClaimLedger: Send {
     /// Returns the new claim; `None` if the row has another claim or offset than `claimed`. The new claim makes a later
     /// restore visible: if the database is restored to a state before this step, the row has the old claim again. The
     /// row's offset may not show the restore, because the new log may have a record there too.
-    fn step_over(
+    fn skip_condition(
         &mut self,
         claimed: &Claimed,
         to: Offset,
@@ -365,7 +365,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         self.ledger.insert_lost_rows(&rows).await?;
         for (source, low, to) in &places {
             let condition = &LossCondition::LedgerLost;
-            self.listener.on(&Event::SteppedOver { source, condition, to: *to, lost: condition.lost(*low, *to) });
+            self.listener.on(&Event::ConditionSkipped { source, condition, to: *to, lost: condition.lost(*low, *to) });
         }
         Ok(())
     }
@@ -391,7 +391,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
             // If Kafka didn't answer for this partition, leave the request pending: the next round makes a new claim.
             let (Some(&low), Some(&high)) = (low.get(&claimed.source), high.get(&claimed.source)) else { continue };
             let Some(pending) = self.pending.iter().find(|p| p.wanted.source == claimed.source) else { continue };
-            let found = match pending.wanted.step_over.clone() {
+            let found = match pending.wanted.skip_condition.clone() {
                 Some(condition) if condition.still_met(claimed.last) => Err(condition),
                 _ => resolve_start(claimed.next, claimed.last, low, high),
             };
@@ -402,12 +402,12 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                         self.reply(&claimed.source, Err(condition));
                         continue;
                     };
-                    let Some(claim) = self.ledger.step_over(&claimed, to).await? else {
+                    let Some(claim) = self.ledger.skip_condition(&claimed, to).await? else {
                         // Another owner has claimed the partition since, so leave the request pending for the next round.
                         continue;
                     };
                     let (source, lost) = (&claimed.source, condition.lost(low, to));
-                    self.listener.on(&Event::SteppedOver { source, condition: &condition, to, lost });
+                    self.listener.on(&Event::ConditionSkipped { source, condition: &condition, to, lost });
                     (claim, to, to, None)
                 }
             };

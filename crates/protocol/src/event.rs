@@ -79,7 +79,7 @@ pub enum Event<'a> {
         condition: &'a LossCondition,
     },
     /// A log-loss condition was skipped, as `on_offset_loss` requires.
-    SteppedOver {
+    ConditionSkipped {
         source: &'a TopicPartition,
         condition: &'a LossCondition,
         /// The offset from which the partition is read now.

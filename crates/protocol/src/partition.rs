@@ -68,11 +68,11 @@ impl Partition {
     /// Requests a claim with this request id; answers to earlier requests no longer count.
     pub fn ask(&mut self, request: u64, now: Instant) -> FollowUp {
         self.request_id = request;
-        self.leave_for(State::Claiming { since: now })
+        self.change_state(State::Claiming { since: now })
     }
 
     /// Returns whether an answer is for the current request.
-    pub fn awaits(&self, request: u64) -> bool {
+    pub fn is_current_request(&self, request: u64) -> bool {
         matches!(self.state, State::Claiming { .. }) && self.request_id == request
     }
 
@@ -89,7 +89,7 @@ impl Partition {
 
     /// Stops the partition because of a log-loss condition.
     pub fn stop(&mut self, condition: LossCondition) -> FollowUp {
-        self.leave_for(State::Stopped(condition))
+        self.change_state(State::Stopped(condition))
     }
 
     /// Notes that a transaction advanced the ledger from `from` to `to`.
@@ -109,7 +109,7 @@ impl Partition {
         let (State::Owned(Owned { claim: ours, .. }) | State::Fenced { ours, .. }) = self.state else {
             return FollowUp::Nothing;
         };
-        self.leave_for(State::Fenced { since: now, ours })
+        self.change_state(State::Fenced { since: now, ours })
     }
 
     /// Compares our state with a ledger row that was requested at `requested_at`. Returns what happened to our claim;
@@ -133,7 +133,7 @@ impl Partition {
         }
     }
 
-    fn leave_for(&mut self, state: State) -> FollowUp {
+    fn change_state(&mut self, state: State) -> FollowUp {
         let before = std::mem::replace(&mut self.state, state);
         if matches!(before, State::Owned(_)) { FollowUp::StopFetching } else { FollowUp::Nothing }
     }

@@ -356,8 +356,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
             self.stop_fetching(&actions.stop);
             self.fetch(&actions.fetch);
             let wanted = actions.claim.into_iter().map(|(source, request)| {
-                let step_over = self.conditions_to_skip.remove(&source);
-                Wanted { source, request, step_over }
+                let skip_condition = self.conditions_to_skip.remove(&source);
+                Wanted { source, request, skip_condition }
             });
             let wanted: Vec<_> = wanted.collect();
             if !wanted.is_empty() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// flow evenly within a second, but long enough for few accesses to the bucket.
 const PORTION: Duration = Duration::from_millis(20);
 /// The bucket holds at most the tokens of this duration, so that no large burst follows a pause.
-const SAVED: Duration = Duration::from_millis(100);
+const BURST_MAX: Duration = Duration::from_millis(100);
 
 /// Limits the rows per second that all consumers of a pipeline take together.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl RateLimit {
         let Some(rate) = self.rate else { return u64::MAX };
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let since = now.duration_since(bucket.filled_at.unwrap_or(now)).as_secs_f64();
-        let most = (rate * SAVED.as_secs_f64()).max(1.0);
+        let most = (rate * BURST_MAX.as_secs_f64()).max(1.0);
         bucket.tokens = (bucket.tokens + since * rate).min(most);
         bucket.filled_at = Some(now);
         let portion = (rate * PORTION.as_secs_f64()).max(1.0);
@@ -136,8 +136,8 @@ mod tests {
         let start = Instant::now();
         assert_eq!(gate.take(start), 0);
         let portion = 10 * PORTION.as_millis();
-        assert!(portion > 1 && PORTION < SAVED);
-        assert_eq!(u128::from(gate.take(start + SAVED)), portion);
+        assert!(portion > 1 && PORTION < BURST_MAX);
+        assert_eq!(u128::from(gate.take(start + BURST_MAX)), portion);
     }
 
     #[test]

@@ -419,7 +419,7 @@ impl Session {
 
     fn awaited(&mut self, source: &TopicPartition, request_id: u64) -> Option<&mut Partition> {
         let partition = &mut self.partitions[self.index.of(source)?].partition;
-        partition.awaits(request_id).then_some(partition)
+        partition.is_current_request(request_id).then_some(partition)
     }
 
     fn ask(&mut self, index: usize, now: Instant) {

@@ -163,7 +163,7 @@ pub enum Cause {
     Connection(String),
     /// No server was contacted, because the address or the password isn't available: a file, a program or the URL is at
     /// fault. The text says which one.
-    Unasked(String),
+    NotContacted(String),
     /// No reply came within this time, which is one of our own timeouts. The text adds further information, if there is
     /// any.
     Deadline(Duration, Option<String>),
@@ -198,7 +198,7 @@ impl WriteError {
     /// Returns what the error means.
     pub fn disposition(&self) -> Disposition {
         match &self.cause {
-            Cause::Connection(_) | Cause::Unasked(_) | Cause::Deadline(..) => Disposition::Outage,
+            Cause::Connection(_) | Cause::NotContacted(_) | Cause::Deadline(..) => Disposition::Outage,
             Cause::NoPartition(_) => Disposition::Plan,
             Cause::Conflict(_) => Disposition::Stop,
             Cause::Postgres(error) if error.policy && matches!(self.stage, Stage::Copy | Stage::Commit) => {
@@ -243,12 +243,12 @@ impl WriteError {
         match &self.cause {
             Cause::Deadline(..) => true,
             Cause::Postgres(error) => error.sqlstate == "57014",
-            Cause::Connection(_) | Cause::Unasked(_) | Cause::NoPartition(_) | Cause::Conflict(_) => false,
+            Cause::Connection(_) | Cause::NotContacted(_) | Cause::NoPartition(_) | Cause::Conflict(_) => false,
         }
     }
 
     /// Adds to the error's text that this one record takes too long, and what the operator can do.
-    pub fn blame(&mut self, record: &Record<'_>) {
+    pub fn add_slow_record(&mut self, record: &Record<'_>) {
         let Record { topic, partition, offset, .. } = record;
         let about = format!(
             "the record at offset {offset} of {topic}/{partition} alone takes longer than that: raise \
@@ -259,14 +259,14 @@ impl WriteError {
             Cause::Postgres(error) => {
                 error.note = Some(error.note.take().map_or(about.clone(), |note| format!("{note}; {about}")));
             }
-            Cause::Connection(_) | Cause::Unasked(_) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
+            Cause::Connection(_) | Cause::NotContacted(_) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
         }
     }
 
     /// Returns the label value for `retries_total`.
     pub fn sqlstate_class(&self) -> String {
         match &self.cause {
-            Cause::Connection(_) | Cause::Unasked(_) => "connection".to_owned(),
+            Cause::Connection(_) | Cause::NotContacted(_) => "connection".to_owned(),
             Cause::Deadline(..) => "deadline".to_owned(),
             Cause::NoPartition(_) => "partition".to_owned(),
             Cause::Conflict(_) => "conflict".to_owned(),
@@ -292,7 +292,7 @@ impl fmt::Display for WriteError {
                 write!(f, "Postgres gave no answer at {stage} within {limit:?}")?;
                 note.iter().try_for_each(|note| write!(f, "; {note}"))
             }
-            Cause::Unasked(what) | Cause::Conflict(what) => f.write_str(what),
+            Cause::NotContacted(what) | Cause::Conflict(what) => f.write_str(what),
             Cause::NoPartition(error) => write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message),
             Cause::Postgres(error) => {
                 write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message)?;

@@ -132,7 +132,7 @@ impl<S: Store> Writer<S> {
     /// Makes the writer end with [`Stopped::Outage`] instead of waiting for Postgres: for commands that a person runs. It still
     /// waits for the outcome of a COMMIT.
     #[must_use]
-    pub fn impatient(self) -> Self {
+    pub fn without_waiting(self) -> Self {
         Self { patience: Patience::None, ..self }
     }
 
@@ -308,7 +308,7 @@ impl<S: Store> Writer<S> {
                             timeouts += u32::from(error.timed_out());
                             let mut error = error;
                             if error.timed_out() && end - start == 1 {
-                                error.blame(&batch.record(start));
+                                error.add_slow_record(&batch.record(start));
                             }
                             if timeouts >= TIMEOUTS_BEFORE_HALVING && end - start > 1 {
                                 timeouts = 0;
@@ -460,10 +460,10 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Waits before the next attempt, or stops if the error is permanent or the writer is impatient.
+    /// Waits before the next attempt, or stops if the error is permanent or the writer must not wait.
     ///
     /// # Errors
-    /// [`Stopped::Refused`] if the error is permanent, [`Stopped::Outage`] if the writer is impatient.
+    /// [`Stopped::Refused`] if the error is permanent, [`Stopped::Outage`] if the writer must not wait.
     async fn wait_or_stop(&mut self, error: WriteError) -> Result<(), Stopped> {
         if error.disposition() == Disposition::Stop {
             self.store.disconnect();

@@ -124,7 +124,7 @@ impl ClaimLedger for Fake {
         Ok(free.into_iter().map(|source| Claimed { source, claim, next: Offset::new(7), last: None }).collect())
     }
 
-    async fn step_over(&mut self, claimed: &Claimed, _to: Offset) -> Result<Option<Claim>, WriteError> {
+    async fn skip_condition(&mut self, claimed: &Claimed, _to: Offset) -> Result<Option<Claim>, WriteError> {
         Ok(Some(claimed.claim))
     }
 
@@ -149,7 +149,7 @@ impl Listener for Fake {
                 let at = self.began.elapsed();
                 self.with(|script| script.waits.push((at, *attempt)));
             }
-            Event::SteppedOver { source, to, lost, .. } => {
+            Event::ConditionSkipped { source, to, lost, .. } => {
                 self.with(|script| script.stepped_over.push((source.partition, to.get(), *lost)));
             }
             _ => {}
@@ -181,7 +181,8 @@ impl World {
     /// Sends a consumer's request, which claims the `wanted` partitions and cancels its requests for the `withdrawn`
     /// ones.
     async fn request(&self, consumer: usize, wanted: &[i32], withdrawn: &[i32]) {
-        let wanted = wanted.iter().map(|n| Wanted { source: partition(*n), request: 5, step_over: None }).collect();
+        let wanted =
+            wanted.iter().map(|n| Wanted { source: partition(*n), request: 5, skip_condition: None }).collect();
         let withdrawn = withdrawn.iter().map(|n| partition(*n)).collect();
         let (owner, answers) = (OWNERS[consumer].into(), self.answers[consumer].0.clone());
         self.requests.send(ClaimRequest { wanted, withdrawn, owner, answers }).await.expect("the loop runs");
@@ -376,9 +377,9 @@ async fn a_condition_that_another_log_met_is_not_skipped() {
     let mut world = World::start(OffsetLossPolicy::Latest, Script::default());
     let (source, answers) = (partition(0), world.answers[0].0.clone());
     // The condition names a last record that the ledger row no longer has. So the row now belongs to another log.
-    let step_over =
+    let skip_condition =
         Some(LossCondition::LogReplaced { last: LastRecord { offset: Offset::new(6), timestamp_ms: None, digest: 1 } });
-    let wanted = vec![Wanted { source, request: 5, step_over }];
+    let wanted = vec![Wanted { source, request: 5, skip_condition }];
     let request = ClaimRequest { wanted, withdrawn: Vec::new(), owner: OWNERS[0].into(), answers };
     world.requests.send(request).await.expect("the loop runs");
     let answers = world.answers(0).await;

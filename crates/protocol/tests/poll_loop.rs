@@ -553,7 +553,7 @@ async fn a_log_that_lost_records_stops_the_loop_or_is_claimed_again_with_leave_t
         let mut world = World::start(Script { policy, ..Script::default() });
         world.decide(GroupEvent::Assigned(vec![partition(0)]));
         let request = world.request(&[0]).await.wanted.remove(0);
-        assert_eq!(request.step_over, None);
+        assert_eq!(request.skip_condition, None);
         let condition = LossCondition::RetentionPassed { next: Offset::new(START), low: Offset::new(90) };
         let (source, request) = (request.source, request.request);
         let answer = ClaimAnswer { source, request, answer: Err(condition.clone()) };
@@ -562,7 +562,7 @@ async fn a_log_that_lost_records_stops_the_loop_or_is_claimed_again_with_leave_t
             let ended = world.ended().await;
             assert!(matches!(&ended, Err(Stopped::LogLoss { condition: of, .. }) if *of == condition), "{ended:?}");
         } else {
-            assert_eq!(world.request(&[0]).await.wanted.remove(0).step_over, Some(condition));
+            assert_eq!(world.request(&[0]).await.wanted.remove(0).skip_condition, Some(condition));
             world.end().await.expect("it ends");
         }
     }

@@ -162,7 +162,7 @@ pub(super) async fn try_records(
         .guarded(setup.read_only);
     let budget = DeadLetterBudget::new(boundless());
     let mut writer =
-        Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient().blaming_records();
+        Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).without_waiting().blaming_records();
     let mut tried = 0;
     while let Some(mut batch) = batches.recv().await {
         tried += u64::from(batch.len());

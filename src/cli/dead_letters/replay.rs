@@ -168,7 +168,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &F
     let store = ReplayStore { inner, page: Arc::clone(&page), rejected: BTreeSet::new(), settled: Vec::new() };
     let budget = DeadLetterBudget::new(boundless());
     let mut writer =
-        Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient().blaming_records();
+        Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).without_waiting().blaming_records();
     let mut report = Report { pipeline: key.join(", "), ..Report::default() };
     // Dead letters that are stored while this command runs are left for the next run.
     let newest = filter.bind(matching!("SELECT max(id) FROM tidegate.dead_letter", ""), key);

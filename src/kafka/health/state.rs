@@ -85,7 +85,7 @@ impl State {
     }
 
     /// Takes a consumer's statistics.
-    pub(super) fn saw(&mut self, consumer: u32, sight: &HealthStatistics, now: Instant) {
+    pub(super) fn store_statistics(&mut self, consumer: u32, sight: &HealthStatistics, now: Instant) {
         self.connections.retain(|broker, _| !sight.connected.contains(broker));
         let consumer = self.consumers.entry(consumer).or_default();
         consumer.no_coordinator = match consumer.no_coordinator {

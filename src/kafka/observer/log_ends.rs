@@ -37,7 +37,7 @@ impl Observer {
         limit: Duration,
     ) -> Result<RangesRead, String> {
         let began = Instant::now();
-        let reader = Reader::new(&settings::to_read(self.settings.clone()))?.giving_up_after(SILENCE_MAX);
+        let reader = Reader::new(&settings::to_read(self.settings.clone()))?.with_silence_limit(SILENCE_MAX);
         let mut found = RangesRead::default();
         let mut topics: Vec<&Arc<str>> = Vec::new();
         for (source, _) in ranges {

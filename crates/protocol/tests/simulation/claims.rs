@@ -100,7 +100,7 @@ impl ClaimLedger for SimLedger {
         Ok(cells.into_iter().map(claimed).collect())
     }
 
-    async fn step_over(&mut self, claimed: &Claimed, to: Offset) -> Result<Option<Claim>, WriteError> {
+    async fn skip_condition(&mut self, claimed: &Claimed, to: Offset) -> Result<Option<Claim>, WriteError> {
         let (partition, to, log) = self.places(&[(claimed.source.clone(), to)])[0];
         let renewed = self.sim.w().new_claim();
         let step = Op::StepOver { partition, claim: claimed.claim.id, renewed, from: claimed.next, to, log };

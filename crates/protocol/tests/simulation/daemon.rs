@@ -317,7 +317,7 @@ fn kind_of(event: &Event<'_>) -> &'static str {
         Event::DrainEnded { .. } => "drain cut",
         Event::Claimed { .. } => "claimed",
         Event::LogLoss { .. } => "log loss",
-        Event::SteppedOver { .. } => "stepped over",
+        Event::ConditionSkipped { .. } => "stepped over",
         Event::ClaimsWait { .. } => "claims wait",
         Event::Fenced { from: Some(_), .. } => "fenced",
         Event::Fenced { from: None, .. } => "fenced by a reading",
