@@ -135,7 +135,7 @@ impl PipelineReport {
     /// Warns that the pipeline can't create partitions, though it runs while rows have a place in existing ones.
     pub(super) fn lacks_partitions(&mut self, pipeline: &Pipeline, why: String) {
         self.warnings.push(format!(
-            "pipelines.{}.table.partition_by: {why}; rows of the present have a partition, so the pipeline runs; it stops at the first row that has none",
+            "pipelines.{}.table.partition_by: {why}; rows with the current time have a partition, so the pipeline runs; it stops at the first row without a partition",
             pipeline.name
         ));
         self.no_new_partitions.get_or_insert(why);

@@ -297,7 +297,7 @@ async fn to_partition(
     if due.current_is_taken && !due.has_place {
         report
             .faults
-            .push(format!("{what}; rows of the present have no other partition, or the configured DEFAULT partition is missing, so the pipeline would stop"));
+            .push(format!("{what}; rows with the current time have no other partition, or the configured DEFAULT partition is missing, so the pipeline would stop"));
     } else {
         report.warnings.push(format!(
             "{what}; until then the pipeline stops at the first row of their times that no other partition accepts"

@@ -197,7 +197,7 @@
   function drawTime(p) {
     const reads = !["starting", "stopped", "drained"].includes(p.state);
     say($("limit"), reads ? p.limit || "" : `Nothing is read while the pipeline is ${p.state}.`);
-    const reader = [["poll", "waiting for Kafka"], ["decode", "decode + encode"], ["held", "held up"]];
+    const reader = [["poll", "waiting for Kafka"], ["decode", "decode + encode"], ["held", "held back"]];
     const writer = [["copy", "COPY"], ["commit", "ledger + commit"], ["outage", "waiting for Postgres"]];
     const box = $("time"), rows = !reads ? [] : p.consumers.slice(0, 64).flatMap((c) => [[`c${c.consumer} reader`, reader, c.time], [`c${c.consumer} writer`, writer, c.time]]);
     if (box.children.length !== rows.length) box.replaceChildren(...rows.map(() => el("div", { class: "bars" }, el("span"), el("div", { class: "bar", role: "img" }))));
