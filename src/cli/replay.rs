@@ -213,6 +213,13 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
             && arguments.partition.is_none_or(|partition| source.partition == partition)
     };
     let sources: Vec<_> = partitions_of(&topics).into_iter().filter(is_meant).collect();
+    if sources.is_empty() {
+        let partition = arguments.partition.map(|partition| format!(" partition {partition} of")).unwrap_or_default();
+        return Err(FatalError::Config(format!(
+            "Kafka has no{partition} a topic that pipeline `{}` reads",
+            pipeline.name
+        )));
+    }
     let (from, to) = (arguments.from.clone(), arguments.to.clone());
     let places = reach::ask(config, &observer, move |observer| {
         let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);

@@ -15,6 +15,20 @@ const BY_TEXT: &[(&str, &str)] = &[
     ("expired", "renew the server's certificate, or set this machine's clock right"),
     ("Expired", "renew the server's certificate, or set this machine's clock right"),
     ("NotValidYet", "the server's certificate is not valid yet: set this machine's clock right"),
+    (
+        "UnsupportedCertVersion",
+        "a certificate has version 1 of X.509, which is too old: sign the server's certificate (or ours, in `sslcert` of the \
+         URL) again with a subjectAltName, which makes it version 3",
+    ),
+    (
+        "CaUsedAsEndEntity",
+        "the server uses the certificate of an authority (CA:TRUE) as its own, which libpq accepts and Tidegate doesn't: sign \
+         a certificate with CA:FALSE for the server, and name the authority's in `sslrootcert` of the URL",
+    ),
+    (
+        "KeyMismatch",
+        "the key in `sslkey` of the URL doesn't belong to the certificate in `sslcert`: name both files of one pair",
+    ),
     ("server does not support TLS", "set `ssl = on` at the server, or another `sslmode` in the URL"),
     (
         "received fatal alert",

@@ -139,13 +139,22 @@ async fn what_cannot_be_trusted_is_refused_with_a_remedy() {
         let ran = tidegate(&secured.config(&world, user, host, parameters), &["check"]).fails(69, &[words]);
         assert!(!ran.to_string().contains(PASSWORD) && !ran.to_string().contains("driftwood"), "{parameters}: {ran}");
     }
+    let (certificate, key) = (secured.client.certificate.display(), secured.server.key.display());
+    let pair = format!("sslmode=require&sslcert={certificate}&sslkey={key}");
+    tidegate(&secured.config(&world, BY_CERTIFICATE, "localhost", &pair), &["check"])
+        .fails(69, &["`sslkey` of the URL doesn't belong"]);
     let expired = secured.authority.expired("postgres-expired", &["localhost"]).expect("an expired certificate");
-    secured.postgres.set_certificate(&secured.authority, &expired).expect("the certificate is put in place");
-    secured.postgres.restart().expect("Postgres restarts");
-    let ran = tidegate(&secured.config(&world, &right, "localhost", &full), &["check"]);
-    secured.postgres.set_certificate(&secured.authority, &secured.server).expect("the old one is put back");
-    secured.postgres.restart().expect("Postgres restarts");
-    ran.fails(69, &["renew the server's certificate"]);
+    let authority = secured.authority.server_as_authority("postgres-ca", &["localhost"]).expect("a certificate");
+    for (certificate, words) in
+        [(expired, "renew the server's certificate"), (authority, "the certificate of an authority (CA:TRUE)")]
+    {
+        secured.postgres.set_certificate(&secured.authority, &certificate).expect("the certificate is put in place");
+        secured.postgres.restart().expect("Postgres restarts");
+        let ran = tidegate(&secured.config(&world, &right, "localhost", &full), &["check"]);
+        secured.postgres.set_certificate(&secured.authority, &secured.server).expect("the old one is put back");
+        secured.postgres.restart().expect("Postgres restarts");
+        ran.fails(69, &[words]);
+    }
     let plain = shared::postgres().expect("Postgres starts");
     let url = format!("postgres://postgres@{}/postgres?sslmode=require", plain.address());
     tidegate(&world.config_at(&url, "table.name = \"rides\""), &["check"]).fails(69, &["set `ssl = on` at the server"]);

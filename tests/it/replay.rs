@@ -38,6 +38,8 @@ async fn replay_by_offset_fills_another_table_once_however_often_it_runs() {
     let replay = ["replay", "--from", "50", "--to", "151", "--into", "again"];
     let beyond = ["replay", "--from", "50", "--to", "500", "--into", "again"];
     tidegate(&config, &beyond).fails(64, &["outside of the log", "from 0 to 201"]);
+    tidegate(&config, &[&replay[..], &["--partition", "9"]].concat())
+        .fails(64, &["no partition 9 of a topic that pipeline"]);
     let report = tidegate(&config, &[&replay[..], &["--json"]].concat()).ok().json();
     let figures = ["records", "rows", "dead_letters"].map(|name| report[name].as_i64().unwrap_or(-1));
     assert_eq!(figures, [101, 100, 1], "{report}");

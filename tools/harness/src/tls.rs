@@ -60,7 +60,7 @@ impl Authority {
     /// # Errors
     /// If the files can't be written.
     pub fn server(&self, file: &str, names: &[&str]) -> Result<Identity> {
-        self.sign(file, names, false)
+        self.sign(file, names, |_| {})
     }
 
     /// Returns a server's certificate that expired years ago.
@@ -68,7 +68,15 @@ impl Authority {
     /// # Errors
     /// If the files can't be written.
     pub fn expired(&self, file: &str, names: &[&str]) -> Result<Identity> {
-        self.sign(file, names, true)
+        self.sign(file, names, |params| params.not_after = date_time_ymd(2021, 1, 1))
+    }
+
+    /// Returns a server's certificate that is marked as one of an authority, as `openssl req -x509` makes it.
+    ///
+    /// # Errors
+    /// If the files can't be written.
+    pub fn server_as_authority(&self, file: &str, names: &[&str]) -> Result<Identity> {
+        self.sign(file, names, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained))
     }
 
     /// Returns a client's certificate, whose common name is `name`.
@@ -76,18 +84,19 @@ impl Authority {
     /// # Errors
     /// If the files can't be written.
     pub fn client(&self, name: &str) -> Result<Identity> {
-        self.sign(name, &[], false)
+        self.sign(name, &[], |_| {})
     }
 
     /// Signs a certificate. `file` is the name of its files without the extension, and also the certificate's common
-    /// name.
-    fn sign(&self, file: &str, names: &[&str], expired: bool) -> Result<Identity> {
+    /// name. `change` changes what is signed.
+    fn sign(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
         params.distinguished_name = named(file);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = if expired { date_time_ymd(2021, 1, 1) } else { date_time_ymd(2060, 1, 1) };
+        params.not_after = date_time_ymd(2060, 1, 1);
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer)?;
         let at = |ending: &str| self.folder.path().join(format!("{file}.{ending}"));
         let identity = Identity { certificate: at("crt"), key: at("key"), both: at("pem") };
