@@ -146,7 +146,10 @@ async fn a_table_that_another_pipeline_feeds_from_the_same_topic_stops_it() {
     assert_eq!(code, Some(0), "{log}");
     let (code, log) = world.drain(&world.config(&routed(false, "")));
     assert_eq!(code, Some(70), "{log}");
-    assert!(log.contains("pipeline `first` already writes a topic") && log.contains("into `public.telemetry_a`"), "{log}");
+    assert!(
+        log.contains("pipeline `first` already writes a topic") && log.contains("into `public.telemetry_a`"),
+        "{log}"
+    );
     assert_eq!(world.number("SELECT count(*) FROM telemetry_a").await, 1);
 }
 
