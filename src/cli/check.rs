@@ -309,15 +309,17 @@ async fn ask_kafka(
         }
     }
     let names: Vec<String> = topics.keys().cloned().collect();
-    for topic in reach::ask(config, &observer, move |observer| observer.denied_topics(&names)).await? {
+    let answers = reach::ask(config, &observer, move |observer| {
+        Ok((observer.denied_topics(&names)?, observer.retention(&names)?))
+    });
+    let (denied, retention) = answers.await?;
+    for topic in denied {
         report.faults.push(format!(
             "pipelines.{}.topics: the broker denies us the records of topic `{topic}`; {}",
             pipeline.name,
             acl(config, pipeline, "Read", "topic", &topic)
         ));
     }
-    let names: Vec<String> = topics.keys().cloned().collect();
-    let retention = reach::ask(config, &observer, move |observer| observer.retention(&names)).await?;
     for topic in topics.keys().filter(|topic| !retention.contains_key(*topic)) {
         report.warnings.push(format!(
             "pipelines.{}.topics: the broker doesn't let us read the retention of topic `{topic}`, so it will be unknown when Kafka deletes unwritten records, and no alert can warn of it; {}",

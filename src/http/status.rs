@@ -19,6 +19,7 @@ use super::work_view::{DeadView, batches, dead};
 use crate::config::Topics;
 use crate::daemon::{Daemon, host_name};
 use crate::lag::LagView;
+use crate::lag::headroom::shortest;
 use crate::metrics::epoch_ms;
 use crate::pipeline::{Pipeline, PipelinePhase};
 use crate::status::work::Hold;
@@ -172,14 +173,6 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
     (view, facts)
 }
 
-/// Returns the shortest headroom of all partitions. An unknown one counts only if no other is finite: it may be shorter than an
-/// infinite one.
-fn headroom(partitions: &[PartitionView]) -> Option<f64> {
-    let known = || partitions.iter().map(|p| p.retention_headroom_seconds);
-    let shortest = known().flatten().reduce(f64::min)?;
-    (shortest.is_finite() || known().all(|headroom| headroom.is_some())).then_some(shortest)
-}
-
 fn facts(
     pipeline: &Pipeline,
     rates: &Rates,
@@ -237,7 +230,7 @@ fn facts(
         never_seen: pipeline.never_seen(),
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
-        headroom: headroom(partitions),
+        headroom: shortest(partitions.iter().map(|p| p.retention_headroom_seconds)),
         into: rates.mean.map(|(into, _)| into),
         out: rates.mean.map(|(_, out)| out),
         claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),

@@ -18,6 +18,7 @@ use super::timeline::{Timeline, Waits};
 use super::words::RecentDeadLetters;
 use super::{Site, frames, status, words};
 use crate::daemon::Reload;
+use crate::lag::headroom::shortest;
 use crate::metrics::epoch_ms;
 use crate::pipeline::{Pipeline, PipelinePhase};
 use crate::status::work::Event;
@@ -288,7 +289,7 @@ impl PipelineSamples {
         #[expect(clippy::cast_precision_loss, reason = "a number of records is far below 2^53")]
         let lag = lags.clone().map(|lag| lag.records).sum::<u64>() as f64;
         let wait = lags.clone().map(|lag| lag.seconds).fold(0.0, f64::max);
-        let headroom = lags.filter_map(|lag| lag.headroom).reduce(f64::min);
+        let headroom = shortest(lags.map(|lag| lag.headroom));
         if self.at != view.seen_at {
             let places: BTreeMap<_, _> =
                 view.partitions.iter().map(|(source, lag)| (source.clone(), (lag.next.get(), lag.end.get()))).collect();

@@ -83,6 +83,13 @@ impl Retention {
     }
 }
 
+/// Returns the shortest of several partitions' headrooms. It is `None` if an unknown one may be shorter than all others, because
+/// these are infinite.
+pub fn shortest(mut headrooms: impl Iterator<Item = Option<f64>> + Clone) -> Option<f64> {
+    let shortest = headrooms.clone().flatten().reduce(f64::min)?;
+    (shortest.is_finite() || headrooms.all(|headroom| headroom.is_some())).then_some(shortest)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +107,20 @@ mod tests {
         assert_eq!((known.of("a"), known.of("b")), (Some(DAY), None));
         assert!(known.keep(&topics, &only_a).is_empty());
         assert_eq!(known.keep(&topics, &BTreeMap::new()), [("a", true)], "it is news again");
+    }
+
+    #[test]
+    fn an_unknown_headroom_may_be_shorter_than_an_infinite_one() {
+        let infinite = Some(f64::INFINITY);
+        for (headrooms, expected) in [
+            (vec![], None),
+            (vec![None], None),
+            (vec![infinite, infinite], infinite),
+            (vec![infinite, None], None),
+            (vec![infinite, None, Some(60.0), Some(90.0)], Some(60.0)),
+        ] {
+            assert_eq!(shortest(headrooms.iter().copied()), expected, "{headrooms:?}");
+        }
     }
 
     #[test]

@@ -364,9 +364,7 @@ fn rule(bootstrap_servers: &str, kind: &str, arguments: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_the_brokers_deny_is_named_by_check_and_run_does_not_flow() {
-    let spec = tidegate_harness::KafkaSpec::single()
-        .property("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
-        .property("allow.everyone.if.no.acl.found", "true");
+    let spec = tidegate_harness::KafkaSpec::single().acls();
     let kafka = Kafka::start(&spec).expect("Kafka starts");
     let names = ["open", "unseen", "unread", "unread_and_empty"];
     for name in names {

@@ -58,9 +58,7 @@ async fn the_headroom_runs_out_when_kafka_deletes_and_not_after() {
 /// limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_headroom_is_told_from_an_unlimited_one() {
-    let spec = KafkaSpec::single()
-        .property("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
-        .property("allow.everyone.if.no.acl.found", "true");
+    let spec = KafkaSpec::single().acls();
     let kafka: &'static Kafka = Box::leak(Box::new(Kafka::start(&spec).expect("Kafka starts")));
     let mut world = World::on(kafka, shared::postgres().expect("Postgres starts"), 1).await;
     world.topic = unique_name("kept");

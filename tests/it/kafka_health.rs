@@ -187,9 +187,7 @@ async fn a_silent_broker_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denied_topic_and_a_denied_group_are_waited_for_under_each_protocol() {
-    let spec = KafkaSpec::single()
-        .property("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
-        .property("allow.everyone.if.no.acl.found", "true");
+    let spec = KafkaSpec::single().acls();
     let world = world_behind(Kafka::start(&spec).expect("Kafka starts")).await;
     let servers = world.kafka.bootstrap_servers();
     let short = "\"session.timeout.ms\" = \"6000\"";

@@ -112,10 +112,7 @@ fn replace(file: &Path, by: &Path) {
 async fn a_clients_certificate_that_is_replaced_is_used_after_sighup_and_half_a_replacement_changes_nothing() {
     let authority = Arc::new(Authority::new().expect("an authority"));
     let [first, second] = ["first", "second"].map(|name| authority.client(name).expect("a client's certificate"));
-    let spec = KafkaSpec::single()
-        .secured(&authority)
-        .property("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
-        .property("allow.everyone.if.no.acl.found", "true");
+    let spec = KafkaSpec::single().secured(&authority).acls();
     let kafka = leak(Kafka::start(&spec).expect("Kafka starts"));
     let world = World::on(kafka, shared::postgres().expect("Postgres starts"), 2).await;
     world.sql(NUMBERED).await;

@@ -75,6 +75,13 @@ impl KafkaSpec {
         self
     }
 
+    /// Makes the brokers apply ACLs. A resource that has none is open to everyone.
+    #[must_use]
+    pub fn acls(self) -> Self {
+        self.property("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+            .property("allow.everyone.if.no.acl.found", "true")
+    }
+
     pub(super) fn brokers(&self) -> usize {
         match self.layout {
             Layout::Kraft { brokers } => brokers,
