@@ -229,7 +229,8 @@ impl Listener for ClaimReport {
             }
             Event::ConditionSkipped { source, condition, to, lost } => {
                 metrics::lost(&self.pipeline, condition.cause(), *lost);
-                warn!(pipeline, %source, %condition, going_on_at = %to, "skipped a log-loss condition, as `on_offset_loss` says");
+                let condition = condition.fact();
+                warn!(pipeline, %source, condition, going_on_at = %to, "skipped a log-loss condition, as `on_offset_loss` says");
             }
             Event::ClaimsWait { on, error, partitions, attempt } => {
                 lock(&self.waiting_since).get_or_insert_with(Instant::now);

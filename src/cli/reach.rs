@@ -8,6 +8,7 @@ use std::sync::Arc;
 use sqlx::{PgConnection, Row};
 use tidegate_protocol::retry::{Disposition, Stage};
 use tidegate_protocol::store::{Cause, ReplanError, WriteError};
+use tidegate_rows::catalog::TableName;
 
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
@@ -194,6 +195,23 @@ pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sq
          WHERE relnamespace = to_regnamespace('tidegate') AND relname IN ('pipeline', 'ledger')",
     );
     row.fetch_one(connection).await?.try_get(0)
+}
+
+/// Sends the pipeline's rows to another table. All of them go there, whatever table they name. Its partitions are created only
+/// if that table has partitions.
+pub(super) async fn redirect(
+    connection: &mut PgConnection,
+    pipeline: &mut Pipeline,
+    table: TableName,
+) -> Result<(), FatalError> {
+    let plain = sqlx::query("SELECT FROM pg_catalog.pg_class WHERE oid = to_regclass($1) AND relkind = 'r'");
+    let plain = plain.bind(table.quoted()).fetch_optional(connection).await;
+    if plain.map_err(|error| failed("can't look the table up", error))?.is_some() {
+        pipeline.table.partition_by = None;
+    }
+    pipeline.table.name = table;
+    pipeline.table.route = None;
+    Ok(())
 }
 
 /// An instance on which a pipeline runs or has stopped.

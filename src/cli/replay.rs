@@ -8,7 +8,7 @@
 
 mod reading;
 mod replay_progress;
-mod safe;
+pub(in crate::cli) mod safe;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -75,6 +75,7 @@ struct Report {
     /// Counts of this run.
     records: u64,
     rows: u64,
+    deletes: u64,
     dead_letters: u64,
     stretches: Vec<Line>,
 }
@@ -93,17 +94,18 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
     let mut pipeline = arguments.common.only(&config)?.clone();
     let own = pipeline.table.name.clone();
-    if let Some(into) = &arguments.into {
-        pipeline.table.name = table_name(into).map_err(|why| FatalError::Config(format!("--into: {why}")))?;
-        // All records go to this table, whatever table they name.
-        pipeline.table.route = None;
-    }
-    if pipeline.table.name == own
+    let into = arguments.into.as_deref().map(table_name).transpose();
+    let into = into.map_err(|why| FatalError::Config(format!("--into: {why}")))?;
+    if into.as_ref().is_none_or(|into| *into == own)
         && let Some(why) = safe::refuses(&pipeline.table.mode, pipeline.columns.as_deref().unwrap_or_default())
     {
         return Err(FatalError::Config(format!(
             "can't replay into `{own}`: {why}; name another table by --into SCHEMA.TABLE"
         )));
+    }
+    if let Some(into) = into {
+        let mut connection = reach::open(&reach::connector(&config)).await?;
+        reach::redirect(&mut connection, &mut pipeline, into).await?;
     }
     let report = replay(&config, &pipeline, arguments).await?;
     if arguments.common.json {
@@ -146,6 +148,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         resumed,
         records: 0,
         rows: 0,
+        deletes: 0,
         dead_letters: 0,
         stretches: lines.collect(),
     };
@@ -178,9 +181,10 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         progress.add(batch.len().into());
     }
     let read = reading.await.map_err(FatalError::bug)?;
-    read.map_err(|why| FatalError::Unavailable(format!("{why}; run the command again: it resumes where it stopped")))?;
+    report.deletes = read
+        .map_err(|why| FatalError::Unavailable(format!("{why}; run the command again: it resumes where it stopped")))?;
     replay_progress.end(&mut reach::open(&reach::connector(config)).await?, &claims).await?;
-    (report.rows, report.dead_letters) = (counts.rows(), counts.dead_letters());
+    (report.rows, report.dead_letters) = (counts.rows().saturating_sub(report.deletes), counts.dead_letters());
     Ok(report)
 }
 
@@ -259,11 +263,15 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
 }
 
 fn text(report: &Report) -> String {
-    let Report { pipeline, replay, table, resumed, records, rows, dead_letters, stretches } = report;
+    let Report { pipeline, replay, table, resumed, records, rows, deletes, dead_letters, stretches } = report;
     if *resumed && *records == 0 {
         return format!("`{replay}` was done already; --again starts over\n");
     }
     let resumed = if *resumed { ", the rest of an earlier run" } else { "" };
+    let deletes = match deletes {
+        0 => String::new(),
+        n => format!(", {}", show::counted(*n, "delete", "deletes")),
+    };
     let letters = match dead_letters {
         0 => "no dead letters".to_owned(),
         n => format!(
@@ -272,7 +280,7 @@ fn text(report: &Report) -> String {
         ),
     };
     format!(
-        "{pipeline}: {} of {} replayed into {table}{resumed}: {}, {letters}\n",
+        "{pipeline}: {} of {} replayed into {table}{resumed}: {}{deletes}, {letters}\n",
         show::counted(*records, "record", "records"),
         show::counted(stretches.len() as u64, "partition", "partitions"),
         show::counted(*rows, "row", "rows"),

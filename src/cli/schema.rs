@@ -300,9 +300,9 @@ fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, Head, String), 
     let own = || arguments.table.clone().unwrap_or_else(|| quote_table(name));
     if let Some(servers) = &arguments.bootstrap_servers {
         let mut head = Head::default();
-        head.add(&format!("[kafka]\nbootstrap_servers = {}\n\n", quoted(servers)));
+        head.add(&format!("[kafka]\nbootstrap_servers = {}\n", quoted(servers)));
         if !arguments.properties.is_empty() {
-            head.add("[kafka.properties]\n");
+            head.add("\n[kafka.properties]\n");
         }
         for property in &arguments.properties {
             let Some((name, value)) = property.split_once('=') else {

@@ -66,6 +66,7 @@ pub(crate) fn may_be_secret(name: &str) -> bool {
 /// Returns a JSON Schema (draft 2020-12) of the configuration file, with which editors complete and check TOML.
 pub fn json_schema() -> serde_json::Value {
     let mut schema = schema_of(ROOT);
+    schema["description"] = json!("From topics of Kafka to tables of Postgres");
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("Tidegate's configuration");
     schema

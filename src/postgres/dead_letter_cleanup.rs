@@ -47,6 +47,11 @@ pub fn replay_key(pipeline: &str, replay: &str) -> String {
     format!("{pipeline}{REPLAY}{replay}")
 }
 
+/// Returns whether a key is a replay's.
+pub fn is_replay(key: &str) -> bool {
+    key.contains(REPLAY)
+}
+
 /// Returns the pipeline to which a key belongs. The key of a replay belongs to the pipeline whose topics the replay reads.
 pub fn pipeline_of(key: &str) -> &str {
     key.split_once(REPLAY).map_or(key, |(pipeline, _)| pipeline)

@@ -175,7 +175,11 @@ async fn dead_letters_of_a_replay_can_be_replayed_into_their_own_table() {
     tidegate(&config, &["dead-letters", "show", &id]).ok().says(&[&key, "96"]);
     tidegate(&config, &["dead-letters", "purge", "--id", &id, "--yes"]).ok().says(&["removed 1 dead letter"]);
     world.sql("ALTER TABLE copies DROP CONSTRAINT low").await;
-    tidegate(&config, &["dead-letters", "replay", "--all"]).ok().says(&[&key, "1 dead letter replayed (1 row)"]);
+    let replayed = tidegate(&config, &["dead-letters", "replay", "--all"]).ok();
+    assert_eq!(replayed.out.trim_end(), format!("{key}: 1 dead letter replayed (1 row)"), "and no other pipeline");
+    let list = tidegate(&config, &["pipelines", "list"]).ok();
+    let line = list.out.lines().find(|line| line.starts_with(&key)).expect("a replay is listed");
+    assert!(line[key.len()..].trim_start().starts_with("replay "), "its state is replay: {line}");
     assert_eq!(world.number("SELECT count(*) FROM copies WHERE id = 2").await, 1);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 3, "the pipeline's own table is left alone");
     tidegate(&config, &["dead-letters", "list"]).ok().says(&["no dead letters"]);

@@ -43,6 +43,7 @@ async fn the_proposal_is_a_configuration_that_check_accepts_and_run_drains_by() 
         r#""state.of \"mind\"" = { field = "state\\.of \"mind\"", type = "bool" }"#,
         "odd = { field = \"odd\", type = \"jsonb\" }",
     ]);
+    assert!(!proposal.out.contains("\n\n\n"), "one empty line between tables: {}", proposal.out);
     let config = proposal.out.replace("postgres://tidegate@127.0.0.1:5432/telemetry", &world.database.url);
     let port = tidegate_harness::free_port().expect("a free port");
     let config = format!("[http]\nlisten = \"127.0.0.1:{port}\"\n{config}");

@@ -101,6 +101,7 @@ async fn rows_that_are_missing_twice_or_from_beyond_are_counted_by_partition() {
         70,
         &[
             &format!("{topic}/0: 4 records are missing"),
+            "`tidegate replay --into` another table shows them",
             &format!("{topic}/1: 5 records are in `public.rides`"),
             "1 row is of",
         ],

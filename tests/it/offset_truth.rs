@@ -56,7 +56,9 @@ impl World {
     /// rows. Returns how many lost records the daemon counts for this cause.
     async fn goes_on(&self, policy: &str, cause: &str, rows: i64) -> f64 {
         let daemon = self.daemon(&self.config(&format!("on_offset_loss = \"{policy}\"\n{TO_RIDES}")));
-        daemon.await_log("skipped a log-loss condition, as `on_offset_loss` says", PATIENCE).expect("it says so");
+        let line = daemon.await_log("skipped a log-loss condition, as `on_offset_loss` says", PATIENCE);
+        let line = line.expect("it says so");
+        assert!(!line.contains("to continue, set"), "it continued already: {line}");
         self.await_written(&daemon).await;
         assert_eq!(self.number("SELECT count(*) FROM rides").await, rows, "{}", daemon.log_tail());
         let lost = daemon.metric("tidegate_records_lost_total", &[("cause", cause)]);

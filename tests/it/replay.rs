@@ -107,6 +107,37 @@ async fn replay_by_time_repairs_a_table_that_skips_existing_keys() {
     assert_eq!(world.number("SELECT count(*) FROM rides WHERE id % 2 = 0 AND id BETWEEN 40 AND 59").await, 10);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_partitions_takes_the_replay_of_one_that_has_some_and_deletes_are_counted() {
+    let world = World::new(1).await;
+    world
+        .sql(
+            "CREATE TABLE rides (id bigint, ts timestamptz NOT NULL, PRIMARY KEY (id, ts)) PARTITION BY RANGE (ts);
+             CREATE TABLE again (id bigint, ts timestamptz NOT NULL, PRIMARY KEY (id, ts))",
+        )
+        .await;
+    let config = world.config(
+        r#"dead_letters.max_share = 1.0
+        table = { name = "rides", mode = "upsert", key = ["id", "ts"], deletes = true, partition_by = { column = "ts", interval = "1 day", ahead = 0 } }
+        columns = { id = "id", ts = { field = "ts", unit = "ms" } }"#,
+    );
+    let now = jiff::Timestamp::now().as_millisecond();
+    let key = |n: i64| format!(r#"{{"id":{n},"ts":{}}}"#, now + n);
+    world.produce((0..3).map(|n| Record::new(key(n)).key(key(n)).to(0)));
+    world.produce([Record::tombstone().key(key(1)).to(0)]);
+    world.drained(&config);
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 2);
+    tidegate(&config, &["replay", "--from", "earliest", "--into", "again"])
+        .ok()
+        .says(&["4 records of 1 partition replayed into public.again: 3 rows, 1 delete, no dead letters"]);
+    assert_eq!(world.number("SELECT count(*) FROM again").await, 2);
+    // Dead letters of this replay go to the same table.
+    world.produce([Record::new("{").key(key(9)).to(0)]);
+    let rest = ["replay", "--from", "4", "--into", "again", "--json"];
+    assert_eq!(tidegate(&config, &rest).ok().json()["dead_letters"], 1);
+    tidegate(&config, &["dead-letters", "replay", "--all"]).fails(70, &["1 dead letter failed again"]);
+}
+
 fn tidegate_time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).expect("a time").to_string()
 }

@@ -219,9 +219,7 @@ impl LossCondition {
             Self::LedgerLost | Self::LogShorter { .. } | Self::LogReplaced { .. } => to.distance_from(low),
         }
     }
-}
 
-impl LossCondition {
     /// Returns whether a new claim may skip this condition, which was found under an earlier claim. `last` is the last
     /// record in the ledger row now. The condition still exists only if it is [`Self::LogReplaced`] with this same
     /// record. The row may belong to another log by now, if the process was suspended before it sent the request, or if
@@ -230,32 +228,48 @@ impl LossCondition {
     pub fn still_met(&self, last: Option<LastRecord>) -> bool {
         matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
     }
-}
 
-impl fmt::Display for LossCondition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Returns what is wrong, without a remedy: for a pipeline that continues because `on_offset_loss` says so.
+    pub fn fact(&self) -> String {
         match self {
-            Self::LedgerLost => f.write_str(
-                "ledger lost: the pipeline has read this partition before, but its row in `tidegate.ledger` is missing; restore the row, or set a position with `tidegate offsets set`",
-            ),
-            Self::RetentionPassed { next, low } => write!(
-                f,
-                "Kafka deleted records before they were written: the ledger is at offset {next}, Kafka's oldest record is at {low}, {} lost; raise the topic's `retention.ms`; to continue after the lost records, set `on_offset_loss = \"earliest\"` or run `tidegate offsets set`",
+            Self::LedgerLost => {
+                "ledger lost: the pipeline has read this partition before, but its row in `tidegate.ledger` is missing"
+                    .to_owned()
+            }
+            Self::RetentionPassed { next, low } => format!(
+                "Kafka deleted records before they were written: the ledger is at offset {next}, Kafka's oldest record is at {low}, {} lost",
                 match low.distance_from(*next) {
                     1 => "1 is".to_owned(),
                     lost => format!("{lost} are"),
                 }
             ),
-            Self::LogShorter { next, high } => write!(
-                f,
-                "Kafka's log ends before the ledger's position: the ledger is at offset {next}, the log ends at {high}; the log was truncated, or the topic was recreated; to continue, set `on_offset_loss` or run `tidegate offsets set`"
+            Self::LogShorter { next, high } => format!(
+                "Kafka's log ends before the ledger's position: the ledger is at offset {next}, the log ends at {high}; the log was truncated, or the topic was recreated"
             ),
-            Self::LogReplaced { last } => write!(
-                f,
-                "Kafka's log was replaced: the record at offset {} is not the one that was last committed; the topic was recreated, or this is another cluster; to continue, set `on_offset_loss` or run `tidegate offsets set`",
+            Self::LogReplaced { last } => format!(
+                "Kafka's log was replaced: the record at offset {} is not the one that was last committed; the topic was recreated, or this is another cluster",
                 last.offset
             ),
         }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::LedgerLost => "restore the row, or set a position with `tidegate offsets set`",
+            Self::RetentionPassed { .. } => {
+                "raise the topic's `retention.ms`; to continue after the lost records, set `on_offset_loss = \"earliest\"` or run `tidegate offsets set`"
+            }
+            Self::LogShorter { .. } | Self::LogReplaced { .. } => {
+                "to continue, set `on_offset_loss` or run `tidegate offsets set`"
+            }
+        }
+    }
+}
+
+/// What is wrong and what to do.
+impl fmt::Display for LossCondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.fact(), self.remedy())
     }
 }
 

@@ -98,8 +98,11 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     )))
 }
 
+/// Leaves out the pipelines without a selected dead letter, unless all are.
 fn text(reports: &[Report]) -> String {
-    let lines = reports.iter().map(|report| {
+    let has_some = |report: &Report| report.replayed + report.failed_again > 0;
+    let any = reports.iter().any(has_some);
+    let lines = reports.iter().filter(|report| !any || has_some(report)).map(|report| {
         let replayed = show::counted(report.replayed, "dead letter", "dead letters");
         let rows = show::counted(report.rows, "row", "rows");
         let done = format!("{}: {replayed} replayed ({rows})", report.pipeline);
@@ -141,11 +144,10 @@ async fn target(
         };
     };
     if table != pipeline.table.name.to_string() {
-        pipeline.table.name = table_name(&table).map_err(|why| {
+        let table = table_name(&table).map_err(|why| {
             FatalError::Stopped(format!("`{key}` went into `{table}`, which isn't a table's name: {why}"))
         })?;
-        // All records of the replay go to this table, whatever table they name.
-        pipeline.table.route = None;
+        reach::redirect(connection, &mut pipeline, table).await?;
     }
     Ok(pipeline)
 }

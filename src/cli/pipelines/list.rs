@@ -9,6 +9,7 @@ use super::{Registered, registrations};
 use crate::cli::show::{self, Table};
 use crate::cli::{Common, reach};
 use crate::error::FatalError;
+use crate::postgres::dead_letter_cleanup;
 
 /// Arguments of `list`.
 #[derive(Debug, clap::Args)]
@@ -107,6 +108,7 @@ fn text(lines: &[Line]) -> String {
             Line { connections: 1.., .. } => "stopped on some instances",
             Line { stopped, .. } if !stopped.is_empty() => "stopped",
             Line { configured: true, .. } => "doesn't run",
+            Line { name, .. } if dead_letter_cleanup::is_replay(name) => "replay",
             Line { .. } => "not in the configuration",
         };
         let gone = if line.table_exists == Some(false) { " (dropped)" } else { "" };

@@ -49,11 +49,11 @@ impl Reading {
         })
     }
 
-    /// Reads all ranges; the channel is closed after the last batch.
+    /// Reads all ranges; the channel is closed after the last batch. Returns how many of the rows are deletes.
     ///
     /// # Errors
     /// The error of Kafka.
-    pub(super) fn run(self) -> Result<(), String> {
+    pub(super) fn run(self) -> Result<u64, String> {
         let Self { reader, planned, limits, gate, stretches, outbox } = self;
         let encoder = Encoder::new(Arc::clone(&planned.plan));
         let mut filling = Filling { planned, encoder, limits, gate, outbox, batch: Batch::new(), allowance: 0 };
@@ -67,7 +67,7 @@ impl Reading {
             reader.read(&stretches[0].source.topic, &ranges, |message| filling.take(&mut places, message))?;
             filling.hand_over(&mut places, Trigger::Shutdown);
         }
-        Ok(())
+        Ok(filling.encoder.deletes())
     }
 }
 

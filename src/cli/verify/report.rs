@@ -3,6 +3,7 @@
 use serde::Serialize;
 use tidegate_protocol::position::{Offset, TopicPartition};
 
+use crate::cli::replay::safe;
 use crate::cli::show::{self, Table};
 use crate::config::Pipeline;
 
@@ -15,6 +16,9 @@ pub(super) struct PipelineReport {
     pub(super) table_skipped: Option<String>,
     /// Whether the write mode skips existing keys. If it does, a record without a row is not a fault.
     pub(super) skips_by_key: bool,
+    /// Whether records may be written a second time into the pipeline's own table.
+    #[serde(skip)]
+    replays_into_own_table: bool,
     /// Kafka's partitions without a ledger row.
     pub(super) not_in_ledger: Vec<String>,
     pub(super) partitions: Vec<PartitionReport>,
@@ -75,6 +79,11 @@ impl PipelineReport {
             table: pipeline.table.name.to_string(),
             table_skipped: None,
             skips_by_key: false,
+            replays_into_own_table: safe::refuses(
+                &pipeline.table.mode,
+                pipeline.columns.as_deref().unwrap_or_default(),
+            )
+            .is_none(),
             not_in_ledger: Vec::new(),
             partitions: Vec::new(),
         }
@@ -93,8 +102,13 @@ impl PipelineReport {
             if let Some(missing) = number(partition.missing).filter(|_| !skips_by_key) {
                 let it = if missing == 1 { "it" } else { "them" };
                 faults.push(format!(
-                    "{place}: {} missing: Kafka holds {it} and the ledger counts {it} as done, but neither `{table}` nor the dead letters have {it}; `tidegate offsets set` reads {it} again",
-                    show::counted(missing, "record is", "records are")
+                    "{place}: {} missing: Kafka holds {it} and the ledger counts {it} as done, but neither `{table}` nor the dead letters have {it}; {}",
+                    show::counted(missing, "record is", "records are"),
+                    if self.replays_into_own_table {
+                        format!("`tidegate replay` writes {it} again")
+                    } else {
+                        format!("`tidegate replay --into` another table shows {it}, and SQL can copy {it} from there")
+                    }
                 ));
             }
             if let Some(twice) = number(partition.twice) {
