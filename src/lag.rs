@@ -69,8 +69,8 @@ impl LagView {
 pub struct LagReadings(pub Arc<Mutex<LagView>>);
 
 impl LedgerReadings for LagReadings {
-    fn cuts(&self) -> u32 {
-        lock(&self.0).partitions.values().map(|lag| lag.cuts).sum()
+    fn truncations(&self) -> u32 {
+        lock(&self.0).partitions.values().map(|lag| lag.truncations).sum()
     }
 
     fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant)) {
@@ -109,7 +109,7 @@ pub struct PartitionLag {
     /// ledger's position isn't noticed here, but by the next claim.
     pub condition: Option<LossCondition>,
     /// How often the log's end was seen to move back: the topic was recreated, or the brokers lost a part of the log.
-    pub cuts: u32,
+    pub truncations: u32,
     /// When the ledger was queried; `None` if Postgres didn't answer, and these are the values of the previous reading.
     pub asked_at: Option<Instant>,
 }

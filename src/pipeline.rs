@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use self::remainder::{Goal, stop_when_written};
-pub use self::remainder::{Left, Remainder};
+pub use self::remainder::{Remainder, Remaining};
 use crate::config::{self, Config};
 use crate::kafka::group::KafkaGroup;
 use crate::kafka::health::KafkaHealth;

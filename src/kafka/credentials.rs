@@ -33,13 +33,13 @@ enum Source {
 
 /// Credentials that are given to a client.
 #[derive(Clone, Debug)]
-enum Given {
+enum Credentials {
     Token(Token),
     Password { user: Secret, password: Secret },
 }
 
 /// Passes new credentials to one client. Returns whether the client still exists.
-type Give = Box<dyn Fn(&Given) -> bool + Send>;
+type Update = Box<dyn Fn(&Credentials) -> bool + Send>;
 
 /// Keeps the credentials of one source current.
 #[derive(Debug)]
@@ -51,8 +51,8 @@ pub struct Keeper {
 #[derive(Default)]
 struct State {
     /// The current credentials of the clients.
-    given: Option<Given>,
-    clients: Vec<Give>,
+    current: Option<Credentials>,
+    clients: Vec<Update>,
 }
 
 impl std::fmt::Debug for State {
@@ -100,15 +100,17 @@ impl Keeper {
         client: fn(&T) -> &Client<C>,
     ) {
         let owner = Arc::downgrade(owner);
-        let give: Give = Box::new(move |given| {
+        let update: Update = Box::new(move |credentials| {
             let Some(owner) = owner.upgrade() else { return false };
-            let done = match given {
-                Given::Token(token) => {
+            let done = match credentials {
+                Credentials::Token(token) => {
                     let Token { value, principal, expires_at_ms, extensions } = token;
                     let (value, expires_at_ms) = (value.expose(), *expires_at_ms);
                     set_oauth_token(client(&owner), OAuthToken { value, principal, expires_at_ms, extensions })
                 }
-                Given::Password { user, password } => set_password(client(&owner), user.expose(), password.expose()),
+                Credentials::Password { user, password } => {
+                    set_password(client(&owner), user.expose(), password.expose())
+                }
             };
             if let Err(error) = done {
                 warn!(error, "librdkafka refused the new credentials: it keeps the previous ones");
@@ -116,15 +118,15 @@ impl Keeper {
             true
         });
         let mut state = lock(&self.state);
-        if state.given.as_ref().is_none_or(&give) {
-            state.clients.push(give);
+        if state.current.as_ref().is_none_or(&update) {
+            state.clients.push(update);
         }
     }
 
-    fn give(&self, given: Given) {
+    fn update(&self, new: Credentials) {
         let mut state = lock(&self.state);
-        state.clients.retain(|give| give(&given));
-        state.given = Some(given);
+        state.clients.retain(|update| update(&new));
+        state.current = Some(new);
     }
 }
 
@@ -162,7 +164,7 @@ fn refresh(keeper: &Keeper, source: &TokenSource, failures: &mut u32) -> Duratio
             }
             *failures = 0;
             debug!(lifetime_seconds = lifetime.as_secs(), "a new token for Kafka");
-            keeper.give(Given::Token(token));
+            keeper.update(Credentials::Token(token));
             lifetime.mul_f64(0.8).max(RETRY.0)
         }
         Err(error) => {
@@ -183,12 +185,12 @@ fn refresh(keeper: &Keeper, source: &TokenSource, failures: &mut u32) -> Duratio
 fn reread(keeper: &Keeper, user: &Secret, file: &std::path::Path) {
     let Ok(text) = std::fs::read_to_string(file) else { return };
     let password = Secret::new(text.trim_end_matches(['\n', '\r']));
-    let before = lock(&keeper.state).given.clone();
-    if matches!(&before, Some(Given::Password { password: known, .. }) if *known == password) {
+    let before = lock(&keeper.state).current.clone();
+    if matches!(&before, Some(Credentials::Password { password: known, .. }) if *known == password) {
         return;
     }
     if before.is_some() {
         info!(file = %file.display(), "a new password for Kafka");
     }
-    keeper.give(Given::Password { user: user.clone(), password });
+    keeper.update(Credentials::Password { user: user.clone(), password });
 }

@@ -193,8 +193,8 @@ impl KafkaHealth {
     }
 
     /// Stores a consumer's statistics.
-    pub fn store_statistics(&self, consumer: u32, sight: &HealthStatistics, now: Instant) {
-        lock(&self.state).store_statistics(consumer, sight, now);
+    pub fn store_statistics(&self, consumer: u32, statistics: &HealthStatistics, now: Instant) {
+        lock(&self.state).store_statistics(consumer, statistics, now);
     }
 
     /// Records that a consumer's client ended.
@@ -308,7 +308,7 @@ mod tests {
         health.outage().map(|outage| outage.trouble.to_string())
     }
 
-    fn sight(has_coordinator: bool) -> HealthStatistics {
+    fn statistics(has_coordinator: bool) -> HealthStatistics {
         HealthStatistics { has_coordinator, is_settled: has_coordinator, ..HealthStatistics::default() }
     }
 
@@ -338,7 +338,7 @@ mod tests {
         health.connection_failed(None, REFUSED);
         health.store_statistics(
             0,
-            &HealthStatistics { connected: vec!["h:1".to_owned()], ..sight(true) },
+            &HealthStatistics { connected: vec!["h:1".to_owned()], ..statistics(true) },
             Instant::now(),
         );
         assert_eq!(health.connection_fault(), None);
@@ -347,10 +347,10 @@ mod tests {
     #[test]
     fn a_group_without_a_coordinator_is_an_outage() {
         let health = health();
-        health.store_statistics(0, &sight(false), Instant::now());
+        health.store_statistics(0, &statistics(false), Instant::now());
         assert_eq!(why(&health, 1), None);
         assert!(why(&health, 9).is_some_and(|why| why.contains("no broker coordinates the group")));
-        health.store_statistics(0, &sight(true), Instant::now());
+        health.store_statistics(0, &statistics(true), Instant::now());
         assert_eq!(why(&health, 9), None);
     }
 
@@ -364,7 +364,7 @@ mod tests {
         assert!(why(&health, 9).is_some_and(|why| why.contains("h:1: the connection is refused")));
         health.store_statistics(
             0,
-            &HealthStatistics { connected: vec!["h:1".to_owned()], ..sight(true) },
+            &HealthStatistics { connected: vec!["h:1".to_owned()], ..statistics(true) },
             Instant::now(),
         );
         assert!(why(&health, 9).is_some_and(|why| why.contains("UnknownPartition")), "the connection works again");
@@ -394,7 +394,7 @@ mod tests {
         assert!(why(&health, 0).is_some_and(|why| why.contains("topic `t`")), "that is another topic");
         health.granted(0, "t");
         assert!(why(&health, 0).is_some_and(|why| why.contains("group `rides`")));
-        health.store_statistics(1, &sight(true), Instant::now() + Duration::from_secs(11));
+        health.store_statistics(1, &statistics(true), Instant::now() + Duration::from_secs(11));
         assert_eq!(why(&health, 0), None);
     }
 

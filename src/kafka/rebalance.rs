@@ -171,7 +171,7 @@ impl ClientContext for Notes {
             return;
         };
         if let (Some(consumer), Some(cgrp)) = (self.consumer, cgrp) {
-            self.health.store_statistics(consumer, &sight(brokers, &cgrp), Instant::now());
+            self.health.store_statistics(consumer, &health_statistics(brokers, &cgrp), Instant::now());
         }
         let read = topics.into_iter().flat_map(|(topic, Topic { partitions })| {
             let topic: Arc<str> = topic.into();
@@ -218,20 +218,20 @@ const CONNECTION_FAILED: &str = "FAIL";
 /// The facility under which librdkafka logs the requests that a broker supports, one line each.
 const REQUESTS_OFFERED: &str = "APIVERSION";
 
-fn sight(brokers: HashMap<String, Broker>, group: &ConsumerGroup) -> HealthStatistics {
-    let mut sight = HealthStatistics {
+fn health_statistics(brokers: HashMap<String, Broker>, group: &ConsumerGroup) -> HealthStatistics {
+    let mut statistics = HealthStatistics {
         has_coordinator: group.state == "up",
         is_settled: group.state == "up" && group.join_state == "steady",
         ..HealthStatistics::default()
     };
     for Broker { nodename, state, throttle } in brokers.into_values() {
         let throttled = Duration::from_millis(u64::try_from(throttle.max).unwrap_or_default());
-        sight.throttled = sight.throttled.max(throttled);
+        statistics.throttled = statistics.throttled.max(throttled);
         if state == "UP" {
-            sight.connected.push(nodename);
+            statistics.connected.push(nodename);
         }
     }
-    sight
+    statistics
 }
 
 impl ConsumerContext for Notes {

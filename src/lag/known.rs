@@ -27,7 +27,7 @@ pub(super) struct Known {
     /// The last end of the log.
     end: Option<Offset>,
     /// How often the end went back.
-    cuts: u32,
+    truncations: u32,
     /// The offset of the oldest record that Kafka has.
     pub(super) low: Option<Offset>,
     /// If a consumer of this process owns the partition: the ledger's position as the consumer knows it, and the offset up to
@@ -45,7 +45,7 @@ pub(super) struct Known {
 impl Known {
     /// Takes the log's end.
     pub(super) fn ends_at(&mut self, end: Offset) {
-        self.cuts += u32::from(self.end.is_some_and(|last| end < last));
+        self.truncations += u32::from(self.end.is_some_and(|last| end < last));
         self.end = Some(end);
     }
 
@@ -122,7 +122,7 @@ impl Known {
             idle_seconds: row.idle_seconds,
             committed_seconds: row.committed_seconds,
             condition,
-            cuts: self.cuts,
+            truncations: self.truncations,
             asked_at: row.asked_at,
         }
     }
@@ -221,6 +221,6 @@ mod tests {
         for end in [5, 9, 3, 3, 8, 1] {
             known.ends_at(Offset::new(end));
         }
-        assert_eq!(known.cuts, 2);
+        assert_eq!(known.truncations, 2);
     }
 }

@@ -48,14 +48,14 @@ pub struct Remainder {
     /// Records that were read and not written when the drain timed out.
     pub unwritten: u64,
     /// The offsets that a bounded run has not written yet. `None` if the run isn't bounded, or if it has written all of them.
-    pub left: Option<Left>,
+    pub remaining: Option<Remaining>,
     /// The system that the pipeline waited for at its end, if any.
     pub waiting_for: Option<String>,
 }
 
 /// How many records a bounded run has not written yet, if known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Left {
+pub enum Remaining {
     /// The run never learned the log ends.
     Unknown,
     /// Per partition, the number of offsets from the ledger's position to the log's end at the start of the run.
@@ -66,23 +66,23 @@ pub enum Left {
 impl Remainder {
     /// Returns whether no record is left.
     pub fn is_empty(&self) -> bool {
-        self.unwritten == 0 && self.left.is_none()
+        self.unwritten == 0 && self.remaining.is_none()
     }
 
     /// Returns how many records are left, as far as that is known.
     pub fn records(&self) -> u64 {
-        match &self.left {
-            Some(Left::Offsets(partitions)) => partitions.iter().map(|(_, records)| records).sum(),
-            Some(Left::Unknown) | None => self.unwritten,
+        match &self.remaining {
+            Some(Remaining::Offsets(partitions)) => partitions.iter().map(|(_, records)| records).sum(),
+            Some(Remaining::Unknown) | None => self.unwritten,
         }
     }
 }
 
 impl fmt::Display for Remainder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.left {
-            Some(Left::Unknown) => f.write_str("its log ends are not known, so all records may be left")?,
-            Some(Left::Offsets(partitions)) => {
+        match &self.remaining {
+            Some(Remaining::Unknown) => f.write_str("its log ends are not known, so all records may be left")?,
+            Some(Remaining::Offsets(partitions)) => {
                 match self.records() {
                     1 => f.write_str("1 record is left")?,
                     records => write!(f, "{records} records are left")?,
@@ -107,10 +107,10 @@ impl Goal {
         *lock(&self.0) = State::Unknown;
     }
 
-    fn left(&self, pipeline: &Pipeline) -> Option<Left> {
+    fn remaining(&self, pipeline: &Pipeline) -> Option<Remaining> {
         let ends = match lock(&self.0).clone() {
             State::Unbounded | State::Reached => return None,
-            State::Unknown => return Some(Left::Unknown),
+            State::Unknown => return Some(Remaining::Unknown),
             State::Ends(ends) => ends,
         };
         let mut written: BTreeMap<TopicPartition, Offset> =
@@ -127,7 +127,7 @@ impl Goal {
             Some((source, records))
         });
         // If nothing is left, the run was told to end before it noticed that all records are written.
-        Some(left.collect::<Vec<_>>()).filter(|left| !left.is_empty()).map(Left::Offsets)
+        Some(left.collect::<Vec<_>>()).filter(|left| !left.is_empty()).map(Remaining::Offsets)
     }
 }
 
@@ -135,9 +135,9 @@ impl Pipeline {
     /// Returns what is left, after the pipeline's workers have ended.
     pub(super) fn remainder(&self, waiting_for: Option<String>) -> Remainder {
         let unwritten = self.consumers.iter().map(|consumer| consumer.drain.unwritten(&consumer.partitions())).sum();
-        let left = self.goal.left(self);
+        let left = self.goal.remaining(self);
         let waiting_for = waiting_for.filter(|_| unwritten > 0 || left.is_some());
-        Remainder { unwritten, left, waiting_for }
+        Remainder { unwritten, remaining: left, waiting_for }
     }
 
     /// Returns what the pipeline waits for now.
@@ -217,17 +217,17 @@ mod tests {
     #[test]
     fn what_is_left_is_said_by_partition_with_its_cause() {
         let place = |n| TopicPartition::new("t", n);
-        let left = Some(Left::Offsets(vec![(place(0), 71), (place(2), 4)]));
-        let remainder = Remainder { unwritten: 5, left, waiting_for: Some("Postgres 57P03".to_owned()) };
+        let left = Some(Remaining::Offsets(vec![(place(0), 71), (place(2), 4)]));
+        let remainder = Remainder { unwritten: 5, remaining: left, waiting_for: Some("Postgres 57P03".to_owned()) };
         assert_eq!(remainder.to_string(), "75 records are left: t/0: 71, t/2: 4; it waited: Postgres 57P03");
-        let many = Some(Left::Offsets((0..10).map(|n| (place(n), 1)).collect()));
-        let text = Remainder { left: many, ..Remainder::default() }.to_string();
+        let many = Some(Remaining::Offsets((0..10).map(|n| (place(n), 1)).collect()));
+        let text = Remainder { remaining: many, ..Remainder::default() }.to_string();
         assert!(text.ends_with("t/7: 1 and 2 more partitions"), "{text}");
         let cut = Remainder { unwritten: 100, ..Remainder::default() };
         assert_eq!(cut.to_string(), "100 records were read and are not written");
         let one = Remainder { unwritten: 1, ..Remainder::default() };
         assert_eq!(one.to_string(), "1 record was read and is not written");
-        let one = Remainder { left: Some(Left::Offsets(vec![(place(0), 1)])), ..one };
+        let one = Remainder { remaining: Some(Remaining::Offsets(vec![(place(0), 1)])), ..one };
         assert_eq!(one.to_string(), "1 record is left: t/0: 1");
         assert!(Remainder::default().is_empty() && !cut.is_empty());
     }

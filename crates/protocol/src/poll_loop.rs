@@ -63,7 +63,7 @@ pub trait RecordEncoder: Send {
 /// Ledger rows that were read outside of writes, to compute the lag.
 pub trait LedgerReadings: Send {
     /// Returns how often a log was seen to become shorter. The count only grows.
-    fn cuts(&self) -> u32;
+    fn truncations(&self) -> u32;
     /// Calls `each` with the newest row of each partition, and with the time at which the row was requested.
     fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant));
 }
@@ -186,7 +186,7 @@ struct Member<G: Group, E, L> {
     unsent_requests: Vec<ClaimRequest>,
     /// The offsets that were last committed to Kafka, by partition.
     committed_to_kafka: HashMap<TopicPartition, Offset>,
-    cuts: u32,
+    truncations: u32,
     commit_at: Instant,
     snapshot_at: Instant,
     /// How many rows the rate limit still allows.
@@ -211,7 +211,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
             conditions_to_skip: HashMap::new(),
             unsent_requests: Vec::new(),
             committed_to_kafka: HashMap::new(),
-            cuts: 0,
+            truncations: 0,
             commit_at: now,
             snapshot_at: now,
             allowance: 0,
@@ -289,8 +289,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
 
     /// Compares the session's state with the ledger rows in `readings`.
     fn compare(&mut self, now: Instant) {
-        let cuts = self.parts.readings.cuts();
-        if std::mem::replace(&mut self.cuts, cuts) < cuts {
+        let truncations = self.parts.readings.truncations();
+        if std::mem::replace(&mut self.truncations, truncations) < truncations {
             // A claim compares the log with the last committed record. Without a new claim, a new log that has grown beyond our
             // offset would be taken for the old one.
             self.on(&Event::LogCut);

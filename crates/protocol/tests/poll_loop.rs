@@ -62,7 +62,7 @@ struct Script {
 #[derive(Clone)]
 struct Fake {
     script: Arc<Mutex<Script>>,
-    cuts: Arc<AtomicU32>,
+    truncations: Arc<AtomicU32>,
     changed: Arc<Notify>,
     began: Instant,
     version: u64,
@@ -196,8 +196,8 @@ impl RecordEncoder for Fake {
 }
 
 impl LedgerReadings for Fake {
-    fn cuts(&self) -> u32 {
-        self.cuts.load(Ordering::Relaxed)
+    fn truncations(&self) -> u32 {
+        self.truncations.load(Ordering::Relaxed)
     }
 
     fn visit(&self, _each: &mut dyn FnMut(&TopicPartition, LedgerRow, std::time::Instant)) {}
@@ -239,7 +239,7 @@ impl World {
         let on_offset_loss = script.policy;
         let fake = Fake {
             script: Arc::new(Mutex::new(script)),
-            cuts: Arc::default(),
+            truncations: Arc::default(),
             changed: Arc::default(),
             began: Instant::now(),
             version: 1,
@@ -424,8 +424,8 @@ async fn an_offset_outside_of_the_log_and_a_log_that_became_shorter_cause_new_cl
     sleep(Duration::from_millis(300)).await;
     assert!(texts(&world.events()).iter().all(|(_, text)| *text == "out of range"));
     assert!(world.claims.is_empty());
-    for cuts in [1, 3] {
-        world.fake.cuts.store(cuts, Ordering::Relaxed);
+    for truncations in [1, 3] {
+        world.fake.truncations.store(truncations, Ordering::Relaxed);
         world.grant(&[0, 1]).await;
         sleep(Duration::from_millis(600)).await;
         let events = world.events();

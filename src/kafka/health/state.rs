@@ -85,18 +85,18 @@ impl State {
     }
 
     /// Takes a consumer's statistics.
-    pub(super) fn store_statistics(&mut self, consumer: u32, sight: &HealthStatistics, now: Instant) {
-        self.connections.retain(|broker, _| !sight.connected.contains(broker));
+    pub(super) fn store_statistics(&mut self, consumer: u32, statistics: &HealthStatistics, now: Instant) {
+        self.connections.retain(|broker, _| !statistics.connected.contains(broker));
         let consumer = self.consumers.entry(consumer).or_default();
         consumer.no_coordinator = match consumer.no_coordinator {
-            _ if sight.has_coordinator => None,
+            _ if statistics.has_coordinator => None,
             before => before.or(Some(now)),
         };
-        consumer.is_settled = Some(sight.is_settled);
-        if sight.is_settled {
+        consumer.is_settled = Some(statistics.is_settled);
+        if statistics.is_settled {
             consumer.denied.retain(|(_, at)| now.duration_since(*at) < DENIED_FOR);
         }
-        consumer.throttled = sight.throttled;
+        consumer.throttled = statistics.throttled;
     }
 
     /// Returns the newest fault of any broker's connection.

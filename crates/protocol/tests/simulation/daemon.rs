@@ -221,7 +221,7 @@ struct Reading {
 }
 
 impl LedgerReadings for SimReadings {
-    fn cuts(&self) -> u32 {
+    fn truncations(&self) -> u32 {
         self.0.lock().expect("one thread").cuts
     }
 

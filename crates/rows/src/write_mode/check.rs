@@ -84,8 +84,9 @@ fn partitions(by: &PartitionBy, catalog: &Catalog, faults: &mut Faults) {
     let table = &catalog.table;
     if catalog.kind == RelationKind::Table {
         let column = quote_identifier(&by.column);
-        let message =
-            format!("`{table}` is not partitioned; create it with PARTITION BY RANGE ({column}), or remove `partition_by`");
+        let message = format!(
+            "`{table}` is not partitioned; create it with PARTITION BY RANGE ({column}), or remove `partition_by`"
+        );
         faults.push("table.partition_by", message);
     }
     match catalog.columns.iter().find(|column| column.name == by.column) {
