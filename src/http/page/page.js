@@ -65,7 +65,7 @@
   }
 
   function drawPipelines() {
-    const body = $("pipelines").tBodies[0], labels = ["pipeline", "table", "in/s", "out/s", "last minute", "oldest unwritten", "empty at", "headroom", "dead", "state"];
+    const body = $("pipelines").tBodies[0], labels = ["pipeline", "table", "in/s", "out/s", "last minute", "oldest unwritten", "caught up at", "headroom", "dead", "state"];
     const pipelines = page.status.pipelines;
     while (body.children.length > pipelines.length) body.lastChild.remove();
     pipelines.forEach((p, i) => {
@@ -107,7 +107,7 @@
   function drawFlood(p) {
     const rates = p.into_per_second === null || p.out_per_second === null ? "The rates are unknown at the moment" : `${whole(p.into_per_second)} records per second come into Kafka, ${whole(p.out_per_second)} go into Postgres`;
     const flow = p.flow_limit_per_second ? ` Flow limit ${whole(p.flow_limit_per_second)}/s.` : "";
-    const empty = p.empty_in_seconds === null ? "" : ` Empty at ${clock(now() + p.empty_in_seconds * 1000)}, at these rates.`;
+    const empty = p.empty_in_seconds === null ? "" : ` Caught up at ${clock(now() + p.empty_in_seconds * 1000)}, at these rates.`;
     const kept = p.retention_unlimited ? "Kafka keeps them without a limit." : p.retention_headroom_seconds === null ? "It is unknown when Kafka deletes them." : `Kafka deletes the oldest unwritten in ${span(p.retention_headroom_seconds)}.`;
     const waits = `; ${whole(p.lag_records)} wait${p.lag_records ? `, the oldest for ${span(p.lag_seconds)}` : ""}`;
     const lag = p.lag_seen_ms === null ? "." : stale(p) ? `${waits}, as read at ${clock(p.lag_seen_ms)}.` : `${waits}.`;
