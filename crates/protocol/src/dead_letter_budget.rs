@@ -61,7 +61,7 @@ pub(crate) fn summary<'r>(batch: &Batch, rejects: impl Iterator<Item = &'r Rejec
     });
     let mut text = named.collect::<Vec<_>>().join("; ");
     if more > 0 {
-        let _written = write!(text, "; and {more} more reasons");
+        let _written = write!(text, "; and {more} more {}", if more == 1 { "reason" } else { "reasons" });
     }
     text
 }
@@ -132,6 +132,8 @@ impl DeadLetterBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Incoming;
+    use crate::position::{Claim, Offset, TopicPartition};
 
     impl DeadLetterBudget {
         fn says(&mut self, records: u64, dead: u64, now: Instant) -> Option<String> {
@@ -141,6 +143,44 @@ mod tests {
 
     fn budget() -> DeadLetterBudget {
         DeadLetterBudget::new(DeadLetterLimits { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 })
+    }
+
+    /// Returns the summary of a batch whose records are rejected with these reasons and columns.
+    fn summary_of(rejects: &[(&'static str, Option<&str>)]) -> String {
+        let mut batch = Batch::new();
+        let segment = batch.open_segment(TopicPartition::new("t", 3), Claim::default(), Offset::new(10));
+        for (offset, (reason, column)) in (10..).zip(rejects) {
+            let incoming = Incoming { offset: Offset::new(offset), timestamp_ms: None, key: None, value: None };
+            let rejection = RejectedRecord {
+                record: 0,
+                reason,
+                sqlstate: None,
+                column: column.map(Into::into),
+                detail: format!("{offset} {}", "x".repeat(DETAIL_MAX)).into(),
+            };
+            batch.push(segment, &incoming, Instant::now(), |_| {}, |_, _| Err(rejection));
+        }
+        summary(&batch, batch.rejected_records(0..batch.len()))
+    }
+
+    #[test]
+    fn a_summary_names_the_three_most_frequent_reasons_by_column_with_their_first_records() {
+        let (a, b) = (Some("a"), Some("b"));
+        let x = |count| "x".repeat(count);
+        assert_eq!(
+            summary_of(&[("range", a), ("range", b), ("json", None), ("range", b), ("json", None), ("json", None)]),
+            format!(
+                "3 × json, for example t/3@12: 12 {}; 2 × range, column `b`, for example t/3@11: 11 {}; \
+                 1 × range, column `a`, for example t/3@10: 10 {}",
+                x(197),
+                x(197),
+                x(197)
+            )
+        );
+        let four = summary_of(&[("range", a), ("range", b), ("json", None), ("type", a)]);
+        assert!(four.ends_with(&format!("@12: 12 {}; and 1 more reason", x(197))), "{four}");
+        let five = summary_of(&[("range", a), ("range", b), ("json", None), ("type", a), ("type", b)]);
+        assert!(five.ends_with("; and 2 more reasons"), "{five}");
     }
 
     #[test]
