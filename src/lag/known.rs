@@ -22,6 +22,9 @@ pub(super) struct Known {
     /// Log ends with the times at which they were first seen, oldest first. A log end at or before the ledger's
     /// position is removed as soon as there is a newer log end.
     samples: VecDeque<(i64, Offset)>,
+    /// The newest log end at or before the ledger's position, with the time of the last reading that saw it. An unwritten
+    /// record came later than that.
+    written: Option<(i64, Offset)>,
     /// The last log ends, including those that are already written.
     inflow: VecDeque<(i64, Offset)>,
     /// The last end of the log.
@@ -136,17 +139,25 @@ impl Known {
         }
         // Remove samples whose end is already written, but always keep the newest sample.
         while self.samples.len() > 1 && self.samples[0].1 <= next {
-            self.samples.pop_front();
+            self.written = self.written.max(self.samples.pop_front());
+        }
+        if end <= next {
+            self.written = Some((now, end));
         }
     }
 
     /// Estimates when the oldest unwritten record was made, in milliseconds since the epoch.
     fn unwritten_since(&self, row: &LedgerEntry, now: i64) -> i64 {
         let made_at = self.made_at.filter(|(offset, _)| *offset <= row.next).map(|(_, ms)| ms);
+        let written = self.written.filter(|(_, end)| *end <= row.next).map(|(at, _)| at);
         match self.samples.front() {
-            // The oldest unwritten record existed at the first reading, so it is at least as old as that reading. The oldest
-            // unwritten record isn't older than the last written record, nor than an earlier record whose time was requested.
-            Some((at, first)) if *first > row.next => row.last_timestamp.max(made_at).unwrap_or(*at).min(*at),
+            // The oldest unwritten record existed at the first reading, so it is at least as old as that reading. It isn't older
+            // than the last written record, nor than an earlier record whose time was requested, and it came after the last
+            // reading in which everything was written.
+            Some((at, first)) if *first > row.next => {
+                let earlier = row.last_timestamp.max(made_at);
+                earlier.map_or(*at, |ms| ms.max(written.unwrap_or(ms)).min(*at))
+            }
             Some((at, _)) => *at,
             None => now,
         }
@@ -201,6 +212,24 @@ mod tests {
         let mut known = Known { made_at: Some((Offset::new(3), NOW - 60_000)), ..Known::default() };
         assert!(known.knows_age(Offset::new(3)) && !known.knows_age(Offset::new(4)));
         assert_eq!(lag(&mut known, 3, 9, 0), (6, 60.0));
+    }
+
+    #[test]
+    fn a_record_after_an_idle_time_is_no_older_than_the_last_reading_before_it() {
+        let at = |known: &mut Known, next: i64, end: i64, at: i64| {
+            known.ends_at(Offset::new(end));
+            let row = LedgerEntry { last_timestamp: Some(NOW - 500), ..row(next) };
+            let lag = known.lag(&row, Offset::new(end), NOW + at, None, Duration::ZERO, None);
+            (lag.records, lag.seconds)
+        };
+        // The time of an earlier record is known too.
+        let mut known = Known { made_at: Some((Offset::new(9), NOW - 1_000)), ..Known::default() };
+        assert_eq!(at(&mut known, 10, 10, 0).0, 0);
+        assert_eq!(at(&mut known, 10, 10, 60_000).0, 0);
+        assert_eq!(at(&mut known, 10, 11, 61_000), (1, 1.0));
+        assert_eq!(at(&mut known, 10, 12, 65_000), (2, 5.0));
+        assert_eq!(at(&mut known, 11, 12, 66_000), (1, 5.0), "it came after the reading at 61 s");
+        assert_eq!(at(&mut known, 5, 12, 67_000).1, 67.5, "after `offsets set`, older records are unwritten again");
     }
 
     #[test]

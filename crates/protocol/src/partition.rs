@@ -266,7 +266,7 @@ impl LossCondition {
     }
 }
 
-/// What is wrong and what to do.
+/// The text of [`LossCondition::fact`], followed by the remedy.
 impl fmt::Display for LossCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; {}", self.fact(), self.remedy())
