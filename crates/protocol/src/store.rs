@@ -313,3 +313,6 @@ pub enum ReplanError {
     /// what to do.
     Unplannable(String),
 }
+
+#[cfg(test)]
+mod tests;

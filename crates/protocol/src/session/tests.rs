@@ -151,6 +151,20 @@ fn a_claim_granted_during_the_flush_of_its_revoke_fetches_nothing() {
 }
 
 #[test]
+fn records_are_counted_by_batch() {
+    let mut bench = Bench::new(10);
+    bench.own(0, 0);
+    let counts = |bench: &Bench| (bench.session.open_records(), bench.session.records_in_flight());
+    (0..3).for_each(|offset| assert_eq!(bench.deliver(0, offset), Delivery::Accepted));
+    assert_eq!(counts(&bench), (3, 0));
+    let batch = bench.seal();
+    bench.deliver(0, 3);
+    assert_eq!(counts(&bench), (1, 3));
+    bench.ack(batch, Outcome::Committed(at(3)));
+    assert_eq!(counts(&bench), (1, 0));
+}
+
+#[test]
 fn a_rewind_during_the_flush_of_a_revoke_claims_nothing() {
     let mut bench = Bench::new(10);
     bench.own(0, 0);
