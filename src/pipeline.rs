@@ -383,7 +383,7 @@ impl Pipeline {
                 Err(panic) => Stopped::Bug(panic.to_string()),
             };
             if first_fault.is_none() {
-                tracing::error!(pipeline = &*self.name, why = %fault, "the pipeline stops, others continue");
+                tracing::error!(pipeline = &*self.name, why = %fault, "a fault stops the pipeline");
                 first_fault = Some(fault);
             }
             stop.cancel();

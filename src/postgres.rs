@@ -20,7 +20,7 @@ pub mod partitions;
 mod pooler;
 mod preview;
 pub mod register;
-mod remedy;
+pub mod remedy;
 pub mod resume;
 pub(crate) mod routes;
 pub mod schema;

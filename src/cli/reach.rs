@@ -17,6 +17,7 @@ use crate::kafka::observer::{Answer, AskError, Observer, SharedObserver};
 use crate::kafka::settings;
 use crate::postgres::connect::Connector;
 use crate::postgres::error;
+use crate::postgres::remedy;
 use crate::postgres::schema::{self, MigrationError};
 
 /// Runs a command to its end, and returns its result.
@@ -38,11 +39,12 @@ pub(super) fn connector(config: &Config) -> Connector {
 
 pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalError> {
     connector.open().await.map(|(connection, _)| connection).map_err(|error| {
-        let remedy = match &error.cause {
+        let question = match &error.cause {
             Cause::NotContacted(_) | Cause::Postgres(_) | Cause::NoPartition(_) | Cause::Conflict(_) => "",
+            cause if remedy::is_known(cause) => "",
             Cause::Connection(_) | Cause::Deadline(..) => "; is it running, and is `postgres.url` right?",
         };
-        FatalError::Unavailable(format!("can't reach Postgres: {error}{remedy}"))
+        FatalError::Unavailable(format!("can't reach Postgres: {error}{question}"))
     })
 }
 

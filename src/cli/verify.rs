@@ -187,7 +187,16 @@ async fn against_table(
     low: &HashMap<TopicPartition, Offset>,
     report: &mut PipelineReport,
 ) -> Result<(), FatalError> {
-    let failed = |error| reach::failed(&format!("can't compare `{}` with the ledger", pipeline.table.name), error);
+    let name = &pipeline.table.name;
+    let failed = |error: sqlx::Error| match error.as_database_error() {
+        // `check` prints the daemon's rights, and the daemon doesn't read the table in mode `append`.
+        Some(denied) if denied.code().as_deref() == Some("42501") => FatalError::Stopped(format!(
+            "can't compare `{name}` with the ledger: {}; this command reads the table, so the role needs GRANT SELECT ON {}",
+            denied.message(),
+            name.quoted()
+        )),
+        _ => reach::failed(&format!("can't compare `{name}` with the ledger"), error),
+    };
     let tables = match &pipeline.table.route {
         None => vec![pipeline.table.name.clone()],
         Some(_) => {

@@ -93,7 +93,7 @@ pub(super) struct PipelineView {
     pub(super) retention_headroom_seconds: Option<f64>,
     /// Whether Kafka keeps the records of all the topics without any limit.
     pub(super) retention_unlimited: bool,
-    /// The system that limits the pipeline's speed now, as a sentence such as "Kafka is the limit …".
+    /// The system that limits the pipeline's speed now, as a sentence such as "Postgres is the limit: …".
     pub(super) limit: Option<String>,
     pub(super) batches: BatchesView,
     pub(super) dead: Vec<DeadView>,

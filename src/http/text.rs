@@ -46,11 +46,11 @@ pub(crate) fn render(status: &Status, history: impl Fn(&str) -> Option<Columns>)
         };
         line(&mut text, &format!("{sign} {}", sentence.text));
         if let Some(section) = &sentence.runbook {
-            line(&mut text, &format!("  → docs/runbook.md#{section}"));
+            line(&mut text, &format!("  → {}/runbook#{section}", status.url));
         }
     }
     heading(&mut text, "PIPELINES");
-    pipelines(&mut text, &status.pipelines);
+    pipelines(&mut text, &status.pipelines, status.now_ms);
     for pipeline in &status.pipelines {
         one(&mut text, pipeline, status.now_ms, history(&pipeline.name).as_ref());
     }
@@ -78,7 +78,12 @@ pub(crate) fn render(status: &Status, history: impl Fn(&str) -> Option<Columns>)
     text
 }
 
-fn pipelines(text: &mut String, pipelines: &[PipelineView]) {
+/// Returns whether the lag was read too long ago to be shown as the current one.
+fn stale(pipeline: &PipelineView, now_ms: i64) -> bool {
+    pipeline.lag_seen_ms.is_none_or(|at| now_ms - at > 10_000)
+}
+
+fn pipelines(text: &mut String, pipelines: &[PipelineView], now_ms: i64) {
     let head = [
         "pipeline",
         "table (mode)",
@@ -98,9 +103,9 @@ fn pipelines(text: &mut String, pipelines: &[PipelineView]) {
                 format!("{} ({})", p.table, word(&p.mode)),
                 rate(p.into_per_second),
                 rate(p.out_per_second),
-                if p.lag_records == 0 { "-".to_owned() } else { duration(p.lag_seconds) },
+                if p.lag_records == 0 || stale(p, now_ms) { "-".to_owned() } else { duration(p.lag_seconds) },
                 time(p.empty_in_seconds),
-                time(p.retention_headroom_seconds),
+                time(p.retention_headroom_seconds.filter(|_| !stale(p, now_ms))),
                 whole_number(p.dead_letters),
                 p.state_words.to_string(),
             ]
@@ -137,27 +142,31 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
             },
         ),
     );
-    let flow = pipeline.flow_limit_per_second.map(|limit| format!(", limit {}/s", whole_number(u64::from(limit))));
-    let oldest = match pipeline.lag_records {
-        0 => String::new(),
-        _ => format!(", the oldest waits {}", duration(pipeline.lag_seconds)),
+    // A minute must have passed.
+    let best = (pipeline.best_per_second > 0.0).then(|| format!("best minute {}/s", whole(pipeline.best_per_second)));
+    let flow = pipeline.flow_limit_per_second.map(|limit| format!("limit {}/s", whole_number(u64::from(limit))));
+    let marks: Vec<_> = best.into_iter().chain(flow).collect();
+    let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
+    let stale = stale(pipeline, now_ms);
+    let backlog = match (pipeline.lag_seen_ms, pipeline.lag_records) {
+        (None, _) => "unknown".to_owned(),
+        (Some(at), lag) if stale => format!("{}, as read at {}", records(lag), clock(at)),
+        (Some(_), 0) => records(0),
+        (Some(_), lag) => format!("{}, the oldest waits {}", records(lag), duration(pipeline.lag_seconds)),
     };
     line(
         text,
         &format!(
-            "{}{}/s into Kafka, {}/s into Postgres (best minute {}/s{}); backlog {}{oldest}",
+            "{}{}/s into Kafka, {}/s into Postgres{marks}; backlog {backlog}",
             label("rates:"),
             rate(pipeline.into_per_second),
             rate(pipeline.out_per_second),
-            whole(pipeline.best_per_second),
-            flow.unwrap_or_default(),
-            records(pipeline.lag_records),
         ),
     );
     history.into_iter().flat_map(flood::draw).for_each(|drawn| line(text, &drawn));
     line(
         text,
-        &match pipeline.retention_headroom_seconds {
+        &match pipeline.retention_headroom_seconds.filter(|_| !stale) {
             Some(left) => format!("{}Kafka deletes the oldest unwritten record in {}", label(""), duration(left)),
             None if pipeline.retention_unlimited => format!("{}Kafka keeps records without a limit", label("")),
             None => format!("{}it is unknown when Kafka deletes unwritten records", label("")),
@@ -311,7 +320,7 @@ mod tests {
             "sentences": [{"level": "well", "text": "Everything flows."}],
             "pipelines": [{"name": name, "table": "public.rides", "mode": "append", "topics": ["telemetry"], "group": "rides",
                 "into_per_second": 5012.0, "out_per_second": null, "lag_records": 5, "lag_seconds": 0.4, "dead_letters": 0,
-                "retention_headroom_seconds": 255_600.0, "protocol": "cooperative", "state_words": "flowing",
+                "retention_headroom_seconds": 255_600.0, "lag_seen_ms": 38_525_000, "protocol": "cooperative", "state_words": "flowing",
                 "dead": [{"reason": "invalid_json", "count": 2,
                     "newest": [{"topic": "telemetry", "partition": 1, "offset": 7, "at_ms": 38_524_000}]}],
                 "partitions": [{"partition": 0, "sign": "flowing"},
@@ -346,6 +355,22 @@ mod tests {
             "TIMELINE\nnothing yet",
         ] {
             assert!(text.contains(part), "{part} in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_lag_that_was_read_long_ago_is_not_the_current_one() {
+        let of = |seen: Option<i64>| {
+            let mut status = status("rides");
+            status.pipelines[0].lag_seen_ms = seen;
+            render(&status, |_| None)
+        };
+        for (seen, backlog) in
+            [(None, "backlog unknown\n"), (Some(38_515_000), "backlog 5 records, as read at 10:41:55\n")]
+        {
+            let text = of(seen);
+            assert!(text.contains(backlog) && text.contains("it is unknown when Kafka deletes"), "{text}");
+            assert!(!text.contains("71 h") && !text.contains("0.4 s  "), "{text}");
         }
     }
 

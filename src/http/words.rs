@@ -245,8 +245,9 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     }
     if let Some(dead) = facts.dead {
         let reason = facts.dead_reason.as_deref().map(|reason| format!(", the newest: {reason}")).unwrap_or_default();
-        // While the pipeline waits or has stopped, this part of the sentence would be wrong.
-        let others = if facts.state == PipelineState::Flowing { " The other records are written." } else { "" };
+        // While the pipeline waits or has stopped, or if there are no others, this part of the sentence would be wrong.
+        let others = facts.state == PipelineState::Flowing && dead.share < 1.0;
+        let others = if others { " The other records are written." } else { "" };
         say(
             Level::Warning,
             "dead_letters",
@@ -442,7 +443,7 @@ pub(super) fn limit(cycles: &[[f64; 6]]) -> Option<String> {
         } else if decode > 0.7 {
             "This process is the limit: decoding takes most of its consumers' time. More consumers help if there are idle cores."
         } else {
-            "Kafka is the limit: consumers wait for records and have spare capacity."
+            "Consumers wait for records: the pipeline has spare capacity."
         }
         .to_owned(),
     )

@@ -29,6 +29,11 @@ const BY_TEXT: &[(&str, &str)] = &[
         "KeyMismatch",
         "the key in `sslkey` of the URL doesn't belong to the certificate in `sslcert`: name both files of one pair",
     ),
+    (
+        "no keys found pem file",
+        "`sslkey` of the URL must name a key in PEM without a password: openssl pkey -in KEY -out KEY_WITHOUT_PASSWORD",
+    ),
+    ("certs must be given together", "the URL needs both `sslcert` and `sslkey`, or neither"),
     ("server does not support TLS", "set `ssl = on` at the server, or another `sslmode` in the URL"),
     (
         "received fatal alert",
@@ -52,13 +57,18 @@ pub(super) fn add(cause: &mut Cause) {
     }
 }
 
+/// Returns whether the error's text ends in a remedy.
+pub fn is_known(cause: &Cause) -> bool {
+    matches!(cause, Cause::Connection(text) if BY_TEXT.iter().any(|(_, remedy)| text.ends_with(remedy)))
+}
+
 /// Returns what to do about a statement that Postgres refuses with this SQLSTATE.
 pub(super) fn of_statement(sqlstate: &str, message: &str) -> Option<&'static str> {
     // The error has no field for the missing object's schema. So look for the schema in the message: names in messages
     // aren't translated.
     let is_ours = message.contains("\"tidegate\"") || message.contains("tidegate.");
     match sqlstate {
-        "42501" => Some("grant the right: `tidegate check` prints the statements"),
+        "42501" => Some("grant the right: `tidegate check` prints the statements that the daemon needs"),
         // A schema, table or function that doesn't exist.
         "3F000" | "42P01" | "42883" if is_ours => Some(
             "the ledger in schema `tidegate`, which says what is written, is gone: restore the schema from a backup; a start without it reads the topics from the beginning, and writes rows again",
@@ -78,6 +88,10 @@ fn of(error: &PostgresError) -> Option<&'static str> {
         "28000" if text.contains("client certificate") => {
             "name a client certificate in `sslcert` and `sslkey` of the URL, with the user as its common name"
         }
+        "28000" if text.starts_with("certificate authentication failed") => {
+            "the common name of the certificate in `sslcert` must be the user of the URL, or pg_ident.conf must map it"
+        }
+        "28000" if text.ends_with("does not exist") => "create the role, or correct the user in `postgres.url`",
         "28000" if text.contains("no encryption") => {
             "the server accepts this user only with TLS: write sslmode=require or stricter in the URL"
         }

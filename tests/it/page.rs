@@ -81,10 +81,7 @@ async fn the_status_shows_readers_time_and_dead_letters() {
     let status = status_when(&daemon, "shares of time", |status| {
         status["pipelines"][0]["consumers"][0]["time"]["poll"].as_f64().is_some_and(|share| share > 0.5)
     });
-    assert_eq!(
-        status["pipelines"][0]["limit"],
-        "Kafka is the limit: consumers wait for records and have spare capacity."
-    );
+    assert_eq!(status["pipelines"][0]["limit"], "Consumers wait for records: the pipeline has spare capacity.");
     let kinds: Vec<&str> =
         status["timeline"].as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap()).collect();
     assert!(kinds.contains(&"start") && kinds.contains(&"rebalance"), "{kinds:?}");

@@ -36,7 +36,8 @@ async fn secured() -> (MutexGuard<'static, ()>, &'static Secured) {
         let spec = PostgresSpec::default()
             .tls(&authority, &server)
             .access(&format!("hostssl all {BY_PASSWORD} all scram-sha-256"))
-            .access(&format!("hostssl all {BY_CERTIFICATE} all cert"))
+            .access(&format!("hostssl all {BY_CERTIFICATE},by_other all cert"))
+            .access("hostssl all ghost all trust")
             .access(&format!("hostnossl all {BY_PASSWORD},{BY_CERTIFICATE} all reject"));
         Secured { postgres: Postgres::start(&spec).expect("Postgres starts"), authority, server, client }
     });
@@ -143,6 +144,13 @@ async fn what_cannot_be_trusted_is_refused_with_a_remedy() {
     let pair = format!("sslmode=require&sslcert={certificate}&sslkey={key}");
     tidegate(&secured.config(&world, BY_CERTIFICATE, "localhost", &pair), &["check"])
         .fails(69, &["`sslkey` of the URL doesn't belong"]);
+    let alone = format!("sslmode=require&sslcert={certificate}");
+    tidegate(&secured.config(&world, BY_CERTIFICATE, "localhost", &alone), &["check"])
+        .fails(69, &["the URL needs both `sslcert` and `sslkey`"]);
+    let own = format!("sslmode=require&{}", secured.client());
+    for (user, words) in [("by_other", "the common name of the certificate"), ("ghost", "create the role")] {
+        tidegate(&secured.config(&world, user, "localhost", &own), &["check"]).fails(69, &[words]);
+    }
     let expired = secured.authority.expired("postgres-expired", &["localhost"]).expect("an expired certificate");
     let authority = secured.authority.server_as_authority("postgres-ca", &["localhost"]).expect("a certificate");
     for (certificate, words) in

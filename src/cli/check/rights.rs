@@ -25,7 +25,7 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
         if !may_create {
             report.grants.push(format!("CREATE SCHEMA tidegate AUTHORIZATION {user}"));
             report.faults.push(format!(
-                "schema `tidegate` is missing and `{user}` may not create it; as an owner of the database run: CREATE SCHEMA tidegate AUTHORIZATION {user}; or let `{user}` create the schema: GRANT CREATE ON DATABASE {database} TO {user};"
+                "schema `tidegate` is missing and `{user}` may not create it; as a superuser run: CREATE SCHEMA tidegate AUTHORIZATION {user}; or, as an owner of the database, let `{user}` create the schema: GRANT CREATE ON DATABASE {database} TO {user};"
             ));
         }
         return Ok(());

@@ -237,7 +237,8 @@ fn text(pipeline: &Pipeline, moved: &[Move]) -> String {
     let mut table = Table::new(&["topic", "partition", "from", "to", ""]);
     for Move { topic, partition, from, to, read_again, skipped } in moved {
         let means = match (read_again, skipped) {
-            (0, 0) => "as it was".to_owned(),
+            (0, 0) if *from == Some(*to) => "as it was".to_owned(),
+            (0, 0) => "the log has no record in between".to_owned(),
             (0, skipped) => format!("up to {} will not be read", show::counted(*skipped, "record", "records")),
             (again, _) => format!("up to {} will be read again", show::counted(*again, "record", "records")),
         };

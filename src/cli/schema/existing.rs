@@ -60,11 +60,20 @@ pub(super) fn columns(root: &Node, catalog: &Catalog) -> Columns {
         node = element;
     }
     let mut filled: Vec<Option<usize>> = vec![None; catalog.columns.len()];
-    for likeness in [Likeness::Exact, Likeness::Folded, Likeness::Last] {
+    for likeness in [Likeness::Exact, Likeness::Folded] {
         for (column, field) in catalog.columns.iter().zip(&mut filled).filter(|(_, field)| field.is_none()) {
-            let mut fitting = candidates.iter().enumerate().filter(|(_, field)| field.fits(&column.name, likeness));
-            let first = fitting.next().map(|(at, _)| at);
-            *field = first.filter(|_| likeness != Likeness::Last || fitting.next().is_none());
+            *field = candidates.iter().position(|field| field.fits(&column.name, likeness));
+        }
+    }
+    // A similarity of the last names is a guess. So it fills no column that has a default, such as a serial `id`, and takes no
+    // field that another column has.
+    let taken: Vec<usize> = filled.iter().copied().flatten().collect();
+    for (column, field) in catalog.columns.iter().zip(&mut filled) {
+        if field.is_none() && !column.has_default {
+            let fits = |at: &usize| candidates[*at].fits(&column.name, Likeness::Last);
+            let mut fitting = (0..candidates.len()).filter(fits);
+            let first = fitting.next().filter(|at| !taken.contains(at));
+            *field = first.filter(|_| fitting.next().is_none());
         }
     }
     let proposed = |(column, field): (&CatalogColumn, &Option<usize>)| {
@@ -278,5 +287,16 @@ mod tests {
         assert_eq!(found.columns[1].typed.unit, Some("ms"));
         let unmapped: Vec<_> = found.unmapped.iter().map(|path| path.join(".")).collect();
         assert_eq!(unmapped, ["vehicleId", "pos.acc", "a.x", "b.x"]);
+    }
+
+    #[test]
+    fn a_guess_fills_no_column_with_a_default_and_takes_no_field_twice() {
+        let mut root = Node::default();
+        root.row(br#"{"vehicle":{"id":7},"meta":{"created":"x","number":1}}"#, None);
+        let mut table = catalog(&[("id", "int8"), ("vehicle_id", "int8"), ("created", "text"), ("number", "int8")]);
+        table.columns[2].has_default = true;
+        let found = columns(&root, &table).columns;
+        let lines: Vec<_> = found.iter().map(|column| (column.name.as_str(), column.path.join("."))).collect();
+        assert_eq!(lines, [("vehicle_id", "vehicle.id".to_owned()), ("number", "meta.number".to_owned())]);
     }
 }

@@ -179,7 +179,7 @@ impl PipelineReport {
         if !self.not_in_ledger.is_empty() {
             text += &format!("  not in the ledger yet: {}\n", self.not_in_ledger.join(", "));
         }
-        if self.faults().is_empty() {
+        if self.faults().is_empty() && self.table_skipped.is_none() {
             text += "  found no missing and no repeated records\n";
         }
         text

@@ -142,6 +142,8 @@ fn dead_letters_contradict_no_other_sentence() {
         troubles(&flows)[0].text,
         "a: 3 dead letters in 5 min, 0.05 % of its records, the newest: invalid_json. The other records are written."
     );
+    let all = Facts { dead: Some(RecentDeadLetters { count: 3, share: 1.0 }), ..flows.clone() };
+    assert_eq!(troubles(&all)[0].text, "a: 3 dead letters in 5 min, 100 % of its records, the newest: invalid_json.");
     let waiting = Waiting { trouble: Trouble::postgres(&"57P03"), seconds: 47.0, attempt: 3, retry_in: 0.0 };
     let waits = Facts { state: PipelineState::Waiting, waiting: Some(waiting), ..flows };
     let said = troubles(&waits);
@@ -215,7 +217,7 @@ fn numbers_read_as_people_write_them() {
 fn what_is_the_limit_follows_from_the_time() {
     assert_eq!(
         limit(&[[0.9, 0.1, 0.0, 0.1, 0.0, 0.0]]).unwrap(),
-        "Kafka is the limit: consumers wait for records and have spare capacity."
+        "Consumers wait for records: the pipeline has spare capacity."
     );
     assert!(limit(&[[0.1, 0.2, 0.7, 0.8, 0.1, 0.0]]).unwrap().starts_with("Postgres is the limit"));
     assert!(limit(&[[0.0, 0.0, 1.0, 0.0, 0.0, 0.9]]).unwrap().starts_with("Postgres is unavailable"));
