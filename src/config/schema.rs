@@ -22,7 +22,7 @@ pub(super) enum Kind {
     Table(&'static [Key]),
     /// Text, or a table with these keys.
     TextOr(&'static [Key]),
-    /// A table whose keys the user names. All values have the same kind.
+    /// A table with keys of the user's choice. All values have the same kind.
     Named(&'static Kind),
     /// librdkafka's properties: scalars whose names contain dots.
     Properties,

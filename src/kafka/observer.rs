@@ -177,8 +177,8 @@ impl Observer {
     }
 
     /// Returns the fault of a connected broker that doesn't offer the pipeline's group protocol, if there is one.
-    /// librdkafka logs the requests that a broker supports line by line, and until a line names the protocol's request,
-    /// the broker counts as not offering it. So this waits for further lines, at most 2 s.
+    /// librdkafka logs one line for each request that a broker supports. Until the line of the protocol's request arrives, the
+    /// broker counts as not offering the protocol. So this waits for that line, at most 2 s.
     pub fn no_consumer_protocol(&self) -> Option<Fault> {
         let deadline = Instant::now() + LIST_PATIENCE;
         loop {

@@ -12,7 +12,8 @@ use crate::kafka::membership::Membership;
 use crate::kafka::observer::SharedObserver;
 use crate::status::ConsumerStatus;
 
-/// The time between two checks whether a consumer is without its name. If one is, Kafka is asked for the names in use.
+/// How often to check whether a consumer has lost its name in the group. After a pause, Kafka is then asked which names are in
+/// use.
 const LOOK: Duration = Duration::from_secs(5);
 /// Why the poll loop joins again.
 const NAME_FREE: &str = "its name in the group is free";

@@ -15,19 +15,19 @@ struct Rest {
 }
 
 impl Drain {
-    /// Records that the drain is over, with this many unwritten records: those of the open batch and of the writer's batch.
+    /// Notes that the drain is over, with this many unwritten records: those of the open batch and of the writer's batch.
     pub fn ended(&self, open: u32, in_flight: u32) {
         *lock(&self.0) = Some(Rest { open, in_flight });
     }
 
-    /// Records that the writer wrote its batch after the drain had ended.
+    /// Notes that the writer wrote its batch after the drain had ended.
     pub fn in_flight_written(&self) {
         if let Some(rest) = &mut *lock(&self.0) {
             rest.in_flight = 0;
         }
     }
 
-    /// Records that the consumer reads again, because it rejoined the group.
+    /// Forgets how the drain ended, because the consumer rejoined the group and reads again.
     pub fn resumed(&self) {
         *lock(&self.0) = None;
     }

@@ -77,7 +77,7 @@ impl Format {
         lines
     }
 
-    /// Returns, for each column and each mode, how many of its values were stored correctly.
+    /// Returns how many values were stored correctly, by column and mode.
     async fn round_trips(&self) -> Vec<Vec<String>> {
         let world = World::new(1).await;
         let folder = tempfile::tempdir().expect("a folder");

@@ -64,7 +64,7 @@ pub trait RecordEncoder: Send {
 pub trait LedgerReadings: Send {
     /// Returns how often a log was seen to become shorter. The count only grows.
     fn truncations(&self) -> u32;
-    /// Calls `each` with the newest row of each partition, and with the time at which the row was requested.
+    /// Calls `each` with each partition's newest row and the time of its request.
     fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant));
 }
 

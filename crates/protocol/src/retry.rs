@@ -92,7 +92,7 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
 
 /// Classifies an error from the server at a start, when nothing has worked yet.
 ///
-/// A running pipeline waits for anything that ends its session, because it has worked before. At a start, a missing
+/// A running pipeline waits and retries after any error that ends its session, because it has worked before. At a start, a missing
 /// database and a role without the right to connect are mistakes. A password may be refused while it is being rotated,
 /// so the pipeline waits.
 pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {

@@ -3,7 +3,7 @@
 //! A record's value is decoded, its fields are mapped to the columns of a table, and each column is written as a field of
 //! binary COPY. This crate does no I/O: catalogs, schemas and records are arguments, rows and SQL text are results.
 //!
-//! The modules, each of which uses only those above it:
+//! The modules, roughly from the bottom up:
 //!
 //! - `value`: a decoded field, and why a record was rejected. `json`, `render`: JSON text, read and written.
 //! - [`catalog`]: a table as Postgres describes it. [`schema`]: Avro's and Protobuf's schemas.

@@ -20,7 +20,7 @@ use crate::config::Pipeline;
 /// numbers apart from those that clients draw meanwhile.
 const AHEAD: i128 = 1_000_000;
 
-/// The replacements for tables in one trial.
+/// The stand-ins of one trial.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Setup {
     /// Statements that create the replacements, run in each transaction.

@@ -37,7 +37,7 @@ pub(super) struct Columns {
     pub(super) unmapped: Vec<Vec<String>>,
 }
 
-/// The place of fields: the elements of the array at the path `prefix`, or the record itself if `prefix` is empty.
+/// Where fields are: in the elements of the array at the path `prefix`, or in the record itself if `prefix` is empty.
 /// `rows` is the number of elements or records.
 struct Level<'a> {
     prefix: &'a [String],
@@ -159,16 +159,16 @@ fn is_row(element: &Node) -> bool {
     element.seen.objects > 0 && element.seen.objects == element.seen.present && !is_pair
 }
 
-/// Returns whether the member's name in an object says which type its value has, as in OpenTelemetry's `AnyValue`. The next
-/// record may have a value of another type, so such an object is kept whole.
+/// Returns whether the names of an object's members only say the type of the value, as in OpenTelemetry's `AnyValue`
+/// (`{"stringValue": "a"}`). The next record may have a value of another type, so such an object is kept whole.
 fn is_any_value(node: &Node) -> bool {
     const MEMBERS: [&str; 7] =
         ["stringValue", "boolValue", "intValue", "doubleValue", "arrayValue", "kvlistValue", "bytesValue"];
     node.members.iter().all(|(name, _)| MEMBERS.contains(&name.as_str()))
 }
 
-/// Handles an object that only says which type its value has, as in MongoDB's extended JSON. Returns the path from the object
-/// to the value, and the column's type. Returns `None` for any other object.
+/// If an object only wraps a value to give its type, as in MongoDB's extended JSON (`{"$oid": "…"}`), returns the path from the
+/// object to the value, and the column's type. Otherwise returns `None`.
 pub(super) fn wrapped(node: &Node, name: &str) -> Option<(&'static [&'static str], Typed)> {
     let [(wrapper, inner)] = node.members.as_slice() else { return None };
     if node.declared.is_some() || !node.seen.is_object() {

@@ -29,7 +29,7 @@ const EVERY: Duration = Duration::from_millis(200);
 const BESIDE: Duration = Duration::from_secs(60);
 /// The time between two reports.
 const REPORT: Duration = Duration::from_secs(30);
-/// The highest allowed ratio of a batch's cost at the end of the snapshot to its cost before.
+/// The most that a batch may cost at the end of the snapshot, as a multiple of its cost before.
 const FLAT: f64 = 1.5;
 
 const CONFIG: &str = "[kafka]\nbootstrap_servers = \"127.0.0.1:9\"\n[postgres]\nurl = \"URL\"\n\

@@ -155,9 +155,9 @@ pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<Messa
     file.by_indexes(&indexes[..count])
 }
 
-/// Reads the type reference that Apicurio's serializer writes in front of a message, where Confluent's writes message indexes:
-/// the length of a message whose only field, number 1, is the name of one of the file's outermost messages, without the
-/// package. Returns where the payload begins, and the message; `None` if these bytes are no type reference.
+/// Reads the type reference that Apicurio's serializer writes before a message (Confluent's writes message indexes there). The
+/// reference is itself a Protobuf message, preceded by its length. Its only field, number 1, is the name of an outermost message
+/// of the file, without the package. Returns where the payload begins, and the message; `None` if these bytes are no type reference.
 pub(crate) fn type_ref(file: &ProtoFile, payload: &[u8], start: usize) -> Option<(usize, MessageId)> {
     const NAME: u8 = 0x0a;
     let mut at = start;

@@ -429,8 +429,8 @@ fn said(faults: &[PlanFault]) -> String {
     faults.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-/// Maps each column to the top-level field of its name. Columns that are in `mapped` already are left out. If `mapped` isn't
-/// empty, columns without an encoder are left out too.
+/// Maps columns to the top-level fields of their names. Leaves out generated columns, the column for unknown fields, and those in
+/// `mapped`. If `mapped` isn't empty, also leaves out columns without an encoder.
 fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Column> {
     let leftovers = match spec.unknown_fields {
         UnknownFields::Column(name) => Some(name),

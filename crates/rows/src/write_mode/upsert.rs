@@ -18,7 +18,8 @@ pub(super) struct Upsert<'a> {
     pub(super) reset: &'a [&'a str],
     /// Columns that some records leave unchanged, with their bits in the mask.
     pub(super) kept: &'a [(u16, &'a str)],
-    /// Columns that are not inserted, and that are set to NULL in the staging table, where they may have a default.
+    /// Columns that are not inserted, and that are set to NULL in the staging table. Otherwise Postgres would evaluate their
+    /// defaults there, which may advance a sequence.
     pub(super) nulled: &'a [&'a str],
     pub(super) key: &'a Key<'a>,
     pub(super) newer_by: Option<&'a str>,
