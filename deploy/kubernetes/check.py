@@ -105,7 +105,7 @@ def relations(name, documents):
 
 
 def network(name, spec, daemon, labels):
-    """Checks that a NetworkPolicy lets through what the configuration needs, and nothing that is unlimited."""
+    """Checks that a NetworkPolicy lets through what the configuration needs, and that no rule is unlimited."""
     selector = spec["podSelector"].get("matchLabels", {})
     assert selector and selector.items() <= labels, f"{name}: the NetworkPolicy selects {selector}"
     assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"], f"{name}: the NetworkPolicy restricts {spec['policyTypes']}"

@@ -1,4 +1,5 @@
-//! More environments of `agreement.rs`: partitions that can't be created or removed, and rows that have a place nevertheless.
+//! More environments of `agreement.rs`: partitions that can't be created or removed, while existing ones
+//! may accept the rows.
 
 use crate::agreement_cases::{BY_TIME, Case, LEDGER_MADE, faulty, ready, with};
 
@@ -16,7 +17,7 @@ macro_rules! own_table {
     };
 }
 
-/// Creates a partition for the present whose name and bounds are not ours.
+/// Creates a partition that includes the present. Tidegate would give it another name and other bounds.
 macro_rules! present {
     () => {
         "DO $$BEGIN EXECUTE format('CREATE TABLE rides_now PARTITION OF rides FOR VALUES FROM (%L) TO (%L)', now() - interval '7 days', now() + interval '7 days'); END$$; "

@@ -426,8 +426,8 @@ async fn old_dead_letters_are_removed_and_the_oldest_past_the_cap_and_counted() 
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE pipeline = 'another'").await, 1);
 }
 
-/// A trigger's function is named by the dead letter, and by the reason for which a pipeline stops. The values that Postgres's
-/// context contains are not.
+/// A dead letter, and the reason for which a pipeline stops, name the trigger's function. They don't contain the values that
+/// are in the context of Postgres's error.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_function_that_raised_an_error_is_named_and_no_value_is_logged() {
     let world = World::new(1).await;
@@ -442,7 +442,7 @@ async fn the_function_that_raised_an_error_is_named_and_no_value_is_logged() {
              CREATE TRIGGER guard BEFORE INSERT ON rides FOR EACH ROW EXECUTE FUNCTION rides_guard()",
         )
         .await;
-    // The value looks like a line of the context.
+    // The value looks like a line of the error's context.
     let record = |id: i32| {
         Record::new(format!(r#"{{"id":{id},"name":"hidden {id}\nPL/pgSQL function hidden_{id}() line 1 at RAISE"}}"#))
     };

@@ -175,7 +175,8 @@ async fn a_partition_that_a_reader_locks_holds_up_neither_the_start_nor_the_remo
     world.produce([record(&world, 1, 0).await]);
     let exist =
         async |name: &str| world.number(&format!("SELECT count(*) FROM pg_class WHERE relname = '{name}'")).await;
-    // A reader of the table has a lock that each removal needs. So none is removed, and the pipeline runs.
+    // A removal conflicts with a reader's lock. While the whole table is read, no partition is removed; while one partition is
+    // read, only the other one is removed. The pipeline runs in both cases.
     for (reads, left) in [("history", 1), (read.as_str(), 0)] {
         let mut reader = world.connect().await;
         let reading = format!("SET application_name = 'long report'; BEGIN; SELECT count(*) FROM {reads}");
@@ -233,14 +234,14 @@ async fn without_the_right_to_create_partitions_rows_go_on_while_they_have_a_pla
         log.contains("rows are still written, because existing partitions accept them") && log.contains(&remedy),
         "{log}"
     );
-    // A late row has no place. It waits, and doesn't become a dead letter.
+    // No partition accepts a late row. It waits, and doesn't become a dead letter.
     world.produce([record(&world, 2, -30).await]);
     let checked = tidegate(&config(false), &["check"]);
     assert!(checked.code != 0 && checked.out.contains("rows of the newest records have no partition"), "{checked}");
     let (code, log) = world.drain(&config(false));
     assert_eq!(code, Some(70), "{log}");
     assert!(log.contains("can't create the partitions of `public.history` that rows need"), "{log}");
-    // A DEFAULT partition accepts it, whether the pipeline's configuration knows of it or not.
+    // A DEFAULT partition accepts the row, whether the pipeline's configuration asks for such a partition or not.
     world.sql("CREATE TABLE history_rest PARTITION OF history DEFAULT").await;
     for (default, id) in [(false, 3), (true, 4)] {
         world.produce([record(&world, id, -40).await]);
@@ -259,7 +260,7 @@ async fn check_names_a_table_that_has_the_name_of_a_partition() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts)").await;
     let (today, tomorrow) = (partition(&world, 0).await, partition(&world, 1).await);
-    // This one has expired, as one that was detached after its retention.
+    // The second table has the name of an expired partition, like one that was detached after its retention.
     world.sql(&format!("CREATE TABLE {tomorrow} (); CREATE TABLE {} ()", partition(&world, -20).await)).await;
     world.produce([record(&world, 1, 0).await]);
     let config = world.config(PARTITIONED);
@@ -269,7 +270,7 @@ async fn check_names_a_table_that_has_the_name_of_a_partition() {
     assert_eq!(checked.out.matches("by their names").count(), 1, "{checked}");
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
-    // A row of tomorrow has no place. It waits, and doesn't become a dead letter.
+    // No partition accepts a row of tomorrow. It waits, and doesn't become a dead letter.
     world.produce([record(&world, 2, 1).await]);
     let checked = tidegate(&config, &["check"]);
     assert!(checked.code != 0 && checked.out.contains("rows of the newest records have no partition"), "{checked}");
@@ -277,7 +278,7 @@ async fn check_names_a_table_that_has_the_name_of_a_partition() {
     assert_eq!(code, Some(70), "{log}");
     assert!(log.contains(&format!("relation \"{tomorrow}\" already exists")), "{log}");
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0, "{log}");
-    // If it is today's name, no row of the present has a place.
+    // If a table has the name of today's partition, no partition accepts today's rows.
     world.sql(&format!("DROP TABLE {today}; CREATE TABLE {today} ()")).await;
     let checked = tidegate(&config, &["check"]);
     assert!(checked.code != 0 && checked.out.contains("so the pipeline would stop"), "{checked}");
@@ -301,7 +302,8 @@ async fn a_default_partition_that_cannot_be_created_holds_up_the_start_and_dead_
     assert!(checked.code != 0 && checked.out.contains(&remedy), "{checked}");
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(70), "{log}");
-    // Up to PostgreSQL 14, every role may create tables in schema public, and the right to read the table is what it lacks.
+    // The denied right differs: up to PostgreSQL 14, every role may create tables in schema public, so the role lacks only the
+    // right to read the table.
     assert!(log.contains("Postgres 42501 permission denied for"), "{log}");
     // A lock such as that of CREATE INDEX is waited for.
     world.sql(&format!("ALTER TABLE history OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}")).await;

@@ -86,7 +86,7 @@ async fn a_daemon_that_is_told_to_end_leaves_its_partitions_to_the_others_at_onc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_whose_name_is_set_finds_its_partitions_after_a_planned_restart() {
-    // With `consumer`, a setting of the broker is the session timeout. It is longer than a restart takes.
+    // With `consumer`, the broker sets the session timeout, which is longer than a restart takes.
     for protocol in ["cooperative", "eager", "consumer"] {
         let world = World::new(4).await;
         world.sql(TABLE).await;

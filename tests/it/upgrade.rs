@@ -1,5 +1,5 @@
-//! An older daemon and this one run in one group, with one ledger. They are replaced one after the other under load: by the new
-//! version, and back by the old one.
+//! An older daemon and this one run in one group, with one ledger. Under load, daemons of the
+//! older version are replaced by this one, one after the other, and then back again.
 
 use tidegate_harness::{Daemon, DaemonSpec};
 

@@ -48,8 +48,8 @@ async fn a_stalled_partition_is_named_with_its_reason_while_postgres_is_down() {
     flows_again(&world, &daemon, 100).await;
 }
 
-/// The test stores the claim of an owner that doesn't exist in the ledger. After the grace period, the daemon claims
-/// the partition again.
+/// The test writes another claim into the ledger, whose owner doesn't exist. After the grace period, the daemon claims the
+/// partition again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fenced_partition_without_progress_is_named_and_claimed_again() {
     let world = World::new(1).await;

@@ -59,7 +59,7 @@ struct Arguments {
     /// How many times the scenario `restarts` repeats each measurement.
     #[arg(long, env = "ROUNDS", default_value_t = 5)]
     rounds: usize,
-    /// How daemons get their names in the scenario `restarts`: `derived` (from host and process), `set` (in the
+    /// How daemons get their names in the scenario `restarts`: `derived` (from host and port), `set` (in the
     /// configuration), or both.
     #[arg(long, env = "NAMES", default_value = "derived,set")]
     names: String,

@@ -66,7 +66,7 @@ impl Ending {
 pub(crate) struct Plan<'a> {
     pub(crate) binary: &'a Path,
     pub(crate) protocols: Vec<&'a str>,
-    /// How the daemons get their names: `derived` (from host and process), `set` (in the configuration), or both.
+    /// How the daemons get their names: `derived` (from host and port), `set` (in the configuration), or both.
     pub(crate) names: Vec<&'a str>,
     pub(crate) rounds: usize,
 }
@@ -286,7 +286,7 @@ async fn look(looker: &mut PgConnection, since: &str) -> Result<(Vec<String>, i6
     Ok((owners, sqlx::query_scalar(sql).bind(since).fetch_one(looker).await?))
 }
 
-/// Returns the process id that is a part of an owner, which has the form `HOST-PID-RANDOM/cN`.
+/// Returns the process id that is a part of an owner. An owner has the form `INSTANCE-PID-RANDOM/cN`.
 fn pid(owner: &str) -> String {
     owner.rsplit('-').nth(1).unwrap_or_default().to_owned()
 }

@@ -30,8 +30,8 @@ const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
 /// How long Kafka keeps a record, unless its disk fills up earlier.
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
-/// Added to the maximum age of a batch. An arrangement has caught up when its backlog is at most the input of that
-/// total time at the steady rate.
+/// An arrangement has caught up when its backlog is at most the records that arrive, at the steady rate, within the maximum
+/// age of a batch plus this time.
 const CATCH_UP_ALLOWANCE: Duration = Duration::from_millis(200);
 /// The buffer is written when it has this many rows or this age. Tidegate's batch has the same limits in config/demo.toml.
 const BUFFER_ROWS: usize = 50_000;
