@@ -1,6 +1,5 @@
-//! Locks of other sessions. A claim or a COPY waits a minute for a lock, which delays only the claim's partition or the
-//! COPY's pipeline. The minute is longer than the session timeout of a member. So if a poll thread waited for the lock,
-//! its member would be removed from the group.
+//! Locks of other sessions. A claim or a COPY waits a minute for a lock. This delays only the claim's partition or the COPY's
+//! pipeline. Although the minute is longer than the session timeout of a member, the members stay in their group.
 
 use std::time::{Duration, Instant};
 

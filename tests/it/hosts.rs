@@ -68,8 +68,8 @@ impl Pair {
         .expect("the receiver ends");
     }
 
-    /// Waits for the first commit on the new primary, which must come soon. Then waits until all records are in the table, each
-    /// once.
+    /// Waits for the first commit on the new primary. It must come within [`SOON`]. Then waits until all records are in the
+    /// table, each once.
     async fn ends_exact(&self, daemon: &Daemon, promoted: Instant, records: i64) {
         self.world.await_next_commit(daemon, in_tests(SOON)).await;
         let took = promoted.elapsed();

@@ -302,8 +302,8 @@ async fn a_default_partition_that_cannot_be_created_holds_up_the_start_and_dead_
     assert!(checked.code != 0 && checked.out.contains(&remedy), "{checked}");
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(70), "{log}");
-    // The denied right differs: up to PostgreSQL 14, every role may create tables in schema public, so the role lacks only the
-    // right to read the table.
+    // The text is the same for several rights. Up to PostgreSQL 14, every role may create tables in schema public, so there the
+    // role lacks only the right to read the table.
     assert!(log.contains("Postgres 42501 permission denied for"), "{log}");
     // A lock such as that of CREATE INDEX is waited for.
     world.sql(&format!("ALTER TABLE history OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}")).await;

@@ -1,5 +1,5 @@
-//! An older daemon and this one run in one group, with one ledger. Under load, daemons of the
-//! older version are replaced by this one, one after the other, and then back again.
+//! An older daemon and this one run in one group, with one ledger. Under load, two daemons of the older version are replaced by
+//! this one, one after the other, and then back again.
 
 use tidegate_harness::{Daemon, DaemonSpec};
 

@@ -48,7 +48,7 @@ async fn a_stalled_partition_is_named_with_its_reason_while_postgres_is_down() {
     flows_again(&world, &daemon, 100).await;
 }
 
-/// The test writes another claim into the ledger, whose owner doesn't exist. After the grace period, the daemon claims the
+/// The test replaces the claim in the ledger by one whose owner doesn't exist. After the grace period, the daemon claims the
 /// partition again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fenced_partition_without_progress_is_named_and_claimed_again() {

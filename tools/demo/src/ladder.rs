@@ -227,7 +227,7 @@ fn fleet(seed: u64) -> FleetSpec {
     FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() }
 }
 
-/// Returns the rows that are in Kafka as JSON. The rungs without Kafka write these rows from memory, already decoded.
+/// Returns the decoded rows, which the rungs without Kafka write from memory. In Kafka the same rows are JSON.
 fn rows(seed: u64) -> Result<Vec<Row>> {
     let (mut encoder, mut json) = (Encoder::new(Format::Telemetry), Vec::new());
     let readings = Fleet::new(fleet(seed))?.take(usize::try_from(RECORDS)?);
