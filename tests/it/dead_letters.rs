@@ -292,8 +292,8 @@ async fn five_bad_rows_of_a_batch_cost_three_copies_each() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 9_995);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE record_offset % 2000 = 777").await, 5);
     let copies = copies_of(&world, "rides").await;
-    // The first COPY, and for each bad record the part before it, the record alone, and the part after it. One more
-    // COPY without rows checks whether the table accepts rows at all.
+    // 17 is the first COPY, three per bad record (the part before it, the record alone, the part after it), and one COPY
+    // without rows, which checks whether the table accepts rows at all.
     assert!(copies <= 17, "{copies} copies");
 }
 

@@ -1,5 +1,4 @@
-//! Faults that users of other Kafka sinks reported, with one test each. Those that belong in another test file aren't
-//! here.
+//! Faults that users of other Kafka sinks reported, with one test each. Tests that belong in another file aren't here.
 
 use sqlx::Executor;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Record, eventually_async, shared, usage};
