@@ -1,5 +1,5 @@
-//! More environments of `agreement.rs`: partitions that can't be created or removed, while existing ones
-//! may accept the rows.
+//! More environments of `agreement.rs`: partitions that can't be created or removed, while existing partitions may
+//! accept the rows.
 
 use crate::agreement_cases::{BY_TIME, Case, LEDGER_MADE, faulty, ready, with};
 
