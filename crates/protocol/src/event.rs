@@ -191,7 +191,7 @@ pub enum Hold {
 pub struct Snapshot<'a> {
     /// The partitions and the open batch.
     pub session: &'a Session,
-    /// The number of fetched partitions if the loop has taken no records for a second or longer; otherwise 0.
+    /// The number of fetched partitions if a [`Hold`] has lasted for a second or longer; otherwise 0.
     pub paused: usize,
     /// Whether records wait for a schema.
     pub waits_for_schema: bool,

@@ -250,15 +250,15 @@ impl<S: Store> Writer<S> {
                             return Ok(until);
                         }
                         // Nothing was committed. After a lost connection, try again. But if Postgres refused the COMMIT
-                        // (a deferred trigger can raise any error), it would refuse the next one too, so handle its
-                        // error.
+                        // (a deferred trigger can raise any error), it would refuse the next one too, so handle the
+                        // error below.
                         if !error.is_refusal() {
                             continue;
                         }
                     }
                     match error.disposition() {
-                        // The poison search has handled the refusals by COPY. A refusal by another statement doesn't
-                        // say which record is at fault.
+                        // The poison search has handled the errors of COPY. An error of another statement doesn't say
+                        // which record is at fault.
                         Disposition::Record if hint.is_some() => {
                             self.store.disconnect();
                             return Err(Stopped::NoRecordAlone(error.into()));
