@@ -48,8 +48,8 @@ pub struct Owned {
     pub committed: Offset,
     /// The last committed record, if it must still be compared with the record that Kafka delivers at its offset.
     pub verify: Option<LastRecord>,
-    /// The offset up to which Kafka's log was read. It means something only if it is after `next`: in between are
-    /// transaction markers and aborted records, which are never delivered.
+    /// The offset up to which Kafka's log was read. If this is after `next`, the offsets in between belong to transaction
+    /// markers and aborted records, which are never delivered. Otherwise it has no meaning.
     pub read_to: Offset,
 }
 
@@ -164,7 +164,7 @@ pub struct Grant {
     pub claim: Claim,
     /// The offset of the ledger.
     pub next: Offset,
-    /// Where fetching begins: at `next`, or at the last committed record to compare it.
+    /// Where fetching begins: at `next`, or at the last committed record if that must be compared.
     pub fetch: Offset,
     /// The last committed record, if it must be compared.
     pub verify: Option<LastRecord>,
