@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs this crate's tests under valgrind: an invalid access, a use of undefined memory or a leak fails it. Arguments go to the
-# test binary, such as the name of one test.
+# Runs this crate's tests under valgrind. An invalid access, a use of undefined memory or a leak fails the run. Arguments, such as
+# the name of one test, go to the test binary.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -40,8 +40,8 @@ impl<'q> Bulk<'q> {
     }
 
     /// Returns the next run or fault, or `None` when the bulk is used up. A fault counts as taken when it is returned.
-    /// The records of a run are taken one by one. The records that the caller does not take are the start of the next
-    /// run.
+    /// The records of a run are taken one by one. If the caller doesn't take all of them, the next run begins with the
+    /// first one that is left.
     pub fn next_item(&mut self) -> Option<Item<'_>> {
         let mut taking = self.messages.taking();
         let message = taking.peek()?;

@@ -10,8 +10,8 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 /// Returns whether the client may read as a member of a group: join the group and commit its offsets. The group need
-/// not exist. `None` means that the broker's answer doesn't say this. Blocks for at most `timeout`, and changes
-/// nothing.
+/// not exist. `None` means that the broker's answer doesn't say this. Blocks for at most `timeout` and one second, and
+/// changes nothing.
 ///
 /// # Errors
 /// `GroupAuthorizationFailed` if the client has no right even to describe the group, and any failure of the request.
@@ -24,7 +24,7 @@ pub fn may_read_group<C: ClientContext>(
 }
 
 /// Returns the names (`group.instance.id`) of a group's members. Members without a name are left out. The list is empty
-/// if the group doesn't exist. Blocks for at most `timeout`, and changes nothing.
+/// if the group doesn't exist. Blocks for at most `timeout` and one second, and changes nothing.
 ///
 /// # Errors
 /// Any failure of the request.

@@ -93,9 +93,9 @@
 //! partitions of one consumer share that limit, as they do on the consumer's queue. A read allocates nothing in this
 //! crate.
 //!
-//! This crate doesn't use `rd_kafka_consume_callback_queue`, which costs as little as a bulk read, and moves the
-//! position record by record. It takes the whole queue at once, so librdkafka would continue to fetch, beyond its
-//! limits, while the callbacks run.
+//! `rd_kafka_consume_callback_queue` costs as little as a bulk read, and moves the position record by record. But that
+//! function takes the whole queue at once: librdkafka would continue to fetch, beyond its limits, while the callbacks
+//! run. So this crate doesn't use it.
 
 mod bulk;
 mod credentials;

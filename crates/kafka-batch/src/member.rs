@@ -4,9 +4,9 @@ use rdkafka::bindings as rd;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 
 /// Returns whether the consumer has a member id. A consumer has one from the answer to its first JoinGroup until it leaves the
-/// group. After `unsubscribe` under a classic protocol, `false` means that the request to leave is being sent, and that closing
-/// the consumer waits until it is sent (`rd_kafka_cgrp_leave`, `rd_kafka_cgrp_try_terminate`). Under KIP-848 the consumer keeps
-/// the id.
+/// group. After `unsubscribe` under a classic protocol, `false` means that the request to leave is being sent. A call that closes
+/// the consumer waits until that request is sent (`rd_kafka_cgrp_leave`, `rd_kafka_cgrp_try_terminate`). Under KIP-848 the
+/// consumer keeps the id.
 pub fn is_member<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {
     let client = consumer.client().native_ptr();
     // SAFETY: the client is alive.

@@ -1,7 +1,7 @@
 //! Types that own librdkafka's queues and messages, and destroy them when they are dropped.
 //!
-//! These types don't keep the client alive to which their pointers belong. `BatchQueue` does: it owns all of them
-//! together with an `Arc` of the consumer, and drops the consumer last.
+//! These types don't keep alive the client to which their pointers belong. `BatchQueue` does: it owns values of these
+//! types together with an `Arc` of the consumer, and drops the consumer last.
 
 use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;
@@ -130,8 +130,8 @@ impl Messages {
             let message = self.slots[self.first];
             // Advance before the call, so that no message is ever destroyed twice.
             self.first += 1;
-            // SAFETY: by the invariant the slot held a message that is owned here; it is no longer in `first..end`. Views of
-            // a message borrow the bulk and so this value, which is borrowed mutably here: none is alive.
+            // SAFETY: by the invariant the slot held a message that is owned here. The slot is no longer in `first..end`. A
+            // view of a message borrows the bulk, and so this value. Here this value is borrowed mutably, so no view is alive.
             unsafe { rd::rd_kafka_message_destroy(message) }
         }
     }

@@ -2,9 +2,9 @@
 //!
 //! A batch has a few large buffers, whatever the number of partitions: the rows as COPY sends them; the *arena*, which
 //! holds the raw records; one entry per record; and *runs*, which map ranges of records to segments. The buffers are
-//! reused. A [`Segment`] is one claim of one partition, with the offsets that its records cover. When the batch is
-//! written, the runs of revoked and fenced partitions are left out. The raw bytes make dead letters exact, and allow
-//! the rows to be encoded again after a catalog change.
+//! reused. A [`Segment`] is the part of the batch that belongs to one claim of one partition. When the batch is written,
+//! the runs of revoked and fenced partitions are left out. The raw bytes make dead letters exact, and allow the rows to
+//! be encoded again after a catalog change.
 //!
 //! Record accounting: every record has rows, or is rejected, or is skipped by a rule, for example the row filter.
 //! [`Batch::seal`] asserts that the three numbers add up to the number of records.
@@ -25,8 +25,8 @@ pub struct BatchLimits {
     /// The size in bytes of rows, raw records and entries together. This limit is checked before a record is added, so
     /// a record of any size can be added. Default 8 MiB.
     pub max_bytes: u64,
-    /// The time within which the batch is committed, counted from when its first record is added. The batch is closed earlier,
-    /// by the time that its write is expected to take. Default 500 ms.
+    /// The time within which the batch is committed, counted from when its first record is added. The batch is closed so much
+    /// earlier that its write is expected to end in time. Default 500 ms.
     pub max_age: Duration,
 }
 
@@ -63,10 +63,10 @@ pub struct Segment {
     pub claim: Claim,
     /// The offset of the ledger when all earlier batches are written.
     pub from: Offset,
-    /// The offset of the ledger after this batch, which is the successor of the last delivered offset.
+    /// The offset of the ledger after this batch: the successor of the last delivered offset.
     pub to: Offset,
-    /// Whether the segment's records are written. False once the segment was dropped, for example because its partition was
-    /// revoked.
+    /// Whether the segment's records are to be written. False once the segment was dropped, for example because its partition
+    /// was revoked.
     pub live: bool,
     /// The number of records delivered in this segment.
     pub records: u32,
@@ -280,7 +280,7 @@ impl Batch {
         }
     }
 
-    /// Closes the batch. Its segments now cover all pushed records, and no record can be added.
+    /// Closes the batch, so that no record can be added any more, and checks the record accounting.
     ///
     /// # Panics
     /// If the record accounting does not add up. That is a bug of Tidegate, which would lose records.

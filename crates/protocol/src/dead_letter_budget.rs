@@ -17,7 +17,7 @@ pub struct DeadLetterLimits {
     pub max_share: f64,
     /// The length of the sliding time window. Default 5 min.
     pub window: Duration,
-    /// The number of dead letters in the window from which on the share is checked. Default 100.
+    /// The share is checked only if the window has at least this many dead letters. Default 100.
     pub min_count: u64,
 }
 
@@ -35,7 +35,7 @@ pub fn share(records: u64, dead: u64) -> f64 {
     dead as f64 / records.max(1) as f64
 }
 
-/// How many groups of dead letters a summary names. A group has the same reason and column.
+/// How many groups of dead letters a summary names. The dead letters of a group have the same reason and column.
 const NAMED_GROUPS: usize = 3;
 /// The maximum length, in characters, of a dead letter's detail in a summary.
 const DETAIL_MAX: usize = 200;

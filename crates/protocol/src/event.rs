@@ -99,14 +99,14 @@ pub enum Event<'a> {
     /// Another claim has replaced ours.
     Fenced {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` if the ledger was read without a write.
+        /// The offset at which the dropped part of the batch began; `None` if a ledger reading outside of writes showed this.
         from: Option<Offset>,
     },
     /// The ledger isn't at an offset that we wrote: the database was restored, or somebody set the offset. The partition is
     /// claimed again.
     Rewound {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` if the ledger was read without a write.
+        /// The offset at which the dropped part of the batch began; `None` if a ledger reading outside of writes showed this.
         from: Option<Offset>,
     },
     Committed(Committed<'a>),
@@ -191,7 +191,7 @@ pub enum Hold {
 pub struct Snapshot<'a> {
     /// The partitions and the open batch.
     pub session: &'a Session,
-    /// The number of fetched partitions if the loop has taken no records for a second or longer; otherwise 0.
+    /// The number of fetched partitions if a [`Hold`] has lasted for a second or longer; otherwise 0.
     pub paused: usize,
     /// Whether records wait for a schema.
     pub waits_for_schema: bool,

@@ -82,7 +82,7 @@ pub enum ReadErrorKind {
 /// partition. After [`GroupClient::stop`] or a new `fetch` of a partition, [`GroupClient::read`] offers no record of this
 /// partition that was fetched earlier.
 pub trait GroupClient: Send {
-    /// Waits until a record or an event may be available, for at most `wait`. Serves the group meanwhile.
+    /// Waits until a record or an event may be available, for at most `wait`.
     ///
     /// # Cancel safety
     /// May be dropped at any point: nothing is lost.

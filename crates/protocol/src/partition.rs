@@ -10,7 +10,6 @@ use crate::store::{Holder, LedgerRow};
 /// A partition that Kafka has assigned to us.
 #[derive(Debug)]
 pub struct Partition {
-    /// The topic and the partition.
     pub source: TopicPartition,
     pub state: State,
     /// The id of the last claim request. It changes with each assignment and each request, so that replies to earlier requests
@@ -49,8 +48,8 @@ pub struct Owned {
     pub committed: Offset,
     /// The last committed record, if it must still be compared with the record that Kafka delivers at its offset.
     pub verify: Option<LastRecord>,
-    /// The offset up to which Kafka's log was read. It means something only if it is after `next`: in between are
-    /// transaction markers and aborted records, which are never delivered.
+    /// The offset up to which Kafka's log was read. If this is after `next`, the offsets in between belong to transaction
+    /// markers and aborted records, which are never delivered. Otherwise it has no meaning.
     pub read_to: Offset,
 }
 
@@ -165,7 +164,7 @@ pub struct Grant {
     pub claim: Claim,
     /// The offset of the ledger.
     pub next: Offset,
-    /// Where fetching begins: at `next`, or at the last committed record to compare it.
+    /// Where fetching begins: at `next`, or at the last committed record if that must be compared.
     pub fetch: Offset,
     /// The last committed record, if it must be compared.
     pub verify: Option<LastRecord>,
@@ -177,7 +176,7 @@ pub struct Grant {
 pub enum LossCondition {
     /// The pipeline knew this partition, but its ledger row is missing.
     LedgerLost,
-    /// Kafka deleted records that the ledger says are still to be read.
+    /// Kafka deleted records that were not written yet: its log begins after the ledger's offset.
     RetentionPassed {
         /// The offset of the ledger.
         next: Offset,
@@ -221,10 +220,12 @@ impl LossCondition {
     }
 
     /// Returns whether a new claim may skip this condition, which was found under an earlier claim. `last` is the last
-    /// record in the ledger row now. The condition still exists only if it is [`Self::LogReplaced`] with this same
-    /// record. The row may belong to another log by now, if the process was suspended before it sent the request, or if
-    /// the claim is a second attempt after a lost reply. Skipping a part of that log would read records twice or leave
-    /// them out.
+    /// committed record in the ledger row that the new claim has read.
+    ///
+    /// Only [`Self::LogReplaced`] with this same record may be skipped. Otherwise the ledger row may belong to another
+    /// log by now: the process may have been suspended before it sent the request, or an earlier attempt may have
+    /// skipped the condition already, and its reply was lost. Skipping a part of the other log would read records twice
+    /// or leave them out.
     pub fn still_met(&self, last: Option<LastRecord>) -> bool {
         matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
     }

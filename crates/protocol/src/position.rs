@@ -1,7 +1,7 @@
 //! Positions in Kafka: partitions, offsets, claims.
 //!
 //! An [`Offset`] is the position of a record, or of the next record to read. The two are easily confused, because they
-//! differ by one. So callers advance an offset by [`Offset::successor`] only, and never add or subtract one.
+//! differ by 1. So callers advance an offset only by [`Offset::successor`], and never by arithmetic on its number.
 
 use std::fmt;
 use std::sync::Arc;
@@ -82,8 +82,8 @@ pub type ClaimId = uuid::Uuid;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
     pub id: ClaimId,
-    /// The claim's number. The numbers of a partition only increase. So if the number in the ledger is lower than ours,
-    /// the database was restored.
+    /// The claim's number. Each new claim of a partition gets a higher number. So if the number in the ledger is lower
+    /// than ours, the database was restored.
     pub epoch: i64,
 }
 

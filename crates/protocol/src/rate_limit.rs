@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One call of [`RateLimit::take`] hands out at most the tokens of this duration. The duration is short, so that rows
-/// flow evenly within a second, but long enough for few accesses to the bucket.
+/// One call of [`RateLimit::take`] hands out at most the tokens of this duration. With a short duration, rows flow evenly
+/// within a second; with a longer one, poll threads lock the bucket less often.
 const PORTION: Duration = Duration::from_millis(20);
 /// The bucket holds at most the tokens of this duration, so that no large burst follows a pause.
 const BURST_MAX: Duration = Duration::from_millis(100);
@@ -26,7 +26,6 @@ struct Bucket {
 }
 
 impl RateLimit {
-    /// Makes a rate limit.
     pub fn new(rate: Option<NonZeroU32>) -> Self {
         Self {
             rate: rate.map(|rate| f64::from(rate.get())),
@@ -39,8 +38,8 @@ impl RateLimit {
         self.rate.is_some()
     }
 
-    /// Returns how many rows may pass now. This is at most what accumulates in `PORTION`, or `u64::MAX` if there is no
-    /// limit.
+    /// Takes tokens from the bucket, and returns how many rows may pass now: at most what accumulates in `PORTION` (or
+    /// 1, if that is more). Returns `u64::MAX` if there is no limit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens are between 0 and the rate")]
     pub fn take(&self, now: Instant) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };

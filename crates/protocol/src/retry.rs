@@ -92,9 +92,9 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
 
 /// Classifies an error from the server at a start, when nothing has worked yet.
 ///
-/// A running pipeline waits and retries after any error that ends its session, because it has worked before. At a start, a missing
-/// database and a role without the right to connect are mistakes. A password may be refused while it is being rotated,
-/// so the pipeline waits.
+/// A running pipeline waits and retries after any error that ends its session, because it has worked before. At a start, a
+/// missing database and a role without the right to connect are mistakes. A password may be refused while it is being
+/// rotated, so the pipeline waits.
 pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
     match (stage, sqlstate) {
         (Stage::Connect, "3D000" | "42501") => Disposition::Stop,
@@ -111,7 +111,7 @@ pub struct Backoff {
 /// The first wait. It is short, because a new connection often succeeds at once.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait. It is short enough for the first commit within 2 s after an outage, even if the database was
-/// restored, so that partitions must be claimed and records read again.
+/// restored. In that case, partitions must be claimed and records read again before the commit.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Backoff {

@@ -167,7 +167,7 @@ impl Session {
         self.actions.fetch.push((source.clone(), grant.fetch));
     }
 
-    /// Handles a claim that met a log-loss condition that the policy doesn't skip: the partition is stopped.
+    /// Handles a refused claim: it met a log-loss condition, and the policy doesn't skip the condition. Stops the partition.
     pub fn refused(&mut self, source: &TopicPartition, request_id: u64, condition: LossCondition) {
         let Some(partition) = self.awaited(source, request_id) else { return };
         let FollowUp::Nothing = partition.stop(condition.clone()) else {
@@ -254,8 +254,7 @@ impl Session {
         self.flush_deadline.close_at(self.limits.max_age)
     }
 
-    /// Returns whether the open batch may be handed to the writer, which requires that it isn't empty and no other batch is in
-    /// flight.
+    /// Returns whether the open batch may be handed to the writer: it isn't empty, and no other batch is in flight.
     pub fn can_seal(&self) -> bool {
         !self.in_flight() && !self.open.is_empty()
     }
@@ -331,8 +330,8 @@ impl Session {
         Some(outcome)
     }
 
-    /// Claims all owned partitions again. Each new claim compares the ledger with the partition's log. This is called if
-    /// something is wrong with a log, and nobody knows with which one.
+    /// Claims all owned partitions again. Each new claim compares the ledger with the partition's log. Called if something is
+    /// wrong with a partition's log, but it isn't known which partition that is.
     pub fn claim_all_again(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if matches!(self.partitions[index].partition.state, State::Owned(_)) {
@@ -384,13 +383,13 @@ impl Session {
         self.partitions().filter(claiming).map(|partition| &partition.source)
     }
 
-    /// Returns whether a record at this offset would be added to the batch, which requires that its partition is owned and that
-    /// the record wasn't delivered before.
+    /// Returns whether a record at this offset would be added to the batch: its partition is owned, and the record wasn't
+    /// delivered before.
     pub fn takes(&self, slot: usize, offset: Offset) -> bool {
         matches!(&self.partitions[slot].partition.state, State::Owned(owned) if offset >= owned.next)
     }
 
-    /// Returns the slot of an assigned partition, which is its index in the session. The slot is valid until the next call of
+    /// Returns the slot (the index in the session) of an assigned partition. The slot is valid until the next call of
     /// [`Session::revoked`].
     #[inline]
     pub fn slot_of(&self, topic: &str, partition: i32) -> Option<usize> {

@@ -56,9 +56,9 @@ pub trait Transaction: Send {
 
 /// Reads the ledger after a write whose outcome is unknown.
 pub trait Ledger: Send {
-    /// Reads the spans' ledger rows. First waits for the locks on these rows. A transaction of ours whose connection was
-    /// dropped holds such locks until it ends, so it has been committed or rolled back when this returns. Not cancel safe, like
-    /// [`Transaction`].
+    /// Waits until nobody holds a lock on the spans' ledger rows, and then reads the rows. A transaction of ours whose
+    /// connection was dropped holds these locks until it is committed or rolled back. So the rows that this returns show the
+    /// transaction's outcome. Not cancel safe, like [`Transaction`].
     fn settle(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<LedgerRow>, WriteError>> + Send;
 }
 
@@ -96,7 +96,7 @@ pub enum LedgerRow {
     Found {
         /// The id of the claim that may advance the row; `None` if the partition was never claimed.
         claim: Option<ClaimId>,
-        /// The number of that claim. The numbers of a partition only increase.
+        /// The number of that claim. Each new claim of a partition gets a higher number.
         epoch: i64,
         /// The offset of the ledger.
         next: Offset,
@@ -123,7 +123,7 @@ pub enum Holder {
     /// Our claim; the ledger is at this offset.
     Us(Offset),
     Fenced,
-    /// An older claim, or no row: the database was restored to before our claim. There is no owner to wait for.
+    /// An older claim, or no row: the database was restored to a state before our claim.
     Rewound,
 }
 
@@ -169,7 +169,7 @@ pub enum Cause {
     Deadline(Duration, Option<String>),
     /// The server reported an error.
     Postgres(PostgresError),
-    /// No partition of the table accepts a row. The store creates missing partitions when it makes a new plan.
+    /// The table has no partition for a row. The store creates missing partitions when it makes a new plan.
     NoPartition(Box<PostgresError>),
     /// Another client changed something that the transaction needs, and waiting doesn't resolve it. The text says what was
     /// changed and what to do.

@@ -48,7 +48,7 @@ pub struct Writer<S> {
     window_max: u32,
     /// The contents of the current transaction.
     contents: Contents,
-    /// Whether Postgres has accepted rows since its last refusal whose cause may affect all records.
+    /// Whether Postgres has accepted rows, and has since refused none for a cause that may affect all records.
     accepted_before: bool,
     /// Whether every refusal counts as the fault of its record.
     blames_records: bool,
@@ -250,15 +250,15 @@ impl<S: Store> Writer<S> {
                             return Ok(until);
                         }
                         // Nothing was committed. After a lost connection, try again. But if Postgres refused the COMMIT
-                        // (a deferred trigger can raise any error), it would refuse the next one too, so handle its
-                        // error.
+                        // (a deferred trigger can raise any error), it would refuse the next one too, so handle the
+                        // error below.
                         if !error.is_refusal() {
                             continue;
                         }
                     }
                     match error.disposition() {
-                        // The poison search has handled the refusals by COPY. A refusal by another statement doesn't
-                        // say which record is at fault.
+                        // The poison search has handled the errors of COPY. An error of another statement doesn't say
+                        // which record is at fault.
                         Disposition::Record if hint.is_some() => {
                             self.store.disconnect();
                             return Err(Stopped::NoRecordAlone(error.into()));
@@ -394,7 +394,7 @@ impl<S: Store> Writer<S> {
     }
 
     /// Reads the outcome of these spans from the ledger, retrying for as long as it takes, and stores it in `outcomes`. `last`
-    /// says that the batch ends with these spans. Returns true if `settle_cause` is a COMMIT and that COMMIT was executed.
+    /// says whether the batch ends with these spans. Returns true if `settle_cause` is a COMMIT and that COMMIT was executed.
     async fn settle(
         &mut self,
         batch: &mut Batch,

@@ -34,7 +34,7 @@ enum Call {
     Wait(i32, u32),
 }
 
-/// The behaviour of the fakes, and the record of what was asked of them.
+/// The behaviour of the fakes, and the calls that they received.
 #[derive(Default)]
 struct Script {
     connected: bool,

@@ -11,7 +11,7 @@
 //! | nothing twice, in order | `AdvanceIgnoresClaim`, `AdvanceIgnoresFrom`, `AdvanceTakesNoLock`, `FailedCopyLeavesRows`, `DroppedSegmentsAreCopied`, `StaleBulk`, `DeadLettersOutsideTransaction` |
 //! | a good record is no dead letter | `GoodRecordSetAside` |
 //! | the log is the one that the ledger knew | `LogNotVerified` |
-//! | progress once all healed | `AckLost`, `LedgerUnseen`, `RetentionUnseen`, `SettleSaysAgain`, `ClaimWritesNoId` |
+//! | progress after all faults have ended | `AckLost`, `LedgerUnseen`, `RetentionUnseen`, `SettleSaysAgain`, `ClaimWritesNoId` |
 //!
 //! Two planted bugs break no invariant, because the ledger corrects them. `SettleSaysDone` takes every COMMIT with an unknown
 //! outcome for a successful one: the next write finds another offset in the ledger. `UnknownCommitTakenAsFailed` takes every

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::kafka::template;
 use crate::{cache, versions};
 
-/// Maven's dependency plugin in a fixed version. Without one, the installed Maven chooses the version, and the oldest
-/// versions can't unpack.
+/// Maven's dependency plugin in a fixed version. Otherwise the installed Maven would choose the version, and the plugin's
+/// oldest versions can't unpack.
 const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 const MARKER: &str = "complete";
 /// Brokers log with slf4j but include no backend for it. Without a backend, a failing broker prints nothing.

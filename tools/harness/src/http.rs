@@ -13,7 +13,6 @@ const MAX_BYTES: u64 = 64 << 20;
 pub struct Response {
     /// The status code, such as 200.
     pub status: u16,
-    /// The body, as text.
     pub body: String,
 }
 

@@ -1,4 +1,4 @@
-//! A few queries that benches, the demo and the chaos tool all use.
+//! A few queries that benches and the demo use.
 
 use anyhow::{Context, Result};
 use sqlx::{PgConnection, Row};

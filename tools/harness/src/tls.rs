@@ -71,7 +71,7 @@ impl Authority {
         self.sign(file, names, |params| params.not_after = date_time_ymd(2021, 1, 1))
     }
 
-    /// Returns a server's certificate that is marked as one of an authority, as `openssl req -x509` makes it.
+    /// Returns a server's certificate that is marked as an authority's certificate, like those of `openssl req -x509`.
     ///
     /// # Errors
     /// If the files can't be written.

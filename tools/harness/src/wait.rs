@@ -25,7 +25,7 @@ pub fn eventually(what: &str, deadline: Duration, mut condition: impl FnMut() ->
 /// Like [`eventually`], for a condition that must be awaited, such as a query.
 ///
 /// # Errors
-/// If the deadline passes. The error names `what`. If the condition is being awaited at that moment, it is dropped.
+/// If the deadline passes. The error names `what`. If the condition's future is running at that moment, it is dropped.
 pub async fn eventually_async(what: &str, deadline: Duration, mut condition: impl AsyncFnMut() -> bool) -> Result<()> {
     let looks = async {
         while !condition().await {

@@ -150,8 +150,8 @@ fn a_read_returns_with_the_first_record_and_not_with_a_full_bulk() {
     }
 }
 
-/// librdkafka calls back only when the empty queue of the consumer gets an entry. So a read must first check whether
-/// that queue already has entries.
+/// librdkafka calls the callback only when an entry arrives in the consumer's queue while the queue is empty. So a read must
+/// first check whether that queue already has entries.
 #[test]
 fn a_read_does_not_wait_while_the_consumers_queue_has_something() {
     let topic = topic(1);

@@ -13,7 +13,7 @@ use crate::record::Headers;
 use crate::session::{Delivery, Session};
 use crate::stopped::Stopped;
 
-/// A consumer that takes no records for this long reports its partitions as paused.
+/// If a [`Hold`] lasts this long, the consumer reports its partitions as paused.
 const PAUSED_AFTER: Duration = Duration::from_secs(1);
 /// The time between two checks for a requested schema.
 const SCHEMA_WAIT: Duration = Duration::from_millis(5);
@@ -95,7 +95,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Returns whether no records have been taken for [`PAUSED_AFTER`] or longer.
+    /// Returns whether a [`Hold`] has lasted for [`PAUSED_AFTER`] or longer.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         self.held_since.is_some_and(|since| now.saturating_duration_since(since) >= PAUSED_AFTER)
     }

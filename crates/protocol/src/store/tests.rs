@@ -81,7 +81,7 @@ fn a_cause_and_its_stage_decide_what_an_error_means() {
     ] {
         assert_eq!((error.disposition(), error.disposition_at_start()), (running, at_start), "{error}");
     }
-    // A policy refuses a row, unless the statement was one of ours.
+    // A refusal by a row-level security policy is the record's fault only at COPY and COMMIT.
     for (stage, disposition) in [(Stage::Copy, Record), (Stage::Commit, Record), (Stage::Ledger, Stop)] {
         let policy = PostgresError { policy: true, ..refused(Severity::Error, "42501") };
         assert_eq!(at(stage, Cause::Postgres(policy)).disposition(), disposition, "{stage:?}");

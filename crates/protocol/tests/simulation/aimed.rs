@@ -27,9 +27,10 @@ use crate::world::{Bug, Sim};
 
 const PARTITIONS: usize = 2;
 
-/// The old owner's ledger update waits for a lock on the first row. Meanwhile, the new owner claims the second
-/// partition, writes its records and commits. When the first row is unlocked, the version of the second row that the
-/// old owner's statement saw is out of date. Returns the violation, if there is one.
+/// Simulates two owners of one partition. The old owner's ledger update is about to advance two rows, and waits for a
+/// lock on the first row. Meanwhile, the new owner claims the second partition, writes its records and commits. When the
+/// first row is unlocked, the old owner's statement has seen an outdated version of the second row. Returns the
+/// violation, if there is one.
 pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
     fastrand::seed(seed);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();

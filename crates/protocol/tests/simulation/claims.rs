@@ -14,7 +14,8 @@ use crate::postgres::{Cell, Op, Reply};
 use crate::store::{Connection, call, connect};
 use crate::world::{Bug, Sim};
 
-/// For each partition, the log whose end was last read. The fakes and the oracle use it; the claim loop can't see it.
+/// For each partition, the log whose end was last read. Only the fakes use this; the claim loop can't see it. The fakes note in
+/// the ledger to which log an offset belongs, for the oracle.
 pub(crate) type SeenLogs = Arc<Mutex<HashMap<usize, usize>>>;
 
 /// The connection of a daemon's claim loop to the fake Postgres.
@@ -35,7 +36,7 @@ impl SimLedger {
 
     fn partitions(&self, sources: &[TopicPartition]) -> Vec<usize> {
         let world = self.sim.w();
-        // Like the real statement, this knows only existing partitions.
+        // Leave out partitions that don't exist, because the fakes have no index for them.
         sources.iter().filter_map(|source| world.kafka.sources.iter().position(|s| s == source)).collect()
     }
 

@@ -271,7 +271,7 @@ impl RecordEncoder for SimEncoder {
     }
 }
 
-/// Records what the loops report.
+/// Counts the events that the loops report. A replay also prints them.
 struct Watch {
     sim: Arc<Sim>,
     number: u64,

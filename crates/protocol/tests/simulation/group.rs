@@ -105,7 +105,7 @@ impl SimClient {
         }
     }
 
-    /// Fetches a bulk: a range of offsets from each of some partitions.
+    /// Fetches a bulk: a few records of each fetched partition, in a random order of partitions.
     fn fill(&mut self) -> Result<(), ReadError> {
         let mut world = self.sim.w();
         let world = &mut *world;

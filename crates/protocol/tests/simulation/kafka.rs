@@ -196,7 +196,8 @@ impl Kafka {
         log.low = low;
     }
 
-    /// Deletes and recreates the topic, with some records. The group loses the partition meanwhile.
+    /// Replaces the partition's log by a new one with some records, as if the topic was deleted and created again. The
+    /// partition has no owner then, until the group assigns it again.
     pub(crate) fn recreate(&mut self, partition: usize, dice: &mut Rng) {
         for place in &mut self.logs[self.current[partition]].places {
             *place = Place::Gap;

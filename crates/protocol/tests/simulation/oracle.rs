@@ -10,7 +10,7 @@ use crate::postgres::{Data, Row};
 use crate::world::World;
 
 /// Checks a transaction before its COMMIT. Reports a violation if the transaction continues in another log than the
-/// ledger's, although the last committed record still existed, so that the daemon could have noticed.
+/// ledger's, and that log has another record at the last committed offset, so that the daemon could have noticed.
 pub(crate) fn before_commit(world: &mut World, backend: u64) {
     let mut crossed = Vec::new();
     for span in world.server.moves_of(backend) {

@@ -44,7 +44,7 @@ pub(crate) struct Cell {
 pub(crate) struct Data {
     /// `None` if the row is missing.
     pub(crate) ledger: Vec<Option<Cell>>,
-    /// A row that an operator deleted from the ledger and will put back.
+    /// For each partition, the ledger row that an operator has deleted and will put back.
     lost: Vec<Option<Cell>>,
     /// For each partition, whether the ledger has ever had a row for it.
     known: Vec<bool>,
@@ -124,7 +124,7 @@ struct Transaction {
 #[derive(Debug)]
 struct Backend {
     transaction: Option<Transaction>,
-    /// When the transaction became idle; `None` while a statement runs.
+    /// When the backend became idle; `None` while a statement runs.
     idle_since: Option<Instant>,
     client_gone_at: Option<Instant>,
     daemon: u64,
@@ -312,7 +312,7 @@ impl Server {
         }
     }
 
-    /// Runs a statement as far as locks allow. `hint` is the row that the COPY's error will name.
+    /// Runs a statement as far as locks allow. If a COPY fails, `hint` chooses the row that the error names.
     pub(crate) fn run(
         &mut self,
         backend: u64,
@@ -576,5 +576,5 @@ impl Server {
     }
 }
 
-/// The backend number of another client.
+/// The daemon number of a client that isn't one of the daemons.
 pub(crate) const STRANGER: u64 = 0;

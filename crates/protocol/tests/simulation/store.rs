@@ -21,7 +21,7 @@ use crate::world::{Bug, Sim, Trouble};
 
 const WRITE_DEADLINE: Duration = Duration::from_secs(4);
 const LOCK_TIMEOUT: Duration = Duration::from_millis(1500);
-/// A transaction that waits for a lock for this long identifies the blocker.
+/// If a statement has waited for a lock for this long, the backend that holds the lock is ended, provided that it is idle.
 const BLOCKER_PATIENCE: Duration = Duration::from_millis(800);
 const ROW_BYTES: usize = 18;
 

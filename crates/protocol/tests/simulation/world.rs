@@ -163,9 +163,9 @@ impl World {
         {
             let from = if cell.log == *log { index(cell.next) } else { 0 };
             self.excuse(*log, from, index(*to));
-            // The topic was recreated after its ends were requested and before this update. If the update sets an
-            // offset that the new log doesn't have yet, future records are skipped. Offsets alone don't reveal this;
-            // only Kafka's topic ids would.
+            // The topic may have been recreated between the requests for the two ends of its log. Then the update may
+            // set an offset that the new log doesn't have yet, which skips future records. Offsets alone don't reveal
+            // this; only Kafka's topic ids would.
             let log = &mut self.kafka.logs[*log];
             log.excused_to = log.excused_to.max(index(*to));
         }

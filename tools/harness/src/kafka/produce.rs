@@ -19,7 +19,6 @@ pub struct Record {
     pub key: Option<Vec<u8>>,
     /// The record's value; `None` is a tombstone.
     pub payload: Option<Vec<u8>>,
-    /// The record's headers, in order.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
     /// The timestamp in milliseconds since 1970. If it is `None`, the time of sending is used.
     pub timestamp_ms: Option<i64>,
@@ -43,7 +42,6 @@ impl Record {
         self
     }
 
-    /// Sets the record's key.
     #[must_use]
     pub fn key(mut self, key: impl Into<Vec<u8>>) -> Self {
         self.key = Some(key.into());

@@ -21,7 +21,7 @@ pub(super) struct Dialog {
     copy_messages: u64,
     copy_bytes: u64,
     /// How many `ReadyForQuery` messages the server must send in total, for all that the client has sent so far.
-    /// `ready_seen` counts the messages that the server has sent.
+    /// `ready_seen` counts those that the server has sent.
     ready_owed: u64,
     ready_seen: u64,
     /// The number of `ReadyForQuery` messages after which the server's messages are dropped, and the trigger that
