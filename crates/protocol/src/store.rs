@@ -238,9 +238,11 @@ impl WriteError {
         }
     }
 
-    /// Returns whether the work itself took too long, so that a smaller part of it may succeed.
+    /// Returns whether the work itself took too long, so that a smaller part of it may succeed. A server that doesn't answer a
+    /// connection or BEGIN says nothing about the batch.
     pub fn timed_out(&self) -> bool {
         match &self.cause {
+            _ if matches!(self.stage, Stage::Connect | Stage::Begin) => false,
             Cause::Deadline(..) => true,
             Cause::Postgres(error) => error.sqlstate == "57014",
             Cause::Connection(_) | Cause::NotContacted(_) | Cause::NoPartition(_) | Cause::Conflict(_) => false,
