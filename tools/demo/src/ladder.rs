@@ -76,8 +76,8 @@ pub(crate) struct Ladder {
 impl fmt::Display for Rung {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Insert => "INSERT a record",
-            Self::InsertAsync => "INSERT a record; synchronous_commit off",
+            Self::Insert => "INSERT per record",
+            Self::InsertAsync => "INSERT per record; synchronous_commit off",
             Self::Values => "multi-row VALUES",
             Self::Unnest => "multi-row UNNEST",
             Self::CopyText => "COPY text",

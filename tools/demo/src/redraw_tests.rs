@@ -7,7 +7,7 @@ use crate::{draw, report::Report};
 
 const LADDER: &str = "rung,setting,round,turn,rows,seconds,rows_per_second,database_cpu_s_per_million,client_cpu_s_per_million,\
     kafka_cpu_s_per_million,wal_bytes_per_row\n\
-    INSERT a record,8 clients × 1 rows,1,1,10000,1,10000,40,30,0,320\n\
+    INSERT per record,8 clients × 1 rows,1,1,10000,1,10000,40,30,0,320\n\
     COPY binary,2 clients × 50 000 rows,1,2,300000,1,300000,3,0.4,0,180\n\
     tidegate from Kafka,2 clients × 50 000 rows,1,3,270000,1,270000,3.2,1,0.2,181\n";
 const SERVICES: &str = "service,sent,expected,in_table,missing,twice,wrong,dead_letters,largest_lag,what\n\

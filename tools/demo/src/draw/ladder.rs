@@ -91,9 +91,9 @@ mod tests {
     fn each_rung_has_its_bar_by_the_median_and_a_line_from_least_to_greatest() {
         let csv = "rung,setting,round,turn,rows,seconds,rows_per_second,database_cpu_s_per_million,\
             client_cpu_s_per_million,kafka_cpu_s_per_million,wal_bytes_per_row\n\
-            INSERT a record,8 clients,1,1,0,1,10000,30,20,0,300\n\
-            INSERT a record,8 clients,2,2,0,1,12000,30,20,0,300\n\
-            INSERT a record,8 clients,3,1,0,1,11000,30,20,0,300\n\
+            INSERT per record,8 clients,1,1,0,1,10000,30,20,0,300\n\
+            INSERT per record,8 clients,2,2,0,1,12000,30,20,0,300\n\
+            INSERT per record,8 clients,3,1,0,1,11000,30,20,0,300\n\
             tidegate from Kafka,2 clients,1,2,0,1,300000,3,2,1,170\n";
         let svg = draw(&Table::parse(csv).unwrap()).unwrap();
         assert_eq!(svg.matches("fill=\"#8FB8DE\"").count(), 1);

@@ -48,7 +48,7 @@ pub(crate) enum Column {
 impl fmt::Display for Column {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Insert => "INSERT a record",
+            Self::Insert => "INSERT per record",
             Self::MultiRow => "multi-row INSERT",
             Self::Buffer => "app buffer + COPY",
             Self::Tidegate => "tidegate",

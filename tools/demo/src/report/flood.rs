@@ -53,7 +53,7 @@ fn fair_weather(flood: &Table, series: &Table, events: &Table) -> Vec<Sentence> 
     )];
     let p50 =
         |way: &str| flood.lines().find(|line| line.text("way") == way).and_then(|line| line.number("commit_p50_ms"));
-    if let (Some(ours), Some(insert)) = (p50(OURS), p50("INSERT a record"))
+    if let (Some(ours), Some(insert)) = (p50(OURS), p50("INSERT per record"))
         && ours > insert
     {
         said.push(Sentence::new(
@@ -222,9 +222,9 @@ mod tests {
         rush_per_second,backlog_at_return,capacity_per_second,caught_up_s,ended_s,returned_s,bytes_per_record,killed_s\n";
 
     fn said(insert: &str, ours: &str) -> Vec<Sentence> {
-        let flood = format!("{HEAD}INSERT a record,{insert}\ntidegate,{ours}\n");
-        let series = "way,second,refused,backlog\nINSERT a record,0.5,0,10\ntidegate,0.5,0,20\n";
-        let events = "way,second,event\nINSERT a record,1,database stopped\n";
+        let flood = format!("{HEAD}INSERT per record,{insert}\ntidegate,{ours}\n");
+        let series = "way,second,refused,backlog\nINSERT per record,0.5,0,10\ntidegate,0.5,0,20\n";
+        let events = "way,second,event\nINSERT per record,1,database stopped\n";
         let parse = |text: &str| Table::parse(text).unwrap();
         sentences(&parse(&flood), &parse(series), &parse(events))
     }
@@ -238,7 +238,7 @@ mod tests {
         assert!(said.iter().all(|sentence| sentence.tone != Tone::Broken), "{said:?}");
         let has = |text: &str| said.iter().any(|sentence| sentence.text.contains(text));
         assert!(
-            has("INSERT a record refused 200 of 1 000 records; the longest wait for an answer was 20 s"),
+            has("INSERT per record refused 200 of 1 000 records; the longest wait for an answer was 20 s"),
             "{said:?}"
         );
         assert!(has("90 000 ÷ (15 000 − 5 000) predicts 9.0 s, and it was not done 20 s later"), "{said:?}");

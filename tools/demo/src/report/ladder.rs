@@ -16,9 +16,9 @@ pub(super) fn sentences(ladder: &Table) -> Vec<Sentence> {
             .find(|line| line.text("rung") == rung)
             .map_or(String::new(), |line| line.text("setting").to_owned())
     };
-    let (insert, copy, tidegate) = (rate("INSERT a record"), rate("COPY binary"), rate("tidegate from Kafka"));
+    let (insert, copy, tidegate) = (rate("INSERT per record"), rate("COPY binary"), rate("tidegate from Kafka"));
     let multi = rate("multi-row VALUES").max(rate("multi-row UNNEST"));
-    let asynchronous = rate("INSERT a record; synchronous_commit off");
+    let asynchronous = rate("INSERT per record; synchronous_commit off");
     let others = |rung: &str| of(rung, "client_cpu_s_per_million") + of(rung, "kafka_cpu_s_per_million");
     let mut said = vec![
         Sentence::new(
@@ -27,7 +27,7 @@ pub(super) fn sentences(ladder: &Table) -> Vec<Sentence> {
                 "Batching, not Kafka, raises what the database takes: {} rows/s by INSERTs ({}), {} by multi-row INSERTs, {} by \
                  binary COPY, {:.0} times the first. A program that collects rows by itself gets there without Kafka.",
                 grouped(insert),
-                setting("INSERT a record"),
+                setting("INSERT per record"),
                 grouped(multi),
                 grouped(copy),
                 copy / insert
@@ -47,8 +47,8 @@ pub(super) fn sentences(ladder: &Table) -> Vec<Sentence> {
             format!(
                 "The database spends {:.1} CPU-s and {} bytes of WAL a million rows and a row on INSERTs, {:.1} and {} on \
                  Tidegate's batches.",
-                of("INSERT a record", "database_cpu_s_per_million"),
-                grouped(of("INSERT a record", "wal_bytes_per_row")),
+                of("INSERT per record", "database_cpu_s_per_million"),
+                grouped(of("INSERT per record", "wal_bytes_per_row")),
                 of("tidegate from Kafka", "database_cpu_s_per_million"),
                 grouped(of("tidegate from Kafka", "wal_bytes_per_row")),
             ),

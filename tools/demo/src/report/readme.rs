@@ -45,7 +45,7 @@ fn ladder(ladder: &Table) -> String {
         Spread::of(runs.map(|line| line.count(column))).map_or(f64::NAN, |spread| spread.median)
     };
     let rate = |rung: &str| of(rung, "rows_per_second");
-    let (insert, copy, ours) = (rate("INSERT a record"), rate("COPY binary"), rate("tidegate from Kafka"));
+    let (insert, copy, ours) = (rate("INSERT per record"), rate("COPY binary"), rate("tidegate from Kafka"));
     format!(
         "A, rows per second: {} by INSERT, {} by multi-row INSERT, {} by binary COPY from memory, {} by tidegate from Kafka. \
          Tidegate reaches {:.0} times the rate of INSERT, and {:.0} % of that of COPY.\n",
@@ -100,7 +100,7 @@ mod tests {
             run: serde_json::json!({"scale": scale, "began": "2026-01-02T03:04:05Z", "machine": {"cores": 2, "cpu": "C"},
                 "versions": {"build": "release", "kafka": "4.2.0 (KRaft)", "postgres": "PostgreSQL 18.0 on x"}}),
             ladder_table: table(
-                "rung,rows_per_second\nINSERT a record,10000\nCOPY binary,300000\ntidegate from Kafka,270000\n",
+                "rung,rows_per_second\nINSERT per record,10000\nCOPY binary,300000\ntidegate from Kafka,270000\n",
             ),
             flood_table: table(
                 "way,intended,refused,missing,twice,longest_wait_ms,commit_p50_ms,writer_cpu_s,database_cpu_s,kafka_cpu_s\n\
