@@ -59,8 +59,8 @@ WHERE l.locktype = 'relation' AND l.granted AND l.relation IN (to_regclass($1), 
     AND coalesce(a.xact_start <= clock_timestamp() - $3 * interval '1 ms', true)
 GROUP BY l.pid, a.application_name, a.state, a.xact_start ORDER BY a.xact_start";
 
-/// Describes the sessions that hold locks of `parent` or `partition` in transactions that are at least as old as `since`. The names
-/// are quoted. The text is empty if there is none any more.
+/// Describes the sessions that hold locks of the tables `parent` or `partition`, in transactions that are at least `since` old.
+/// Both names are quoted. The text is empty if there is no such session any more.
 ///
 /// # Errors
 /// The error of the query.
@@ -95,7 +95,7 @@ impl Blocker {
     }
 }
 
-/// Runs `work`, which may wait for locks on the backend `pid`. If it takes long, ends blocking sessions of this
+/// Runs `work` on the backend `pid`, where it may wait for locks. If the work takes long, ends blocking sessions of this
 /// pipeline whose client sends nothing. Also returns a description of the blockers that were seen last.
 pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output = T>) -> (T, Option<String>) {
     let mut note = None;
