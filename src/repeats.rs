@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// A line is logged only once within this time, unless another time is given.
 pub const REPEAT_AFTER: Duration = Duration::from_secs(60);
-/// The most lines that are remembered in order not to repeat them.
+/// When this many lines are remembered, those that may be logged again are forgotten.
 const LINES_MAX: usize = 256;
 
 /// The lines that were logged.
