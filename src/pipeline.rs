@@ -116,7 +116,7 @@ impl Pipeline {
         self.phase_since().0
     }
 
-    /// Returns the pipeline's phase, and since when it has been in it, in milliseconds since 1970.
+    /// Returns the pipeline's phase, and the time at which the pipeline entered it, in milliseconds since 1970.
     pub fn phase_since(&self) -> (PipelinePhase, i64) {
         lock(&self.phase).clone()
     }

@@ -275,7 +275,7 @@ impl PlanSource {
     /// registers a new one. The caller must use the connection for nothing else.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables, or the role has no right to create it.
+    /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables, or if the role has no right to create one.
     pub(crate) async fn route(
         &self,
         connection: &mut PgConnection,

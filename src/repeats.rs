@@ -34,7 +34,7 @@ impl Repeats {
         Self { after, lines: HashMap::new() }
     }
 
-    /// Takes a line. If it is to be logged, returns how often it came since it was last logged.
+    /// Takes a line. Returns `None` if the line is not to be logged, and otherwise how often it came without being logged.
     pub fn take(&mut self, key: String, now: Instant) -> Option<u32> {
         let after = self.after;
         if self.lines.len() >= LINES_MAX {

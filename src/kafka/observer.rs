@@ -141,7 +141,7 @@ pub fn missing_topics(wanted: &Topics, found: &BTreeMap<String, i32>) -> Vec<Str
 }
 
 impl Observer {
-    /// Creates a client with these settings, which records in `health` whether Kafka answers.
+    /// Creates a client with these settings. The client notes in `health` whether Kafka answers.
     ///
     /// # Errors
     /// If librdkafka refuses a setting.
@@ -200,7 +200,7 @@ impl Observer {
         self.ask_until_answered("", || self.client.client().fetch_cluster_id(METADATA_PATIENCE).ok_or_else(unknown))
     }
 
-    /// Makes a request about a topic, and records in the health whether it was answered.
+    /// Makes a request about a topic, and notes in the health whether the request was answered.
     fn question<T>(&self, topic: &str, ask: impl FnOnce() -> KafkaResult<T>) -> Answer<T> {
         self.serve();
         self.health.asked();

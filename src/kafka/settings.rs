@@ -129,8 +129,8 @@ pub const EAGER: &str = "range";
 /// The assignors that other clients offer.
 pub const OFFERED: &str = "Java clients offer `range` and `cooperative-sticky` by default since Kafka 3.0, clients on librdkafka `range` and `roundrobin`, and `partition.assignment.strategy` changes that";
 
-/// Returns the protocol (the assignor) that our members of a classic group offer. Kafka refuses a member if not all others
-/// offer it too. `None` if the broker assigns the partitions.
+/// Returns the protocol (the assignor) that our members of a classic group offer. Kafka refuses our members unless all other
+/// members offer this protocol too. `None` if the broker assigns the partitions.
 pub fn assignor(protocol: GroupProtocol) -> Option<&'static str> {
     match protocol {
         GroupProtocol::Cooperative => Some("cooperative-sticky"),

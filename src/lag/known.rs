@@ -89,7 +89,8 @@ impl Known {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag are far below 2^53")]
         let seconds = match before {
             _ if records == 0 => 0.0,
-            // The database is down, and the timestamp of its last record is unknown. So the age continues from its last value.
+            // The database is down, so the timestamp of the last written record is unknown. The age continues from its last
+            // value.
             Some(before) if row.asked_at.is_none() && before.seconds > 0.0 => before.seconds + since_look.as_secs_f64(),
             _ => (now - since).max(0) as f64 / 1000.0,
         };

@@ -94,7 +94,7 @@ pub(super) async fn takes_all_characters(connection: &mut PgConnection) -> Resul
     Ok(matches!(encoding.try_get(0)?, "UTF8" | "SQL_ASCII"))
 }
 
-/// Returns a detail in the form that its text column can store. A detail may quote a NUL, which no text column can store, or
+/// Returns a detail in a form that a text column can store. A detail may quote a NUL, which no text column can store, or
 /// characters that the database's encoding lacks. The record itself is stored as bytes, unchanged.
 pub(crate) fn storable(detail: &str, takes_all_characters: bool) -> String {
     let detail = detail.replace('\0', "\\0");

@@ -74,7 +74,7 @@ fn postgres_error(error: &PgDatabaseError) -> PostgresError {
     }
 }
 
-/// Returns the message of an error, followed by its detail and by the function that raised it, as far as there are such.
+/// Returns the message of an error, followed by its detail and by the function that raised it, if there are any.
 pub(crate) fn message(error: &PgDatabaseError) -> String {
     let mut message = error.message().to_owned();
     if let Some(detail) = error.detail() {

@@ -71,8 +71,8 @@ fn failed(config: &Pipeline, logged: &mut Repeats, error: &WriteError) {
 /// Creates the partitions that are due, on a separate connection.
 ///
 /// # Errors
-/// The error of the database, if Postgres can't be used, or if it refuses the current partition and rows of the present have no
-/// other place.
+/// The error of the database, if Postgres can't be used. Also if it refuses a partition, and rows of the present have no place
+/// or the configured DEFAULT partition doesn't exist.
 pub async fn create_due(connector: &Connector, config: &Pipeline, logged: &mut Repeats) -> Result<(), WriteError> {
     let Some(by) = &config.table.partition_by else { return Ok(()) };
     let (mut connection, _) = connector.open().await?;
@@ -163,7 +163,7 @@ pub async fn lacking(connection: &mut PgConnection, table: &TableName) -> Result
     Ok(lacking)
 }
 
-/// Makes this session the only one that changes the table's partitions, until it ends.
+/// Makes this session the only one that changes the table's partitions, until the session ends.
 async fn lock(connection: &mut PgConnection, table: &TableName) -> Result<(), sqlx::Error> {
     lock_for_session(connection, &format!("tidegate partitions {table}")).await
 }

@@ -37,8 +37,8 @@ pub(super) struct Stages {
 }
 
 impl Stages {
-    /// Begins a transaction with the plan of this version. Staging tables that the previous transaction created are now
-    /// permanent, and its commit emptied all of them.
+    /// Begins a transaction with the plan of this version. The commit of the previous transaction has emptied all staging
+    /// tables. From now on, no rollback removes the staging tables that the previous transaction created.
     pub(super) fn begin(&mut self, version: u64) {
         self.new.clear();
         self.filled.clear();

@@ -44,7 +44,7 @@ impl Missing {
     }
 }
 
-/// Creates those of these partitions that are missing, and the DEFAULT partition if it is configured.
+/// Creates the partitions of `wanted` that are missing, and the DEFAULT partition if it is configured and missing.
 ///
 /// If Postgres refuses a partition, a warning says so, provided that the rows have a place in other partitions. A partition
 /// whose rows DEFAULT holds, or whose bounds Postgres doesn't accept, is left out with a warning in any case. `logged` holds
@@ -76,7 +76,7 @@ pub async fn create(
                 {
                     warn!(pipeline = config.name, %partition, %error, "can't create a partition: {why}");
                 }
-                // Rows of such a partition go to DEFAULT, or Postgres accepts no partition for their times.
+                // Leave such a partition out: its rows go to DEFAULT, or Postgres accepts no partition for their times.
                 if why.is_some() && !may_be_mended(&*error) {
                     continue;
                 }
@@ -203,8 +203,8 @@ fn may_be_mended(error: &dyn DatabaseError) -> bool {
     matches!(error.code().as_deref(), Some("42P07" | "42P17"))
 }
 
-/// Returns those of these partitions that don't exist, and the DEFAULT partition if it is configured, each with the statements
-/// that create it.
+/// Returns the partitions of `wanted` that don't exist, and the DEFAULT partition if it is configured and doesn't exist, each
+/// with the statements that create it.
 pub(super) fn missing(
     config: &Pipeline,
     by: &PartitionBy,
