@@ -58,7 +58,7 @@ pub struct Reload {
 
 impl Daemon {
     /// Returns the current configuration. A pipeline that a reload left running was started with an earlier configuration.
-    /// Everything that concerns this pipeline is equal in both.
+    /// Everything that concerns this pipeline is equal in both configurations.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&lock(&self.live).config)
     }
@@ -103,9 +103,9 @@ impl<S> std::fmt::Debug for Control<S> {
 /// parameters, so that a test can end the daemon as a signal would.
 ///
 /// # Errors
-/// [`FatalError::Config`] if the configuration can't be used. [`FatalError::Stopped`] if a pipeline is stopped when the
-/// daemon ends, with the reason of each. [`FatalError::Unfinished`] if records are left: those that were read and not
-/// written, or with [`Until::Now`] those that Kafka held at the start and that are not written.
+/// [`FatalError::Config`] if the configuration can't be used. [`FatalError::Stopped`] if pipelines are stopped when the daemon
+/// ends; the text has the reason of each. [`FatalError::Unfinished`] if records are left: records that were read and not
+/// written, or with [`Until::Now`] records that Kafka held at the start and that are not written.
 pub async fn run<S: Future<Output = ()>>(
     config: Config,
     prometheus: PrometheusHandle,

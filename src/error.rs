@@ -14,7 +14,7 @@ pub const UNFINISHED: u8 = 75;
 /// Why a command or the daemon failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FatalError {
-    /// The configuration is wrong. The text has all its faults.
+    /// The configuration is wrong. The text names every fault.
     #[error("{0}")]
     Config(String),
     /// A service, such as Kafka or Postgres, can't be reached, and the command doesn't wait any longer.

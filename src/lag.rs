@@ -127,9 +127,10 @@ pub struct LagWatch {
     known: HashMap<TopicPartition, Known>,
     /// The number of the current reading, counted from 1.
     readings: u64,
-    /// The number of the last slow reading. Until the next one, each partition is requested at most once.
+    /// The number of the last slow reading: one that requests what changes slowly (see [`SLOW_EVERY`]). Until the next one, a
+    /// partition's timestamp and the end of its log are each requested at most once.
     slow_reading: u64,
-    /// Whether the last readings left requests for the next one.
+    /// Whether requests are left for the next reading.
     more_due: bool,
     sources: Vec<TopicPartition>,
     /// Listed topics that didn't exist according to Kafka's last answer. While there are any, each reading requests the topics.

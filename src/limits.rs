@@ -18,11 +18,12 @@ const MESSAGE_OVERHEAD: u64 = 320;
 const RECORD_ASSUMED: u64 = 128;
 /// Fetch replies in flight at once: one per broker, for the three brokers that a partition's replicas usually are on.
 const REPLIES: u64 = 3;
-/// The size of a decompressed reply, as a multiple of the size that was received. For a batch compressed by LZ4,
-/// librdkafka allocates 4 times its size, and 7 times if that isn't enough; zstd compresses JSON by about such a factor too. The queue's
-/// limit doesn't bound this memory: a reply that is requested just below the limit exceeds it by all its records.
+/// The size of a decompressed reply, as a multiple of the size that was received. For a batch compressed by LZ4, librdkafka
+/// allocates 4 times the batch's size, and 7 times if that isn't enough; zstd compresses JSON by about such a factor too. The
+/// queue's limit doesn't bound this memory: a reply that is requested just below the limit exceeds the limit by all its
+/// records.
 const DECOMPRESSED: u64 = 8;
-/// The replies that are kept in memory while the poll loop takes a bulk of records: usually one holds them all.
+/// The replies that are kept in memory while the poll loop takes a bulk of records: usually one reply contains the whole bulk.
 const BULK_REPLIES: u64 = 1;
 /// A consumer's memory for replies, as a multiple of `fetch.max.bytes`. Replies in flight count as received and as
 /// decompressed, those of the bulk only as decompressed.

@@ -82,7 +82,7 @@ pub enum PipelinePhase {
 
 /// How many requests for claims may wait for the claim loop. A poll loop keeps further requests until there is room.
 const CLAIM_REQUESTS: usize = 64;
-/// How long a run with an end waits at its end for the removal of expired partitions.
+/// How long a bounded run (`--until now`) waits at its end for the removal of expired partitions.
 const LAST_REMOVAL: Duration = Duration::from_secs(20);
 /// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders wait while there
 /// is no room.
@@ -116,7 +116,7 @@ impl Pipeline {
         self.phase_since().0
     }
 
-    /// Returns the pipeline's phase, and since when it has been in it, in milliseconds since 1970.
+    /// Returns the pipeline's phase, and the time at which the pipeline entered it, in milliseconds since 1970.
     pub fn phase_since(&self) -> (PipelinePhase, i64) {
         lock(&self.phase).clone()
     }
@@ -147,7 +147,7 @@ impl Pipeline {
         lock(&self.plans).upgrade().map_or_else(Vec::new, |plans| plans.never_seen())
     }
 
-    /// Records that requests to resume the stopped pipeline are answered from now on.
+    /// Notes that requests to resume the stopped pipeline are answered from now on.
     pub fn await_resume(&self) {
         self.awaits_resume.store(true, Ordering::Relaxed);
     }
@@ -160,7 +160,7 @@ impl Pipeline {
         }
     }
 
-    /// Records that the pipeline stopped for this reason.
+    /// Notes that the pipeline stopped for this reason.
     pub fn stopped(&self, why: &Stopped) {
         self.enter(PipelinePhase::Stopped { why: why.to_string() });
     }
@@ -316,7 +316,8 @@ impl Pipeline {
         helpers.spawn(names::keep(Arc::clone(&self.name), self.config.group.clone(), observer.clone(), members));
         self.wait_for(workers, &stop, config.limits.pipeline_timeout()).await.inspect_err(stopped)?;
         if let (true, Some(removal)) = (until_now, removal) {
-            // Reading may take less time than the first removal of expired partitions, and the next run would find the same.
+            // Reading may take less time than the first removal of expired partitions. Without this wait, no run might ever
+            // finish a removal.
             tokio::select! {
                 _ = removal => {}
                 () = shutdown.cancelled() => {}

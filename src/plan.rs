@@ -1,6 +1,5 @@
-//! The plan of a pipeline: how records become rows, and the SQL that writes the rows. A plan is made from the
-//! configuration and the catalog, and a new one when the catalog has changed. The pipeline's poll threads and writers
-//! share it.
+//! The plan of a pipeline: how records become rows, and the SQL that writes the rows. A plan is made from the configuration and
+//! the catalog. When the catalog has changed, a new plan replaces it. The pipeline's poll threads and writers share the plan.
 
 mod encoder;
 mod unseen;
@@ -152,8 +151,8 @@ impl PlanSource {
         }
     }
 
-    /// Returns the columns of the mapping whose field no record has had so far, although NULL isn't what the mapping says for a
-    /// missing field.
+    /// Returns the columns of the mapping whose field no record has had so far. Leaves out columns with a default, and columns
+    /// for which the mapping says what a missing field means.
     pub fn never_seen(&self) -> Vec<NeverSeen> {
         lock(&self.unseen).never_seen()
     }
@@ -276,7 +275,7 @@ impl PlanSource {
     /// registers a new one. The caller must use the connection for nothing else.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables, or the role has no right to create it.
+    /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables, or if the role has no right to create one.
     pub(crate) async fn route(
         &self,
         connection: &mut PgConnection,
@@ -374,7 +373,7 @@ impl PlanSource {
     }
 }
 
-/// Returns the client for the format's schema registry, if it uses one. The client starts to make requests now.
+/// Returns the client for the schema registry, if the format uses one. The client starts to make requests now.
 fn schemas(config: &Pipeline) -> Result<Option<Arc<CachedSchemas>>, ReplanError> {
     let schemas =
         config.schema_registry.as_deref().map(|registry| CachedSchemas::start(registry, &config.name)).transpose();

@@ -76,7 +76,7 @@ pub struct PgStore {
     /// still finds no partition, the row itself is at fault. For a table with a DEFAULT partition, the set keeps all
     /// partitions since the start, so that none is requested again.
     tried: BTreeSet<Bounds>,
-    /// The refusals of partitions that were logged.
+    /// The refusals to create a partition that were logged.
     refusals: Repeats,
 }
 
@@ -194,7 +194,7 @@ impl PgStore {
     }
 
     /// Begins a transaction, runs `sql` in it, and then creates the staging table. `sql` has one statement or several, which
-    /// create the table itself. After the rollback, the caller must disconnect, because the staging table is gone too.
+    /// create the target table. After the rollback, the caller must disconnect, because the staging table is gone too.
     ///
     /// # Errors
     /// The error of the statement that failed.

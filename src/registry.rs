@@ -115,11 +115,12 @@ impl CachedSchemas {
         Ok(this)
     }
 
-    /// Calls `visit` for the schemas that are other versions of the same subjects as the schemas `of`, as far as the registry
-    /// has them. Blocks, so it is for commands and never for a poll thread.
+    /// Looks up the subjects of each schema in `of`, and calls `visit` for every other version of these subjects. `visit` gets
+    /// the id from `of`, the other version's id, and the other version's schema. Versions that are unknown or can't be used are
+    /// skipped. Blocks, so this is for commands and never for a poll thread.
     ///
     /// # Errors
-    /// At the first version that can't be read, or after [`PATIENCE`] for all together, with the registry's error.
+    /// The registry's error, if a request for versions fails, or if schemas are missing after [`PATIENCE`] for all together.
     pub fn other_versions(
         &self,
         of: &[SchemaId],

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// A line is logged only once within this time, unless another time is given.
 pub const REPEAT_AFTER: Duration = Duration::from_secs(60);
-/// The most lines that are remembered in order not to repeat them.
+/// When this many lines are remembered, those that may be logged again are forgotten.
 const LINES_MAX: usize = 256;
 
 /// The lines that were logged.
@@ -34,7 +34,7 @@ impl Repeats {
         Self { after, lines: HashMap::new() }
     }
 
-    /// Takes a line. If it is to be logged, returns how often it came since it was last logged.
+    /// Takes a line. Returns `None` if the line is not to be logged, and otherwise how often it came without being logged.
     pub fn take(&mut self, key: String, now: Instant) -> Option<u32> {
         let after = self.after;
         if self.lines.len() >= LINES_MAX {

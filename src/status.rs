@@ -119,7 +119,7 @@ impl ConsumerStatus {
         }
     }
 
-    /// Records that the writer has written a batch. Returns how long it waited for Postgres; `None` if it didn't wait.
+    /// Notes that the writer has written a batch. Returns how long the writer waited for Postgres; `None` if it didn't wait.
     pub fn flowing(&self) -> Option<Duration> {
         match std::mem::replace(&mut *lock(&self.writer), WriterState::Flowing) {
             WriterState::Flowing => None,
@@ -130,7 +130,7 @@ impl ConsumerStatus {
         }
     }
 
-    /// Records that the writer waits for `delay` after this many failures.
+    /// Notes that the writer waits for `delay` after this many failures.
     pub fn waiting(&self, trouble: Trouble, attempt: u32, delay: Duration) {
         let now = Instant::now();
         let mut state = lock(&self.writer);
@@ -144,7 +144,7 @@ impl ConsumerStatus {
         *state = WriterState::Waiting { since, trouble, attempt, retry_at: now + delay };
     }
 
-    /// Records whether the poll thread's records wait for a schema registry that doesn't answer, and why.
+    /// Notes whether the poll thread's records wait for a schema registry that doesn't answer, and why.
     pub fn waits_for_schema(&self, trouble: Option<Trouble>) {
         let mut state = lock(&self.schemas);
         *state = match (state.take(), trouble) {
@@ -242,7 +242,7 @@ impl ConsumerStatus {
         self.poll_loop.get().and_then(WeakSender::upgrade)?.try_reserve_owned().ok()
     }
 
-    /// Records that the group has answered with an assignment, even an empty one.
+    /// Notes that the group has answered with an assignment, even an empty one.
     pub fn join(&self) {
         self.joined.store(true, Ordering::Relaxed);
     }
@@ -253,8 +253,8 @@ impl ConsumerStatus {
     }
 }
 
-/// Locks a mutex, poisoned or not. A poisoned lock means that a thread panicked, which ends the daemon. Until then the
-/// last value is still usable.
+/// Locks a mutex, poisoned or not. A poisoned lock means that a thread panicked while it held the lock. The last value is still
+/// usable.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -42,7 +42,7 @@ pub(crate) fn these(pem: &[u8]) -> Result<RootCerts, String> {
 /// Returns the text of an HTTP client's error. If the error is about the server's certificate, the text also says what
 /// to do. `key` is the configuration's key for the file of certificate authorities.
 pub(crate) fn explained(error: &ureq::Error, key: &str) -> String {
-    // The texts below are those of rustls 0.23, because ureq doesn't export the errors of rustls.
+    // Compare with the texts of rustls 0.23, because ureq doesn't export the errors of rustls.
     let text = error.to_string();
     let Some((_, why)) = text.split_once("invalid peer certificate: ") else { return text };
     let remedy = if why.starts_with("UnknownIssuer") || why.starts_with("BadSignature") {

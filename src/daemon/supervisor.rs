@@ -40,7 +40,8 @@ pub(super) struct Supervisor {
     until: Until,
     workers: JoinSet<(Arc<str>, Outcome)>,
     running: BTreeMap<Arc<str>, Running>,
-    /// Pipelines that wait to start until those that were told to end have ended. Together they might exceed the memory budget.
+    /// Pipelines that start once all pipelines that were told to end have ended. The starting and the ending pipelines together
+    /// might exceed the memory budget.
     waiting: BTreeSet<Arc<str>>,
     /// The unwritten remainders of pipelines that ended without a fault.
     remainders: BTreeMap<Arc<str>, Remainder>,
@@ -241,8 +242,8 @@ impl Supervisor {
             }
         }
         self.waiting.extend(changes.restarted.iter().map(|(name, _)| Arc::clone(name)));
-        // The reload starts stopped pipelines again, so don't wait for requests to resume them. Removed pipelines that
-        // don't run are removed at once.
+        // The reload starts stopped pipelines again, so don't wait for requests to resume them. If the new configuration
+        // removes a pipeline that doesn't run, forget the pipeline at once.
         self.resumes.abort_all();
         let config = self.daemon.config();
         let known = |name: &str| config.pipelines.iter().any(|pipeline| pipeline.name == name);

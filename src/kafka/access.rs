@@ -42,7 +42,7 @@ pub fn denied_topics(config: &Settings, topics: &[String], health: &Arc<KafkaHea
         if started.elapsed() > TIMEOUT {
             return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
         }
-        // This poll serves the client's own events.
+        // Serve the client's own events, such as log lines.
         let _event = consumer.poll(Duration::ZERO);
         let mut bulk = queue.read(POLL)?;
         while let Some(item) = bulk.next_item() {

@@ -26,7 +26,7 @@ pub enum Cause {
     Unreachable,
     /// Postgres listens at the port.
     Postgres,
-    /// Another program than Kafka listens at the port.
+    /// A program other than Kafka listens at the port.
     NotKafka,
     /// We speak plain text, and the listener speaks TLS.
     TlsListener,
@@ -202,7 +202,7 @@ impl Fault {
         Self { broker: Some(broker.to_owned()), cause: Cause::NoConsumerProtocol, text }
     }
 
-    /// Returns the fault of servers that don't answer, if no failed connection says why.
+    /// Returns the fault of servers that don't answer. Used if no failed connection says why.
     pub fn silent(servers: &str) -> Self {
         Self { broker: Some(servers.to_owned()), cause: Cause::TimedOut, text: "requests time out".to_owned() }
     }
@@ -237,10 +237,10 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Parses a line of librdkafka's debug log (context `feature`), in which it lists the requests that a broker supports,
-/// one per line. Returns the broker, and whether it offers the group protocol `consumer`: `None` for the first line of
-/// a list, because a later line may name the protocol's request. Returns nothing for lines about other requests.
-/// Version 0 of the request, which Kafka 3.8 has, doesn't count, because librdkafka doesn't send it.
+/// Parses a line of librdkafka's debug log (context `feature`). In this log, librdkafka lists the requests that a broker
+/// supports, one per line. For the line of the protocol's request, returns the broker, and whether it offers the group protocol
+/// `consumer`. Version 0 of the request, which Kafka 3.8 has, doesn't count, because librdkafka doesn't send it. For the first
+/// line of a list, the second value is `None`, because a later line may name the request. For all other lines, returns nothing.
 pub fn consumer_protocol(line: &str) -> Option<(String, Option<bool>)> {
     let is_first = line.contains("Broker API support:");
     if !is_first && !line.contains("ApiKey ConsumerGroupHeartbeat ") {

@@ -115,7 +115,7 @@ pub struct KafkaClient {
     fetching: HashMap<TopicPartition, bool>,
     /// The last position that Kafka was told to commit, for partitions that are fetched.
     told: BTreeMap<TopicPartition, Offset>,
-    /// The partition whose position was last committed again.
+    /// The partition whose turn it was at the last [`KafkaClient::probe`].
     probed: Option<TopicPartition>,
     probe_at: Instant,
     number: u32,

@@ -40,7 +40,6 @@ pub struct KafkaHealth {
 /// A time in which Kafka doesn't serve the pipeline.
 #[derive(Clone, Debug)]
 pub struct Outage {
-    /// The start of the outage.
     pub since: Instant,
     pub trouble: Trouble,
 }
@@ -81,12 +80,12 @@ impl KafkaHealth {
         &self.pipeline
     }
 
-    /// Records that a request is made.
+    /// Notes that a request is made.
     pub fn asked(&self) {
         lock(&self.state).asked_at.get_or_insert_with(Instant::now);
     }
 
-    /// Records that Kafka answered a request.
+    /// Notes that Kafka answered a request.
     pub fn answered(&self) {
         let mut state = lock(&self.state);
         state.asked_at = None;
@@ -94,19 +93,19 @@ impl KafkaHealth {
         state.failed = None;
     }
 
-    /// Records that a request failed for a reason other than a connection.
+    /// Notes that a request failed for a reason other than a connection.
     pub fn request_failed(&self, fault: Fault) {
         lock(&self.state).failed = Some(fault);
     }
 
-    /// Records that Kafka denied a request.
+    /// Notes that Kafka denied a request.
     pub fn request_denied(&self, fault: Fault) {
         let mut state = lock(&self.state);
         state.asked_at = None;
         state.denied = Some(fault);
     }
 
-    /// Records which listed topics don't exist, according to Kafka's answer.
+    /// Stores which listed topics don't exist, according to Kafka's answer.
     pub fn topics_missing(&self, topics: Vec<String>) {
         let mut state = lock(&self.state);
         state.missing = match state.missing.take() {
@@ -121,8 +120,8 @@ impl KafkaHealth {
         lock(&self.state).missing.as_ref().map(|(_, topics)| topics.clone()).unwrap_or_default()
     }
 
-    /// Records a line that librdkafka logged about a failed connection. `consumer` is the number of the consumer whose client
-    /// logged it.
+    /// Takes a line that librdkafka logged about a failed connection. `consumer` is the number of the consumer whose client
+    /// logged the line.
     pub fn connection_failed(&self, consumer: Option<u32>, line: &str) {
         let fault = Fault::parse(line);
         let broker = fault.broker.clone().unwrap_or_default();
@@ -138,15 +137,15 @@ impl KafkaHealth {
         lock(&self.state).connection_failed(broker, fault);
     }
 
-    /// Records the cause of a failed connection.
+    /// Stores the cause of a failed connection.
     pub fn found(&self, fault: Fault) {
         lock(&self.state).connections.insert(fault.broker.clone().unwrap_or_default(), (Instant::now(), fault));
     }
 
-    /// Records whether a broker offers the group protocol `consumer`, which this pipeline uses. For each new
-    /// connection, librdkafka lists the requests that the broker supports. `None` is the start of such a list. If an
-    /// earlier list named the protocol's request, that still counts; otherwise the broker counts as not offering the
-    /// protocol until a line of the list names the request.
+    /// Notes whether a broker offers the group protocol `consumer`, which this pipeline uses. For each new connection,
+    /// librdkafka lists the requests that the broker supports. `None` is the start of such a list. If an earlier list named the
+    /// protocol's request, that still counts; otherwise the broker counts as not offering the protocol until a line of the list
+    /// names the request.
     pub fn consumer_protocol(&self, broker: String, is_offered: Option<bool>) {
         lock(&self.state).consumer_protocol(broker, is_offered);
     }
@@ -161,7 +160,7 @@ impl KafkaHealth {
         self.no_consumer_protocol().unwrap_or_else(|| Fault::no_consumer_protocol(&self.servers))
     }
 
-    /// Records that Kafka denied a consumer a request.
+    /// Notes that Kafka denied a consumer a request.
     pub fn denied(&self, consumer: u32, fault: Fault) {
         self.once(&fault.to_string(), |repeated| {
             warn!(pipeline = &*self.pipeline, consumer, repeated, "{fault}; nothing is lost, retrying");
@@ -172,17 +171,17 @@ impl KafkaHealth {
         denied.push((fault, Instant::now()));
     }
 
-    /// Records that a consumer has no right to use the group.
+    /// Notes that a consumer has no right to use the group.
     pub fn group_denied(&self, consumer: u32) {
         self.denied(consumer, Fault::group_denied(&self.group));
     }
 
-    /// Records that a consumer can't join the group, because its members share the partitions by another protocol.
+    /// Notes that a consumer can't join the group, because the group's members share the partitions by another protocol.
     pub fn other_protocol(&self, consumer: u32) {
         self.denied(consumer, Fault::other_protocol(&self.group));
     }
 
-    /// Records that Kafka granted a consumer a request that needs the right to read the group and this topic.
+    /// Notes that Kafka granted a consumer a request that needs the right to read the group and this topic.
     pub fn granted(&self, consumer: u32, topic: &str) {
         let mut state = lock(&self.state);
         let Some(consumer) = state.consumers.get_mut(&consumer) else { return };
@@ -197,7 +196,7 @@ impl KafkaHealth {
         lock(&self.state).store_statistics(consumer, statistics, now);
     }
 
-    /// Records that a consumer's client ended.
+    /// Notes that a consumer's client ended.
     pub fn left(&self, consumer: u32) {
         if let Some(consumer) = lock(&self.state).consumers.get_mut(&consumer) {
             consumer.no_coordinator = None;
@@ -223,7 +222,7 @@ impl KafkaHealth {
         lock(&self.state).newest().cloned()
     }
 
-    /// Returns the longest recent delay of an answer to a consumer by a quota.
+    /// Returns the longest time by which a quota recently delayed an answer to a consumer.
     pub fn throttled(&self) -> Duration {
         lock(&self.state).consumers.values().map(|consumer| consumer.throttled).max().unwrap_or_default()
     }

@@ -178,7 +178,8 @@ impl Membership {
         (name.lost_at, name.taken_back_at) = (None, Some(Instant::now()));
     }
 
-    /// Records a fatal error of the consumer. If it means that the member lost its name, returns what to tell the operator.
+    /// Takes a fatal error of the consumer. If the error means that the member lost its name, returns what to tell the
+    /// operator.
     ///
     /// `troubled` says whether Kafka was unavailable within [`TROUBLED_WITHIN`]. If so, the consumer may have lost the
     /// name to itself: during the outage its session ended, and the client joined again under its name. The broker then
@@ -214,7 +215,7 @@ impl Membership {
         )
     }
 
-    /// Returns whether the consumer may join again under a name that the broker took from it. If so, records the time.
+    /// Returns whether the consumer may join again under a name that the broker took from it. If so, stores the time.
     fn may_keep(&self) -> bool {
         let mut name = lock(&self.name);
         let may = name.kept_at.is_none_or(|at| at.elapsed() >= KEEP_EVERY);

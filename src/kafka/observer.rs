@@ -43,8 +43,7 @@ const LIST_POLL: Duration = Duration::from_millis(10);
 /// a request for 1,000 partitions costs it a million comparisons.
 const PARTITIONS_PER_REQUEST: usize = 100;
 
-/// How long one attempt of a metadata request waits. After it, the attempt is repeated, or given up if a connection has
-/// failed.
+/// How long one metadata request waits. After this time, the request is repeated, or given up if a connection has failed.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
 /// The longest time for a second connection, which finds out why a certificate isn't trusted.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
@@ -142,7 +141,7 @@ pub fn missing_topics(wanted: &Topics, found: &BTreeMap<String, i32>) -> Vec<Str
 }
 
 impl Observer {
-    /// Creates a client with these settings, which records in `health` whether Kafka answers.
+    /// Creates a client with these settings. The client notes in `health` whether Kafka answers.
     ///
     /// # Errors
     /// If librdkafka refuses a setting.
@@ -170,7 +169,8 @@ impl Observer {
                     self.admin.get_or_init(|| made)
                 }
             };
-            // rdkafka doesn't read a resource's error, which leaves it without settings. Every topic and broker has some.
+            // A resource with an error has no settings, and rdkafka doesn't return the error. Every other topic or broker has
+            // some settings.
             let answers = runtime.block_on(admin.describe_configs(resources, &options))?;
             Ok(answers.into_iter().flatten().filter(|resource| !resource.entries.is_empty()).collect())
         })
@@ -200,7 +200,7 @@ impl Observer {
         self.ask_until_answered("", || self.client.client().fetch_cluster_id(METADATA_PATIENCE).ok_or_else(unknown))
     }
 
-    /// Makes a request about a topic, and records in the health whether it was answered.
+    /// Makes a request about a topic, and notes in the health whether the request was answered.
     fn question<T>(&self, topic: &str, ask: impl FnOnce() -> KafkaResult<T>) -> Answer<T> {
         self.serve();
         self.health.asked();
@@ -231,7 +231,7 @@ impl Observer {
 
     /// Returns why a request has no answer.
     fn unanswered(&self, topic: &str, error: &KafkaError) -> Unanswered {
-        // librdkafka has logged the cause. Serve its log, so that the health has it.
+        // librdkafka has logged the cause. Serve its log, so that the health learns the cause.
         self.serve();
         let fault = match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => return self.denied(topic),
@@ -256,7 +256,7 @@ impl Observer {
         Unanswered(fault.to_string())
     }
 
-    /// Records that the client has no right to describe a topic.
+    /// Notes that the client has no right to describe a topic.
     fn denied(&self, topic: &str) -> Unanswered {
         let fault = Fault::topic_denied(topic);
         let text = fault.to_string();
@@ -438,7 +438,7 @@ impl Observer {
         Ok(found)
     }
 
-    /// Returns the offsets of the partitions in the list that have an offset.
+    /// Returns the offsets in the list, by partition. Leaves out partitions that have none.
     fn places(&self, list: &TopicPartitionList) -> Answer<HashMap<TopicPartition, Offset>> {
         let mut places = HashMap::with_capacity(list.count());
         for element in list.elements() {

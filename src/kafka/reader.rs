@@ -30,7 +30,7 @@ pub struct Reader {
     consumer: Arc<BaseConsumer<Notes>>,
     /// If Kafka sends nothing for this long, reading is given up.
     silence_max: Duration,
-    /// The keeper of the clients' credentials. It ends with the last of its clients.
+    /// The keeper of the client's credentials. It ends when nobody holds it any more.
     _credentials: Option<Arc<Keeper>>,
 }
 
@@ -63,9 +63,9 @@ impl Reader {
         Self { silence_max, ..self }
     }
 
-    /// Passes every record whose offset is in the range of its partition to `take`, in order within a partition. A
-    /// range ends early if the log's end comes first. Offsets without a record (compacted away, transaction markers,
-    /// aborted records) are skipped.
+    /// Calls `take` with every record whose offset is in its partition's range, in order within a partition. A range ends early
+    /// if the log's end comes first. Offsets without a record (compacted away, transaction markers, aborted records) are
+    /// skipped.
     ///
     /// # Errors
     /// The error of Kafka, or a timeout if it sends nothing for 15 seconds, or for the time that was given.
@@ -89,7 +89,7 @@ impl Reader {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), Offset::new(message.offset()));
-                    // A record behind the range of a partition says nothing about the partitions that are still read.
+                    // A record after the end of its partition's range says nothing about the partitions that are still read.
                     let Some(range) = open.get(&partition) else { continue };
                     if range.contains(&offset) {
                         take(&message);

@@ -100,14 +100,14 @@ impl Notes {
         &self.health
     }
 
-    /// Records that Kafka denied this client the group.
+    /// Notes that Kafka denied this client the group.
     pub fn group_denied(&self) {
         if let Some(consumer) = self.consumer {
             self.health.group_denied(consumer);
         }
     }
 
-    /// Records that Kafka denied this client a topic.
+    /// Notes that Kafka denied this client a topic.
     pub fn topic_denied(&self, topic: &str) {
         if let Some(consumer) = self.consumer {
             self.health.denied(consumer, Fault::topic_denied(topic));

@@ -34,7 +34,7 @@ const HEARTBEAT_MS: u32 = 500;
 const FETCH_MIN_BYTES: u64 = 200_000;
 /// The longest time that the broker waits for [`FETCH_MIN_BYTES`].
 const FETCH_WAIT_MAX: Duration = Duration::from_millis(100);
-/// The share of `batch.max_age` that the broker may wait.
+/// The broker may wait for at most `batch.max_age` divided by this number.
 const FETCH_WAIT_SHARE: u32 = 5;
 /// The shortest wait that is useful. With a shorter one, fetches of an empty log would return so often that they cost more than
 /// they save. If `batch.max_age` allows only a shorter wait, librdkafka's own defaults are used, with which the broker sends at
@@ -129,8 +129,8 @@ pub const EAGER: &str = "range";
 /// The assignors that other clients offer.
 pub const OFFERED: &str = "Java clients offer `range` and `cooperative-sticky` by default since Kafka 3.0, clients on librdkafka `range` and `roundrobin`, and `partition.assignment.strategy` changes that";
 
-/// Returns the protocol (the assignor) that our members of a classic group offer. Kafka refuses a member if not all others
-/// offer it too. `None` if the broker assigns the partitions.
+/// Returns the protocol (the assignor) that our members of a classic group offer. Kafka refuses our members unless all other
+/// members offer this protocol too. `None` if the broker assigns the partitions.
 pub fn assignor(protocol: GroupProtocol) -> Option<&'static str> {
     match protocol {
         GroupProtocol::Cooperative => Some("cooperative-sticky"),

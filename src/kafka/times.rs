@@ -3,7 +3,7 @@
 
 use tidegate_protocol::position::{Offset, TopicPartition};
 
-/// Records that are older count as this old: a year and a month, in milliseconds.
+/// Older records count as this old: a year and a month, in milliseconds.
 const OLDEST_MS: i64 = 400 * 86_400_000;
 /// The search ends at this precision, in milliseconds.
 const PRECISION_MS: i64 = 1000;

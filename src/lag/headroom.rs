@@ -66,8 +66,8 @@ pub struct PartitionRetention {
 }
 
 impl Retention {
-    /// Returns the seconds until Kafka deletes the oldest unwritten record: infinite if the topic has no limit, `None` if it
-    /// has only one by size and Kafka hasn't deleted anything yet, or nothing arrives.
+    /// Returns the seconds until Kafka deletes the oldest unwritten record: infinite if the topic's retention is unlimited.
+    /// `None` if the retention is limited only by size, and either Kafka hasn't deleted anything yet or nothing arrives.
     ///
     /// The limit by size is an estimate. If Kafka has already deleted a part of the log, the log is about at its
     /// maximum size, so its start advances as fast as its end. The start reaches the ledger's position after it has
@@ -83,8 +83,8 @@ impl Retention {
     }
 }
 
-/// Returns the shortest of several partitions' headrooms. It is `None` if an unknown one may be shorter than all others, because
-/// these are infinite.
+/// Returns the shortest of several partitions' headrooms. If one is finite, unknown headrooms are ignored. If all known ones
+/// are infinite, an unknown one may be shorter, so the result is `None`.
 pub fn shortest(mut headrooms: impl Iterator<Item = Option<f64>> + Clone) -> Option<f64> {
     let shortest = headrooms.clone().flatten().reduce(f64::min)?;
     (shortest.is_finite() || headrooms.all(|headroom| headroom.is_some())).then_some(shortest)

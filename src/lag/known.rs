@@ -22,8 +22,8 @@ pub(super) struct Known {
     /// Log ends with the times at which they were first seen, oldest first. A log end at or before the ledger's
     /// position is removed as soon as there is a newer log end.
     samples: VecDeque<(i64, Offset)>,
-    /// The newest log end at or before the ledger's position, with the time of the last reading that saw it. An unwritten
-    /// record came later than that.
+    /// The newest log end at or before the ledger's position, with the time of the last reading that saw it. Every unwritten
+    /// record came after that time.
     written: Option<(i64, Offset)>,
     /// The last log ends, including those that are already written.
     inflow: VecDeque<(i64, Offset)>,
@@ -40,7 +40,7 @@ pub(super) struct Known {
     pub(super) made_at: Option<(Offset, i64)>,
     /// A range at the log's end that was read, and whether it contains a record.
     pub(super) end_read: Option<(Range<Offset>, bool)>,
-    /// The numbers of the readings in which the record's time and the log's end were last requested; 0 if they never were.
+    /// The numbers of the readings in which `made_at` and `end_read` were last requested; 0 if they never were.
     pub(super) dated_in: u64,
     pub(super) end_read_in: u64,
 }
@@ -52,8 +52,8 @@ impl Known {
         self.end = Some(end);
     }
 
-    /// Returns the offset up to which one of our partitions was read, if the ledger covers everything before it. A transaction
-    /// marker at a log's end then doesn't count as an unwritten record.
+    /// Returns the offset up to which one of our partitions was read, if the ledger covers everything before this offset. A
+    /// transaction marker at a log's end then doesn't count as an unwritten record. Otherwise returns `next`.
     pub(super) fn read_to(&self, next: Offset) -> Offset {
         match self.read {
             Some((committed, read_to)) if committed == next => read_to,
@@ -89,7 +89,8 @@ impl Known {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag are far below 2^53")]
         let seconds = match before {
             _ if records == 0 => 0.0,
-            // The database is down, and the timestamp of its last record is unknown. So the age continues from its last value.
+            // The database is down, so the timestamp of the last written record is unknown. The age continues from its last
+            // value.
             Some(before) if row.asked_at.is_none() && before.seconds > 0.0 => before.seconds + since_look.as_secs_f64(),
             _ => (now - since).max(0) as f64 / 1000.0,
         };
@@ -108,7 +109,7 @@ impl Known {
             None
         };
         let headroom = match condition {
-            // Kafka has already deleted it.
+            // Kafka has already deleted the oldest unwritten record.
             Some(LossCondition::RetentionPassed { .. }) => Some(0.0),
             _ => retention.and_then(|retention| retention.headroom(place)),
         };

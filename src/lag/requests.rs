@@ -42,8 +42,8 @@ pub(super) struct Place {
     pub last_timestamp: Option<i64>,
 }
 
-/// Selects those whose last request was the longest ago, at most `max`. `last` returns the number of the reading of an item's
-/// last request. Returns whether some were left out.
+/// Selects at most `max` items, beginning with the oldest last request. `last` returns the number of the reading in which an
+/// item was last requested. Also returns whether items were left out.
 pub(super) fn oldest<T>(mut wanted: Vec<T>, max: usize, last: impl Fn(&T) -> u64) -> (Vec<T>, bool) {
     wanted.sort_by_key(last);
     let is_more = wanted.len() > max;
@@ -106,8 +106,8 @@ impl LagWatch {
         is_more
     }
 
-    /// Reads short ranges at log ends that don't move, because transaction markers are no lag. No owner would otherwise find
-    /// out: without a record there is no batch that advances the ledger past them. Returns whether some were left for later.
+    /// Reads short ranges at log ends that don't move. If a range holds only transaction markers, it is no lag, but the ledger
+    /// never advances past the markers: without a record there is no batch. Returns whether some ranges were left for later.
     pub(super) async fn read_ends(
         &mut self,
         places: &[Place],
@@ -173,7 +173,7 @@ mod tests {
             }
             readings.push(selected);
         }
-        // Five readings request all of them, and each of the next ones those of the reading that is the longest ago.
+        // Five readings request all partitions. Each later reading requests the same ones as the fifth reading before it.
         let first: HashSet<_> = readings[1..=5].iter().flatten().collect();
         assert_eq!(first.len(), 1000);
         for reading in 6..=10 {

@@ -14,7 +14,7 @@ use super::connect::Connector;
 
 /// How long a wait lasts before its blockers are looked up. Most waits are shorter.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The time between two checks. A blocker counts as suspended if its backend waited for its client at both.
+/// The time between two checks. A blocker counts as suspended if its backend waited for its client at both checks.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// A session that holds a lock for which another one waits.
@@ -31,7 +31,8 @@ pub struct Blocker {
     open_for_secs: i64,
 }
 
-/// The state of another role's session is NULL for a role that isn't a member of `pg_read_all_stats`.
+/// Selects the sessions that block a backend. The state of another role's session is NULL if our role isn't a member of
+/// `pg_read_all_stats`.
 const BLOCKERS: &str = "
 SELECT pid, coalesce(application_name, ''), coalesce(state, 'state not visible'), coalesce(wait_event_type = 'Client', false),
     coalesce(state_change::text, ''), coalesce(extract(epoch FROM now() - xact_start)::int8, 0)
@@ -46,8 +47,8 @@ pub async fn blockers(connection: &mut PgConnection, pid: i32) -> Result<Vec<Blo
     rows.iter().map(Blocker::of).collect()
 }
 
-/// The sessions that hold a lock of one of two tables, if their transactions are older than a given number of milliseconds. A
-/// prepared transaction has no session, and its locks have no pid.
+/// Selects the sessions that hold a lock of one of two tables, if their transactions are older than a given number of
+/// milliseconds. A prepared transaction has no session, and its locks have no pid.
 const HOLDERS: &str = "
 SELECT coalesce(l.pid, 0), coalesce(a.application_name, ''),
     coalesce(a.state, CASE WHEN l.pid IS NULL THEN 'prepared transaction' ELSE 'state not visible' END), false, '',
@@ -59,8 +60,8 @@ WHERE l.locktype = 'relation' AND l.granted AND l.relation IN (to_regclass($1), 
     AND coalesce(a.xact_start <= clock_timestamp() - $3 * interval '1 ms', true)
 GROUP BY l.pid, a.application_name, a.state, a.xact_start ORDER BY a.xact_start";
 
-/// Describes the sessions that hold locks of `parent` or `partition` in transactions that are at least as old as `since`. The names
-/// are quoted. The text is empty if there is none any more.
+/// Describes the sessions that hold locks of the tables `parent` or `partition`, in transactions that are at least `since` old.
+/// Both names are quoted. The text is empty if there is no such session any more.
 ///
 /// # Errors
 /// The error of the query.
@@ -95,7 +96,7 @@ impl Blocker {
     }
 }
 
-/// Runs `work`, which may wait for locks on the backend `pid`. If it takes long, ends blocking sessions of this
+/// Runs `work` on the backend `pid`, where it may wait for locks. If the work takes long, ends blocking sessions of this
 /// pipeline whose client sends nothing. Also returns a description of the blockers that were seen last.
 pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output = T>) -> (T, Option<String>) {
     let mut note = None;

@@ -157,8 +157,8 @@ impl Connector {
         }
     }
 
-    /// Returns the servers that the URL names, and the configured password that overrides the URL's; `None` if there is
-    /// none.
+    /// Returns the servers that the URL names, and the configured password that overrides the URL's; `None` if no such password
+    /// is configured.
     async fn target(&self) -> Result<(Servers, Option<Secret>), String> {
         let url = match &self.config.url {
             PostgresUrl::Inline(url) => url.expose().to_owned(),

@@ -42,7 +42,7 @@ DELETE FROM tidegate.dead_letter WHERE id IN (
 /// Separates a pipeline's name from a replay's name in the replay's key. No pipeline's name has a space.
 const REPLAY: &str = " replay ";
 
-/// Returns the key of a replay. Its ledger rows and dead letters are stored under this key.
+/// Returns the key of a replay. The replay's ledger rows and dead letters are stored under this key.
 pub fn replay_key(pipeline: &str, replay: &str) -> String {
     format!("{pipeline}{REPLAY}{replay}")
 }

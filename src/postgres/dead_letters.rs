@@ -5,7 +5,7 @@ use tidegate_protocol::batch::{Batch, RejectedRecord};
 
 /// The most dead letters per statement. This limits the statement's memory and the size of its parameters.
 const LETTERS_MAX: usize = 1000;
-/// The bytes of raw records per statement; a single record may be larger.
+/// The most bytes of raw records per statement. A single larger record has its own statement.
 const BYTES_MAX: usize = 8 << 20;
 
 /// Inserts dead letters. The headers of all of them form one flat list, in which each header has the number of its dead
@@ -94,7 +94,7 @@ pub(super) async fn takes_all_characters(connection: &mut PgConnection) -> Resul
     Ok(matches!(encoding.try_get(0)?, "UTF8" | "SQL_ASCII"))
 }
 
-/// Returns a detail in the form that its text column can store. A detail may quote a NUL, which no text column can store, or
+/// Returns a detail in a form that a text column can store. A detail may quote a NUL, which no text column can store, or
 /// characters that the database's encoding lacks. The record itself is stored as bytes, unchanged.
 pub(crate) fn storable(detail: &str, takes_all_characters: bool) -> String {
     let detail = detail.replace('\0', "\\0");

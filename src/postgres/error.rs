@@ -74,7 +74,7 @@ fn postgres_error(error: &PgDatabaseError) -> PostgresError {
     }
 }
 
-/// Returns the message of an error, followed by its detail and by the function that raised it, as far as there are such.
+/// Returns the message of an error, followed by its detail and by the function that raised it, if there are any.
 pub(crate) fn message(error: &PgDatabaseError) -> String {
     let mut message = error.message().to_owned();
     if let Some(detail) = error.detail() {
@@ -86,7 +86,8 @@ pub(crate) fn message(error: &PgDatabaseError) -> String {
     message
 }
 
-/// Returns whether a function of the database raised an error, or an error occurred in one.
+/// Returns whether the error has a context. For a statement other than COPY, this means that it occurred in a function of the
+/// database, for example because the function raised it.
 pub(crate) fn is_raised(error: &dyn DatabaseError) -> bool {
     error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::r#where).is_some()
 }
@@ -95,8 +96,8 @@ pub(crate) fn is_raised(error: &dyn DatabaseError) -> bool {
 /// `PL/pgSQL function rides_guard() line 3 at RAISE`.
 ///
 /// Other lines are never shown, because they may contain values: `COPY rides, line 1, column name: "…"`, or a statement that a
-/// function has put together. A value may contain line breaks, and so may look like another line. Therefore the search ends at
-/// the first line that is neither such a line of a function nor a whole statement, and the line must have exactly this form.
+/// function has put together. A value may contain line breaks, and so may look like another line. Therefore the search skips
+/// whole statements only, and the next line counts only if it has exactly this form.
 fn function(context: &str) -> Option<&str> {
     let is_statement = |line: &&str| line.starts_with("SQL statement \"") && line.ends_with('"');
     context.lines().find(|line| !is_statement(line)).filter(|line| names_function(line))

@@ -39,10 +39,10 @@ pub(super) async fn advance(
     Ok(moved)
 }
 
-/// Reads the ledger rows and locks them. A transaction whose outcome is unknown may still hold these locks. The
-/// statement waits for them, so that transaction has ended when it returns. A partition has one live row, at its
-/// highest position. If another transaction advanced that row meanwhile, READ COMMITTED checks the row's newest version
-/// against WHERE, which names only pipeline, topic and partition. So a row that was advanced is still found.
+/// Reads the ledger rows and locks them. A transaction whose outcome is unknown may still hold these locks. The statement waits
+/// for the locks, so when it returns, the transaction has ended. A partition has one live row, at its highest position. If
+/// another transaction advanced that row meanwhile, READ COMMITTED checks the row's newest version against WHERE, which names
+/// only pipeline, topic and partition. So a row that was advanced is still found.
 const SETTLE: &str = "
 SELECT l.topic, l.partition, l.claim_id, l.epoch, l.next_offset
 FROM (SELECT * FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) ORDER BY s.topic, s.partition) s

@@ -55,8 +55,8 @@ impl PgStore {
         self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default)
     }
 
-    /// Creates the partitions that rows of the window need, on a separate connection: it takes a session lock that ends with
-    /// the connection.
+    /// Creates the partitions that rows of the window need. Uses a separate connection, because the creation takes a session
+    /// lock that ends with the connection.
     pub(super) async fn make_partitions(&mut self) -> Result<(), ReplanError> {
         let Some(by) = self.rows.plans.config().table.partition_by.as_ref().filter(|_| !self.missing.is_empty()) else {
             return Ok(());

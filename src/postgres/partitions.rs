@@ -42,7 +42,8 @@ JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent
 WHERE i.inhparent = to_regclass($1)";
 
 /// Maintains the partitions of a pipeline's table for as long as the pipeline runs: removes expired ones at once and then every
-/// minute, and creates those that become due. Failures are retried a minute later. Reports when the first removal is over.
+/// minute, and creates those that become due. Failures are retried a minute later. Sends to `removed` when the first removal is
+/// over.
 ///
 /// # Cancel safety
 /// May be dropped at any point: each partition is created or removed in one transaction.
@@ -52,7 +53,7 @@ pub async fn keep(connector: Connector, config: Pipeline, removed: oneshot::Send
         if let Err(error) = remove_expired(&connector, &config, &mut logged).await {
             failed(&config, &mut logged, &error);
         }
-        // Nobody may wait for it.
+        // If nobody waits for the removal, the message is dropped.
         let _awaited = removed.take().map(|removed| removed.send(()));
         sleep(EVERY).await;
         if let Err(error) = create_due(&connector, &config, &mut logged).await {
@@ -70,8 +71,8 @@ fn failed(config: &Pipeline, logged: &mut Repeats, error: &WriteError) {
 /// Creates the partitions that are due, on a separate connection.
 ///
 /// # Errors
-/// The error of the database, if Postgres can't be used, or if it refuses the current partition and rows of the present have no
-/// other place.
+/// The error of the database, if Postgres can't be used. Also if it refuses a partition, and rows of the present have no place
+/// or the configured DEFAULT partition doesn't exist.
 pub async fn create_due(connector: &Connector, config: &Pipeline, logged: &mut Repeats) -> Result<(), WriteError> {
     let Some(by) = &config.table.partition_by else { return Ok(()) };
     let (mut connection, _) = connector.open().await?;
@@ -94,9 +95,9 @@ async fn remove_expired(connector: &Connector, config: &Pipeline, logged: &mut R
 /// The changes that a pipeline would make to the partitions of its table now.
 #[derive(Debug)]
 pub struct Due {
-    /// The statements that create partitions, each one or several for one partition.
+    /// The SQL that creates partitions. Each entry is for one partition, and may have several statements.
     pub create: Vec<String>,
-    /// The statements that remove partitions, likewise.
+    /// The SQL that removes partitions, likewise.
     pub remove: Vec<String>,
     /// Whether the pipeline can run without creating a partition: rows of the present have one, and the DEFAULT partition exists
     /// if it is configured.
@@ -126,16 +127,16 @@ pub async fn look(connection: &mut PgConnection, config: &Pipeline, by: &Partiti
     Ok(Due { create, remove, has_place, current_is_taken, taken })
 }
 
-/// A right that the role lacks in order to create and remove partitions.
+/// A right that the role needs to create and remove partitions, and lacks.
 #[derive(Debug)]
 pub struct Lack {
     /// The action that the role may not perform.
     pub what: String,
-    /// The statement that gives it the right.
+    /// The statement that gives the role the right.
     pub statement: String,
 }
 
-/// Returns the rights that the role lacks in order to create and remove partitions.
+/// Returns the rights that the role needs to create and remove partitions, and lacks.
 ///
 /// # Errors
 /// The error of the query.
@@ -162,7 +163,7 @@ pub async fn lacking(connection: &mut PgConnection, table: &TableName) -> Result
     Ok(lacking)
 }
 
-/// Makes this session the only one that changes the table's partitions, until it ends.
+/// Makes this session the only one that changes the table's partitions, until the session ends.
 async fn lock(connection: &mut PgConnection, table: &TableName) -> Result<(), sqlx::Error> {
     lock_for_session(connection, &format!("tidegate partitions {table}")).await
 }

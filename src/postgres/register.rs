@@ -84,10 +84,11 @@ pub async fn register(
     Ok(transaction.commit().await?)
 }
 
-/// [`RegisterError::Differs`] if the registration differs, or if another pipeline feeds the table from the same topic.
+/// Returns true if the pipeline is registered with this cluster, group and table, and false if it is not registered.
 ///
 /// # Errors
-/// [`RegisterError::Differs`] if the registration is another one, or if another pipeline feeds the table from the same topic.
+/// [`RegisterError::Differs`] if the registration is another one. Also if the pipeline is not registered, and another pipeline
+/// feeds the table from the same topic.
 pub async fn is_as_registered(connection: &mut PgConnection, wanted: &Registration) -> Result<bool, RegisterError> {
     let known = sqlx::query("SELECT cluster_id, group_id, target, target_oid FROM tidegate.pipeline WHERE name = $1")
         .bind(&wanted.pipeline)

@@ -79,8 +79,8 @@ pub(super) fn of_statement(sqlstate: &str, message: &str) -> Option<&'static str
 
 fn of(error: &PostgresError) -> Option<&'static str> {
     let text = error.message.as_str();
-    // All refusals by pg_hba.conf have this SQLSTATE and this routine. If the server speaks another language, the
-    // general remedy is given.
+    // All refusals by pg_hba.conf have SQLSTATE 28000 and the same routine, so only the message tells them apart. If the server
+    // speaks another language, the general remedy is given.
     Some(match error.sqlstate.as_str() {
         "28P01" => {
             "check the user and the password in `postgres.url`, `postgres.password_file` or `postgres.password_command`"

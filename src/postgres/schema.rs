@@ -249,8 +249,8 @@ pub async fn pending(connection: &mut PgConnection) -> Result<Vec<String>, sqlx:
     Ok(pending_of(&migrator(), connection).await?.into_iter().map(name).collect())
 }
 
-/// Writes what [`migrate`] would run, as one script for psql; `None` if nothing is missing. The script records what it applied,
-/// so that a daemon that starts afterwards finds nothing to do.
+/// Returns what [`migrate`] would run, as one script for psql; `None` if nothing is missing. The script records what it
+/// applied, so that a daemon that starts afterwards finds nothing to do.
 ///
 /// # Errors
 /// The error of the server.
@@ -298,7 +298,7 @@ async fn exists(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query("SELECT to_regnamespace('tidegate') IS NOT NULL").fetch_one(connection).await?.try_get(0)
 }
 
-/// Writes the rights that a daemon needs on schema `tidegate` when another role owns it, as SQL.
+/// Returns SQL that grants a role what a daemon needs on schema `tidegate` if another role owns the schema.
 pub fn grants(role: &str) -> String {
     let role = quote_identifier(role);
     let rights = "SELECT, INSERT, UPDATE, DELETE ON";

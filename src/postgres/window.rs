@@ -37,8 +37,8 @@ pub(super) struct Stages {
 }
 
 impl Stages {
-    /// Begins a transaction with the plan of this version. Staging tables that the previous transaction created are now
-    /// permanent, and its commit emptied all of them.
+    /// Begins a transaction with the plan of this version. The commit of the previous transaction has emptied all staging
+    /// tables. From now on, no rollback removes the staging tables that the previous transaction created.
     pub(super) fn begin(&mut self, version: u64) {
         self.new.clear();
         self.filled.clear();
@@ -200,8 +200,8 @@ pub(super) async fn copy_into(
     Ok(())
 }
 
-/// Sends rows of one shape into `table`, a name as SQL. `copy` is `None` if these rows have a value for no column. Then
-/// an INSERT gives each of them the defaults of all columns.
+/// Sends rows of one shape into `table`, a name as SQL. `copy` is `None` if these rows leave out every column. Then an INSERT
+/// gives each of them the defaults of all columns.
 async fn direct(
     connection: &mut PgConnection,
     table: &str,
@@ -341,9 +341,9 @@ pub(super) async fn create(
     Ok(oids)
 }
 
-/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. If `defaults`
-/// is set, rows will take the staging table's defaults. So if the target's defaults have changed, creates the staging
-/// table again.
+/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. Creates it again if
+/// the target's defaults or generated columns have changed, and rows will take the defaults (`defaults`) or the merge compares
+/// generated columns.
 async fn stage(
     live: &mut Live,
     number: u16,

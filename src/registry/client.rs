@@ -112,8 +112,8 @@ impl Client {
         Ok(document)
     }
 
-    /// Returns the numbers of the schemas that are versions of the same subjects as a schema, without duplicates. Of each
-    /// subject, the newest [`VERSIONS_MAX`] versions count.
+    /// Returns the numbers of the schemas that are versions of the same subjects as a schema, without duplicates. Looks only at
+    /// the first [`SUBJECTS_MAX`] subjects, and at the newest [`VERSIONS_MAX`] versions of each.
     ///
     /// # Errors
     /// At the first request that fails, and if requests are left at the deadline.

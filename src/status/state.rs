@@ -48,7 +48,7 @@ pub enum PipelineState {
     Flowing,
     /// At least one of the pipeline's consumers waits for Postgres or for the schema registry.
     Waiting,
-    /// Kafka doesn't answer, or denies what the pipeline needs.
+    /// Kafka doesn't answer, denies what the pipeline needs, or doesn't have a listed topic.
     WaitingForKafka,
     /// The pipeline writes what it has read, and then ends.
     Draining,

@@ -12,7 +12,7 @@ pub enum WaitCause {
     Registry,
 }
 
-/// A system that doesn't answer or refuses a request, so that we wait and retry.
+/// A system that refuses a request or doesn't answer, so that we wait and retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     pub cause: WaitCause,
@@ -22,7 +22,7 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Returns the trouble with a Kafka that doesn't answer or denies a request. `error` says why.
+    /// Returns the trouble with a Kafka that denies a request or doesn't answer. `error` says why.
     pub fn kafka(error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Kafka, error: error.to_string() }
     }
@@ -62,7 +62,7 @@ impl Trouble {
     /// Returns the words that follow "has waited 42 s for …" in a sentence.
     pub fn waited_for(&self) -> String {
         match self.cause {
-            // Most errors of Postgres begin with its name, which the sentence already contains.
+            // Most errors of Postgres begin with "Postgres", which the sentence already contains.
             WaitCause::Postgres => {
                 format!("Postgres: {}", self.error.strip_prefix("Postgres ").unwrap_or(&self.error))
             }

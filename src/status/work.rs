@@ -107,7 +107,7 @@ pub struct DeadLetter {
 pub struct Event {
     /// Milliseconds since the epoch.
     pub at_ms: i64,
-    /// `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`
+    /// `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`, `instance`, `reload`
     pub kind: &'static str,
     /// The system that a consumer begins to wait for, or no longer waits for.
     pub cause: Option<WaitCause>,
@@ -145,7 +145,7 @@ impl Work {
         self.micros.each_ref().map(seconds)
     }
 
-    /// Records whether the poll thread takes records.
+    /// Notes whether the poll thread takes records.
     pub fn hold(&self, hold: Option<Hold>) {
         self.held.store(hold.map_or(0, |hold| hold as u64 + 1), Ordering::Relaxed);
     }
@@ -160,7 +160,7 @@ impl Work {
         }
     }
 
-    /// Records a written batch.
+    /// Adds a written batch.
     pub fn batch(&self, trigger: Option<Trigger>, note: BatchNote) {
         let mut batches = lock(&self.batches);
         if let Some(trigger) = trigger {
@@ -177,7 +177,7 @@ impl Work {
         lock(&self.batches).clone()
     }
 
-    /// Records committed dead letters.
+    /// Adds a committed dead letter.
     pub fn dead(&self, reason: &'static str, letter: DeadLetter) {
         let mut dead = lock(&self.dead);
         let of_reason = dead.entry(reason).or_default();
@@ -198,7 +198,7 @@ impl Work {
         self.push(Event::now(kind, text));
     }
 
-    /// Records that the consumer begins to wait for a system (`outage`), or no longer waits for it (`recovered`).
+    /// Notes that the consumer begins to wait for a system (`outage`), or no longer waits for it (`recovered`).
     pub fn note_wait(&self, kind: &'static str, cause: WaitCause, text: String) {
         self.push(Event { cause: Some(cause), ..Event::now(kind, text) });
     }

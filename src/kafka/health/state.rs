@@ -8,7 +8,7 @@ use super::{HealthStatistics, Outage};
 use crate::repeats::REPEAT_AFTER;
 use crate::status::Trouble;
 
-/// If a request has no answer for this long, it is an outage. This time is longer than a change of a partition's leader takes.
+/// If a request has no answer for this long, this is an outage. Changing a partition's leader takes less time.
 const SILENT_AFTER: Duration = Duration::from_secs(8);
 /// A group without a coordinator for this long is an outage.
 const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
@@ -30,7 +30,7 @@ pub(super) struct State {
     pub(super) missing: Option<(Instant, Vec<String>)>,
     /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use this protocol.
     pub(super) only_classic: BTreeSet<String>,
-    /// Brokers that offer it.
+    /// The brokers that offer the group protocol `consumer`.
     pub(super) offers_consumer: BTreeSet<String>,
     pub(super) outage: Option<Outage>,
     /// When a connection last failed, or an outage was last seen.
@@ -104,8 +104,8 @@ impl State {
         self.connections.values().max_by_key(|(at, _)| *at).map(|(_, fault)| fault)
     }
 
-    /// Returns why Kafka doesn't serve the pipeline, and since when. Any fault is returned before a missing topic, because a
-    /// Kafka that reports a missing topic does answer requests.
+    /// Returns why Kafka doesn't serve the pipeline, and since when. A fault takes precedence over a missing topic, which Kafka
+    /// reports only while it answers requests.
     pub(super) fn trouble(&self, now: Instant, servers: &str) -> Option<(Instant, Trouble)> {
         if let Some((since, fault)) = self.fault(now, servers) {
             return Some((since, Trouble::kafka(&fault)));

@@ -12,7 +12,8 @@ use super::Observer;
 use crate::kafka::reader::Reader;
 use crate::kafka::settings;
 
-/// If Kafka sends nothing for this long, reading the ends of logs is given up. A reading of the lag waits for it.
+/// If Kafka sends nothing for this long, reading the ends of logs is given up. The limit is short, because a reading of the lag
+/// waits meanwhile.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Ranges of logs that were read.
@@ -25,12 +26,12 @@ pub struct RangesRead {
 }
 
 impl Observer {
-    /// Reads these ranges, and returns those that contain no record that Kafka would deliver. Such a range holds only
-    /// transaction markers and aborted records. The ranges of one topic are read together. After `limit`, no further topic is
-    /// read.
+    /// Reads these ranges. Returns which of them were read, and which of these contain no record that Kafka would deliver. Such
+    /// a range holds only transaction markers and aborted records. The ranges of one topic are read together. After `limit`, no
+    /// further topic is read.
     ///
     /// # Errors
-    /// If Kafka doesn't answer, and nothing was read.
+    /// If no client can be created, or no topic can be read.
     pub fn ranges_without_records(
         &self,
         ranges: &[(TopicPartition, Range<Offset>)],
@@ -47,7 +48,7 @@ impl Observer {
         }
         let mut failed = None;
         for topic in topics {
-            // A topic that fails at once, for example by an offset that Kafka has deleted, doesn't keep others from being read.
+            // Other topics are read even if one fails at once, for example because Kafka has deleted an offset.
             let limit = if failed.is_some() { limit.min(SILENCE_MAX) } else { limit };
             if (failed.is_some() || !found.read.is_empty()) && began.elapsed() >= limit {
                 break;

@@ -44,15 +44,15 @@ impl Missing {
     }
 }
 
-/// Creates those of these partitions that are missing, and the DEFAULT partition if it is configured.
+/// Creates the partitions of `wanted` that are missing, and the DEFAULT partition if it is configured and missing.
 ///
 /// If Postgres refuses a partition, a warning says so, provided that the rows have a place in other partitions. A partition
-/// whose rows DEFAULT holds, or whose bounds Postgres doesn't accept, is left out with a warning in any case. A warning that
-/// `logged` holds back is not repeated.
+/// whose rows DEFAULT holds, or whose bounds Postgres doesn't accept, is left out with a warning in any case. `logged` holds
+/// back warnings that were logged shortly before.
 ///
 /// # Errors
-/// The error of the database. A refusal is an error if rows have no place, if waiting resolves it while rows wait, and if the
-/// configured DEFAULT partition doesn't exist.
+/// The error of the database. A refusal is an error in three cases: rows have no place; rows wait, and waiting resolves the
+/// refusal; the configured DEFAULT partition doesn't exist.
 pub async fn create(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -76,7 +76,7 @@ pub async fn create(
                 {
                     warn!(pipeline = config.name, %partition, %error, "can't create a partition: {why}");
                 }
-                // Rows of such a partition go to DEFAULT, or Postgres accepts no partition for their times.
+                // Leave such a partition out: its rows go to DEFAULT, or Postgres accepts no partition for their times.
                 if why.is_some() && !may_be_mended(&*error) {
                     continue;
                 }
@@ -109,8 +109,9 @@ impl AllRefused {
     /// Warns if the rows have a place.
     ///
     /// # Errors
-    /// The error of a partition that rows need, or one that waiting resolves while rows wait. If the DEFAULT partition is
-    /// configured and doesn't exist, the last error: rows that may create no partition have no other place.
+    /// The error of a partition without which rows have no place. The last error in two cases: rows wait, and waiting resolves
+    /// this error; or the DEFAULT partition is configured and doesn't exist. Without the DEFAULT partition, rows for which no
+    /// partition may be created have no place.
     async fn judge(
         mut self,
         connection: &mut PgConnection,
@@ -196,14 +197,14 @@ pub fn reason_for_this_partition(error: &dyn DatabaseError) -> Option<&'static s
     }
 }
 
-/// Returns whether a user can make room for a partition that Postgres refuses for a reason of its own: another table has its
-/// name, or another partition a part of its range. Until then rows of its range may have no place.
+/// Returns whether a user can make room for the refused partition: another table has the partition's name, or another partition
+/// covers a part of its range. Until then, rows of its range may have no place.
 fn may_be_mended(error: &dyn DatabaseError) -> bool {
     matches!(error.code().as_deref(), Some("42P07" | "42P17"))
 }
 
-/// Returns those of these partitions that don't exist, and the DEFAULT partition if it is configured, each with the statements
-/// that create it.
+/// Returns the partitions of `wanted` that don't exist, and the DEFAULT partition if it is configured and doesn't exist, each
+/// with the statements that create it.
 pub(super) fn missing(
     config: &Pipeline,
     by: &PartitionBy,

@@ -9,17 +9,19 @@ use tidegate_rows::write_mode::partitions::{Bounds, default_name, is_expired, of
 
 use super::existing;
 
-/// The condition that the rows of a partition fulfil; NULL for a DEFAULT partition without others beside it.
+/// Selects the condition that the rows of each partition fulfil. A DEFAULT partition without others beside it has no condition,
+/// and accepts every row.
 const CONDITIONS: &str = "
 SELECT coalesce(pg_catalog.pg_get_partition_constraintdef(i.inhrelid), 'true')
 FROM pg_catalog.pg_inherits i WHERE i.inhparent = to_regclass($1)";
 
-/// The relations in a table's schema whose names begin like the table's. A long name of a partition has a part of it only.
+/// Selects the relations in a table's schema whose names begin with the first 8 characters of the table's name. If that name is
+/// long, the names of the table's partitions contain only its beginning.
 const NAMES: &str = "
 SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND starts_with(c.relname, left($2, 8))";
 
-/// Returns those of these times whose rows no existing partition accepts. A DEFAULT partition accepts what no other one does.
+/// Returns the ranges of `wanted` whose rows no existing partition accepts. A DEFAULT partition accepts what no other one does.
 /// The first and the last moment of a range stand for the rest of it.
 ///
 /// # Errors
@@ -50,7 +52,8 @@ pub async fn without_place(
     let numbers: Vec<i64> = (0..wanted.len()).flat_map(|n| [n, n]).filter_map(|n| n.try_into().ok()).collect();
     let query = sqlx::query(&sql).persistent(false).bind(times).bind(numbers).bind(&by.column);
     let outside = match query.fetch_all(connection).await {
-        // The conditions also concern other columns, or a column's type allows no NULL: rows may have no place.
+        // The conditions also concern other columns, or a column's type allows no NULL. Rows may have no place, so report all
+        // ranges.
         Err(sqlx::Error::Database(_)) => return Ok(wanted.to_vec()),
         outside => outside?,
     };

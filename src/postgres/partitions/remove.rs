@@ -1,4 +1,5 @@
-//! Removes expired partitions. One that can't be removed holds up no other, and no writer for long.
+//! Removes expired partitions. A partition that is in use, or that Postgres refuses to remove, is skipped. No removal holds up
+//! writers for long.
 
 use std::time::{Duration, Instant};
 
