@@ -257,7 +257,7 @@ async fn attempts(
                     why.as_deref().unwrap_or("another table has its name")
                 ));
             } else if !wanted.is_empty() && why.is_some() {
-                // The daemon can't create partitions, and writes into those that exist.
+                // The daemon can't create partitions, so it would write only into those that exist.
                 return attempt(&Setup { no_partitions: true, ..trials.direct.clone() }).await;
             } else {
                 report.warnings.push(format!("rows need partitions that the daemon will create; {LESS_CHECKED}"));
@@ -380,8 +380,8 @@ impl PipelineReport {
     }
 
     /// Reports a group that the pipeline's consumers may be unable to join, because its members share the partitions by another
-    /// protocol. Kafka accepts a member if at least one of its protocols is offered by every other member, even if the
-    /// group uses another one now.
+    /// protocol. Kafka accepts a member if at least one of its protocols is offered by every other member, even if the group
+    /// currently uses a different protocol.
     fn other_protocol(&mut self, pipeline: &Pipeline, group: &Group) {
         let Some(ours) = settings::assignor(pipeline.group_protocol) else { return };
         if group.members == 0 || group.protocol.is_empty() || group.protocol == ours {

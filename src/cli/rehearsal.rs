@@ -40,7 +40,7 @@ pub(super) struct Findings {
     pub(super) rows: Vec<String>,
     /// Postgres's message about a change that it refused because the transaction is read-only; see [`Rehearsal::guarded`].
     pub(super) would_change: Option<String>,
-    /// The partitions that rows need if some are missing, which the daemon would create.
+    /// If partitions are missing: all partitions that the rows need. The daemon would create the missing ones.
     pub(super) without_partition: Vec<Bounds>,
 }
 
@@ -202,8 +202,8 @@ impl Ledger for Rehearsal {
 }
 
 impl Planner for Rehearsal {
-    /// Keeps the plan, because it was made a moment ago. If the error then occurs again, one record or all records
-    /// cause it.
+    /// Keeps the plan, because it was made a moment ago. If the write then fails again, the cause is one record or all records,
+    /// and not an outdated plan.
     ///
     /// # Errors
     /// If rows lack partitions, which the daemon would create now.

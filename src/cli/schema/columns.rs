@@ -98,8 +98,8 @@ impl Columns {
         }
     }
 
-    /// Returns whether an object's members become columns. They do if every value is an object or null, and the few members are
-    /// all scalars.
+    /// Returns whether an object's members become columns. They do if every value is an object or null, and the members are few
+    /// and all scalars.
     fn is_spread(&self, node: &Node) -> bool {
         let is_scalar = |name: &str, member: &Node| {
             let is_scalar = member.seen.objects + member.seen.arrays == 0;

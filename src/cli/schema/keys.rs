@@ -39,9 +39,9 @@ pub(super) struct Keys {
 #[derive(Debug, Default)]
 struct Binary {
     count: u64,
-    /// How many keys have a plausible size if they are read as a whole number.
+    /// How many keys have a plausible value if they are read as a whole number.
     integers: u64,
-    /// How many keys have a plausible size if they are read as a float.
+    /// How many keys have a plausible value if they are read as a float.
     floats: u64,
     uuids: u64,
 }

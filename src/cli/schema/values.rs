@@ -61,7 +61,7 @@ struct Numbers {
     most: f64,
 }
 
-/// Counts of texts, by the type whose values the texts write.
+/// How many texts are literals of each type, and how many texts there are in all.
 #[derive(Debug, Default)]
 struct Texts {
     count: u64,
