@@ -284,7 +284,7 @@ fn section(kind: &str) -> Option<&'static str> {
     })
 }
 
-/// `faults` has one fault per line. Returns the first one, and how many follow.
+/// Returns the first of the faults, which come one per line, and how many follow.
 pub(super) fn first(faults: &str) -> String {
     let mut lines = faults.lines().filter(|line| !line.trim().is_empty());
     let first = lines.next().unwrap_or_default().trim();
