@@ -74,7 +74,7 @@ pub fn unused_variables() -> impl Iterator<Item = (String, String)> {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `instance`: a name of this daemon that it keeps across restarts. `None`: derived from the host's name and the port of
+    /// `instance`: this daemon's own name, the same after every restart. `None`: derived from the host's name and the port of
     /// `http.listen`.
     pub instance: Option<String>,
     /// `[kafka]`
@@ -99,7 +99,7 @@ impl Config {
     /// Pass [`variables`].
     ///
     /// # Errors
-    /// All faults together. But if a file can't be read or isn't TOML, only this fault is returned.
+    /// All faults together. But if files can't be read or aren't TOML, only these faults are returned.
     pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<Config, Faults> {
         let texts = files.iter().map(|file| (file.as_path(), std::fs::read_to_string(file).map_err(|e| e.to_string())));
         read::config(texts, env).map(|(config, _)| config)
