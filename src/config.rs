@@ -246,8 +246,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns the longest time that a poll loop waits, counted from the stop, until everything that it has read is
-    /// written. After this time, the poll loop leaves its group.
+    /// Returns how long after the stop a poll loop waits for everything that it has read to be written. After this time, it
+    /// leaves its group.
     pub fn flush_timeout(&self) -> Duration {
         self.drain_timeout - 2 * self.reserve()
     }

@@ -71,8 +71,8 @@ pub(super) struct KafkaReport {
 #[derive(Debug, Serialize)]
 pub(super) struct TopicReport {
     pub(super) partitions: i32,
-    /// The number of offsets between the starts and the ends of all partitions' logs. The topic has at most as many
-    /// records.
+    /// The number of offsets in the logs of all partitions. The topic has at most that many records, because some offsets may
+    /// hold none.
     pub(super) records: u64,
 }
 
@@ -101,7 +101,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     }
     // The report has already named the faults, so the error only counts them.
     let text = format!("check found {}", show::counted(faults as u64, "fault", "faults"));
-    // While a service can't be reached, other faults may stay unknown. So the exit code says that it can't be reached.
+    // While a service can't be reached, other faults may stay unknown. So the exit code says that the service can't be reached.
     Err(if report.pipelines.iter().any(|pipeline| pipeline.unreachable) {
         FatalError::Unavailable(text)
     } else {

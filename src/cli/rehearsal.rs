@@ -44,7 +44,8 @@ pub(super) struct Findings {
     pub(super) without_partition: Vec<Bounds>,
 }
 
-/// Returns limits that no share of dead letters exceeds, because a person watches the command.
+/// Returns limits that no share of dead letters exceeds. A person sees the command's result, so the command needn't stop by
+/// itself.
 pub(super) fn boundless() -> DeadLetterLimits {
     DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
 }
@@ -83,8 +84,8 @@ impl Rehearsal {
         Self { before_shown, ..self }
     }
 
-    /// Notes in the findings a change that a read-only transaction refuses, or a missing partition. Returns the outcome
-    /// unchanged.
+    /// Returns the outcome unchanged. If a read-only transaction refused a change, or if a partition is missing, also adds this
+    /// to the findings.
     fn noted<T>(&self, outcome: Result<T, WriteError>) -> Result<T, WriteError> {
         match outcome.as_ref().map_err(|error| &error.cause) {
             Err(Cause::Postgres(error)) if self.guarded && error.sqlstate == READ_ONLY => {
@@ -206,7 +207,7 @@ impl Planner for Rehearsal {
     /// and not an outdated plan.
     ///
     /// # Errors
-    /// If rows lack partitions, which the daemon would create now.
+    /// If rows lack partitions. The daemon would create these now.
     async fn replan(&mut self) -> Result<(), ReplanError> {
         if !lock(&self.findings).without_partition.is_empty() {
             return Err(ReplanError::Unplannable("rows need partitions that don't exist".to_owned()));

@@ -34,7 +34,7 @@ enum Tried {
     Accepted,
     Refused {
         why: String,
-        /// Whether the reason concerns only this partition, if the statement creates one.
+        /// If the statement creates a partition: whether the reason concerns only this partition.
         of_one: bool,
     },
     /// Another session held a lock on what the statement changes.
@@ -120,7 +120,7 @@ impl EventTriggers {
         report: &mut PipelineReport,
     ) -> Result<(), sqlx::Error> {
         // A write to a table and a draw from a sequence take a RowExclusiveLock, which lasts until the transaction
-        // ends. If the transaction has created or altered the relation, it has an exclusive lock on it too.
+        // ends. A transaction that has created or altered a relation also holds an exclusive lock on that relation.
         let rows = sqlx::query(
             "SELECT c.relkind = 'S', pg_catalog.format('%I.%I', n.nspname, c.relname)
              FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation

@@ -280,7 +280,7 @@ fn newest(
     ranges
 }
 
-/// What was counted while the records of a trial were encoded.
+/// The counts that a trial makes while it encodes the records.
 struct Encoded {
     /// The fields that no column takes.
     new_fields: NewFields,

@@ -224,7 +224,7 @@ impl StandIn<'_> {
     }
 }
 
-/// A column, and the default that fills it if a row leaves it out.
+/// A column, and its default for rows without a value for it.
 struct Column {
     name: String,
     type_text: String,

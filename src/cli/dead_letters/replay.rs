@@ -423,7 +423,7 @@ impl Transaction for ReplayStore {
 impl Ledger for ReplayStore {
     /// Finds out whether a transaction in doubt was committed. Locks the dead letters that the transaction deletes,
     /// which waits until the transaction has ended. After a commit, these dead letters no longer exist. A transaction
-    /// that deletes none only changes reasons. It counts as not committed, because this change may be repeated.
+    /// that deletes none only changes reasons. It counts as not committed, because it does no harm to repeat this change.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.inner.disconnect();
         self.inner.begin().await?;

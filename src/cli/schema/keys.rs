@@ -144,7 +144,7 @@ impl Keys {
             let column = columns.iter().find(|column| column.path == [name.clone()]);
             column.map(|column| column.name.clone())
         };
-        // If the values use a registry, framed keys are decoded by their own schema without this setting.
+        // If the values use a registry, framed keys are decoded by their own schema without `key_format`.
         let format = match self.registered {
             0 => None,
             _ if values_are_registered => None,
