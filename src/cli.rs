@@ -169,7 +169,7 @@ pub fn main() -> u8 {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // A request for help isn't an error. If the text can't be printed, an error couldn't be printed either.
+            // A request for help isn't an error. If the text can't be printed, there is nothing left to do.
             let code = if error.use_stderr() { USAGE } else { 0 };
             drop(error.print());
             return code;
@@ -227,8 +227,8 @@ fn start_command_logging(config: &Config) {
 fn start_logging(config: &Config, level: LevelFilter) {
     // Escape codes are only for terminals: in a file or a pipe they break searching and parsing.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    // A log line that can't be written is lost. A report of the loss would also go to standard error, which is closed,
-    // and panic. But a closed terminal must not stop the daemon.
+    // A log line that can't be written is lost. A report of the loss would go to standard error too. If that is closed, the
+    // report would panic, and a closed terminal must not stop the daemon.
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)

@@ -74,7 +74,7 @@ pub fn unused_variables() -> impl Iterator<Item = (String, String)> {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `instance`: a name of this daemon that it keeps across restarts. `None`: derived from the host's name and the port of
+    /// `instance`: this daemon's own name, the same after every restart. `None`: derived from the host's name and the port of
     /// `http.listen`.
     pub instance: Option<String>,
     /// `[kafka]`
@@ -99,7 +99,7 @@ impl Config {
     /// Pass [`variables`].
     ///
     /// # Errors
-    /// All faults together. But if a file can't be read or isn't TOML, only this fault is returned.
+    /// All faults together. But if files can't be read or aren't TOML, only these faults are returned.
     pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<Config, Faults> {
         let texts = files.iter().map(|file| (file.as_path(), std::fs::read_to_string(file).map_err(|e| e.to_string())));
         read::config(texts, env).map(|(config, _)| config)
@@ -246,8 +246,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns the longest time that a poll loop waits, counted from the stop, until everything that it has read is
-    /// written. After this time, the poll loop leaves its group.
+    /// Returns how long after the stop a poll loop waits for everything that it has read to be written. After this time, it
+    /// leaves its group.
     pub fn flush_timeout(&self) -> Duration {
         self.drain_timeout - 2 * self.reserve()
     }

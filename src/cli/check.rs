@@ -71,8 +71,8 @@ pub(super) struct KafkaReport {
 #[derive(Debug, Serialize)]
 pub(super) struct TopicReport {
     pub(super) partitions: i32,
-    /// The number of offsets between the starts and the ends of all partitions' logs. The topic has at most as many
-    /// records.
+    /// The number of offsets in the logs of all partitions. The topic has at most that many records, because some offsets may
+    /// hold none.
     pub(super) records: u64,
 }
 
@@ -101,7 +101,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     }
     // The report has already named the faults, so the error only counts them.
     let text = format!("check found {}", show::counted(faults as u64, "fault", "faults"));
-    // While a service can't be reached, other faults may stay unknown. So the exit code says that it can't be reached.
+    // While a service can't be reached, other faults may stay unknown. So the exit code says that the service can't be reached.
     Err(if report.pipelines.iter().any(|pipeline| pipeline.unreachable) {
         FatalError::Unavailable(text)
     } else {
@@ -257,7 +257,7 @@ async fn attempts(
                     why.as_deref().unwrap_or("another table has its name")
                 ));
             } else if !wanted.is_empty() && why.is_some() {
-                // The daemon can't create partitions, and writes into those that exist.
+                // The daemon can't create partitions, so it would write only into those that exist.
                 return attempt(&Setup { no_partitions: true, ..trials.direct.clone() }).await;
             } else {
                 report.warnings.push(format!("rows need partitions that the daemon will create; {LESS_CHECKED}"));
@@ -380,8 +380,8 @@ impl PipelineReport {
     }
 
     /// Reports a group that the pipeline's consumers may be unable to join, because its members share the partitions by another
-    /// protocol. Kafka accepts a member if at least one of its protocols is offered by every other member, even if the
-    /// group uses another one now.
+    /// protocol. Kafka accepts a member if at least one of its protocols is offered by every other member, even if the group
+    /// currently uses a different protocol.
     fn other_protocol(&mut self, pipeline: &Pipeline, group: &Group) {
         let Some(ours) = settings::assignor(pipeline.group_protocol) else { return };
         if group.members == 0 || group.protocol.is_empty() || group.protocol == ours {

@@ -61,7 +61,7 @@ fn time_ms(text: &str) -> Result<i64, String> {
         .map_err(|_| format!("{text:?} is not a time such as 2026-01-31T12:00:00Z"))
 }
 
-/// Joins `$before`, the `WHERE` conditions of a [`Filter`] and `$after` to one statement. [`Filter::bind`] fills in the
+/// Joins `$before`, the `WHERE` conditions of a [`Filter`] and `$after` into one statement. [`Filter::bind`] fills in the
 /// parameters of the conditions.
 macro_rules! matching {
     ($before:literal, $after:literal) => {

@@ -199,8 +199,8 @@ pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sq
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// Sends the pipeline's rows to another table. All of them go there, whatever table they name. Its partitions are created only
-/// if that table has partitions.
+/// Sends all of the pipeline's rows to `table`, whatever table the records name. If it is a plain table, no partitions are
+/// created.
 pub(super) async fn redirect(
     connection: &mut PgConnection,
     pipeline: &mut Pipeline,

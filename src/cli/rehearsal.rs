@@ -40,11 +40,12 @@ pub(super) struct Findings {
     pub(super) rows: Vec<String>,
     /// Postgres's message about a change that it refused because the transaction is read-only; see [`Rehearsal::guarded`].
     pub(super) would_change: Option<String>,
-    /// The partitions that rows need if some are missing, which the daemon would create.
+    /// If partitions are missing: all partitions that the rows need. The daemon would create the missing ones.
     pub(super) without_partition: Vec<Bounds>,
 }
 
-/// Returns limits that no share of dead letters exceeds, because a person watches the command.
+/// Returns limits that no share of dead letters exceeds. A person sees the command's result, so the command needn't stop by
+/// itself.
 pub(super) fn boundless() -> DeadLetterLimits {
     DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
 }
@@ -83,8 +84,8 @@ impl Rehearsal {
         Self { before_shown, ..self }
     }
 
-    /// Notes in the findings a change that a read-only transaction refuses, or a missing partition. Returns the outcome
-    /// unchanged.
+    /// Returns the outcome unchanged. If a read-only transaction refused a change, or if a partition is missing, also adds this
+    /// to the findings.
     fn noted<T>(&self, outcome: Result<T, WriteError>) -> Result<T, WriteError> {
         match outcome.as_ref().map_err(|error| &error.cause) {
             Err(Cause::Postgres(error)) if self.guarded && error.sqlstate == READ_ONLY => {
@@ -202,11 +203,11 @@ impl Ledger for Rehearsal {
 }
 
 impl Planner for Rehearsal {
-    /// Keeps the plan, because it was made a moment ago. If the error then occurs again, one record or all records
-    /// cause it.
+    /// Keeps the plan, because it was made a moment ago. If the write then fails again, the cause is one record or all records,
+    /// and not an outdated plan.
     ///
     /// # Errors
-    /// If rows lack partitions, which the daemon would create now.
+    /// If rows lack partitions. The daemon would create these now.
     async fn replan(&mut self) -> Result<(), ReplanError> {
         if !lock(&self.findings).without_partition.is_empty() {
             return Err(ReplanError::Unplannable("rows need partitions that don't exist".to_owned()));

@@ -72,7 +72,7 @@ struct Report {
     table: String,
     /// Whether an earlier run has written a part of the range, or all of it.
     resumed: bool,
-    /// Counts of this run.
+    /// The number of records that this run has read. The counts below are of this run, too.
     records: u64,
     rows: u64,
     deletes: u64,

@@ -15,7 +15,7 @@ use crate::daemon::{self, Control};
 use crate::error::FatalError;
 use crate::metrics;
 
-/// The exit code after a second signal to end: the code with which a shell reports SIGINT.
+/// The exit code after a second SIGINT or SIGTERM: the code with which a shell reports SIGINT.
 const INTERRUPTED: i32 = 130;
 
 /// Arguments of `run`.

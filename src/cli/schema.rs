@@ -403,7 +403,7 @@ async fn look(config: &Config, pipeline: &Pipeline, topic: &str, ranges: Ranges)
     read.map_err(FatalError::Unavailable)
 }
 
-/// Converts the topic's name to the characters that a pipeline's name may have.
+/// Makes a pipeline's name from a topic's name: replaces dots, and cuts the name to 63 characters.
 fn pipeline_name(topic: &str) -> String {
     topic.chars().take(63).map(|c| if c == '.' { '_' } else { c }).collect()
 }

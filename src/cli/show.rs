@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::error::FatalError;
 
-/// Prints a document for programs.
+/// Prints a document as JSON, for programs.
 pub(super) fn json(document: &impl Serialize) -> Result<(), FatalError> {
     let text = serde_json::to_string_pretty(document);
     let text = text.map_err(FatalError::bug)?;

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::error::FatalError;
 use crate::http::{Status, text};
 
-/// The longest that a daemon may take to answer.
+/// The time limit for connecting to the daemon, and for each read and write.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The largest document that is read, in bytes.
 const BYTES_MAX: u64 = 64 << 20;
@@ -41,7 +41,7 @@ pub(super) fn is_daemon(listen: SocketAddr) -> bool {
     ask(reachable(listen), "/api/status").is_ok_and(|body| serde_json::from_str::<Status>(&body).is_ok())
 }
 
-/// Returns an address at which a daemon that listens on all interfaces can be reached.
+/// Returns the address for connecting to a daemon that listens at `listen`: loopback if the daemon listens on all interfaces.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -51,7 +51,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// Encodes a name for a query.
+/// Percent-encodes a name for the query of a URL.
 fn escaped(name: &str) -> String {
     let mut escaped = String::with_capacity(name.len());
     for byte in name.bytes() {

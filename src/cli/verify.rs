@@ -189,7 +189,8 @@ async fn against_table(
 ) -> Result<(), FatalError> {
     let name = &pipeline.table.name;
     let failed = |error: sqlx::Error| match error.as_database_error() {
-        // `check` prints the daemon's rights, and the daemon doesn't read the table in mode `append`.
+        // The rights that `check` prints don't include SELECT in mode `append`, because the daemon doesn't read the table then.
+        // So name it here.
         Some(denied) if denied.code().as_deref() == Some("42501") => FatalError::Stopped(format!(
             "can't compare `{name}` with the ledger: {}; this command reads the table, so the role needs GRANT SELECT ON {}",
             denied.message(),

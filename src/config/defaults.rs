@@ -38,7 +38,7 @@ pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(12);
 /// a drain.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// `postgres.idle_in_transaction_timeout`: how long a suspended process can keep the next owner from its ledger rows.
+/// `postgres.idle_in_transaction_timeout`: how long the locks of a suspended process can block the next owner of its partitions.
 pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `http.listen`: loopback, because the page requires no password.

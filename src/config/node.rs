@@ -88,8 +88,8 @@ impl<'a> ConfigNode<'a> {
         }
     }
 
-    /// Returns the one of several mutually exclusive keys that is set. If different layers set two of them, the later
-    /// layer wins. Two in one layer (a file, or the environment) are a fault.
+    /// Returns which of several mutually exclusive keys is set. If different layers set two of them, the later layer wins. Two in
+    /// one layer (a file, or the environment) are a fault.
     pub(super) fn one_of<'n>(&self, names: &[&'n str]) -> Option<(&'n str, ConfigNode<'a>)> {
         let mut set: Vec<_> =
             names.iter().map(|name| (*name, self.at(name))).filter(|(_, node)| node.is_set()).collect();

@@ -8,8 +8,8 @@ use tidegate_rows::spec::{Column, Expiry, Interval, IntervalUnit, PartitionBy};
 use super::names;
 use super::node::ConfigNode;
 
-/// The default number of partitions that are created ahead of time. With daily partitions, the current one still exists
-/// after Tidegate was down for a day.
+/// The default number of partitions that are created ahead of time. With daily partitions, today's partition exists even after
+/// Tidegate was down for a day.
 const AHEAD: u32 = 2;
 
 /// Reads `partition_by`, if it is set.

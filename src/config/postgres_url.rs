@@ -16,8 +16,8 @@ const SERVERS_MAX: usize = 16;
 pub struct Servers {
     /// All servers, in the order of the URL; at least one.
     pub all: Vec<Server>,
-    /// Whether the chosen server must accept writes: as `target_session_attrs` says, or, without it, if the URL names
-    /// several servers.
+    /// Whether the chosen server must accept writes, as the parameter `target_session_attrs` says. Without this parameter, true
+    /// if the URL names several servers.
     pub must_write: bool,
     /// Whether the URL names a file with CA certificates.
     pub has_authorities: bool,

@@ -89,7 +89,7 @@ fn function(node: &ConfigNode<'_>) -> Option<Function> {
             return None;
         }
     };
-    // Ignore the newline that editors and `echo` add at the end of the file.
+    // Ignore white space at the end of the file, because editors and `echo` add a newline.
     let bytes = bytes.trim_ascii_end();
     if bytes.len() < HASH_KEY_MIN {
         key.fault(format!("holds {} bytes; a key has {HASH_KEY_MIN} at least", bytes.len()));

@@ -66,8 +66,8 @@ fn evolve(node: &ConfigNode<'_>) -> bool {
     evolves
 }
 
-/// Checks that a table that is made from the mapping has a column `name`. A table that exists may compute the column (GENERATED
-/// ALWAYS AS), which only its catalog says.
+/// Checks the name of a column that another setting refers to. If the table is created from the mapping, the mapping must have
+/// the column. An existing table may compute the column (GENERATED ALWAYS AS), so here its name need only be valid.
 fn is_own(node: &ConfigNode<'_>, columns: Option<&[Column]>, name: &str) -> Result<(), String> {
     match columns {
         Some(columns) if node.at("create").flag(false) && !columns.iter().any(|mapped| mapped.name == name) => {

@@ -1,6 +1,6 @@
-//! Decides which dead letters are news: for five minutes, the first ones after a quiet time; and at any time, those
-//! that are a large share of the records. A small, constant share is not news; the page only counts it in the
-//! pipeline's row. No I/O.
+//! Decides which dead letters are news. The first ones after a quiet time are news for five minutes. Dead letters that are a
+//! large share of the records are always news. A small, constant share is not news: the page only counts it in the pipeline's
+//! row. No I/O.
 
 use std::collections::VecDeque;
 

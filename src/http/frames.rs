@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Value, json};
 
-/// Fields that change merely because time passes. For each, a neighbouring field has the time from which it counts. So a viewer
-/// can compute the field itself.
+/// Fields that change merely because time passes. Such a change alone isn't sent. For some of these fields, another one has the
+/// time from which they count: `since_ms` for `seconds`, and `lag_seen_ms` for `lag_age_seconds`.
 const BY_THEMSELVES: [&str; 6] =
     ["now_ms", "seconds", "idle_seconds", "retry_in_seconds", "age_seconds", "lag_age_seconds"];
 

@@ -93,7 +93,8 @@ impl History {
         }
     }
 
-    /// Returns the highest mean rate into Postgres over a minute of the last hour.
+    /// Returns the highest mean rate into Postgres over a minute of the last hour. Minutes with fewer than ten samples don't
+    /// count.
     pub(super) fn best_of_the_hour(&self, now_ms: i64) -> f32 {
         let recent = |cell: &&Cell| cell.seen >= 10 && self.coarse.at_ms(cell) > now_ms - 3_600_000;
         self.coarse.cells.iter().filter(recent).map(|cell| cell.sample.out).fold(0.0, f32::max)

@@ -81,7 +81,7 @@ pub(super) async fn run(site: Arc<Site>) {
     }
 }
 
-/// Warns once about each other daemon that has our instance name. The broker reports this only to the daemon that loses
+/// Warns once about each other daemon that has our instance name. The broker reports the conflict only to the daemon that loses
 /// the name. A row that is no longer updated belongs to an earlier process of this daemon, and causes no warning.
 fn warn_of_twins(site: &Site, before: &Instances, seen: &Instances, since: Duration, told: &mut BTreeSet<String>) {
     let ours = &site.daemon.instance;

@@ -142,7 +142,7 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
             },
         ),
     );
-    // A minute must have passed.
+    // The rate is 0 until a minute has ten samples.
     let best = (pipeline.best_per_second > 0.0).then(|| format!("best minute {}/s", whole(pipeline.best_per_second)));
     let flow = pipeline.flow_limit_per_second.map(|limit| format!("limit {}/s", whole_number(u64::from(limit))));
     let marks: Vec<_> = best.into_iter().chain(flow).collect();
@@ -267,7 +267,8 @@ fn cause(trigger: &str) -> &str {
     }
 }
 
-/// Returns the label of a line, padded so that the lines of a pipeline are aligned. Lines that continue have none.
+/// Returns the label of a line, padded so that the lines of a pipeline are aligned. A line that continues the one before has an
+/// empty label.
 fn label(label: &str) -> String {
     format!("{label:<LABEL$}")
 }

@@ -117,7 +117,7 @@ impl Watch {
         }
     }
 
-    /// Adds to the timeline that another daemon has our name.
+    /// Adds an event to the timeline: another daemon has our instance name.
     pub(super) fn twin(&self, what: String) {
         self.enter(None, Event::now("instance", what));
     }

@@ -1,4 +1,4 @@
-//! Describes states in sentences: one sentence per problem, the worst first; if there are none, one sentence that says so. No
+//! Describes states in sentences: one sentence per problem, the worst first. If there are no problems, one sentence says so. No
 //! I/O.
 
 use std::borrow::Cow;
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::plan::NeverSeen;
 use crate::status::{PipelineState, Trouble, WaitCause};
 
-/// Unwritten records are reported if Kafka deletes them in less than this time, in seconds, and in less time than they have
-/// waited.
+/// In seconds. Unwritten records are reported if the time until Kafka deletes them is shorter than this, and shorter than the
+/// time that they have waited.
 const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A pipeline is behind if its oldest unwritten record is older than this, in seconds.
 const BEHIND: f64 = 10.0;
@@ -245,7 +245,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     }
     if let Some(dead) = facts.dead {
         let reason = facts.dead_reason.as_deref().map(|reason| format!(", the newest: {reason}")).unwrap_or_default();
-        // While the pipeline waits or has stopped, or if there are no others, this part of the sentence would be wrong.
+        // This part of the sentence would be wrong while the pipeline waits or has stopped, or if all records are dead letters.
         let others = facts.state == PipelineState::Flowing && dead.share < 1.0;
         let others = if others { " The other records are written." } else { "" };
         say(
@@ -284,7 +284,7 @@ fn section(kind: &str) -> Option<&'static str> {
     })
 }
 
-/// `faults` has one fault per line. Returns the first one, and how many follow.
+/// Returns the first of the faults, which come one per line, and how many follow.
 pub(super) fn first(faults: &str) -> String {
     let mut lines = faults.lines().filter(|line| !line.trim().is_empty());
     let first = lines.next().unwrap_or_default().trim();

@@ -125,8 +125,8 @@ enum Parsed {
 async fn parse(connection: &mut PgConnection, sql: &str) -> Result<Parsed, sqlx::Error> {
     match connection.prepare(sql).await {
         Ok(_) => Ok(Parsed::Statement),
-        // Postgres refuses to prepare several statements with the SQLSTATE of a syntax error. So compare the C function
-        // that raised the error.
+        // Postgres refuses to prepare a text with several statements. The SQLSTATE of this error is that of a syntax error, so
+        // recognize it by the C function that raised it.
         Err(sqlx::Error::Database(error))
             if error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine)
                 == Some("exec_parse_message") =>

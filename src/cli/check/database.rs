@@ -126,7 +126,7 @@ async fn accepted(
     plans: Plans,
     report: &mut PipelineReport,
 ) -> Result<Option<Plans>, sqlx::Error> {
-    // If rights are missing, a refusal would be due to these.
+    // If rights are missing, Postgres would refuse the statements for that reason, so don't try them.
     let Some(triggers) = plans.triggers.as_ref().filter(|_| report.grants.is_empty()) else { return Ok(Some(plans)) };
     Ok(triggers.on_tables(connection, pipeline, &plans, report).await?.then_some(plans))
 }
@@ -192,7 +192,7 @@ pub(super) async fn for_named(
     accepted(open, pipeline, Plans { source, make_table, triggers }, report).await.map_err(failed)
 }
 
-/// Returns whether rows of some of these times have no place in an existing partition.
+/// Returns whether no existing partition accepts the rows of some of the times `wanted`.
 pub(super) async fn lack_place(
     config: &Config,
     pipeline: &Pipeline,

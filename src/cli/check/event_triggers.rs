@@ -34,10 +34,10 @@ enum Tried {
     Accepted,
     Refused {
         why: String,
-        /// Whether the reason concerns only this partition, if the statement creates one.
+        /// If the statement creates a partition: whether the reason concerns only this partition.
         of_one: bool,
     },
-    /// Another session held a lock on what it changes.
+    /// Another session held a lock on what the statement changes.
     Locked,
 }
 
@@ -120,7 +120,7 @@ impl EventTriggers {
         report: &mut PipelineReport,
     ) -> Result<(), sqlx::Error> {
         // A write to a table and a draw from a sequence take a RowExclusiveLock, which lasts until the transaction
-        // ends. If the transaction has created or altered the relation, it has an exclusive lock on it too.
+        // ends. A transaction that has created or altered a relation also holds an exclusive lock on that relation.
         let rows = sqlx::query(
             "SELECT c.relkind = 'S', pg_catalog.format('%I.%I', n.nspname, c.relname)
              FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
@@ -223,14 +223,14 @@ impl EventTriggers {
                 return Ok(false);
             }
         }
-        // Without the rights to create and remove partitions, a refusal would be due to these.
+        // Without the rights to create partitions, Postgres would refuse the statements for that reason, so don't try them.
         let by = pipeline.table.partition_by.as_ref().filter(|_| report.no_new_partitions.is_none());
         let Some(by) = by else { return Ok(true) };
         let partitions::Due { create, remove, has_place, .. } = partitions::look(connection, pipeline, by).await?;
         let what = |what| format!("{what} (pipelines.{}.table.partition_by)", pipeline.name);
         if let Some(sql) = remove.first() {
             let what = what("the removal of an expired partition");
-            // The daemon warns, and goes on with the partition.
+            // The daemon would only warn, and keep the partition.
             if let Tried::Refused { why, .. } = self.try_out(connection, &what, &[made, sql], report).await? {
                 report.warnings.push(format!("Postgres refuses {what}: {why}; {}", self.remedy()));
             }
@@ -238,7 +238,7 @@ impl EventTriggers {
         let what = what("a new partition");
         for sql in &create {
             match self.try_out(connection, &what, &[made, sql], report).await? {
-                // The reason says nothing about the next partition.
+                // The reason concerns only this partition, so try the next one.
                 Tried::Refused { why, of_one: true } => {
                     report.warnings.push(format!("Postgres refuses {what}: {why}"));
                     continue;

@@ -48,7 +48,7 @@ pub(super) struct Fields {
     shares: Vec<Share>,
     /// The registry's schemas that the records name.
     schemas: SchemasMet,
-    /// Why not all other versions of these schemas could be read; `None` if all were read, or none was needed.
+    /// Why some other versions of these schemas could not be read. `None` if all were read, or if none was needed.
     unread: Option<String>,
     /// The paths of the fields that JSON records have.
     seen: BTreeSet<String>,
@@ -70,8 +70,8 @@ impl Fields {
         }
     }
 
-    /// Compares the paths that the records' schemas lack with the other versions of these schemas. Requests them from the
-    /// registry, and blocks.
+    /// Compares the paths that the records' schemas lack with the other versions of these schemas. Requests those versions from
+    /// the registry, and blocks.
     pub(super) fn look_at_versions(&mut self, registry: &CachedSchemas, encoder: &Encoder) {
         let Self { schemas, unread, .. } = self;
         let lacking = schemas.lacking();
@@ -148,13 +148,13 @@ impl Fields {
             let key = format!("pipelines.{}.columns.{column}", pipeline.name);
             let whose = format!("{records} newest {}", self::records(pipeline));
             if *present == 0 {
-                // Look for a field of the same name at another level, or of a similar name.
                 if let (Some(_), Some(id)) = (lack, version) {
                     report.warnings.push(format!(
                         "{key}: none of the {whose} has field `{field}`, because their schemas don't have it; schema {id} does, which is another version of them"
                     ));
                     continue;
                 }
+                // Look for a field of the same name at another level, or of a similar name.
                 let last = field.rsplit('.').next().unwrap_or(field);
                 let ends = |seen: &&String| seen.rsplit('.').next() == Some(last);
                 let meant = nearest(field, self.seen.iter().map(String::as_str))

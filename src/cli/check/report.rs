@@ -25,7 +25,7 @@ pub(super) struct PipelineReport {
     /// Faults that keep the pipeline from running, each with its remedy.
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
-    /// The statements that grant the rights that the role lacks, each once.
+    /// The statements that grant the role its missing rights, each once.
     pub(super) grants: Vec<String>,
     pub(super) kafka: Option<KafkaReport>,
     pub(super) postgres: Option<PostgresReport>,
@@ -39,10 +39,11 @@ pub(super) struct PipelineReport {
     pub(super) offline: bool,
     #[serde(skip)]
     pub(super) unreachable: bool,
-    /// Why the pipeline can't create partitions, and the remedy, if it runs without that as long as rows have a place.
+    /// Why the pipeline can't create partitions, and the remedy. `None` if it can create them, or if it can't run without new
+    /// ones.
     #[serde(skip)]
     pub(super) no_new_partitions: Option<String>,
-    /// Relations whose names keep the pipeline from creating the partitions of these names.
+    /// Relations that aren't partitions but have the names of partitions, so that the pipeline can't create those.
     #[serde(skip)]
     pub(super) taken: Vec<TableName>,
 }
@@ -118,13 +119,13 @@ impl PipelineReport {
         }
     }
 
-    /// Records why a step of the check couldn't be done.
+    /// Adds the error of a step that couldn't be done to the faults.
     pub(super) fn fault(&mut self, error: &FatalError) {
         self.unreachable |= matches!(error, FatalError::Unavailable(_));
         self.faults.extend(error.to_string().lines().map(str::to_owned));
     }
 
-    /// Records a missing right, with the statement that grants it.
+    /// Adds a missing right to the faults, with the statement that grants it.
     pub(super) fn lacks(&mut self, what: impl std::fmt::Display, statement: String) {
         self.faults.push(format!("{what}; run: {statement};"));
         if !self.grants.contains(&statement) {
@@ -132,7 +133,7 @@ impl PipelineReport {
         }
     }
 
-    /// Warns that the pipeline can't create partitions, though it runs while rows have a place in existing ones.
+    /// Warns that the pipeline can't create partitions. It still runs as long as existing partitions accept all rows.
     pub(super) fn lacks_partitions(&mut self, pipeline: &Pipeline, why: String) {
         self.warnings.push(format!(
             "pipelines.{}.table.partition_by: {why}; rows with the current time have a partition, so the pipeline runs; it stops at the first row without a partition",

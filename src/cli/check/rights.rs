@@ -226,8 +226,8 @@ pub(super) async fn on_table(
         Some(by) => Some(partitions::look(connection, pipeline, by).await?),
         None => None,
     };
-    // `evolve`, and `partition_by` if rows have no partition, require that the role owns the table. An owner has all of these
-    // rights.
+    // `evolve`, and `partition_by` if rows have no partition, require that the role owns the table. An owner has all the rights
+    // in `verbs`, so don't report these too.
     let will_own = pipeline.table.evolve || due.as_ref().is_some_and(|due| owns || !due.has_place);
     for (right, verb) in verbs {
         if !will_own && !has_on_columns(connection, pipeline, found, right).await? {
@@ -268,7 +268,7 @@ pub(super) async fn on_table(
     Ok(())
 }
 
-/// Reports the rights that are missing to create partitions, and the names of partitions that others have taken.
+/// Reports the rights that are missing to create partitions, and names of partitions that other relations have.
 async fn to_partition(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

@@ -123,7 +123,7 @@ pub(super) struct Done {
 pub(super) enum Tried {
     /// All records were tried.
     Done(Box<Done>),
-    /// The trial was read-only, and Postgres refused a change for this reason.
+    /// The trial was read-only, and Postgres refused a change. The text is its message.
     WouldChange(String),
     /// Rows need these partitions, and the daemon would create those that are missing.
     LacksPartition(Vec<Bounds>),
@@ -280,7 +280,7 @@ fn newest(
     ranges
 }
 
-/// Counts over the records of a trial.
+/// The counts that a trial makes while it encodes the records.
 struct Encoded {
     /// The fields that no column takes.
     new_fields: NewFields,

@@ -32,7 +32,7 @@ pub(super) struct Setup {
     pub(super) show: Vec<String>,
     /// Whether the transaction becomes read-only after the replacements were created.
     pub(super) read_only: bool,
-    /// Whether no partition would be created for rows, for example because the replacements are temporary tables.
+    /// True if no partitions are created for rows, for example because the replacements are temporary tables.
     pub(super) no_partitions: bool,
 }
 
@@ -224,7 +224,7 @@ impl StandIn<'_> {
     }
 }
 
-/// A column, and the default that fills it if a row leaves it out.
+/// A column, and its default for rows without a value for it.
 struct Column {
     name: String,
     type_text: String,
@@ -327,7 +327,7 @@ impl Sequence {
 }
 
 /// Reads the columns, each with its own default, or else the default of its domain. Functions written in C are assumed not to
-/// draw from sequences; those of extensions generate UUIDs, for example.
+/// draw from sequences; most of them belong to extensions, such as those that generate UUIDs.
 async fn columns(connection: &mut PgConnection, found: &Catalog) -> Result<Vec<Column>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::text,

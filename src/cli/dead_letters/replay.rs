@@ -98,7 +98,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     )))
 }
 
-/// Leaves out the pipelines without a selected dead letter, unless all are.
+/// Formats the reports. Leaves out pipelines without a selected dead letter, unless no pipeline has one.
 fn text(reports: &[Report]) -> String {
     let has_some = |report: &Report| report.replayed + report.failed_again > 0;
     let any = reports.iter().any(has_some);
@@ -302,7 +302,7 @@ struct ReplayStore {
     page: Arc<Mutex<Page>>,
     /// The records of the current transaction that fail again.
     rejected: BTreeSet<u32>,
-    /// The ids of the dead letters that the current transaction handles, each with whether the transaction deletes it.
+    /// The dead letters that the current transaction handles: their ids, and whether the transaction deletes them.
     settled: Vec<(i64, bool)>,
 }
 
@@ -423,7 +423,7 @@ impl Transaction for ReplayStore {
 impl Ledger for ReplayStore {
     /// Finds out whether a transaction in doubt was committed. Locks the dead letters that the transaction deletes,
     /// which waits until the transaction has ended. After a commit, these dead letters no longer exist. A transaction
-    /// that deletes none only changes reasons. It counts as not committed, because this change may be repeated.
+    /// that deletes none only changes reasons. It counts as not committed, because it does no harm to repeat this change.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.inner.disconnect();
         self.inner.begin().await?;

@@ -67,8 +67,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     ))
 }
 
-/// Renames the replays of pipeline `from`, so that they belong to pipeline `to`. Each replay keeps the table for its
-/// dead letters.
+/// Renames the replays of pipeline `from`, so that they belong to pipeline `to`. Each keeps the table that its dead letters were
+/// meant for.
 async fn rename_replays(connection: &mut PgConnection, from: &str, to: &str) -> Result<(), sqlx::Error> {
     let rows = sqlx::query("SELECT name FROM tidegate.pipeline").fetch_all(&mut *connection).await?;
     for row in rows {

@@ -113,7 +113,7 @@ async fn refuse(
     Ok(())
 }
 
-/// Returns a sentence about the effect of forgetting on the table.
+/// Returns a sentence about what the next start does after the pipeline was forgotten.
 fn after(name: &str) -> String {
     format!("the next start of a pipeline named `{name}` reads its topics from the beginning, and writes rows again")
 }

@@ -34,8 +34,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     }
     let mut connection = reach::open(&reach::connector(&config)).await?;
     if let Err(unregistered) = reach::registered(&mut connection, name).await {
-        // A request is stored in the registration. A pipeline that stopped before its registration can't be asked that
-        // way, so it needs SIGHUP.
+        // A request to resume is stored in the registration. For a pipeline that stopped before it was registered, no request can
+        // be stored, so only SIGHUP resumes it.
         let failed = |error| reach::failed("can't read the ledger in schema `tidegate`", error);
         let is_stopped = reach::has_ledger(&mut connection).await.map_err(failed)?
             && reach::instances(&mut connection, name).await?.iter().any(|instance| instance.stopped.is_some());

@@ -98,8 +98,8 @@ impl Columns {
         }
     }
 
-    /// Returns whether an object's members become columns. They do if every value is an object or null, and the few members are
-    /// all scalars.
+    /// Returns whether an object's members become columns. They do if every value is an object or null, and the members are few
+    /// and all scalars.
     fn is_spread(&self, node: &Node) -> bool {
         let is_scalar = |name: &str, member: &Node| {
             let is_scalar = member.seen.objects + member.seen.arrays == 0;
@@ -129,8 +129,8 @@ impl Columns {
     }
 }
 
-/// Returns the path and the elements of the array whose elements should be the rows. It is the only array of objects that every
-/// row has, and few other fields are beside it.
+/// Returns the path and the elements of the array whose elements should be the rows. Returns `None` unless `node` has exactly one
+/// array of objects that is always present, and few other fields.
 pub(super) fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
     let mut found = Vec::new();
     arrays(node, node.seen.objects, &mut Vec::new(), &mut found);

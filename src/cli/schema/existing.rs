@@ -65,8 +65,8 @@ pub(super) fn columns(root: &Node, catalog: &Catalog) -> Columns {
             *field = candidates.iter().position(|field| field.fits(&column.name, likeness));
         }
     }
-    // A similarity of the last names is a guess. So it fills no column that has a default, such as a serial `id`, and takes no
-    // field that another column has.
+    // A match by the last name of a path is a guess. So it fills no column that has a default, such as a serial `id`, and takes
+    // no field that another column has.
     let taken: Vec<usize> = filled.iter().copied().flatten().collect();
     for (column, field) in catalog.columns.iter().zip(&mut filled) {
         if field.is_none() && !column.has_default {

@@ -57,7 +57,7 @@ pub(super) struct Proposal {
 /// How rows are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Each record makes rows.
+    /// Each record adds rows.
     Append,
     /// Records without a value, and records in which `delete_where` is `true`, delete the row of their key.
     Upsert {

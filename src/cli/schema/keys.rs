@@ -39,9 +39,9 @@ pub(super) struct Keys {
 #[derive(Debug, Default)]
 struct Binary {
     count: u64,
-    /// How many keys have a plausible size if they are read as a whole number.
+    /// How many keys have a plausible value if they are read as a whole number.
     integers: u64,
-    /// How many keys have a plausible size if they are read as a float.
+    /// How many keys have a plausible value if they are read as a float.
     floats: u64,
     uuids: u64,
 }
@@ -144,7 +144,7 @@ impl Keys {
             let column = columns.iter().find(|column| column.path == [name.clone()]);
             column.map(|column| column.name.clone())
         };
-        // If the values use a registry, framed keys are decoded by their own schema without this setting.
+        // If the values use a registry, framed keys are decoded by their own schema without `key_format`.
         let format = match self.registered {
             0 => None,
             _ if values_are_registered => None,

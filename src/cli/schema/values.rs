@@ -61,7 +61,7 @@ struct Numbers {
     most: f64,
 }
 
-/// Counts of texts, by the type whose values the texts write.
+/// How many texts are literals of each type, and how many texts there are in all.
 #[derive(Debug, Default)]
 struct Texts {
     count: u64,
@@ -140,7 +140,7 @@ impl Seen {
 }
 
 impl Numbers {
-    /// Adds a number as JSON writes it.
+    /// Adds a number, given as its text in JSON.
     fn add(&mut self, lexeme: &[u8]) {
         let text = std::str::from_utf8(lexeme).unwrap_or_default();
         let number: f64 = text.parse().unwrap_or_default();

@@ -16,7 +16,7 @@ pub(super) struct PipelineReport {
     pub(super) table_skipped: Option<String>,
     /// Whether the write mode skips existing keys. If it does, a record without a row is not a fault.
     pub(super) skips_by_key: bool,
-    /// Whether records may be written a second time into the pipeline's own table.
+    /// Whether records can safely be written a second time into the pipeline's own table.
     #[serde(skip)]
     replays_into_own_table: bool,
     /// Kafka's partitions without a ledger row.

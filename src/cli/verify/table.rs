@@ -35,7 +35,7 @@ pub(super) struct Counts {
 }
 
 impl Columns {
-    /// Looks up in the mapping which columns hold topic, partition and offset, and makes the query of all `tables`.
+    /// Looks up in the mapping which columns hold topic, partition and offset, and makes the query over all `tables`.
     ///
     /// # Errors
     /// If the table can't be compared with the ledger; the error says why.
@@ -139,7 +139,7 @@ impl Columns {
         rows.iter().map(counts).collect()
     }
 
-    /// Returns the gaps in a range of offsets, in order, and the offset up to which it searched. A gap is a range of missing
+    /// Returns the gaps in a range of offsets, in order, and the offset at which the search ended. A gap is a range of missing
     /// offsets.
     pub(super) async fn gaps(
         &self,

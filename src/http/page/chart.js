@@ -1,6 +1,7 @@
 "use strict";
-// The chart of both rates in one unit, with the backlog as the area between them, and of how long the oldest record waits. The waits'
-// axis is logarithmic, so that one second and Kafka's retention of days are both visible; the red line always is.
+// Two charts. The first has the rates into Kafka and into Postgres on one axis; the area between them is the change of the
+// backlog. The second shows how long the oldest unwritten record has waited. Its axis is logarithmic, so that both one second and
+// days of retention are visible. Its red line is the wait after which Kafka deletes a record; the line is always visible.
 const Chart = (() => {
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const signs = { rebalance: "⇄", outage: "✕", recovered: "✓", fenced: "⎇", rewind: "↶", condition: "!", start: "▸", stop: "■" };
@@ -9,8 +10,9 @@ const Chart = (() => {
   const power = (seconds) => seconds === null || seconds === undefined ? null : Math.log10(Math.max(1, seconds));
   const waits_at = [[1, "1 s"], [10, "10 s"], [60, "1 min"], [600, "10 min"], [3600, "1 h"], [36000, "10 h"], [259200, "3 d"], [2592000, "30 d"], [31536000, "1 y"]];
 
-  // The top of the axis of rates. A short spike, such as a backlog that is caught up, would flatten all the rest: where the highest
-  // rate is far above those of nineteen in twenty seconds with a flow, the axis ends above those, and the spike is cut and marked.
+  // Returns the top of the rates' axis. A short spike, for example while a backlog is caught up, would flatten the rest. So if
+  // the highest rate is far above the 95th percentile of the rates that aren't 0, the axis ends above that percentile, and the
+  // spike is cut and marked.
   function top(into, out, least) {
     const rates = into.map((v, i) => Math.max(v || 0, out[i] || 0)).filter((v) => v > 0).sort((a, b) => a - b);
     if (!rates.length) return least * 1.15;
@@ -18,7 +20,7 @@ const Chart = (() => {
     return Math.max(least, rates.length >= 20 && most > 2.5 * usual ? usual * 1.6 : most * 1.15);
   }
 
-  // Consecutive seconds above the top are one spike; its highest second counts.
+  // Returns the spikes. Consecutive values above the top are one spike, of which the highest value counts.
   function spikes(at, into, out, most) {
     const found = [];
     let within = null;
@@ -49,7 +51,7 @@ const Chart = (() => {
     ctx.restore();
   }
 
-  // Hatched, so that it is visible without colour too.
+  // Returns a hatched fill, which is visible without colour too.
   function hatch(context, colour) {
     const tile = document.createElement("canvas");
     tile.width = tile.height = 8;
@@ -149,7 +151,7 @@ const Chart = (() => {
       rate.setSize({ width, height: heights.rate });
       wait.setSize({ width, height: heights.wait });
     }
-    // For a daemon that started recently, the chart shows only its time, but at least a minute.
+    // For a daemon that started recently, the chart shows only the time since its start, but at least a minute.
     const now = view.now / 1000, began = history.at_ms.length ? history.at_ms[0] / 1000 : now, from = Math.max(now - view.range, Math.min(began, now - 60));
     const at = [], into = [], out = [], waits = [], gone = [];
     history.at_ms.forEach((ms, i) => {
@@ -195,7 +197,7 @@ const Chart = (() => {
     return above.length ? { spikes: above.length, peak: Math.max(...above.map((spike) => spike.rate)) } : null;
   }
 
-  // Colours are read when a chart is built, so another theme rebuilds it.
+  // Colours are read when a chart is built, so a change of the theme rebuilds the charts.
   function forget() {
     for (const chart of [rate, wait]) if (chart) chart.destroy();
     rate = wait = null;

@@ -23,7 +23,7 @@
   const date = (ms) => new Date(ms).toISOString().slice(0, 10);
   const bytes = (n) => n === null || n === undefined ? "–" : n < 1e6 ? Math.round(n / 1e3) + " kB" : (n / 1048576).toFixed(0) + " MiB";
   const now = () => Date.now() + page.offset;
-  // The known log ends are as old as the last response of Kafka.
+  // Returns whether the lag is out of date, because the log ends were read more than 10 s ago or never.
   const stale = (p) => p.lag_seen_ms === null || now() - p.lag_seen_ms > 10000;
   const chosen = () => page.status && page.status.pipelines.find((p) => p.name === page.selected);
 
@@ -41,7 +41,7 @@
       link.hidden = !sentence.runbook;
       if (sentence.runbook) { link.href = `/runbook#${sentence.runbook}`; link.setAttribute("aria-label", `runbook: ${sentence.kind.replaceAll("_", " ")}`); }
     });
-    // Announced at most every ten seconds, and only if the subject has changed.
+    // Announce the first sentence to screen readers at most every ten seconds, and only if its subject has changed.
     const first = sentences[0], kind = first ? `${first.kind}/${first.pipeline}` : "";
     if (first && kind !== page.spokenKind && Date.now() - page.spoken > 10000) {
       page.spoken = Date.now();
@@ -54,7 +54,7 @@
     say($("where"), `${page.status.instance} · ${others + 1} instance${others ? "s" : ""}${old ? ` (others as seen at ${clock(looked)})` : ""} · v${page.status.tidegate}`);
   }
 
-  // The last minute: the time and both rates of each second.
+  // Draws the rates of the last minute. Each value is the time and both rates of one second.
   function spark(row, pipeline) {
     const from = now() - 60000, values = (page.sparks.get(pipeline.name) || []).filter(([at]) => at >= from);
     const top = Chart.top(values.map((v) => v[1]), values.map((v) => v[2]), 1);
@@ -95,7 +95,8 @@
         if (text !== null) say(row.children[at], text);
       });
       say(row.children[9].children[0], p.state_words);
-      // A running pipeline's wait is shown in a sentence above, which changes every second.
+      // For a running pipeline, a sentence above says what it waits for. That sentence changes every second, so don't repeat it
+      // here.
       const why = (["stopped", "starting"].includes(p.state) && p.reason) || "";
       say(row.children[9].children[1], why);
       row.children[9].title = why;
@@ -134,8 +135,8 @@
 
   const signs = { flowing: ["▶", "flowing"], claiming: ["⇄", "being claimed"], waiting: ["◷", "waiting"], full: ["‖", "batch full, the writer is busy"], held: ["◼", "held by flow"], fenced: ["✕", "fenced"], stopped: ["✕", "stopped"], silent: ["?", "its consumer is silent"] };
   let boardShape = "", chips = new Map();
-  // The bar below a partition, in percent: 0 up to 10 s, from which a pipeline counts as late, and 100 from one hour.
-  // Logarithmic, so that a minute (30) differs visibly from ten (70).
+  // Returns the length of the bar below a partition, in percent: 0 for a wait of up to 10 s (above that, a pipeline counts as
+  // behind), 100 for an hour or more. The scale is logarithmic, so that one minute (30) and ten minutes (70) differ visibly.
   const lateness = (x) => x.lag_records ? Math.round(Math.min(1, Math.max(0, Math.log10(x.lag_seconds / 10) / Math.log10(360))) * 100) : 0;
 
   function drawBoard(p) {
@@ -170,7 +171,7 @@
           return el("div", { class: seat.joining ? "seat joining" : idle ? "seat idle" : "seat", "data-seat": where }, el("h4", { text: `c${seat.consumer} · ${what}` }), list);
         });
         const title = el("h3", { text: column.instance + (column.this ? " (this page)" : "") });
-        // Make a link only of a valid URL.
+        // Make a link only of an HTTP URL.
         if (column.url && /^https?:\/\//.test(column.url)) title.append(" ", el("a", { href: column.url, text: "its page", rel: "noreferrer" }));
         if (column.host && !column.instance.startsWith(column.host)) title.append(` on ${column.host}`);
         return el("div", { class: "instance", "data-instance": column.instance }, title, el("div", { class: "seats" }, ...seats));
@@ -252,7 +253,7 @@
     const list = $("timeline"), events = page.status.timeline, newest = lastId(events);
     if (list.dataset.newest === `${page.status.instance}/${newest}`) return;
     list.dataset.newest = `${page.status.instance}/${newest}`;
-    // Ids identify events. They are sorted by time, because an event that was reported late has a later id.
+    // Sort the events by time and not by id, because an event that was reported late has a later id.
     list.replaceChildren(...events.slice().sort((a, b) => b.at_ms - a.at_ms || b.id - a.id).map((e) => el("li", { "data-kind": e.kind }, el("time", { datetime: new Date(e.at_ms).toISOString(), text: `${date(e.at_ms)} ${clock(e.at_ms)}` }), `${e.pipeline ? e.pipeline + ": " : ""}${e.text}`)));
     if (!events.length) list.replaceChildren(el("li", { text: "Nothing yet." }));
   }
@@ -275,7 +276,8 @@
     drawFlood(p);
   }
 
-  // The pipeline of the worst sentence; of several, the one that has waited longest. Without problems, the first one.
+  // Returns the pipeline with the worst sentence. If several are equally bad, returns the one whose oldest record has waited
+  // longest; if there are no problems, the first pipeline.
   function mostTroubled() {
     const levels = ["bad", "warning"], at = (p) => {
       const found = page.status.sentences.filter((s) => s.pipeline === p.name).map((s) => levels.indexOf(s.level)).filter((level) => level >= 0);
@@ -381,7 +383,7 @@
     if (page.paused || document.hidden) return;
     fetch("/api/status", { cache: "no-store" }).then((r) => { if (!r.ok) throw new Error(); return r.json(); }).then((status) => {
       whole_status(status);
-      // A proxy in between may cut streams: then retry them only from time to time.
+      // A proxy may cut streams. After three cuts, try a stream only once per 15 polls.
       if (cuts < 3 || cuts % 15 === 0) { listen(); return; }
       cuts += 1;
       live("polling", "polling, 2 s");
@@ -422,7 +424,7 @@
   function theme(name) {
     if (name === "system") delete document.documentElement.dataset.theme; else document.documentElement.dataset.theme = name;
     say($("theme"), `theme: ${name}`);
-    try { localStorage.setItem("tidegate-theme", name); } catch { /* no storage: it holds until the page is left */ }
+    try { localStorage.setItem("tidegate-theme", name); } catch { /* no storage: the theme is kept until the page is left */ }
     Chart.forget();
     draw();
   }
