@@ -170,7 +170,8 @@ impl<'a> Value<'a> {
         Self { kind: Kind::Number, flags, exponent: 0, mantissa: number.unsigned_abs(), raw: lexeme }
     }
 
-    /// Returns the text of a string, without its quotes, or plain text; `None` for other kinds. Escapes are kept.
+    /// Returns the text inside the quotes of a string, or the whole of a plain text; `None` for other kinds. Escapes aren't
+    /// resolved.
     #[inline]
     pub fn as_text(&self) -> Option<&'a [u8]> {
         match self.kind {
