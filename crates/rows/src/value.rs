@@ -51,7 +51,6 @@ pub enum Kind {
 pub struct Flags(u16);
 
 impl Flags {
-    /// No flag.
     pub const NONE: Flags = Flags(0);
     /// A string has a backslash.
     pub const ESCAPED: Flags = Flags(1);
@@ -307,7 +306,6 @@ const SHOWN_CHARS: usize = 64;
 /// Why a value can't be decoded: the reason, and a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
-    /// The kind of the fault.
     pub reason: Reason,
     /// The message for people, without the reason.
     pub detail: String,

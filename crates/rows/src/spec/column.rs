@@ -11,7 +11,6 @@ use crate::spec::RowFilter;
 pub struct Column {
     /// The column's name in the table.
     pub name: String,
-    /// The source of the column's values.
     pub source: Source,
     /// `type = "timestamptz"`. Used to create the table, and compared with the catalog if the table exists. The type is always
     /// Postgres' own name with its modifier, so the part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`,
