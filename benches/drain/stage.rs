@@ -17,7 +17,6 @@ use crate::measure::Figures;
 use crate::shared::{END_DEADLINE, LOOK, await_drained, start_daemon, start_servers};
 
 const COLUMNS: &str = "vehicle_id, ts, lat, lon, speed_kmh, state, trip_id";
-/// The kinds of target tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum TableKind {
     /// No index.
@@ -128,8 +127,8 @@ impl Stage {
             .spawn()
             .with_context(|| format!("can't run {program}"))?;
         let pid = child.id();
-        // Progress is measured by the table's size, because `count(*)` doesn't see rows that aren't committed yet. The
-        // unit doesn't matter, because each size is compared with the last one.
+        // Progress is measured by the table's size, because `count(*)` doesn't see rows that aren't committed yet. The unit
+        // doesn't matter, because each size is compared with the final size.
         let count = "SELECT (pg_relation_size('tele') / 8192 * 1000)::int8";
         let mut cpu = Duration::ZERO;
         let mut rss = 0;

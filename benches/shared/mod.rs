@@ -47,8 +47,8 @@ pub(crate) fn start_daemon(
     Ok((Daemon::spawn(&spec)?, name))
 }
 
-/// Waits until the ledger has all `records`. Returns the rows per second between 10 % and 90 % of the records, and the times
-/// from `started` until the first and until the last record was written.
+/// Waits until the ledger counts `records` records as written. Returns the rows per second between 10 % and 90 % of the records,
+/// and the times from `started` until the first and until the last record was written.
 #[expect(clippy::cast_precision_loss, reason = "counts of a bench are far below 2^53")]
 pub(crate) async fn await_drained(
     connection: &mut PgConnection,

@@ -1,5 +1,5 @@
-//! Decodes arbitrary bytes by an Avro schema with every type, and compares the rows with what another reader finds. If the
-//! other reader rejects the bytes, nothing is compared.
+//! Decodes arbitrary bytes by an Avro schema with most types, and compares the rows with what another reader finds. If the other
+//! reader rejects the bytes, nothing is compared.
 
 #![no_main]
 
@@ -45,7 +45,7 @@ const SPECS: &[Spec] = &[
     ("tree", "jsonb", "tree"),
     ("extra", "jsonb", ""),
 ];
-/// Columns whose types differ from those of the fields: each reads the text of the field's value as its own type.
+/// Columns whose types differ from those of their fields, so that values are converted; and columns of nested fields.
 const CROSSED: &[Spec] = &[
     ("small", "int2", "small"),
     ("large", "text", "large"),

@@ -54,7 +54,7 @@ fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
                 pipeline.columns.push(mapping("key", Source::Key));
                 pipeline.types.push(("key".to_owned(), of.trim_end_matches('!').to_owned()));
                 pipeline.shape = Shape { keys: keys.clone(), change, ..Shape::PLAIN };
-                // The planner refuses a type that no key of the format can have.
+                // Leave out a combination that the planner refuses.
                 if let Ok(plan) = pipeline.plan() {
                     encoders.push((keys.clone(), *of, Encoder::new(plan)));
                 }
@@ -65,7 +65,8 @@ fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
     encoders
 }
 
-/// Returns the number that an integer column gets for a key of 2, 4 or 8 bytes; `None` if the key has another format or length.
+/// Returns the number that an integer column gets for a key of an integer format; `None` if the format is another one, or doesn't
+/// match the key's length.
 fn number(format: &KeyFormat, key: &[u8]) -> Option<i64> {
     match (format, key) {
         (KeyFormat::Int(2), [a, b]) => Some(i16::from_be_bytes([*a, *b]).into()),

@@ -193,7 +193,7 @@ fn run(input: &[u8]) -> Result<Corpus> {
         let Some(count) = encode_alike(&mut encoder, &record, &mut out) else { continue };
         for row in rows(count, &out) {
             assert_eq!(row.len(), types.len(), "a field a column");
-            // A row that stands for a deletion has only values for the key.
+            // A row that deletes has values only in the key's columns.
             let deletes = tombstones && row.last() == Some(&Some(&[1][..]));
             for (field, of) in row.iter().zip(&types) {
                 match field {

@@ -1,4 +1,4 @@
-//! Decodes arbitrary bytes as a Protobuf message with every type, and compares the rows with what another reader finds. If the
+//! Decodes arbitrary bytes as a Protobuf message with most types, and compares the rows with what another reader finds. If the
 //! other reader rejects the bytes, nothing is compared.
 
 #![no_main]

@@ -317,7 +317,7 @@ fn encode(c: &mut Criterion) {
     });
 }
 
-/// Returns the key of a record by its number.
+/// Makes a record's key from the vehicle's id.
 type MakeKey = fn(u32) -> Vec<u8>;
 
 /// Measures the telemetry record with the vehicle's id in the record's key, for each key format.

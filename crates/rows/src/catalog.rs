@@ -61,7 +61,6 @@ impl Catalog {
     }
 }
 
-/// One column of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogColumn {
     /// The column's name, unquoted.
@@ -78,7 +77,6 @@ pub struct CatalogColumn {
     pub kind: TypeKind,
     /// `atttypmod` of the base type, -1 if there is none: the length of varchar(n), or precision and scale of numeric.
     pub typmod: i32,
-    /// `NOT NULL`.
     pub not_null: bool,
     /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's default or
     /// its identity.
@@ -95,7 +93,7 @@ pub struct CatalogColumn {
 /// How Postgres computes a generated column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generated {
-    /// STORED; otherwise VIRTUAL, which no unique index can contain.
+    /// Whether the column is STORED. Otherwise it is VIRTUAL, and no unique index can contain it.
     pub stored: bool,
     /// The columns that the expression reads.
     pub from: Vec<String>,

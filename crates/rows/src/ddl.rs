@@ -92,8 +92,7 @@ fn line(column: &Column, faults: &mut Faults) -> Option<String> {
     Some(format!("{} {sql}{}", quote_identifier(name), if *not_null { " NOT NULL" } else { "" }))
 }
 
-/// Returns the type of a column for which the mapping states no type. Only columns of Kafka's metadata have such a
-/// type.
+/// Returns the type that a column has if the mapping states none. `None` for fields and constants, whose type must be stated.
 fn own_type(source: &Source) -> Option<&'static str> {
     match source {
         Source::Field(_) | Source::Envelope(_) | Source::Constant(_) => None,

@@ -34,7 +34,7 @@ use crate::value::{DecodeError, Flags, Slot, Value};
 /// The path of a field from the top level, one element per level.
 pub(crate) type Path = Vec<String>;
 
-/// The decoder's policy for top-level fields that no path begins with.
+/// What the decoder does with top-level fields that no path begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leftovers {
     Ignore,
@@ -143,9 +143,8 @@ impl Decoder {
         }
     }
 
-    /// Returns the id of the schema that this value needs, if the schema isn't loaded yet. This call also requests the
-    /// schema; the record must wait for it. `header` names the value's schema, if the record has such headers and the
-    /// format reads it.
+    /// Returns the id of the schema that this value needs, if the schema isn't loaded yet. This call also requests the schema;
+    /// the record must wait for it. `header` names the value's schema, if the record has such headers and the format reads them.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
         match self {

@@ -28,7 +28,7 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// Starts an empty list. The keys of the faults are below `pipelines.NAME`.
+    /// Starts an empty list. The keys of the faults begin with `pipelines.NAME`.
     pub(crate) fn of(pipeline: &str) -> Self {
         Self { prefix: format!("pipelines.{pipeline}"), list: Vec::new() }
     }

@@ -1,10 +1,10 @@
 //! Maps fields and Kafka's metadata to the columns of a row, by a plan made once from configuration and catalog.
 //!
 //! [`Plan::new`] decides everything that doesn't depend on a record, and reports all faults at once. [`Encoder`] does the rest
-//! for each record: it finds the fields and writes the columns. It allocates nothing for a record that can be written.
+//! for each record: it finds the fields and writes the columns. For most records that can be written, it allocates nothing.
 //!
-//! - A missing field has the mapping's `default`, or else what `missing` says. A null field is NULL. If the column is NOT NULL,
-//!   the record is rejected here, without a round trip to Postgres.
+//! - If a field is missing, its column gets the mapping's `default`; without a `default`, `missing` decides. A null field is
+//!   NULL. If the column is NOT NULL, the record is rejected here, without a round trip to Postgres.
 //! - If a field is missing and its column has a default in the table, the row leaves the column out; see [`mark`] and [`shapes`].
 //! - With `unknown_fields = { column = … }`, a record without unknown fields has NULL in that column, or `{}` if the column is
 //!   NOT NULL. A top-level field that a column looks into (`position.lat`) is not unknown.
@@ -333,8 +333,8 @@ impl Encoder {
         Ok(1)
     }
 
-    /// Rejects a record that has a field without a column, if such fields become columns (`evolve`). The record is encoded
-    /// again once the column exists.
+    /// With `evolve`, rejects a record that has a field that should become a column. The record is encoded again once the column
+    /// exists. Other unknown fields are treated as `unknown_fields` says.
     #[inline(never)]
     fn unknown(&self, given_up: &GivenUp) -> Result<(), DecodeError> {
         let leftovers = &self.fields.leftovers;

@@ -33,7 +33,7 @@ pub(crate) enum Parsed {
 }
 
 impl Schema {
-    /// Returns the registry's name of the type: `AVRO`.
+    /// Returns the registry's name of the schema's type, such as `AVRO`.
     pub fn kind(&self) -> &str {
         match &self.0 {
             Parsed::Avro(_) => "AVRO",
@@ -42,7 +42,7 @@ impl Schema {
         }
     }
 
-    /// Returns the messages of a Protobuf file; nothing for other formats.
+    /// Returns the names of a Protobuf file's own messages, without imported ones. Empty for other formats.
     pub fn own_messages(&self) -> Vec<&str> {
         match &self.0 {
             Parsed::Protobuf(file) => file.own_messages(),

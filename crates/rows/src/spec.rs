@@ -1,4 +1,4 @@
-//! The part of the configuration that concerns rows, checked. The daemon reads the files and builds these types.
+//! The settings that concern rows. The daemon reads and checks the configuration files, and builds these types from them.
 
 mod column;
 mod decode;
@@ -17,11 +17,11 @@ pub use table::{Table, UnknownFields, WriteMode};
 /// All settings that decide how a pipeline's records become rows of one table.
 #[derive(Clone, Copy, Debug)]
 pub struct RowSpec<'a> {
-    /// The pipeline's name. The keys of its faults are below `pipelines.NAME`.
+    /// The pipeline's name. The configuration keys of its faults begin with `pipelines.NAME`.
     pub pipeline: &'a str,
     /// How values are decoded.
     pub decode: &'a Decode,
-    /// The structure around the fields of a record, and its key.
+    /// The structure around the fields, and how keys and deletes are read.
     pub shape: &'a Shape,
     pub table: &'a Table,
     /// The mapping. `None` means that every top-level field goes to the column of its name.

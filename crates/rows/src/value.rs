@@ -51,7 +51,6 @@ pub enum Kind {
 pub struct Flags(u16);
 
 impl Flags {
-    /// No flag.
     pub const NONE: Flags = Flags(0);
     /// A string has a backslash.
     pub const ESCAPED: Flags = Flags(1);
@@ -170,7 +169,8 @@ impl<'a> Value<'a> {
         Self { kind: Kind::Number, flags, exponent: 0, mantissa: number.unsigned_abs(), raw: lexeme }
     }
 
-    /// Returns the text of a string, without its quotes, or plain text; `None` for other kinds. Escapes are kept.
+    /// Returns the text inside the quotes of a string, or the whole of a plain text; `None` for other kinds. Escapes aren't
+    /// resolved.
     #[inline]
     pub fn as_text(&self) -> Option<&'a [u8]> {
         match self.kind {
@@ -306,7 +306,6 @@ const SHOWN_CHARS: usize = 64;
 /// Why a value can't be decoded: the reason, and a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
-    /// The kind of the fault.
     pub reason: Reason,
     /// The message for people, without the reason.
     pub detail: String,

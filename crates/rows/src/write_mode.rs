@@ -39,8 +39,8 @@ use upsert::Upsert;
 const ORDER: &str = "\"tidegate order\"";
 /// The column that says whether a row is a tombstone.
 const DELETED: &str = "\"tidegate deleted\"";
-/// The column with a bit mask of the columns that a record left out. It exists if an upsert keeps the values of such
-/// columns in rows that exist.
+/// The column with a bit mask of the columns that a record left out. It exists if an upsert may keep an existing row's values in
+/// such columns.
 const LEFT_OUT: &str = "\"tidegate left out\"";
 /// The alias of the target in statements.
 const OLD: &str = "tidegate_old";
@@ -53,7 +53,8 @@ pub struct Merge {
     /// Creates the staging table. Runs once per connection, outside of any transaction, and before [`Self::set_defaults`] and
     /// [`Self::add_computed`].
     pub create: String,
-    /// The columns of the staging table that need the target's defaults: a row may leave them out, and they have one.
+    /// The columns of the staging table that need the target's defaults: a row may leave them out, and each has a default of its
+    /// own.
     pub defaults: Vec<String>,
     /// The generated columns that the merge compares. The staging table computes them as the target does; see `computed`.
     pub computed: Vec<String>,
@@ -65,7 +66,8 @@ pub struct Merge {
     pub deletes: Option<Deletes>,
     /// Empties the staging table, for the next COPY of the same transaction. A commit empties it too.
     pub clear: String,
-    /// Whether the merge may skip rows. If so, the number of rows written is that of the merge, not that of the COPY.
+    /// Whether the merge may skip rows. If so, the number of rows that the merge reports is the number written, and not the
+    /// number that the COPY reports.
     pub skips: bool,
     /// Picks the rows that must be copied, if they leave no column out.
     pub newest: Option<Newest>,
@@ -150,8 +152,8 @@ impl MergeTarget<'_> {
     pub fn merge(&self) -> Option<Merge> {
         let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };
         let (merge, deletes) = self.merge_of(&staged)?;
-        // The target is a view in a trial of `tidegate check`. The trial may run in a read-only transaction, in which
-        // Postgres refuses TRUNCATE.
+        // In a trial of `tidegate check`, the target is a view, and the transaction may be read-only. Postgres refuses TRUNCATE
+        // in a read-only transaction.
         let clear = if self.catalog.kind == RelationKind::View { "DELETE FROM" } else { "TRUNCATE" };
         Some(Merge {
             merge,
@@ -185,8 +187,8 @@ impl MergeTarget<'_> {
         matches!(self.spec.table.mode, WriteMode::Upsert { deletes: true, .. })
     }
 
-    /// Returns the COPY into the staging table. It names `columns`, the tombstone's mark if there is one, and the columns
-    /// `behind`.
+    /// Returns the COPY into the staging table. The COPY names `columns`, then the mark of tombstones if they delete rows, then
+    /// the columns in `behind`.
     fn copy(&self, columns: &[&str], behind: &[String]) -> String {
         let mut names: Vec<_> = columns.iter().map(|column| quote_identifier(column)).collect();
         names.extend(self.deletes().then(|| DELETED.to_owned()));

@@ -39,7 +39,7 @@ pub fn micros(field: &[u8]) -> i64 {
     micros
 }
 
-/// Panics if the type json, or with `binary` the type jsonb, would refuse the text. jsonb also resolves the escapes in
+/// Panics if the type json would refuse the text, or if `binary` is set, the type jsonb. jsonb also resolves the escapes in
 /// strings.
 fn json(field: &[u8], binary: bool) {
     let text = if binary { std::str::from_utf8(field).expect("UTF-8") } else { text(field) };
@@ -50,8 +50,8 @@ fn json(field: &[u8], binary: bool) {
         let tree = serde_json::from_str::<serde_json::Value>(text);
         match tree {
             Ok(tree) => no_nul(&tree),
-            // serde refuses a number beyond the range of f64. jsonb stores numbers as numeric, so it accepts more of
-            // them. (The range of numeric isn't checked here: Postgres itself refuses numbers beyond it.)
+            // serde refuses a number beyond the range of f64. jsonb accepts more numbers, because it stores them as numeric. (The
+            // range of numeric isn't checked here: Postgres itself refuses numbers beyond it.)
             Err(error) => {
                 let said = error.to_string();
                 assert!(said.contains("out of range") || said.contains("recursion limit"), "{said}: {text}");

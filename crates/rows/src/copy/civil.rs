@@ -11,7 +11,7 @@ pub(super) enum Zone {
     Seconds(i64),
 }
 
-/// A time of day, at most 24:00:00.
+/// A time of day in microseconds, at most 24:00:00.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Clock(i64);
 
@@ -88,7 +88,7 @@ pub(super) fn utc_millis(text: &[u8]) -> Option<i64> {
     Some(checked_days(year, month, day)? * MICROS_PER_DAY + of_day)
 }
 
-/// The part of a text that was not read yet.
+/// The rest of a text that is being read.
 struct TextReader<'a>(&'a [u8]);
 
 impl TextReader<'_> {
@@ -116,7 +116,8 @@ impl TextReader<'_> {
         Ok(digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0')))
     }
 
-    /// Reads `2026-01-01` or `20260101` as year (not yet BC or AD), month and day.
+    /// Reads `2026-01-01` or `20260101`. Returns year, month and day. The year has no sign yet, because ` BC` comes at the end of
+    /// the text.
     fn date(&mut self) -> Result<(i64, i64, i64), Reason> {
         if self.digits() == 8 {
             return Ok((self.number(4, 4)?, self.number(2, 2)?, self.number(2, 2)?));

@@ -10,7 +10,7 @@ pub(crate) struct Decimal<'a> {
     pub(crate) exponent: i32,
 }
 
-/// How large the digits are that are cut off, compared with half a unit of the last digit that is kept.
+/// The size of the digits that are cut off, compared with half a unit of the last digit that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Remainder {
     Zero,
@@ -97,8 +97,8 @@ impl<'a> Decimal<'a> {
         }
     }
 
-    /// Returns the whole part of the value × 10^`shift`, rounded towards zero, and how large the fraction is that was cut off.
-    /// The whole part is `None` if `i128` can't hold it.
+    /// Returns the whole part of the value × 10^`shift`, rounded towards zero, and the size of the fraction that was cut off. The
+    /// whole part is `None` if `i128` can't hold it.
     pub(super) fn scaled(&self, shift: i32) -> (Option<i128>, Remainder) {
         let end = self.point() + i64::from(shift);
         let remainder = self.remainder(end);

@@ -1,4 +1,5 @@
-//! json and jsonb: the JSON text of the record, unchanged.
+//! json and jsonb: the JSON text of the record, unchanged except for NULs and bare `NaN` or `Infinity`. Other text becomes a JSON
+//! string.
 
 use crate::copy::text::{field, patch_len};
 use crate::json::string;

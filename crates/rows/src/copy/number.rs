@@ -155,8 +155,8 @@ pub(super) fn double(value: Value<'_>) -> Result<f64, Reason> {
     if lost { Err(Reason::OutOfRange) } else { Ok(number) }
 }
 
-/// Writes a float4 in the way of [`float8`]. The decimal value is rounded directly to float4, not first to float8, as
-/// when Postgres reads a literal.
+/// Writes a float4 in the way of [`float8`]. As when Postgres reads a literal, the decimal value is rounded directly to float4,
+/// without an intermediate float8.
 #[inline]
 #[expect(clippy::cast_precision_loss, reason = "the mantissa is checked to be exact in a float")]
 pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
@@ -213,7 +213,7 @@ impl Special {
     }
 }
 
-/// Reads the names that Postgres accepts for float and numeric, in any case.
+/// Reads Postgres' names for NaN and the infinities, in upper or lower case.
 pub(super) fn special(text: &[u8]) -> Option<Special> {
     let text = text.trim_ascii();
     let is = |names: &[&str]| names.iter().any(|name| text.eq_ignore_ascii_case(name.as_bytes()));

@@ -1,5 +1,6 @@
-//! Ranges: as Postgres writes them (`[1,5)`, `empty`), as an object `{"lower": 1, "upper": 5, "bounds": "[)"}`, or as an array
-//! of two, with the lower bound included and the upper one excluded. A bound that is null or missing means unbounded.
+//! Ranges: as Postgres writes them (`[1,5)`, `empty`), as an object `{"lower": 1, "upper": 5, "bounds": "[)"}`, or as an array of
+//! two, with the lower bound included and the upper one excluded. If a bound is null or missing, the range has no limit on that
+//! side.
 
 use crate::copy::{Encoding, Scratch, text};
 use crate::json;

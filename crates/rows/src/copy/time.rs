@@ -204,7 +204,7 @@ fn epoch(value: Value<'_>, unit: Option<EpochUnit>) -> Result<i64, Reason> {
 fn scaled_half_even(value: Value<'_>, shift: i32) -> Result<i128, Reason> {
     let mut digits = [0; 20];
     let decimal = if value.raw.is_empty() {
-        // An integer of Kafka's metadata has no lexeme, so write its digits.
+        // An integer of Kafka's metadata or of a binary format has no lexeme, so write its digits.
         Decimal::of_integer(value.mantissa, value.flags.has(Flags::NEGATIVE), &mut digits)
     } else {
         Decimal::parse(value.raw).ok_or(Reason::TypeMismatch)?

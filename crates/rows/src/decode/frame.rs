@@ -1,8 +1,8 @@
 //! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a header. The
-//! prefix is a zero byte, the schema's number in four bytes and, for Protobuf, which message of the schema it is. The header
-//! contains either such a prefix, or the byte 1 and the schema's GUID in sixteen bytes; the value then has no prefix.
-//! Apicurio's serializers may write the number in eight bytes: in the prefix, or into headers with other names. With headers,
-//! a further header names the message of Protobuf.
+//! prefix is a zero byte, the schema's number in four bytes and, for Protobuf, the indexes of the message in the schema. The
+//! header contains either such a prefix, or the byte 1 and the schema's GUID in sixteen bytes; the value then has no prefix.
+//! Apicurio's serializers may write the number in eight bytes: in the prefix, or into headers with other names. With headers, a
+//! further header names the message of Protobuf.
 
 use tidegate_protocol::record::Headers;
 
@@ -67,9 +67,9 @@ pub(crate) const OF_KEY: HeaderNames = HeaderNames {
     message: b"apicurio.protobuf.type.key",
 };
 
-/// Returns the headers that name a schema and its message; `None` if no header names a schema. If a header occurs more than
-/// once, the last one counts, as for the registry's own readers. The values of Apicurio's headers are returned in Confluent's
-/// form, for Protobuf without message indexes.
+/// Returns the headers that name a schema and its message; `None` if no header names a schema. If a header occurs more than once,
+/// the last one counts, as for the registry's own readers. The values of Apicurio's headers are returned in Confluent's form. For
+/// Protobuf, such a value has no message indexes.
 pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames) -> Option<SchemaHeader<'a>> {
     let mut found = [None; 3];
     let mut message = None;

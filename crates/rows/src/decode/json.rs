@@ -4,7 +4,7 @@
 //! discards the `lat`. Nothing is allocated per record, except to learn keys (see `keys`).
 //!
 //! Each object in an array of objects is a row, and so is each object of NDJSON. The rows are returned one after another. A
-//! registry's framing (five bytes) or a byte order mark in front of the value is skipped.
+//! registry's framing (five or nine bytes) or a byte order mark in front of the value is skipped.
 
 mod keys;
 #[cfg(test)]
@@ -105,15 +105,15 @@ impl JsonDecoder {
         }
     }
 
-    /// Enters the array that begins at `start`: from now on [`Self::next`] returns its elements. The payload that is
-    /// passed to it must be UTF-8 and end with the array.
+    /// Enters the array that begins at `start`: from now on [`Self::next`] returns its elements. The payload for `next` must be
+    /// UTF-8, and must end with the array.
     pub(crate) fn enter(&mut self, start: usize) {
         (self.cursor, self.element) = (start + 1, 0);
     }
 
     #[inline(never)]
     fn framed(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
-        // JSON text has no zero byte, so a sixth one belongs to an id of eight bytes.
+        // JSON text has no zero byte. So if the value begins with six zero bytes, the sixth one belongs to an id of eight bytes.
         let head = if payload.starts_with(&[0; 6]) { frame::head(payload) } else { frame::HEAD };
         self.object(payload, head, fields).map(|()| true)
     }

@@ -1,4 +1,4 @@
-//! Keeps the plan for each writer's schema that occurred, by the schema's id.
+//! Keeps the plans of the writers' schemas that occurred so far, by the schemas' ids.
 
 use std::sync::Arc;
 

@@ -157,7 +157,8 @@ pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<Messa
 
 /// Reads the type reference that Apicurio's serializer writes before a message (Confluent's writes message indexes there). The
 /// reference is itself a Protobuf message, preceded by its length. Its only field, number 1, is the name of an outermost message
-/// of the file, without the package. Returns where the payload begins, and the message; `None` if these bytes are no type reference.
+/// of the file, without the package. Returns the index of the first byte after the reference, and the message; `None` if these
+/// bytes are no type reference.
 pub(crate) fn type_ref(file: &ProtoFile, payload: &[u8], start: usize) -> Option<(usize, MessageId)> {
     const NAME: u8 = 0x0a;
     let mut at = start;
@@ -175,12 +176,14 @@ pub(crate) fn type_ref(file: &ProtoFile, payload: &[u8], start: usize) -> Option
     file.outermost(name).map(|id| (end, id))
 }
 
-/// Finds the message of a value whose schema is named by a header without message indexes. `id` is the schema's id, and `name`
-/// the name of the message, if a header has it. Returns where the payload begins, and the message.
+/// Finds the message type of a value whose schema is named by a header without message indexes. `id` is the schema's id. `name`
+/// is the name of the message type, if a header has it. Returns the index of the value's first byte that belongs to the message,
+/// and the message type.
 ///
-/// In front of the payload, Apicurio's serializers of version 3 write a type reference too, and those of version 2 don't.
-/// Without a name, a schema that is named by its number must have a single outermost message: Confluent's serializers write
-/// indexes behind a number. A GUID without indexes means the file's first message.
+/// Apicurio's serializers of version 3 also write a type reference before the message; those of version 2 don't. If there is
+/// neither a name nor a type reference, the kind of id decides. Confluent's serializers write indexes after a number, so a number
+/// without indexes isn't theirs: it identifies the message type only if the file has a single outermost one. A GUID without
+/// indexes means the file's first message type.
 pub(crate) fn headed(
     file: &ProtoFile,
     payload: &[u8],
@@ -212,9 +215,9 @@ fn unnamed(id: Option<SchemaId>, name: Option<&[u8]>) -> DecodeError {
     DecodeError::new(Reason::InvalidFormat, detail)
 }
 
-/// Reads the message indexes of a frame, from the outermost message to the innermost: a count, then as many indexes,
-/// all of them zigzag varints. A count of 0 means the file's first message. Returns where the payload begins, and the
-/// number of indexes.
+/// Reads the message indexes of a frame, from the outermost message to the innermost: a count, then as many indexes, all of them
+/// zigzag varints. A count of 0 means the file's first message. Returns the index of the first byte after the message indexes,
+/// and their number.
 fn message_indexes(
     payload: &[u8],
     start: usize,

@@ -34,7 +34,7 @@ struct Array {
 pub(crate) struct RowsDecoder {
     inner: Decoder,
     elements: JsonDecoder,
-    /// The path of the array, for error messages. `slot` is its slot.
+    /// The path of the array, for error messages. `slot` is the array's slot.
     path: String,
     slot: usize,
     from: Vec<Origin>,

@@ -6,7 +6,7 @@
 
 use crate::value::{Flags, Kind, Slot};
 
-/// The deepest nesting that is accepted. In Postgres, the size of its stack limits the nesting.
+/// The deepest nesting that is accepted. Postgres has no fixed limit: there, the size of the stack limits the nesting.
 pub(crate) const MAX_DEPTH: u32 = 128;
 
 /// Where and why a text isn't JSON.
@@ -24,7 +24,7 @@ pub(crate) struct Broken;
 pub(crate) struct Scanner<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) at: usize,
-    /// Where and why the text isn't JSON, after an error.
+    /// Set by an error: where and why the text isn't JSON.
     pub(crate) fault: Fault,
 }
 
@@ -405,7 +405,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Returns the number that eight digits make; each byte is 0 to 9, the first digit in the lowest byte.
+/// Returns the number that eight digits make. Each byte is a digit's value (0 to 9); the first digit is in the lowest byte.
 #[inline]
 pub(crate) fn eight_digits(digits: u64) -> u64 {
     const PAIRS: u64 = 0x0000_00ff_0000_00ff;

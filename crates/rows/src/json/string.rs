@@ -1,4 +1,5 @@
-//! The contents of JSON strings: resolves escapes, handles NULs, quotes text. The scanner has checked all input.
+//! The contents of JSON strings: resolves escapes, handles NULs, quotes text. The scanner has checked all JSON that these
+//! functions take.
 
 /// Appends the text of a string's contents, with escapes resolved. NULs are kept.
 pub(crate) fn unescape(inside: &[u8], out: &mut Vec<u8>) {

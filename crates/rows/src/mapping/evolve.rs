@@ -4,8 +4,8 @@
 //! Before the batch is written, the columns are added, the plan is rebuilt and the batch is encoded again. So the column also
 //! contains the field's first value.
 //!
-//! The column's type is bool for `true` and `false`, numeric for numbers (numeric can hold every JSON number), text for
-//! text, and jsonb for everything else. The type is also jsonb if the records of the batch have values of different
+//! The column's type is bool for `true` and `false`, numeric for numbers (numeric rounds neither large integers nor fractions),
+//! text for text, and jsonb for everything else. The type is also jsonb if the records of the batch have values of different
 //! types. A field becomes a column only when it first has a value other than null.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +18,8 @@ use crate::value::{Kind, Value};
 /// page.
 pub const COLUMNS_MAX: usize = 400;
 
-/// Fields that don't become columns, because there are too many columns, the name can't be a column's, or the column of
-/// that name can't be filled.
+/// Fields that don't become columns: the table has too many columns, no column can have the field's name, or the column of that
+/// name can't be filled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GivenUp {
     /// The fields with these names.

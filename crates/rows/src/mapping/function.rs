@@ -25,7 +25,8 @@ struct Exact {
 const SCALE_MAX: u32 = 38;
 
 impl Exact {
-    /// Reads a number as Postgres writes it. `None` if the text isn't a number, or has more digits than 128 bits hold.
+    /// Reads a decimal number. `None` if the text isn't one, or if the number has more digits than 128 bits hold, or more than
+    /// `SCALE_MAX` digits after the point.
     fn parse(text: &[u8]) -> Option<Self> {
         let decimal = Decimal::parse(text)?;
         let (fraction, exponent) = (i64::try_from(decimal.fraction.len()).ok()?, i64::from(decimal.exponent));

@@ -167,7 +167,8 @@ impl KeyReader {
         Ok(())
     }
 
-    /// Reads a key of the format `auto`: by the schema of its frame, else as JSON, else as each column requires.
+    /// Reads a key of the format `auto`: by the schema that its header or frame names, else as JSON, else as each column
+    /// requires.
     fn guess(&mut self, key: &[u8], header: Option<SchemaHeader<'_>>) -> Result<(), DecodeError> {
         if let (true, Some(id)) = (self.framed, named(key, header)) {
             let Self { avro, protobuf, fields, .. } = self;
@@ -262,7 +263,7 @@ fn bytes(kind: Kind, key: &[u8]) -> Slot {
     Slot { kind, flags: Flags::BINARY, len: narrow(key.len()), ..Slot::MISSING }
 }
 
-/// Rewords a decoder's error, which says "value", for a key.
+/// Makes a decoder's error say "the key" instead of "the value".
 fn in_key<T>(result: Result<T, DecodeError>) -> Result<T, DecodeError> {
     result.map_err(|DecodeError { reason, detail }| {
         let detail = match detail.strip_prefix("the value") {

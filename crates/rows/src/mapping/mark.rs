@@ -42,7 +42,7 @@ impl Mark {
     /// Completes the mark, after the row was written to the end of `rows`.
     ///
     /// # Errors
-    /// [`Reason::TooLarge`] if the row has 4 GiB or more.
+    /// [`Reason::TooLarge`] if the mask and the row together have 4 GiB or more.
     #[inline]
     pub(super) fn close(self, rows: &mut [u8]) -> Result<(), Reason> {
         let mask = self.start - self.mask_bytes;

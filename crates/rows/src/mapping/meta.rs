@@ -1,5 +1,5 @@
 //! Column values that don't come from a field of the value: Kafka's metadata, keys, headers, and the leftovers (all fields that
-//! no column takes, together).
+//! no column takes, together). Also reads fields of CSV and raw values, whose meaning depends on the column's type.
 
 use std::collections::HashMap;
 use std::io::Write;

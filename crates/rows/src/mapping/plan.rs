@@ -42,13 +42,13 @@ pub(super) enum Feed {
     Header(Box<[u8]>, Reading),
     /// A value for each record, whatever it contains: a `count` without a field counts all records.
     Record,
-    /// Fields without a column. If `empty` is set, a record without such fields gets `{}`, and otherwise NULL.
+    /// Fields without a column. For a record without such fields, the column gets `{}` if `empty` is set, otherwise NULL.
     Leftovers {
         empty: bool,
     },
 }
 
-/// How a column treats a record without its field.
+/// How a column treats a record that lacks the column's field.
 #[derive(Clone, Debug)]
 pub(super) enum WhenMissing {
     /// NULL; if the column is NOT NULL, the record is a dead letter.
@@ -69,7 +69,7 @@ pub(super) struct PlannedColumn {
     pub(super) type_text: String,
     pub(super) not_null: bool,
     pub(super) feed: Feed,
-    /// The slot of the column's field, if its value is written unchanged: without `keep`, a function or an aggregate.
+    /// The slot of the column's field, if its value is written unchanged: the column has no `keep`, no `function` and no `fold`.
     /// Most columns are like this, and are recognized by this one check.
     pub(super) plain: Option<u16>,
     /// Whether no earlier column takes the same field.
@@ -78,7 +78,8 @@ pub(super) struct PlannedColumn {
     pub(super) nul: NulPolicy,
     /// The policy for a missing field.
     pub(super) missing: WhenMissing,
-    /// Whether the column is part of the key, in a mode that requires a key.
+    /// Whether the column is part of the key in mode upsert or aggregate, or Postgres computes a column of an upsert's key from
+    /// it.
     pub(super) in_key: bool,
     /// The slots of those fields in a record's key that may contain the column's value, in the order in which they are
     /// tried.
@@ -87,7 +88,7 @@ pub(super) struct PlannedColumn {
     pub(super) keep: Option<Box<[u8]>>,
     /// The function that is applied to a value before it is written.
     pub(super) function: Option<Box<Applied>>,
-    /// How a record's input to the column's aggregate is made.
+    /// Set if the input to the column's aggregate isn't simply the record's value: it is counted, or filtered.
     pub(super) fold: Option<Box<Fold>>,
 }
 
@@ -253,10 +254,10 @@ impl Plan {
         Self { schemas: schemas.map(|schemas| schemas as Arc<dyn Schemas>), ..self }
     }
 
-    /// Plans the rows of a pipeline whose records name their table, for the tables that exist. The plans of all tables
-    /// share one order of slots. If the mapping is wrong for a table, the table receives no rows, and its records are
-    /// rejected with the reason. The tables in `refused` receive no rows either. Returns the plan, and the tables that
-    /// receive rows, in the order of their indexes.
+    /// Plans the rows of a pipeline whose records name their table. `catalogs` are the tables that exist; their plans share one
+    /// order of slots. If the mapping is wrong for a table, the table receives no rows, and its records are rejected with the
+    /// reason. The tables in `refused` receive no rows either. Returns the plan, and the tables that receive rows, in the order
+    /// of their indexes.
     ///
     /// # Errors
     /// If there are faults that don't depend on a table.

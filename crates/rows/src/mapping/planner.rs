@@ -22,7 +22,8 @@ use crate::write_mode;
 pub(super) struct Planner<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) mode: &'a WriteMode,
-    /// The columns from which Postgres computes a generated column of an upsert's key. A record that deletes must give them.
+    /// The columns from which Postgres computes a generated column of an upsert's key. A record that deletes must have values for
+    /// them.
     key_inputs: Vec<String>,
     /// Whether the mapping was made from the catalog rather than by the user.
     pub(super) automatic: bool,
@@ -122,7 +123,8 @@ impl<'a> Planner<'a> {
         Some(planned)
     }
 
-    /// Plans what happens if a record lacks this column's field. The column has no `value` in the mapping.
+    /// Plans what happens if a record lacks this column's field. The mapping has neither a `default` nor a `value` for the
+    /// column.
     fn missing(
         &mut self,
         key: &str,
@@ -264,8 +266,8 @@ impl<'a> Planner<'a> {
         slots
     }
 
-    /// Encodes a mapping's `default` as a field of COPY. It is encoded when the plan is made, so that a bad default is found
-    /// before the first record.
+    /// Encodes a mapping's `default` or `value` as a field of COPY. This happens when the plan is made, so that a bad value is
+    /// found before the first record.
     fn default(
         &mut self,
         key: &str,
@@ -365,7 +367,7 @@ fn is_type(text: &str, column: &CatalogColumn) -> bool {
     oid == Some(parsed.oid) && same_modifiers
 }
 
-/// Returns the type's name in the mapping: `varchar(16)` rather than `character varying(16)`.
+/// Returns the type's name as a mapping writes it: `varchar(16)` rather than `character varying(16)`.
 fn short_type(column: &CatalogColumn) -> String {
     types::parse(&column.type_text).and_then(types::TypeText::to_sql).unwrap_or_else(|| column.type_text.clone())
 }

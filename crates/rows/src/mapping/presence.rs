@@ -72,8 +72,8 @@ impl Encoder {
         std::mem::take(&mut self.presence.rows)
     }
 
-    /// After a row was rejected at a column, counts the missing fields of the columns after it: the row has been counted, but
-    /// the encoder didn't reach these columns.
+    /// After a row was rejected at a column, counts the missing fields of the later columns: the row has been counted, but the
+    /// encoder didn't reach these columns.
     #[cold]
     pub(super) fn count_rest(&mut self, refusal: &Refusal) {
         let (Refusal::Column(at, _) | Refusal::Meta(at, _)) = refusal else { return };

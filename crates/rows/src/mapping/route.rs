@@ -1,4 +1,4 @@
-//! Chooses the table for a record's rows, if the record names it. No I/O.
+//! Chooses the table for a record's rows, if records name their table. No I/O.
 //!
 //! Each routed row in the batch has a mark in front with the index of its table; see [`super::mark`]. The store separates the
 //! rows by their marks when it copies them.
@@ -165,7 +165,7 @@ fn of_key(named: &[u8]) -> TableName {
     TableName { schema: text(&named[..at]), name: text(named.get(at + 1..).unwrap_or_default()) }
 }
 
-/// Appends the text of a placeholder: text unchanged, a number or a bool as it is written.
+/// Appends the value of a placeholder to `name`: text unchanged, a number or a bool as text.
 fn append(
     feed: &Feed,
     record: &Record<'_>,

@@ -16,7 +16,7 @@ pub struct SchemasMet {
     /// For each slot of the plan, the part of its field's path that the most recent schema lacks, as text. `None` if
     /// one of the schemas has the whole path.
     lacks: Vec<Option<String>>,
-    /// For each slot of the plan: another version of such a schema that has the whole path.
+    /// For each slot of the plan, another version of one of `schemas`, if that version has the whole path.
     others: Vec<Option<SchemaId>>,
 }
 
@@ -29,20 +29,20 @@ impl SchemasMet {
         self.lacks.get(slot)?.as_deref()
     }
 
-    /// Returns a schema that has the field at `path`, if [`Self::lack`] says that the met schemas lack it, and another version
-    /// of them was added by [`Self::add_version`].
+    /// Returns another version of a schema that has the field at `path`. `None` if no version from [`Self::add_version`] has the
+    /// field, or if one of the records' own schemas has it.
     pub fn version_with(&self, plan: &Plan, path: &[String]) -> Option<SchemaId> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
         *self.others.get(slot)?
     }
 
-    /// Returns the schemas met, if they lack a path.
+    /// Returns the schemas that records named, if there is a path that all of these schemas lack.
     pub fn lacking(&self) -> Vec<SchemaId> {
         let lacks = self.lacks.iter().any(Option::is_some);
         self.schemas.iter().filter(|_| lacks).map(|(id, _)| *id).collect()
     }
 
-    /// Compares the paths that the met schemas lack with another version of the schema `of`.
+    /// Looks for the lacking paths in `schema`, which has the id `id` and is another version of the schema `of`.
     pub fn add_version(&mut self, plan: &Plan, of: SchemaId, id: SchemaId, schema: &Schema) {
         let messages = self.schemas.iter().filter(|(met, _)| *met == of).map(|(_, message)| message.as_deref());
         let messages: Vec<_> = messages.collect();

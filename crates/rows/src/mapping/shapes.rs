@@ -12,7 +12,7 @@ pub struct LeftOut {
     pub name: String,
     /// The column's index in a row that leaves no column out.
     pub place: usize,
-    /// Whether an upsert keeps the column's present value, if the row exists already and the record leaves the column out.
+    /// Whether an upsert keeps an existing row's value in the column if the record leaves the column out.
     pub keeps: bool,
 }
 

@@ -17,7 +17,7 @@ const DELETES: [u8; 5] = [0, 0, 0, 1, 1];
 /// The longest value, in bytes, that is checked for being an empty envelope.
 const SPELLED_OUT_MAX: usize = 64;
 
-/// Returns whether a value is an empty envelope of Kafka Connect, which its JSON converter writes for a tombstone.
+/// Returns whether a value is an empty envelope, which Kafka Connect's JSON converter writes for a tombstone.
 #[inline]
 pub(super) fn is_spelled_out(value: &[u8]) -> bool {
     value.len() <= SPELLED_OUT_MAX && is_empty_envelope(value)
@@ -45,8 +45,8 @@ impl Encoder {
         self.delete_row(record, None, rows)
     }
 
-    /// Writes the row of a record whose value says that it deletes. The columns of the table's key come from the decoded
-    /// fields, or else from the record's key.
+    /// Writes the row of a record that deletes by its value: a change with `op` `d`, or a match of `delete_where`. The columns of
+    /// the table's key come from the decoded fields, or else from the record's key.
     #[cold]
     pub(super) fn delete(
         &mut self,

@@ -259,7 +259,8 @@ fn connect_name(object: &Map<String, Json>) -> Option<Logical> {
     Logical::of(object.get("connect.name")?.as_str()?, None)
 }
 
-/// Returns the node of the logical type that `object` states, if the type `plain` allows it; otherwise `plain`.
+/// Returns the node of the logical type that `object` states. If `plain`, the underlying type, doesn't allow this logical type,
+/// returns `plain`.
 fn logical(object: &Map<String, Json>, plain: AvroNode) -> AvroNode {
     let exponent = || {
         let scale = object.get("scale").map_or(Some(0), Json::as_i64)?;

@@ -1,4 +1,4 @@
-//! Finds the parts of a path that a schema lacks, for the faults of a mapping.
+//! Finds the place where a path leaves a schema, for the faults of a mapping.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -172,7 +172,7 @@ fn of_avro(schema: &AvroSchema, node: NodeId, walk: &mut Walk<'_>, whose: &str) 
             nearest.map(|(_, lack)| lack)
         }
         AvroNode::Array(element) if walk.enter() => of_avro(schema, *element, walk, whose),
-        // The value isn't a record, so its fields aren't checked: a column may take the whole value.
+        // The top-level value isn't a record, so the path isn't checked.
         _ if walk.at == 0 => None,
         node => {
             let is_list = matches!(node, AvroNode::Array(_));

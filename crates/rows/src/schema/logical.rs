@@ -105,8 +105,8 @@ impl Logical {
     }
 }
 
-/// Returns a slot for the JSON value `fields.made[start..]`; `None` if that text isn't JSON. JSON's null in
-/// such a text is a value, not a missing one.
+/// Returns a slot for the JSON value `fields.made[start..]`; `None` if that text isn't JSON. A JSON null stays a JSON value and
+/// doesn't become SQL's NULL, so its slot has the kind `Object`.
 pub(crate) fn made_json(start: usize, fields: &Fields) -> Option<Slot> {
     let slot = json::document(&fields.made[start..]).ok()?;
     let start = slot.start + crate::decode::narrow(start);

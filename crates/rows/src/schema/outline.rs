@@ -22,8 +22,8 @@ pub enum Outline {
 }
 
 impl Schema {
-    /// Returns the fields of a framed value whose schema this is. For Protobuf, the frame says which of the file's messages the
-    /// value is. Returns `None` for schemas of a type that isn't decoded, and for a message that the file doesn't have.
+    /// Returns the structure of a framed value that has this schema. For Protobuf, the frame says which of the file's messages
+    /// the value is. Returns `None` for schemas of a type that isn't decoded, and for a message that the file doesn't have.
     pub fn outline(&self, framed: &[u8]) -> Option<Outline> {
         match &self.0 {
             Parsed::Avro(avro) => Some(of_avro(avro, avro.root, 0, &mut { TYPES_MAX })),

@@ -11,7 +11,6 @@ use crate::spec::RowFilter;
 pub struct Column {
     /// The column's name in the table.
     pub name: String,
-    /// The source of the column's values.
     pub source: Source,
     /// `type = "timestamptz"`. Used to create the table, and compared with the catalog if the table exists. The type is always
     /// Postgres' own name with its modifier, so the part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`,
@@ -81,8 +80,8 @@ pub struct Aggregate {
     pub condition: Option<RowFilter>,
 }
 
-/// The values of `aggregate`. All of them ignore missing and null fields. If no record of a key counts, the result for this key
-/// is NULL, or 0 for `count`.
+/// The values of `aggregate`. `first` and `last` ignore records without `by`; the others ignore records whose field is missing or
+/// null. If no record of a key counts, the result for this key is NULL, or 0 for `count`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateFunction {
     /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the
@@ -147,9 +146,9 @@ pub enum EpochUnit {
     Nanos,
 }
 
-/// The values of `missing`, which say what a column gets from a record without the column's field. If `missing` isn't
-/// configured, a column that has a default in the table gets this default (in mode upsert, [`Missing::Keep`] applies).
-/// [`Missing::Null`] applies to every other column.
+/// The values of `missing`: what a column gets from a record without the column's field. If `missing` isn't configured, a column
+/// that has a default in the table gets this default (in mode upsert, [`Missing::Keep`] applies). [`Missing::Null`] applies to
+/// every other column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// The column's default in the table, as with INSERT; NULL if the table has none. An upsert also sets an existing row's

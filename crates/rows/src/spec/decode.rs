@@ -30,7 +30,8 @@ pub enum Decode {
     Protobuf(SchemaSource),
 }
 
-/// The parts of a record besides the fields of one row: an envelope, arrays of rows, a key, a mark of deletes.
+/// The parts of a record besides the fields of one row: an envelope, arrays of rows, a key, and the filter for records that
+/// delete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// `decode.key_format`: how keys are read.
@@ -175,8 +176,8 @@ impl Decode {
                 schema.lack(None, path, rows).map(|lack| format!("`{whole}`: {lack} ({})", file.display()))
             }
             Self::Protobuf(SchemaSource::Local { schema, file, message, framed }) => {
-                // If the configuration names no message type, each value's frame names one of the file. So the field is
-                // lacking only if all message types of the file lack it.
+                // If the configuration names no message type, each value's frame names one of the file's message types. So report
+                // the field only if all of them lack it.
                 let messages = match message {
                     None if *framed => schema.own_messages(),
                     _ => Vec::new(),

@@ -1,7 +1,7 @@
-//! Generated columns that a merge compares: in the key, `newer_by` or `sort_by`. No row brings such a column. So the staging
-//! table has it too, with the target's expression, and Postgres computes it for each staged row. The columns that the
-//! expression reads decide which row is written. So the rules of key columns apply to them: a field that is missing means the
-//! default, and a record that deletes must give them all.
+//! Generated columns that a merge compares: in the key, `newer_by` or `sort_by`. Records have no values for such a column. So the
+//! staging table has the column too, with the target's expression, and Postgres computes it for each staged row. The columns that
+//! the expression reads decide which row is written. So the rules of key columns apply to them: a missing field means the
+//! default, and a record that deletes must have a value for each of them.
 
 use crate::catalog::{Catalog, CatalogColumn, Generated};
 use crate::fault::Faults;
@@ -36,7 +36,8 @@ fn compared(table: &Table) -> impl Iterator<Item = (&'static str, &String)> {
         .chain(table.sort_by.iter().map(|name| ("table.sort_by", name)))
 }
 
-/// Reports compared columns that rows don't have and Postgres can't compute from them. Returns whether it reported any.
+/// Reports compared columns that are neither in the rows nor computed by Postgres from columns of the rows. Returns whether it
+/// reported any.
 pub(super) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults) -> bool {
     let mut found = false;
     for (place, name) in compared(spec.table) {
@@ -97,7 +98,7 @@ fn refusal(
             "Postgres computes `{name}`, which may be NULL, and Postgres does not find a row whose key is NULL again: ALTER TABLE {table} ALTER COLUMN {quoted} SET NOT NULL; or make its unique index NULLS NOT DISTINCT"
         ));
     }
-    // The combined row must have the key of the records it was made from. So only one column of the expression may differ
+    // The combined row must have the same key as each record that it combines. So only one column of the expression may differ
     // between them, and its value must be that of one record.
     let WriteMode::Aggregate { .. } = spec.table.mode else { return None };
     let outside: Vec<_> = from.iter().filter(|input| !key.contains(input)).collect();

@@ -1,11 +1,11 @@
 //! How a merge compares keys. Columns of a key are compared with `=`. This isn't enough if the unique index is NULLS NOT
-//! DISTINCT. NULL is then a key value like any other: the index accepts it only once, and ON CONFLICT finds the row that has
-//! it.
+//! DISTINCT. NULL is then a key value like any other: the index accepts each key with NULLs only once, and ON CONFLICT finds the
+//! row with that key.
 
 use crate::catalog::{Catalog, TypeKind, quote_identifier};
 
-/// How many nullable columns of a key are looked up in the index. Each combination of NULLs in them is a condition, so four
-/// columns make sixteen.
+/// How many nullable columns of a key are looked up in the index. Each combination of NULLs in these columns is a condition, so
+/// four columns make sixteen conditions.
 const NULLABLE_IN_INDEX: usize = 4;
 
 /// A key, as SQL compares it.
@@ -26,9 +26,9 @@ impl<'a> Key<'a> {
         !self.nullable.is_empty()
     }
 
-    /// Returns the condition that two staged rows have the same key. Columns with NULLs are compared as elements of
-    /// arrays, because two arrays with NULLs are equal by `=`, for which Postgres can use a hash join. With IS NOT
-    /// DISTINCT FROM it would compare each row with every other.
+    /// Returns the condition that two staged rows have the same key. Columns with NULLs are compared as elements of arrays,
+    /// because `=` treats NULLs in arrays as equal, and Postgres can use a hash join for `=`. For IS NOT DISTINCT FROM, Postgres
+    /// would compare each row with every other.
     pub(super) fn same(&self, one: &str, other: &str) -> String {
         let equal = self.columns.iter().map(|name| {
             let column = quote_identifier(name);

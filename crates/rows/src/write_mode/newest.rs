@@ -66,9 +66,9 @@ impl Newest {
             Seen { placed: (place, row), hash, time, lost: false }
         };
         let mut seen: Vec<Seen<'a>> = (0_u32..).zip(rows).map(seen).collect();
-        // An entry of the hash table is the index of a row plus 1, or 0. The table has at least twice as many entries
-        // as rows, so that a probe rarely takes more than one step. `hashbrown::HashTable` is slower for few keys: see
-        // the benchmark `newest`.
+        // An entry of the hash table is the index of a row plus 1, or 0 if the entry is empty. The table has at least twice as
+        // many entries as rows, so that a probe rarely takes more than one step. `hashbrown::HashTable` is slower for few keys:
+        // see the benchmark `newest`.
         let mut table = vec![0_u32; (seen.len() * 2).next_power_of_two()];
         let mask = table.len() - 1;
         for at in 0..seen.len() {

@@ -64,7 +64,7 @@ impl Bounds {
             .map_or_else(|_| String::new(), |at| at.strftime("%Y-%m-%d %H:%M:%S+00").to_string())
     }
 
-    /// Returns literals of the first and the last second of this time.
+    /// Returns literals of the first and the last second in the partition.
     pub fn ends(&self) -> [String; 2] {
         [Self::literal(self.from), Self::literal(self.to - 1_000_000)]
     }
@@ -75,8 +75,8 @@ impl Bounds {
     }
 }
 
-/// Returns the partition's name, such as `telemetry_p20260131`, in the schema of the table. A long name of a table is
-/// truncated, and gets a digest of the whole name, which keeps it distinct.
+/// Returns the partition's name, such as `telemetry_p20260131`, in the schema of the table. If the table's name is too long, it
+/// is truncated and followed by a digest of the whole name, which keeps the partition's name distinct.
 pub fn name(table: &TableName, by: &PartitionBy, bounds: &Bounds) -> TableName {
     let format = match by.interval.unit {
         IntervalUnit::Hour => "_p%Y%m%d%H",
@@ -136,10 +136,9 @@ pub fn is_expired(by: &PartitionBy, bounds: &Bounds, now: i64) -> bool {
     by.retention.is_some_and(|retention| bounds.to <= now.saturating_sub(micros(retention)))
 }
 
-/// Returns the partitions that the times of encoded rows belong to, at most 64, whether they exist or not. Partitions
-/// in `tried` are left out, and so are those that no record may create: expired ones, ones after the `ahead` next
-/// intervals, and ones too far in the past. Each item of `rows` has encoded rows, and the index of the time column in
-/// them.
+/// Returns the partitions that the times of encoded rows belong to, at most 64. They may exist already. Partitions in `tried` are
+/// left out, and so are those that no record may create: expired ones, ones after the `ahead` next intervals, and ones too far in
+/// the past. Each item of `rows` has encoded rows, and the index of the time column in them.
 pub fn needed<'a>(
     by: &PartitionBy,
     catalog: &Catalog,

@@ -54,12 +54,12 @@ pub struct AddedFields {
     pub fields: Vec<u8>,
     /// How many fields are added, including the row's number in the order of delivery.
     pub count: u16,
-    /// Whether the row's number in the order of delivery follows, as an int8.
+    /// Whether the row's number in the order of delivery is added after `fields`, as an int8.
     pub turn: bool,
 }
 
 impl AddedFields {
-    /// Returns by how many bytes [`Self::append`] makes a row longer.
+    /// Returns how many bytes [`Self::append`] adds to a row.
     pub fn bytes(&self) -> usize {
         self.fields.len() + if self.turn { 12 } else { 0 }
     }

@@ -30,9 +30,9 @@ impl Upsert<'_> {
     /// Returns the statements of the merge. The result is as if each record were applied in the order of delivery: a key's last
     /// tombstone deletes the row and everything that was merged into it, and a record after the tombstone makes a new row.
     ///
-    /// If the batch deletes rows or keeps columns, the table's rows with its keys are locked first, in the order of the
-    /// key. A key that isn't in the table can't be locked. So if two writers insert the same new keys and delete
-    /// others, Postgres may abort one of them (40P01); its transaction is retried.
+    /// If the batch deletes rows or keeps columns, the table's rows whose keys are in the batch are locked first, in the order of
+    /// the key. A key that isn't in the table can't be locked. So if two writers insert the same new keys and delete others,
+    /// Postgres may abort one of them (40P01); its transaction is retried.
     pub(super) fn sql(&self) -> String {
         let mut statements = Vec::new();
         if !self.deletes && !self.kept.is_empty() {
@@ -101,7 +101,7 @@ impl Upsert<'_> {
         format!("{}{ORDER} DESC", newest.unwrap_or_default())
     }
 
-    /// Returns the condition under which a row of the table is replaced by one of `new`; `None` if it always is.
+    /// Returns the condition under which a row of the table is replaced by one of `new`; `None` if every such row is replaced.
     fn is_replaced_condition(&self, new: &str) -> Option<String> {
         let newer = quote_identifier(self.newer_by?);
         Some(format!("({OLD}.{newer} IS NULL OR {new}.{newer} >= {OLD}.{newer})"))
@@ -130,8 +130,8 @@ impl Upsert<'_> {
     }
 
     /// Combines the staged rows of each key into one: the winner's row, but each kept column has the last value that a record
-    /// gave it. A record that would be skipped if the records were applied one by one, in the order of delivery, is left out.
-    /// With `newer_by`, that is a record older than the table's row, or older than an earlier record of its key.
+    /// gave it. With `newer_by`, leaves out a record that is older than the table's row, or older than an earlier record of its
+    /// key: if the records were applied one by one, such a record would be skipped.
     fn fold(&self) -> String {
         let (stage, key, precedence) = (self.stage, quoted(self.key.columns), self.precedence());
         let mut rows = match self.deletes {

@@ -69,7 +69,7 @@ pub(crate) fn mapped(name: &str, path: &str) -> Column {
     }
 }
 
-/// Returns a nullable column; `type_text` is the type's name in the mapping.
+/// Returns a nullable column; `type_text` is the type's name as a mapping writes it.
 pub(crate) fn column(name: &str, type_text: &str) -> CatalogColumn {
     let parsed = types::parse(type_text).expect("a known type");
     let known = types::by_oid(parsed.oid).expect("a known type");
@@ -113,7 +113,7 @@ pub(crate) fn catalog(columns: Vec<CatalogColumn>) -> Catalog {
     }
 }
 
-/// Returns a record that has only a value.
+/// Returns a record with this value, the key `k`, and no headers.
 pub(crate) fn record(value: &[u8]) -> Record<'_> {
     Record {
         topic: "telemetry",
@@ -155,7 +155,7 @@ pub(crate) fn encode_one(type_text: &str, value: &str) -> Result<Option<Vec<u8>>
     encode_with(mapped("v", "v"), type_text, value)
 }
 
-/// Encodes as [`encode_one`], but with this mapping.
+/// Like [`encode_one`], but with this mapping.
 pub(crate) fn encode_with(mapped: Column, type_text: &str, value: &str) -> Result<Option<Vec<u8>>, EncodeError> {
     let name = mapped.name.clone();
     let mut encoder = encoder(&pipeline(Some(vec![mapped])), &catalog(vec![column(&name, type_text)])).expect("a plan");

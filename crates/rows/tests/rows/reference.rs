@@ -58,17 +58,17 @@ pub(crate) fn array(field: &[u8]) -> (Vec<i32>, u32, Vec<Option<Vec<u8>>>) {
     (lengths, oid, elements)
 }
 
-/// Returns the integer of eight bytes as Postgres sends an int8.
+/// Reads an int8: eight bytes, big-endian.
 pub(crate) fn int8(field: &[u8]) -> i64 {
     i64::from_be_bytes(field.try_into().expect("eight bytes"))
 }
 
-/// Returns the float of eight bytes as Postgres sends a float8.
+/// Reads a float8: eight bytes, big-endian.
 pub(crate) fn float8(field: &[u8]) -> f64 {
     f64::from_be_bytes(field.try_into().expect("eight bytes"))
 }
 
-/// Returns the float of four bytes as Postgres sends a float4.
+/// Reads a float4: four bytes, big-endian.
 pub(crate) fn float4(field: &[u8]) -> f32 {
     f32::from_be_bytes(field.try_into().expect("four bytes"))
 }

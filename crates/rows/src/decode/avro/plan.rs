@@ -56,8 +56,8 @@ impl AvroPlan {
         this
     }
 
-    /// Returns what to do with a value of the type `node`. `leftovers` is set if the value is, or contains, the object that
-    /// holds the record's fields.
+    /// Returns what to do with a value of the type `node`. `leftovers` is set if the value is the object that holds the record's
+    /// fields, or contains that object.
     fn target(
         &mut self,
         schema: &AvroSchema,

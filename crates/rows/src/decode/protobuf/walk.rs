@@ -21,9 +21,8 @@ use crate::value::{Flags, Kind, Slot};
 /// The value doesn't match its schema; the walk has the position and the reason.
 pub(super) struct Broken;
 
-/// Limit on steps, per byte of the value. A step reads a tag, or an element of a packed list. There may be several
-/// steps per byte, because a field is read more than once if it is a list, or if one column takes a value and others
-/// take parts of it.
+/// Limit on steps, per byte of the value. A step reads a tag, or an element of a packed list. A byte may take several steps,
+/// because a field is read more than once if it is a list, or if one column takes the field and others take parts of it.
 const STEPS_PER_BYTE: usize = 64;
 /// Limit on the JSON made of a value, in bytes per byte of the value.
 const JSON_PER_BYTE: usize = 32;
@@ -135,7 +134,7 @@ impl<'w> ProtobufWalk<'w> {
         if self.at > end { self.fault("a field goes beyond its message") } else { Ok(()) }
     }
 
-    /// Decodes a field that isn't a lone scalar; its tag is at `start`. The position afterwards is undefined.
+    /// Decodes a field for `target`. The field's tag is at `start`. The position afterwards is undefined.
     fn structure(
         &mut self,
         field: &ProtobufField,

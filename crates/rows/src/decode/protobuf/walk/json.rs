@@ -1,4 +1,5 @@
-//! Writes nested messages, lists and maps as JSON, by protobuf's JSON mapping.
+//! Writes nested messages, lists and maps as JSON. Unlike in Protobuf's own JSON mapping, members have the fields' original
+//! names, and 64-bit integers are numbers.
 
 use super::super::wire::Wire;
 use super::{Broken, ProtobufWalk, Seen, first};
@@ -37,7 +38,8 @@ impl ProtobufWalk<'_> {
             self.fields.made.truncate(start);
             render::json(&Slot { start: 0, ..value }.of(&interval), &mut self.fields.made);
         } else if value.kind != Kind::Object {
-            // The text is an enum's name or a date. It has no characters to escape, so only the quotes are missing.
+            // The text is an enum's name, a date, or an invalid time of day. It has no characters to escape, so only the quotes
+            // are missing.
             self.fields.made.insert(start, b'"');
             self.fields.made.push(b'"');
         }

@@ -82,7 +82,7 @@ impl ProtobufWalk<'_> {
         Ok(unscaled)
     }
 
-    /// Renders a date as text, so that the column rejects a date without a year or a day, and the message quotes that date.
+    /// Renders a date as text, so that the column rejects a date without a year or a day, and the error message shows the date.
     fn date(&mut self, [_, year, month, day, _]: [i32; 5]) -> Slot {
         self.made_text(format_args!("{year:04}-{month:02}-{day:02}"))
     }

@@ -1,4 +1,4 @@
-//! Reads tags, numbers and lengths and skips fields. Each step is counted.
+//! Reads tags, numbers and lengths, and skips fields. Counts the steps; see `STEPS_PER_BYTE`.
 
 use super::super::wire::{self, Wire};
 use super::{Broken, ProtobufWalk};
