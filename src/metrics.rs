@@ -246,7 +246,6 @@ impl WriterMetrics {
 pub struct ConsumerMetrics {
     pipeline: Arc<str>,
     consumed: Counter,
-    rewinds: Counter,
     rebalances: Counter,
     assigned: Gauge,
     paused: Gauge,
@@ -271,7 +270,6 @@ impl ConsumerMetrics {
         Self {
             pipeline: name(),
             consumed: counter!(RECORDS_CONSUMED, "pipeline" => name()),
-            rewinds: counter!(REWINDS, "pipeline" => name()),
             rebalances: counter!(REBALANCES, "pipeline" => name()),
             assigned: gauge!(ASSIGNED, "pipeline" => name(), "consumer" => consumer.clone()),
             paused: gauge!(PAUSED, "pipeline" => name(), "consumer" => consumer.clone()),
@@ -286,11 +284,6 @@ impl ConsumerMetrics {
     /// Counts records taken from Kafka.
     pub fn consumed(&self, records: u64) {
         self.consumed.increment(records);
-    }
-
-    /// Counts that the ledger was behind the offset that Tidegate knew to be committed.
-    pub fn rewound(&self) {
-        self.rewinds.increment(1);
     }
 
     /// Counts a rebalance of the group.

@@ -70,10 +70,11 @@ fn instance_view((instance, seen): (String, instances::Instance)) -> InstanceVie
 
 /// Returns the memory that the system counts for this process; `None` if the system doesn't say.
 fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))?;
+    let kib: u64 = kib.parse().ok()?;
     // Round down to a MiB: a number that differs in every sample would be sent as a change every second.
-    Some((pages * 4096) >> 20 << 20)
+    Some(kib >> 10 << 20)
 }
 
 fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole: bool) -> (PipelineView, Facts) {

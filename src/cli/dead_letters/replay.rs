@@ -188,7 +188,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &F
             let done = format!(
                 "{}; {} replayed before that; the others are unchanged",
                 stopped,
-                show::counted(report.replayed, "letter was", "letters were")
+                show::counted(report.replayed - report.failed_again, "letter was", "letters were")
             );
             return Err(match stopped {
                 Stopped::Outage(_) => FatalError::Unavailable(done),
