@@ -224,7 +224,7 @@ async fn check_notes_triggers_rules_and_sums_of_floats() {
     let world = World::new(1).await;
     world
         .sql(
-            "CREATE TABLE fares (id int PRIMARY KEY, total float8);
+            "CREATE TABLE fares (id int PRIMARY KEY, total float8, high bigint);
              CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
              CREATE TRIGGER audit AFTER INSERT ON fares FOR EACH ROW EXECUTE FUNCTION nothing();
              CREATE TRIGGER later AFTER UPDATE ON fares FOR EACH ROW EXECUTE FUNCTION nothing()",
@@ -232,13 +232,16 @@ async fn check_notes_triggers_rules_and_sums_of_floats() {
         .await;
     let config = world.config(
         "table = { name = \"fares\", mode = \"aggregate\", key = [\"id\"] }\ncolumns.id = \"id\"\n\
-         columns.total = { field = \"n\", aggregate = \"sum\" }",
+         columns.total = { field = \"n\", aggregate = \"sum\" }\n\
+         columns.high = { aggregate = \"count\", where = { field = \"state\", equals = \"high\" } }",
     );
+    world.produce([Record::new(r#"{"id":1,"n":2,"state":"high"}"#)]);
     let report = tidegate(&config, &["check", "--json"]).ok().json();
     let warnings = report["pipelines"][0]["warnings"].to_string();
     for words in ["insert (audit)", "a sum of `double precision` is rounded"] {
         assert!(warnings.contains(words), "no {words:?} in {warnings}");
     }
+    tidegate(&config, &["check"]).ok().says(&["each record, filtered by `where`", "row before the merge   {"]);
     world.sql("CREATE RULE twice AS ON INSERT TO fares DO ALSO SELECT 1").await;
     tidegate(&config, &["check"]).fails(64, &["mode aggregate merges by ON CONFLICT", "(twice)"]);
     let append = world.config("table.name = \"fares\"\ncolumns.id = \"id\"");

@@ -16,6 +16,7 @@ use tidegate_protocol::writer::Writer;
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::mapping::Encoder;
 use tidegate_rows::mapping::evolve::NewFields;
+use tidegate_rows::spec::WriteMode;
 use tidegate_rows::write_mode::partitions::Bounds;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -57,6 +58,9 @@ pub(super) struct Sample {
     /// The name of the counted rows in the text: `records` or `rows`.
     #[serde(skip)]
     counted: &'static str,
+    /// The name of a row of `first_rows` in the text.
+    #[serde(skip)]
+    shown: &'static str,
     /// The statement that `evolve` would run for fields that have no column yet.
     pub(super) evolve: Option<String>,
 }
@@ -93,7 +97,7 @@ impl Sample {
             );
         }
         for row in &self.first_rows {
-            text += &format!("    row   {}\n", show::safe(row));
+            text += &format!("    {}   {}\n", self.shown, show::safe(row));
         }
         for (reason, count) in &self.reasons {
             text += &format!("    {reason}: {}\n", show::count(*count));
@@ -191,6 +195,11 @@ pub(super) async fn try_records(
         first_rows: std::mem::take(&mut findings.rows),
         fields: Vec::new(),
         counted: fields::records(pipeline),
+        // Rows are shown as they are staged. Further rows of their keys may change what these modes write.
+        shown: match pipeline.table.mode {
+            WriteMode::Append | WriteMode::Upsert { .. } => "row",
+            WriteMode::InsertNew { .. } | WriteMode::Aggregate { .. } => "row before the merge",
+        },
         evolve: (!missing.is_empty()).then(|| evolve::alter(&pipeline.table.name, &missing)),
     };
     Ok(Tried::Done(Box::new(Done { sample, fields })))

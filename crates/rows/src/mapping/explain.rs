@@ -42,6 +42,8 @@ pub(super) fn describe<'a>(plan: &Plan, column: &'a PlannedColumn) -> Described<
         Some(Applied::ParseJson) => source + ", parsed as JSON",
         Some(Applied::Hash(_)) => source + ", hashed",
     };
+    let is_filtered = column.fold.as_ref().is_some_and(|fold| fold.condition.is_some());
+    let source = if is_filtered { source + ", filtered by `where`" } else { source };
     Described {
         column: &column.name,
         type_text: &column.type_text,
