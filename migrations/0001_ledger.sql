@@ -92,7 +92,7 @@ BEGIN
         END IF;
     ELSIF (SELECT count(*) FROM tidegate.ledger
             WHERE pipeline = NEW.pipeline AND topic = NEW.topic AND partition = NEW.partition) > 1 THEN
-        RAISE EXCEPTION 'tidegate.ledger has a row of pipeline %, topic %, partition % already',
+        RAISE EXCEPTION 'tidegate.ledger already has a row for pipeline %, topic %, partition %',
             NEW.pipeline, NEW.topic, NEW.partition USING ERRCODE = 'unique_violation';
     END IF;
     RETURN NEW;
