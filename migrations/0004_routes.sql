@@ -1,4 +1,5 @@
--- The tables of pipelines whose records name them: a name's first record notes the table here.
+-- The tables of pipelines whose records name their tables. The first record that names a table adds a row, before anything is
+-- written into the table. By these rows, a pipeline sees whether another one already writes the same topic into a table.
 CREATE TABLE tidegate.route (
     pipeline    text        NOT NULL REFERENCES tidegate.pipeline ON DELETE CASCADE,
     schema_name text        NOT NULL,

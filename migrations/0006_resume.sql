@@ -1,2 +1,3 @@
--- How often `tidegate pipelines resume` was run. An instance whose pipeline has stopped starts it again when the number moves.
+-- The number of requests by `tidegate pipelines resume`. Each instance on which the pipeline has stopped starts it again when
+-- the number increases.
 ALTER TABLE tidegate.pipeline ADD COLUMN resumes bigint NOT NULL DEFAULT 0;

@@ -113,8 +113,7 @@ fn noise(text: &str) -> Vec<usize> {
 fn files(root: &Path) -> Vec<(PathBuf, bool)> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> =
-        // Migrations are left out: databases contain their checksums, so they can never change.
-        ["src", "crates", "tools", "tests", "benches", "docs", "config", "fuzz/fuzz_targets", "deploy"]
+        ["src", "crates", "migrations", "tools", "tests", "benches", "docs", "config", "fuzz/fuzz_targets", "deploy"]
             .map(|name| root.join(name))
             .into();
     found.extend(
