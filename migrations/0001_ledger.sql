@@ -73,7 +73,7 @@ CREATE TABLE tidegate.ledger (
 -- for an existing ledger row. It must see the rows that were committed while it waited for the lock. Only under READ COMMITTED
 -- does each statement see them, so the function refuses the other isolation levels.
 -- With `enable_seqscan = off`, a plan that is cached while the table is small doesn't scan the whole table when it has grown.
-CREATE FUNCTION tidegate.one_row_a_partition() RETURNS trigger LANGUAGE plpgsql
+CREATE FUNCTION tidegate.one_row_per_partition() RETURNS trigger LANGUAGE plpgsql
 SET enable_seqscan = off
 AS $$
 BEGIN
@@ -97,12 +97,12 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
-CREATE TRIGGER one_row_a_partition BEFORE INSERT ON tidegate.ledger
-    FOR EACH ROW EXECUTE FUNCTION tidegate.one_row_a_partition();
+CREATE TRIGGER one_row_per_partition BEFORE INSERT ON tidegate.ledger
+    FOR EACH ROW EXECUTE FUNCTION tidegate.one_row_per_partition();
 -- This trigger is AFTER UPDATE. If the table had any BEFORE UPDATE trigger, each UPDATE would first lock each of its rows
 -- separately, even if it sets none of the trigger's columns. So each advance would cost more.
-CREATE TRIGGER one_row_a_partition_after_rename AFTER UPDATE OF pipeline, topic, partition ON tidegate.ledger
-    FOR EACH ROW EXECUTE FUNCTION tidegate.one_row_a_partition();
+CREATE TRIGGER one_row_per_partition_on_rename AFTER UPDATE OF pipeline, topic, partition ON tidegate.ledger
+    FOR EACH ROW EXECUTE FUNCTION tidegate.one_row_per_partition();
 
 -- Advances the ledger rows of a write. The elements at the same index of the arrays describe one advance. It happens only if
 -- the row has this claim and is at this `from_offset`. Returns the indexes of the advances that happened, counted from 1.

@@ -133,8 +133,8 @@ async fn failed(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Erro
 
 /// The tables on which the daemon relies. The functions and triggers are below. The migrations create all of them.
 const TABLES: [&str; 5] = ["dead_letter", "instance", "ledger", "pipeline", "route"];
-const FUNCTIONS: [&str; 2] = ["advance", "one_row_a_partition"];
-const TRIGGERS: [&str; 2] = ["one_row_a_partition", "one_row_a_partition_after_rename"];
+const FUNCTIONS: [&str; 2] = ["advance", "one_row_per_partition"];
+const TRIGGERS: [&str; 2] = ["one_row_per_partition", "one_row_per_partition_on_rename"];
 
 /// Returns what is wrong with a schema whose migrations are all applied; `None` if nothing is wrong. Somebody may have
 /// dropped or disabled a part, or enabled row-level security, which hides the ledger's rows from the role.
