@@ -135,8 +135,9 @@ gssapi: ## Builds the daemon with Kerberos, and checks that it is linked; needs 
 install-check: tools ## The archive of `make dist`, and `cargo install`, in an empty Debian; needs root and debootstrap
 	deploy/install-check.sh
 
-# The commit of the older version, from which an upgrade must lose nothing. Once there is a release, its tag replaces the commit.
-UPGRADE_FROM ?= c3be390152612e9832838b74f5cab28ab1917721
+# The commit of the older version, from which an upgrade must lose nothing: the first one with these migrations. Once there is a
+# release, its tag replaces the commit.
+UPGRADE_FROM ?= 6a5ca190bbd36e9bd8bce159474f626e42cc8557
 .PHONY: upgrade-check
 upgrade-check: tools ## Rolls two daemons from an older version to this one and back, under load; 0 lost, 0 twice
 	rm -rf $(dir $(RELEASE))upgrade && mkdir -p $(dir $(RELEASE))upgrade/source
