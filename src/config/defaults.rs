@@ -18,10 +18,10 @@ pub const MEMORY: u64 = 256 << 20;
 /// `limits.drain_timeout`: under the 30 s that Kubernetes waits between SIGTERM and SIGKILL.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// `limits.claim_grace`: a revoke reaches a live consumer within a few heartbeats of 3 s.
+/// `limits.claim_grace`: a revoke reaches a live consumer within a few heartbeats, which come at most 5 s apart.
 pub const CLAIM_GRACE: Duration = Duration::from_secs(10);
 
-/// `postgres.connect_timeout`: enough for TLS and authentication over a slow link, and shorter than a drain.
+/// `postgres.connect_timeout`: enough for TLS and authentication over a slow link, and shorter than `limits.drain_timeout`.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `schema_registry.timeout`: an answer has only a few KiB, so a slower request is better retried.
@@ -35,7 +35,7 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// `postgres.write_timeout`: longer than `statement_timeout`, so that Postgres' own answer has time to arrive, and shorter than
-/// a drain.
+/// `limits.drain_timeout`.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// `postgres.idle_in_transaction_timeout`: how long the locks of a suspended process can block the next owner of its partitions.

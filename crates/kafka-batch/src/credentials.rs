@@ -62,7 +62,7 @@ pub fn set_oauth_token<C: ClientContext>(client: &Client<C>, token: OAuthToken<'
 /// Gives a client another user and password for SASL PLAIN and SCRAM.
 ///
 /// # Errors
-/// If the client doesn't use SASL, or if `user` or `password` contains a NUL.
+/// If `user` or `password` contains a NUL. A client without SASL ignores them.
 pub fn set_password<C: ClientContext>(client: &Client<C>, user: &str, password: &str) -> Result<(), String> {
     let (user, password) = (c_string(user)?, c_string(password)?);
     // SAFETY: the client is alive, and both texts end with NUL and outlive the call, which copies them.

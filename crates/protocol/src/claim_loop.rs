@@ -142,8 +142,9 @@ pub trait ClaimLedger: Send {
         to: Offset,
     ) -> impl Future<Output = Result<Option<Claim>, WriteError>> + Send;
     /// Waits, on a separate connection and for a limited time, until nobody holds the lock on a partition's row.
-    /// Terminates our own leftover connections that hold the lock, and reports other holders. Makes no claim. `waits`
-    /// counts the calls, this one included, since the last time when no request was pending.
+    /// Terminates sessions of this pipeline that hold the lock and whose client sends nothing, and reports other holders.
+    /// Makes no claim. `waits` is the number of this call: 1 for the first one after a time without pending requests. It
+    /// limits how often the wait is logged.
     ///
     /// # Cancel safety
     /// May be dropped at any point.

@@ -62,7 +62,7 @@ impl Watch {
         !view.partitions.is_empty() && view.partitions.values().all(|seen| seen.moved_at > since)
     }
 
-    /// Returns the number and the next offset of each partition that hasn't advanced since `since`. Messages show them.
+    /// Returns the partitions that haven't advanced since `since`, each with its next offset, for an error message.
     pub(crate) fn standing(&self, since: Instant) -> Vec<(i32, i64)> {
         let view = lock(&self.view);
         view.partitions.iter().filter(|(_, seen)| seen.moved_at <= since).map(|(p, seen)| (*p, seen.next)).collect()

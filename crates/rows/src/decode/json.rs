@@ -26,7 +26,8 @@ pub(crate) struct JsonDecoder {
     keys: Keys,
     slots: usize,
     leftovers: Leftovers,
-    /// The node of the object whose members without a column are leftovers.
+    /// The node of the object from which leftovers are collected: the members from which no column takes a value. `u16::MAX` if
+    /// no path looks into that object; then nothing is collected.
     top: u16,
     /// The slot for a whole array element, if a column takes it. The element may then be any value, not only an object.
     whole: Option<u16>,

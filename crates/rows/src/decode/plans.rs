@@ -27,8 +27,8 @@ pub(super) struct Plans<P> {
 pub(super) struct Framed<'a> {
     /// The schema's id; `None` for a local schema.
     pub(super) id: Option<SchemaId>,
-    /// The index in the payload of the first byte after the schema's id. For Protobuf, the message indexes of the frame come
-    /// there, before the message.
+    /// The index at which the payload continues after the frame's schema id; 0 if it has no frame. In a Protobuf frame, the
+    /// message indexes come first, then the message.
     pub(super) start: usize,
     /// The message indexes, if a header contains them.
     pub(super) indexes: Option<&'a [u8]>,

@@ -30,8 +30,9 @@ pub(crate) trait Surroundings {
     fn stop_database(&mut self) -> Result<()>;
     /// Shows the progress. Called twice per second. `pid` is the writer's process id.
     fn look(&mut self, look: Look, pid: Option<u32>);
-    /// Returns whether all `taken` records are written. `freed` of them have left the bounded buffer. Called after the
-    /// last record was sent.
+    /// Returns whether nothing is left to wait for: the ledger counts at least `taken` written records or, without a ledger, at
+    /// least `taken` records have left the bounded buffer. `freed` is that number; it includes failed and lost records. Called
+    /// after the last record was sent.
     fn settled(&mut self, taken: u64, freed: u64) -> bool;
 }
 

@@ -39,8 +39,8 @@ pub(crate) fn prepare(jars: &Jars) -> Result<()> {
     Ok(())
 }
 
-/// The possible paths, in a data folder, of the file with the cluster's features: the first up to Kafka 4.2, the second
-/// later.
+/// The possible paths, in a data folder, of the file with the cluster's features. Kafka 4.2 and earlier use the first path, later
+/// versions the second.
 const CHECKPOINTS: [&str; 2] =
     ["bootstrap.checkpoint", "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint"];
 

@@ -180,8 +180,8 @@ impl Keys {
     }
 }
 
-/// Returns whether a key needs no escapes in JSON. Other keys aren't learned, because comparing bytes can't find them
-/// again.
+/// Returns whether a key needs no escapes in JSON. Other keys aren't learned: records contain them with escapes, so comparing
+/// them with the unescaped name would never match.
 fn is_plain(name: &[u8]) -> bool {
     name.iter().all(|b| !matches!(b, 0..0x20 | b'"' | b'\\'))
 }
