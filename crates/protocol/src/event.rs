@@ -127,9 +127,9 @@ pub enum Event<'a> {
     },
     /// The poison search ended.
     PoisonFound {
-        /// How many COPYs the search took.
+        /// The highest possible number of COPYs: the steps of the search. A step whose records have no rows needs no COPY.
         copies: u32,
-        /// How many records Postgres refuses.
+        /// How many records that Postgres refuses were found.
         records: usize,
     },
     /// The writer waits before it retries.
@@ -148,7 +148,7 @@ pub struct Committed<'a> {
     pub batch: &'a Batch,
     /// The range of the committed records in the batch.
     pub window: Range<u32>,
-    /// How many rows the transaction wrote into the table.
+    /// How many rows the transaction copied; in the write mode `insert_new`, how many of them it inserted.
     pub rows: u64,
     pub dead_letters: &'a [DeadLettered],
 }
@@ -189,7 +189,7 @@ pub enum Hold {
 /// The state of a poll loop.
 #[derive(Debug)]
 pub struct Snapshot<'a> {
-    /// The partitions and the open batch.
+    /// The session, which has the partitions and the open batch.
     pub session: &'a Session,
     /// The number of fetched partitions if a [`Hold`] has lasted for a second or longer; otherwise 0.
     pub paused: usize,

@@ -78,9 +78,9 @@ pub enum ReadErrorKind {
 
 /// One member of a consumer group.
 ///
-/// Records of a partition are offered in the order of their offsets, each at most once per [`GroupClient::fetch`] of the
-/// partition. After [`GroupClient::stop`] or a new `fetch` of a partition, [`GroupClient::read`] offers no record of this
-/// partition that was fetched earlier.
+/// Records of a partition are offered in the order of their offsets. The visitor takes each record at most once per
+/// [`GroupClient::fetch`] of the partition. After [`GroupClient::stop`] or a new `fetch` of a partition,
+/// [`GroupClient::read`] offers no record of this partition that was fetched earlier.
 pub trait GroupClient: Send {
     /// Waits until a record or an event may be available, for at most `wait`.
     ///
@@ -101,7 +101,7 @@ pub trait GroupClient: Send {
     /// Returns what the group decided since the last call.
     fn take_events(&mut self) -> Vec<GroupEvent>;
     /// Returns the offsets up to which Kafka's logs were read, for partitions whose records have all been taken. Such an offset
-    /// may be after the last record's, because of transaction markers or aborted records.
+    /// may be higher than the successor of the last record's offset, because of transaction markers or aborted records.
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)>;
     /// Returns how an assignment is changed.
     fn assigning(&self) -> Assigning;

@@ -198,7 +198,8 @@ impl Session {
                 value: incoming.value,
                 headers: Headers::default(),
             };
-            // If the first record has a later offset, the last committed record was compacted away and can't identify the log.
+            // If the first delivered record has a later offset, the last committed record was compacted away and can't identify
+            // the log.
             if incoming.offset == last.offset && last_record(&record) != last {
                 let condition = LossCondition::LogReplaced { last };
                 self.stop(slot, condition);
