@@ -6,7 +6,8 @@ use sqlx::{PgConnection, Row};
 /// Returns the first column of the first row, which must be a `bigint`.
 ///
 /// # Errors
-/// If Postgres refuses, or there is no such value. The error contains `sql`.
+/// If Postgres refuses, if there is no row, or if the value is NULL or no `bigint`. In the first two cases, the error contains
+/// `sql`.
 pub async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
     let row = sqlx::query(sql).persistent(false).fetch_one(connection).await.with_context(|| sql.to_owned())?;
     Ok(row.try_get(0)?)
