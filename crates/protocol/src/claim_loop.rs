@@ -102,7 +102,7 @@ pub struct Claimed {
     pub last: Option<LastRecord>,
 }
 
-/// The ledger rows as the claim loop uses them, over one connection that is opened when needed.
+/// Reads and changes ledger rows for the claim loop, over one connection that is opened when needed.
 ///
 /// Only [`ClaimLedger::wait_at_lock`] is cancel safe. A dropped future of another method leaves replies unread, so the
 /// caller must disconnect before the next call. If the reply to a claim was lost, the claim may be in the ledger; the

@@ -99,14 +99,16 @@ pub enum Event<'a> {
     /// Another claim has replaced ours.
     Fenced {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` if a ledger reading outside of writes showed this.
+        /// The offset at which the dropped part of the batch began; `None` if not a write but a ledger reading outside of writes
+        /// noticed this.
         from: Option<Offset>,
     },
     /// The ledger isn't at an offset that we wrote: the database was restored, or somebody set the offset. The partition is
     /// claimed again.
     Rewound {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` if a ledger reading outside of writes showed this.
+        /// The offset at which the dropped part of the batch began; `None` if not a write but a ledger reading outside of writes
+        /// noticed this.
         from: Option<Offset>,
     },
     Committed(Committed<'a>),
@@ -127,9 +129,9 @@ pub enum Event<'a> {
     },
     /// The poison search ended.
     PoisonFound {
-        /// The highest possible number of COPYs: the steps of the search. A step whose records have no rows needs no COPY.
+        /// How many steps the search took. Each step needs one COPY, or none if its records have no rows.
         copies: u32,
-        /// How many records that Postgres refuses were found.
+        /// How many records were found that Postgres refuses.
         records: usize,
     },
     /// The writer waits before it retries.

@@ -146,7 +146,7 @@ impl Partition {
 pub enum Outcome {
     /// The segment was committed, and the ledger is at this offset.
     Committed(Offset),
-    /// A later claim holds the partition: nothing of the segment was written.
+    /// A later claim holds the partition. Records of the segment that were not committed before were not written.
     Fenced,
     /// The ledger isn't at the offset that we committed: the database was restored, or somebody set the offset. The
     /// partition is claimed again.
@@ -280,8 +280,7 @@ impl fmt::Display for LossCondition {
 /// Returns the offset at which to start fetching, and the record to compare, if there is one. `next` and `last` are from the
 /// ledger. `low` is the oldest offset of Kafka's log, `high` its end.
 ///
-/// The last committed record is read again if it still exists. Comparing it detects a log that is as long as before but has
-/// other records.
+/// The last committed record is read again if it still exists. Comparing it detects another log that isn't shorter.
 ///
 /// # Errors
 /// The log-loss condition, if the ledger's offset isn't in the log.

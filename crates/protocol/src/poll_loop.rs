@@ -95,7 +95,7 @@ pub struct PollLoop<G: Group, E, L> {
     pub readings: L,
     /// The consumer's partitions and batches.
     pub session: Session,
-    /// The policy for a log-loss condition that is found while reading.
+    /// The policy for the log-loss conditions that the session reports.
     pub on_offset_loss: OffsetLossPolicy,
     /// The longest time from `stop` to the end of the drain. The consumer leaves the group after that.
     pub drain_timeout: Duration,

@@ -15,14 +15,15 @@ use crate::position::{Claim, ClaimId, Offset};
 use crate::record::Record;
 use crate::retry::{Disposition, Severity, Stage, classify, classify_at_start};
 
-/// Transactions, one after another on one connection, and everything that a batch writes in them.
+/// Runs transactions, one after another on one connection, and writes windows of batches in them.
 ///
 /// No method is cancel safe: a dropped future leaves replies unread, so the caller must disconnect before the next
 /// call.
 pub trait Transaction: Send {
     /// Opens a connection if there is none, and executes `BEGIN ISOLATION LEVEL READ COMMITTED`.
     fn begin(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Copies the rows of a window's live segments into the table. Returns their number.
+    /// Copies the rows of a window's live segments into the table. Returns the number of copied rows; in the write mode
+    /// `insert_new`, of inserted rows.
     fn copy(&mut self, batch: &Batch, window: Range<u32>) -> impl Future<Output = Result<u64, WriteError>> + Send;
     /// Executes `SAVEPOINT`.
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
@@ -93,7 +94,7 @@ impl<S: Transaction + Ledger + Planner> Store for S {}
 pub enum LedgerRow {
     /// There is no row.
     Missing,
-    /// The claim and the position.
+    /// The row exists, with this claim and this offset.
     Found {
         /// The id of the claim that may advance the row; `None` if the partition was never claimed.
         claim: Option<ClaimId>,
@@ -196,7 +197,7 @@ pub struct PostgresError {
 }
 
 impl WriteError {
-    /// Returns what the error means.
+    /// Returns how the writer must react to the error.
     pub fn disposition(&self) -> Disposition {
         match &self.cause {
             Cause::Connection(_) | Cause::NotContacted(_) | Cause::Deadline(..) => Disposition::Outage,
@@ -209,7 +210,7 @@ impl WriteError {
         }
     }
 
-    /// Returns what the error means if nothing has worked yet, as at the start of a pipeline or of a command.
+    /// Returns how to react to the error if nothing has worked yet, as at the start of a pipeline or of a command.
     pub fn disposition_at_start(&self) -> Disposition {
         match &self.cause {
             Cause::Postgres(error) => classify_at_start(self.stage, error.severity, &error.sqlstate),

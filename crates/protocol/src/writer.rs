@@ -184,8 +184,8 @@ impl<S: Store> Writer<S> {
         Ok(outcomes)
     }
 
-    /// Writes records from `start` on in one transaction, at most `window_max` of them. Returns the index at which the next
-    /// transaction starts.
+    /// Writes records from `start` on in one transaction, at most `window_max` of them, and retries until their outcome is known.
+    /// Returns the index at which the next transaction starts.
     async fn write_window(
         &mut self,
         batch: &mut Batch,

@@ -1,5 +1,6 @@
-//! The invariants. In every state of the database, the table and the dead letters contain exactly the log's records up to the
-//! ledger's offset, in order and once. At the end, that offset is the log's end.
+//! Checks the invariants. In every state of the database, the table and the dead letters contain exactly the log's records up to
+//! the ledger's offset, in order and once; only excused records may be missing. At the end, no record is left after that
+//! offset.
 
 use std::collections::BTreeMap;
 

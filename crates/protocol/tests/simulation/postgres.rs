@@ -130,7 +130,7 @@ struct Backend {
     daemon: u64,
 }
 
-/// The reason why the server does not work.
+/// Why the server accepts no connections (`Down`) or no writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outage {
     Down,
@@ -486,7 +486,7 @@ impl Server {
             Op::Claim(claims) => {
                 let mut claimed = Vec::new();
                 for (partition, claim) in claims {
-                    // As with SKIP LOCKED.
+                    // Leave out a locked row, as SKIP LOCKED does.
                     if !self.is_free(*partition, backend, &mut Progress::default()) {
                         continue;
                     }
