@@ -30,8 +30,8 @@ struct Open {
     over: Instant,
 }
 
-/// Runs the campaign. Returns whether the record accounting is exact, and whether after each outage the first commit came
-/// within `soon` of the database's return.
+/// Runs the campaign. Returns true if the record accounting is exact and, after each outage, the first commit came within
+/// `soon` of the database's return.
 pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random: &mut fastrand::Rng) -> Result<bool> {
     stage.postgres.stop()?;
     stage.copy_database()?;
@@ -125,7 +125,7 @@ fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str,
     Ok(())
 }
 
-/// Prints the results. Returns whether after each outage the first commit came within `soon` of the database's return.
+/// Prints the recovery times. Returns true if, after each outage, the first commit came within `soon` of the database's return.
 fn report(stage: &Stage, tally: &BTreeMap<&'static str, Tally>, soon: Duration) -> bool {
     let say = |text: String| stage.output.say(text);
     say(format!(

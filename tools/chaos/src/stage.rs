@@ -45,7 +45,7 @@ pub(crate) struct Member {
     number: usize,
 }
 
-/// The servers, the daemons, the networks between them, and the tasks that observe them.
+/// The servers, the daemons, the networks between them, the producer, and the task that watches the ledger.
 pub(crate) struct Stage {
     pub(crate) cast: StageSpec,
     pub(crate) kafka: Kafka,

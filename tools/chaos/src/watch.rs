@@ -1,4 +1,4 @@
-//! Reads the ledger every 25 ms, over a connection without a proxy, to know when each partition last advanced.
+//! Reads the ledger about every 25 ms, over a connection without a proxy, to know when each partition last advanced.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

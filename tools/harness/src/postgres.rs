@@ -1,4 +1,4 @@
-//! A real PostgreSQL, with settings, crashes, and restores to an earlier state.
+//! A real PostgreSQL, which tests can configure, crash, and restore to an earlier state.
 //!
 //! It accepts every connection from this machine as user `postgres` without a password, over TCP on 127.0.0.1 and over
 //! a socket in its folder. If this process runs as root, Postgres runs as `nobody`, because it refuses to run as root.

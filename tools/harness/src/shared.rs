@@ -43,7 +43,7 @@ pub fn zookeeper_kafka() -> Result<&'static Kafka> {
     once(&ZOOKEEPER, || Kafka::start(&KafkaSpec::zookeeper()))
 }
 
-/// Returns a Postgres, or the one that `DATABASE_URL` names.
+/// Returns a Postgres that this process has started, or the one that `DATABASE_URL` names.
 ///
 /// # Errors
 /// If it could not be started.
