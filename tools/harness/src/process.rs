@@ -137,8 +137,8 @@ impl Process {
     /// Starts `program` under the guard of `run`.
     ///
     /// # Errors
-    /// If the shell that becomes the program can't be started, if the log can't be opened, or if the guard is gone. If the program
-    /// doesn't exist, or ends right after its start, only later calls show that, such as [`Process::await_ready`].
+    /// If the shell that becomes the program can't be started, if the log can't be opened, or if the guard is gone. If the
+    /// program doesn't exist, or ends right after its start, only later calls show that, such as [`Process::await_ready`].
     pub fn start(run: &Arc<Run>, program: &Program) -> Result<Self> {
         let mut launcher = Command::new("sh");
         launcher.args(["-c", LAUNCHER, "tidegate-launcher"]).arg(&program.binary).args(&program.args);
