@@ -98,7 +98,7 @@ pub struct Claimed {
     pub claim: Claim,
     /// The offset of the ledger.
     pub next: Offset,
-    /// The last committed record; `None` if nothing has been committed since the row was added or its offset was set.
+    /// The last committed record; `None` if the row names none, for example before the first commit.
     pub last: Option<LastRecord>,
 }
 

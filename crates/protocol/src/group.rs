@@ -117,6 +117,7 @@ pub trait GroupClient: Send {
     fn stop(&mut self, sources: &[TopicPartition], rest: &[(TopicPartition, Offset)]);
     /// Commits the ledger's offsets to Kafka, for tools that show lag. The result isn't awaited.
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]);
-    /// Sends the pending commits, then leaves the group, all within a limited time.
+    /// Sends the pending commits, then closes the client, all within a limited time. The member leaves the group, unless the
+    /// group keeps a named member's partitions until it returns.
     fn leave(self) -> impl Future<Output = ()> + Send;
 }
