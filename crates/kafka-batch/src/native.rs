@@ -74,7 +74,7 @@ impl Queue {
         client: *mut rd::rd_kafka_t,
         positions: *const rd::rd_kafka_topic_partition_list_t,
     ) -> RDKafkaRespErr {
-        // SAFETY: the handle is alive, and the caller guarantees the same for the others. librdkafka copies the list.
+        // SAFETY: the handle is alive, and the caller guarantees that client and list are alive. librdkafka copies the list.
         unsafe { rd::rd_kafka_commit_queue(client, positions, self.0.as_ptr(), None, ptr::null_mut()) }
     }
 

@@ -127,8 +127,8 @@ pub trait ClaimLedger: Send {
         &mut self,
         places: &[(TopicPartition, Offset)],
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Claims each partition whose row exists and isn't locked; each claim is atomic. Returns these claims, without the other
-    /// partitions.
+    /// Claims each partition whose row exists and isn't locked; each claim is atomic. The result lacks the partitions that were
+    /// not claimed.
     fn claim(
         &mut self,
         owner: &str,

@@ -118,7 +118,7 @@ pub enum Event<'a> {
         /// The time since the writer received the batch.
         took: Duration,
     },
-    /// The reply to a COMMIT is missing, so its outcome will be read from the ledger.
+    /// No reply to a COMMIT came, or one that doesn't tell the outcome. So the outcome will be read from the ledger.
     CommitUnknown(&'a WriteError),
     /// The catalog changed, so the plan is rebuilt and the batch re-encoded.
     CatalogChanged(&'a WriteError),

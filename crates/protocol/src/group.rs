@@ -87,7 +87,7 @@ pub trait GroupClient: Send {
     /// # Cancel safety
     /// May be dropped at any point: nothing is lost.
     fn ready(&mut self, wait: Duration) -> impl Future<Output = ()> + Send;
-    /// Serves the group without waiting. [`GroupClient::take_events`] then returns what the group decided.
+    /// Serves the group without waiting. [`GroupClient::take_events`] then returns the group's decisions.
     ///
     /// # Errors
     /// An error that isn't about a record.
@@ -98,7 +98,7 @@ pub trait GroupClient: Send {
     /// # Errors
     /// An error that came instead of a record. The records before it were offered.
     fn read(&mut self, visitor: &mut impl Visitor) -> Result<bool, ReadError>;
-    /// Returns what the group decided since the last call.
+    /// Returns the group's decisions since the last call, in order.
     fn take_events(&mut self) -> Vec<GroupEvent>;
     /// Returns the offsets up to which Kafka's logs were read, for partitions whose records have all been taken. Such an offset
     /// may be higher than the successor of the last record's offset, because of transaction markers or aborted records.

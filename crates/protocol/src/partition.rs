@@ -146,7 +146,7 @@ impl Partition {
 pub enum Outcome {
     /// The segment was committed, and the ledger is at this offset.
     Committed(Offset),
-    /// A later claim holds the partition. Records of the segment that were not committed before were not written.
+    /// A later claim holds the partition. The segment's uncommitted records were not written.
     Fenced,
     /// The ledger isn't at the offset that we committed: the database was restored, or somebody set the offset. The
     /// partition is claimed again.

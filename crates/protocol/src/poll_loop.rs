@@ -408,7 +408,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     async fn flush(&mut self, trigger: Trigger, patience: Duration) {
         let mut deadline = now() + patience;
         loop {
-            // If `stop` comes while a revocation is being flushed, count the time of this flush as part of the drain.
+            // If the loop is told to stop during the flush of a revocation, count the time from then on as part of the drain.
             if self.parts.stop.is_cancelled() {
                 let seen = *self.stop_seen.get_or_insert_with(now);
                 deadline = deadline.min(seen + self.parts.drain_timeout);

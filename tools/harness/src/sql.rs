@@ -13,8 +13,8 @@ pub async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
     Ok(row.try_get(0)?)
 }
 
-/// Returns the sum of a pipeline's offsets in the ledger. If its partitions began at offset 0, this is the number of its
-/// committed records. Returns 0 if there is no ledger yet.
+/// Returns the sum of a pipeline's offsets in the ledger. If its partitions began at offset 0 and have no gaps, this is the
+/// number of its committed records. Returns 0 if there is no ledger yet.
 ///
 /// # Errors
 /// If Postgres refuses.

@@ -43,7 +43,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Returns why no records may be taken from Kafka now; `None` if they may.
+    /// Returns why no records may be taken from Kafka now; `None` if they may be taken. If the allowance is used up, first takes
+    /// more of it from the rate limit.
     fn hold(&mut self, now: Instant) -> Option<Hold> {
         if self.parts.session.is_full() {
             return Some(Hold::Full);
@@ -79,7 +80,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Waits for records, for a message, or for the open batch's deadline, for at most [`IDLE_WAIT`].
+    /// Waits until a record, an event or a message arrives, or the open batch reaches its deadline. Waits at most [`IDLE_WAIT`].
     async fn await_records(&mut self, started: Instant) {
         let wait = match self.parts.session.due_in(started) {
             Some(due) if !self.parts.session.in_flight() => IDLE_WAIT.min(due),
