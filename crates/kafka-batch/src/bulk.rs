@@ -10,8 +10,8 @@ use crate::native::{HeaderList, MessageRef, Messages, Taking};
 /// The records and faults that [`BatchQueue::read`](crate::BatchQueue::read) returns, in the order in which librdkafka
 /// delivered them. A bulk may be empty.
 ///
-/// Records and faults that are taken are destroyed when the bulk is dropped. The others stay in the queue, and the next
-/// read returns them first. So a caller may stop after any record.
+/// When the bulk is dropped, its taken records and faults are destroyed. The untaken ones stay in the queue, and the next read
+/// returns them. So a caller may stop after any record.
 pub struct Bulk<'q> {
     messages: &'q mut Messages,
 }
@@ -41,7 +41,7 @@ impl<'q> Bulk<'q> {
 
     /// Returns the next run or fault, or `None` when the bulk is used up. A fault counts as taken when it is returned.
     /// The records of a run are taken one by one. If the caller doesn't take all of them, the next run begins with the
-    /// first one that is left.
+    /// first untaken record.
     pub fn next_item(&mut self) -> Option<Item<'_>> {
         let mut taking = self.messages.taking();
         let message = taking.peek()?;
@@ -169,14 +169,14 @@ impl<'b> Iterator for Headers<'b> {
 /// outside of the log (`auto.offset.reset = error`), a denied or failed fetch, a record batch that cannot be decoded, or a
 /// failed commit.
 ///
-/// A fault moves librdkafka's position, see "Positions" in the [crate's documentation](crate).
+/// A fault moves librdkafka's position: see "Positions" in the [crate's documentation](crate).
 #[derive(Clone, Copy)]
 pub struct Fault<'b> {
     message: MessageRef<'b>,
 }
 
 impl<'b> Fault<'b> {
-    /// Returns what happened. An error number that librdkafka doesn't know becomes [`RDKafkaErrorCode::Unknown`];
+    /// Returns the error code. A number that the bindings don't know becomes [`RDKafkaErrorCode::Unknown`];
     /// [`Fault::text`] still names it.
     pub fn code(&self) -> RDKafkaErrorCode {
         let number = self.message.error_number();
@@ -191,7 +191,8 @@ impl<'b> Fault<'b> {
         }
     }
 
-    /// Returns librdkafka's description, which names the broker, the offset and the cause.
+    /// Returns librdkafka's description, which usually names the broker, the offset and the cause. If there is none, returns
+    /// the description of the code.
     pub fn text(&self) -> Cow<'b, str> {
         match self.message.payload() {
             Some(text) => String::from_utf8_lossy(text),

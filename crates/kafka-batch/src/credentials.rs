@@ -25,8 +25,9 @@ pub struct OAuthToken<'a> {
 /// Gives a client a token. A client without a token doesn't connect.
 ///
 /// # Errors
-/// If the token has expired, or if the token or an extension has characters that SASL doesn't allow. The error's text contains
-/// neither the token nor an extension.
+/// If the client doesn't use OAUTHBEARER, if the token has expired, or if the token or an extension has a character that SASL
+/// doesn't allow. In the last case, the error's text contains the token or the extension, cut off at 512 bytes, unless the
+/// character is a NUL.
 pub fn set_oauth_token<C: ClientContext>(client: &Client<C>, token: OAuthToken<'_>) -> Result<(), String> {
     let value = c_string(token.value)?;
     let principal = c_string(token.principal)?;

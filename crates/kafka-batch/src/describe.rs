@@ -9,9 +9,9 @@ use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
-/// Returns whether the client may read as a member of a group: join the group and commit its offsets. The group need
-/// not exist. `None` means that the broker's answer doesn't say this. Blocks for at most `timeout` and one second, and
-/// changes nothing.
+/// Returns whether the client may read as a member of a group: join the group and commit its offsets. `None` means that the
+/// broker's answer doesn't say this, for example because the group doesn't exist (since Kafka 4.0). Blocks for at most
+/// `timeout` plus one second, and changes nothing.
 ///
 /// # Errors
 /// `GroupAuthorizationFailed` if the client has no right even to describe the group, and any failure of the request.
@@ -24,7 +24,7 @@ pub fn may_read_group<C: ClientContext>(
 }
 
 /// Returns the names (`group.instance.id`) of a group's members. Members without a name are left out. The list is empty
-/// if the group doesn't exist. Blocks for at most `timeout` and one second, and changes nothing.
+/// if the group doesn't exist. Blocks for at most `timeout` plus one second, and changes nothing.
 ///
 /// # Errors
 /// Any failure of the request.
@@ -32,8 +32,8 @@ pub fn named_members<C: ClientContext>(client: &Client<C>, group: &str, timeout:
     describe(client, group, timeout, names).map(Option::unwrap_or_default)
 }
 
-/// Requests a group's description, and returns what `read` makes of it. Returns `None` if the broker describes nothing,
-/// or if the group doesn't exist.
+/// Requests a group's description, passes it to `read`, and returns the result of `read`. Returns `None` if the broker
+/// describes nothing, or reports that the group doesn't exist.
 fn describe<C: ClientContext, T>(
     client: &Client<C>,
     group: &str,
@@ -144,7 +144,7 @@ impl Options {
     }
 }
 
-/// A pointer with the function that destroys what it points to.
+/// A pointer to an object of librdkafka, with the function that destroys the object.
 struct Owned<T> {
     pointer: NonNull<T>,
     destroy: unsafe extern "C" fn(*mut T),

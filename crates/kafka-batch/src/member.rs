@@ -1,4 +1,4 @@
-//! Whether a consumer is a member of its group.
+//! Finds out whether a consumer is a member of its group.
 
 use rdkafka::bindings as rd;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};

@@ -74,7 +74,7 @@ impl Queue {
         client: *mut rd::rd_kafka_t,
         positions: *const rd::rd_kafka_topic_partition_list_t,
     ) -> RDKafkaRespErr {
-        // SAFETY: the handle is alive, and the caller guarantees the same for the others. librdkafka copies the list.
+        // SAFETY: the handle is alive, and the caller guarantees that client and list are alive. librdkafka copies the list.
         unsafe { rd::rd_kafka_commit_queue(client, positions, self.0.as_ptr(), None, ptr::null_mut()) }
     }
 
@@ -137,7 +137,7 @@ impl Messages {
     }
 
     /// Appends up to `limit` messages to those already in the bulk. Waits until `limit` messages have arrived, the
-    /// queue is woken, or `wait` has passed. Returns how many have arrived.
+    /// queue is woken, or `wait` has passed. Returns how many were appended.
     ///
     /// # Errors
     /// The error that librdkafka reports.
@@ -159,10 +159,10 @@ impl Messages {
         }
     }
 
-    /// Removes and destroys the untaken messages for which `unwanted` returns true. The others keep their order.
+    /// Removes and destroys the untaken messages for which `unwanted` returns true. The remaining ones keep their order.
     pub(crate) fn remove(&mut self, unwanted: impl Fn(MessageRef<'_>) -> bool) {
         self.destroy_taken();
-        // Move the unwanted messages before the others, in any order, and count them as taken.
+        // Move the unwanted messages before the wanted ones, and count them as taken.
         for current in self.taken..self.end {
             // SAFETY: by the invariant the slot holds a message, and it stays there during the call.
             let message = unsafe { MessageRef::new(self.slots[current]) };

@@ -37,7 +37,7 @@ struct Forwarded {
 /// The state that the callbacks use. It is in an `Arc`, so that its address stays the same when the `BatchQueue` moves.
 struct Own {
     queue: Queue,
-    /// Whether something arrived in a partition's queue while that queue was not forwarded.
+    /// Whether an entry arrived in a partition's queue while that queue was not forwarded.
     strayed: AtomicBool,
     /// The caller's callback for new records and events.
     on_ready: Option<Box<dyn Fn() + Send + Sync>>,
@@ -143,7 +143,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         if error.is_error() { Err(KafkaError::ConsumerCommit(error.into())) } else { Ok(()) }
     }
 
-    /// Returns whether a read would return something, or the consumer's queue has an event.
+    /// Returns whether a read may return records or faults without waiting, or the consumer's queue has an event.
     pub fn is_ready(&self) -> bool {
         self.messages.remaining() > 0
             || self.own.strayed.load(Ordering::Acquire)
@@ -209,8 +209,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         self.messages.remove(|message| message.partition() == partition && message.topic() == topic);
     }
 
-    /// Returns the records that the last bulk left. If there are none, waits for records for up to `timeout`, rounded up to
-    /// whole milliseconds, and returns up to [`MAX_MESSAGES`] of those that have arrived.
+    /// Returns the untaken records and faults of the last bulk. If there are none, waits for records for up to `timeout`,
+    /// rounded up to whole milliseconds, and returns up to [`MAX_MESSAGES`] of those that have arrived.
     ///
     /// Doesn't wait for a full bulk. Returns an empty bulk when the time is over, or when the consumer's queue has an
     /// event: poll the consumer between two reads, to handle such events.

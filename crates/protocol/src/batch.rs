@@ -20,13 +20,13 @@ use crate::record::{Headers, Record};
 /// The limits at which a batch is closed. The batch is closed at the first limit that it reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
-    /// The number of rows. Default 50 000.
+    /// The number of rows. A batch of twice as many records is closed too, even if its records have fewer rows. Default 50 000.
     pub max_rows: NonZeroU32,
     /// The size in bytes of rows, raw records and entries together. This limit is checked before a record is added, so
     /// a record of any size can be added. Default 8 MiB.
     pub max_bytes: u64,
-    /// The time within which the batch is committed, counted from when its first record is added. The batch is closed so much
-    /// earlier that its write is expected to end in time. Default 500 ms.
+    /// The time within which the batch should be committed, counted from when its first record is added. The batch is closed
+    /// earlier, by the expected duration of its write, but not before half of this time. Default 500 ms.
     pub max_age: Duration,
 }
 
@@ -51,7 +51,7 @@ pub struct RejectedRecord {
     pub sqlstate: Option<Box<str>>,
     /// The column at fault, if there is one.
     pub column: Option<Box<str>>,
-    /// The message: what, where and why.
+    /// The message for people: what is wrong, where, and why.
     pub detail: Box<str>,
 }
 
@@ -111,7 +111,7 @@ pub enum Trigger {
     Age,
     /// A partition is being revoked.
     Revoke,
-    /// The consumer leaves the group: the daemon is ending, or the consumer is rebuilt.
+    /// The consumer leaves the group: the daemon or the pipeline is ending, or the consumer is rebuilt.
     Shutdown,
 }
 
@@ -364,8 +364,8 @@ impl Batch {
 
 /// Returns offset, timestamp and digest of a record. A later claim identifies the log by them.
 pub fn last_record(record: &Record<'_>) -> LastRecord {
-    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. The digest is computed for one record per span,
-    // so speed doesn't matter.
+    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. The digest is computed for one record per span
+    // and at most one per claim, so speed doesn't matter.
     let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
     let lengths = [signed_len(record.key).to_le_bytes(), signed_len(record.value).to_le_bytes()];
     let bytes = lengths.iter().flatten().chain(record.key.unwrap_or_default()).chain(record.value.unwrap_or_default());

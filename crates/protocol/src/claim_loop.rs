@@ -1,11 +1,12 @@
 //! The claim loop: claims the partitions that Kafka assigned to a pipeline's consumers, and tells each consumer at which offset
 //! to start fetching.
 //!
-//! The loop has its own connection, so that a claim waits neither for a COPY nor for another claim. Ledger rows that
-//! others have locked are skipped, and their claims are tried again later. Meanwhile, a second connection waits for one
-//! of these locks and identifies the session that holds it. The second connection makes no claim: a claim queued behind
-//! a lock could be made after the partition moved to another member, and would fence that member. A request is tried
-//! again until it is granted, refused or withdrawn. A consumer recognizes a late answer by its request id.
+//! The loop has its own connection, so that a claim doesn't wait for a COPY. Ledger rows that others have locked are skipped,
+//! so that they don't delay the claims of other rows. The skipped claims are tried again later. Meanwhile, a second
+//! connection waits for one of these locks and identifies the session that holds it. The second connection makes no claim: a
+//! claim queued behind a lock could be made after the partition moved to another member, and would fence that member. A
+//! request is tried again until it is granted, refused, withdrawn or replaced by a later request. A consumer recognizes a
+//! late answer by its request id.
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
@@ -27,8 +28,8 @@ use crate::retry::{Backoff, Disposition};
 use crate::stopped::Stopped;
 use crate::store::WriteError;
 
-/// For this time, claims of locked rows are only retried. After it, a second connection waits for the lock and
-/// identifies the session that holds it.
+/// For this time after a request, the claim of a locked row is only retried. After it, a second connection waits for the
+/// lock and identifies the session that holds it.
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
@@ -76,7 +77,8 @@ pub struct Wanted {
     pub source: TopicPartition,
     /// The request id, which the answer repeats.
     pub request: u64,
-    /// A log-loss condition that was found while reading. The policy says that the claim must skip it.
+    /// A log-loss condition that was found while reading, and that the claim must skip because the policy says so. It is
+    /// skipped only if it is still met, see [`LossCondition::still_met`].
     pub skip_condition: Option<LossCondition>,
 }
 
@@ -85,7 +87,7 @@ pub struct Wanted {
 pub struct ClaimAnswer {
     pub source: TopicPartition,
     pub request: u64,
-    /// The claim, or the log-loss condition that it met and that the policy doesn't skip.
+    /// The grant, or the log-loss condition because of which the claim was refused.
     pub answer: Result<Grant, LossCondition>,
 }
 
@@ -96,11 +98,11 @@ pub struct Claimed {
     pub claim: Claim,
     /// The offset of the ledger.
     pub next: Offset,
-    /// The last committed record.
+    /// The last committed record; `None` if the row names none, for example before the first commit.
     pub last: Option<LastRecord>,
 }
 
-/// The ledger rows as the claim loop uses them, over one connection that is opened when needed.
+/// Reads and changes ledger rows for the claim loop, over one connection that is opened when needed.
 ///
 /// Only [`ClaimLedger::wait_at_lock`] is cancel safe. A dropped future of another method leaves replies unread, so the
 /// caller must disconnect before the next call. If the reply to a claim was lost, the claim may be in the ledger; the
@@ -109,7 +111,7 @@ pub trait ClaimLedger: Send {
     /// Returns whether a connection is open.
     fn is_connected(&self) -> bool;
     fn disconnect(&mut self);
-    /// Returns the partitions that have no row.
+    /// Returns those of `sources` that have no row in the ledger.
     fn without_row(
         &mut self,
         sources: &[TopicPartition],
@@ -125,8 +127,8 @@ pub trait ClaimLedger: Send {
         &mut self,
         places: &[(TopicPartition, Offset)],
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Claims the partitions whose row exists and isn't locked, each atomically. Returns these claims; the other partitions are
-    /// left out.
+    /// Claims each partition whose row exists and isn't locked; each claim is atomic. The result lacks the partitions that were
+    /// not claimed.
     fn claim(
         &mut self,
         owner: &str,
@@ -289,7 +291,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         }
     }
 
-    /// Enqueues a request. A later request for a partition replaces an earlier one.
+    /// Removes the pending requests that `request` withdraws, and enqueues the new ones. A later request for a partition
+    /// replaces an earlier one, whoever made it.
     fn enqueue(&mut self, request: ClaimRequest) {
         // Compare the owner too: another consumer of this process may have been assigned the partition since, and have
         // requested it.
@@ -328,9 +331,9 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
-    /// Adds rows for partitions without one. A new partition begins at its oldest record: beginning at the end of the log would
-    /// lose the records that were written before we noticed the partition. A partition that had a row before meets the
-    /// condition [`LossCondition::LedgerLost`].
+    /// Adds ledger rows for the partitions `missing`, which have none. A new partition begins at its oldest record: beginning at
+    /// the end of the log would lose the records that were produced before we noticed the partition. A partition that had a row
+    /// before meets the condition [`LossCondition::LedgerLost`].
     async fn add_rows(&mut self, missing: &[TopicPartition]) -> Result<(), RoundError> {
         // Add all partitions of the topic up to the highest number in one statement: the database stores a number of partitions
         // per topic, and all partitions below this number must have rows.

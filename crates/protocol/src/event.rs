@@ -99,14 +99,16 @@ pub enum Event<'a> {
     /// Another claim has replaced ours.
     Fenced {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` if a ledger reading outside of writes showed this.
+        /// The offset at which the dropped part of the batch began; `None` if not a write but a ledger reading outside of writes
+        /// noticed this.
         from: Option<Offset>,
     },
     /// The ledger isn't at an offset that we wrote: the database was restored, or somebody set the offset. The partition is
     /// claimed again.
     Rewound {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` if a ledger reading outside of writes showed this.
+        /// The offset at which the dropped part of the batch began; `None` if not a write but a ledger reading outside of writes
+        /// noticed this.
         from: Option<Offset>,
     },
     Committed(Committed<'a>),
@@ -116,7 +118,7 @@ pub enum Event<'a> {
         /// The time since the writer received the batch.
         took: Duration,
     },
-    /// The reply to a COMMIT is missing, so its outcome will be read from the ledger.
+    /// No reply to a COMMIT came, or one that doesn't tell the outcome. So the outcome will be read from the ledger.
     CommitUnknown(&'a WriteError),
     /// The catalog changed, so the plan is rebuilt and the batch re-encoded.
     CatalogChanged(&'a WriteError),
@@ -127,9 +129,9 @@ pub enum Event<'a> {
     },
     /// The poison search ended.
     PoisonFound {
-        /// How many COPYs the search took.
+        /// How many steps the search took. Each step needs one COPY, or none if its records have no rows.
         copies: u32,
-        /// How many records Postgres refuses.
+        /// How many records were found that Postgres refuses.
         records: usize,
     },
     /// The writer waits before it retries.
@@ -148,7 +150,7 @@ pub struct Committed<'a> {
     pub batch: &'a Batch,
     /// The range of the committed records in the batch.
     pub window: Range<u32>,
-    /// How many rows the transaction wrote into the table.
+    /// How many rows the transaction copied; in the write mode `insert_new`, how many of them it inserted.
     pub rows: u64,
     pub dead_letters: &'a [DeadLettered],
 }
@@ -189,7 +191,7 @@ pub enum Hold {
 /// The state of a poll loop.
 #[derive(Debug)]
 pub struct Snapshot<'a> {
-    /// The partitions and the open batch.
+    /// The session, which has the partitions and the open batch.
     pub session: &'a Session,
     /// The number of fetched partitions if a [`Hold`] has lasted for a second or longer; otherwise 0.
     pub paused: usize,

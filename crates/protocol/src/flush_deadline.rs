@@ -29,8 +29,9 @@ impl FlushDeadline {
         }
     }
 
-    /// Returns how old the first record may be when its batch is closed: `max_age` minus the expected duration of the write,
-    /// but at least half of `max_age`, because a slow database needs larger batches, not smaller ones.
+    /// Returns how old the first record may be when its batch is closed. This is `max_age` minus the expected duration of the
+    /// write (the mean plus twice the deviation), but at least half of `max_age`, because a slow database needs larger batches,
+    /// not smaller ones.
     pub fn close_at(&self, max_age: Duration) -> Duration {
         max_age - (self.mean + self.deviation * 2).min(max_age / 2)
     }

@@ -78,16 +78,16 @@ pub enum ReadErrorKind {
 
 /// One member of a consumer group.
 ///
-/// Records of a partition are offered in the order of their offsets, each at most once per [`GroupClient::fetch`] of the
-/// partition. After [`GroupClient::stop`] or a new `fetch` of a partition, [`GroupClient::read`] offers no record of this
-/// partition that was fetched earlier.
+/// Records of a partition are offered in the order of their offsets. The visitor takes each record at most once per
+/// [`GroupClient::fetch`] of the partition. After [`GroupClient::stop`] or a new `fetch` of a partition,
+/// [`GroupClient::read`] offers no record of this partition that was fetched earlier.
 pub trait GroupClient: Send {
     /// Waits until a record or an event may be available, for at most `wait`.
     ///
     /// # Cancel safety
     /// May be dropped at any point: nothing is lost.
     fn ready(&mut self, wait: Duration) -> impl Future<Output = ()> + Send;
-    /// Serves the group without waiting. [`GroupClient::take_events`] then returns what the group decided.
+    /// Serves the group without waiting. [`GroupClient::take_events`] then returns the group's decisions.
     ///
     /// # Errors
     /// An error that isn't about a record.
@@ -98,10 +98,10 @@ pub trait GroupClient: Send {
     /// # Errors
     /// An error that came instead of a record. The records before it were offered.
     fn read(&mut self, visitor: &mut impl Visitor) -> Result<bool, ReadError>;
-    /// Returns what the group decided since the last call.
+    /// Returns the group's decisions since the last call, in order.
     fn take_events(&mut self) -> Vec<GroupEvent>;
     /// Returns the offsets up to which Kafka's logs were read, for partitions whose records have all been taken. Such an offset
-    /// may be after the last record's, because of transaction markers or aborted records.
+    /// may be higher than the successor of the last record's offset, because of transaction markers or aborted records.
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)>;
     /// Returns how an assignment is changed.
     fn assigning(&self) -> Assigning;
@@ -117,6 +117,7 @@ pub trait GroupClient: Send {
     fn stop(&mut self, sources: &[TopicPartition], rest: &[(TopicPartition, Offset)]);
     /// Commits the ledger's offsets to Kafka, for tools that show lag. The result isn't awaited.
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]);
-    /// Sends the pending commits, then leaves the group, all within a limited time.
+    /// Sends the pending commits, then closes the client, all within a limited time. The member leaves the group, unless the
+    /// group keeps a named member's partitions until it returns.
     fn leave(self) -> impl Future<Output = ()> + Send;
 }

@@ -15,7 +15,7 @@ pub struct Partition {
     /// The id of the last claim request. It changes with each assignment and each request, so that replies to earlier requests
     /// are ignored.
     pub request_id: u64,
-    /// When the partition last made progress: the time of the last grant, record or commit.
+    /// When the partition last made progress: the time of the last grant, record or commit; at first, of the assignment.
     pub progress_at: Instant,
 }
 
@@ -42,14 +42,14 @@ pub enum State {
 #[derive(Debug)]
 pub struct Owned {
     pub claim: Claim,
-    /// The next offset that goes into a batch.
+    /// The lowest offset that may still go into a batch. Records before it are ignored.
     pub next: Offset,
     /// The offset at which the ledger was when we last learned it, by a claim or a commit.
     pub committed: Offset,
     /// The last committed record, if it must still be compared with the record that Kafka delivers at its offset.
     pub verify: Option<LastRecord>,
-    /// The offset up to which Kafka's log was read. If this is after `next`, the offsets in between belong to transaction
-    /// markers and aborted records, which are never delivered. Otherwise it has no meaning.
+    /// The offset up to which Kafka's log was read. If this is after `next`, no record is ever delivered from the offsets in
+    /// between: they belong to transaction markers, for example, or to aborted records. Otherwise it has no meaning.
     pub read_to: Offset,
 }
 
@@ -64,7 +64,8 @@ pub enum FollowUp {
 }
 
 impl Partition {
-    /// Requests a claim with this request id; answers to earlier requests no longer count.
+    /// Changes to [`State::Claiming`], because the caller requests a claim with this id. Answers to earlier requests no longer
+    /// count.
     pub fn ask(&mut self, request: u64, now: Instant) -> FollowUp {
         self.request_id = request;
         self.change_state(State::Claiming { since: now })
@@ -94,7 +95,8 @@ impl Partition {
     /// Notes that a transaction advanced the ledger from `from` to `to`.
     ///
     /// # Panics
-    /// If the partition isn't owned, or the ledger was not at `from`: acknowledgements were out of order.
+    /// If the partition isn't owned, if the ledger was not at `from` (acknowledgements were out of order), or if `to` isn't
+    /// after `from` or is after the last delivered record.
     pub fn commit(&mut self, from: Offset, to: Offset, now: Instant) {
         let State::Owned(owned) = &mut self.state else { panic!("{}: a commit without a claim", self.source) };
         assert_eq!(owned.committed, from, "{}: an acknowledgement out of order", self.source);
@@ -103,7 +105,8 @@ impl Partition {
         self.progress_at = now;
     }
 
-    /// Ends our claim because a later one exists. The revocation will follow.
+    /// Ends our claim because a later one exists. Usually a revocation follows. Changes nothing if the partition is neither
+    /// owned nor fenced.
     pub fn fence(&mut self, now: Instant) -> FollowUp {
         let (State::Owned(Owned { claim: ours, .. }) | State::Fenced { ours, .. }) = self.state else {
             return FollowUp::Nothing;
@@ -143,7 +146,7 @@ impl Partition {
 pub enum Outcome {
     /// The segment was committed, and the ledger is at this offset.
     Committed(Offset),
-    /// A later claim holds the partition: nothing of the segment was written.
+    /// A later claim holds the partition. The segment's uncommitted records were not written.
     Fenced,
     /// The ledger isn't at the offset that we committed: the database was restored, or somebody set the offset. The
     /// partition is claimed again.
@@ -277,8 +280,7 @@ impl fmt::Display for LossCondition {
 /// Returns the offset at which to start fetching, and the record to compare, if there is one. `next` and `last` are from the
 /// ledger. `low` is the oldest offset of Kafka's log, `high` its end.
 ///
-/// The last committed record is read again if it still exists. Comparing it detects a log that is as long as before but has
-/// other records.
+/// The last committed record is read again if it still exists. Comparing it detects another log that isn't shorter.
 ///
 /// # Errors
 /// The log-loss condition, if the ledger's offset isn't in the log.

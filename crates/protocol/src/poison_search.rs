@@ -24,8 +24,8 @@ pub struct Search {
 pub enum Step {
     /// Copy these records under a savepoint, then call [`Search::copied`] or [`Search::failed`].
     Copy(Range<u32>),
-    /// All records are settled, or the attempts are used up: the records before `settled` can be committed, and the next
-    /// transaction handles the rest.
+    /// All records are settled, or the attempts are used up. The records before `settled` can be committed, and the next
+    /// transaction handles the remaining ones.
     Done {
         /// The end of the settled prefix.
         settled: u32,
@@ -33,7 +33,8 @@ pub enum Step {
 }
 
 impl Search {
-    /// Starts a search after a COPY of all records failed. `hint` is the record that the error named, if it named one.
+    /// Starts a search after a COPY of all `len` records failed. `hint` is the index of the record that the error named; `None`
+    /// if it named none.
     /// `attempts_max` limits the COPYs of one transaction; at least one record is settled regardless of the limit.
     pub fn new(len: u32, hint: Option<u32>, attempts_max: u32) -> Self {
         let todo = Vec::from_iter((len > 0).then_some(0..len));
@@ -53,13 +54,13 @@ impl Search {
         }
     }
 
-    /// Reports that the range of the last [`Step::Copy`] was copied.
+    /// Reports that the range of the last [`Step::Copy`] was copied, or has no rows to copy.
     pub fn copied(&mut self) {
         self.attempts += 1;
         self.todo.pop();
     }
 
-    /// Reports that the range of the last [`Step::Copy`] was refused; `hint` is the record that the error named.
+    /// Reports that the range of the last [`Step::Copy`] was refused. `hint` is as in [`Search::new`].
     pub fn failed(&mut self, hint: Option<u32>) {
         self.attempts += 1;
         match self.todo.last() {
@@ -77,7 +78,7 @@ impl Search {
         &self.bad
     }
 
-    /// Returns the number of COPYs so far.
+    /// Returns how many ranges were reported as copied or refused so far.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }

@@ -1,4 +1,5 @@
-//! The poll loop: takes records from Kafka, adds them to the session's open batch, and hands full batches to the writer.
+//! The poll loop: takes records from Kafka, adds them to the session's open batch, and hands each closed batch to the
+//! writer.
 //!
 //! It owns the group client and the session, and never stops serving the group. While the open batch is full and the writer is
 //! busy, it takes no records, and Kafka's client stops fetching when its queue is full. Acknowledgements and answers to claims
@@ -94,7 +95,7 @@ pub struct PollLoop<G: Group, E, L> {
     pub readings: L,
     /// The consumer's partitions and batches.
     pub session: Session,
-    /// The policy for a log-loss condition that is found while reading.
+    /// The policy for the log-loss conditions that the session reports.
     pub on_offset_loss: OffsetLossPolicy,
     /// The longest time from `stop` to the end of the drain. The consumer leaves the group after that.
     pub drain_timeout: Duration,
@@ -108,7 +109,7 @@ pub struct PollLoop<G: Group, E, L> {
     pub claims: Sender<ClaimRequest>,
     /// Where the claim loop sends its answers.
     pub answers: Sender<Message>,
-    /// Receives acknowledgements and answers.
+    /// Receives the writer's acknowledgements, the claim loop's answers and requests to rebuild.
     pub inbox: Receiver<Message>,
     /// The rate limit that all consumers of the pipeline share.
     pub rate_limit: Arc<RateLimit>,
@@ -158,7 +159,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> PollLoop<G, E, L> {
         }
     }
 
-    /// Waits before the next client is created, and handles an acknowledgement that arrives meanwhile.
+    /// Waits before the next client is created, and handles an acknowledgement that arrives meanwhile. Other messages were for
+    /// the old client, so they are dropped.
     async fn pause(&mut self) {
         let until = now() + REBUILD_PAUSE;
         while let Ok(Some(message)) = timeout(until.saturating_duration_since(now()), self.inbox.recv()).await {
@@ -368,7 +370,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Withdraws the requests for partitions that are revoked: a later claim would fence the next owner.
+    /// Withdraws the pending requests for the partitions for which `leaves` returns true: they leave this consumer, so a claim
+    /// that is made later would fence their next owner.
     fn withdraw(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
         let withdrawn: Vec<_> = self.parts.session.claiming().filter(|source| leaves(source)).cloned().collect();
         if !withdrawn.is_empty() {
@@ -405,7 +408,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     async fn flush(&mut self, trigger: Trigger, patience: Duration) {
         let mut deadline = now() + patience;
         loop {
-            // If `stop` comes while a revocation is being flushed, count the time of this flush as part of the drain.
+            // If the loop is told to stop during the flush of a revocation, count the time from then on as part of the drain.
             if self.parts.stop.is_cancelled() {
                 let seen = *self.stop_seen.get_or_insert_with(now);
                 deadline = deadline.min(seen + self.parts.drain_timeout);

@@ -1,4 +1,4 @@
-//! Positions in Kafka: partitions, offsets, claims.
+//! Partitions, offsets in them, and claims of them.
 //!
 //! An [`Offset`] is the position of a record, or of the next record to read. The two are easily confused, because they
 //! differ by 1. So callers advance an offset only by [`Offset::successor`], and never by arithmetic on its number.

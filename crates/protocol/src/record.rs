@@ -21,7 +21,7 @@ pub struct Record<'a> {
 pub struct Headers<'a>(&'a [u8]);
 
 impl<'a> Headers<'a> {
-    /// Wraps what [`push_header`] wrote.
+    /// Wraps bytes that [`push_header`] has written.
     pub fn from_arena(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub enum Stage {
     /// Connecting, logging in, setting up the session.
     Connect,
-    /// `BEGIN`, savepoints, `SET CONSTRAINTS`.
+    /// `BEGIN`, savepoints, `SET CONSTRAINTS`, `ROLLBACK`, and the check whether the table accepts rows at all.
     Begin,
     /// COPY into the table; or COPY into the staging table, and the merge.
     Copy,

@@ -51,7 +51,7 @@ struct PartitionEntry {
 pub struct Actions {
     /// Claims to request, each with the request id that its answer must have.
     pub claim: Vec<(TopicPartition, u64)>,
-    /// Partitions to fetch, with their start offsets.
+    /// Partitions to fetch, each with the offset at which fetching starts.
     pub fetch: Vec<(TopicPartition, Offset)>,
     /// Partitions to stop fetching.
     pub stop: Vec<TopicPartition>,
@@ -144,9 +144,10 @@ impl Session {
         }
     }
 
-    /// Removes partitions that Kafka revoked. Their records are removed from the open batch. Their records in a batch in flight
-    /// are fenced by the next owner's claim. Their pending actions are dropped: a claim would fence the next owner, a fetch
-    /// would read records that nobody handles, and a log-loss condition may no longer exist at the next assignment.
+    /// Removes partitions that Kafka revoked. Their records are removed from the open batch. Records of a batch in flight that
+    /// aren't committed in time are fenced by the next owner's claim. The partitions' pending actions are dropped: a claim would
+    /// fence the next owner, a fetch would read records that nobody handles, and a log-loss condition may no longer exist at
+    /// the next assignment.
     pub fn revoked<'a>(&mut self, sources: impl IntoIterator<Item = &'a TopicPartition>) {
         for source in sources {
             let Some(slot) = self.index.remove(source) else { continue };
@@ -160,7 +161,7 @@ impl Session {
     }
 
     /// Handles a granted claim. If the answer is for an earlier request (the partition was revoked and assigned again since),
-    /// it is ignored: the granted claim is in the ledger, and the pending one will replace it.
+    /// it is ignored: the granted claim is in the ledger, and the claim of the pending request will replace it.
     pub fn granted(&mut self, source: &TopicPartition, request_id: u64, grant: &Grant, now: Instant) {
         let Some(partition) = self.awaited(source, request_id) else { return };
         partition.grant(grant, now);
@@ -198,7 +199,8 @@ impl Session {
                 value: incoming.value,
                 headers: Headers::default(),
             };
-            // If the first record has a later offset, the last committed record was compacted away and can't identify the log.
+            // If the first delivered record has a later offset, the last committed record was compacted away and can't identify
+            // the log.
             if incoming.offset == last.offset && last_record(&record) != last {
                 let condition = LossCondition::LogReplaced { last };
                 self.stop(slot, condition);

@@ -6,7 +6,7 @@ use crate::partition::LossCondition;
 use crate::position::TopicPartition;
 use crate::store::WriteError;
 
-/// Why a pipeline stopped. Nothing is lost: what isn't committed is still in Kafka.
+/// Why a pipeline stopped. The stop itself loses nothing: records that aren't committed are read again after the next start.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
     /// Kafka's log and the ledger disagree, and `on_offset_loss` is `fail`.

@@ -15,18 +15,19 @@ use crate::position::{Claim, ClaimId, Offset};
 use crate::record::Record;
 use crate::retry::{Disposition, Severity, Stage, classify, classify_at_start};
 
-/// Transactions, one after another on one connection, and everything that a batch writes in them.
+/// Runs transactions, one after another on one connection, and writes windows of batches in them.
 ///
 /// No method is cancel safe: a dropped future leaves replies unread, so the caller must disconnect before the next
 /// call.
 pub trait Transaction: Send {
     /// Opens a connection if there is none, and executes `BEGIN ISOLATION LEVEL READ COMMITTED`.
     fn begin(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Copies the rows of a window's live segments into the table. Returns their number.
+    /// Copies the rows of a window's live segments into the table. Returns the number of copied rows; in the write mode
+    /// `insert_new`, of inserted rows.
     fn copy(&mut self, batch: &Batch, window: Range<u32>) -> impl Future<Output = Result<u64, WriteError>> + Send;
-    /// `SAVEPOINT`
+    /// Executes `SAVEPOINT`.
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// `ROLLBACK TO SAVEPOINT`, which also makes a transaction usable again after a refused record.
+    /// Executes `ROLLBACK TO SAVEPOINT`, which also makes a transaction usable again after a refused record.
     fn rollback_to_savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Checks whether Postgres accepts rows at all, whatever they contain: evaluates the defaults that rows get, but copies no
     /// row. Runs under a savepoint, which the caller rolls back.
@@ -36,7 +37,7 @@ pub trait Transaction: Send {
     fn probe(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
     }
-    /// `SET CONSTRAINTS ALL IMMEDIATE`, so that a deferred constraint is checked when its record is copied.
+    /// Executes `SET CONSTRAINTS ALL IMMEDIATE`, so that a deferred constraint is checked when its record is copied.
     fn check_at_once(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     fn dead_letter(
         &mut self,
@@ -46,9 +47,9 @@ pub trait Transaction: Send {
     /// Locks the spans' ledger rows in order, and advances each row that has the span's `claim` and is at the span's
     /// `from`. Returns for each span whether its row was advanced.
     fn advance(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<bool>, WriteError>> + Send;
-    /// `COMMIT`
+    /// Executes `COMMIT`.
     fn commit(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// `ROLLBACK`; drops the connection if that fails.
+    /// Executes `ROLLBACK`; drops the connection if that fails.
     fn rollback(&mut self) -> impl Future<Output = ()> + Send;
     /// Drops the connection without notifying the server.
     fn disconnect(&mut self);
@@ -57,15 +58,16 @@ pub trait Transaction: Send {
 /// Reads the ledger after a write whose outcome is unknown.
 pub trait Ledger: Send {
     /// Waits until nobody holds a lock on the spans' ledger rows, and then reads the rows. A transaction of ours whose
-    /// connection was dropped holds these locks until it is committed or rolled back. So the rows that this returns show the
-    /// transaction's outcome. Not cancel safe, like [`Transaction`].
+    /// connection was dropped holds these locks until it is committed or rolled back. So the returned rows, one per span in the
+    /// same order, show the transaction's outcome. Not cancel safe, like [`Transaction`].
     fn settle(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<LedgerRow>, WriteError>> + Send;
 }
 
 /// Encodes rows with a plan, and makes new plans when the catalog changes.
 pub trait Planner: Send {
-    /// Applies the table changes that the batch needs (columns for new fields), outside of any transaction. If a table was
-    /// changed, the newest plan has another version, and the batch must be encoded again.
+    /// Applies the table changes that the batch needs (columns for new fields, tables that records name), outside of the
+    /// batch's transactions. If this changes the plan, the newest plan has another version, and the batch must be encoded
+    /// again.
     fn prepare(&mut self, batch: &Batch) -> impl Future<Output = Result<(), ReplanError>> + Send {
         // By default a batch needs nothing.
         let _needs_nothing = batch;
@@ -92,7 +94,7 @@ impl<S: Transaction + Ledger + Planner> Store for S {}
 pub enum LedgerRow {
     /// There is no row.
     Missing,
-    /// The claim and the position.
+    /// The row exists, with this claim and this offset.
     Found {
         /// The id of the claim that may advance the row; `None` if the partition was never claimed.
         claim: Option<ClaimId>,
@@ -195,7 +197,7 @@ pub struct PostgresError {
 }
 
 impl WriteError {
-    /// Returns what the error means.
+    /// Returns how the writer must react to the error.
     pub fn disposition(&self) -> Disposition {
         match &self.cause {
             Cause::Connection(_) | Cause::NotContacted(_) | Cause::Deadline(..) => Disposition::Outage,
@@ -208,7 +210,7 @@ impl WriteError {
         }
     }
 
-    /// Returns what the error means if nothing has worked yet, as at the start of a pipeline or of a command.
+    /// Returns how to react to the error if nothing has worked yet, as at the start of a pipeline or of a command.
     pub fn disposition_at_start(&self) -> Disposition {
         match &self.cause {
             Cause::Postgres(error) => classify_at_start(self.stage, error.severity, &error.sqlstate),
@@ -229,7 +231,7 @@ impl WriteError {
         matches!(&self.cause, Cause::Postgres(error) if error.severity == Severity::Error)
     }
 
-    /// Returns the error that the server reported; `None` if the cause is another one.
+    /// Returns the error that the server reported; `None` if the server reported none.
     pub fn postgres(&self) -> Option<&PostgresError> {
         match &self.cause {
             Cause::Postgres(error) => Some(error),

@@ -48,7 +48,8 @@ pub struct Writer<S> {
     window_max: u32,
     /// The contents of the current transaction.
     contents: Contents,
-    /// Whether Postgres has accepted rows, and has since refused none for a cause that may affect all records.
+    /// Whether Postgres has accepted rows in a committed transaction, and no later transaction has dead-lettered a record for a
+    /// cause that may affect all records.
     accepted_before: bool,
     /// Whether every refusal counts as the fault of its record.
     blames_records: bool,
@@ -183,7 +184,8 @@ impl<S: Store> Writer<S> {
         Ok(outcomes)
     }
 
-    /// Writes as many records from `start` on as one transaction takes. Returns where the next transaction starts.
+    /// Writes records from `start` on in one transaction, at most `window_max` of them, and retries until their outcome is known.
+    /// Returns the index at which the next transaction starts.
     async fn write_window(
         &mut self,
         batch: &mut Batch,

@@ -1,4 +1,5 @@
-//! The claim loop over a scripted ledger, in paused time: what it asks of Postgres and Kafka, when, and how it answers.
+//! Tests the claim loop with a scripted ledger, in paused time: its requests to Postgres and Kafka, their times, and its
+//! answers.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -49,9 +50,10 @@ struct Script {
     /// How long each wait for a lock takes.
     wait: Duration,
     calls: Vec<(Duration, Call)>,
-    /// The reported waits: when, and the number of the attempt.
+    /// The reported [`Event::ClaimsWait`] events: the time since the start, and the number of the attempt.
     waits: Vec<(Duration, u32)>,
-    /// The skipped log-loss conditions: the partition, the offset at which it continues, and the number of lost records.
+    /// The log-loss conditions that were skipped. For each: the partition, the offset at which it continues, and the number
+    /// of lost records.
     stepped_over: Vec<(i32, i64, u64)>,
 }
 

@@ -1,5 +1,5 @@
-//! The poll loop over a scripted consumer, in paused time: what it asks of Kafka, of the claim loop and of the writer, and
-//! when.
+//! Tests the poll loop with a scripted consumer, in paused time: its requests to Kafka, to the claim loop and to the writer,
+//! and their times.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -54,11 +54,11 @@ struct Script {
     calls: Vec<(u128, Call)>,
     /// The reported events that the tests compare, each with its time in milliseconds since the start.
     events: Vec<(u128, String)>,
-    /// The times of the snapshots, and how many partitions each of them calls paused.
+    /// The snapshots: the time of each in milliseconds since the start, and its number of paused partitions.
     snapshots: Vec<(u128, usize)>,
 }
 
-/// The consumer, the encoder, the readings of the ledger and the listener.
+/// Plays the consumer, the encoder, the readings of the ledger and the listener.
 #[derive(Clone)]
 struct Fake {
     script: Arc<Mutex<Script>>,
@@ -223,7 +223,7 @@ impl Listener for Fake {
     }
 }
 
-/// A running poll loop. The test is its claim loop and its writer.
+/// A running poll loop. The test takes the part of its claim loop and its writer.
 struct World {
     fake: Fake,
     claims: mpsc::Receiver<ClaimRequest>,
@@ -281,7 +281,7 @@ impl World {
         self.fake.changed.notify_one();
     }
 
-    /// Awaits a request for exactly these partitions.
+    /// Waits for the next claim request, and checks that it is for exactly these partitions.
     async fn request(&mut self, partitions: &[i32]) -> ClaimRequest {
         let request = self.claims.recv().await.expect("the loop runs");
         let wanted: Vec<_> = request.wanted.iter().map(|wanted| wanted.source.partition).collect();
@@ -289,7 +289,7 @@ impl World {
         request
     }
 
-    /// Awaits a request for exactly these partitions, and grants it.
+    /// Waits for the next claim request, checks that it is for exactly these partitions, and grants it.
     async fn grant(&mut self, partitions: &[i32]) {
         let request = self.request(partitions).await;
         let next = Offset::new(START);
@@ -314,7 +314,7 @@ impl World {
         self.batches.recv().await.expect("the loop runs")
     }
 
-    /// Says that the writer has committed the batch.
+    /// Acknowledges the batch to the loop, as the writer does after a commit.
     async fn committed(&self, batch: Batch) {
         let outcomes = batch.segments().iter().map(|segment| Some(Outcome::Committed(segment.to))).collect();
         self.inbox.send(Ack { outcomes, batch }.into()).await.expect("the loop runs");
@@ -329,12 +329,12 @@ impl World {
         self.fake.with(|script| mem::take(&mut script.events))
     }
 
-    /// Returns how the loop ends.
+    /// Waits until the loop ends, and returns its result.
     async fn ended(&mut self) -> Result<(), Stopped> {
         self.running.join_next().await.expect("it was started").expect("no panic")
     }
 
-    /// Tells the loop to end, and returns how it ends.
+    /// Tells the loop to end, waits for that, and returns its result.
     async fn end(mut self) -> Result<(), Stopped> {
         self.stop.cancel();
         self.ended().await
@@ -540,7 +540,7 @@ async fn the_claims_of_revoked_partitions_are_withdrawn() {
     world.decide(GroupEvent::Revoked { sources: vec![partition(1)], lost: false });
     let request = world.request(&[]).await;
     assert_eq!(numbers(&request.withdrawn), [1]);
-    // A consumer that leaves the group withdraws the rest.
+    // A consumer that leaves the group withdraws its remaining requests.
     world.stop.cancel();
     let request = world.request(&[]).await;
     assert_eq!(numbers(&request.withdrawn), [0]);

@@ -2,8 +2,9 @@
 //! between a fake Kafka and a fake Postgres.
 //!
 //! A run is a schedule of records, rebalances and faults drawn from its seed. Then all faults end, and everything must be
-//! written within a limit. After every COMMIT and at the end, the oracle compares the database with every log. A failing run
-//! prints how to replay it (`TIDEGATE_SEED=…`); `TIDEGATE_SEEDS=…` sets the number of runs.
+//! written within a limit. The oracle compares the database with Kafka's logs after each COMMIT, after each change of the
+//! ledger because of a log-loss condition, and at the end. A failing run prints how to replay it (`TIDEGATE_SEED=…`);
+//! `TIDEGATE_SEEDS=…` sets the number of runs.
 //!
 //! | invariant | planted bugs that break it |
 //! |---|---|
@@ -21,8 +22,7 @@
 //! old and the new owner rarely wait for the same row. So a schedule made for this bug (`aimed.rs`) finds it.
 //!
 //! These bugs are planted in the fakes and interfaces that the crate's modules use. `planted.toml` lists bugs inside of
-//! the modules (session, batch, writer, retry); `make planted` puts each of them into a copy of the source and requires
-//! that a run fails.
+//! the modules; `make planted` puts each of them into a copy of the source and requires that a run fails.
 
 #[path = "simulation/aimed.rs"]
 mod aimed;
@@ -54,7 +54,8 @@ use world::Bug;
 const SEEDS: u64 = 10_000;
 const SHARDS: u64 = 2;
 
-/// Events that the loops must report in at least one run. An event that no schedule causes is not tested.
+/// If there are 1000 runs or more, each of these events must be reported in at least one of them. The simulation doesn't test
+/// the handling of an event that no schedule causes.
 const EVENTS: [&str; 24] = [
     "assigned",
     "revoked",

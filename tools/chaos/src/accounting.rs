@@ -1,4 +1,4 @@
-//! Record accounting: compares every record that Kafka holds with the table and the dead letters.
+//! Record accounting: compares every record in Kafka with the table and the dead letters.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,27 +13,32 @@ use tokio::time::sleep;
 use crate::load::{Content, checksum, reading};
 use crate::stage::{Stage, TOPIC};
 
-/// How long the drain at the end may take. It is long, because after a restore the daemons write again what the restore undid.
+/// How long the daemons may take at the end to write all records. The time is long, because after a restore the daemons write
+/// the lost records again.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_secs(30);
 
 /// The result of the comparison at the end of a campaign.
 #[derive(Debug, Default)]
 pub(crate) struct Accounting {
-    /// Records that Kafka holds.
+    /// Records in Kafka.
     pub(crate) produced: u64,
     pub(crate) rows: u64,
+    /// Records with a dead letter.
     pub(crate) dead_letters: u64,
+    /// Records with neither a row nor a dead letter.
     pub(crate) missing: u64,
+    /// Rows and dead letters beyond the first one of the same record.
     pub(crate) twice: u64,
-    /// Rows whose content differs from the record at their offset, or whose checksum is wrong.
+    /// Rows whose content or checksum isn't the one that the record's key determines.
     pub(crate) damaged: u64,
     /// Rows at offsets where Kafka has no record.
     pub(crate) strange: u64,
     /// Records that Kafka acknowledged but doesn't have. Kafka lost them, not the daemon.
     pub(crate) lost_by_kafka: u64,
-    /// The first findings of each kind, as text.
+    /// The first 20 findings, as text.
     pub(crate) findings: Vec<String>,
+    /// How long it took until all records were written, after the last record was sent.
     pub(crate) drain: Duration,
 }
 
@@ -60,7 +65,8 @@ struct Found {
 }
 
 impl Stage {
-    /// Stops the producer, lets the daemons drain, and compares every record with the table.
+    /// Stops the producer, waits until the daemons have written all records or [`DRAIN_DEADLINE`] has passed, and compares every
+    /// record with the table.
     pub(crate) async fn reconcile(&mut self) -> Result<Accounting> {
         let delivered = self.load.end()?;
         if delivered.failed > 0 {
@@ -105,7 +111,7 @@ impl Stage {
         ask.await.is_ok_and(|next| next.iter().zip(ends).all(|(next, end)| next >= end))
     }
 
-    /// Compares one partition's log with its rows. Reads both side by side, in the order of offsets.
+    /// Compares one partition's log with its rows and dead letters. Reads log and rows side by side, in the order of offsets.
     async fn partition(
         &self,
         connection: &mut PgConnection,
@@ -189,7 +195,7 @@ impl Found {
     }
 }
 
-/// The numbers (`seq`) of the records that were found in Kafka's log, one bit per number.
+/// The numbers (`seq`) of the records that were found in Kafka, one bit per number.
 #[derive(Debug, Default)]
 struct Seen(Vec<u64>);
 

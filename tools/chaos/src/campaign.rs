@@ -1,4 +1,5 @@
-//! The campaign: faults drawn from a seed, one after another, while records flow; then the final comparison.
+//! The campaign: injects faults that are drawn from a seed, one after another, while records flow. Then compares every record
+//! with the table.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,22 +16,22 @@ use crate::watch::Recovery;
 /// partitions have made none.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// The faults of one kind: whether they make the database unavailable, and how long each recovery took.
+/// The faults of one kind so far: whether this kind makes the database unavailable, and how long each recovery took.
 #[derive(Debug, Default)]
 struct Tally {
     outage: bool,
     recoveries: Vec<Recovery>,
 }
 
-/// A fault after which not all partitions have made progress yet.
+/// A fault after which some partitions have made no progress yet.
 struct Open {
     kind: &'static str,
     place: usize,
     over: Instant,
 }
 
-/// Runs the campaign. Returns whether the record accounting is exact, and whether after each outage the first commit came
-/// within `soon` of the database's return.
+/// Runs the campaign. Returns true if the record accounting is exact and, after each outage, the first commit came within
+/// `soon` of the database's return.
 pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random: &mut fastrand::Rng) -> Result<bool> {
     stage.postgres.stop()?;
     stage.copy_database()?;
@@ -103,7 +104,8 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random:
     Ok(good && in_time)
 }
 
-/// Closes the open faults whose partitions have all made progress. If a fault stays open for too long, returns an error.
+/// Closes each open fault after which all partitions have made progress, and stores its recovery time. If a fault stays open for
+/// longer than [`RECOVERY_DEADLINE`], returns an error.
 fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str, Tally>) -> Result<()> {
     for waiting in std::mem::take(open) {
         let moved = stage.watch.all_moved(waiting.over);
@@ -123,7 +125,7 @@ fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str,
     Ok(())
 }
 
-/// Prints the results. Returns whether after each outage the first commit came within `soon` of the database's return.
+/// Prints the recovery times. Returns true if, after each outage, the first commit came within `soon` of the database's return.
 fn report(stage: &Stage, tally: &BTreeMap<&'static str, Tally>, soon: Duration) -> bool {
     let say = |text: String| stage.output.say(text);
     say(format!(

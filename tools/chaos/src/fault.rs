@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A fault, with the parameters that were drawn for it.
+/// A fault, with the parameters that were drawn for it. `daemon` is a random number; its remainder by the number of running
+/// daemons is the index of one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// SIGKILL of a daemon, which is then replaced.
@@ -14,12 +15,13 @@ pub(crate) enum Fault {
     EndDaemon {
         daemon: usize,
     },
-    /// SIGSTOP of a daemon for `length`, which is longer than its session timeout.
+    /// SIGSTOP of a daemon for `length`, 3 to 15 seconds. Its session timeout is 6 seconds, or the broker's setting under
+    /// KIP-848.
     StopDaemon {
         daemon: usize,
         length: Duration,
     },
-    /// Adds or removes a daemon.
+    /// Adds a daemon, or ends one by SIGTERM.
     ChangeDaemons {
         daemon: usize,
     },
@@ -61,7 +63,7 @@ pub(crate) enum Fault {
         daemon: usize,
         length: Duration,
     },
-    /// A COMMIT is executed, but its reply is lost.
+    /// Postgres executes a COMMIT, but its reply is lost.
     LoseCommitReply {
         daemon: usize,
     },

@@ -1,4 +1,4 @@
-//! Measures the cost of the ledger while a session holds a snapshot open, like a report that runs for ten minutes.
+//! Measures the cost of the ledger while a session holds a snapshot open, like a report that runs for minutes.
 //! Meanwhile Postgres must keep every version of every ledger row. A thousand partitions with five batches per second
 //! make five thousand versions per second.
 //!
@@ -42,14 +42,15 @@ struct Bench {
     looker: PgConnection,
 }
 
-/// The times of the batches since the last report.
+/// The durations since the last report: of each update of the ledger (`move_`), and of each whole batch.
 #[derive(Default)]
 struct Times {
     move_: Vec<Duration>,
     whole: Vec<Duration>,
 }
 
-/// Runs the scenario with this many partitions. Returns whether the cost of a batch stayed within the factor `FLAT`.
+/// Runs the scenario with this many partitions, and holds the snapshot for `minutes`. Returns whether the cost of a batch
+/// stayed within the factor `FLAT`.
 pub(crate) async fn run(output: &Output, minutes: f64, partitions: i32) -> Result<bool> {
     let postgres = Postgres::start(&PostgresSpec::default().without_fsync())?;
     let database = postgres.create_database().await?;
@@ -100,8 +101,9 @@ impl Bench {
         Ok(Self { store, claims, next: 0, looker: database.connect().await? })
     }
 
-    /// Writes batches at a constant rate for `length`, and reports their cost. Returns the median cost of a batch in the last
-    /// report.
+    /// Writes batches at a constant rate for `length`, and reports their cost. `origin` is the start of the scenario, and
+    /// `snapshot` is a word for the state of the snapshot; both appear in the reports. Returns the median cost of a batch in the
+    /// last report.
     async fn measure(
         &mut self,
         output: &Output,

@@ -1,4 +1,4 @@
-//! The producer. Its records contain a number, a text and a checksum of both. They are spread evenly over all
+//! The producer. Its records contain a number, a text, a checksum of both, and a reading. They are spread evenly over all
 //! partitions of the topic.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,7 +39,7 @@ impl Content {
         Self { seq, text, checksum }
     }
 
-    /// Returns the content as JSON. The field `reading` can be stored exactly in a `real` and in a `double precision`.
+    /// Returns the content as JSON, with the additional field `reading`.
     fn json(&self) -> String {
         let mut text = String::new();
         for letter in self.text.chars() {
@@ -55,7 +55,8 @@ impl Content {
     }
 }
 
-/// Returns the reading of record `seq`, a number that a `real` can store exactly.
+/// Returns the reading of record `seq`. Both a `real` and a `double precision` can store it exactly, so a fault may change the
+/// column's type from one to the other.
 #[expect(clippy::cast_precision_loss, reason = "below 2^20")]
 pub(crate) fn reading(seq: i64) -> f64 {
     (seq % (1 << 20)) as f64 / 8.0
@@ -150,7 +151,8 @@ impl Load {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Stops sending, and waits for Kafka's reports on all records.
+    /// Stops sending, and waits for Kafka's reports on all records. Fails if they don't all arrive within
+    /// [`DELIVERY_DEADLINE`], or at the second call.
     pub(crate) fn end(&mut self) -> Result<Delivered> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("the producer has ended before")?;

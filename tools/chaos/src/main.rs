@@ -1,5 +1,5 @@
-//! `make chaos`: a fleet produces records, and several daemons drain them. Meanwhile faults break the daemons, the servers and
-//! the networks between them. At the end, every record is compared with the table.
+//! `make chaos`: a producer sends records, and several daemons write them to the table. Meanwhile faults break the daemons, the
+//! servers and the networks between them. At the end, every record is compared with the table.
 //!
 //! The same seed gives the same faults in the same order. Which work a fault interrupts depends on the clock, as in
 //! production. `SCENARIO=outage` instead stops the database once, for long, at full input. `SCENARIO=ledger` measures
@@ -42,8 +42,8 @@ struct Arguments {
     /// Records per second. Default: 20000 in the scenario `outage`, 2000 in the scenario `campaign`.
     #[arg(long, env = "RATE")]
     rate: Option<f64>,
-    /// The limit in seconds for the first commit after the database was unavailable. The default is what the documentation
-    /// promises for a machine that isn't overloaded.
+    /// In the scenario `campaign`, the limit in seconds for the first commit after the database was unavailable. The
+    /// documentation promises the default for a machine that isn't overloaded.
     #[arg(long, env = "RECOVERY", default_value_t = 2.0)]
     recovery: f64,
     /// `group_protocol` of the daemons: cooperative, eager, consumer. The scenario `restarts` accepts several, separated by
@@ -53,7 +53,7 @@ struct Arguments {
     /// The number of partitions in the scenario `ledger`.
     #[arg(long, env = "PARTITIONS", default_value_t = 1000)]
     partitions: i32,
-    /// The number of daemons at the start.
+    /// The number of daemons at the start of the scenario `campaign`.
     #[arg(long, env = "DAEMONS", default_value_t = 3)]
     daemons: usize,
     /// How many times the scenario `restarts` repeats each measurement.

@@ -1,5 +1,6 @@
 //! A long outage of the database at full input. Checks that memory stays within its limit, that the daemon stays in its
-//! consumer group, and that lag and headroom are updated. Then the daemon drains the backlog at full speed.
+//! consumer group, that lag and headroom are updated, and that `/readyz` reports the outage. Then checks that the first
+//! commit comes soon after the database's return. The daemon drains the backlog at full speed.
 
 use std::time::{Duration, Instant};
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
-/// The folder of one campaign, `target/chaos/NAME`. It contains the output and the logs of the daemons.
+/// The output of one campaign. Its folder, `target/chaos/NAME`, contains the printed lines and the logs of the daemons.
 #[derive(Debug)]
 pub(crate) struct Output {
     folder: PathBuf,

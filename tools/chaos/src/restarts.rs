@@ -1,7 +1,7 @@
 //! Measures how long partitions make no progress when a daemon ends or restarts, and how many partitions move to
 //! another daemon. Daemons end by SIGTERM or by SIGKILL. Three daemons also restart in turn (a rolling restart).
-//! Everything is measured with each group protocol, with one daemon and with three, and with derived and with
-//! configured names.
+//! Everything is measured with each chosen group protocol, with one daemon and with three, and with each chosen kind of
+//! names: derived or configured.
 //!
 //! The numbers come from the database: each row has the time of its write, and a trigger records each claim.
 
@@ -71,7 +71,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) rounds: usize,
 }
 
-/// Runs the measurements, and prints a table.
+/// Runs the measurements, and prints a table. Always returns true, because this scenario has no limits to check.
 pub(crate) async fn run(output: &Output, plan: &Plan<'_>) -> Result<bool> {
     let spec = KafkaSpec::single()
         .property("group.consumer.session.timeout.ms", BROKER_SESSION_MS)
@@ -121,7 +121,8 @@ pub(crate) async fn run(output: &Output, plan: &Plan<'_>) -> Result<bool> {
 struct Group {
     specs: Vec<DaemonSpec>,
     daemons: Vec<Option<Daemon>>,
-    /// The index in `daemons` by process id. Processes that have ended stay in the map.
+    /// The index in `daemons` of each process, by process id. Processes that have ended stay in the map, because old claims name
+    /// them.
     places: HashMap<String, usize>,
     load: Load,
     looker: PgConnection,
@@ -234,8 +235,8 @@ impl Group {
         Ok(sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(&mut self.looker).await?)
     }
 
-    /// Returns the longest time between two consecutive rows of one partition, in seconds. Only times that ended after
-    /// `since` count.
+    /// Returns the longest time between two consecutive rows of one partition, in seconds. Only pairs whose second row was
+    /// written after `since` count.
     async fn standstill(&mut self, since: &str) -> Result<f64> {
         let sql = "SELECT extract(epoch FROM max(gap))::float8 FROM
             (SELECT at, at - lag(at) OVER (PARTITION BY part ORDER BY at) AS gap FROM rides
@@ -286,12 +287,13 @@ async fn look(looker: &mut PgConnection, since: &str) -> Result<(Vec<String>, i6
     Ok((owners, sqlx::query_scalar(sql).bind(since).fetch_one(looker).await?))
 }
 
-/// Returns the process id that is a part of an owner. An owner has the form `INSTANCE-PID-RANDOM/cN`.
+/// Returns the process id in the name of an owner, which has the form `INSTANCE-PID-RANDOM/cN`.
 fn pid(owner: &str) -> String {
     owner.rsplit('-').nth(1).unwrap_or_default().to_owned()
 }
 
-/// Repeatedly sends one record to each partition and pauses for [`EVERY`], until it is stopped.
+/// A producer on its own thread. Until it is stopped, it sends one record to each partition and pauses for [`EVERY`], again and
+/// again.
 struct Load {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<i64>>>,

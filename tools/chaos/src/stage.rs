@@ -45,7 +45,7 @@ pub(crate) struct Member {
     number: usize,
 }
 
-/// Everything that faults can break.
+/// The servers, the daemons, the networks between them, the producer, and the task that watches the ledger.
 pub(crate) struct Stage {
     pub(crate) cast: StageSpec,
     pub(crate) kafka: Kafka,
@@ -118,20 +118,20 @@ impl Stage {
         Ok(())
     }
 
-    /// Removes a daemon, and stores its log in the output folder.
+    /// Removes a daemon, which kills it if it still runs, and stores its log in the output folder.
     pub(crate) fn remove(&mut self, index: usize) {
         let member = self.members.swap_remove(index);
         self.output.keep(&format!("daemon-{}", member.number), &member.daemon.log());
     }
 
-    /// Tells a daemon to drain and end, as an operator does.
+    /// Drains and ends a daemon by SIGTERM, as an operator does, and removes it.
     pub(crate) fn end(&mut self, index: usize) -> Result<()> {
         self.members[index].daemon.drain(END_DEADLINE)?;
         self.remove(index);
         Ok(())
     }
 
-    /// Returns the path of the copy of the database that the next restore uses.
+    /// Returns the path of the database's copy, which the next restore uses.
     pub(crate) fn copy(&self) -> PathBuf {
         self.folder.path().join("data")
     }

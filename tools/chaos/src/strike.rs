@@ -1,4 +1,4 @@
-//! Injects faults. This module ends a fault that doesn't end by itself. It never helps a daemon to recover.
+//! Injects faults, and ends those that don't end by themselves. It never helps a daemon to recover from a fault.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,8 @@ use crate::watch::Recovery;
 const PARTITIONS_MAX: i32 = 12;
 const DAEMONS_MAX: usize = 5;
 const CONSUMERS_MAX: usize = 3;
-/// How long after the end of a fault the first commit may come. If it comes later, the campaign fails.
+/// How long after the end of a fault the first commit may come, and the last partition may make progress. If either comes
+/// later, the campaign fails.
 pub(crate) const RECOVERY_DEADLINE: Duration = Duration::from_secs(180);
 /// How long to wait for a COMMIT of one daemon; a daemon that owns no partition sends none.
 const COMMIT_WITHIN: Duration = Duration::from_secs(5);
@@ -189,9 +190,9 @@ impl Stage {
         }
     }
 
-    /// Waits until every partition has made progress, but not for longer than `patience`. Returns the times until the
-    /// first commit and until the end of the wait, and whether every partition has made progress. If there is no commit
-    /// within [`RECOVERY_DEADLINE`], that is an error.
+    /// Waits for the first commit after `over`, the end of a fault. Then waits until every partition has made progress or
+    /// `patience` has passed since `over`. Returns the times until the first commit and until the end of the wait, and whether
+    /// every partition has made progress. If there is no commit within [`RECOVERY_DEADLINE`], returns an error.
     pub(crate) async fn recover(&self, over: Instant, patience: Duration) -> Result<(Recovery, bool)> {
         let first = self.await_first_commit(over).await?;
         while !self.watch.all_moved(over) {

@@ -1,4 +1,4 @@
-//! Reads the ledger continuously, over a connection without a proxy. This shows when each partition last advanced.
+//! Reads the ledger about every 25 ms, over a connection without a proxy, to know when each partition last advanced.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +31,7 @@ struct View {
 pub(crate) struct Recovery {
     /// The time until the first commit.
     pub(crate) first: Duration,
-    /// The time until every partition had advanced.
+    /// The time until every partition had advanced, or until the wait for this was given up.
     pub(crate) all: Duration,
 }
 
@@ -50,8 +50,8 @@ impl Watch {
         Self { view, _task: task }
     }
 
-    /// Returns when a partition last advanced, if that was after `since`. A caller that polls often gets the time of
-    /// the first commit after `since`.
+    /// Returns when a partition last advanced, if that was after `since`. If the caller polls often, this is the time at which
+    /// the first commit after `since` was seen.
     pub(crate) fn first_move(&self, since: Instant) -> Option<Instant> {
         lock(&self.view).last_move.filter(|at| *at > since)
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 /// The environment variable that names the cache folder.
 pub(crate) const CHOSEN_BY: &str = "TIDEGATE_CACHE";
-/// The default folder if this process runs as root and root's home is closed to other users.
+/// The default folder if this process runs as root, and the usual default is closed to other users or unknown.
 const OF_ROOT: &str = "/var/cache/tidegate";
 
 /// Returns the path of the cache folder, and creates the folder if it is missing. The path is `$TIDEGATE_CACHE`, or
@@ -18,7 +18,8 @@ const OF_ROOT: &str = "/var/cache/tidegate";
 /// default folder is closed to other users, `/var/cache/tidegate` is used instead.
 ///
 /// # Errors
-/// If the folder can't be created, or if `$TIDEGATE_CACHE` names a folder that Postgres could not read.
+/// If the folder can't be created, if `$TIDEGATE_CACHE` names a folder that Postgres could not read, or if this process doesn't
+/// run as root and none of the variables is set.
 pub fn folder() -> Result<PathBuf> {
     let folder = choose()?;
     std::fs::create_dir_all(&folder)

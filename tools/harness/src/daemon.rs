@@ -93,7 +93,8 @@ impl Daemon {
     /// Starts the daemon. The caller must wait until it is ready.
     ///
     /// # Errors
-    /// If the binary doesn't exist or can't be started.
+    /// If the binary doesn't exist, or if the run's files or processes can't be created. A daemon that ends at once is no error
+    /// here.
     pub fn spawn(spec: &DaemonSpec) -> Result<Self> {
         let binary = spec.binary.canonicalize().with_context(|| format!("there is no `{}`", spec.binary.display()))?;
         let run = Run::start("daemon")?;
@@ -121,7 +122,8 @@ impl Daemon {
         self.process.pid()
     }
 
-    /// Returns the folder with the daemon's configuration and log. The folder is deleted when this value is dropped.
+    /// Returns the folder with the daemon's configuration and log. The folder is deleted when this value is dropped, unless
+    /// `TIDEGATE_KEEP_RUNS` is set.
     pub fn folder(&self) -> &Path {
         self.run.folder()
     }
@@ -203,7 +205,7 @@ impl Daemon {
         self.process.exit_status()
     }
 
-    /// Waits until the daemon ends, and returns its exit status. Afterwards [`Daemon::log`] has all lines of its output.
+    /// Waits until the daemon ends, and returns its exit status. Afterwards [`Daemon::log`] returns all lines of its output.
     ///
     /// # Errors
     /// If `deadline` passes first. The error shows the end of the daemon's log.
@@ -282,8 +284,8 @@ impl Daemon {
     fn await_value<T>(&self, what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Result<T> {
         let started = Instant::now();
         loop {
-            // Ask for the status before calling `look`. If the daemon has ended, the second call below sees all lines
-            // of its log.
+            // Ask for the status before calling `look`, so that lines which the daemon writes in between aren't missed. If the
+            // daemon has ended, the second call of `look` sees all lines of its log.
             let ended = self.exit_status();
             if let Some(value) = look() {
                 return Ok(value);

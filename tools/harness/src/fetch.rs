@@ -20,7 +20,7 @@ const MARKER: &str = "complete";
 /// Brokers log with slf4j but include no backend for it. Without a backend, a failing broker prints nothing.
 const LOGGING: &str = "org.slf4j:slf4j-simple:1.7.36";
 
-/// A package of jars: what `java -cp` needs to run a broker.
+/// A package with the jars from which Java runs a broker.
 #[derive(Debug, Clone)]
 pub struct Jars {
     folder: PathBuf,
@@ -45,7 +45,7 @@ impl Jars {
     }
 }
 
-/// Returns Apache Kafka in KRaft mode, in the version that [`crate::versions`] names.
+/// Returns the jars of Apache Kafka for KRaft mode, in the version that [`crate::versions`] names.
 ///
 /// # Errors
 /// If `mvn` or `java` is missing or fails.
@@ -53,7 +53,7 @@ pub fn kafka() -> Result<Jars> {
     kafka_of(&versions::kraft())
 }
 
-/// Returns Apache Kafka in KRaft mode, in this version.
+/// Returns the jars of Apache Kafka for KRaft mode, in this version.
 ///
 /// # Errors
 /// If `mvn` or `java` is missing or fails.
@@ -70,13 +70,13 @@ pub(crate) fn kafka_of(version: &str) -> Result<Jars> {
     Ok(Jars { folder })
 }
 
-/// Returns Apache Kafka with the ZooKeeper that comes with it, in this version.
+/// Returns the jars of Apache Kafka in this version, and of the ZooKeeper that it depends on.
 ///
 /// # Errors
 /// If `mvn` or `java` is missing or fails.
 pub(crate) fn kafka_with_zookeeper(version: &str) -> Result<Jars> {
     let coordinates = [format!("org.apache.kafka:kafka_2.13:{version}"), LOGGING.into()];
-    // The package for KRaft mode contains a template in addition. So this package has a name of its own.
+    // The package for KRaft mode also contains a template for data folders. So this package has a name of its own.
     let folder = ensure_package(&format!("kafka-{version}-zookeeper"), |folder| copy_jars(folder, &coordinates))?;
     Ok(Jars { folder })
 }
@@ -103,7 +103,7 @@ pub fn postgres() -> Result<PathBuf> {
     })
 }
 
-/// Returns the folder of a package. If it doesn't exist or isn't complete, `fill` fills it first.
+/// Returns the folder of a package in the cache. If the folder is missing or incomplete, creates it anew and calls `fill` first.
 fn ensure_package(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let cache = cache::folder()?;
     let folder = cache.join(name);
@@ -190,7 +190,8 @@ fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[String]) -
     run(&mut maven, "install Maven (Debian: apt-get install maven) or set KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL")
 }
 
-/// Runs a program to its end. Its output is shown only if it fails.
+/// Runs a program to its end. Its output is shown only if it fails. `when_missing` is the advice in the error if the program
+/// isn't installed.
 pub(crate) fn run(command: &mut Command, when_missing: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = match command.stdin(Stdio::null()).output() {

@@ -16,8 +16,8 @@ pub struct Response {
     pub body: String,
 }
 
-/// Sends a GET request for `path` to `address` (`host:port`). It uses HTTP/1.0, so the end of the connection marks the end of
-/// the body.
+/// Sends a GET request for `path` to `address` (`host:port`), and returns the response. Uses HTTP/1.0, in which the end of the
+/// connection marks the end of the body.
 ///
 /// # Errors
 /// If nobody listens at `address`, if nothing arrives for ten seconds before the answer is complete, or if the answer isn't

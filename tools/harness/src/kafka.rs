@@ -77,9 +77,9 @@ impl Kafka {
         }
     }
 
-    /// Like [`Kafka::start`], with a proxy in front of each broker. Returns the Kafka, and the proxies in the order of their
-    /// brokers. A client that connects to a proxy uses only proxies. [`Kafka::bootstrap_servers`] returns the addresses without
-    /// proxies.
+    /// Does the same as [`Kafka::start`], and puts a proxy in front of each broker. Returns the Kafka, and the proxies in the
+    /// order of their brokers. A client that connects to a proxy reaches all brokers through their proxies.
+    /// [`Kafka::bootstrap_servers`] returns the addresses without proxies.
     ///
     /// # Errors
     /// As [`Kafka::start`].
@@ -197,7 +197,8 @@ impl Kafka {
         Ok(())
     }
 
-    /// Starts a broker that was stopped or killed, on the same port and with the same data, and waits until it serves.
+    /// Starts a broker that was stopped or killed, on the same port and with the same data. Waits until its port accepts
+    /// connections, and until any broker answers a request.
     ///
     /// # Errors
     /// If it is running already or doesn't start.

@@ -1,4 +1,4 @@
-//! A real PostgreSQL, with settings, crashes, and restores to an earlier state.
+//! A real PostgreSQL, which tests can configure, crash, and restore to an earlier state.
 //!
 //! It accepts every connection from this machine as user `postgres` without a password, over TCP on 127.0.0.1 and over
 //! a socket in its folder. If this process runs as root, Postgres runs as `nobody`, because it refuses to run as root.
@@ -26,7 +26,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// The largest number of attempts to start. Another process may take the port between the check and the start.
 const START_ATTEMPTS: usize = 3;
 
-/// A running Postgres. When it is dropped, its processes are killed and its data is removed.
+/// A running Postgres. When it is dropped, its processes are ended and its data is removed.
 #[derive(Debug)]
 pub struct Postgres {
     /// The URL in two parts: before the database's name, and after it.
@@ -155,7 +155,7 @@ impl Postgres {
     /// Returns a Postgres that was started by someone else. Databases can be created in it, but it can't be stopped.
     ///
     /// # Errors
-    /// If `url` isn't a connection string of the form `postgres://…/database`.
+    /// If `url` has no `://`.
     pub fn external(url: &str) -> Result<Self> {
         let (base, parameters) = match url.find('?') {
             Some(at) => url.split_at(at),
@@ -223,7 +223,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Kills the server with all its children (SIGKILL), as in a crash. Committed data must survive it.
+    /// Kills the server with all its children (SIGKILL), as in a crash. Committed data must survive this.
     ///
     /// # Errors
     /// If it isn't running.

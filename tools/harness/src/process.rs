@@ -137,7 +137,8 @@ impl Process {
     /// Starts `program` under the guard of `run`.
     ///
     /// # Errors
-    /// If the program can't be started. If it ends right after its start, only [`Process::await_ready`] reports that.
+    /// If the shell that becomes the program can't be started, if the log can't be opened, or if the guard is gone. If the
+    /// program doesn't exist, or ends right after its start, only later calls show that, such as [`Process::await_ready`].
     pub fn start(run: &Arc<Run>, program: &Program) -> Result<Self> {
         let mut launcher = Command::new("sh");
         launcher.args(["-c", LAUNCHER, "tidegate-launcher"]).arg(&program.binary).args(&program.args);
@@ -199,10 +200,11 @@ impl Process {
         send(self.pid, signal)
     }
 
-    /// Kills the process and its children (SIGKILL), and waits until all have ended. Returns the exit status of the process.
+    /// Kills the process and its children (SIGKILL), and waits until all have ended. Returns the exit status of the process. If
+    /// the process has already ended, kills nothing.
     ///
     /// # Errors
-    /// If the system refuses.
+    /// If the system refuses, or if a child still runs after ten seconds.
     pub fn kill(&self) -> Result<ExitStatus> {
         if let Some(status) = self.exit_status() {
             return Ok(status);
@@ -302,7 +304,7 @@ impl Drop for Process {
     }
 }
 
-/// Returns the last lines of a log, as text to append to an error message.
+/// Returns the last lines of a log, as text to append to an error message. Returns an empty text if the log can't be read.
 pub fn log_tail(path: &Path) -> String {
     let Ok(bytes) = fs::read(path) else { return String::new() };
     let text = String::from_utf8_lossy(&bytes);

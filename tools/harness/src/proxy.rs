@@ -123,7 +123,7 @@ impl Proxy {
         self.arm_times(trigger, action, 1)
     }
 
-    /// Like [`Proxy::arm`], for the next `times` such messages.
+    /// Sets a trigger, as [`Proxy::arm`] does, but for the next `times` messages that `trigger` describes.
     pub fn arm_times(&self, trigger: Trigger, action: Action, times: u64) -> Armed {
         let (watched, armed) = trigger::arm(trigger, action, times);
         self.state.watched.lock().unwrap_or_else(PoisonError::into_inner).push(watched);

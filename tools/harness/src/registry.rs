@@ -1,5 +1,5 @@
-//! A stand-in for a schema registry. It has the part of Confluent's REST interface that a reader of schemas uses, and
-//! answers as a real registry does. The stand-in lacks contexts, compatibility checks and writes by HTTP, because no
+//! A stand-in for a schema registry. It supports the part of Confluent's REST interface that a reader of schemas uses, and
+//! answers as a real registry does. It supports neither contexts nor compatibility checks nor writes by HTTP, because no
 //! test needs them.
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ struct State {
     subjects: BTreeMap<String, Vec<u32>>,
     /// If set, the registry answers every request with this status.
     failing: Option<u16>,
-    /// If set, the registry denies requests for paths with this prefix.
+    /// If set, the registry denies requests for paths with this prefix (status 403).
     denied: Option<String>,
     /// The value that the `Authorization` header must have.
     authorization: Option<String>,

@@ -13,7 +13,7 @@ use crate::{Kafka, KafkaSpec, Postgres, PostgresSpec};
 /// The result of a start. A failed start is not tried again, because the next test would only wait for the same failure.
 type Once<T> = OnceLock<Result<T, String>>;
 
-/// Returns one Kafka broker in KRaft mode, or the Kafka that `KAFKA_BOOTSTRAP_SERVERS` names.
+/// Returns one Kafka broker ([`KafkaSpec::single`]), or the Kafka that `KAFKA_BOOTSTRAP_SERVERS` names.
 ///
 /// # Errors
 /// If it could not be started.
@@ -43,7 +43,7 @@ pub fn zookeeper_kafka() -> Result<&'static Kafka> {
     once(&ZOOKEEPER, || Kafka::start(&KafkaSpec::zookeeper()))
 }
 
-/// Returns a Postgres, or the one that `DATABASE_URL` names.
+/// Returns a Postgres that this process has started, or the one that `DATABASE_URL` names.
 ///
 /// # Errors
 /// If it could not be started.

@@ -6,14 +6,15 @@ use sqlx::{PgConnection, Row};
 /// Returns the first column of the first row, which must be a `bigint`.
 ///
 /// # Errors
-/// If Postgres refuses, or there is no such value. The error contains `sql`.
+/// If Postgres refuses, if there is no row, or if the value is NULL or no `bigint`. In the first two cases, the error contains
+/// `sql`.
 pub async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
     let row = sqlx::query(sql).persistent(false).fetch_one(connection).await.with_context(|| sql.to_owned())?;
     Ok(row.try_get(0)?)
 }
 
-/// Returns the sum of a pipeline's offsets in the ledger. If its partitions began at offset 0, this is the number of its
-/// committed records. Returns 0 if there is no ledger yet.
+/// Returns the sum of a pipeline's offsets in the ledger. If its partitions began at offset 0 and have no gaps, this is the
+/// number of its committed records. Returns 0 if there is no ledger yet.
 ///
 /// # Errors
 /// If Postgres refuses.

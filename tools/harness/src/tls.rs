@@ -55,7 +55,8 @@ impl Authority {
         self.folder.path().join("ca.pem")
     }
 
-    /// Returns a server's certificate for these host names and addresses. The certificate is valid until 2060.
+    /// Returns a server's certificate for these host names and addresses. The certificate is valid until 2060. `file` is the
+    /// name of its files and its common name.
     ///
     /// # Errors
     /// If the files can't be written.
@@ -88,7 +89,7 @@ impl Authority {
     }
 
     /// Signs a certificate. `file` is the name of its files without the extension, and also the certificate's common
-    /// name. `change` changes what is signed.
+    /// name. `change` may change the certificate's parameters before it is signed.
     fn sign(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;

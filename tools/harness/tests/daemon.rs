@@ -1,4 +1,4 @@
-//! Runs, observes and ends a daemon. A shell script stands in for it.
+//! Checks how a daemon is run, observed and ended. A shell script plays the daemon.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{Read, Write};

@@ -1,4 +1,5 @@
-//! Brokers that are killed, paused and started again: a single one, one with ZooKeeper, and three together.
+//! Checks that brokers serve and keep their records after they were killed, paused and started again: a single broker, a broker
+//! with ZooKeeper, and three brokers together.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;

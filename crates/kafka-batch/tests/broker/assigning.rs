@@ -1,4 +1,4 @@
-//! Partitions that are forwarded, assigned, taken away and assigned again.
+//! Forwards partitions, assigns them, takes them away and assigns them again.
 
 use std::time::{Duration, Instant};
 

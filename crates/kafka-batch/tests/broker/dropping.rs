@@ -1,4 +1,4 @@
-//! Consumer, queue and bulk are dropped in every possible order. These tests mainly check that valgrind finds no fault.
+//! Drops consumer, queue and bulk in different orders. These tests mainly check that valgrind finds no fault.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -80,7 +80,7 @@ impl Member {
         said
     }
 
-    /// Reads, with a timeout as long as the whole test: only an event can end the wait.
+    /// Reads until the group decides something. The timeout is so long that only an event can end the wait of a read in time.
     fn await_event(&mut self) {
         let started = Instant::now();
         while !self.answer() {
@@ -110,7 +110,7 @@ fn two_members(protocol: &str) {
         stays.await_event();
     }
 
-    // The first member waits while the other one joins. Nothing is written, so only the rebalance can end the wait.
+    // The first member waits while the second one joins. No record is produced, so only the rebalance can end the wait.
     let mut guest = Member::join(&group, &topic, protocol);
     stays.await_event();
     let started = Instant::now();
@@ -132,7 +132,7 @@ fn two_members(protocol: &str) {
         }
     }
 
-    // The first member waits while the other one leaves.
+    // The first member waits while the second one leaves.
     drop(guest);
     let started = Instant::now();
     let before = stays.rebalances;

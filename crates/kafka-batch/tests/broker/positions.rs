@@ -1,4 +1,4 @@
-//! Seek, pause, resume and commit.
+//! Seeks, pauses, resumes and commits.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Every record arrives once, whole and in order.
+//! Checks that every record arrives once, whole and in order.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Consumers for the tests, and what they have read.
+//! Creates topics, records and consumers for the tests, and reads from them.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tidegate_harness::{Kafka, shared, unique_name};
 use tidegate_kafka_batch::{BatchQueue, Item, Record};
 
-/// The longest time that a read may take: if it takes longer, it has missed its wake-up.
+/// The longest time that a test waits for records or events. If a read takes longer, it has missed its wake-up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) type Place = (String, i32);
@@ -96,14 +96,14 @@ pub(crate) fn kafka() -> &'static Kafka {
     shared::kafka().unwrap()
 }
 
-/// Creates a topic for one test.
+/// Creates a topic for one test. Returns its name.
 pub(crate) fn topic(partitions: i32) -> String {
     let name = unique_name("bulk");
     kafka().create_topic(&name, partitions, &[]).unwrap();
     name
 }
 
-/// Returns records with the values `0`, `1`, ... for one partition.
+/// Returns records for one partition, with the values from `from` up to, but not including, `to`.
 pub(crate) fn numbered(partition: i32, from: i64, to: i64) -> impl Iterator<Item = tidegate_harness::Record> {
     (from..to).map(move |n| tidegate_harness::Record::new(n.to_string()).to(partition))
 }
@@ -177,7 +177,7 @@ pub(crate) fn offsets(records: &[Owned], partition: i32) -> Vec<i64> {
     records.iter().filter(|record| record.partition == partition).map(|record| record.offset).collect()
 }
 
-/// Reads until a partition's record at `last` has come; returns the partition's offsets.
+/// Reads until a partition's record at offset `last` has come. Returns the offsets of the partition's records.
 pub(crate) fn offsets_up_to(queue: &mut BatchQueue<Notes>, partition: i32, last: i64) -> Vec<i64> {
     let started = Instant::now();
     let mut seen = Vec::new();

@@ -57,7 +57,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Returns all fetched partitions with their start offsets. The list is empty if the client doesn't need it.
+    /// Returns all fetched partitions, each with the offset at which fetching must start or continue. The list is empty if the
+    /// client changes assignments incrementally, because it then doesn't need the list.
     fn whole(&self) -> Vec<(TopicPartition, Offset)> {
         let PollLoop { session, .. } = &self.parts;
         match self.client.assigning() {

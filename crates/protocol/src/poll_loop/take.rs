@@ -43,7 +43,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Returns why no records may be taken from Kafka now; `None` if they may.
+    /// Returns why no records may be taken from Kafka now; `None` if they may be taken. If the allowance is used up, first takes
+    /// more of it from the rate limit.
     fn hold(&mut self, now: Instant) -> Option<Hold> {
         if self.parts.session.is_full() {
             return Some(Hold::Full);
@@ -54,7 +55,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         (self.allowance == 0).then_some(Hold::Flow)
     }
 
-    /// Waits for the writer, the rate limit or a schema.
+    /// Waits because of `hold`: for a short time, or until a message or `stop` arrives. The caller then checks again whether
+    /// records may be taken.
     async fn held(&mut self, hold: Hold, started: Instant) {
         self.held_since.get_or_insert(started);
         self.on(&Event::Held(Some(hold)));
@@ -78,7 +80,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Waits for records, for an answer, or for the open batch's deadline.
+    /// Waits until a record, an event or a message arrives, or the open batch reaches its deadline. Waits at most [`IDLE_WAIT`].
     async fn await_records(&mut self, started: Instant) {
         let wait = match self.parts.session.due_in(started) {
             Some(due) if !self.parts.session.in_flight() => IDLE_WAIT.min(due),
@@ -163,7 +165,8 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
             headers(read);
         }
         let of_record = if self.reads_headers { Headers::from_arena(read) } else { Headers::default() };
-        // A record that won't be written (it is only compared, or is skipped) needs no schema, so it doesn't wait for one.
+        // A record that won't be written needs no schema, so it doesn't wait for one. Such a record is only compared, or was
+        // delivered before, or its partition isn't owned now.
         if self.encoder.wants(record.key, record.value, of_record) && self.session.takes(slot, record.offset) {
             self.wants_schema = true;
             return Visit::NotNow;

@@ -13,13 +13,13 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Returns the slot of a partition.
+    /// Returns the slot of a partition; `None` if it isn't in the session.
     #[inline]
     pub(super) fn get(&self, topic: &str, partition: i32) -> Option<usize> {
         *self.topics.get(topic)?.get(usize::try_from(partition).ok()?)?
     }
 
-    /// Returns the slot of a partition.
+    /// Calls [`Index::get`] with the topic and number of `source`.
     pub(super) fn of(&self, source: &TopicPartition) -> Option<usize> {
         self.get(&source.topic, source.partition)
     }

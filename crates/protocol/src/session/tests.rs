@@ -48,7 +48,8 @@ impl Bench {
         self.asked(partition)
     }
 
-    /// Returns the id of the requested claim, and checks that there are no other actions.
+    /// Takes the session's actions, and returns the id of the claim request for `partition`. Panics unless this is the only
+    /// request. Ignores the other actions.
     fn asked(&mut self, partition: i32) -> u64 {
         let actions = self.session.take_actions();
         let [(asked, request_id)] = &actions.claim[..] else { panic!("one claim: {actions:?}") };
@@ -65,7 +66,7 @@ impl Bench {
         claim
     }
 
-    /// Assigns and grants a partition, and takes the resulting actions.
+    /// Assigns and grants a partition, and checks that it is then fetched from `next`. Leaves no actions.
     fn own(&mut self, partition: i32, next: i64) -> Claim {
         let request_id = self.assign(partition);
         let claim = self.grant(partition, request_id, next, None);

@@ -13,8 +13,9 @@ use crate::store::{Cause, PostgresError, Store, WriteError};
 
 impl<S: Store> Writer<S> {
     /// Copies the window piece by piece, until each record that Postgres refuses was copied alone, or the attempts are
-    /// used up. `row` is the row that the first error named. Returns where the settled records end (those that were
-    /// copied, or refused alone), and the refused ones.
+    /// used up. `row` is the row that the first error named, if it named one. If `plan_is_right` is set, the plan is known
+    /// to match the table; see [`is_record`]. Returns where the settled records end (those that were copied, or refused
+    /// alone), and the refused ones.
     pub(super) async fn search(
         &mut self,
         batch: &Batch,

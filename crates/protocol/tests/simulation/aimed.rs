@@ -27,10 +27,10 @@ use crate::world::{Bug, Sim};
 
 const PARTITIONS: usize = 2;
 
-/// Simulates two owners of one partition. The old owner's ledger update is about to advance two rows, and waits for a
-/// lock on the first row. Meanwhile, the new owner claims the second partition, writes its records and commits. When the
-/// first row is unlocked, the old owner's statement has seen an outdated version of the second row. Returns the
-/// violation, if there is one.
+/// Simulates an old and a new owner of a partition. The old owner owns two partitions. Its ledger update is about to
+/// advance both rows, and waits for a lock on the first row. Meanwhile, the new owner claims the second partition, writes
+/// its records and commits. When the first row is unlocked, the old owner's statement has seen an outdated version of the
+/// second row. Returns the violation, if there is one.
 pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
     fastrand::seed(seed);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();

@@ -1,4 +1,4 @@
-//! The claim loop's interfaces: its statements run in the fake Postgres, and its requests go to the fake Kafka.
+//! Implements the claim loop's interfaces: its statements run in the fake Postgres, and its requests go to the fake Kafka.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -37,9 +37,10 @@ use crate::world::{Bug, Sim};
 const CLAIM_GRACE: Duration = Duration::from_secs(3);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Whether a process runs or is suspended, and what wakes it.
+/// A process, which runs or is suspended.
 #[derive(Debug, Default)]
 pub(crate) struct Process {
+    /// `None` while the process runs; while it is suspended, the wakers of its tasks.
     stopped: Mutex<Option<Vec<Waker>>>,
 }
 

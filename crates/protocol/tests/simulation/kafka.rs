@@ -55,7 +55,7 @@ impl Kind {
     }
 }
 
-/// The content of one offset of a log.
+/// The content of a log at one offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Live(Kind),
@@ -253,7 +253,8 @@ impl Kafka {
         }
     }
 
-    /// Returns the group's message to a member that holds `held`. A member that was removed learns this late, and joins again.
+    /// Returns the group's next message to a member that holds the partitions `held`; `None` if there is nothing to tell. A
+    /// member that was removed learns this late, and joins again.
     pub(crate) fn poll(&mut self, member: u64, held: &BTreeSet<usize>, dice: &mut Rng) -> Option<Event> {
         let Some(state) = self.members.get_mut(&member) else {
             if dice.u8(0..4) > 0 {

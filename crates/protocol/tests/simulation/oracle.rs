@@ -1,5 +1,6 @@
-//! The invariants. In every state of the database, the table and the dead letters contain exactly the log's records up to the
-//! ledger's offset, in order and once. At the end, that offset is the log's end.
+//! Checks the invariants. In every state of the database, the table and the dead letters contain exactly the log's records up to
+//! the ledger's offset, in order and once; only excused records may be missing. At the end, no record is left after that
+//! offset.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,8 @@ use crate::postgres::{Data, Row};
 use crate::world::World;
 
 /// Checks a transaction before its COMMIT. Reports a violation if the transaction continues in another log than the
-/// ledger's, and that log has another record at the last committed offset, so that the daemon could have noticed.
+/// ledger's, and that log has another record at the last committed offset, so that the daemon could have noticed. In any
+/// case, excuses the other log's records before the first one that the transaction writes.
 pub(crate) fn before_commit(world: &mut World, backend: u64) {
     let mut crossed = Vec::new();
     for span in world.server.moves_of(backend) {
@@ -102,7 +104,7 @@ fn counted(partition: usize, rows: &[Row], what: &str) -> Result<BTreeMap<(usize
     Ok(found)
 }
 
-/// Returns whether everything that Kafka holds is written.
+/// Returns whether all records of Kafka's current logs are written, or needn't be.
 pub(crate) fn drained(world: &World) -> bool {
     world.kafka.current.iter().zip(&world.server.data.ledger).all(|(current, cell)| {
         let Some(cell) = cell else { return false };

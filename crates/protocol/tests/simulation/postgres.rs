@@ -130,7 +130,7 @@ struct Backend {
     daemon: u64,
 }
 
-/// The reason why the server does not work.
+/// Why the server accepts no connections (`Down`) or no writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outage {
     Down,
@@ -247,7 +247,7 @@ impl Server {
         self.past = vec![self.data.clone()];
     }
 
-    /// Deletes a row of the ledger.
+    /// Deletes a row of the ledger, unless it is locked.
     pub(crate) fn lose(&mut self, partition: usize) {
         if self.locks[partition].is_none()
             && let Some(cell) = self.data.ledger[partition].take()
@@ -264,7 +264,8 @@ impl Server {
         }
     }
 
-    /// Locks a ledger row in another client's transaction.
+    /// Locks a ledger row in the transaction of a client that isn't a daemon. Returns its backend; `None` if the row is locked
+    /// already, or if the server doesn't accept connections.
     pub(crate) fn lock_by_stranger(&mut self, partition: usize) -> Option<u64> {
         if !self.is_free(partition, 0, &mut Progress::default()) {
             return None;
@@ -275,7 +276,7 @@ impl Server {
         Some(backend)
     }
 
-    /// Returns the ledger rows that a transaction is about to advance.
+    /// Returns the ledger updates of a transaction that isn't committed yet; none if the transaction has failed.
     pub(crate) fn moves_of(&self, backend: u64) -> &[Move] {
         let transaction = self.backends.get(&backend).and_then(|b| b.transaction.as_ref()).filter(|t| !t.failed);
         transaction.map_or(&[], |t| &t.moves)
@@ -305,14 +306,15 @@ impl Server {
         }
     }
 
-    /// Marks the transaction as failed by an error.
+    /// Marks the backend's transaction, if it has one, as failed.
     pub(crate) fn fail(&mut self, backend: u64) {
         if let Some(transaction) = self.backends.get_mut(&backend).and_then(|b| b.transaction.as_mut()) {
             transaction.failed = true;
         }
     }
 
-    /// Runs a statement as far as locks allow. If a COPY fails, `hint` chooses the row that the error names.
+    /// Runs a statement. Returns `Pending` if it waits for a lock; the caller then calls this again with the same `progress`. If
+    /// a COPY fails, `hint` is called with the number of the refused row, and returns the number that the error names.
     pub(crate) fn run(
         &mut self,
         backend: u64,
@@ -484,7 +486,7 @@ impl Server {
             Op::Claim(claims) => {
                 let mut claimed = Vec::new();
                 for (partition, claim) in claims {
-                    // As with SKIP LOCKED.
+                    // Leave out a locked row, as SKIP LOCKED does.
                     if !self.is_free(*partition, backend, &mut Progress::default()) {
                         continue;
                     }

@@ -77,7 +77,7 @@ impl Fleet {
     fn new(sim: Arc<Sim>) -> Self {
         let (count, allowed) = {
             let mut world = sim.w();
-            // Each kind of fault is allowed in about half of the runs; some runs have all kinds, some none.
+            // Each kind of fault is allowed in more than half of the runs; some runs have all kinds, some none.
             let allowed = world.dice.u32(..) | if world.chance(20) { u32::MAX } else { 0 };
             (world.dice.usize(1..=3), if world.chance(5) { 0 } else { allowed })
         };
@@ -103,7 +103,7 @@ impl Fleet {
         }
     }
 
-    /// Handles what the schedule doesn't cause: daemons restart, outages end, the group removes silent members.
+    /// Performs the changes that are due by now: daemons restart, outages end, the group removes silent members.
     fn keep_up(&mut self) {
         let now = Instant::now();
         {

@@ -1,4 +1,5 @@
-//! The writer's store for the fake Postgres: every statement may be lost, cut, delayed or refused, before or after it ran.
+//! The writer's store for the fake Postgres. Every statement may be delayed, refused or lost. After a statement was executed,
+//! its reply may be lost.
 
 use std::ops::Range;
 use std::sync::Arc;

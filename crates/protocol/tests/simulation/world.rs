@@ -86,7 +86,7 @@ impl World {
         self.violation.get_or_insert(what);
     }
 
-    /// In a replay, prints what happens, with its time.
+    /// In a replay, prints the text that `what` returns, with the time since the start.
     pub(crate) fn trace(&self, what: impl FnOnce() -> String) {
         if self.verbose {
             println!("{:>9.3} {}", self.started.elapsed().as_secs_f64(), what());
@@ -122,8 +122,8 @@ impl World {
         }
     }
 
-    /// Executes one statement, as far as locks allow. After a statement that changes the committed state, the oracle checks the
-    /// database.
+    /// Executes one statement, or returns `Pending` if it waits for a lock. The oracle checks the database after a COMMIT, and
+    /// after a statement that changes the ledger because of a log-loss condition.
     pub(crate) fn execute(
         &mut self,
         backend: u64,
@@ -175,7 +175,7 @@ impl World {
         outcome
     }
 
-    /// Returns the whole ledger, if the server answers.
+    /// Returns the whole ledger; `None` if the server is down.
     pub(crate) fn ledger_rows(&self) -> Option<Vec<(TopicPartition, LedgerRow)>> {
         let rows = self.kafka.sources.iter().zip(&self.server.data.ledger).map(|(source, cell)| {
             let row =

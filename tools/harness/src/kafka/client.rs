@@ -1,4 +1,4 @@
-//! Requests about topics and offsets that tests make to a running Kafka.
+//! Creates and changes topics of a running Kafka, and reads their offsets.
 
 use std::future::Future;
 use std::time::{Duration, Instant};

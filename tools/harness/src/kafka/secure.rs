@@ -48,7 +48,7 @@ impl Listener {
     }
 }
 
-/// Returns the properties that the listeners of one broker need.
+/// Returns the properties that the secure listeners of one broker need.
 pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>> {
     let mut properties = Vec::new();
     let ca = authority.certificate().display().to_string();

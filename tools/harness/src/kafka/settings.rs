@@ -167,7 +167,7 @@ pub(super) fn prepare_zookeeper(folder: &Path, port: u16) -> Result<PathBuf> {
 }
 
 /// Returns a random id in Kafka's form: 16 bytes in Base64 without padding. The last of the 22 characters stands for only two
-/// bits, so it is always `A`.
+/// bits, so only four characters are valid there. This function always chooses `A`.
 fn random_uuid() -> String {
     let mut text: String = std::iter::repeat_with(fastrand::alphanumeric).take(21).collect();
     text.push('A');

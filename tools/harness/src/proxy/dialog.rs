@@ -24,8 +24,8 @@ pub(super) struct Dialog {
     /// `ready_seen` counts those that the server has sent.
     ready_owed: u64,
     ready_seen: u64,
-    /// The number of `ReadyForQuery` messages after which the server's messages are dropped, and the trigger that
-    /// requires this.
+    /// If a reply must be dropped: the number of `ReadyForQuery` messages that come before it, and the trigger that requires
+    /// this.
     drop_after: Option<(u64, Arc<TriggerState>)>,
 }
 
@@ -73,8 +73,8 @@ impl Dialog {
         answer.into_iter().collect()
     }
 
-    /// Reads a message of the client. If a trigger takes the message, returns the trigger, and the number of `ReadyForQuery`
-    /// messages that the server sends before its reply to the message.
+    /// Reads a message of the client, and passes it to `take`, which returns the trigger that acts on the message, if any. Then
+    /// returns this trigger, and the number of `ReadyForQuery` messages that the server sends before its reply to the message.
     pub(super) fn hear_client(
         &mut self,
         message: &[u8],
@@ -120,7 +120,7 @@ impl Dialog {
         self.drop_after = Some((ready_before, watched));
     }
 
-    /// Reads a message of the server.
+    /// Reads a message of the server. Returns whether the message passes or belongs to a dropped reply.
     pub(super) fn hear_server(&mut self, message: &[u8]) -> MessageFate {
         let kind = message.first();
         match &self.drop_after {
