@@ -66,7 +66,7 @@ impl Flags {
     pub const MADE: Flags = Flags(32);
     /// A float of 32 bits.
     pub const SINGLE: Flags = Flags(64);
-    /// The text of a field is also a JSON number, with this `mantissa` and `exponent`.
+    /// The text of a CSV field is also a JSON number, with this `mantissa` and `exponent`.
     pub const NUMERIC: Flags = Flags(128);
     /// The JSON text is a bare `NaN`, `Infinity` or `-Infinity`, or contains one. JSON lacks these, but many programs write
     /// them.
@@ -312,7 +312,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// Makes a fault with this message.
+    /// Makes an error with this message.
     #[cold]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }

@@ -50,11 +50,13 @@ const OLD: &str = "tidegate_old";
 pub struct Merge {
     /// The staging table, as SQL names it.
     pub stage: String,
-    /// Creates the staging table. Runs once per connection, outside of any transaction, and before [`Self::set_defaults`] and
-    /// [`Self::add_computed`].
+    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before [`Self::set_defaults`]
+    /// and [`Self::add_computed`]; again if the target's defaults have changed. It runs outside of any transaction, so that no
+    /// rollback removes the table. Only after such a change, and if records name their tables, it runs in the window's
+    /// transaction.
     pub create: String,
-    /// The columns of the staging table that need the target's defaults: a row may leave them out, and each has a default of its
-    /// own.
+    /// The columns of the staging table that need the target's defaults: a row may leave them out, and each has a default that
+    /// isn't only its domain's.
     pub defaults: Vec<String>,
     /// The generated columns that the merge compares. The staging table computes them as the target does; see `computed`.
     pub computed: Vec<String>,
@@ -66,8 +68,8 @@ pub struct Merge {
     pub deletes: Option<Deletes>,
     /// Empties the staging table, for the next COPY of the same transaction. A commit empties it too.
     pub clear: String,
-    /// Whether the merge may skip rows. If so, the number of rows that the merge reports is the number written, and not the
-    /// number that the COPY reports.
+    /// Whether rows that the merge skips don't count as written (mode insert_new). If so, the number of written rows is the
+    /// number that the merge reports. Otherwise it is the number of the window's rows, even if an upsert skips some of them.
     pub skips: bool,
     /// Picks the rows that must be copied, if they leave no column out.
     pub newest: Option<Newest>,

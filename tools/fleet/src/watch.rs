@@ -34,7 +34,8 @@ pub struct WatchSpec {
     pub trip_id: u64,
     /// Where the customer waits, in millionths of a degree; the middle of the vehicle's region by default.
     pub at: Option<(i64, i64)>,
-    /// The number of readings after which the watch ends.
+    /// The number of new readings after which the watch ends, not counting the first one. `None` means that only the end of the
+    /// trip ends the watch.
     pub readings: Option<u64>,
 }
 

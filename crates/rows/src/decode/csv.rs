@@ -39,6 +39,7 @@ pub(crate) struct CsvDecoder {
     numbers_are_plain: bool,
     /// Where the next line begins.
     at: usize,
+    /// The number of the current line, for error messages. Empty lines aren't counted, nor are line feeds inside quotes.
     line: u32,
 }
 
@@ -100,7 +101,7 @@ impl CsvDecoder {
         self.next(payload, fields)
     }
 
-    /// Decodes the next line that isn't empty.
+    /// Decodes the next line that isn't empty. Returns whether there is one.
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         fields.reset(self.names.len());
         if !self.skip_empty_lines(payload) {

@@ -9,7 +9,7 @@ use tidegate_protocol::record::Headers;
 use crate::schema::SchemaId;
 use crate::value::{DecodeError, Reason, shown};
 
-/// The length of the zero byte and the schema id.
+/// The length of the zero byte and an id of four bytes.
 pub(crate) const HEAD: usize = 5;
 
 /// The length of the zero byte and an id of eight bytes.

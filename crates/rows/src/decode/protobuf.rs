@@ -1,7 +1,9 @@
 //! Protobuf: a plan is made once per message type. It says which fields the columns need, and each record is then decoded in
 //! one pass through its bytes.
 //!
-//! With a registry, each record names its schema and the message in it; with a local file, the configuration names the message.
+//! With a registry, each record names its schema and the message in it. With a local file, the configuration names the message.
+//! If it names none, a frame names the message; without a frame, it is the file's first message.
+//!
 //! If a record lacks a proto3 field without presence, the field has its default, as the format says: zero, the empty text, the
 //! first name of an enum, an empty list. If it lacks a field with presence (`optional`, messages, `oneof`), the field is
 //! missing.
@@ -70,7 +72,7 @@ impl ProtobufDecoder {
         self.plans.wants(payload, header.map(|header| header.schema), make)
     }
 
-    /// Decodes a value. `header` is what the headers say about the value's schema, if one of them names it.
+    /// Decodes a value. `header` names the value's schema, if the record has a header that does.
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],

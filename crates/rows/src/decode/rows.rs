@@ -16,7 +16,9 @@ use crate::value::{DecodeError, Flags, Kind, Reason, Slot, shown};
 /// Where a row's slot comes from.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
+    /// A field around the array. The number is its slot in the inner decoder.
     Around(u16),
+    /// A field of the element. The number is its slot in the decoder of elements.
     Element(u16),
     /// The element's field, or the field around the array if the element lacks it.
     Either(u16, u16),
@@ -47,7 +49,7 @@ pub(crate) struct RowsDecoder {
 
 impl RowsDecoder {
     /// Plans the search for `paths`. `levels` has the path of at least one array; each further array lies in the elements of
-    /// the one before it. With `by_name`, a field is taken from the element if the element has it, otherwise from around the
+    /// the one before it. With `by_name`, a path of one name is looked up in the element, and if the element lacks it, around the
     /// array.
     pub(crate) fn new(
         format: &Decode,

@@ -115,7 +115,7 @@ impl KeyReader {
         self.avro.is_some() || self.protobuf.is_some()
     }
 
-    /// Reads a key. `header` is what the headers say about the key's schema, if one of them names it.
+    /// Reads a key. `header` names the key's schema, if the record has a header that does.
     ///
     /// # Errors
     /// If the key isn't what its format says.

@@ -363,7 +363,8 @@ impl Plan {
         self
     }
 
-    /// Returns whether a column takes the top-level field of this name, or a part of it.
+    /// Returns whether the plan reads the top-level field of this name, or a part of it: for a column, for a filter, or for the
+    /// table's name.
     pub fn reads(&self, field: &str) -> bool {
         let below = |path: &Path| path.strip_prefix(self.base.as_slice()).and_then(|path| path.first().cloned());
         self.paths.iter().any(|path| below(path).is_some_and(|name| name == field))

@@ -37,8 +37,8 @@ struct Seen<'a> {
 }
 
 impl Newest {
-    /// Returns how the rows of an upsert are compared. `None` for every other mode, for `newer_by` together with `deletes`, and
-    /// if only Postgres can tell which row is newer.
+    /// Returns how the rows of an upsert are compared. `None` for every other mode, for `newer_by` together with `deletes`, if
+    /// the rows lack a column of the key or `newer_by`, and if only Postgres can tell which row is newer.
     pub(super) fn of(mode: &WriteMode, columns: &[&str], catalog: &Catalog) -> Option<Self> {
         let WriteMode::Upsert { key, newer_by, deletes } = mode else { return None };
         let place = |name: &str| columns.iter().position(|column| *column == name);
