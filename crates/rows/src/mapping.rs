@@ -176,7 +176,7 @@ impl Encoder {
         }
     }
 
-    /// Appends the rows of a record: all of them or none.
+    /// Appends the rows of a record. After an error, `rows` may end with some of them, which the caller must remove.
     #[inline]
     fn rows(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         self.row = 0;

@@ -7,12 +7,12 @@
 //! row is merged twice.
 //!
 //! - An upsert copies only those rows of a batch that may be the newest of their key; see `newest`.
-//! - Every writer merges in the order of the key, which prevents deadlocks between writers.
+//! - Every writer merges in the order of the key, so that writers don't deadlock. For an exception, see `upsert`.
 //! - The order of delivery is a column of the staging table, which COPY fills from a sequence. The physical position of a row
 //!   doesn't show the order: a small row may fill the gap that a large one left.
-//! - A column that a record lacks gets its default from Postgres. If the rows of a batch lack different columns, the
-//!   staging table has the target's defaults. So a staged row equals the row that INSERT would make of the record; see
-//!   `shaped`.
+//! - A column that a record lacks gets its default from Postgres: from the target or, if the rows of a batch lack different
+//!   columns, from the staging table, which has the target's defaults. So the row is the one that INSERT would make of the
+//!   record; see `shaped`.
 //! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,
 //!   until the record that Postgres refuses is alone in its part.
 
@@ -62,7 +62,8 @@ pub struct Merge {
     pub computed: Vec<String>,
     /// The COPY of rows that leave no column out.
     pub copy: String,
-    /// Merges the staged rows, if they leave no column out. One statement or several, which run after [`Self::deletes`].
+    /// Merges the staged rows, for a window whose rows leave no column out. One statement or several, which run after
+    /// [`Self::deletes`].
     pub merge: String,
     /// Set if tombstones delete rows.
     pub deletes: Option<Deletes>,
@@ -71,7 +72,7 @@ pub struct Merge {
     /// Whether rows that the merge skips don't count as written (mode insert_new). If so, the number of written rows is the
     /// number that the merge reports. Otherwise it is the number of the window's rows, even if an upsert skips some of them.
     pub skips: bool,
-    /// Picks the rows that must be copied, if they leave no column out.
+    /// Picks the rows that must be copied, for a window whose rows leave no column out. `None` if all rows must be copied.
     pub newest: Option<Newest>,
 }
 

@@ -107,7 +107,7 @@ async fn look(pool: &PgPool, trip_id: u64) -> Result<Option<Sighting>, sqlx::Err
     }))
 }
 
-/// Watches until the watch ends by itself, or until `stop` completes. Returns the summary of what was seen.
+/// Runs [`watch`] until it ends, or until `stop` completes. Returns the summary of the readings so far.
 ///
 /// # Errors
 /// As [`watch`].

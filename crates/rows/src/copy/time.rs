@@ -17,7 +17,7 @@ use crate::value::{Flags, Kind, Reason, Value};
 pub(crate) struct Times {
     /// If set, numbers are epochs in this unit.
     pub(crate) unit: Option<EpochUnit>,
-    /// If set, text without a zone is a local time in this zone.
+    /// If set, text without a zone is a local time in this zone, and so is a time without a zone in a binary format.
     pub(crate) zone: Option<TimeZone>,
 }
 

@@ -173,7 +173,8 @@ impl CsvDecoder {
         Ok(())
     }
 
-    /// Reads the first line. If it equals the previous header, its targets are reused.
+    /// Reads the header, which is the first line that isn't empty. If it equals the previous value's header, `targets` are
+    /// reused.
     fn read_header(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
         fields.reset(0);
         if !self.skip_empty_lines(payload) {

@@ -146,8 +146,8 @@ fn make(schema: Arc<Schema>, id: Option<SchemaId>) -> Result<Made, DecodeError> 
     }
 }
 
-/// Returns the message type of a value, from the message indexes or the type reference in its frame. `behind_number` is the
-/// value from the first byte after the schema's number.
+/// Returns the message type of a value, from the message indexes or the type reference in its frame. `behind_number` are the
+/// bytes that follow the schema's number, in the value or in a header.
 pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<MessageId> {
     if let Some((_, id)) = type_ref(file, behind_number, 0) {
         return Some(id);

@@ -1,5 +1,7 @@
 //! `rows = "readings"`: a record with an array becomes one row per element, combined with the fields around the array.
 //!
+//! If the array is null or empty, the record has no rows. If it is missing, the record is rejected.
+//!
 //! The decoder of the format finds the array and the fields around it. The elements are read as JSON, because the decoders of
 //! binary formats have already rendered the array as JSON. If an array is nested in the elements of another array, one decoder
 //! of this kind finds the outer elements, and a second one, which wraps the first, finds the inner ones.

@@ -186,7 +186,7 @@ impl<'a> Scanner<'a> {
         Ok(Flags::BINARY.with(Flags::SPECIAL))
     }
 
-    /// Reads a string, from its opening quote to after its closing one.
+    /// Reads a string with its quotes. The current position must be the opening quote.
     #[inline]
     pub(crate) fn string(&mut self) -> Result<Flags, Broken> {
         self.at += 1;

@@ -239,8 +239,8 @@ fn named(key: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
     }
 }
 
-/// Returns the schema id in the key's frame, if it has one. Id 0 doesn't count: no registry assigns it, and an
-/// eight-byte integer below 2^24 begins with the same zero bytes. For the same reason ids of eight bytes count only if the
+/// Returns the schema id in the key's frame, if it has one. Id 0 doesn't count: no registry assigns it, and a key that is an
+/// eight-byte integer below 2^24 also begins with five zero bytes. For the same reason, ids of eight bytes count only if the
 /// configuration says that keys are Avro or Protobuf.
 fn registered(key: &[u8]) -> Option<u32> {
     let is_short = frame::head(key) == frame::HEAD;

@@ -6,7 +6,7 @@ use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind as Pro
 
 use crate::json::string;
 
-/// The index of a message in its file.
+/// The index of a message among all messages of a [`ProtoFile`], including imported ones.
 pub(crate) type MessageId = u32;
 
 /// The highest number of messages: far more than real schemas have.

@@ -122,10 +122,10 @@ pub enum Source {
     Ordinal,
     /// `meta = "timestamp"`
     Timestamp,
-    /// `meta = "key"`: bytes or text, as the column's type needs.
+    /// `meta = "key"`: the record's key, read as [`KeyFormat`](crate::spec::KeyFormat) says.
     Key,
-    /// `meta = "headers"`: all headers, as a jsonb object of names and their texts. A name that occurs more than once has an
-    /// array of texts.
+    /// `meta = "headers"`: all headers, as a jsonb object of names and their values. A name that occurs more than once has an
+    /// array of values. A value that isn't text is written in base64.
     Headers,
     /// `meta = "op"`, `"ts_ms"` and `"source.NAME"`: a field of Debezium's envelope itself.
     Envelope(Vec<String>),

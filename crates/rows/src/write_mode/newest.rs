@@ -1,4 +1,5 @@
-//! Picks the winner of a batch's rows with the same key, so that fewer rows are staged, sorted and discarded in Postgres.
+//! Picks the rows of a batch that may win among those with the same key. So fewer rows are staged, sorted and discarded in
+//! Postgres.
 //!
 //! Keys are compared as bytes. Equal bytes mean equal keys, whatever the type. Keys that are equal but have different
 //! bytes (`1.0` and `1.00`, or letters that a collation treats as equal) are both copied, and the merge decides. So

@@ -11,7 +11,7 @@ use crate::decode::Path;
 
 /// How many keys without a column are remembered per object.
 const LEARNED_KEYS: u16 = 256;
-/// Keys longer than this, in bytes, aren't remembered.
+/// Keys without a column aren't remembered if they are longer than this, in bytes.
 const LEARNED_KEY_LEN: usize = 64;
 /// How many bytes of a key one step compares.
 const HEAD: usize = 16;
