@@ -55,8 +55,8 @@ pub struct Merge {
     /// rollback removes the table. Only after such a change, and if records name their tables, it runs in the window's
     /// transaction.
     pub create: String,
-    /// The columns of the staging table that need the target's defaults: a row may leave them out, and each has a default that
-    /// isn't only its domain's.
+    /// The columns of the staging table that need the target's defaults: those that a row may leave out and that have a default
+    /// of their own. The default of a domain doesn't count.
     pub defaults: Vec<String>,
     /// The generated columns that the merge compares. The staging table computes them as the target does; see `computed`.
     pub computed: Vec<String>,
