@@ -47,7 +47,7 @@ struct Arguments {
     /// Further configuration of the pipeline, in TOML.
     #[arg(long, default_value = "consumers = 2")]
     pipeline: String,
-    /// The value of `limits.memory`.
+    /// The value of `limits.memory`. Ignored with `--steady`.
     #[arg(long, default_value = "256MiB")]
     memory: String,
     /// Another build of the daemon, which takes turns with this one. With `--steady`, it runs instead of this one.
@@ -56,7 +56,7 @@ struct Arguments {
     /// Numbers of partitions. Each number has a topic and turns of its own.
     #[arg(long, value_delimiter = ',', default_value = "4")]
     partitions: Vec<NonZeroU16>,
-    /// Compresses the records with LZ4.
+    /// Compresses the records with LZ4. Ignored with `--steady`.
     #[arg(long)]
     lz4: bool,
     /// Measures a steady flow of this many records per second, instead of a backlog.

@@ -46,7 +46,7 @@ fn merge(mode: Mode) -> &'static str {
     }
 }
 
-/// Writes these batches on one connection. Returns when each was committed.
+/// Writes these batches on one connection. Returns the time of each commit.
 pub(crate) async fn write(mode: Mode, connection: &mut PgConnection, batches: &[&[u8]]) -> Result<Vec<Instant>> {
     let copy = if mode == Mode::Append {
         "COPY t (id, ts, n, note) FROM STDIN (FORMAT binary)"

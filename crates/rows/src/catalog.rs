@@ -162,8 +162,8 @@ const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "
 /// The longest identifier that Postgres doesn't truncate, in bytes.
 pub const NAME_MAX: usize = 63;
 
-/// Returns whether a table can have a column with exactly this name: Postgres doesn't truncate the name, and no system column
-/// has it.
+/// Returns whether a table can have a column with exactly this name: it isn't empty, contains no NUL, is short enough not to be
+/// truncated, and isn't the name of a system column.
 pub fn can_name_a_column(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && !name.contains('\0') && !SYSTEM_COLUMNS.contains(&name)
 }

@@ -48,7 +48,7 @@ pub(crate) enum Encoding {
     Float8,
     Numeric(Option<NumericLimits>),
     Text,
-    /// varchar(n) and char(n), with n.
+    /// varchar(n) and char(n). Contains n, the highest number of characters.
     Limited(u32),
     Name,
     OneByte,
@@ -149,7 +149,7 @@ impl Encoding {
         matches!(self, Self::Json | Self::Jsonb | Self::Array(_) | Self::Point)
     }
 
-    /// Returns whether the column can store any text.
+    /// Returns whether the column is of a text type: text, varchar, char, name or citext.
     pub(crate) fn is_text(&self) -> bool {
         matches!(self, Self::Text | Self::Limited(_) | Self::Name)
     }

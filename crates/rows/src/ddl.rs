@@ -9,7 +9,8 @@ use crate::spec::{Column, RowSpec, Source, UnknownFields, WriteMode};
 /// text of the configuration is executed as SQL.
 ///
 /// # Errors
-/// If the type of a column is missing or unknown. All such columns are returned, each with its key in the configuration.
+/// If there is no mapping, if the type of a column is missing or unknown, if a column of the key isn't in the mapping, or if the
+/// key lacks the column by which the table is partitioned. All faults are returned, each with its key in the configuration.
 pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     let mut faults = Faults::of(spec.pipeline);
     let Some(columns) = spec.columns else {
@@ -64,7 +65,7 @@ pub fn make_table(spec: &RowSpec<'_>) -> Result<Vec<String>, Vec<PlanFault>> {
 }
 
 /// Returns the fillfactor clause, which is empty for write modes that don't update rows. With free space on the page, the next
-/// version of an updated row fits on the same page, and no index needs a new entry.
+/// version of an updated row fits on the same page. Then no index needs a new entry, unless an indexed column changes.
 pub fn fillfactor(mode: &WriteMode) -> String {
     match mode {
         WriteMode::Append | WriteMode::InsertNew { .. } => String::new(),
@@ -92,7 +93,8 @@ fn line(column: &Column, faults: &mut Faults) -> Option<String> {
     Some(format!("{} {sql}{}", quote_identifier(name), if *not_null { " NOT NULL" } else { "" }))
 }
 
-/// Returns the type that a column has if the mapping states none. `None` for fields and constants, whose type must be stated.
+/// Returns the type that a column gets if the mapping states none. `None` for fields, Debezium's envelope and constants, whose
+/// type must be stated.
 fn own_type(source: &Source) -> Option<&'static str> {
     match source {
         Source::Field(_) | Source::Envelope(_) | Source::Constant(_) => None,

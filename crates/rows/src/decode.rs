@@ -34,11 +34,13 @@ use crate::value::{DecodeError, Flags, Slot, Value};
 /// The path of a field from the top level, one element per level.
 pub(crate) type Path = Vec<String>;
 
-/// What the decoder does with top-level fields that no path begins with.
+/// How the decoder treats leftovers: the top-level fields that no path begins with, so that no column takes a value from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leftovers {
     Ignore,
+    /// The record is rejected as `unknown_field`.
     Refuse,
+    /// The fields are added to [`Fields::leftovers`].
     Collect,
 }
 
@@ -119,7 +121,8 @@ pub(crate) enum Decoder {
 impl Decoder {
     /// Plans the search for `paths`, which are distinct. `base` is the path to the object that holds the record's
     /// fields: `after` in Debezium's envelope, else empty. If there are `levels`, each element of the arrays at these
-    /// paths is a row (see [`RowsDecoder::new`]). Formats with a registry get their schemas from `schemas`.
+    /// paths is a row; for `levels` and `by_name`, see [`RowsDecoder::new`]. Formats with a registry get their schemas from
+    /// `schemas`.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],

@@ -1,6 +1,6 @@
 //! JSON text: a scanner that checks it, iterators over members and elements, and strings with escapes.
 //!
-//! No tree is built, and only [`members`] allocates.
+//! No tree is built, and except for errors, only the iterator [`members::Members`] allocates.
 
 pub mod members;
 pub(crate) mod scan;
@@ -9,8 +9,8 @@ pub(crate) mod string;
 use crate::value::{DecodeError, Reason, Slot, shown};
 use scan::{Broken, Fault, Scanner};
 
-/// Reads UTF-8 that is exactly one JSON number or boolean. Returns `None` for other text; the first byte decides in most cases,
-/// at almost no cost.
+/// Reads UTF-8 that is exactly one JSON number or boolean, or `-Infinity`. Returns `None` for other text; the first byte decides
+/// in most cases, at almost no cost.
 #[inline]
 pub(crate) fn literal(text: &[u8]) -> Option<Slot> {
     if !matches!(text.first(), Some(b'-' | b'0'..=b'9' | b't' | b'f')) {
@@ -22,7 +22,7 @@ pub(crate) fn literal(text: &[u8]) -> Option<Slot> {
     whole.then_some(slot)
 }
 
-/// Reads text that is one JSON value, as in a key or a header.
+/// Reads text that is one JSON value, with or without spaces around it: a key, a header, a constant of the configuration.
 pub fn document(text: &[u8]) -> Result<Slot, DecodeError> {
     if simdutf8::basic::from_utf8(text).is_err() {
         return Err(not_utf8(text, 0));

@@ -5,7 +5,8 @@
 //!
 //! - If a field is missing, its column gets the mapping's `default`; without a `default`, `missing` decides. A null field is
 //!   NULL. If the column is NOT NULL, the record is rejected here, without a round trip to Postgres.
-//! - If a field is missing and its column has a default in the table, the row leaves the column out; see [`mark`] and [`shapes`].
+//! - If a field is missing and its column has a default in the table, the row leaves the column out, unless the mapping says
+//!   otherwise; see [`mark`] and [`shapes`].
 //! - With `unknown_fields = { column = … }`, a record without unknown fields has NULL in that column, or `{}` if the column is
 //!   NOT NULL. A top-level field that a column looks into (`position.lat`) is not unknown.
 //! - A record that doesn't match `where` has no rows. A field that `where` tests is not unknown.
@@ -68,7 +69,7 @@ pub struct Encoder {
     made: Vec<u8>,
     /// The result of a column's function.
     computed: Vec<u8>,
-    /// The table that the current record names.
+    /// The name of the current row's table, if records name their tables.
     named: Vec<u8>,
     /// Unescaped text, for the comparisons of `where`.
     compared: Vec<u8>,
@@ -175,7 +176,7 @@ impl Encoder {
         }
     }
 
-    /// Appends the rows of a record: all of them or none.
+    /// Appends the rows of a record. After an error, `rows` may end with some of them, which the caller must remove.
     #[inline]
     fn rows(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         self.row = 0;
@@ -194,7 +195,7 @@ impl Encoder {
         match self.decoder.decode(payload, header, &mut self.fields) {
             Ok(true) => {}
             Ok(false) => return Ok(0),
-            // The value is a tombstone in the form of an empty envelope.
+            // The value is JSON's null or an envelope whose payload is null. Both mean a tombstone.
             Err(fault) if fault.reason == Reason::Tombstone && self.plan.deletes => {
                 return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
             }

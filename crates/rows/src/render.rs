@@ -72,7 +72,8 @@ pub(crate) fn text(value: &Value<'_>, out: &mut Vec<u8>) -> Form {
     }
 }
 
-/// Appends a scalar as JSON. Bytes become base64, and floats that JSON can't express become text.
+/// Appends a scalar as JSON. Bytes become base64, floats that JSON can't express become text, and a decimal that is too long
+/// becomes null.
 pub(crate) fn json(value: &Value<'_>, out: &mut Vec<u8>) {
     match value.kind {
         Kind::Missing | Kind::Null => out.extend_from_slice(b"null"),
@@ -128,7 +129,8 @@ fn float(number: f64, single: bool, out: &mut Vec<u8>) -> Form {
     Form::Number
 }
 
-/// Appends the year, month and day of a day since 1970, in the proleptic Gregorian calendar (Howard Hinnant's algorithm).
+/// Appends a date as year, month and day in the proleptic Gregorian calendar (Howard Hinnant's algorithm). `days` counts from
+/// 1970-01-01.
 fn day(days: i64, out: &mut Vec<u8>) {
     let shifted = i128::from(days) + 719_468;
     let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));

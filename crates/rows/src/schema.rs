@@ -92,16 +92,16 @@ pub enum Found {
     Schema(Arc<Schema>),
     /// The schema can't be loaded: the record is at fault.
     Fault(DecodeError),
-    /// The schema has been requested.
+    /// The schema isn't loaded yet. It has been requested.
     Wanted,
 }
 
 /// The schemas of a registry. A decoder looks up a schema when a record names one for which the decoder has no plan.
 pub trait Schemas: Debug + Send + Sync {
-    /// Returns what is known of a schema, and requests it from the registry if nothing is known. Doesn't wait.
+    /// Returns a schema, or why it can't be loaded. If neither is known yet, requests the schema from the registry. Doesn't wait.
     fn find(&self, id: SchemaId) -> Found;
 
-    /// Returns whether [`Self::find`] is worth another call for a schema that was unknown or unusable: the registry may have it
-    /// by now.
+    /// Returns whether [`Self::find`] should be called again for a schema for which it returned [`Found::Fault`]: the registry
+    /// may have the schema by now.
     fn forgot(&self, id: SchemaId) -> bool;
 }

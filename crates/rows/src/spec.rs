@@ -30,6 +30,6 @@ pub struct RowSpec<'a> {
     pub keep: Option<&'a RowFilter>,
     /// How to treat fields without a column.
     pub unknown_fields: &'a UnknownFields,
-    /// `batch.max_bytes`: the limit on the rows of one record, in bytes.
+    /// `batch.max_bytes`. The rows of one record after the first one may take this many bytes, or 1 MiB if that is more.
     pub max_bytes: u64,
 }

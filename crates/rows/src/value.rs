@@ -66,7 +66,7 @@ impl Flags {
     pub const MADE: Flags = Flags(32);
     /// A float of 32 bits.
     pub const SINGLE: Flags = Flags(64);
-    /// The text of a field is also a JSON number, with this `mantissa` and `exponent`.
+    /// The text of a CSV field is also a JSON number, with this `mantissa` and `exponent`.
     pub const NUMERIC: Flags = Flags(128);
     /// The JSON text is a bare `NaN`, `Infinity` or `-Infinity`, or contains one. JSON lacks these, but many programs write
     /// them.
@@ -103,7 +103,8 @@ pub struct Slot {
     pub(crate) flags: Flags,
     /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags include `INEXACT`.
     pub(crate) exponent: i32,
-    /// Where the value begins in the payload, its quotes or brackets included.
+    /// Where the value begins in the payload, its quotes or brackets included. With the flag `MADE`, where it begins in the bytes
+    /// that the decoder made.
     pub(crate) start: u32,
     pub(crate) len: u32,
     pub(crate) mantissa: u64,
@@ -188,13 +189,13 @@ pub enum Reason {
     InvalidJson,
     /// Text isn't UTF-8.
     InvalidUtf8,
-    /// The value is JSON, but not an object.
+    /// The value, or an element or line of it that should be a row, is JSON but not an object.
     NotAnObject,
     /// The value isn't valid in the pipeline's format.
     InvalidFormat,
     /// The schema that the value names is unknown, or can't be used.
     UnknownSchema,
-    /// The record has no value.
+    /// The record has no value, and such records don't delete rows. Or the record deletes a row, and doesn't say which one.
     Tombstone,
     /// The record is a change that can't be applied: `truncate`, or an unknown operation.
     UnappliedChange,
@@ -224,8 +225,8 @@ pub enum Reason {
     UnknownLabel,
     /// Postgres refused the row; the dead letter has the SQLSTATE.
     RefusedByPostgres,
-    /// The value or its row is larger than Postgres or Tidegate can handle, or the rows of one record take more bytes
-    /// than `batch.max_bytes`.
+    /// The value or its row is larger than Postgres or Tidegate can handle, or the rows of one record after the first one
+    /// take more bytes than `batch.max_bytes` and more than 1 MiB.
     TooLarge,
 }
 
@@ -312,7 +313,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// Makes a fault with this message.
+    /// Makes an error with this message.
     #[cold]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }

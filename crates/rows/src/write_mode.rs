@@ -7,12 +7,12 @@
 //! row is merged twice.
 //!
 //! - An upsert copies only those rows of a batch that may be the newest of their key; see `newest`.
-//! - Every writer merges in the order of the key, which prevents deadlocks between writers.
+//! - Every writer merges in the order of the key, so that writers don't deadlock. For an exception, see `upsert`.
 //! - The order of delivery is a column of the staging table, which COPY fills from a sequence. The physical position of a row
 //!   doesn't show the order: a small row may fill the gap that a large one left.
-//! - A column that a record lacks gets its default from Postgres. If the rows of a batch lack different columns, the
-//!   staging table has the target's defaults. So a staged row equals the row that INSERT would make of the record; see
-//!   `shaped`.
+//! - A column that a record lacks gets its default from Postgres: from the target or, if the rows of a batch lack different
+//!   columns, from the staging table, which has the target's defaults. So the row is the one that INSERT would make of the
+//!   record; see `shaped`.
 //! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,
 //!   until the record that Postgres refuses is alone in its part.
 
@@ -50,26 +50,29 @@ const OLD: &str = "tidegate_old";
 pub struct Merge {
     /// The staging table, as SQL names it.
     pub stage: String,
-    /// Creates the staging table. Runs once per connection, outside of any transaction, and before [`Self::set_defaults`] and
-    /// [`Self::add_computed`].
+    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before [`Self::set_defaults`]
+    /// and [`Self::add_computed`]; again if the target's defaults have changed. It runs outside of any transaction, so that no
+    /// rollback removes the table. Only after such a change, and if records name their tables, it runs in the window's
+    /// transaction.
     pub create: String,
-    /// The columns of the staging table that need the target's defaults: a row may leave them out, and each has a default of its
-    /// own.
+    /// The columns of the staging table that need the target's defaults: those that a row may leave out and that have a default
+    /// of their own. The default of a domain doesn't count.
     pub defaults: Vec<String>,
     /// The generated columns that the merge compares. The staging table computes them as the target does; see `computed`.
     pub computed: Vec<String>,
     /// The COPY of rows that leave no column out.
     pub copy: String,
-    /// Merges the staged rows, if they leave no column out. One statement or several, which run after [`Self::deletes`].
+    /// Merges the staged rows, for a window whose rows leave no column out. One statement or several, which run after
+    /// [`Self::deletes`].
     pub merge: String,
     /// Set if tombstones delete rows.
     pub deletes: Option<Deletes>,
     /// Empties the staging table, for the next COPY of the same transaction. A commit empties it too.
     pub clear: String,
-    /// Whether the merge may skip rows. If so, the number of rows that the merge reports is the number written, and not the
-    /// number that the COPY reports.
+    /// Whether rows that the merge skips don't count as written (mode insert_new). If so, the number of written rows is the
+    /// number that the merge reports. Otherwise it is the number of the window's rows, even if an upsert skips some of them.
     pub skips: bool,
-    /// Picks the rows that must be copied, if they leave no column out.
+    /// Picks the rows that must be copied, for a window whose rows leave no column out. `None` if all rows must be copied.
     pub newest: Option<Newest>,
 }
 

@@ -38,8 +38,8 @@ pub struct Delivery {
     pub late: bool,
 }
 
-/// A reading on its way to Kafka. The order is by arrival time, then by reading, and then the first arrival comes before a
-/// repeated one.
+/// A reading on its way to Kafka. Ordered by arrival time, then by the reading's index; a reading's first arrival comes before
+/// its repetition.
 #[derive(Debug, Clone)]
 struct Pending {
     at_ms: i64,

@@ -10,9 +10,9 @@
 //! At the other end, a customer reads the table: `customer_info` ──Sighting──▶ [`Customer`] ──▶ sentences, and the age of the
 //! readings.
 //!
-//! Everything except [`produce()`], [`create_topic`] and [`watch()`] is pure: the same spec and seed give the same bytes on any
-//! machine. The simulation never reads the clock. It starts at [`FleetSpec::start_ms`], and advances by one second whenever all
-//! vehicles have sent once.
+//! Everything except [`produce()`], [`create_topic`], [`watch()`] and [`watch_until`] is pure: the same spec and seed give the
+//! same bytes on any machine. The simulation never reads the clock. It starts at [`FleetSpec::start_ms`], and advances by one
+//! second whenever all vehicles have sent once.
 
 mod customer;
 mod delivery;
@@ -48,7 +48,7 @@ pub use topic::create_topic;
 pub use truth::{PartitionTruth, TripTruth, Truth};
 pub use watch::{WatchSpec, watch, watch_until};
 
-/// An invalid value on the command line, in place of a profile, a partitioning, a format, a compression or a tariff.
+/// A value on the command line that isn't a valid profile, partitioning, format, compression or tariff.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is not {expected}")]
 pub struct ParseError {

@@ -143,7 +143,7 @@ struct WatchArgs {
         hide_env_values = true
     )]
     database_url: String,
-    /// Ends after this many readings, or when the trip has ended.
+    /// Ends after this many new readings, or when the trip has ended.
     #[arg(long)]
     readings: Option<u64>,
     /// Ends after this many seconds.

@@ -28,7 +28,8 @@ pub struct Outcome {
     pub truth: Option<Truth>,
 }
 
-/// Runs until a limit of `spec` is reached, or until `stop` is set. Calls `progress` twice per second.
+/// Sends records until a limit of `spec` is reached, or until `stop` is set. Then waits for the acknowledgements, at most for
+/// `spec.flush_timeout`. Calls `progress` twice per second.
 ///
 /// # Errors
 /// If `spec` is invalid, the cluster can't be reached, or the topic has too few partitions. Errors are returned only
@@ -131,8 +132,8 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         self.finish()
     }
 
-    /// Serves delivery reports until `due`, and returns the time. May return half a millisecond late, because no sleep is
-    /// shorter.
+    /// Serves delivery reports until `due` or until the run is stopped, and returns the time. May return half a millisecond late,
+    /// because no sleep is shorter.
     fn wait(&mut self, due: Option<Duration>) -> Duration {
         let mut now = self.sender.now();
         while let Some(early) = due.and_then(|due| due.checked_sub(now)) {

@@ -25,7 +25,7 @@ impl Region {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     Driving,
-    /// The vehicle stands, at a light or for a passenger. This is not paused time.
+    /// The vehicle stands, for example at a light or for a passenger. This is not paused time.
     Stopped,
     /// The driver has a break, which counts as paused time in `paused_ms`.
     Paused,

@@ -92,7 +92,7 @@ impl fmt::Display for Progress {
 /// The results of a whole run. `sent` is `acked + failed - refused + unacked`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Summary {
-    /// Seconds from the first record to the last acknowledgement.
+    /// Seconds from the run's start until all sent records were acknowledged or given up, or until `flush_timeout` was over.
     pub seconds: f64,
     /// Records that were due; equals `sent + refused` unless the run was interrupted.
     pub intended: u64,
@@ -114,7 +114,7 @@ pub struct Summary {
     pub bytes: u64,
     /// Acknowledged records per second.
     pub acked_per_second: f64,
-    /// The time from a record's intended time to its sending; `None` if there is no rate.
+    /// The time from a record's intended time to its sending; `None` if there is no rate, or if no record was sent.
     pub send_delay_ms: Option<Quantiles>,
     /// The time from a record's intended time to its acknowledgement. If there is no rate, the time is counted from the
     /// sending.

@@ -140,7 +140,8 @@ impl<'a> Sender<'a> {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Serves delivery reports, and then sleeps. librdkafka's own wait would use the CPU for the rest of the millisecond.
+    /// Serves delivery reports, and then sleeps for `for_`, but at least half a millisecond and at most 50 ms. librdkafka's own
+    /// wait would use the CPU for the rest of the millisecond.
     pub(crate) fn rest(&self, for_: Duration) {
         self.serve();
         thread::sleep(for_.clamp(Duration::from_micros(500), Duration::from_millis(50)));

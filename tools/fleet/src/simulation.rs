@@ -9,7 +9,8 @@ use crate::{Reading, Region};
 /// unique.
 pub const TRIP_STRIDE: u64 = 10_000_000;
 
-/// The latest start: a century before the end of year 9999, the last year that RFC 3339 can express.
+/// The latest start, in milliseconds since the epoch: about a century before the end of year 9999, the last year that RFC 3339
+/// can express.
 const LATEST_START_MS: i64 = 250_000_000_000_000;
 
 /// The parameters of a fleet. The same parameters give the same readings.

@@ -17,9 +17,7 @@ pub struct TripTruth {
     /// The trip's id, unique in the fleet.
     pub trip_id: u64,
     pub vehicle_id: u32,
-    /// The driver of the trip.
     pub driver_id: u32,
-    /// The region of the trip.
     #[serde(serialize_with = "region")]
     pub region: Region,
     /// The time of the earliest reading, in milliseconds since the epoch; in the file it is in RFC 3339.
@@ -72,6 +70,7 @@ impl TripTruth {
     }
 }
 
+/// The number of records that were sent to a partition, and the number of distinct readings among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct PartitionTruth {
     pub sent: u64,

@@ -34,7 +34,8 @@ pub struct WatchSpec {
     pub trip_id: u64,
     /// Where the customer waits, in millionths of a degree; the middle of the vehicle's region by default.
     pub at: Option<(i64, i64)>,
-    /// The number of readings after which the watch ends.
+    /// The number of new readings after which the watch ends, not counting the first one. `None` means that only the end of the
+    /// trip ends the watch.
     pub readings: Option<u64>,
 }
 
@@ -106,7 +107,7 @@ async fn look(pool: &PgPool, trip_id: u64) -> Result<Option<Sighting>, sqlx::Err
     }))
 }
 
-/// Watches until the watch ends by itself, or until `stop` completes. Returns the summary of what was seen.
+/// Runs [`watch`] until it ends, or until `stop` completes. Returns the summary of the readings so far.
 ///
 /// # Errors
 /// As [`watch`].

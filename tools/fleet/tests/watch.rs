@@ -57,7 +57,7 @@ async fn a_customer_hears_of_each_change_and_of_the_end() {
         };
         hears("no such trip yet").await;
         write(&database, 0, 500, "driving", None).await;
-        // The row was measured hours ago. So the sentence says that there has been no news since.
+        // The row was measured at least an hour ago. So the sentence says that there has been no news since.
         hears("here, no news for").await;
         write(&database, 1, 600, "stopped", None).await;
         write(&database, 4, 600, "paused", None).await;

@@ -2,12 +2,13 @@
 
 use crate::value::Reason;
 
-/// An offset from UTC.
+/// The offset from UTC that a text states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Zone {
     None,
     /// `Z`
     Utc,
+    /// Seconds east of Greenwich.
     Seconds(i64),
 }
 
@@ -54,7 +55,7 @@ fn checked_days(year: i64, month: i64, day: i64) -> Option<i64> {
 }
 
 /// Reads `2026-01-01T00:00:00.123Z`, the layout of most telemetry, in three steps of eight bytes. Returns microseconds since
-/// 2000, or `None` for every other text, valid or not.
+/// 2000. Returns `None` for a text of another layout, even if it is a valid time, and for an invalid time.
 #[inline]
 pub(super) fn utc_millis(text: &[u8]) -> Option<i64> {
     let text: &[u8; 24] = text.try_into().ok()?;

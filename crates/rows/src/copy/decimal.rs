@@ -1,5 +1,5 @@
-//! Decimal numbers as digits, exact at any length. They serve for numbers that a mantissa of 64 bits and an exponent can't
-//! express.
+//! Decimal numbers as digits, exact at any length. They serve for numeric columns, and for numbers that a mantissa of 64 bits
+//! and an exponent can't express.
 
 /// A decimal number's parts, as text. Its value is ± `whole`.`fraction` × 10^`exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -128,7 +128,7 @@ fn compact(mut word: &str, sum: &mut Interval) -> Option<()> {
     Some(())
 }
 
-/// Reads `[-]hours:minutes[:seconds]`.
+/// Reads `hours:minutes` or `hours:minutes:seconds`, with or without a sign.
 fn clock(word: &str, sum: &mut Interval) -> Option<()> {
     let (negative, unsigned) = match word.as_bytes().first()? {
         b'-' => (true, &word[1..]),

@@ -213,7 +213,7 @@ impl Special {
     }
 }
 
-/// Reads Postgres' names for NaN and the infinities, in upper or lower case.
+/// Reads Postgres' names for NaN and the infinities. Ignores case and spaces around the name.
 pub(super) fn special(text: &[u8]) -> Option<Special> {
     let text = text.trim_ascii();
     let is = |names: &[&str]| names.iter().any(|name| text.eq_ignore_ascii_case(name.as_bytes()));
@@ -230,14 +230,14 @@ fn is_zero(lexeme: &[u8]) -> bool {
     lexeme.iter().take_while(|byte| **byte | 0x20 != b'e').all(|byte| !matches!(byte, b'1'..=b'9'))
 }
 
-/// Writes a field of fixed length, `N` bytes.
+/// Writes a field of `N` bytes. `len` must be equal to `N`.
 #[inline]
 pub(super) fn fixed<const N: usize>(len: u8, bytes: [u8; N], out: &mut Vec<u8>) {
     out.extend_from_slice(&[0, 0, 0, len]);
     out.extend_from_slice(&bytes);
 }
 
-/// Writes a field of eight bytes at once.
+/// Writes a field of eight bytes and its length with a single copy.
 #[inline]
 pub(super) fn put8(bytes: [u8; 8], out: &mut Vec<u8>) {
     let [a, b, c, d, e, f, g, h] = bytes;

@@ -17,16 +17,17 @@ use crate::value::{Flags, Kind, Reason, Value};
 pub(crate) struct Times {
     /// If set, numbers are epochs in this unit.
     pub(crate) unit: Option<EpochUnit>,
-    /// If set, text without a zone is a local time in this zone.
+    /// If set, text without a zone is a local time in this zone, and so is a time without a zone in a binary format.
     pub(crate) zone: Option<TimeZone>,
 }
 
 /// Microseconds from 1970 to 2000, the epoch of Postgres' clock.
 const EPOCH_GAP_MICROS: i64 = 946_684_800_000_000;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
-/// The limits of Postgres: 4714-11-24 BC, inclusive, and 294277-01-01, exclusive.
+/// Postgres' limits of timestamps, in microseconds since 2000: 4714-11-24 BC, inclusive, and 294277-01-01, exclusive.
 const MIN_TIMESTAMP: i64 = -211_813_488_000_000_000;
 const END_TIMESTAMP: i64 = 9_223_371_331_200_000_000;
+/// Postgres' limits of dates, in days since 2000: 4714-11-24 BC, inclusive, and 5874898-01-01, exclusive.
 const MIN_DATE: i64 = -2_451_545;
 const END_DATE: i64 = 2_145_031_949;
 
@@ -75,7 +76,8 @@ fn local_offset(micros: i64, zone: &TimeZone) -> Result<i64, Reason> {
     Ok(offset.seconds().into())
 }
 
-/// Returns the instant of a local time in a zone, in microseconds since 2000; `unix_micros` counts from 1970.
+/// Returns the instant of a local time in a zone, in microseconds since 2000. `unix_micros` is the local time, in microseconds
+/// since 1970.
 pub(super) fn of_local_micros(unix_micros: i64, zone: &TimeZone) -> Result<i64, Reason> {
     let local = of_unix_micros(unix_micros)?;
     let offset = local_offset(local, zone)?;

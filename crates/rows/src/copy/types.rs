@@ -1,4 +1,5 @@
-//! The types that have an encoder: their names in SQL and in messages, and their oids, which Postgres never changes.
+//! The scalar types of Postgres itself that have an encoder: their names in SQL and in messages, and their oids, which Postgres
+//! never changes. Enums and citext have encoders too, but their oids differ between databases.
 
 /// The modifier that may follow a type's name in parentheses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub enum Modifier {
     Precision,
 }
 
-/// A type that has an encoder.
+/// A scalar type that has an encoder.
 #[derive(Debug)]
 pub struct KnownType {
     /// `pg_type.typname`
@@ -37,7 +38,7 @@ const fn known(
     KnownType { name, oid, array_oid, aliases, modifier }
 }
 
-/// All types that have an encoder.
+/// All scalar types of Postgres itself that have an encoder.
 pub const KNOWN: &[KnownType] = &[
     known("bool", 16, 1000, &["boolean"], Modifier::None),
     known("bytea", 17, 1001, &[], Modifier::None),
@@ -88,7 +89,7 @@ pub fn by_array_oid(oid: u32) -> Option<&'static KnownType> {
 /// A parsed type name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TypeText {
-    /// The oid of the type, which is one of [`KNOWN`].
+    /// The oid of the type, which is one of [`KNOWN`]. For an array, the oid of the elements' type.
     pub oid: u32,
     /// The numbers in parentheses.
     pub modifiers: (Option<i32>, Option<i32>),
@@ -115,7 +116,7 @@ impl TypeText {
 }
 
 /// Parses the text of a type: `character varying(16)`, `numeric(10,2)[]`, `timestamp(3) with time zone`. Returns `None` for
-/// types that have no encoder, and for text that names no type.
+/// types that aren't in [`KNOWN`], for modifiers that the type doesn't allow, and for text that names no type.
 pub fn parse(text: &str) -> Option<TypeText> {
     let lower = text.trim().to_ascii_lowercase();
     let (scalar, array) = match lower.strip_suffix("[]") {

@@ -53,7 +53,7 @@ impl AvroDecoder {
         plans.wants(payload, header.map(|header| header.schema), |schema, id| plan(schema, id, paths, *leftovers, base))
     }
 
-    /// Decodes a value. `header` is what the headers say about the value's schema, if one of them names it.
+    /// Decodes a value. `header` names the value's schema, if the record has a header that does.
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],

@@ -1,7 +1,7 @@
 //! Records wrapped as `{schema, payload}`, as Kafka Connect's JSON converter writes them.
 //!
 //! The payload's fields are the fields of the record. The schema says what a number or a text means, by the names of logical
-//! types of Kafka Connect and Debezium. The schema is parsed again only if it differs from the last few schemas.
+//! types of Kafka Connect and Debezium. Up to 16 schemas are cached, so that a schema isn't parsed again for each record.
 
 use serde_json::Value as Json;
 

@@ -39,6 +39,7 @@ pub(crate) struct CsvDecoder {
     numbers_are_plain: bool,
     /// Where the next line begins.
     at: usize,
+    /// The number of the current line, for error messages. Empty lines aren't counted, nor are line feeds inside quotes.
     line: u32,
 }
 
@@ -100,7 +101,7 @@ impl CsvDecoder {
         self.next(payload, fields)
     }
 
-    /// Decodes the next line that isn't empty.
+    /// Decodes the next line that isn't empty. Returns whether there is one.
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         fields.reset(self.names.len());
         if !self.skip_empty_lines(payload) {
@@ -172,7 +173,8 @@ impl CsvDecoder {
         Ok(())
     }
 
-    /// Reads the first line. If it equals the previous header, its targets are reused.
+    /// Reads the header, which is the first line that isn't empty. If it equals the previous value's header, `targets` are
+    /// reused.
     fn read_header(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
         fields.reset(0);
         if !self.skip_empty_lines(payload) {

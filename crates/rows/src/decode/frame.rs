@@ -9,7 +9,7 @@ use tidegate_protocol::record::Headers;
 use crate::schema::SchemaId;
 use crate::value::{DecodeError, Reason, shown};
 
-/// The length of the zero byte and the schema id.
+/// The length of the zero byte and an id of four bytes.
 pub(crate) const HEAD: usize = 5;
 
 /// The length of the zero byte and an id of eight bytes.
@@ -24,8 +24,9 @@ pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
     }
 }
 
-/// Returns the length of a framed value's prefix, without Protobuf's message indexes. No registry assigns the id 0, so four
-/// zero bytes are the first half of an id of eight bytes. Apicurio's own readers tell the two forms apart in the same way.
+/// Returns the length of a framed value's prefix, without Protobuf's message indexes. No registry assigns the id 0. So if four
+/// zero bytes follow the first byte, they are the first half of an id of eight bytes. Apicurio's own readers tell the two forms
+/// apart in the same way.
 #[inline]
 pub(crate) fn head(payload: &[u8]) -> usize {
     match payload {

@@ -26,8 +26,8 @@ pub(crate) struct JsonDecoder {
     keys: Keys,
     slots: usize,
     leftovers: Leftovers,
-    /// The node of the object from which leftovers are collected: the members from which no column takes a value. `u16::MAX` if
-    /// no path looks into that object; then nothing is collected.
+    /// The node of the object whose members can be leftovers. A leftover is a member from which no column takes a value.
+    /// `u16::MAX` if no path looks into that object; then no member is a leftover.
     top: u16,
     /// The slot for a whole array element, if a column takes it. The element may then be any value, not only an object.
     whole: Option<u16>,
@@ -51,11 +51,12 @@ impl JsonDecoder {
         }
     }
 
-    /// Makes a decoder that collects leftovers from the object at `base`, if a path looks into that object.
+    /// Makes a decoder for which the leftovers are members of the object at `base`. If no path looks into that object, there are
+    /// no leftovers.
     pub(crate) fn within(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this = Self::new(paths, leftovers);
-        // An object has a node only if a path looks into it. Without a node, the decoder can't recognize the object, and
-        // collects no leftovers.
+        // An object has a node only if a path looks into it. Without a node, the decoder can't recognize the object, and so
+        // finds no leftovers in it.
         this.top = base.iter().try_fold(0, |node, name| this.keys.node(node, name.as_bytes())).unwrap_or(u16::MAX);
         this
     }

@@ -1,7 +1,9 @@
 //! Protobuf: a plan is made once per message type. It says which fields the columns need, and each record is then decoded in
 //! one pass through its bytes.
 //!
-//! With a registry, each record names its schema and the message in it; with a local file, the configuration names the message.
+//! With a registry, each record names its schema and the message in it. With a local file, the configuration names the message.
+//! If it names none, a frame names the message; without a frame, it is the file's first message.
+//!
 //! If a record lacks a proto3 field without presence, the field has its default, as the format says: zero, the empty text, the
 //! first name of an enum, an empty list. If it lacks a field with presence (`optional`, messages, `oneof`), the field is
 //! missing.
@@ -70,7 +72,7 @@ impl ProtobufDecoder {
         self.plans.wants(payload, header.map(|header| header.schema), make)
     }
 
-    /// Decodes a value. `header` is what the headers say about the value's schema, if one of them names it.
+    /// Decodes a value. `header` names the value's schema, if the record has a header that does.
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],
@@ -144,8 +146,8 @@ fn make(schema: Arc<Schema>, id: Option<SchemaId>) -> Result<Made, DecodeError> 
     }
 }
 
-/// Returns the message type of a value, from the message indexes or the type reference in its frame. `behind_number` is the
-/// value from the first byte after the schema's number.
+/// Returns the message type of a value, from the message indexes or the type reference in its frame. `behind_number` are the
+/// bytes that follow the schema's number, in the value or in a header.
 pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<MessageId> {
     if let Some((_, id)) = type_ref(file, behind_number, 0) {
         return Some(id);

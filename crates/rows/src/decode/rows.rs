@@ -1,5 +1,7 @@
 //! `rows = "readings"`: a record with an array becomes one row per element, combined with the fields around the array.
 //!
+//! If the array is null or empty, the record has no rows. If it is missing, the record is rejected.
+//!
 //! The decoder of the format finds the array and the fields around it. The elements are read as JSON, because the decoders of
 //! binary formats have already rendered the array as JSON. If an array is nested in the elements of another array, one decoder
 //! of this kind finds the outer elements, and a second one, which wraps the first, finds the inner ones.
@@ -16,7 +18,9 @@ use crate::value::{DecodeError, Flags, Kind, Reason, Slot, shown};
 /// Where a row's slot comes from.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
+    /// A field around the array. The number is its slot in the inner decoder.
     Around(u16),
+    /// A field of the element. The number is its slot in the decoder of elements.
     Element(u16),
     /// The element's field, or the field around the array if the element lacks it.
     Either(u16, u16),
@@ -47,7 +51,7 @@ pub(crate) struct RowsDecoder {
 
 impl RowsDecoder {
     /// Plans the search for `paths`. `levels` has the path of at least one array; each further array lies in the elements of
-    /// the one before it. With `by_name`, a field is taken from the element if the element has it, otherwise from around the
+    /// the one before it. With `by_name`, a path of one name is looked up in the element, and if the element lacks it, around the
     /// array.
     pub(crate) fn new(
         format: &Decode,

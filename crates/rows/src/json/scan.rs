@@ -33,7 +33,8 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 const POW10: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 /// A `u64` holds any number with this many digits.
 const EXACT_DIGITS: u32 = 19;
-/// Exponents are clamped to this: it is far beyond the limits of any column, and adding to it can't overflow.
+/// The number of digits after the point is clamped to this, and a written exponent to a sixteenth of it. Both are far beyond the
+/// limits of any column, and their sum can't overflow.
 const EXPONENT_LIMIT: i32 = 1 << 28;
 
 impl<'a> Scanner<'a> {
@@ -96,7 +97,7 @@ impl<'a> Scanner<'a> {
         slot.len = (self.at - start) as u32;
     }
 
-    /// Advances to the first of three bytes or a NUL, or to the end.
+    /// Advances to the next byte that is one of `stops` or a NUL, or to the end of the text.
     #[inline]
     pub(crate) fn find(&mut self, stops: [u8; 3]) {
         let [a, b, c] = stops.map(|stop| ONES * u64::from(stop));
@@ -185,7 +186,7 @@ impl<'a> Scanner<'a> {
         Ok(Flags::BINARY.with(Flags::SPECIAL))
     }
 
-    /// Reads a string, from its opening quote to after its closing one.
+    /// Reads a string with its quotes. The current position must be the opening quote.
     #[inline]
     pub(crate) fn string(&mut self) -> Result<Flags, Broken> {
         self.at += 1;

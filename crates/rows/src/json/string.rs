@@ -42,8 +42,8 @@ fn scalar(rest: &[u8]) -> (char, usize) {
     }
 }
 
-/// Appends JSON text in which every escape of a NUL is removed or replaced by U+FFFD. The text `\\u0000`, a backslash followed
-/// by letters, is kept.
+/// Appends JSON text without escapes of NULs: each is removed or, if `replace` is set, becomes the escape of U+FFFD. The text
+/// `\\u0000` is an escaped backslash, and is kept.
 pub(crate) fn without_nul_escapes(text: &[u8], replace: bool, out: &mut Vec<u8>) {
     let mut rest = text;
     while let Some(plain) = memchr::memchr(b'\\', rest) {
@@ -63,7 +63,7 @@ pub(crate) fn without_nul_escapes(text: &[u8], replace: bool, out: &mut Vec<u8>)
     out.extend_from_slice(rest);
 }
 
-/// Appends text as a JSON string. A NUL becomes its escape.
+/// Appends text as a JSON string. Quotes, backslashes and control characters are escaped.
 pub(crate) fn quote(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     for byte in text {

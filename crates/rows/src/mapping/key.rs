@@ -115,7 +115,7 @@ impl KeyReader {
         self.avro.is_some() || self.protobuf.is_some()
     }
 
-    /// Reads a key. `header` is what the headers say about the key's schema, if one of them names it.
+    /// Reads a key. `header` names the key's schema, if the record has a header that does.
     ///
     /// # Errors
     /// If the key isn't what its format says.
@@ -239,8 +239,8 @@ fn named(key: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
     }
 }
 
-/// Returns the schema id in the key's frame, if it has one. Id 0 doesn't count: no registry assigns it, and an
-/// eight-byte integer below 2^24 begins with the same zero bytes. For the same reason ids of eight bytes count only if the
+/// Returns the schema id in the key's frame, if it has one. Id 0 doesn't count: no registry assigns it, and a key that is an
+/// eight-byte integer below 2^24 also begins with five zero bytes. For the same reason, ids of eight bytes count only if the
 /// configuration says that keys are Avro or Protobuf.
 fn registered(key: &[u8]) -> Option<u32> {
     let is_short = frame::head(key) == frame::HEAD;

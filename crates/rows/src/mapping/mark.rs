@@ -30,7 +30,7 @@ impl Mark {
         Self { start: rows.len(), mask_bytes, table }
     }
 
-    /// Marks that the row has no field for a column.
+    /// Marks that the row has no field for a column, and lowers the row's count of fields by one.
     pub(super) fn leave_out(self, bit: u16, rows: &mut [u8]) {
         let (byte, bit) = place(bit);
         rows[self.start - self.mask_bytes + byte] |= bit;

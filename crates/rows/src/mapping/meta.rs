@@ -200,7 +200,8 @@ fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>,
     Ok(read)
 }
 
-/// Returns a field as `where` compares it. A field of CSV that looks like a number or a boolean is compared as that JSON value.
+/// Returns a field as `where` compares it. A CSV field or raw value that is a JSON number or boolean is compared as that value,
+/// and any other as text.
 pub(super) fn compared(value: Value<'_>) -> Value<'_> {
     if value.kind != Kind::Lexical {
         return value;

@@ -254,10 +254,10 @@ impl Plan {
         Self { schemas: schemas.map(|schemas| schemas as Arc<dyn Schemas>), ..self }
     }
 
-    /// Plans the rows of a pipeline whose records name their table. `catalogs` are the tables that exist; their plans share one
-    /// order of slots. If the mapping is wrong for a table, the table receives no rows, and its records are rejected with the
-    /// reason. The tables in `refused` receive no rows either. Returns the plan, and the tables that receive rows, in the order
-    /// of their indexes.
+    /// Plans the rows of a pipeline whose records name their table. `catalogs` are the tables that exist; their plans use the
+    /// same slots. If the mapping is wrong for a table, the table receives no rows, and its records are rejected with the reason.
+    /// The tables in `refused` receive no rows either. Returns the plan, and the tables that receive rows, in the order of their
+    /// indexes.
     ///
     /// # Errors
     /// If there are faults that don't depend on a table.
@@ -363,7 +363,8 @@ impl Plan {
         self
     }
 
-    /// Returns whether a column takes the top-level field of this name, or a part of it.
+    /// Returns whether the plan reads the top-level field of this name, or a part of it: for a column, for a filter, or for the
+    /// table's name.
     pub fn reads(&self, field: &str) -> bool {
         let below = |path: &Path| path.strip_prefix(self.base.as_slice()).and_then(|path| path.first().cloned());
         self.paths.iter().any(|path| below(path).is_some_and(|name| name == field))

@@ -1,5 +1,6 @@
-//! Counts how many rows lack the field of each column. A row counts if it was decoded, matches the row filter and isn't a
-//! delete, even if it is rejected afterwards.
+//! Counts how many rows lack the field of each column. A row counts as soon as the encoder begins to write its columns, even if a
+//! column rejects it. So rows that the row filter drops don't count, nor do deletes, rows with a new field (`evolve`), and rows
+//! that name no valid table.
 
 use crate::decode::{Fields, Path};
 use crate::mapping::plan::{Feed, Plan, PlannedColumn, WhenMissing};
@@ -20,7 +21,8 @@ pub struct MissingField<'a> {
     pub column: &'a str,
     /// The field's path, as a mapping writes it.
     pub path: &'a [String],
-    /// Whether a missing field means something other than NULL: a default of the mapping or the table, or a dead letter.
+    /// Whether a missing field means something other than NULL: a default of the mapping or the table, the kept value of an
+    /// existing row, or a dead letter.
     pub has_default: bool,
     /// How many rows lacked the field.
     pub rows: u64,

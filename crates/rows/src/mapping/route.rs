@@ -93,7 +93,7 @@ impl Router {
         self.refused.insert(key(table), why);
     }
 
-    /// Forbids adding tables from now on.
+    /// Notes that `max_tables` tables receive rows. From now on, [`Self::unknown`] returns no further table.
     pub(super) fn close(&mut self) {
         self.is_full = true;
     }

@@ -1,5 +1,5 @@
-//! Records without a value. They are rejected, or, in mode upsert with `deletes`, encoded as a row with the key and a delete
-//! mark.
+//! Records that delete a row, in mode upsert with `deletes`: they become a row with the key and a delete mark. They have no value
+//! (tombstones), or delete by their value. In other modes, a record without a value is rejected.
 
 use tidegate_protocol::record::Record;
 
@@ -107,7 +107,7 @@ impl Encoder {
                 (feed, ..) => meta::value(feed, record, &self.fields, &mut self.made)?,
             };
             let value = match (&column.feed, payload) {
-                // The value has a null here, and the record's key has nothing to replace it.
+                // The record's key has no value for this column. Use the null of the record's value, if it has one.
                 (Feed::Field(slot), Some(payload)) if value.kind == Kind::Missing => self.fields.value(*slot, payload),
                 _ => value,
             };

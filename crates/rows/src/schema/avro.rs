@@ -31,7 +31,8 @@ pub(crate) enum AvroNode {
     Text,
     Fixed(usize),
     Enum(Vec<Box<str>>),
-    /// An unscaled number, in bytes or in a fixed number of bytes, times 10^exponent.
+    /// An unscaled number times 10^`exponent`. `fixed` is the number's length in bytes; `None` if the value begins with its
+    /// length.
     Decimal {
         fixed: Option<usize>,
         exponent: i32,

@@ -70,7 +70,7 @@ fn of_avro(schema: &AvroSchema, id: NodeId, depth: usize, left: &mut usize) -> O
         AvroNode::Named { logical, .. } | AvroNode::NamedText(logical) => match logical {
             Logical::Day => "date",
             Logical::Clock(_) => "time",
-            // A logical type of Debezium: the source column had no zone.
+            // Debezium uses such a type only if the source column has no zone.
             Logical::Instant(_) => "timestamp",
             Logical::Span(_) => "interval",
             Logical::Decimal(_) | Logical::VariableDecimal => "numeric",

@@ -6,7 +6,7 @@ use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind as Pro
 
 use crate::json::string;
 
-/// The index of a message in its file.
+/// The index of a message among all messages of a [`ProtoFile`], including imported ones.
 pub(crate) type MessageId = u32;
 
 /// The highest number of messages: far more than real schemas have.
@@ -78,7 +78,7 @@ pub(crate) struct Message {
     pub(crate) name: String,
     pub(crate) fields: Vec<ProtobufField>,
     pub(crate) known: Known,
-    /// For each small field number, the index of the field plus 1; 0 if there is no such field.
+    /// For each field number below 256, the index of the field plus 1; 0 if there is no such field.
     dense: Vec<u16>,
 }
 
@@ -115,6 +115,7 @@ impl Enum {
 pub(crate) struct ProtoFile {
     messages: Vec<Message>,
     enums: Vec<Enum>,
+    /// All messages, including imported ones, by their names with the package.
     names: HashMap<String, MessageId>,
     /// The file's own messages by their message indexes, from the outermost message to the innermost.
     indexes: HashMap<Vec<i64>, MessageId>,
@@ -123,10 +124,10 @@ pub(crate) struct ProtoFile {
 }
 
 impl ProtoFile {
-    /// Takes a file with all its messages from the pool.
+    /// Converts a file of the pool, together with all messages and enums of the pool.
     ///
     /// # Errors
-    /// If the file doesn't exist, or exceeds a limit.
+    /// If the pool doesn't have the file, has too many messages, or has a message with too many fields.
     pub(crate) fn new(pool: &DescriptorPool, file: &str) -> Result<Self, String> {
         let main = pool.get_file_by_name(file).ok_or_else(|| format!("there is no file {file:?} in it"))?;
         let all: Vec<MessageDescriptor> = pool.all_messages().collect();
@@ -179,7 +180,7 @@ impl ProtoFile {
         self.by_indexes(&[0]).filter(|_| self.outermost.len() == 1)
     }
 
-    /// Returns whether a message of this name, with its package, exists.
+    /// Returns whether the file or one that it imports has a message of this name, which is given with the package.
     pub(crate) fn has_message(&self, name: &str) -> bool {
         self.names.contains_key(name)
     }

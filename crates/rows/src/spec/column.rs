@@ -12,9 +12,9 @@ pub struct Column {
     /// The column's name in the table.
     pub name: String,
     pub source: Source,
-    /// `type = "timestamptz"`. Used to create the table, and compared with the catalog if the table exists. The type is always
-    /// Postgres' own name with its modifier, so the part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`,
-    /// `numeric(10,2)`.
+    /// `type = "timestamptz"`. Used to create the table, and compared with the catalog if the table exists. The configuration
+    /// replaces other names of a type by Postgres' own: `float8`, `varchar(16)`, `numeric(10,2)[]`. So the part before `(` or `[`
+    /// is a `pg_type.typname`.
     pub type_name: Option<String>,
     /// `unit`: numbers are epochs in this unit.
     pub unit: Option<EpochUnit>,
@@ -26,7 +26,7 @@ pub struct Column {
     pub missing: Option<Missing>,
     /// `keep = …`: text by which a record says that it leaves the value out, such as Debezium's `__debezium_unavailable_value`.
     /// The text may also be the only element of an array, be spelled as the bytes of an array of numbers, or be a map from the
-    /// text to itself. A field with this text counts as missing. In mode upsert it is used together with [`Missing::Keep`].
+    /// text to itself. A field with this text counts as missing. `missing` is then always [`Missing::Keep`].
     pub keep: Option<String>,
     /// `nul = …`: how a NUL in text is handled.
     pub nul: NulPolicy,
@@ -81,7 +81,8 @@ pub struct Aggregate {
 }
 
 /// The values of `aggregate`. `first` and `last` ignore records without `by`; the others ignore records whose field is missing or
-/// null. If no record of a key counts, the result for this key is NULL, or 0 for `count`.
+/// null. If no record of a key counts, the result for this key is NULL. For `count`, and for a `sum` in a column that is NOT
+/// NULL, it is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateFunction {
     /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the
@@ -121,10 +122,10 @@ pub enum Source {
     Ordinal,
     /// `meta = "timestamp"`
     Timestamp,
-    /// `meta = "key"`: bytes or text, as the column's type needs.
+    /// `meta = "key"`: the record's key, read as [`KeyFormat`](crate::spec::KeyFormat) says.
     Key,
-    /// `meta = "headers"`: all headers, as a jsonb object of names and their texts. A name that occurs more than once has an
-    /// array of texts.
+    /// `meta = "headers"`: all headers, as a jsonb object of names and their values. A name that occurs more than once has an
+    /// array of values. A value that isn't text is written in base64.
     Headers,
     /// `meta = "op"`, `"ts_ms"` and `"source.NAME"`: a field of Debezium's envelope itself.
     Envelope(Vec<String>),
@@ -146,9 +147,11 @@ pub enum EpochUnit {
     Nanos,
 }
 
-/// The values of `missing`: what a column gets from a record without the column's field. If `missing` isn't configured, a column
-/// that has a default in the table gets this default (in mode upsert, [`Missing::Keep`] applies). [`Missing::Null`] applies to
-/// every other column.
+/// The values of `missing`: what a column gets from a record without the column's field. If `missing` isn't configured, the
+/// table decides. For a column with a default in the table, [`Missing::Default`] applies, or [`Missing::Keep`] in mode upsert.
+/// But an upsert can't keep a column that decides which row is written (one of the key, `newer_by`, or a column from which
+/// Postgres computes one of these): such a column gets its default. For a column without a default, or with an aggregate,
+/// [`Missing::Null`] applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// The column's default in the table, as with INSERT; NULL if the table has none. An upsert also sets an existing row's

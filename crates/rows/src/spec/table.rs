@@ -36,7 +36,7 @@ impl Table {
 /// How rows are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteMode {
-    /// `append`: COPY directly into the table.
+    /// `append`: each row is added. If possible, COPY writes directly into the table.
     Append,
     /// `insert_new`: a row whose key exists in the table is skipped. If no key is configured, a row that violates any unique
     /// constraint is skipped.
@@ -91,6 +91,6 @@ pub enum UnknownFields {
     Ignore,
     /// The record is a dead letter.
     DeadLetter,
-    /// Top-level fields without a column are written as an object into this jsonb column.
+    /// Top-level fields without a column are written as an object into this column, whose type is jsonb or json.
     Column(String),
 }

@@ -42,7 +42,7 @@ pub(super) fn sql(
         let (old, new) = (format!("{OLD}.{name}"), format!("EXCLUDED.{name}"));
         match function {
             AggregateFunction::Sum => {
-                // The sum is NULL if no record of the batch gives a value. A NOT NULL column needs 0 instead.
+                // The sum is NULL if no record of the key in the batch gives a value. A NOT NULL column needs 0 instead.
                 let not_null = target(column, catalog).is_some_and(|target| target.not_null);
                 let sum = if not_null {
                     format!("coalesce(sum({name}), {})", zero(column, catalog))

@@ -10,7 +10,8 @@ use super::quoted;
 const SUMMED: &[&str] = &["int2", "int4", "int8", "numeric", "float4", "float8", "interval"];
 /// Types that can hold a count.
 const COUNTED: &[&str] = &["int2", "int4", "int8", "numeric"];
-/// Types with a minimum and a maximum in Postgres, besides enums and arrays.
+/// Scalar types for which `min` and `max` are accepted: Postgres has these aggregates for them. Enums and arrays are accepted
+/// too.
 const ORDERED: &[&str] = &[
     "int2",
     "int4",

@@ -1,7 +1,8 @@
 //! Generated columns that a merge compares: in the key, `newer_by` or `sort_by`. Records have no values for such a column. So the
 //! staging table has the column too, with the target's expression, and Postgres computes it for each staged row. The columns that
-//! the expression reads decide which row is written. So the rules of key columns apply to them: a missing field means the
-//! default, and a record that deletes must have a value for each of them.
+//! the expression reads decide which row is written. So an upsert can't keep their values (`missing = "keep"`): if a field is
+//! missing, its column gets the default. If the generated column is part of an upsert's key, a record that deletes must have a
+//! value for each of these columns.
 
 use crate::catalog::{Catalog, CatalogColumn, Generated};
 use crate::fault::Faults;
@@ -25,7 +26,7 @@ pub(crate) fn key_inputs(table: &Table, catalog: &Catalog) -> Vec<String> {
     of_key.filter_map(|column| column.generated.as_ref()).flat_map(|generated| generated.from.clone()).collect()
 }
 
-/// Returns the columns that a merge compares, each with its place in the configuration.
+/// Returns the columns that a merge compares, each with its configuration key.
 fn compared(table: &Table) -> impl Iterator<Item = (&'static str, &String)> {
     let newer_by = match &table.mode {
         WriteMode::Upsert { newer_by, .. } => newer_by.as_ref(),
@@ -36,8 +37,9 @@ fn compared(table: &Table) -> impl Iterator<Item = (&'static str, &String)> {
         .chain(table.sort_by.iter().map(|name| ("table.sort_by", name)))
 }
 
-/// Reports compared columns that are neither in the rows nor computed by Postgres from columns of the rows. Returns whether it
-/// reported any.
+/// Reports compared columns that are neither in the rows nor computed by Postgres from columns of the rows, and generated columns
+/// that a merge can't compare. Returns whether it reported any. Also reports `missing = "keep"` for a column from which a
+/// compared column is computed; this doesn't change the result.
 pub(super) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults) -> bool {
     let mut found = false;
     for (place, name) in compared(spec.table) {

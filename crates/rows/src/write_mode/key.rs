@@ -48,7 +48,7 @@ impl<'a> Key<'a> {
     /// Returns the condition that a row of the table has the key of a staged row. Each combination of columns that are NULL is
     /// a condition of its own, which finds one row by the index. A condition per column would read all rows that have NULL in
     /// the index's first column, for each staged row. If more than [`NULLABLE_IN_INDEX`] columns are nullable, only
-    /// the first ones in the index are combined. Each combination compares the other columns by IS NOT DISTINCT FROM:
+    /// the first ones in the index are combined. Each combination compares the other nullable columns by IS NOT DISTINCT FROM:
     /// it finds rows by the index, and then keeps the one row that is equal in these columns too.
     pub(super) fn finds(&self, table: &str, staged: &str) -> String {
         let (in_index, behind) = self.nullable.split_at(self.nullable.len().min(NULLABLE_IN_INDEX));

@@ -1,4 +1,5 @@
-//! Picks the winner of a batch's rows with the same key, so that fewer rows are staged, sorted and discarded in Postgres.
+//! Picks the rows of a batch that may win among those with the same key. So fewer rows are staged, sorted and discarded in
+//! Postgres.
 //!
 //! Keys are compared as bytes. Equal bytes mean equal keys, whatever the type. Keys that are equal but have different
 //! bytes (`1.0` and `1.00`, or letters that a collation treats as equal) are both copied, and the merge decides. So
@@ -37,8 +38,8 @@ struct Seen<'a> {
 }
 
 impl Newest {
-    /// Returns how the rows of an upsert are compared. `None` for every other mode, for `newer_by` together with `deletes`, and
-    /// if only Postgres can tell which row is newer.
+    /// Returns how the rows of an upsert are compared. `None` for every other mode, for `newer_by` together with `deletes`, if
+    /// the rows lack a column of the key or `newer_by`, and if only Postgres can tell which row is newer.
     pub(super) fn of(mode: &WriteMode, columns: &[&str], catalog: &Catalog) -> Option<Self> {
         let WriteMode::Upsert { key, newer_by, deletes } = mode else { return None };
         let place = |name: &str| columns.iter().position(|column| *column == name);

@@ -1,5 +1,5 @@
-//! Computes the partitions of a table that is partitioned by time: which partition a time belongs to, what it is called, which
-//! ones are due and which have expired. No I/O.
+//! Computes the partitions of a table that is partitioned by time: the partition to which a time belongs, its name, and which
+//! partitions are due or have expired. No I/O.
 
 use std::collections::BTreeSet;
 

@@ -1,12 +1,13 @@
-//! Windows whose rows leave out different columns. A shape is the set of columns that a row leaves out. There is one
-//! COPY into the staging table per shape, and one merge for all of them.
+//! The statements for a window of a table whose rows may leave columns out. A shape is the set of columns that a row leaves out.
+//! The rows of one shape are a group. There is one COPY into the staging table per group, and one merge for all groups.
 //!
 //! - A column that all rows of the window leave out is not part of the merge. So a new row gets the column's default
-//!   from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is reset to its default.
+//!   from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is reset to its default, as
+//!   `missing` says.
 //! - A column that only some rows leave out gets its default in the staging table. So does every column that the merge
 //!   compares (one of the key, `newer_by` or `sort_by`), even if all rows leave it out.
-//! - If there are several shapes, each row carries its number in the order of delivery. The sequence of the staging
-//!   table can't number the rows, because the shapes are copied one after the other.
+//! - If there are several groups, each row carries its number in the order of delivery. The sequence of the staging
+//!   table can't number the rows, because the groups are copied one after the other.
 
 use super::newest::Newest;
 use super::{Deletes, LEFT_OUT, MergeTarget, ORDER, Staged};
@@ -20,7 +21,7 @@ use crate::spec::WriteMode;
 pub struct Group<'a> {
     /// The bits of the columns that the rows leave out.
     pub mask: &'a [u8],
-    /// Whether all rows are tombstones. Only the key's columns of a tombstone matter.
+    /// Whether all rows are tombstones. Of a tombstone, the merge uses only the columns of the key.
     pub tombstones: bool,
 }
 

@@ -27,8 +27,9 @@ pub(super) struct Upsert<'a> {
 }
 
 impl Upsert<'_> {
-    /// Returns the statements of the merge. The result is as if each record were applied in the order of delivery: a key's last
-    /// tombstone deletes the row and everything that was merged into it, and a record after the tombstone makes a new row.
+    /// Returns the statements of the merge. The result is as if each record were applied in the order of delivery. So a key's
+    /// last tombstone deletes the table's row and cancels the batch's earlier records of the key, and a later record makes a new
+    /// row.
     ///
     /// If the batch deletes rows or keeps columns, the table's rows whose keys are in the batch are locked first, in the order of
     /// the key. A key that isn't in the table can't be locked. So if two writers insert the same new keys and delete others,
@@ -69,7 +70,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Deletes rows, and returns how many of the deleted keys had no row, neither in the table nor in the batch.
+    /// Returns the statement that deletes rows. Its result is the number of deleted keys that had no row, neither in the table
+    /// nor in the batch.
     fn delete(&self) -> String {
         let (table, stage, key) = (self.table, self.stage, quoted(self.key.columns));
         let returned: Vec<_> =
@@ -107,8 +109,8 @@ impl Upsert<'_> {
         Some(format!("({OLD}.{newer} IS NULL OR {new}.{newer} >= {OLD}.{newer})"))
     }
 
-    /// Inserts or updates one row per key, in the order of the key. A second row of a key in the same statement would
-    /// fail with "ON CONFLICT DO UPDATE command cannot affect row a second time".
+    /// Returns the statement that inserts or updates one row per key, in the order of the key. A second row of a key in the same
+    /// statement would fail with "ON CONFLICT DO UPDATE command cannot affect row a second time".
     fn insert_or_update(&self) -> String {
         let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key.columns));
         let rows = if self.deletes {
@@ -129,9 +131,10 @@ impl Upsert<'_> {
         format!("{insert} {rows} ORDER BY {key}, {precedence} ON CONFLICT ({key}) DO {action}")
     }
 
-    /// Combines the staged rows of each key into one: the winner's row, but each kept column has the last value that a record
-    /// gave it. With `newer_by`, leaves out a record that is older than the table's row, or older than an earlier record of its
-    /// key: if the records were applied one by one, such a record would be skipped.
+    /// Returns the statement that combines the staged rows of each key into one. It is the winner's row, but each kept column has
+    /// the value of the last record that has one. With `newer_by`, the statement leaves out a record that is older than the
+    /// table's row, or older than an earlier record of its key: if the records were applied one by one, such a record would be
+    /// skipped.
     fn fold(&self) -> String {
         let (stage, key, precedence) = (self.stage, quoted(self.key.columns), self.precedence());
         let mut rows = match self.deletes {
@@ -176,7 +179,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Inserts the combined rows whose key the table doesn't have, and leaves the others in the staging table.
+    /// Returns the statement that inserts the combined rows whose key the table doesn't have. It leaves the other rows in the
+    /// staging table.
     fn insert_new(&self) -> String {
         let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key.columns));
         let returned: Vec<_> =
@@ -190,8 +194,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Updates the rows that exist. It is a separate statement, so that it sees rows that another writer inserted in the
-    /// meantime.
+    /// Returns the statement that updates the rows that exist; `None` if there is no column to set. It is a separate statement,
+    /// so that it sees rows that another writer inserted in the meantime.
     fn update(&self) -> Option<String> {
         let set = |column: &&str| {
             let quoted = quote_identifier(column);

@@ -150,12 +150,12 @@ pub(crate) fn fields(row: &[u8]) -> Vec<Option<Vec<u8>>> {
     fields
 }
 
-/// Encodes the field `v` of a value into a column `v` of this type. Returns the field's bytes.
+/// Encodes `value`, the JSON text of a field, for a column of this type. Returns the field's bytes; `None` is NULL.
 pub(crate) fn encode_one(type_text: &str, value: &str) -> Result<Option<Vec<u8>>, EncodeError> {
     encode_with(mapped("v", "v"), type_text, value)
 }
 
-/// Like [`encode_one`], but with this mapping.
+/// Like [`encode_one`], but with this mapping, which must take the field `v`.
 pub(crate) fn encode_with(mapped: Column, type_text: &str, value: &str) -> Result<Option<Vec<u8>>, EncodeError> {
     let name = mapped.name.clone();
     let mut encoder = encoder(&pipeline(Some(vec![mapped])), &catalog(vec![column(&name, type_text)])).expect("a plan");

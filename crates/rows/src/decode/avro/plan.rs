@@ -35,6 +35,7 @@ pub(super) enum PlannedValue {
 /// The plan for values of one schema.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct AvroPlan {
+    /// The values from which columns take parts. [`FieldTarget::Into`] and [`FieldTarget::Both`] contain indexes of this list.
     pub(super) places: Vec<PlannedValue>,
     pub(super) root: FieldTarget,
     /// The name of the schema's first field that no column takes, if records with such fields are rejected.
@@ -89,6 +90,7 @@ impl AvroPlan {
         }
     }
 
+    /// Plans a record, a map or a union from which columns take parts. Returns its index in `places`; `None` for other types.
     fn place(
         &mut self,
         schema: &AvroSchema,

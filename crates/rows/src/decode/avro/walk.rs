@@ -32,7 +32,9 @@ pub(super) struct AvroWalk<'w> {
     pub(super) at: usize,
     pub(super) fields: &'w mut Fields,
     pub(super) what: &'static str,
+    /// How many further elements arrays and maps may have.
     elements: usize,
+    /// The limit on the length of [`Fields::made`], in bytes.
     made_limit: usize,
     /// Whether text that became JSON contained a NUL.
     nul: bool,
@@ -176,7 +178,8 @@ impl<'w> AvroWalk<'w> {
         }
     }
 
-    /// Decodes a scalar that `value` doesn't handle itself.
+    /// Decodes a value that is neither an enum nor a record, an array, a map or a union. `value` calls it for the types that it
+    /// doesn't decode itself.
     fn scalar(&mut self, node: &AvroNode) -> Result<Slot, Broken> {
         Ok(match node {
             AvroNode::Null => Slot::NULL,
@@ -338,7 +341,7 @@ impl<'w> AvroWalk<'w> {
                 let start = self.fields.made.len();
                 let slot = self.named_text(Logical::Json)?;
                 self.nul |= slot.flags.has(Flags::NUL);
-                // A value that is valid JSON was written in place. Other text becomes a JSON string.
+                // Text that is valid JSON is already in `made`, as it was written. Other text becomes a JSON string.
                 if !slot.flags.has(Flags::MADE) {
                     self.fields.made.truncate(start);
                     self.quote(slot);

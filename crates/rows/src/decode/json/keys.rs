@@ -1,9 +1,9 @@
 //! The keys that a decoder knows, and its guess of the next key.
 //!
-//! Records of a topic mostly have the same keys in the same order. Each key remembers the last two keys that followed it: one
-//! would not be enough if fields are optional, or if a topic has two producers. If the next key in the text is one of these
-//! two, one comparison finds it. Keys without a column are remembered too, up to a limit, so that the guess also works after
-//! such keys.
+//! Records of a topic mostly have the same keys in the same order. Each key remembers two keys that followed it: one would not
+//! be enough if fields are optional, or if a topic has two producers. If the next key in the text is one of these two, comparing
+//! the bytes finds it, and the hash table isn't needed. Keys without a column are remembered too, up to a limit, so that the
+//! guess also works after such keys.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::decode::Path;
 
 /// How many keys without a column are remembered per object.
 const LEARNED_KEYS: u16 = 256;
-/// Keys longer than this, in bytes, aren't remembered.
+/// Keys without a column aren't remembered if they are longer than this, in bytes.
 const LEARNED_KEY_LEN: usize = 64;
 /// How many bytes of a key one step compares.
 const HEAD: usize = 16;
@@ -40,7 +40,8 @@ struct Key {
     next: Followers,
 }
 
-/// The last two keys that were found after a certain key, or at the beginning of an object. The latest comes first.
+/// The guesses for the key after a certain key, or for the first key of an object. If neither matches, the key that was found
+/// becomes the first guess, and the previous first guess becomes the second.
 type Followers = [KeyId; 2];
 
 /// An object from which columns take parts.
@@ -48,7 +49,7 @@ type Followers = [KeyId; 2];
 struct KeyNode {
     /// The known keys, by their names without quotes.
     keys: HashMap<Box<[u8]>, u16>,
-    /// The keys with which the last two objects began.
+    /// The guesses for the first key of the object.
     first: Followers,
     /// The slots of all fields inside this object, at any depth.
     slots: Vec<u16>,
@@ -148,8 +149,8 @@ impl Keys {
         })
     }
 
-    /// Looks up the key with this name, and remembers it as a follower of `previous`. Adds an unknown key if the limits
-    /// allow it, otherwise returns `None`.
+    /// Looks up the key with this name, and makes it the first guess after `previous`, or at the beginning of the object if
+    /// `previous` is `None`. Adds an unknown key if the limits allow it, otherwise returns `None`.
     pub(super) fn find(&mut self, node: u16, previous: Option<KeyId>, name: &[u8]) -> Option<(KeyId, KeyTarget)> {
         let place = &self.nodes[usize::from(node)];
         let id = match place.keys.get(name) {

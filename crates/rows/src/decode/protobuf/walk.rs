@@ -39,8 +39,11 @@ pub(super) struct ProtobufWalk<'w> {
     /// The first field that was found without a column, if records with such fields are rejected: its name in quotes,
     /// or its number if the message doesn't declare it.
     pub(super) refused: Option<String>,
+    /// How many further steps are allowed; see `STEPS_PER_BYTE`.
     steps: usize,
+    /// The limit on the length of [`Fields::made`], in bytes.
     made_limit: usize,
+    /// Whether text that became JSON contained a NUL.
     nul: bool,
 }
 
@@ -91,7 +94,8 @@ impl<'w> ProtobufWalk<'w> {
         Err(Broken)
     }
 
-    /// Decodes a message from which columns take parts, up to `end`.
+    /// Decodes a message from which columns take parts, up to `end`. `top` says whether the message is the record itself: only
+    /// there, fields that the schema lacks are rejected.
     fn message(&mut self, place: u32, end: usize, depth: u32, top: bool) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");

@@ -11,7 +11,7 @@ pub(super) enum Wire {
     Fixed32,
 }
 
-/// Reads the varint at `at`: groups of seven bits, the lowest first. `None` if it is invalid.
+/// Reads the varint at `at` (groups of seven bits, the lowest first), and advances `at` past it. `None` if it is invalid.
 #[inline]
 pub(super) fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     let first = *bytes.get(*at)?;
@@ -35,7 +35,8 @@ pub(super) fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     }
 }
 
-/// Reads the tag at `at`. Returns the number and the wire type of the field; `None` if the tag is invalid.
+/// Reads the tag at `at`, and advances `at` past it. Returns the number and the wire type of the field; `None` if the tag is
+/// invalid.
 #[inline]
 pub(super) fn tag(bytes: &[u8], at: &mut usize) -> Option<(u32, Wire)> {
     let tag = u32::try_from(varint(bytes, at)?).ok()?;

@@ -1,4 +1,4 @@
-//! Decodes the messages that stand for one scalar value: those of `google.protobuf` and `google.type`, and decimals.
+//! Decodes the messages that stand for a single value: those of `google.protobuf` and `google.type`, and decimals.
 
 use std::fmt;
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use crate::schema::protobuf::{Known, MessageId};
 use crate::value::{Flags, Kind, Slot};
 
 impl ProtobufWalk<'_> {
-    /// Reads a message that stands for one scalar value, such as `google.protobuf.Timestamp`. The message ends at `end`.
+    /// Reads a message that stands for a single value, such as `google.protobuf.Timestamp`. The message ends at `end`.
     pub(super) fn well_known(&mut self, id: MessageId, known: Known, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         if known == Known::Wrapper {

@@ -67,7 +67,7 @@ impl ProtobufWalk<'_> {
         self.skip(wire, number, end, depth)
     }
 
-    /// Skips the bytes of a field.
+    /// Skips the value of a field whose tag has been read.
     #[inline]
     pub(super) fn skip(&mut self, wire: Wire, number: u32, end: usize, depth: u32) -> Result<(), Broken> {
         match wire {
