@@ -1,6 +1,6 @@
-//! Finds the sessions that hold locks for which we wait. If such a session belongs to this pipeline and its client
-//! sends nothing, the client's process is suspended in the middle of a transaction, and the session is ended. Other
-//! sessions are only named in the log.
+//! Finds the sessions that hold locks for which we wait. If such a session belongs to this pipeline and its client sends
+//! nothing, the client's process is probably suspended in the middle of a transaction. So the session is ended. Sessions of
+//! others are only named in the log.
 
 use std::future::Future;
 use std::time::Duration;
@@ -96,8 +96,9 @@ impl Blocker {
     }
 }
 
-/// Runs `work` on the backend `pid`, where it may wait for locks. If the work takes long, ends blocking sessions of this
-/// pipeline whose client sends nothing. Also returns a description of the blockers that were seen last.
+/// Runs `work` on the backend `pid`, where it may wait for locks. If the work takes longer than a second, ends blocking sessions
+/// of this pipeline whose client sends nothing. Also returns a description of the blockers that were seen last; `None` if none
+/// were seen.
 pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output = T>) -> (T, Option<String>) {
     let mut note = None;
     let result = tokio::select! {

@@ -59,8 +59,8 @@ WHERE l.pipeline = $1 AND l.topic = f.topic AND l.partition = f.partition AND l.
 RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest"
 );
 
-/// Claims the partitions that have an unlocked ledger row, each atomically. The others are left out. A partition whose row
-/// advances at that moment may be left out too; request it again.
+/// Claims the partitions that have an unlocked ledger row, each atomically. Partitions without a row, or with a locked one, are
+/// left out. A partition whose row advances at that moment may be left out too; request it again.
 ///
 /// # Errors
 /// The error of the statement. A claim whose answer was lost is valid nevertheless, and the next one replaces it.
@@ -134,7 +134,7 @@ pub async fn without_row(
 }
 
 /// Sets a claimed row to the offset at which `on_offset_loss` continues, under a new claim. Clears the last record,
-/// which the new log doesn't have. Returns the new claim; `None` if the claim is no longer ours or the row has
+/// which the log may no longer have. Returns the new claim; `None` if the claim is no longer ours or the row has
 /// advanced.
 ///
 /// # Errors
