@@ -316,7 +316,7 @@ impl LagWatch {
         }
     }
 
-    /// Forgets what is known of partitions that don't exist any more.
+    /// Removes the state of partitions that don't exist any more.
     fn forget_others(&mut self) {
         let sources: HashSet<_> = self.sources.iter().collect();
         self.known.retain(|source, _| sources.contains(source));

@@ -31,7 +31,8 @@ const SECOND_REQUEST_AFTER: Duration = Duration::from_secs(1);
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
 /// After this time, an unknown id is requested again if a record needs it.
 const UNKNOWN_FOR: Duration = Duration::from_secs(30);
-/// The most unknown ids that are remembered. If a topic contains more, all of them are forgotten.
+/// The most unknown ids that are remembered. When one more is added, all others are forgotten, and are requested again if a
+/// record needs them.
 const UNKNOWN_KEPT: usize = 4096;
 
 /// How long a command waits for a schema.
@@ -65,7 +66,7 @@ fn await_until(
     Ok(())
 }
 
-/// The state of one id.
+/// The state of one schema in the cache.
 #[derive(Debug)]
 enum Entry {
     /// The schema is requested, and no answer has come yet.

@@ -233,7 +233,8 @@ impl ConsumerStatus {
     /// Asks the poll loop to leave the group and join it again. `why` is the reason for the log. Does nothing if the inbox is
     /// full.
     pub fn ask_rebuild(&self, why: &'static str) {
-        // A full inbox means that the loop hangs. The watchdog will ask again.
+        // If the inbox is full, the loop hangs in a call. If the partition still makes no progress, the watchdog asks again
+        // later.
         if let Some(place) = self.inbox_place() {
             place.send(Message::Rebuild(why));
         }

@@ -5,7 +5,8 @@
 //!
 //! - A request of the [observer](super::observer) isn't answered. The observer makes requests about idle topics too.
 //! - A consumer's group has no coordinator, as librdkafka's statistics report.
-//! - A request is denied. While it is denied, a consumer repeats it every few seconds.
+//! - A request is denied, or the group's members don't all offer our assignor. While this lasts, a consumer repeats the request
+//!   every few seconds.
 //! - A broker doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member.
 //! - Kafka answers that it doesn't have a listed topic.
 //!

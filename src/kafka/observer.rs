@@ -381,7 +381,7 @@ impl Observer {
         self.question("", || denied_topics(&settings::to_read(self.settings.clone()), topics, &self.health))
     }
 
-    /// Returns the retention of topics. Topics about which Kafka gives no answer are left out.
+    /// Returns the retention of topics. Topics whose settings the client has no right to read are left out.
     ///
     /// # Errors
     /// The error of Kafka.

@@ -53,7 +53,7 @@ struct Claims {
 /// Gets a token from its source. Returns the token and its lifetime from now on.
 ///
 /// # Errors
-/// If the source gives no token. The text says which source was used and why it failed, without a secret.
+/// If the source returns no token. The text says which source was used and why it failed, without a secret.
 pub fn fetch(source: &TokenSource) -> Result<(Token, Duration), String> {
     match source {
         TokenSource::Oidc(oidc) => {

@@ -69,7 +69,8 @@ impl Remainder {
         self.unwritten == 0 && self.remaining.is_none()
     }
 
-    /// Returns how many records are left, as far as that is known.
+    /// Returns the number of unwritten records. For a bounded run whose log ends are known, these are all records before the log
+    /// ends; otherwise only those that were read.
     pub fn records(&self) -> u64 {
         match &self.remaining {
             Some(Remaining::Offsets(partitions)) => partitions.iter().map(|(_, records)| records).sum(),

@@ -5,10 +5,10 @@ use tidegate_protocol::batch::LastRecord;
 use tidegate_protocol::claim_loop::Claimed;
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
-/// SQL for the time at which records of the ledger's row `l` were last committed; NULL if none ever were. `updated_at`
-/// is the time of the last claim, or of the last commit if that is later. A claim's number (`epoch`) is its time in
-/// milliseconds, so an `updated_at` after this time belongs to a commit. A claim moves the time of the commit before it
-/// to `committed_at`. The form `read` also works in the database of an older daemon, which lacks the column
+/// SQL for the time at which records of the ledger's row `l` were last committed; NULL if none ever were. `updated_at` is the
+/// time of the last claim, or of the last commit if that is later. A claim's number (`epoch`) is its time in milliseconds, so an
+/// `updated_at` after this time belongs to a commit. Before a claim overwrites `updated_at`, it copies the time of the last
+/// commit to `committed_at`. The form `read` also works in the database of an older daemon, which lacks the column
 /// `committed_at`.
 macro_rules! committed_at {
     () => {

@@ -15,7 +15,7 @@ use crate::config::Pipeline;
 
 impl PgStore {
     /// Finds the partitions that rows of this window need and that Tidegate may create, and stores them in `missing`. Leaves out
-    /// those that were tried since the last commit. Returns whether there are any. Some of them may already exist.
+    /// those in `tried`. Returns whether there are any. Some of them may already exist.
     pub(super) fn misses<'a>(&mut self, batch: &'a Batch, window: Range<u32>) -> bool {
         if let Some(by) = &self.rows.plans.config().table.partition_by {
             let tried = &self.tried;

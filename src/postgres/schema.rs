@@ -78,7 +78,7 @@ impl From<sqlx::Error> for MigrationError {
     }
 }
 
-/// Names the remedy if the role lacks a right.
+/// Returns the remedy if the role lacks a right; an empty text for any other error.
 fn remedy(error: &WriteError, pending: &[String]) -> String {
     if error.postgres().is_none_or(|error| error.sqlstate != NO_RIGHTS) {
         return String::new();
@@ -179,8 +179,8 @@ async fn damage(connection: &mut PgConnection) -> Result<Option<String>, sqlx::E
     }))
 }
 
-/// Brings the tables up to date. Safe if several instances start at once: one works, the others wait. A daemon that is older
-/// than the tables leaves them alone.
+/// Brings the tables up to date. Safe if several instances start at once: one migrates, and the others wait. A daemon that is
+/// older than the tables leaves them alone.
 ///
 /// # Errors
 /// The error of the server; the schema is then as it was before the failing migration. Or that the tables are those of another

@@ -209,7 +209,8 @@ impl Client {
         }
     }
 
-    /// Returns the authorization header. Reads a secret's file again for each request, so that a rotated secret is picked up.
+    /// Returns the value of the header `Authorization`; `None` if no token and no user is configured. Reads a secret's file again
+    /// for each request, so that a rotated secret is picked up.
     fn authorization(&self) -> Result<Option<String>, String> {
         let read = |secret: &SecretSource, key: &str| match secret {
             SecretSource::Inline(secret) => Ok(secret.expose().to_owned()),

@@ -175,7 +175,7 @@ impl Work {
         batches.recent.push_back(note);
     }
 
-    /// Returns the batches so far.
+    /// Returns the counts of all batches, and the last batches.
     pub fn batches(&self) -> Batches {
         lock(&self.batches).clone()
     }
@@ -191,7 +191,7 @@ impl Work {
         of_reason.newest.push_back(letter);
     }
 
-    /// Returns the dead letters by reason.
+    /// Returns the counts and the newest positions of dead letters, by reason.
     pub fn dead_letters(&self) -> BTreeMap<&'static str, DeadLetters> {
         lock(&self.dead).clone()
     }

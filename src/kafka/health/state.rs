@@ -19,9 +19,10 @@ const DENIED_FOR: Duration = Duration::from_secs(10);
 pub(super) struct State {
     /// When the first request since Kafka's last answer was made; `None` if no request waits for an answer.
     pub(super) asked_at: Option<Instant>,
-    /// The fault of the last request, if Kafka denied it; `None` once a request is answered.
+    /// The fault of the last request that Kafka denied; `None` once a request is answered.
     pub(super) denied: Option<Fault>,
-    /// The fault of the last request, if it failed with another error; `None` once a request is answered.
+    /// The fault of the last request that failed for a reason other than a denial or a failed connection; `None` once a request
+    /// is answered.
     pub(super) failed: Option<Fault>,
     /// For each broker, the newest fault of its connections, unless that fault is known to be over.
     pub(super) connections: BTreeMap<String, (Instant, Fault)>,
