@@ -64,7 +64,7 @@ pub struct Planned {
     known: Vec<Catalog>,
 }
 
-/// A table that rows go into.
+/// A table into which rows are written, and the SQL that writes them.
 #[derive(Clone, Debug)]
 pub struct PlannedTable {
     pub catalog: Catalog,

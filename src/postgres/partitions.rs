@@ -78,7 +78,7 @@ pub async fn create_due(connector: &Connector, config: &Pipeline, logged: &mut R
     let (mut connection, _) = connector.open().await?;
     let due = due(by, Timestamp::now().as_microsecond());
     within(EVERY, Stage::Connect, create(&mut connection, config, by, &due, Purpose::InAdvance, logged)).await?;
-    // The connection was only for this; its advisory lock ends with it.
+    // Closing the connection releases its advisory lock.
     drop(connection.close().await);
     Ok(())
 }
