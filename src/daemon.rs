@@ -106,9 +106,9 @@ impl<S> std::fmt::Debug for Control<S> {
 ///
 /// # Errors
 /// [`FatalError::Config`] if the configuration, the address `http.listen` or systemd's socket can't be used.
-/// [`FatalError::Stopped`] if pipelines are stopped when the daemon
-/// ends; the text has the reason of each. [`FatalError::Unfinished`] if records are left: records that were read and not
-/// written, or with [`Until::Now`] records that Kafka held at the start and that are not written.
+/// [`FatalError::Stopped`] if pipelines are stopped when the daemon ends; the text has the reason of each.
+/// [`FatalError::Unfinished`] if records are left: records that were read and not written, or with [`Until::Now`] records that
+/// Kafka held at the start and that are not written.
 pub async fn run<S: Future<Output = ()>>(
     config: Config,
     prometheus: PrometheusHandle,

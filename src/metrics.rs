@@ -294,7 +294,7 @@ impl ConsumerMetrics {
         self.rebalances.increment(1);
     }
 
-    /// Sets how many partitions the consumer owns, how many of them are paused, and how many bytes its batches hold.
+    /// Sets how many partitions the consumer owns, how many of them are paused, and how many bytes its open batch has.
     pub fn holds(&self, assigned: usize, paused: usize, buffered: usize) {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         let [assigned, paused, buffered] = [assigned as f64, paused as f64, buffered as f64];
@@ -303,8 +303,8 @@ impl ConsumerMetrics {
         self.buffered.set(buffered);
     }
 
-    /// Adds the time that the poll thread spent in each phase: waiting for Kafka (`poll`), decoding, waiting for the writer or
-    /// for a schema (`paused`), and waiting because of `flow.max_rows_per_second` (`flow`).
+    /// Adds the time that the poll thread spent in each phase: waiting for Kafka (`poll`), decoding, waiting for the writer
+    /// (`paused`), and waiting because of `flow.max_rows_per_second` or for a schema (`flow`).
     pub fn spent(&self, poll: Duration, decode: Duration, paused: Duration, flow: Duration) {
         self.poll_seconds.increment(poll.as_secs_f64());
         self.decode_seconds.increment(decode.as_secs_f64());

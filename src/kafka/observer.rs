@@ -155,8 +155,9 @@ impl Observer {
         Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
     }
 
-    /// Requests the settings of topics or brokers. Topics and brokers whose settings the client has no right to read are left
-    /// out. `topic` is the topic that an error names. Must be called on a thread of the runtime.
+    /// Requests the settings of topics or brokers. Topics and brokers whose settings Kafka doesn't return, for example
+    /// because the client has no right to read them, are left out. `topic` is the topic that an error names. Must be called on
+    /// one of the runtime's threads for blocking work.
     fn describe(&self, topic: &str, resources: &[ResourceSpecifier<'_>]) -> Answer<Vec<ConfigResource>> {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let runtime = tokio::runtime::Handle::current();
@@ -381,7 +382,8 @@ impl Observer {
         self.question("", || denied_topics(&settings::to_read(self.settings.clone()), topics, &self.health))
     }
 
-    /// Returns the retention of topics. Topics whose settings the client has no right to read are left out.
+    /// Returns the retention of topics. Topics whose settings Kafka doesn't return are left out, for example because the client
+    /// has no right to read them.
     ///
     /// # Errors
     /// The error of Kafka.
