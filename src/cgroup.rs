@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 
 /// The highest share of the control group's limit, in percent, that `limits.memory` may have without a warning. The
-/// rest is for memory that the kernel counts but `limits.memory` doesn't: thread stacks, socket buffers, the binary's
-/// pages.
+/// remaining tenth is for memory that the kernel counts but `limits.memory` doesn't: thread stacks, socket buffers, the
+/// binary's pages.
 const MOST_PERCENT: u64 = 90;
 
-/// Limits from this number of bytes upwards mean "no limit". Version 1 of control groups writes the largest multiple of the
-/// page size for "no limit", and no machine has that much memory.
+/// A limit of at least this many bytes means "no limit", because no machine has that much memory. For "no limit", version 1 of
+/// control groups writes the largest multiple of the page size below 2^63.
 const UNLIMITED: u64 = 1 << 60;
 
 /// Returns a warning if the memory budget, in bytes, is above [`MOST_PERCENT`] of the limit of this process's control

@@ -1,6 +1,6 @@
 //! Credentials printed by a program that the user configures: a password for Postgres, a token for Kafka.
 //!
-//! The program prints either the secret alone, or a JSON object with the secret and its lifetime. No message of tidegate
+//! The program prints either the secret alone, or a JSON object with the secret and its lifetime. No message of Tidegate
 //! repeats what the program prints, on standard output or on standard error, because both may contain the secret.
 
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use crate::config::Secret;
 
-/// The largest output that is read, in bytes.
+/// The most bytes of the program's output that are read. Then the pipe is closed.
 const OUTPUT_MAX: u64 = 1 << 20;
 
 /// A secret and its lifetime.
@@ -20,7 +20,7 @@ const OUTPUT_MAX: u64 = 1 << 20;
 pub struct Issued {
     /// The password or the token.
     pub secret: Secret,
-    /// How long the secret is valid from now on. `None` if the program didn't say.
+    /// How long the secret is valid, counted from the end of the program. `None` if the program didn't say.
     pub lifetime: Option<Duration>,
     /// The principal of a token, if the program named one.
     pub principal: Option<String>,

@@ -32,7 +32,8 @@ pub struct Daemon {
     pub prometheus: PrometheusHandle,
     /// The time of the start, in milliseconds since the epoch.
     pub started_ms: i64,
-    /// Notified when a pipeline stops or starts, so that the other instances and the commands learn of it at once.
+    /// Notified when a stopped pipeline begins to wait for a request to resume it, and when it starts again. This instance's row
+    /// of `tidegate.instance` is then updated at once, so that the other instances and the commands learn of it.
     pub news: Notify,
     live: Mutex<Live>,
 }
@@ -89,6 +90,7 @@ pub struct Control<S> {
     pub shutdown: S,
     /// Each message makes the daemon read its configuration again.
     pub reloads: mpsc::Receiver<()>,
+    /// Reads and checks the configuration.
     pub load: Box<dyn Fn() -> Result<Config, Faults> + Send + Sync>,
 }
 
@@ -99,13 +101,14 @@ impl<S> std::fmt::Debug for Control<S> {
 }
 
 /// Runs every pipeline until `control.shutdown`, then drains. With [`Until::Now`], the daemon also ends when the records that
-/// Kafka holds at the start are written. After the shutdown, the daemon ends within `limits.drain_timeout`. The signals are
-/// parameters, so that a test can end the daemon as a signal would.
+/// Kafka holds at the start are written. It ends earlier if all pipelines have stopped. After the shutdown, the daemon ends
+/// within `limits.drain_timeout`. The signals are parameters, so that a test can end the daemon as a signal would.
 ///
 /// # Errors
-/// [`FatalError::Config`] if the configuration can't be used. [`FatalError::Stopped`] if pipelines are stopped when the daemon
-/// ends; the text has the reason of each. [`FatalError::Unfinished`] if records are left: records that were read and not
-/// written, or with [`Until::Now`] records that Kafka held at the start and that are not written.
+/// [`FatalError::Config`] if the configuration, the address `http.listen` or systemd's socket can't be used.
+/// [`FatalError::Stopped`] if pipelines are stopped when the daemon ends; the text has the reason of each.
+/// [`FatalError::Unfinished`] if records are left: records that were read and not written, or with [`Until::Now`] records that
+/// Kafka held at the start and that are not written.
 pub async fn run<S: Future<Output = ()>>(
     config: Config,
     prometheus: PrometheusHandle,

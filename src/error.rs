@@ -20,7 +20,7 @@ pub enum FatalError {
     /// A service, such as Kafka or Postgres, can't be reached, and the command doesn't wait any longer.
     #[error("{0}")]
     Unavailable(String),
-    /// The process ended before all was written. The text says what is left.
+    /// The process ended before all was written. The text says how many records are unwritten.
     #[error("{0}")]
     Unfinished(String),
     /// Postgres refused a statement, and a retry would be refused too.

@@ -37,7 +37,7 @@ use crate::status::{ConsumerStatus, Trouble, lock};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long a reading counts as current. It is longer than the time between readings, because a few of them may fail.
 const CURRENT_FOR: Duration = Duration::from_secs(10);
-/// The number of readings per request for topics and log starts, which change slowly.
+/// One of this many readings is slow: it also requests what changes slowly, which is topics, log starts and retention.
 const SLOW_EVERY: u32 = 10;
 
 #[derive(Clone, Debug, Default)]
@@ -46,7 +46,7 @@ pub struct LagView {
     pub partitions: BTreeMap<TopicPartition, PartitionLag>,
     /// The time of the reading; `None` before the first one.
     pub seen_at: Option<Instant>,
-    /// Why the reading failed, if it did.
+    /// Why the last reading failed; `None` if it succeeded.
     pub trouble: Option<Trouble>,
 }
 
@@ -87,9 +87,10 @@ impl LedgerReadings for LagReadings {
 pub struct PartitionLag {
     pub next: Offset,
     pub end: Offset,
-    /// The offset of the oldest record that Kafka has.
+    /// The start of the log; 0 if it isn't known.
     pub low: Offset,
-    /// Records between the ledger's position and the log's end.
+    /// The number of unwritten records: the offsets from the ledger's position to the log's end, without those that are known to
+    /// hold no record.
     pub records: u64,
     /// Age of the oldest unwritten record, in seconds; 0 without lag.
     pub seconds: f64,
@@ -108,7 +109,8 @@ pub struct PartitionLag {
     /// The log-loss condition, if the offsets of log and ledger show one. A recreated log that has grown beyond the
     /// ledger's position isn't noticed here, but by the next claim.
     pub condition: Option<LossCondition>,
-    /// How often the log's end was seen to move back: the topic was recreated, or the brokers lost a part of the log.
+    /// How many times this process has seen the log's end move back: the topic was recreated, or the brokers lost a part of the
+    /// log.
     pub truncations: u32,
     /// When the ledger was queried; `None` if Postgres didn't answer, and these are the values of the previous reading.
     pub asked_at: Option<Instant>,
@@ -127,21 +129,22 @@ pub struct LagWatch {
     known: HashMap<TopicPartition, Known>,
     /// The number of the current reading, counted from 1.
     readings: u64,
-    /// The number of the last slow reading: one that requests what changes slowly (see [`SLOW_EVERY`]). Until the next one, a
-    /// partition's timestamp and the end of its log are each requested at most once.
+    /// The number of the last slow reading (see [`SLOW_EVERY`]). From one slow reading to the next, a partition's timestamp and
+    /// the records at the end of its log are each requested at most once.
     slow_reading: u64,
-    /// Whether requests are left for the next reading.
+    /// Whether the last reading left timestamps or ends of logs to be requested by the next one.
     more_due: bool,
     sources: Vec<TopicPartition>,
     /// Listed topics that didn't exist according to Kafka's last answer. While there are any, each reading requests the topics.
     missing: Vec<String>,
-    /// Whether a request about the known partitions failed. If so, the next reading requests the topics.
+    /// Whether the next reading must request the topics, because a request for log ends failed. A deleted topic may be the
+    /// cause.
     topics_due: bool,
     retention: Retentions,
 }
 
 impl LagWatch {
-    /// Makes the reader of one pipeline; it stores its readings in `view`.
+    /// Makes the watch of one pipeline. It stores its readings in `view`. `consumers` are those of this process.
     pub fn new(
         pipeline: Arc<str>,
         topics: Topics,
@@ -250,14 +253,15 @@ impl LagWatch {
         }
         let sources = self.sources.clone();
         let ends = self.ask(move |observer| observer.ends(&sources, End::High)).await;
-        // The request also fails if a topic was deleted.
+        // This request also fails if a topic was deleted.
         let mut ends = ends.inspect_err(|_| self.topics_due = true)?;
-        // Log ends are read even while the database is down, so lag keeps growing. The ledger can't change meanwhile.
+        // If the database is down, the log ends are nevertheless compared with the ledger's last known positions, so that the
+        // growing lag is shown. The ledger can't change meanwhile.
         let rows = self.rows(connection).await;
         if let Ok(rows) = &rows {
-            // The ledger was read after the log ends, so a position beyond its log's end may only mean that records
-            // were written in between. Request these ends again: one that is still before the position belongs to
-            // another log than the one that the ledger describes.
+            // The ledger was read after the log ends, so a position beyond its log's end may only mean that records were written
+            // in between. Request these ends again. If an end is still before the position, the log isn't the one that the
+            // ledger describes.
             let beyond = rows.iter().filter(|(source, row)| ends.get(*source).is_some_and(|end| row.next > *end));
             let beyond: Vec<_> = beyond.map(|(source, _)| source.clone()).collect();
             if !beyond.is_empty() {
@@ -312,7 +316,7 @@ impl LagWatch {
         }
     }
 
-    /// Forgets what is known of partitions that don't exist any more.
+    /// Removes the state of partitions that don't exist any more.
     fn forget_others(&mut self) {
         let sources: HashSet<_> = self.sources.iter().collect();
         self.known.retain(|source, _| sources.contains(source));

@@ -1,4 +1,4 @@
-//! Tidegate drains Kafka into Postgres: exactly once, in batches, each with one binary `COPY`.
+//! Tidegate drains Kafka into Postgres: exactly once, in batches that are written by binary `COPY`.
 
 mod cgroup;
 pub mod cli;

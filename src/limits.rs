@@ -1,10 +1,14 @@
 //! Divides the memory budget of the process among the pipelines and their consumers. Pure.
 //!
-//! The memory of a consumer is at most the sum of these parts, and a quarter more for the allocator:
+//! A consumer's share is the sum of these parts, and a quarter more for the allocator:
 //!
 //! - the records that librdkafka has queued: their bytes, and bookkeeping that librdkafka doesn't count;
 //! - the fetch replies that are arriving, and the reply whose records the poll loop takes;
-//! - the open batch, the batch in flight, and the largest record beside them.
+//! - the open batch and the batch in flight, each with a full `batch.max_bytes` and half as much again for buffers that grow;
+//! - the buffers of a database connection;
+//! - with the write mode upsert, the search for the newest row of each key.
+//!
+//! A record of any size is added to a batch. So a record that is larger than these reserves isn't covered.
 
 use tidegate_rows::spec::WriteMode;
 use tidegate_rows::write_mode::newest::BYTES_PER_ROW;
@@ -23,14 +27,16 @@ const REPLIES: u64 = 3;
 /// queue's limit doesn't bound this memory: a reply that is requested just below the limit exceeds the limit by all its
 /// records.
 const DECOMPRESSED: u64 = 8;
-/// The replies that are kept in memory while the poll loop takes a bulk of records: usually one reply contains the whole bulk.
+/// The number of replies that are kept in memory while the poll loop takes a bulk of records. Usually one reply contains the
+/// whole bulk.
 const BULK_REPLIES: u64 = 1;
 /// A consumer's memory for replies, as a multiple of `fetch.max.bytes`. Replies in flight count as received and as
 /// decompressed, those of the bulk only as decompressed.
 const BUFFERS: u64 = REPLIES * (1 + DECOMPRESSED) + BULK_REPLIES * DECOMPRESSED;
 /// Batches that a consumer holds: the open one, and the one in flight.
 const BATCHES: u64 = 2;
-/// Buffers grow by doubling, so up to half of one may be empty.
+/// The assumed size of a batch's buffers, in percent of what they contain. Buffers grow by doubling, so the true size is between
+/// 100 and 200 percent.
 const GROWTH_PERCENT: u64 = 150;
 /// The assumed size of the smallest row, in bytes: two small columns, and the record that it came from.
 const SMALLEST_ROW: u64 = 32;
@@ -47,7 +53,7 @@ const QUEUE_MIN_KBYTES: u64 = 512;
 /// MiB, the CPU time per record was a fifth higher.
 const QUEUE_MAX_KBYTES: u64 = 16 << 10;
 
-/// The limits on librdkafka's prefetch for one consumer.
+/// librdkafka's settings that limit how much one consumer fetches in advance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefetch {
     /// `queued.max.messages.kbytes`

@@ -58,7 +58,8 @@ const RELOAD_SUCCEEDED: &str = "tidegate_config_last_reload_successful";
 /// The name that Prometheus' own client libraries use.
 const RESIDENT: &str = "process_resident_memory_bytes";
 
-/// The classes of errors that are retried as outages, as [`WriteError::sqlstate_class`] names them.
+/// The classes of errors, as [`WriteError::sqlstate_class`] names them, whose series are registered in advance. They contain the
+/// errors that are retried as outages, apart from rare ones.
 const RETRIED_CLASSES: [&str; 12] =
     ["connection", "deadline", "08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"];
 
@@ -185,7 +186,8 @@ impl WriterMetrics {
         }
     }
 
-    /// Counts a written batch, whatever the outcome of its segments.
+    /// Counts a batch whose write has ended, whatever the outcome of its segments. `took` is the time since the writer received
+    /// it.
     pub fn batch(&self, batch: &Batch, took: Duration) {
         if let Some(trigger) = batch.trigger() {
             counter!(BATCHES, "pipeline" => Arc::clone(&self.pipeline), "trigger" => trigger.label()).increment(1);
@@ -196,7 +198,8 @@ impl WriterMetrics {
         self.write.record(took);
     }
 
-    /// Counts a committed transaction: its rows, its dead letters by reason, and the latency of each of its records.
+    /// Counts a committed transaction: its rows, its dead letters, and the latency of each record in the batch's window `window`.
+    /// `dead` has the reason of each dead letter.
     pub fn committed(&self, batch: &Batch, window: Range<u32>, rows: u64, dead: impl Iterator<Item = &'static str>) {
         self.rows.increment(rows);
         for reason in dead {
@@ -291,7 +294,7 @@ impl ConsumerMetrics {
         self.rebalances.increment(1);
     }
 
-    /// Sets how many partitions the consumer owns, how many of them are paused, and how many bytes its batches hold.
+    /// Sets how many partitions the consumer owns, how many of them are paused, and how many bytes its open batch has.
     pub fn holds(&self, assigned: usize, paused: usize, buffered: usize) {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         let [assigned, paused, buffered] = [assigned as f64, paused as f64, buffered as f64];
@@ -300,8 +303,8 @@ impl ConsumerMetrics {
         self.buffered.set(buffered);
     }
 
-    /// Adds the seconds that the poll thread spent waiting for Kafka, decoding, waiting for the writer, and waiting
-    /// because of `flow.max_rows_per_second`.
+    /// Adds the time that the poll thread spent in each phase: waiting for Kafka (`poll`), decoding, waiting for the writer
+    /// (`paused`), and waiting because of `flow.max_rows_per_second` or for a schema (`flow`).
     pub fn spent(&self, poll: Duration, decode: Duration, paused: Duration, flow: Duration) {
         self.poll_seconds.increment(poll.as_secs_f64());
         self.decode_seconds.increment(decode.as_secs_f64());
@@ -310,7 +313,7 @@ impl ConsumerMetrics {
     }
 }
 
-/// Counts dead letters that were deleted for good.
+/// Counts dead letters that were deleted because of `cause`: `age` or `size`.
 pub fn purged(pipeline: &str, cause: &'static str, letters: u64) {
     counter!(PURGED, "pipeline" => pipeline.to_owned(), "cause" => cause).increment(letters);
 }
@@ -364,7 +367,7 @@ pub fn throttled(pipeline: &Arc<str>, delay: Duration) {
     gauge!(THROTTLE, "pipeline" => Arc::clone(pipeline)).set(delay.as_secs_f64());
 }
 
-/// Counts rows that lacked a column's field.
+/// Counts rows whose record lacked the field of this column.
 pub fn fields_missing(pipeline: &str, column: &str, rows: u64) {
     counter!(FIELDS_MISSING, "pipeline" => pipeline.to_owned(), "column" => column.to_owned()).increment(rows);
 }
@@ -390,7 +393,7 @@ pub fn reloaded(applied: bool) {
     counter!(RELOADS, "result" => if applied { "success" } else { "failure" }).increment(1);
 }
 
-/// Sets whether the configuration that was read last is in use.
+/// Sets whether the last reload was applied; true at the start. Also registers the counters of reloads.
 pub fn reload_succeeded(succeeded: bool) {
     for result in ["success", "failure"] {
         counter!(RELOADS, "result" => result).increment(0);
@@ -444,11 +447,12 @@ pub fn touch(pipeline: &Arc<str>, consumers: u32) {
     }
 }
 
-/// A gauge whose value isn't known: [`render`] leaves its series out. The exporter can't remove a single gauge.
+/// The value of a gauge that isn't known. [`render`] leaves the gauge's series out, because the exporter can't remove a single
+/// gauge.
 const UNKNOWN: f64 = f64::NAN;
 
-/// Returns the text of `/metrics`. The recorder's counters are whole numbers, so the seconds of `CYCLE` are kept in gauges;
-/// they only grow, and are exported as counters.
+/// Returns the text of `/metrics`. The recorder's counters are whole numbers, so the seconds of `CYCLE` are kept in gauges. These
+/// gauges only grow, and are exported as counters.
 pub fn render(handle: &PrometheusHandle) -> String {
     let mut text = handle.render();
     latency::render(&mut text, "Seconds from a record's timestamp to its commit");

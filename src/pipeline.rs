@@ -40,12 +40,12 @@ use crate::report::{ClaimReport, ConsumerReport};
 use crate::status::{ConsumerStatus, PipelineState, WriterState, lock};
 use crate::watchdog;
 
-/// A pipeline as the page and the commands see it.
+/// A pipeline of the daemon: its configuration, its status, and the start of its tasks.
 #[derive(Debug)]
 pub struct Pipeline {
     pub config: config::Pipeline,
     pub name: Arc<str>,
-    /// The pipeline's share of the memory.
+    /// The pipeline's share of the memory budget.
     pub share: Share,
     pub consumers: Vec<Arc<ConsumerStatus>>,
     pub lag: Arc<Mutex<LagView>>,
@@ -55,6 +55,7 @@ pub struct Pipeline {
     measuring: Mutex<JoinSet<()>>,
     /// The phase, and the time at which the pipeline entered it, in milliseconds since the epoch.
     phase: Mutex<(PipelinePhase, i64)>,
+    /// The log ends up to which a bounded run writes.
     goal: Goal,
     /// Whether a request to resume the stopped pipeline starts it again.
     awaits_resume: AtomicBool,
@@ -72,9 +73,9 @@ pub enum PipelinePhase {
     },
     /// The pipeline reads and writes.
     Running,
-    /// The pipeline writes what it has read, and then ends.
+    /// The pipeline writes what it has read, and then ends. If it ends before all is written, this stays its phase.
     Draining,
-    /// The pipeline ended as asked.
+    /// The pipeline ended without an error, and wrote every record that it had read.
     Drained,
     /// The pipeline stopped: manual action is required.
     Stopped { why: String },
@@ -82,10 +83,10 @@ pub enum PipelinePhase {
 
 /// How many requests for claims may wait for the claim loop. A poll loop keeps further requests until there is room.
 const CLAIM_REQUESTS: usize = 64;
-/// How long a bounded run (`--until now`) waits at its end for the removal of expired partitions.
+/// The longest that a bounded run (`--until now`) waits at its end until expired partitions are removed.
 const LAST_REMOVAL: Duration = Duration::from_secs(20);
-/// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders wait while there
-/// is no room.
+/// How many messages may wait for a poll loop: one acknowledgement, answers to rounds of claims, and requests to rejoin the
+/// group. The writer and the claim loop wait while there is no room; a request to rejoin is dropped.
 const INBOX: usize = 16;
 
 impl Pipeline {
@@ -121,8 +122,8 @@ impl Pipeline {
         lock(&self.phase).clone()
     }
 
-    /// Returns the pipeline's state. A running pipeline waits as soon as the writer of one of its consumers waits. If
-    /// Kafka doesn't serve it either, the state is still [`PipelineState::Waiting`].
+    /// Returns the pipeline's state. A running pipeline waits as soon as one of its consumers waits for Postgres or for the
+    /// schema registry. If Kafka doesn't serve the pipeline either, the state is still [`PipelineState::Waiting`].
     pub fn state(&self) -> PipelineState {
         match self.phase() {
             PipelinePhase::Starting { .. } => PipelineState::Starting,
@@ -142,7 +143,8 @@ impl Pipeline {
         }
     }
 
-    /// Returns the columns of the mapping whose field no record has had; none if the pipeline doesn't run.
+    /// Returns the columns of the mapping whose field no record has had; none if the pipeline doesn't run. See
+    /// [`PlanSource::never_seen`].
     pub fn never_seen(&self) -> Vec<NeverSeen> {
         lock(&self.plans).upgrade().map_or_else(Vec::new, |plans| plans.never_seen())
     }
@@ -171,7 +173,8 @@ impl Pipeline {
 
     /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are written.
     /// Returns the unwritten remainder. After `stop`, the pipeline ends within [`config::Limits::pipeline_timeout`],
-    /// even during an outage.
+    /// even during an outage. `owner` is the instance's id, which its claims store in the ledger. `name` is the name under which
+    /// its consumers join their group.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required.
@@ -316,8 +319,8 @@ impl Pipeline {
         helpers.spawn(names::keep(Arc::clone(&self.name), self.config.group.clone(), observer.clone(), members));
         self.wait_for(workers, &stop, config.limits.pipeline_timeout()).await.inspect_err(stopped)?;
         if let (true, Some(removal)) = (until_now, removal) {
-            // Reading may take less time than the first removal of expired partitions. Without this wait, no run might ever
-            // finish a removal.
+            // Reading may take less time than the removal of expired partitions. If every bounded run ended before its removal,
+            // expired partitions would never be removed.
             tokio::select! {
                 _ = removal => {}
                 () = shutdown.cancelled() => {}
@@ -344,7 +347,8 @@ impl Pipeline {
         *lock(&self.measuring) = measuring;
     }
 
-    /// Checks whether Kafka serves the pipeline. Called once per second.
+    /// Checks whether Kafka serves the pipeline. Notes the beginning and the end of an outage for the timeline. Called once per
+    /// second.
     pub fn check_kafka(&self) {
         let was_away = self.kafka.outage().is_some();
         let over = self.kafka.look(std::time::Instant::now());
@@ -356,9 +360,9 @@ impl Pipeline {
         }
     }
 
-    /// Waits for poll threads and writers to end. The first fault ends them all. At a shutdown the poll threads end
-    /// first, and the writers follow because their channels close. A writer that waits for Postgres could wait without
-    /// end, so after the stop this waits for at most `limit`.
+    /// Waits until the poll threads, the writers and the claim loop have ended. The first fault ends them all, and is returned.
+    /// At a stop the poll threads end first, and the writers follow because their channels close. A writer that waits for
+    /// Postgres could wait without end, so after the stop this function waits for at most `limit`.
     async fn wait_for(
         &self,
         mut workers: JoinSet<Result<(), Stopped>>,
@@ -394,7 +398,7 @@ impl Pipeline {
 }
 
 /// Runs a poll loop on its own thread, because decoding and encoding would block the runtime's threads. The loop uses the
-/// runtime's timers. `cut` drops the loop at once.
+/// runtime's timers. When `cut` is cancelled, the loop is dropped at once.
 ///
 /// # Errors
 /// The error of the loop, or [`Stopped::Bug`] if the loop panics.

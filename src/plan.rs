@@ -40,11 +40,11 @@ pub struct PlanSource {
     /// The newest plan. Poll threads and writers lock it once per new version.
     current: Mutex<Arc<Planned>>,
     version: AtomicU64,
-    /// Fields that don't become columns. Only writers that found new fields lock this.
+    /// New fields that can't become columns. In the daemon, only writers that found new fields lock this.
     given_up: Mutex<GivenUp>,
-    /// Tables that records name but that can't receive rows, each with the reason. Locked by writers.
+    /// Tables that records name and that can't receive rows, each with the reason. Locked by writers.
     refused: Mutex<BTreeMap<TableName, String>>,
-    /// The fields that records lack. Poll threads lock it once per batch.
+    /// The fields that records lack. Poll threads and writers lock this about once per batch.
     unseen: Mutex<Unseen>,
 }
 
@@ -64,7 +64,7 @@ pub struct Planned {
     known: Vec<Catalog>,
 }
 
-/// A table that rows go into.
+/// A table into which rows are written, and the SQL that writes them.
 #[derive(Clone, Debug)]
 pub struct PlannedTable {
     pub catalog: Catalog,
@@ -109,7 +109,7 @@ impl PlannedTable {
         Self::new(config, taken, *number)
     }
 
-    /// Calls `ask` with this table as the target of a merge, and returns what `ask` returns. `spec` belongs to the pipeline.
+    /// Calls `ask` with this table as the target of a merge, and returns the result of `ask`. `spec` is the pipeline's.
     pub fn with<T>(&self, spec: &RowSpec<'_>, ask: impl FnOnce(MergeTarget<'_>) -> T) -> T {
         let Self { catalog, columns, shapes, number, .. } = self;
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
@@ -118,10 +118,12 @@ impl PlannedTable {
 }
 
 impl PlanSource {
-    /// Reads the catalog, creates the table if `create = true`, and plans.
+    /// Reads the catalog, creates the table if it doesn't exist and `create = true`, and makes a plan. If records name their
+    /// tables, the plan is for the tables that they have named so far, and no table is created.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] names every fault.
+    /// [`ReplanError::Write`] if Postgres returns an error. [`ReplanError::Unplannable`] if no plan is possible; the text names
+    /// every fault.
     pub async fn load(config: &Pipeline, connection: &mut PgConnection) -> Result<Self, ReplanError> {
         if config.table.route.is_some() {
             return Self::of_routes(config, known(config, connection).await?);
@@ -151,8 +153,8 @@ impl PlanSource {
         }
     }
 
-    /// Returns the columns of the mapping whose field no record has had so far. Leaves out columns with a default, and columns
-    /// for which the mapping says what a missing field means.
+    /// Returns the columns of the mapping whose field no record has had since the newest plan; none before 1000 rows. Leaves out
+    /// columns with a default, and columns for which the mapping says what a missing field means.
     pub fn never_seen(&self) -> Vec<NeverSeen> {
         lock(&self.unseen).never_seen()
     }
@@ -201,8 +203,8 @@ impl PlanSource {
         Ok(Self { given_up: Mutex::new(GivenUp::All), ..Self::starting_with(config, planned, schemas) })
     }
 
-    /// Returns the same plan with some tables replaced, for a trial. The keys of `targets` are oids. With
-    /// `no_partitions`, no partition is created for rows.
+    /// Returns the same plan with some tables replaced, for a trial. `targets` maps the oid of a table to the catalog of its
+    /// replacement. With `no_partitions`, no partition is created for rows.
     pub fn retargeted(&self, targets: &BTreeMap<u32, Catalog>, no_partitions: bool) -> Self {
         let current = self.current();
         let mut config = self.config.clone();
@@ -238,7 +240,7 @@ impl PlanSource {
         Arc::clone(&lock(&self.current))
     }
 
-    /// Returns the newest plan's version, at the cost of a relaxed load.
+    /// Returns the newest plan's version. Cheap: one relaxed load.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Relaxed)
     }
@@ -270,12 +272,14 @@ impl PlanSource {
         self.replan_for(catalog, fields)
     }
 
-    /// Finds or creates the tables that records named, and makes a plan for those that can receive rows. Takes a
-    /// session lock on `connection`, so that no other instance creates a table while this one counts the tables and
-    /// registers a new one. The caller must use the connection for nothing else.
+    /// Finds or creates the tables in `wanted`, which records named, and registers them for the pipeline, up to its `max_tables`.
+    /// Then makes a plan for all tables of the pipeline that can receive rows. Takes a session lock on `connection`, so that no
+    /// other instance creates a table while this one counts the tables and registers a new one. The caller must use the
+    /// connection for nothing else.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables, or if the role has no right to create one.
+    /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables, or if Postgres refuses to create one, for
+    /// example because the role lacks the right. [`ReplanError::Write`] in an outage.
     pub(crate) async fn route(
         &self,
         connection: &mut PgConnection,
@@ -373,7 +377,7 @@ impl PlanSource {
     }
 }
 
-/// Returns the client for the schema registry, if the format uses one. The client starts to make requests now.
+/// Starts the client of the schema registry, if the format uses a registry.
 fn schemas(config: &Pipeline) -> Result<Option<Arc<CachedSchemas>>, ReplanError> {
     let schemas =
         config.schema_registry.as_deref().map(|registry| CachedSchemas::start(registry, &config.name)).transpose();
@@ -468,7 +472,7 @@ async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(),
     }
 }
 
-/// Returns the error for a table that doesn't exist, and is not to be created.
+/// Returns the error for the pipeline's table, which doesn't exist and is not to be created.
 async fn missing(config: &Pipeline, connection: &mut PgConnection) -> ReplanError {
     match catalog::elsewhere(connection, &config.table.name).await {
         Ok(elsewhere) => ReplanError::Unplannable(no_table(config, &elsewhere)),
@@ -476,7 +480,8 @@ async fn missing(config: &Pipeline, connection: &mut PgConnection) -> ReplanErro
     }
 }
 
-/// Says that the pipeline's table doesn't exist, and what to do. `elsewhere` are other schemas with a table of the same name.
+/// Returns the message that the pipeline's table doesn't exist, with the remedy. `elsewhere` are other schemas with a table of
+/// the same name.
 pub(crate) fn no_table(config: &Pipeline, elsewhere: &[String]) -> String {
     let Pipeline { name, table, .. } = config;
     let found: Vec<_> = elsewhere.iter().map(|schema| format!("`{schema}.{}`", table.name.name)).collect();

@@ -1,4 +1,4 @@
-//! The store on Postgres: one connection, one transaction per batch.
+//! The store on Postgres: one connection, and one transaction per window of a batch. Normally the window is the whole batch.
 //!
 //! Each step takes the connection out of the store, and runs under the write deadline. A step puts the connection back
 //! only if the connection's state is known: after success, or after an ERROR from the server. After a dropped future, a
@@ -58,31 +58,36 @@ const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
 /// A statement with its parameters.
 pub type Statement<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
+/// The store of one writer.
 #[derive(Debug)]
 pub struct PgStore {
     pipeline: Arc<str>,
     connector: Connector,
     rows: PlannedEncoder,
+    /// The connection; `None` if none is open, and while a step runs on it.
     live: Option<Live>,
     metrics: WriterMetrics,
+    /// The time that the open transaction has spent in COPY.
     copy_time: Duration,
     /// How many deletes of the open transaction found no row.
     unmatched: u64,
-    /// Partitions that rows of the current window need and that don't exist.
+    /// Partitions that rows of the current window need and that possibly don't exist.
     missing: Vec<Bounds>,
-    /// The indexes of the window's rows that the current COPY contains; empty if it contains all.
+    /// The indexes of the window's rows that the last COPY contained; empty if it contained all.
     placed: Vec<u32>,
     /// The partitions that were created since the last commit, or whose creation failed. If a row needs one of them and
     /// still finds no partition, the row itself is at fault. For a table with a DEFAULT partition, the set keeps all
     /// partitions since the start, so that none is requested again.
     tried: BTreeSet<Bounds>,
-    /// The refusals to create a partition that were logged.
+    /// Limits how often the same refusal to create a partition is logged.
     refusals: Repeats,
 }
 
+/// An open connection.
 #[derive(Debug)]
 struct Live {
     connection: PgConnection,
+    /// The pid of the connection's backend.
     pid: i32,
     stages: Stages,
 }
@@ -124,7 +129,8 @@ impl PgStore {
         self.live.take().ok_or_else(|| WriteError { stage, cause: cause() })
     }
 
-    /// Puts the connection back if its state is known.
+    /// Puts the connection back if its state is known, and converts the result of a step. `note` is added to the error of
+    /// Postgres, if there is one.
     fn keep<T>(
         &mut self,
         stage: Stage,
@@ -172,7 +178,8 @@ impl PgStore {
         Ok(())
     }
 
-    /// Runs one statement of the caller in the open transaction, under the same deadline and rules as all others.
+    /// Runs one statement of the caller in the open transaction, under the same deadline and rules as all other steps. Returns
+    /// the rows that the statement returns.
     ///
     /// # Errors
     /// The error of the statement.
@@ -252,7 +259,7 @@ impl PgStore {
     }
 }
 
-/// Returns a plan, or an error if Postgres takes longer than the given time.
+/// Returns the result of `planning`, or an error if it takes longer than `limit`.
 async fn planned_within(
     limit: Duration,
     planning: impl Future<Output = Result<Arc<Planned>, ReplanError>>,

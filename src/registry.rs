@@ -5,7 +5,7 @@
 //! retried without end, and nothing is dead-lettered. Only if the registry itself answers that the schema doesn't exist is the
 //! record at fault.
 //!
-//! A schema never changes under its id, so schemas are kept for as long as the process lives.
+//! A schema never changes under its id, so schemas are cached without a limit in time: until the pipeline ends or restarts.
 
 mod client;
 
@@ -29,9 +29,10 @@ use crate::status::{Trouble, lock};
 const SECOND_REQUEST_AFTER: Duration = Duration::from_secs(1);
 /// After a second answer confirmed that one id is unknown, a single answer is enough for other ids during this time.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
-/// An unknown id is requested again after this time.
+/// After this time, an unknown id is requested again if a record needs it.
 const UNKNOWN_FOR: Duration = Duration::from_secs(30);
-/// The most unknown ids that are remembered, however many a topic contains.
+/// The most unknown ids that are remembered. When one more is added, all others are forgotten, and are requested again if a
+/// record needs them.
 const UNKNOWN_KEPT: usize = 4096;
 
 /// How long a command waits for a schema.
@@ -48,7 +49,7 @@ pub fn await_schema(schemas: Option<&CachedSchemas>, wants: impl FnMut() -> Opti
     await_until(Instant::now() + PATIENCE, schemas, wants)
 }
 
-/// Like [`await_schema`], but until this deadline.
+/// Waits like [`await_schema`], but until this deadline.
 fn await_until(
     deadline: Instant,
     schemas: Option<&CachedSchemas>,
@@ -65,8 +66,10 @@ fn await_until(
     Ok(())
 }
 
+/// The state of one schema in the cache.
 #[derive(Debug)]
 enum Entry {
+    /// The schema is requested, and no answer has come yet.
     Asked,
     Here(Arc<Schema>),
     /// The registry has the schema, but it can't be used. Another request would change nothing.
@@ -78,6 +81,7 @@ enum Entry {
 #[derive(Debug, Default)]
 struct State {
     entries: HashMap<SchemaId, Entry>,
+    /// The number of entries that are [`Entry::Unknown`].
     unknown: usize,
     /// Why the registry doesn't answer; `None` while it answers.
     trouble: Option<Trouble>,
@@ -85,7 +89,7 @@ struct State {
     trouble_since: Option<Instant>,
 }
 
-/// The schemas of one registry, for the pipelines' threads.
+/// The schemas of one pipeline's registry, shared by the pipeline's threads.
 #[derive(Debug)]
 pub struct CachedSchemas {
     pipeline: Box<str>,
@@ -117,10 +121,10 @@ impl CachedSchemas {
 
     /// Looks up the subjects of each schema in `of`, and calls `visit` for every other version of these subjects. `visit` gets
     /// the id from `of`, the other version's id, and the other version's schema. Versions that are unknown or can't be used are
-    /// skipped. Blocks, so this is for commands and never for a poll thread.
+    /// skipped, and so are ids in `of` that are GUIDs. Blocks, so it is for commands and never for a poll thread.
     ///
     /// # Errors
-    /// The registry's error, if a request for versions fails, or if schemas are missing after [`PATIENCE`] for all together.
+    /// The registry's error, if a request for versions fails, or if not all schemas have arrived after [`PATIENCE`].
     pub fn other_versions(
         &self,
         of: &[SchemaId],

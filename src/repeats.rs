@@ -1,9 +1,9 @@
-//! Limits log lines that would come again and again. Pure.
+//! Limits how often the same log line is written. Pure.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A line is logged only once within this time, unless another time is given.
+/// The default time within which a line is logged only once.
 pub const REPEAT_AFTER: Duration = Duration::from_secs(60);
 /// When this many lines are remembered, those that may be logged again are forgotten.
 const LINES_MAX: usize = 256;
@@ -23,18 +23,20 @@ impl Default for Repeats {
 
 #[derive(Debug)]
 struct Line {
+    /// When the line was last logged.
     said_at: Instant,
-    /// How often the line came since then without being logged.
+    /// How many times the line was suppressed since then.
     held_back: u32,
 }
 
 impl Repeats {
-    /// Makes a limiter that lets a line through once within this time.
+    /// Makes a limiter that lets the same line through once within this time.
     pub fn every(after: Duration) -> Self {
         Self { after, lines: HashMap::new() }
     }
 
-    /// Takes a line. Returns `None` if the line is not to be logged, and otherwise how often it came without being logged.
+    /// Decides whether a line is logged at the time `now`. `key` identifies the line. Returns `None` if it is suppressed, and
+    /// otherwise how many times it was suppressed since it was last logged.
     pub fn take(&mut self, key: String, now: Instant) -> Option<u32> {
         let after = self.after;
         if self.lines.len() >= LINES_MAX {

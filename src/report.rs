@@ -16,9 +16,10 @@ use crate::repeats::Repeats;
 use crate::status::work::{self, BatchNote, DeadLetter};
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble, lock};
 
-/// The last committed record counts as compacted away if neither this record nor a later one is delivered for this long.
+/// If a claimed partition makes no progress for this long, the last committed record, which is fetched again, counts as compacted
+/// away.
 const GONE_AFTER: Duration = Duration::from_secs(5);
-/// How many partitions the timeline names one by one.
+/// The most partitions that one line of the timeline names.
 const NAMED_PARTITIONS: usize = 8;
 
 /// Listens to the events of one consumer: its poll loop and its writer.
@@ -33,8 +34,8 @@ pub struct ConsumerReport {
     pub status: Arc<ConsumerStatus>,
     /// The plans, which know the schemas that records wait for.
     pub plans: Arc<PlanSource>,
-    /// The kinds of dead letters that were logged, by reason and column. A faulty sender causes thousands of dead
-    /// letters per second.
+    /// Limits how often dead letters of the same reason and column are logged. A faulty sender causes thousands of dead letters
+    /// per second.
     pub logged: Mutex<Repeats>,
 }
 
@@ -205,7 +206,7 @@ impl ConsumerReport {
 #[derive(Debug)]
 pub struct ClaimReport {
     pipeline: Arc<str>,
-    /// Since when claims have failed.
+    /// Since when claims have failed; `None` after a claim was granted.
     waiting_since: Mutex<Option<Instant>>,
 }
 

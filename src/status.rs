@@ -1,5 +1,5 @@
-//! What the daemon knows about itself, for `/readyz`, `/api/status` and the page. Poll loops, writers and claims update it,
-//! each at most a few times per batch. The HTTP server reads it.
+//! The status of pipelines and consumers, for `/readyz`, `/api/status` and the page. Poll loops and writers update it, each at
+//! most a few times per batch. The HTTP server reads it.
 
 mod drain;
 mod state;
@@ -19,7 +19,7 @@ pub use drain::Drain;
 pub use state::{PartitionState, PipelineState};
 pub use trouble::{Trouble, WaitCause};
 
-/// One consumer and its writer.
+/// The status of one consumer: of its poll loop and its writer.
 #[derive(Debug)]
 pub struct ConsumerStatus {
     /// The consumer's number within the pipeline and this process, from 0.
@@ -29,7 +29,7 @@ pub struct ConsumerStatus {
     /// The records that the consumer's drain left unwritten.
     pub drain: Drain,
     writer: Mutex<WriterState>,
-    /// Since when, and why, records have waited for their schemas.
+    /// Since when records have waited for their schemas, and why; `None` if they don't wait.
     schemas: Mutex<Option<(Instant, Trouble)>>,
     partitions: Mutex<Vec<PartitionStatus>>,
     joined: AtomicBool,
@@ -53,14 +53,14 @@ pub enum WriterState {
         since: Instant,
         /// The system that the consumer waits for, with the last error.
         trouble: Trouble,
-        /// The number of failed attempts.
+        /// The number of failed attempts to write; always 1 if the consumer waits for schemas.
         attempt: u32,
         /// The time of the next attempt.
         retry_at: Instant,
     },
 }
 
-/// One partition of a consumer.
+/// The status of one partition of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionStatus {
     pub source: TopicPartition,
@@ -76,14 +76,14 @@ pub struct PartitionStatus {
     /// record.
     pub known: bool,
     pub epoch: Option<i64>,
-    /// Why the partition is stopped; `None` if it isn't.
+    /// The log-loss condition that stopped the partition; `None` if it isn't stopped.
     pub condition: Option<String>,
-    /// When the partition last advanced.
+    /// When the partition last made progress: by a granted claim, a record or a commit.
     pub progress_at: Instant,
 }
 
 impl PartitionStatus {
-    /// Makes a partition in this state, with everything else unknown.
+    /// Makes the status of a partition of which nothing but its state and its progress is known.
     pub fn new(source: TopicPartition, state: PartitionState, progress_at: Instant) -> Self {
         Self {
             source,
@@ -130,7 +130,7 @@ impl ConsumerStatus {
         }
     }
 
-    /// Notes that the writer waits for `delay` after this many failures.
+    /// Notes that the writer waits for `delay` before it retries. `attempt` is the number of failures so far.
     pub fn waiting(&self, trouble: Trouble, attempt: u32, delay: Duration) {
         let now = Instant::now();
         let mut state = lock(&self.writer);
@@ -144,7 +144,8 @@ impl ConsumerStatus {
         *state = WriterState::Waiting { since, trouble, attempt, retry_at: now + delay };
     }
 
-    /// Notes whether the poll thread's records wait for a schema registry that doesn't answer, and why.
+    /// Notes whether the poll thread's records wait for a schema registry that doesn't answer. `trouble` says why it doesn't;
+    /// `None` if no record waits, or the registry answers.
     pub fn waits_for_schema(&self, trouble: Option<Trouble>) {
         let mut state = lock(&self.schemas);
         *state = match (state.take(), trouble) {
@@ -162,7 +163,7 @@ impl ConsumerStatus {
         };
     }
 
-    /// Returns the activity of the whole consumer, which waits if its writer waits, or if its records wait for schemas.
+    /// Returns the activity of the whole consumer. It waits if its writer waits for Postgres, or if its records wait for schemas.
     pub fn writer(&self) -> WriterState {
         let writer = lock(&self.writer).clone();
         match (&writer, &*lock(&self.schemas)) {
@@ -179,12 +180,12 @@ impl ConsumerStatus {
         self.dead_letters.fetch_add(dead_letters, Ordering::Relaxed);
     }
 
-    /// Returns the rows committed since the start.
+    /// Returns the number of rows committed since the start of the pipeline.
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// Returns the dead letters committed since the start.
+    /// Returns the number of dead letters committed since the start of the pipeline.
     pub fn dead_letters(&self) -> u64 {
         self.dead_letters.load(Ordering::Relaxed)
     }
@@ -221,7 +222,7 @@ impl ConsumerStatus {
         lock(&self.stalls).clone()
     }
 
-    /// Takes the poll loop's inbox, for [`ConsumerStatus::ask_rebuild`].
+    /// Stores the poll loop's inbox, for [`ConsumerStatus::inbox_place`].
     ///
     /// # Panics
     /// At a second call: a consumer has one poll loop.
@@ -229,15 +230,18 @@ impl ConsumerStatus {
         self.poll_loop.set(inbox.downgrade()).expect("a consumer has one poll loop");
     }
 
-    /// Asks the poll loop to leave the group and join it again. `why` is the reason for the log.
+    /// Asks the poll loop to leave the group and join it again. `why` is the reason for the log. Does nothing if the inbox is
+    /// full.
     pub fn ask_rebuild(&self, why: &'static str) {
-        // A full inbox means that the loop hangs. The watchdog will ask again.
+        // If the inbox is full, the loop hangs in a call. If the partition still makes no progress, the watchdog asks again
+        // later.
         if let Some(place) = self.inbox_place() {
             place.send(Message::Rebuild(why));
         }
     }
 
-    /// Returns a place in the poll loop's inbox; `None` if the inbox is full, or the loop has ended.
+    /// Reserves room for one message in the poll loop's inbox; `None` if the inbox is full, or the loop has not started or has
+    /// ended.
     pub fn inbox_place(&self) -> Option<OwnedPermit<Message>> {
         self.poll_loop.get().and_then(WeakSender::upgrade)?.try_reserve_owned().ok()
     }
@@ -247,7 +251,7 @@ impl ConsumerStatus {
         self.joined.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether the group has answered yet.
+    /// Returns whether the group has answered with an assignment since the start of the pipeline.
     pub fn joined(&self) -> bool {
         self.joined.load(Ordering::Relaxed)
     }

@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The service manager's socket. If there is none, every message is dropped.
+/// The connection to the service manager. If the daemon wasn't started by one, every message is dropped.
 #[derive(Debug)]
 pub(crate) struct Manager {
     socket: Option<(UnixDatagram, SocketAddr)>,
@@ -27,8 +27,8 @@ impl Manager {
         Ok(Self { watchdog: socket.is_some() && std::env::var_os("WATCHDOG_USEC").is_some(), socket })
     }
 
-    /// Reports that the daemon listens. Kafka and Postgres may still be unavailable: if the manager waited for them
-    /// too, it would give up and restart the daemon.
+    /// Reports that the daemon serves HTTP and has started its pipelines, or that a reload is over. Kafka and Postgres may still
+    /// be unavailable: if the manager waited for them too, it would give up and restart the daemon.
     pub(crate) fn ready(&self) {
         self.tell("READY=1");
     }

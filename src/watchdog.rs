@@ -33,7 +33,7 @@ pub enum Stall {
     WaitingForSchema(String),
     /// `flow.max_rows_per_second` holds back the partition's consumer.
     HeldByFlow,
-    /// The consumer's batch is full, and the writer is still busy with the previous one.
+    /// The consumer's open batch is full, and the writer still writes the previous batch.
     HeldByBudget,
     KafkaSilent(String),
     /// The partition's claim isn't granted yet.
@@ -77,15 +77,15 @@ pub struct Observation<'a> {
     pub polled_at: Instant,
     /// Why no records are taken from Kafka; `None` if they are taken.
     pub held: Option<Hold>,
-    /// Why Kafka doesn't answer requests about the log; `None` if it answers.
+    /// Why Kafka doesn't serve the pipeline; `None` if it does.
     pub kafka: Option<&'a str>,
-    /// Records between the ledger's position and the log's end.
+    /// The number of unwritten records.
     pub lag: u64,
     /// Since when there has been lag without interruption.
     pub lagging_since: Instant,
 }
 
-/// Returns why the partition makes no progress. `None` if it has no lag, or has been idle for less than
+/// Returns why the partition makes no progress. `None` if it has no lag, or if it has had lag without progress for less than
 /// [`STALL_AFTER`]. Pure.
 pub fn diagnose(look: &Observation<'_>, now: Instant) -> Option<Stall> {
     let idle_since = look.partition.progress_at.max(look.lagging_since);

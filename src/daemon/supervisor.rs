@@ -70,8 +70,8 @@ impl Supervisor {
         }
     }
 
-    /// Runs the pipelines until all have ended. Returns the result of the process, and when the pipelines were told to
-    /// end.
+    /// Runs the pipelines until all have ended. Returns the result of the process, and the time of the shutdown; `None` if the
+    /// pipelines ended without one.
     pub(super) async fn run<S: Future<Output = ()>>(
         mut self,
         control: Control<S>,
@@ -277,8 +277,8 @@ impl Supervisor {
     }
 }
 
-/// Fails if no Kafka client for this pipeline can be created with the new configuration, for example while certificates
-/// are being replaced and a key doesn't match its certificate. The reload is then refused, and the pipeline keeps
+/// Fails if no Kafka client for this pipeline can be created with the new configuration. This happens, for example, while
+/// certificates are being replaced and a key doesn't match its certificate. The reload is then refused, and the pipeline keeps
 /// running.
 fn can_connect(config: &Config, name: &str) -> Result<(), String> {
     let Some(pipeline) = config.pipelines.iter().find(|pipeline| pipeline.name == name) else { return Ok(()) };

@@ -18,8 +18,8 @@ use super::settings::Settings;
 const POLL: Duration = Duration::from_millis(100);
 
 /// Returns which of `topics` the brokers don't allow us to read. Only a fetch shows this, because the right to see a topic
-/// (Describe) is separate from the right to read it. So this function fetches from the end of each topic's first partition, all
-/// at once, with the settings of [`super::settings::reader`].
+/// (Describe) is separate from the right to read it. So this function fetches from the end of the first partition of every
+/// topic, in parallel. `config` must have the settings of [`super::settings::reader`].
 ///
 /// # Errors
 /// The error of Kafka, and `OperationTimedOut` after [`TIMEOUT`].

@@ -1,8 +1,8 @@
 //! Gives running Kafka clients their credentials: tokens before they expire, and passwords whose file has changed.
 //!
 //! One [`Keeper`] serves all clients of the process that have the same source. It has its own thread, because a request
-//! to an endpoint or a program blocks, and no poll loop may wait for it. The keeper ends when its last client has
-//! ended.
+//! to an endpoint or a program blocks, and no poll loop may wait for it. The keeper ends when
+//! it is dropped: when no client holds it any more.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
@@ -21,7 +21,7 @@ use crate::status::lock;
 const PASSWORD_LOOK: Duration = Duration::from_secs(1);
 /// The first and the longest wait after a failed attempt to get a token.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// The longest time until a [`Keeper`] notices that it has no clients.
+/// The longest time until a keeper's thread notices that the [`Keeper`] was dropped.
 const NAP: Duration = Duration::from_secs(2);
 
 /// The source of credentials that change while a client runs.
@@ -93,7 +93,8 @@ fn source(kafka: &Kafka, pipeline: &Pipeline) -> Option<Source> {
 }
 
 impl Keeper {
-    /// Gives a client the credentials, now and whenever they change, for as long as `owner` lives.
+    /// Gives a client the credentials, now if they are known, and whenever they change, for as long as `owner` lives. `client`
+    /// returns the client that `owner` contains.
     pub fn serve<T: Send + Sync + 'static, C: ClientContext + 'static>(
         &self,
         owner: &Arc<T>,
@@ -155,7 +156,8 @@ fn keep(keeper: &Weak<Keeper>) {
     }
 }
 
-/// Gets a token and gives it to the clients. Returns the time until the next token is needed.
+/// Gets a token and gives it to the clients. Returns how long to wait before the next request for a token: four fifths of the
+/// token's lifetime, or a backoff if this request failed.
 fn refresh(keeper: &Keeper, source: &TokenSource, failures: &mut u32) -> Duration {
     match token::fetch(source) {
         Ok((token, lifetime)) => {

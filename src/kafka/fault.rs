@@ -11,7 +11,8 @@ pub struct Fault {
     /// The broker's `host:port`; `None` if the text names none.
     pub broker: Option<String>,
     pub cause: Cause,
-    /// librdkafka's text without the names of brokers and threads.
+    /// librdkafka's text without the names of brokers and threads, and without the state of the connection. If the fault wasn't
+    /// parsed from librdkafka's text: our own words.
     text: String,
 }
 
@@ -59,7 +60,7 @@ pub enum Cause {
     TopicDenied,
     /// The broker doesn't offer the group protocol `consumer`.
     NoConsumerProtocol,
-    /// Not all members of the group offer the protocol by which we would share the partitions.
+    /// Not all members of the group offer the assignor of our `group_protocol`.
     OtherProtocol,
     Other,
 }
@@ -186,7 +187,7 @@ impl Fault {
         Self { broker: None, cause: Cause::GroupDenied, text: format!("group `{group}`") }
     }
 
-    /// Returns the fault of a group whose members share the partitions by another protocol.
+    /// Returns the fault of a group whose members don't all offer our assignor.
     pub fn other_protocol(group: &str) -> Self {
         Self { broker: None, cause: Cause::OtherProtocol, text: format!("group `{group}`") }
     }
@@ -238,9 +239,13 @@ impl fmt::Display for Fault {
 }
 
 /// Parses a line of librdkafka's debug log (context `feature`). In this log, librdkafka lists the requests that a broker
-/// supports, one per line. For the line of the protocol's request, returns the broker, and whether it offers the group protocol
-/// `consumer`. Version 0 of the request, which Kafka 3.8 has, doesn't count, because librdkafka doesn't send it. For the first
-/// line of a list, the second value is `None`, because a later line may name the request. For all other lines, returns nothing.
+/// supports, one per line. Returns the broker, and whether it offers the group protocol `consumer`:
+///
+/// - For the line of the protocol's request (`ConsumerGroupHeartbeat`), `Some(true)` if the broker supports version 1 of the
+///   request. Version 0, which Kafka 3.8 has, doesn't count, because librdkafka doesn't send it.
+/// - For the first line of a list, `None`, because a later line may name the request.
+///
+/// Returns `None` for any other line.
 pub fn consumer_protocol(line: &str) -> Option<(String, Option<bool>)> {
     let is_first = line.contains("Broker API support:");
     if !is_first && !line.contains("ApiKey ConsumerGroupHeartbeat ") {

@@ -31,7 +31,7 @@ use crate::config::{GroupProtocol, Topics};
 const LEAVE_POLL: Duration = Duration::from_millis(5);
 /// The longest wait for the end of the subscription.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(1);
-/// The longest that closing may take.
+/// The longest wait for the client to close. After this time, closing goes on in the background.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// If a consumer has committed nothing for this long, it commits a position again. The commit changes nothing, but
@@ -51,7 +51,7 @@ pub struct KafkaGroup {
     pub topics: Topics,
     /// How the group assigns partitions.
     pub protocol: GroupProtocol,
-    /// The consumer's static membership; `None` for a member whose place in the group ends with the process.
+    /// The consumer's static membership; `None` for a member without a `group.instance.id`.
     pub membership: Option<Membership>,
 }
 
@@ -132,9 +132,9 @@ impl KafkaClient {
         self.report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
     }
 
-    /// Returns the error that ended this client, if any. Two errors have the kind `Broken`, so that a new client is
-    /// tried after them: another member took our name, or the client has no right to read the group. librdkafka ends
-    /// the client for the second one only under KIP-848.
+    /// Returns the error that ended this client, if any. Two errors have the kind `Broken`, so that a new client is tried after
+    /// them: the member lost its name, or the client has no right to read the group. For a missing right, librdkafka ends the
+    /// client only under KIP-848.
     fn fatal(&self) -> Option<ReadError> {
         let (code, text) = self.consumer.client().fatal_error()?;
         if code == Code::GroupAuthorizationFailed {
@@ -221,7 +221,7 @@ impl GroupClient for KafkaClient {
             None => Ok(()),
             Some(Err(error)) => Err(self.fatal().unwrap_or_else(|| sorted(error))),
             // Every partition is forwarded before it is fetched, so no record should arrive here. If one did, it would be
-            // missing from the batch. With this error, the partition is claimed again, and so the record is fetched again.
+            // missing from the batch. After this error, all partitions are claimed again, and so the record is fetched again.
             Some(Ok(message)) => {
                 let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
                 let source = format!("a record came by the consumer's own queue: {topic}/{partition}@{offset}").into();
@@ -270,7 +270,7 @@ impl GroupClient for KafkaClient {
     }
 
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)> {
-        // While this queue has records, the poll loop's session lacks some of what librdkafka has read.
+        // While this queue has records, the poll loop hasn't received all records that librdkafka has read.
         if self.queue.remaining() > 0 {
             return Vec::new();
         }
@@ -351,7 +351,7 @@ impl GroupClient for KafkaClient {
         // Dropping the queue returns its records to the consumer, which is closed below.
         drop(queue);
         consumer.context().close();
-        // A member without a name leaves the group when it closes. A member with a name keeps its place, unless it ends its
+        // A member without a name leaves the group when it closes. A member with a name stays a member, unless it ends its
         // subscription before it closes.
         if membership.is_some_and(|membership| !membership.is_kept() && !membership.is_lost()) {
             let deadline = Instant::now() + LEAVE_DEADLINE;

@@ -5,12 +5,13 @@
 //!
 //! - A request of the [observer](super::observer) isn't answered. The observer makes requests about idle topics too.
 //! - A consumer's group has no coordinator, as librdkafka's statistics report.
-//! - A request is denied. While it is denied, a consumer repeats it every few seconds.
+//! - A request is denied, or the group's members don't all offer our assignor. While this lasts, a consumer repeats the request
+//!   every few seconds.
 //! - A broker doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member.
 //! - Kafka answers that it doesn't have a listed topic.
 //!
 //! The lines that librdkafka logs about connections are not such a signal, because one of several brokers may be down without
-//! harm. They are only shown as the cause.
+//! harm. They are shown as the cause of an outage, and [`KafkaHealth::was_troubled`] uses them.
 
 mod state;
 
@@ -31,7 +32,8 @@ pub struct KafkaHealth {
     /// `kafka.bootstrap_servers`.
     servers: String,
     group: String,
-    /// Whether failed connections are logged when they fail. A command doesn't log them, because its error names the cause.
+    /// Whether each failed connection is logged as a warning. A command logs it at level debug, because the command's own error
+    /// names the cause.
     logs: bool,
     state: Mutex<State>,
     lines: Mutex<Repeats>,
@@ -58,7 +60,7 @@ pub struct HealthStatistics {
 }
 
 impl KafkaHealth {
-    /// Returns the health for a daemon's pipeline, which logs failed connections.
+    /// Returns the health for a daemon's pipeline, which logs failed connections as warnings.
     pub fn new(pipeline: Arc<str>, servers: &str, group: &str) -> Self {
         Self {
             pipeline,
@@ -70,7 +72,7 @@ impl KafkaHealth {
         }
     }
 
-    /// Returns the health for a command, which doesn't log failed connections.
+    /// Returns the health for a command, which doesn't warn of failed connections.
     pub fn of_command(servers: &str, group: &str) -> Self {
         Self { logs: false, ..Self::new("".into(), servers, group) }
     }
@@ -80,7 +82,7 @@ impl KafkaHealth {
         &self.pipeline
     }
 
-    /// Notes that a request is made.
+    /// Notes that a request is made. The silence is measured from the first request since the last answer.
     pub fn asked(&self) {
         lock(&self.state).asked_at.get_or_insert_with(Instant::now);
     }
@@ -120,8 +122,8 @@ impl KafkaHealth {
         lock(&self.state).missing.as_ref().map(|(_, topics)| topics.clone()).unwrap_or_default()
     }
 
-    /// Takes a line that librdkafka logged about a failed connection. `consumer` is the number of the consumer whose client
-    /// logged the line.
+    /// Stores and logs the fault that a line of librdkafka about a failed connection describes. `consumer` is the number of the
+    /// consumer whose client wrote the line; `None` for any other client.
     pub fn connection_failed(&self, consumer: Option<u32>, line: &str) {
         let fault = Fault::parse(line);
         let broker = fault.broker.clone().unwrap_or_default();
@@ -176,7 +178,7 @@ impl KafkaHealth {
         self.denied(consumer, Fault::group_denied(&self.group));
     }
 
-    /// Notes that a consumer can't join the group, because the group's members share the partitions by another protocol.
+    /// Notes that a consumer can't join the group, because not all members offer its assignor.
     pub fn other_protocol(&self, consumer: u32) {
         self.denied(consumer, Fault::other_protocol(&self.group));
     }
@@ -239,7 +241,7 @@ impl KafkaHealth {
     }
 
     /// Decides whether Kafka serves the pipeline, and logs each change. Called once per second. If an outage has just ended,
-    /// returns what ended and how long it lasted, as text.
+    /// returns a text that says so, with the duration of the outage.
     pub fn look(&self, now: Instant) -> Option<String> {
         let mut state = lock(&self.state);
         let trouble = state.trouble(now, &self.servers);
@@ -280,8 +282,8 @@ impl KafkaHealth {
         });
     }
 
-    /// Logs a line, unless the same line (its numbers may differ) was logged within the last minute. `say` gets the number of
-    /// lines that were suppressed since then.
+    /// Calls `say` to log a line, unless the same line was logged within the last minute. Lines that differ only in their digits
+    /// count as the same. `say` gets the number of lines that were suppressed since the last one; `None` if it is 0.
     pub fn once(&self, line: &str, say: impl FnOnce(Option<u32>)) {
         let key: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
         let held_back = lock(&self.lines).take(key, Instant::now());

@@ -1,4 +1,4 @@
-//! Lists of partitions, as librdkafka takes them.
+//! Lists of partitions in librdkafka's form.
 
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};

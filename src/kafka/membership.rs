@@ -1,7 +1,7 @@
-//! Static membership: names by which this daemon's consumers keep their places in a group across a restart.
+//! Static membership: names by which this daemon's consumers keep their partitions in a group across a restart.
 //!
 //! If a member without a name dies, it keeps its partitions until its session times out. If a member with a name
-//! (`group.instance.id`) starts again, the broker gives it its old place at once. The ledger's claims fence writes that
+//! (`group.instance.id`) starts again, the broker gives it its old partitions at once. The ledger's claims fence writes that
 //! the dead process may still have in flight.
 //!
 //! A name belongs to one member at a time: when another member joins with the name, the broker ends the previous
@@ -26,10 +26,11 @@ const KEEP_EVERY: Duration = Duration::from_secs(600);
 /// How long a consumer waits after its first loss of a name before it asks whether the name is free. The wait doubles
 /// with each loss, because taking a name back costs a rebalance.
 const PAUSE_FIRST: Duration = Duration::from_secs(10);
-/// The longest such wait.
+/// The longest such wait. A consumer that has kept its name for this long after taking it back starts with the first wait again.
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
 
-/// The longest name of a daemon in bytes. With a pipeline's name, a number and a digest it stays below Kafka's limit of 249.
+/// The longest name of a daemon, in bytes. A member's name also has the pipeline's name, the consumer's number and a digest, and
+/// stays within Kafka's limit of 249 bytes.
 const LONGEST: usize = 100;
 
 /// The name of this daemon, the same after a restart.
@@ -61,11 +62,11 @@ impl InstanceName {
         one != other && name(one).is_some_and(|name| !name.is_empty()) && name(one) == name(other)
     }
 
-    /// Returns the membership of a pipeline's consumer. `shutdown` is cancelled when the daemon is told to end.
+    /// Returns the membership of a pipeline's consumer. `shutdown` is cancelled when the pipeline is told to end, at the end of
+    /// the daemon or by a reload.
     ///
-    /// `None` with KIP-848 if the configuration sets no name. With that protocol, the broker keeps the place of a dead
-    /// member until its session times out, whether the member has a name or not. With a name, the broker would do the
-    /// same for a member that was stopped.
+    /// `None` with KIP-848 if the configuration sets no name. With that protocol, a dead member keeps its partitions until its
+    /// session times out, whether it has a name or not. With a name, a member that was stopped would keep them for as long.
     pub fn member(&self, pipeline: &Pipeline, consumer: u32, shutdown: CancellationToken) -> Option<Membership> {
         if pipeline.group_protocol == GroupProtocol::Consumer && !self.is_set {
             return None;
@@ -94,21 +95,22 @@ fn derived(host: &str, listen: SocketAddr) -> String {
     format!("{host}-{}", listen.port())
 }
 
-/// FNV-1a, so that all builds compute the same value.
+/// Computes the 32-bit FNV-1a hash, which is the same in all builds. The names of members contain it.
 fn digest(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-/// One consumer's place in its group.
+/// The static membership of one consumer.
 #[derive(Clone, Debug)]
 pub struct Membership {
     /// `group.instance.id`
     pub id: String,
+    /// The daemon's name, for messages.
     instance: Arc<str>,
     /// Whether the member can leave the group. Under KIP-848 it can't, because librdkafka ends the membership of a
     /// named member only temporarily.
     leaves: bool,
-    /// Cancelled when the daemon is told to end; `None` if the configuration doesn't promise that the daemon comes back.
+    /// Cancelled when the pipeline is told to end; `None` if the configuration doesn't promise that the daemon comes back.
     comes_back: Option<CancellationToken>,
     /// Whether the consumer has its name, shared by all its clients.
     name: Arc<Mutex<Name>>,
@@ -152,17 +154,17 @@ impl Membership {
         (!self.is_lost()).then(|| Self { told: Arc::default(), ..self.clone() })
     }
 
-    /// Returns whether the broker keeps the member and its partitions after the consumer has closed, until the session
-    /// timeout, so that the next start gets them back. Otherwise the consumer leaves the group, and others take over at
-    /// once. Under `group_protocol = "consumer"` the member is always kept, because librdkafka can't end the membership
-    /// of a named member. Under the other protocols it is kept only if `instance` is set and the daemon was told to
-    /// end.
+    /// Returns whether the broker keeps the member and its partitions after the consumer has closed. They are then kept until
+    /// the session timeout, so that the next start gets them back. Otherwise the consumer leaves the group, and other members
+    /// take over at once. Under `group_protocol = "consumer"` the member is always kept, because librdkafka can't end the
+    /// membership of a named member. Under the other protocols it is kept only if `instance` is set and the pipeline was told
+    /// to end.
     pub fn is_kept(&self) -> bool {
         !self.leaves || self.comes_back.as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 
     /// Returns whether another member has the name. This consumer then joins without a name: if it took its name back
-    /// at once, the other one would do the same, and neither could work.
+    /// at once, the other member would do the same, and neither could work.
     pub fn is_lost(&self) -> bool {
         lock(&self.name).lost_at.is_some()
     }
@@ -178,8 +180,8 @@ impl Membership {
         (name.lost_at, name.taken_back_at) = (None, Some(Instant::now()));
     }
 
-    /// Takes a fatal error of the consumer. If the error means that the member lost its name, returns what to tell the
-    /// operator.
+    /// Decides what a fatal error of the consumer means for its name. If the broker took the name from the member, notes the
+    /// loss and returns the message for the operator. `None` for any other error.
     ///
     /// `troubled` says whether Kafka was unavailable within [`TROUBLED_WITHIN`]. If so, the consumer may have lost the
     /// name to itself: during the outage its session ended, and the client joined again under its name. The broker then

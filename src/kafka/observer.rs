@@ -1,5 +1,5 @@
 //! Requests about topics, logs and the group, from a client that joins no group. Each request blocks for up to
-//! [`TIMEOUT`], so it is made neither on the runtime's async threads nor on a poll thread.
+//! [`TIMEOUT`], and some functions make several. So they are called neither on the runtime's async threads nor on a poll thread.
 
 mod log_ends;
 mod members;
@@ -43,7 +43,8 @@ const LIST_POLL: Duration = Duration::from_millis(10);
 /// a request for 1,000 partitions costs it a million comparisons.
 const PARTITIONS_PER_REQUEST: usize = 100;
 
-/// How long one metadata request waits. After this time, the request is repeated, or given up if a connection has failed.
+/// How long one request for metadata or for the cluster's id waits. After this time, the request is repeated. It is given up if
+/// a connection has failed, or after [`TIMEOUT`].
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
 /// The longest time for a second connection, which finds out why a certificate isn't trusted.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
@@ -154,7 +155,9 @@ impl Observer {
         Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
     }
 
-    /// Requests the settings of topics or brokers. Those whose settings the client has no right to read are left out.
+    /// Requests the settings of topics or brokers. Topics and brokers whose settings Kafka doesn't return, for example
+    /// because the client has no right to read them, are left out. `topic` is the topic that an error names. Must be called on
+    /// one of the runtime's threads for blocking work.
     fn describe(&self, topic: &str, resources: &[ResourceSpecifier<'_>]) -> Answer<Vec<ConfigResource>> {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let runtime = tokio::runtime::Handle::current();
@@ -176,9 +179,9 @@ impl Observer {
         })
     }
 
-    /// Returns the fault of a connected broker that doesn't offer the pipeline's group protocol, if there is one.
-    /// librdkafka logs one line for each request that a broker supports. Until the line of the protocol's request arrives, the
-    /// broker counts as not offering the protocol. So this waits for that line, at most 2 s.
+    /// Returns the fault of a connected broker that doesn't offer the group protocol `consumer`, if there is one. librdkafka logs
+    /// one line for each request that a broker supports. Until the line of the protocol's request arrives, the broker counts as
+    /// not offering the protocol. So this function waits for that line, at most 2 s.
     pub fn no_consumer_protocol(&self) -> Option<Fault> {
         let deadline = Instant::now() + LIST_PATIENCE;
         loop {
@@ -200,7 +203,8 @@ impl Observer {
         self.ask_until_answered("", || self.client.client().fetch_cluster_id(METADATA_PATIENCE).ok_or_else(unknown))
     }
 
-    /// Makes a request about a topic, and notes in the health whether the request was answered.
+    /// Makes a request, and notes in the health whether it was answered. `topic` is the topic that the error names if Kafka
+    /// denies access; empty if the request is about no topic.
     fn question<T>(&self, topic: &str, ask: impl FnOnce() -> KafkaResult<T>) -> Answer<T> {
         self.serve();
         self.health.asked();
@@ -214,7 +218,7 @@ impl Observer {
         self.ask_until_answered(topic.unwrap_or_default(), || self.client.fetch_metadata(topic, METADATA_PATIENCE))
     }
 
-    /// Repeats a request until it is answered or [`TIMEOUT`] is over. Stops earlier if a connection has failed, because the
+    /// Repeats a request until it is answered, for at most [`TIMEOUT`]. Stops earlier if a connection has failed, because the
     /// request would only fail again.
     fn ask_until_answered<T>(&self, topic: &str, ask: impl Fn() -> KafkaResult<T>) -> Answer<T> {
         self.question(topic, || {
@@ -229,7 +233,7 @@ impl Observer {
         })
     }
 
-    /// Returns why a request has no answer.
+    /// Converts the error of a request to a fault, and notes the fault in the health.
     fn unanswered(&self, topic: &str, error: &KafkaError) -> Unanswered {
         // librdkafka has logged the cause. Serve its log, so that the health learns the cause.
         self.serve();
@@ -293,7 +297,7 @@ impl Observer {
     /// out.
     ///
     /// # Errors
-    /// If Kafka doesn't answer, or denies a listed topic; the error says why.
+    /// If Kafka doesn't answer, denies a listed topic, or the pattern isn't a regular expression; the error says why.
     pub fn topics(&self, topics: &Topics) -> Answer<BTreeMap<String, i32>> {
         let found = |metadata: Metadata, wanted: &dyn Fn(&str) -> bool| {
             let topics = metadata.topics().iter().filter(|topic| topic.error().is_none() && wanted(topic.name()));
@@ -334,10 +338,10 @@ impl Observer {
         self.at(sources, mark)
     }
 
-    /// Returns where a new pipeline begins on each partition.
+    /// Returns the offset at which a new pipeline begins to read each partition.
     ///
     /// # Errors
-    /// The error of Kafka.
+    /// The error of Kafka, or that a partition has no leader.
     pub fn starts(&self, sources: &[TopicPartition], start: &Start) -> Answer<Vec<(TopicPartition, Offset)>> {
         let mut low = self.ends(sources, End::Low)?;
         let found = match start {
@@ -355,7 +359,7 @@ impl Observer {
                     let unknown = sources.iter().map(|source| (source, KafkaOffset::Invalid));
                     self.client.committed_offsets(partition_list(unknown)?, TIMEOUT)
                 })?;
-                // If a committed offset is below the log's start, Kafka has deleted its record.
+                // If a committed offset is below the log's start, Kafka has deleted its record. So begin at the log's start.
                 let clamp = |(source, offset): (TopicPartition, Offset)| {
                     let offset = low.get(&source).map_or(offset, |low| offset.max(*low));
                     (source, offset)
@@ -378,7 +382,8 @@ impl Observer {
         self.question("", || denied_topics(&settings::to_read(self.settings.clone()), topics, &self.health))
     }
 
-    /// Returns the retention of topics. Topics about which Kafka gives no answer are left out.
+    /// Returns the retention of topics. Topics whose settings Kafka doesn't return are left out, for example because the client
+    /// has no right to read them.
     ///
     /// # Errors
     /// The error of Kafka.
@@ -399,8 +404,8 @@ impl Observer {
         Ok(kept)
     }
 
-    /// Returns the timestamps of these records, to the second, in milliseconds since the epoch. If an offset holds no record,
-    /// returns the time of an earlier one.
+    /// Returns the timestamps of these records, to the second, in milliseconds since the epoch. `now_ms` is the current time. If
+    /// an offset holds no record, returns the timestamp of an earlier record.
     ///
     /// # Errors
     /// The error of Kafka.
@@ -426,7 +431,8 @@ impl Observer {
         self.offsets(&sources.iter().map(|source| (source, mark)).collect::<Vec<_>>())
     }
 
-    /// Requests one offset per partition: the offset for a time, or for a mark such as the log's end.
+    /// Requests one offset per partition: the first offset at or after a time, or the offset of a mark such as the log's end.
+    /// Partitions without an answer are left out.
     fn offsets(&self, places: &[(&TopicPartition, KafkaOffset)]) -> Answer<HashMap<TopicPartition, Offset>> {
         let mut found = HashMap::with_capacity(places.len());
         for places in places.chunks(PARTITIONS_PER_REQUEST) {
@@ -453,7 +459,7 @@ impl Observer {
         Ok(places)
     }
 
-    /// Serves librdkafka's own events: logs, tokens.
+    /// Serves librdkafka's own events, such as log lines. Their callbacks update the health.
     fn serve(&self) {
         while self.client.poll(Duration::ZERO).is_some() {}
     }

@@ -1,5 +1,5 @@
-//! Reads given ranges of logs, for the commands. The reader joins no group, commits nothing, and ends after the ranges. Reading
-//! blocks, so it is done outside of the runtime's threads.
+//! Reads given ranges of logs, for commands and for the lag. The reader joins no group and commits nothing. Reading blocks, so it
+//! is done outside of the runtime's async threads.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,7 +19,7 @@ use super::health::KafkaHealth;
 use super::rebalance::Notes;
 use super::settings::Settings;
 
-/// If Kafka sends nothing for this long, reading is given up, unless another time is given.
+/// If Kafka sends nothing for this long, reading is given up. [`Reader::with_silence_limit`] sets another limit.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// The longest wait between two checks of the elapsed time.
 const POLL: Duration = Duration::from_millis(200);
@@ -30,7 +30,7 @@ pub struct Reader {
     consumer: Arc<BaseConsumer<Notes>>,
     /// If Kafka sends nothing for this long, reading is given up.
     silence_max: Duration,
-    /// The keeper of the client's credentials. It ends when nobody holds it any more.
+    /// The keeper of the client's credentials. The reader holds it, because a keeper ends when nobody holds it.
     _credentials: Option<Arc<Keeper>>,
 }
 
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Makes a reader with the settings of [`super::settings::reader`].
+    /// Makes a reader. The settings must be those of [`super::settings::reader`].
     ///
     /// # Errors
     /// If librdkafka refuses a setting.
@@ -57,7 +57,7 @@ impl Reader {
         Ok(Self { health, consumer, silence_max: SILENCE_MAX, _credentials: settings.credentials.clone() })
     }
 
-    /// Gives up reading if Kafka sends nothing for this long.
+    /// Sets how long Kafka may send nothing before reading is given up.
     #[must_use]
     pub fn with_silence_limit(self, silence_max: Duration) -> Self {
         Self { silence_max, ..self }
@@ -68,7 +68,7 @@ impl Reader {
     /// skipped.
     ///
     /// # Errors
-    /// The error of Kafka, or a timeout if it sends nothing for 15 seconds, or for the time that was given.
+    /// The error of Kafka, or a timeout if Kafka sends nothing for the silence limit (15 seconds by default).
     pub fn read(
         &self,
         topic: &str,
@@ -89,7 +89,8 @@ impl Reader {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), Offset::new(message.offset()));
-                    // A record after the end of its partition's range says nothing about the partitions that are still read.
+                    // The partition's range was read to its end. Its further records don't show that Kafka still sends records of
+                    // the other partitions, so leave `heard_at` unchanged.
                     let Some(range) = open.get(&partition) else { continue };
                     if range.contains(&offset) {
                         take(&message);
@@ -100,7 +101,7 @@ impl Reader {
                         open.remove(&partition);
                     }
                 }
-                // The error names no topic. That is why only one topic is read at a time.
+                // This event names no topic. That is why only one topic is read at a time.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     if open.remove(&partition).is_some() {
                         heard_at = Instant::now();
@@ -113,7 +114,7 @@ impl Reader {
                         | RDKafkaErrorCode::TopicAuthorizationFailed,
                     ),
                 )) => return Err(said(&error)),
-                // librdkafka retries, and the health has the cause.
+                // librdkafka retries after other errors, and the health has the cause.
                 Some(Err(_)) | None => {}
             }
             if heard_at.elapsed() > self.silence_max {
@@ -125,7 +126,7 @@ impl Reader {
     }
 }
 
-/// Converts a message to the form that a batch stores.
+/// Returns a message's offset, timestamp, key and value in the form in which a batch takes a record.
 pub fn incoming<M: Message>(message: &M) -> Incoming<'_> {
     Incoming {
         offset: Offset::new(message.offset()),

@@ -43,9 +43,10 @@ struct Broker {
     throttle: Throttle,
 }
 
-/// Delays by the broker's quotas since the last statistics, in milliseconds.
+/// The delays by the broker's quotas since the last statistics.
 #[derive(Deserialize)]
 struct Throttle {
+    /// The longest delay, in milliseconds.
     max: i64,
 }
 
@@ -76,14 +77,16 @@ pub struct Notes {
     /// The number of the consumer that this client belongs to, if it belongs to one.
     consumer: Option<u32>,
     events: Mutex<Vec<GroupEvent>>,
+    /// Whether `events` may have an event.
     noted: AtomicBool,
     closing: AtomicBool,
+    /// The last answer for [`Notes::take_read`].
     read: Mutex<Vec<(TopicPartition, Offset)>>,
 }
 
 impl Notes {
-    /// Makes an empty context for a client of a pipeline; `consumer` is the number of the consumer that the client
-    /// belongs to.
+    /// Makes an empty context for a client of a pipeline. `consumer` is the number of the consumer that the client belongs to;
+    /// `None` for a client that joins no group.
     pub fn new(health: Arc<KafkaHealth>, consumer: Option<u32>) -> Self {
         Self {
             health,
@@ -128,13 +131,13 @@ impl Notes {
         std::mem::take(&mut *lock(&self.events))
     }
 
-    /// Takes the offsets up to which logs were read, as librdkafka's statistics report them every few seconds. A partition is
-    /// left out while librdkafka holds records of it that are still to be delivered.
+    /// Takes the offsets up to which logs were read, from librdkafka's last statistics; none if there were no statistics since
+    /// the last call. A partition is left out while librdkafka holds records of it that are still to be delivered.
     pub fn take_read(&self) -> Vec<(TopicPartition, Offset)> {
         std::mem::take(&mut *lock(&self.read))
     }
 
-    /// Makes callbacks answer rebalances themselves from now on.
+    /// Makes the rebalance callback answer by itself from now on, because the poll thread no longer takes events.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }

@@ -14,7 +14,7 @@ use super::credentials::{self, Keeper};
 use crate::config::{FILES_READ_ONCE, GroupProtocol, Kafka, Pipeline, defaults, token};
 use crate::limits::Prefetch;
 
-/// How often librdkafka looks for new topics and partitions.
+/// The time between two requests of librdkafka for new topics and partitions.
 const METADATA_REFRESH_MS: u32 = 10_000;
 
 /// The longest wait between two connection attempts to a broker. With librdkafka's default of 10 s, records could begin
@@ -44,7 +44,7 @@ const FETCH_WAIT_MIN: Duration = Duration::from_millis(10);
 const FETCH_MIN_BYTES_KEY: &str = "fetch.min.bytes";
 const FETCH_WAIT_KEY: &str = "fetch.wait.max.ms";
 
-/// How often librdkafka reports how far it has read.
+/// The time between two statistics of librdkafka, which say how far logs were read.
 const STATISTICS_MS: u32 = 2_000;
 
 /// librdkafka's settings for one client, and the keeper of credentials that change while it runs.
@@ -69,8 +69,8 @@ impl DerefMut for Settings {
     }
 }
 
-/// Says why librdkafka refuses to make a client with these settings. If files can't be read, names these instead of
-/// librdkafka's text, which names no file.
+/// Returns the message that librdkafka refuses to make a client with these settings. If files can't be read, the message names
+/// them, because `error`, librdkafka's own text, names no file.
 pub fn refused(settings: &Settings, error: &KafkaError) -> String {
     let unread = FILES_READ_ONCE.iter().filter_map(|name| {
         let path = settings.get(name).filter(|path| *path != "probe")?;
@@ -129,8 +129,8 @@ pub const EAGER: &str = "range";
 /// The assignors that other clients offer.
 pub const OFFERED: &str = "Java clients offer `range` and `cooperative-sticky` by default since Kafka 3.0, clients on librdkafka `range` and `roundrobin`, and `partition.assignment.strategy` changes that";
 
-/// Returns the protocol (the assignor) that our members of a classic group offer. Kafka refuses our members unless all other
-/// members offer this protocol too. `None` if the broker assigns the partitions.
+/// Returns the assignor that our members of a classic group offer. Kafka refuses our members unless all other members offer it
+/// too. `None` if the broker assigns the partitions.
 pub fn assignor(protocol: GroupProtocol) -> Option<&'static str> {
     match protocol {
         GroupProtocol::Cooperative => Some("cooperative-sticky"),
@@ -140,8 +140,8 @@ pub fn assignor(protocol: GroupProtocol) -> Option<&'static str> {
 }
 
 /// Returns the limits of a batch whose records are fetched with the settings of [`consumer`]. `batch.max_age` limits the time
-/// from a record's arrival in Kafka to its commit, and a part of that time may be the broker's wait before it sends the record.
-/// So that wait is subtracted, but never more than half of `max_age`.
+/// from a record's arrival in Kafka to its commit. The broker may wait before it sends the record (`FETCH_WAIT_MAX`). So this
+/// wait is subtracted from `max_age`, but never more than half of `max_age`.
 pub fn batch_limits(config: &ClientConfig, batch: BatchLimits) -> BatchLimits {
     let number = |key| config.get(key).and_then(|value| value.trim().parse::<u64>().ok());
     let waits = number(FETCH_MIN_BYTES_KEY).is_some_and(|bytes| bytes > 1);
@@ -207,9 +207,9 @@ fn client(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
 }
 
 /// Makes TLS connections trust the system's certificate authorities, unless the user names others. The linked OpenSSL
-/// looks for their certificates in the folder for which it was built, which other machines don't have. `probe` searches
-/// the folders that known distributions use. `SSL_CERT_FILE` and `SSL_CERT_DIR` override them, as for connections to
-/// Postgres.
+/// looks for their certificates in the folder for which it was built, which other machines don't have. With the value `probe`,
+/// librdkafka searches the folders that known distributions use. `SSL_CERT_FILE` and `SSL_CERT_DIR` name another file or folder,
+/// as for connections to Postgres. `variable` reads an environment variable.
 fn trust_the_system(config: &mut ClientConfig, variable: impl Fn(&str) -> Option<String>) {
     let is_tls = config.get("security.protocol").is_some_and(|protocol| protocol.to_ascii_lowercase().contains("ssl"));
     if !is_tls || config.get("ssl.ca.pem").is_some() {

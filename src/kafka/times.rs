@@ -3,7 +3,7 @@
 
 use tidegate_protocol::position::{Offset, TopicPartition};
 
-/// Older records count as this old: a year and a month, in milliseconds.
+/// The oldest age that the search finds: 400 days, in milliseconds. Older records count as this old.
 const OLDEST_MS: i64 = 400 * 86_400_000;
 /// The search ends at this precision, in milliseconds.
 const PRECISION_MS: i64 = 1000;
@@ -18,13 +18,14 @@ pub struct Undated {
     pub since: Option<i64>,
 }
 
-/// The state of the search for one record: its timestamp is at least `low` and less than `high`.
+/// The state of the search for one record. The record's timestamp is at least `low` and less than `high`, unless it is older than
+/// `OLDEST_MS` or in the future.
 #[derive(Clone, Copy, Debug)]
 pub struct Search {
     low: i64,
     high: i64,
-    /// How far after `low` the next request looks. `None` once an answer has lowered `high`, or if no earlier record is
-    /// known.
+    /// The distance from `low` to the time of the next request, in milliseconds. It doubles as long as answers raise `low`.
+    /// `None` once an answer has lowered `high`, or if no earlier record is known; the search then halves the interval.
     stride: Option<i64>,
 }
 
@@ -41,8 +42,8 @@ impl Search {
             .then(|| self.stride.map_or(middle, |stride| middle.min(self.low + stride)))
     }
 
-    /// Takes an answer. `reached` says whether the record is at or after the first record with a timestamp of at least
-    /// `time`. If so, and if timestamps don't decrease, the record's own timestamp is at least `time` too.
+    /// Narrows the search by Kafka's answer for `time`. `reached` says whether the record is at or after the first record with a
+    /// timestamp of at least `time`. If so, and if timestamps don't decrease, the record's own timestamp is at least `time` too.
     pub fn answered(&mut self, time: i64, reached: bool) {
         if reached {
             self.low = time;
@@ -53,7 +54,7 @@ impl Search {
         }
     }
 
-    /// Returns the timestamp, which may be a second too low.
+    /// Returns the timestamp that was found. It may be up to a second too low.
     pub fn found(&self) -> i64 {
         self.low
     }

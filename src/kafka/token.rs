@@ -50,10 +50,10 @@ struct Claims {
     sub: Option<String>,
 }
 
-/// Gets a token, and its lifetime.
+/// Gets a token from its source. Returns the token and its lifetime from now on.
 ///
 /// # Errors
-/// If the source gives no token. The text says which source was used and why it failed, without a secret.
+/// If the source returns no token. The text says which source was used and why it failed, without a secret.
 pub fn fetch(source: &TokenSource) -> Result<(Token, Duration), String> {
     match source {
         TokenSource::Oidc(oidc) => {
@@ -144,13 +144,15 @@ fn first_of_tuple(text: &str) -> &str {
     text.strip_prefix("('").and_then(|rest| rest.split_once('\'')).map_or(text, |(token, _)| token)
 }
 
-/// Returns the payload of a JSON Web Token. Its signature is not verified here; that is the broker's task.
+/// Returns the payload of a JSON Web Token; `None` for any other token. The signature is not verified here; that is the broker's
+/// task.
 fn claims(token: &str) -> Option<Claims> {
     serde_json::from_slice(&from_base64url(token.split('.').nth(1)?)?).ok()
 }
 
-/// Returns the expiry of a token for IAM access to Amazon MSK. Such a token is a presigned URL in base64url. The query of the
-/// URL says when it was signed (`X-Amz-Date`) and for how many seconds it is valid (`X-Amz-Expires`).
+/// Returns the expiry of a token for IAM access to Amazon MSK; `None` for any other token. A token for MSK is a presigned URL in
+/// base64url. The query of the URL says when it was signed (`X-Amz-Date`) and for how many seconds it is valid
+/// (`X-Amz-Expires`).
 fn presigned(token: &str) -> Option<Claims> {
     let url = String::from_utf8(from_base64url(token)?).ok()?;
     let (_, query) = url.strip_prefix("https://")?.split_once('?')?;

@@ -1,10 +1,11 @@
 //! The headroom: the time until Kafka deletes the oldest unwritten record. Pure.
 //!
-//! Kafka deletes whole segments, and checks only every few minutes. So a record is kept at least as long as the headroom says,
-//! and usually longer.
+//! Kafka deletes whole segments, and checks only every few minutes. So if the retention is limited by time, a record is kept at
+//! least as long as the headroom says, and usually longer. If it is limited by size, the headroom is an estimate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The limits after which Kafka deletes a topic's records. A topic whose `cleanup.policy` deletes nothing has no limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
     /// `retention.ms`; `None` if unlimited.
@@ -18,7 +19,7 @@ pub struct Retention {
 #[derive(Debug, Default)]
 pub(super) struct Retentions {
     known: BTreeMap<String, Retention>,
-    /// Topics whose retention couldn't be read the last time.
+    /// The topics whose retention couldn't be read at the last attempt.
     unread: BTreeSet<String>,
 }
 
@@ -28,8 +29,9 @@ impl Retentions {
         self.known.get(topic).copied()
     }
 
-    /// Stores what was read about these topics. Returns the topics whose retention has just become unreadable, and for
-    /// each whether an earlier value is known.
+    /// Stores the result of an attempt to read the retention of `topics`; `read` has those that could be read. Returns the topics
+    /// that couldn't be read, without those for which the attempt before failed too. Says for each whether an earlier value is
+    /// known.
     pub(super) fn keep<'a>(
         &mut self,
         topics: &'a [String],
@@ -61,7 +63,7 @@ pub struct PartitionRetention {
     pub behind: u64,
     /// Whether Kafka has already deleted a part of this log.
     pub cut: bool,
-    /// How many offsets per second are added to the log.
+    /// The recent growth of the log, in offsets per second.
     pub inflow: f64,
 }
 
@@ -69,7 +71,7 @@ impl Retention {
     /// Returns the seconds until Kafka deletes the oldest unwritten record: infinite if the topic's retention is unlimited.
     /// `None` if the retention is limited only by size, and either Kafka hasn't deleted anything yet or nothing arrives.
     ///
-    /// The limit by size is an estimate. If Kafka has already deleted a part of the log, the log is about at its
+    /// For a limit by size, the headroom is an estimate. If Kafka has already deleted a part of the log, the log is about at its
     /// maximum size, so its start advances as fast as its end. The start reaches the ledger's position after it has
     /// advanced by `behind` offsets.
     pub fn headroom(self, place: PartitionRetention) -> Option<f64> {

@@ -22,21 +22,21 @@ pub(super) struct Known {
     /// Log ends with the times at which they were first seen, oldest first. A log end at or before the ledger's
     /// position is removed as soon as there is a newer log end.
     samples: VecDeque<(i64, Offset)>,
-    /// The newest log end at or before the ledger's position, with the time of the last reading that saw it. Every unwritten
+    /// The newest log end at or before the ledger's position, with the time of a reading that saw this end. Every unwritten
     /// record came after that time.
     written: Option<(i64, Offset)>,
-    /// The last log ends, including those that are already written.
+    /// The log ends of the last readings with their times, for the inflow. Ends that are already written are kept here.
     inflow: VecDeque<(i64, Offset)>,
-    /// The last end of the log.
+    /// The log's end in the last reading.
     end: Option<Offset>,
     /// How often the end went back.
     truncations: u32,
-    /// The offset of the oldest record that Kafka has.
+    /// The start of the log.
     pub(super) low: Option<Offset>,
     /// If a consumer of this process owns the partition: the ledger's position as the consumer knows it, and the offset up to
     /// which it has read.
     pub(super) read: Option<(Offset, Offset)>,
-    /// An offset and the timestamp of its record. Requested if no sample is that old.
+    /// An offset and the timestamp of its record. Requested from Kafka if all samples are after the ledger's position.
     pub(super) made_at: Option<(Offset, i64)>,
     /// A range at the log's end that was read, and whether it contains a record.
     pub(super) end_read: Option<(Range<Offset>, bool)>,
@@ -46,14 +46,15 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Takes the log's end.
+    /// Stores the log's end, and counts a truncation if the end moved back.
     pub(super) fn ends_at(&mut self, end: Offset) {
         self.truncations += u32::from(self.end.is_some_and(|last| end < last));
         self.end = Some(end);
     }
 
-    /// Returns the offset up to which one of our partitions was read, if the ledger covers everything before this offset. A
-    /// transaction marker at a log's end then doesn't count as an unwritten record. Otherwise returns `next`.
+    /// Returns the offset up to which a consumer of this process has read the partition, if the ledger covers all records before
+    /// this offset. A transaction marker at the log's end then doesn't count as an unwritten record. Otherwise returns `next`,
+    /// the ledger's position.
     pub(super) fn read_to(&self, next: Offset) -> Offset {
         match self.read {
             Some((committed, read_to)) if committed == next => read_to,
@@ -67,8 +68,8 @@ impl Known {
             || self.made_at.is_some_and(|(offset, _)| offset == next)
     }
 
-    /// Computes the lag at a reading. `now` is the time of this reading. `since_look` is the time since the previous
-    /// reading, and `before` is the lag at the previous reading.
+    /// Computes the lag at a reading. `row` is the ledger's row and `end` the log's end, at the time `now`. `before` is the lag
+    /// at the previous reading, and `since_look` the time since then. `retention` is the topic's; `None` if it isn't known.
     pub(super) fn lag(
         &mut self,
         row: &LedgerEntry,
@@ -152,8 +153,8 @@ impl Known {
         let made_at = self.made_at.filter(|(offset, _)| *offset <= row.next).map(|(_, ms)| ms);
         let written = self.written.filter(|(_, end)| *end <= row.next).map(|(at, _)| at);
         match self.samples.front() {
-            // The oldest unwritten record existed at the first reading, so it is at least as old as that reading. It isn't older
-            // than the last written record, nor than an earlier record whose time was requested, and it came after the last
+            // The oldest unwritten record existed at the time of the first sample, so it is at least that old. It isn't older
+            // than the last written record, nor than an earlier record whose timestamp was requested. And it came after any
             // reading in which everything was written.
             Some((at, first)) if *first > row.next => {
                 let earlier = row.last_timestamp.max(made_at);

@@ -24,9 +24,8 @@ pub(super) struct LedgerEntry {
 }
 
 impl LedgerEntry {
-    /// Makes an entry from the values of the previous reading, for a reading in which Postgres doesn't answer. Adds
-    /// `since_look`, the time since the previous reading, to the seconds since the row changed and since records were
-    /// committed.
+    /// Makes an entry from `lag`, the values of the previous reading, for a reading in which Postgres doesn't answer.
+    /// `since_look` is the time since the previous reading. It is added to `idle_seconds` and `committed_seconds`.
     pub(super) fn as_of(lag: &PartitionLag, since_look: Duration) -> Self {
         Self {
             next: lag.next,

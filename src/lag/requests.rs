@@ -1,5 +1,6 @@
-//! The other requests to Kafka, besides those for log ends. They are made every few seconds, and only if needed. Each reading
-//! makes a limited number of them, so that it ends within a few seconds however many partitions there are.
+//! Requests to Kafka for timestamps and for the records at the ends of logs, which tell the lag more exactly. They are made in
+//! every tenth reading, and only if needed. Each reading makes a limited number of them, so that it ends within a few seconds
+//! however many partitions there are. The next reading makes the requests that are left.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -13,36 +14,37 @@ use super::{LagWatch, PartitionLag};
 use crate::kafka::times::Undated;
 use crate::status::Trouble;
 
-/// If a lag of at most this many offsets doesn't change, it may consist of transaction markers only. Then the range is read.
+/// A lag of at most this many offsets that doesn't change may consist of transaction markers only. Then its range is read, to
+/// find out.
 const MARKS_MAX: u64 = 16;
 
 /// How much one reading may request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
-    /// The most partitions per kind of request.
+    /// The most partitions whose timestamp is requested, and the most whose end of the log is read.
     pub partitions: usize,
-    /// After this time no further topic's log ends are read.
+    /// After this time, no further topic's ranges are read.
     pub reading: Duration,
 }
 
 impl Effort {
-    /// The effort of a reading among many: what is left is requested in the next ones.
+    /// The effort of one of the daemon's readings. The next readings make the requests that are left.
     pub(super) const BOUNDED: Self = Self { partitions: 200, reading: Duration::from_secs(2) };
     /// The effort of the only reading of a command.
     pub(super) const WHOLE: Self = Self { partitions: usize::MAX, reading: Duration::MAX };
 }
 
-/// A partition's place in the ledger and in its log.
+/// A partition's position in the ledger, and the end of its log.
 pub(super) struct Place {
     pub source: TopicPartition,
-    /// The offset of the oldest unwritten record.
+    /// The ledger's position: the offset of the oldest unwritten record.
     pub next: Offset,
     pub end: Offset,
     /// The timestamp of the last written record, in milliseconds since the epoch.
     pub last_timestamp: Option<i64>,
 }
 
-/// Selects at most `max` items, beginning with the oldest last request. `last` returns the number of the reading in which an
+/// Selects at most `max` items: those whose last request is the longest ago. `last` returns the number of the reading in which an
 /// item was last requested. Also returns whether items were left out.
 pub(super) fn oldest<T>(mut wanted: Vec<T>, max: usize, last: impl Fn(&T) -> u64) -> (Vec<T>, bool) {
     wanted.sort_by_key(last);
@@ -68,8 +70,8 @@ impl LagWatch {
         }
     }
 
-    /// Requests the timestamps of the oldest unwritten records if no sample is that old. Returns whether some were left for
-    /// later.
+    /// Requests the timestamp of a partition's oldest unwritten record, if all samples of the partition are after this record.
+    /// Returns whether partitions are left for the next reading.
     pub(super) async fn request_timestamps(&mut self, places: &[Place], now: i64, effort: Effort) -> bool {
         let (known, slow) = (&self.known, self.slow_reading);
         let unknown = |place: &&Place| {
@@ -106,8 +108,9 @@ impl LagWatch {
         is_more
     }
 
-    /// Reads short ranges at log ends that don't move. If a range holds only transaction markers, it is no lag, but the ledger
-    /// never advances past the markers: without a record there is no batch. Returns whether some ranges were left for later.
+    /// Reads the short ranges from the ledger's position to the log's end that don't change. If a range holds only transaction
+    /// markers, it is no lag, but the ledger never advances past the markers: without a record there is no batch. Returns whether
+    /// ranges are left for the next reading.
     pub(super) async fn read_ends(
         &mut self,
         places: &[Place],

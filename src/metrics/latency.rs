@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::{END_TO_END, SECONDS};
 use crate::status::lock;
 
-/// The latencies of one pipeline since the start, in milliseconds, rounded down.
+/// The latencies of one pipeline since the start of the process. Each is counted in milliseconds, rounded down.
 #[derive(Debug, Default)]
 pub(super) struct Latencies {
     /// The number of latencies per bucket. The last bucket is for latencies above every bound.

@@ -12,8 +12,8 @@ use crate::kafka::membership::Membership;
 use crate::kafka::observer::SharedObserver;
 use crate::status::ConsumerStatus;
 
-/// How often to check whether a consumer lost its name in the group and has waited long enough. If so, Kafka is asked which
-/// names are in use.
+/// The time between two checks whether a consumer without its name has waited long enough. If one has, Kafka is asked which names
+/// are in use.
 const LOOK: Duration = Duration::from_secs(5);
 /// Why the poll loop joins again.
 const NAME_FREE: &str = "its name in the group is free";

@@ -21,7 +21,7 @@ use crate::status::{PartitionState, PartitionStatus, WriterState, lock};
 
 /// The time between two checks of the ledger's readings, which are at most a second old.
 const LOOK: Duration = Duration::from_millis(50);
-/// How many partitions a message names.
+/// The most partitions that a message names.
 const NAMED: usize = 8;
 
 /// The records that a bounded run has to write.
@@ -69,7 +69,8 @@ impl Remainder {
         self.unwritten == 0 && self.remaining.is_none()
     }
 
-    /// Returns how many records are left, as far as that is known.
+    /// Returns the number of unwritten records. For a bounded run whose log ends are known, these are all records before the log
+    /// ends; otherwise only those that were read.
     pub fn records(&self) -> u64 {
         match &self.remaining {
             Some(Remaining::Offsets(partitions)) => partitions.iter().map(|(_, records)| records).sum(),
@@ -102,7 +103,7 @@ impl fmt::Display for Remainder {
 }
 
 impl Goal {
-    /// Makes the run bounded; its log ends are requested later.
+    /// Makes the run bounded. Its log ends are requested later, by [`stop_when_written`].
     pub(super) fn bound(&self) {
         *lock(&self.0) = State::Unknown;
     }
@@ -132,7 +133,8 @@ impl Goal {
 }
 
 impl Pipeline {
-    /// Returns what is left, after the pipeline's workers have ended.
+    /// Returns the unwritten remainder, after the pipeline's workers have ended. `waiting_for` is the system that the pipeline
+    /// waits for; it is dropped if nothing is left unwritten.
     pub(super) fn remainder(&self, waiting_for: Option<String>) -> Remainder {
         let unwritten = self.consumers.iter().map(|consumer| consumer.drain.unwritten(&consumer.partitions())).sum();
         let left = self.goal.remaining(self);
@@ -140,7 +142,7 @@ impl Pipeline {
         Remainder { unwritten, remaining: left, waiting_for }
     }
 
-    /// Returns what the pipeline waits for now.
+    /// Returns the system that the pipeline waits for now, with its last error; `None` if it doesn't wait.
     pub(super) fn waits_for(&self) -> Option<String> {
         if let super::PipelinePhase::Starting { waiting_for } = self.phase() {
             return waiting_for;
@@ -155,13 +157,14 @@ impl Pipeline {
 }
 
 /// Requests the current log ends, and cancels `stop` when two conditions hold. First, the ledger has reached these ends,
-/// whichever instance wrote the records. Second, the logs of our own partitions are known to be those that the ledger
-/// describes. Without the second condition, the records of a recreated topic would look as if they were written.
+/// whichever instance wrote the records. Second, all our consumers have joined the group, and the logs of their partitions are
+/// known to be those that the ledger describes. Without the second condition, the records of a recreated topic would look as
+/// if they were written.
 pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedObserver, stop: CancellationToken) {
     let ends = ends_now(&pipeline, &observer).await;
     *lock(&pipeline.goal.0) = State::Ends(ends.clone());
     if ends.is_empty() {
-        // If the pattern matches no topic, the member never joins the group. So don't wait for an assignment.
+        // If the pattern matches no topic, the consumers never join the group. So don't wait for an assignment.
         *lock(&pipeline.goal.0) = State::Reached;
         warn!(pipeline = &*pipeline.name, topics = ?pipeline.config.topics, "no topic matches, so there is nothing to write");
         return stop.cancel();

@@ -26,8 +26,8 @@ impl Pipeline {
     /// Retries during outages, without end.
     ///
     /// # Errors
-    /// [`Stopped::Start`] if waiting can't help. A refusal by Postgres counts only if it occurs twice in a row, because
-    /// two instances that start together may cause it once.
+    /// [`Stopped::Start`] if waiting can't help. A refusal by Postgres counts only if it occurs twice in a row with the same
+    /// text, because two instances that start together may cause it once.
     pub(super) async fn start(
         &self,
         connector: &Connector,
@@ -109,7 +109,7 @@ pub(super) enum StartError {
     Migration(#[from] MigrationError),
     #[error("{}", Trouble::kafka(.0))]
     Kafka(#[source] Unanswered),
-    /// Something is missing that may appear later.
+    /// Listed topics don't exist. They may be created later.
     #[error("{0}")]
     NotYet(String),
     /// The table can't receive the pipeline's rows, or the pipeline was registered with another group, table or
@@ -125,6 +125,7 @@ pub(super) enum StartError {
 enum Fault {
     /// The start is retried without end.
     Outage,
+    /// The start is retried, unless the attempt before failed for the same reason.
     FinalIfRepeated,
     /// The start is never retried.
     Final,

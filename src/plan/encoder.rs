@@ -34,8 +34,8 @@ impl PlannedEncoder {
         this
     }
 
-    /// Adds to the metrics, for each column, the number of rows since the last call that lacked the column's field.
-    /// Logs once which fields no record has.
+    /// Adds to the metrics, for each column, the number of rows since the last call whose record lacked the column's field. Logs
+    /// once per plan which fields no record has had.
     fn count_missing(&mut self) {
         let pipeline = &self.plans.config.name;
         let mut unseen = lock(&self.plans.unseen);
@@ -95,7 +95,8 @@ impl RecordEncoder for PlannedEncoder {
     }
 }
 
-/// Converts an encoding error to a [`RejectedRecord`]. The plan has the column's name.
+/// Converts an encoding error to a [`RejectedRecord`], with the column's name from the plan. The batch sets the record's index
+/// later.
 #[cold]
 pub fn rejected_record(plan: &Plan, rejection: EncodeError) -> RejectedRecord {
     RejectedRecord {

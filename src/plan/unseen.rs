@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tidegate_rows::mapping::MissingField;
 
-/// A field that is absent from this many rows, and from all rows so far, is named.
+/// After this many rows, the fields that no row has had are named.
 const NEVER_SEEN_AFTER: u64 = 1000;
 
 /// The counts since the current plan's first row.
@@ -30,8 +30,8 @@ pub struct NeverSeen {
 }
 
 impl Unseen {
-    /// Prepares for the counts of an encoder that uses the plan of this version. A newer plan starts at 0. Returns whether the
-    /// counts of this version are still of interest.
+    /// Prepares for the counts of an encoder that uses the plan of this version. If the plan is newer than the one that is
+    /// counted, counting starts again at 0. Returns false if it is older; its counts are then not to be added.
     pub(super) fn turn_to(&mut self, version: u64) -> bool {
         if version > self.version {
             *self = Self { version, ..Self::default() };
@@ -39,7 +39,8 @@ impl Unseen {
         version == self.version
     }
 
-    /// Adds the rows that lacked a column's field. The caller leaves out columns whose mapping says what a missing field means.
+    /// Adds the number of rows that lacked a column's field. The caller leaves out columns whose mapping says what a missing
+    /// field means.
     pub(super) fn add(&mut self, field: &MissingField<'_>) {
         match self.missing.get_mut(field.column) {
             Some((_, rows)) => *rows += field.rows,

@@ -1,6 +1,6 @@
-//! Finds the sessions that hold locks for which we wait. If such a session belongs to this pipeline and its client
-//! sends nothing, the client's process is suspended in the middle of a transaction, and the session is ended. Other
-//! sessions are only named in the log.
+//! Finds the sessions that hold locks for which we wait. If such a session belongs to this pipeline and its client sends
+//! nothing, the client's process is probably suspended in the middle of a transaction. So the session is ended. Sessions of
+//! others are only named in the log.
 
 use std::future::Future;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The time between two checks. A blocker counts as suspended if its backend waited for its client at both checks.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// A session that holds a lock for which another one waits.
+/// A session that holds a lock for which another session waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocker {
     /// The pid of the session's backend.
@@ -47,8 +47,8 @@ pub async fn blockers(connection: &mut PgConnection, pid: i32) -> Result<Vec<Blo
     rows.iter().map(Blocker::of).collect()
 }
 
-/// Selects the sessions that hold a lock of one of two tables, if their transactions are older than a given number of
-/// milliseconds. A prepared transaction has no session, and its locks have no pid.
+/// Selects the sessions that hold a lock of one of two tables, if their transactions have been open for at least a given number
+/// of milliseconds. A prepared transaction has no session, and its locks have no pid.
 const HOLDERS: &str = "
 SELECT coalesce(l.pid, 0), coalesce(a.application_name, ''),
     coalesce(a.state, CASE WHEN l.pid IS NULL THEN 'prepared transaction' ELSE 'state not visible' END), false, '',
@@ -96,8 +96,9 @@ impl Blocker {
     }
 }
 
-/// Runs `work` on the backend `pid`, where it may wait for locks. If the work takes long, ends blocking sessions of this
-/// pipeline whose client sends nothing. Also returns a description of the blockers that were seen last.
+/// Runs `work` on the backend `pid`, where it may wait for locks. If the work takes longer than a second, ends blocking sessions
+/// of this pipeline whose client sends nothing. Also returns a description of the blockers that were seen last; `None` if none
+/// were seen.
 pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output = T>) -> (T, Option<String>) {
     let mut note = None;
     let result = tokio::select! {

@@ -106,8 +106,8 @@ WHERE (SELECT a.atttypid FROM pg_catalog.pg_attribute a
            AND NOT a.attisdropped) IS DISTINCT FROM p.type::oid
 LIMIT 1";
 
-/// Reads the unique indexes. Columns in INCLUDE don't count for uniqueness. A deferrable constraint can't be used for ON
-/// CONFLICT, so it is left out.
+/// Reads the unique indexes that ON CONFLICT can use with columns alone. So partial indexes, indexes on expressions, invalid
+/// indexes and those of deferrable constraints are left out. Columns in INCLUDE don't count for uniqueness.
 const UNIQUE: &str = "
 SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -147,8 +147,9 @@ pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<C
     Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, row_security, columns, unique, may_conflict }))
 }
 
-/// Returns the name of a column that no longer has the type in the plan, if rows were copied to such a column. Call
-/// this after the COPY, in its transaction: the COPY's lock keeps the types as they are.
+/// Returns the name of a column of `tables` that no longer has the type in the plan; `None` if there is none. Columns to which no
+/// rows are copied aren't compared. Call this function after the COPY, in its transaction: the COPY's lock keeps the types as
+/// they are.
 ///
 /// Binary COPY names no types. A type's `recv` function notices a value of another type only by its length or form, and
 /// int8, float8, timestamptz and a text of eight characters all have eight bytes.
@@ -171,7 +172,7 @@ pub(super) async fn retyped<'p>(
     sqlx::query_scalar(RETYPED).bind(relations).bind(names).bind(types).fetch_optional(conn).await
 }
 
-/// Returns the schemas that have a relation of this name, without the table's own schema and those of Postgres.
+/// Returns up to five schemas that have a table or view of this name, without the table's own schema and those of Postgres.
 ///
 /// # Errors
 /// If Postgres can't be queried.

@@ -5,10 +5,10 @@ use tidegate_protocol::batch::LastRecord;
 use tidegate_protocol::claim_loop::Claimed;
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
-/// SQL for the time at which records of the ledger's row `l` were last committed; NULL if none ever were. `updated_at`
-/// is the time of the last claim, or of the last commit if that is later. A claim's number (`epoch`) is its time in
-/// milliseconds, so an `updated_at` after this time belongs to a commit. A claim moves the time of the commit before it
-/// to `committed_at`. The form `read` also works in the database of an older daemon, which lacks the column
+/// SQL for the time at which records of the ledger's row `l` were last committed; NULL if none ever were. `updated_at` is the
+/// time of the last claim, or of the last commit if that is later. A claim's number (`epoch`) is its time in milliseconds, so an
+/// `updated_at` after this time belongs to a commit. Before a claim overwrites `updated_at`, it copies the time of the last
+/// commit to `committed_at`. The form `read` also works in the database of an older daemon, which lacks the column
 /// `committed_at`.
 macro_rules! committed_at {
     () => {
@@ -59,8 +59,8 @@ WHERE l.pipeline = $1 AND l.topic = f.topic AND l.partition = f.partition AND l.
 RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest"
 );
 
-/// Claims the partitions that have an unlocked ledger row, each atomically. The others are left out. A partition whose row
-/// advances at that moment may be left out too; request it again.
+/// Claims the partitions that have an unlocked ledger row, each atomically. Partitions without a row, or with a locked one, are
+/// left out. A partition whose row advances at that moment may be left out too; request it again.
 ///
 /// # Errors
 /// The error of the statement. A claim whose answer was lost is valid nevertheless, and the next one replaces it.
@@ -134,7 +134,7 @@ pub async fn without_row(
 }
 
 /// Sets a claimed row to the offset at which `on_offset_loss` continues, under a new claim. Clears the last record,
-/// which the new log doesn't have. Returns the new claim; `None` if the claim is no longer ours or the row has
+/// which the log may no longer have. Returns the new claim; `None` if the claim is no longer ours or the row has
 /// advanced.
 ///
 /// # Errors

@@ -24,7 +24,8 @@ use crate::config::postgres_url::{self, Server, Servers};
 use crate::config::{Postgres, PostgresUrl, Secret, url_parameters};
 use crate::credentials;
 
-/// Settings that have only one correct value for us: name, value, and the first server version that knows it.
+/// Settings that have only one correct value for us: the name, the value, and the first server version that knows the setting; 0
+/// if all supported versions do.
 pub(crate) const FIXED: &[(&str, &str, u32)] = &[
     // A claim must see what was committed while it waited for a lock.
     ("default_transaction_isolation", "read committed", 0),
@@ -56,7 +57,7 @@ pub struct Connector {
 /// Findings of earlier connections.
 #[derive(Debug, Default)]
 struct Learned {
-    /// The index of the server that answered last, if there are several.
+    /// The index of the server that was used last, in the order of the URL.
     server: AtomicUsize,
     /// Whether the URL requires a server that accepts writes.
     must_write: AtomicBool,
@@ -74,7 +75,7 @@ struct Refused {
 }
 
 impl Connector {
-    /// Makes a connector for a pipeline; `None` is for the daemon itself.
+    /// Makes a connector for a pipeline; `None` is for the daemon itself and for commands.
     pub fn new(config: Arc<Postgres>, pipeline: Option<&str>) -> Self {
         let name = pipeline.map_or_else(|| "tidegate".to_owned(), |pipeline| format!("tidegate {pipeline}"));
         // The server truncates names at 63 bytes.
@@ -187,7 +188,7 @@ impl Connector {
         *known = None;
         let asked_at = Instant::now();
         let issued = credentials::run("postgres.password_command", command).await?;
-        // Use the password only for a part of its lifetime. The rest is for the login, and for clocks that differ.
+        // Use the password only for a part of its lifetime, so that it is still valid during the login, and if clocks differ.
         let until = issued.lifetime.and_then(|lifetime| asked_at.checked_add(lifetime.mul_f64(0.8)));
         *known = until.map(|until| (issued.secret.clone(), until));
         Ok(issued.secret)
@@ -214,7 +215,8 @@ impl Connector {
         Ok(options.application_name(&self.application_name).disable_statement_logging())
     }
 
-    /// Opens a connection to one server, if it can be used.
+    /// Opens a connection to one server. Fails if a pooler shares its sessions, or if the server refuses writes and `must_write`
+    /// is set.
     async fn try_server(&self, options: &PgConnectOptions, must_write: bool) -> Result<(PgConnection, i32), Cause> {
         let work = async {
             let mut connection = options.connect().await?;
@@ -279,7 +281,8 @@ impl Connector {
 /// works through any pooler.
 const ABOUT_SESSION: &str = "SELECT pg_backend_pid(), current_setting('transaction_read_only')::bool";
 
-/// Combines the errors of all servers into one. The error of a single server keeps its SQLSTATE, and gets the server's name.
+/// Combines the errors of all servers into one. If there is only one server, its error keeps its SQLSTATE, and the server's name
+/// is added.
 fn together(mut failures: Vec<Refused>) -> Cause {
     if failures.len() == 1 {
         let Refused { server, mut cause } = failures.remove(0);
@@ -318,8 +321,8 @@ pub(crate) async fn within<T>(
     Err(WriteError { stage, cause })
 }
 
-/// Takes the advisory lock with this name, for work that only one instance may do at a time; waits until it is free. The lock
-/// ends with the connection, which is used for this work only.
+/// Waits for the advisory lock with this name, for work that only one instance may do at a time. The lock is released when the
+/// connection is closed, so the caller uses the connection for this work only.
 ///
 /// # Errors
 /// The error of the statement: 55P03 after `lock_timeout`.

@@ -109,7 +109,8 @@ async fn stock(connector: &Connector, pipeline: &str) -> Result<(i64, f64), Writ
     Ok((letters, oldest.unwrap_or(0.0)))
 }
 
-/// Keeps a pipeline's dead letters within their limits for as long as the pipeline runs. Failures are retried a minute later.
+/// Keeps a pipeline's dead letters within their limits for as long as the pipeline runs. Returns at once if no limit is
+/// configured. Failures are retried a minute later.
 ///
 /// # Cancel safety
 /// May be dropped at any point: each page is its own transaction.
@@ -140,7 +141,8 @@ async fn purge(connector: &Connector, config: &Pipeline) -> Result<(), WriteErro
     Ok(())
 }
 
-/// Deletes at most [`PAGE`] dead letters by `query`. Returns whether there may be more.
+/// Deletes at most [`PAGE`] dead letters by `query`. `cause` is a label of the metric. Returns whether there may be more to
+/// delete.
 async fn page(
     connector: &Connector,
     connection: &mut PgConnection,

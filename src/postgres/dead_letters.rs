@@ -5,7 +5,7 @@ use tidegate_protocol::batch::{Batch, RejectedRecord};
 
 /// The most dead letters per statement. This limits the statement's memory and the size of its parameters.
 const LETTERS_MAX: usize = 1000;
-/// The most bytes of raw records per statement. A single larger record has its own statement.
+/// The most bytes of keys and values per statement. A single larger record has its own statement.
 const BYTES_MAX: usize = 8 << 20;
 
 /// Inserts dead letters. The headers of all of them form one flat list, in which each header has the number of its dead

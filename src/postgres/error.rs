@@ -124,8 +124,8 @@ fn names_function(line: &str) -> bool {
     })
 }
 
-/// Returns the line number in an error's context, `COPY telemetry, line 3, column lat`: the number after the last `, line `. If
-/// the column is itself called `x, line 9`, the number is wrong, which only costs one more COPY.
+/// Returns the line number in an error's context, such as 3 in `COPY telemetry, line 3, column lat`: the number after the last
+/// `, line `. If the column is itself called `x, line 9`, the number is wrong, which only costs one more COPY.
 fn copy_line(context: &str) -> Option<u32> {
     let (_, copy) = context.lines().find_map(|line| line.split_once("COPY "))?;
     let (_, rest) = copy.rsplit_once(", line ")?;

@@ -8,8 +8,8 @@ use tracing::info;
 use super::catalog;
 use super::connect::lock_for_session;
 
-/// Adds a column for each field that the table lacks, all in one statement, as long as the table has room for more
-/// columns. Adds none if another instance, or the user, has added them meanwhile. The statement waits for the
+/// Adds a column for each field that the table lacks, as long as the table has room for more columns. Fields for which another
+/// instance, or the user, has added a column meanwhile are left out. One statement adds all columns. It waits for the
 /// transactions that write into the table, for at most `lock_timeout`.
 ///
 /// # Errors
@@ -51,7 +51,7 @@ fn is_of_a_name(error: &sqlx::Error) -> bool {
     matches!(code.as_deref(), Some("42701" | "22P05" | "22021" | "42602" | "42622"))
 }
 
-/// Returns `ALTER TABLE … ADD COLUMN IF NOT EXISTS …`; names are quoted, types are our own.
+/// Returns `ALTER TABLE … ADD COLUMN IF NOT EXISTS …`. `columns` are pairs of a name, which is quoted here, and a type as SQL.
 pub(crate) fn alter(table: &TableName, columns: &[(&str, &str)]) -> String {
     let add = columns.iter().map(|(name, sql)| format!("ADD COLUMN IF NOT EXISTS {} {sql}", quote_identifier(name)));
     format!("ALTER TABLE {} {}", table.quoted(), add.collect::<Vec<_>>().join(", "))

@@ -1,4 +1,4 @@
-//! The two statements with which a write uses the ledger: advance the rows, and read them.
+//! The two statements with which a write uses the ledger: one advances rows, and one reads them.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use tidegate_protocol::store::LedgerRow;
 /// 1.
 const ADVANCE: &str = "SELECT tidegate.advance($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
-/// Advances the ledger rows of the spans. Returns which of them it advanced.
+/// Advances the ledger rows of the spans. Returns for each span whether its row was advanced.
 pub(super) async fn advance(
     connection: &mut PgConnection,
     pipeline: &str,
@@ -52,7 +52,7 @@ CROSS JOIN LATERAL (
     FOR NO KEY UPDATE
 ) l";
 
-/// Reads the spans' rows, in the spans' order.
+/// Waits until no other transaction locks the spans' ledger rows, and returns the rows, in the order of the spans.
 pub(super) async fn settle(
     connection: &mut PgConnection,
     pipeline: &str,

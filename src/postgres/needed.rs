@@ -14,7 +14,8 @@ use super::{PgStore, window};
 use crate::config::Pipeline;
 
 impl PgStore {
-    /// Returns whether rows of this window need partitions that don't exist and may be created. Stores these in `missing`.
+    /// Finds the partitions that rows of this window need and that Tidegate may create, and stores them in `missing`. Leaves out
+    /// those in `tried`. Returns whether there are any. Some of them may already exist.
     pub(super) fn misses<'a>(&mut self, batch: &'a Batch, window: Range<u32>) -> bool {
         if let Some(by) = &self.rows.plans.config().table.partition_by {
             let tried = &self.tried;
@@ -40,8 +41,8 @@ impl PgStore {
         !self.missing.is_empty()
     }
 
-    /// Returns whether to create partitions before copying this window. A DEFAULT partition hides missing partitions: Postgres
-    /// accepts the rows, and rows already in DEFAULT then block creating the partition they belong to.
+    /// Returns whether partitions must be created before this window is copied. A DEFAULT partition hides missing partitions:
+    /// Postgres accepts the rows, and rows already in DEFAULT then block creating the partition they belong to.
     pub(super) fn foresees(&mut self, batch: &Batch, window: Range<u32>) -> bool {
         self.has_default_partition() && self.misses(batch, window)
     }
@@ -55,8 +56,8 @@ impl PgStore {
         self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default)
     }
 
-    /// Creates the partitions that rows of the window need. Uses a separate connection, because the creation takes a session
-    /// lock that ends with the connection.
+    /// Creates the partitions in `missing` that don't exist. Uses a separate connection, because the creation takes a session
+    /// lock, which is released when the connection is closed.
     pub(super) async fn make_partitions(&mut self) -> Result<(), ReplanError> {
         let Some(by) = self.rows.plans.config().table.partition_by.as_ref().filter(|_| !self.missing.is_empty()) else {
             return Ok(());

@@ -28,7 +28,7 @@ use super::connect::{Connector, lock_for_session, within};
 use crate::config::Pipeline;
 use crate::repeats::Repeats;
 
-/// The time between two checks of the partitions. The shortest interval of a partition is an hour.
+/// The time between two checks of the partitions. This is often enough, because a partition covers at least an hour.
 const EVERY: Duration = Duration::from_secs(60);
 /// A warning about something that is tried every minute is repeated after this time.
 pub const WARN_EVERY: Duration = Duration::from_secs(3600);
@@ -71,14 +71,14 @@ fn failed(config: &Pipeline, logged: &mut Repeats, error: &WriteError) {
 /// Creates the partitions that are due, on a separate connection.
 ///
 /// # Errors
-/// The error of the database, if Postgres can't be used. Also if it refuses a partition, and rows of the present have no place
-/// or the configured DEFAULT partition doesn't exist.
+/// The error of Postgres, if it is unavailable. If it refuses a partition, this is an error in two cases: no partition accepts
+/// rows with the current time, or the configured DEFAULT partition doesn't exist.
 pub async fn create_due(connector: &Connector, config: &Pipeline, logged: &mut Repeats) -> Result<(), WriteError> {
     let Some(by) = &config.table.partition_by else { return Ok(()) };
     let (mut connection, _) = connector.open().await?;
     let due = due(by, Timestamp::now().as_microsecond());
     within(EVERY, Stage::Connect, create(&mut connection, config, by, &due, Purpose::InAdvance, logged)).await?;
-    // The connection was only for this; its advisory lock ends with it.
+    // Closing the connection releases its advisory lock.
     drop(connection.close().await);
     Ok(())
 }
@@ -97,10 +97,10 @@ async fn remove_expired(connector: &Connector, config: &Pipeline, logged: &mut R
 pub struct Due {
     /// The SQL that creates partitions. Each entry is for one partition, and may have several statements.
     pub create: Vec<String>,
-    /// The SQL that removes partitions, likewise.
+    /// The SQL that removes partitions. Each entry is for one partition, and may have several statements.
     pub remove: Vec<String>,
-    /// Whether the pipeline can run without creating a partition: rows of the present have one, and the DEFAULT partition exists
-    /// if it is configured.
+    /// Whether the pipeline can run without creating a partition: an existing partition accepts rows with the current time, and
+    /// the DEFAULT partition exists if it is configured.
     pub has_place: bool,
     /// Whether one of `taken` has the name of the current partition or of the DEFAULT partition.
     pub current_is_taken: bool,
@@ -108,7 +108,8 @@ pub struct Due {
     pub taken: Vec<TableName>,
 }
 
-/// Returns what the pipeline would do now, and changes nothing. A table that doesn't exist has no partition yet.
+/// Returns the changes that the pipeline would make to the table's partitions now, and makes none. A table that doesn't exist has
+/// no partition yet.
 ///
 /// # Errors
 /// The error of the database.
@@ -136,7 +137,7 @@ pub struct Lack {
     pub statement: String,
 }
 
-/// Returns the rights that the role needs to create and remove partitions, and lacks.
+/// Returns the rights that the role needs to create and remove partitions, and lacks; none if the table doesn't exist.
 ///
 /// # Errors
 /// The error of the query.
@@ -163,7 +164,8 @@ pub async fn lacking(connection: &mut PgConnection, table: &TableName) -> Result
     Ok(lacking)
 }
 
-/// Makes this session the only one that changes the table's partitions, until the session ends.
+/// Waits until this session is the only one of Tidegate that may change the table's partitions. This lasts until the session
+/// ends.
 async fn lock(connection: &mut PgConnection, table: &TableName) -> Result<(), sqlx::Error> {
     lock_for_session(connection, &format!("tidegate partitions {table}")).await
 }

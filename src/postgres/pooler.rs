@@ -1,8 +1,8 @@
 //! Finds out whether a pooler between us and Postgres assigns a session per transaction, and not per connection.
 //!
 //! Our settings, prepared statements, session locks and staging tables belong to a session. A pooler in transaction
-//! mode gives the session to other clients between two of our transactions. Then they get what belongs to our session,
-//! and our next transaction doesn't have it. A pooler in session mode does no harm.
+//! mode gives the session to other clients between two of our transactions. Those clients then run under our settings, and our
+//! next transaction runs in a session without them. A pooler in session mode does no harm.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ pub(super) enum Pooling {
 
 /// Finds out with a second connection how sessions are assigned. If each connection has its own session, then a
 /// transaction on the second connection doesn't run in the session of the first, and the first has the same session
-/// afterwards. Uses no prepared statement, because the pooler may refuse one. Returns `None` if no second connection
-/// can be opened.
+/// afterwards. Uses no prepared statement, because the pooler may refuse one. Returns `None` if the
+/// second connection can't be opened or used.
 pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -> Result<Option<Pooling>, sqlx::Error> {
     let pid = backend(first).await?;
     let Ok(Ok(mut second)) = timeout(SECOND_DEADLINE, options.connect()).await else { return Ok(None) };

@@ -19,8 +19,8 @@ const ROWS_MAX: u32 = 3;
 impl PgStore {
     /// Returns up to three rows of a window that was copied, each as a JSON object. A delete is returned as
     /// `{"delete": {…}}` with its key. Runs the SQL `first`, reads the rows, and undoes the effects of `first`, all in
-    /// the open transaction. Returns no rows if the role has no right to create a temporary table, or if records name
-    /// their table.
+    /// the open transaction. Returns no rows if records name their table, or if a statement fails, for example because the role
+    /// has no right to create a temporary table.
     pub async fn preview(&mut self, batch: &Batch, window: Range<u32>, first: &str) -> Vec<String> {
         if self.rows.planned.plan.is_routed() {
             return Vec::new();

@@ -25,7 +25,7 @@ pub struct Registration {
 /// Why a registration failed.
 #[derive(Debug)]
 pub enum RegisterError {
-    /// The database couldn't be queried.
+    /// Postgres returned an error.
     Database(sqlx::Error),
     /// The pipeline is registered with another cluster, group or table, or another pipeline already feeds its table.
     /// The text says which, and what to do.
@@ -38,7 +38,7 @@ impl From<sqlx::Error> for RegisterError {
     }
 }
 
-/// Returns whether the pipeline is registered. If it isn't, the caller must ask Kafka for the starting offsets.
+/// Returns whether the pipeline is registered. If it isn't, the caller must request the starting offsets from Kafka.
 ///
 /// # Errors
 /// The error of the statement.
@@ -194,7 +194,7 @@ pub async fn extend(
     starts: &[(TopicPartition, Offset)],
 ) -> Result<Vec<TopicPartition>, sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    // Use FOR NO KEY UPDATE, so that others can insert ledger rows, which refer to this row, at the same time.
+    // FOR NO KEY UPDATE lets other sessions insert ledger rows, which refer to this row, at the same time.
     let topics: String = sqlx::query("SELECT topics::text FROM tidegate.pipeline WHERE name = $1 FOR NO KEY UPDATE")
         .bind(pipeline)
         .fetch_one(&mut *transaction)

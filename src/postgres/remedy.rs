@@ -57,7 +57,7 @@ pub(super) fn add(cause: &mut Cause) {
     }
 }
 
-/// Returns whether the error's text ends in a remedy.
+/// Returns whether `add` has added a remedy to the text of a failed connection.
 pub fn is_known(cause: &Cause) -> bool {
     matches!(cause, Cause::Connection(text) if BY_TEXT.iter().any(|(_, remedy)| text.ends_with(remedy)))
 }

@@ -14,11 +14,11 @@ pub(crate) enum TableClaim {
     /// Another pipeline, whose name is `by`, writes into the table from a topic that ours reads too. Every record would be
     /// written twice.
     Fed { by: String },
-    /// The pipeline has as many tables as it may.
+    /// The pipeline already has as many tables as `max_tables` allows.
     Full,
 }
 
-/// Returns the tables that the pipeline has written into, whether they still exist or not.
+/// Returns the tables that [`claim`] has registered for the pipeline, whether they still exist or not.
 ///
 /// # Errors
 /// The error of the statement.
@@ -37,7 +37,7 @@ async fn is_there(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     made.fetch_one(connection).await?.try_get(0)
 }
 
-/// Gives a pipeline's tables to another registered pipeline.
+/// Transfers the registered tables of pipeline `from` to pipeline `to`, which must be registered.
 ///
 /// # Errors
 /// The error of the statement.
@@ -72,8 +72,8 @@ fn name(row: &sqlx::postgres::PgRow) -> Result<TableName, sqlx::Error> {
     Ok(TableName { schema: row.try_get(0)?, name: row.try_get(1)? })
 }
 
-/// Registers that the pipeline writes into this table from now on. Refuses the table if another pipeline feeds it from
-/// the same topic, or if the pipeline already has `max_tables` other tables.
+/// Registers that the pipeline writes into this table from now on. Refuses the table if another pipeline feeds it from a topic
+/// that this pipeline reads too, or if the pipeline already has `max_tables` other tables.
 ///
 /// # Errors
 /// The error of the statement that failed.

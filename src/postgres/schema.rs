@@ -40,7 +40,7 @@ pub enum MigrationError {
     Postgres {
         #[source]
         cause: WriteError,
-        /// The names of the missing migrations; empty if the role has no right to read which ones are applied.
+        /// The names of the missing migrations; empty if the error occurred before they were known or after they were applied.
         pending: Vec<String>,
     },
     /// The tables are not those of this version.
@@ -78,7 +78,7 @@ impl From<sqlx::Error> for MigrationError {
     }
 }
 
-/// Names the remedy if the role lacks a right.
+/// Returns the remedy if the role lacks a right; an empty text for any other error.
 fn remedy(error: &WriteError, pending: &[String]) -> String {
     if error.postgres().is_none_or(|error| error.sqlstate != NO_RIGHTS) {
         return String::new();
@@ -125,13 +125,13 @@ pub async fn state(connection: &mut PgConnection) -> Result<State, sqlx::Error> 
     Ok(damage(connection).await?.map_or(State::Current, State::Other))
 }
 
-/// Returns the first migration that was begun and not finished.
+/// Returns the version of the first migration that was begun and not finished; `None` if there is none.
 async fn failed(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {
     let row = sqlx::query("SELECT min(version) FROM tidegate._sqlx_migrations WHERE NOT success");
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// The tables on which the daemon relies. The functions and triggers are below. The migrations create all of them.
+/// The tables on which the daemon relies; the functions and triggers follow. The migrations create all of them.
 const TABLES: [&str; 5] = ["dead_letter", "instance", "ledger", "pipeline", "route"];
 const FUNCTIONS: [&str; 2] = ["advance", "one_row_per_partition"];
 const TRIGGERS: [&str; 2] = ["one_row_per_partition", "one_row_per_partition_on_rename"];
@@ -179,11 +179,12 @@ async fn damage(connection: &mut PgConnection) -> Result<Option<String>, sqlx::E
     }))
 }
 
-/// Brings the tables up to date. Safe if several instances start at once: one works, the others wait. A daemon that is older
-/// than the tables leaves them alone.
+/// Brings the tables up to date. Safe if several instances start at once: one migrates, and the others wait. A daemon that is
+/// older than the tables leaves them alone.
 ///
 /// # Errors
-/// The error of the server. The schema is then as it was before the failing migration.
+/// The error of the server; the schema is then as it was before the failing migration. Or that the tables are those of another
+/// build, or that a part of them is missing or hidden.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError> {
     let migrator = migrator();
     // If nothing is missing, return before taking the lock: a suspended daemon may hold the lock, and this role may
@@ -241,7 +242,7 @@ async fn applied(connection: &mut PgConnection) -> Result<Option<HashMap<i64, Ve
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map(Some)
 }
 
-/// Returns the names of the migrations that the database lacks, in order.
+/// Returns the names of the migrations that [`migrate`] would apply, in order.
 ///
 /// # Errors
 /// The error of the server.

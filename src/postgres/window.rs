@@ -24,7 +24,7 @@ const CHUNK: usize = 256 * 1024;
 pub(super) struct Stages {
     /// The version of the plan for which the staging tables were created.
     version: u64,
-    /// The existing staging tables, each with the oids of the defaults that it was given.
+    /// The existing staging tables, each with the oids of the target's defaults and expressions from which it was created.
     there: BTreeMap<u16, Vec<i64>>,
     /// The staging tables that the current transaction created.
     new: BTreeSet<u16>,
@@ -66,7 +66,7 @@ impl Stages {
     }
 }
 
-/// The result of a window.
+/// The result of copying a window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Copied {
     /// Rows that were written.
@@ -246,12 +246,15 @@ async fn by_table(
 
 /// Rows that leave out the same columns.
 struct Group<'a> {
+    /// The columns that the rows leave out, as a mask.
     mask: &'a [u8],
+    /// Whether all of the rows are deletes.
     tombstones: bool,
     rows: Vec<Placed<'a>>,
 }
 
-/// Removes the mask in front of each row, and groups rows with the same mask. The group of the previous row is tried first.
+/// Removes the mask in front of each row, and groups rows with the same mask. The group of the previous row is tried first. With
+/// `deletes`, rows may be deletes.
 fn groups<'a>(mask_bytes: usize, rows: Vec<Placed<'a>>, deletes: bool) -> Vec<Group<'a>> {
     let all = rows.len();
     let mut groups: Vec<Group<'a>> = Vec::new();
@@ -370,7 +373,7 @@ async fn stage(
     Ok(())
 }
 
-/// Runs one COPY of contiguous ranges of rows.
+/// Runs one COPY of rows that are stored in contiguous ranges. Returns the number of rows.
 async fn whole<'a>(
     connection: &mut PgConnection,
     copy: &str,
@@ -387,7 +390,8 @@ async fn whole<'a>(
     sink.finish().await
 }
 
-/// Runs one COPY of `rows`, and adds the fields of `behind` to the end of each. Stores the rows' indexes in `placed`.
+/// Runs one COPY of `rows`, and adds the fields of `behind` to the end of each. Stores the rows' indexes in `placed`. Returns the
+/// number of rows.
 async fn picked(
     connection: &mut PgConnection,
     copy: &str,

@@ -16,8 +16,9 @@ use crate::trust;
 
 /// The most schemas that a schema may refer to, directly or indirectly.
 const REFERENCES_MAX: usize = 1_000;
-/// The most versions of a subject, and the most subjects of a schema, that `check` looks through.
+/// The most versions of a subject that [`Client::versions`] returns.
 const VERSIONS_MAX: usize = 20;
+/// The most subjects of a schema whose versions [`Client::versions`] returns.
 const SUBJECTS_MAX: usize = 5;
 /// The largest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 16 << 20;
@@ -35,7 +36,8 @@ pub(super) struct Document {
     pub(super) kind: Option<String>,
     #[serde(default)]
     references: Vec<Reference>,
-    /// The schemas that `references` name, as pairs of name and schema. Each comes before those that use it.
+    /// The schemas that `references` name, and those to which they refer in turn, as pairs of name and schema. Each schema comes
+    /// before the schemas that use it.
     #[serde(skip)]
     pub(super) uses: Vec<(String, String)>,
 }
@@ -47,7 +49,7 @@ struct Reference {
     version: i32,
 }
 
-/// Where a schema is registered.
+/// A subject under which a schema is registered.
 #[derive(Deserialize)]
 struct Place {
     subject: String,
@@ -56,9 +58,11 @@ struct Place {
 /// A version of a subject.
 #[derive(Deserialize)]
 struct Numbered {
+    /// The number of the version's schema.
     id: u32,
 }
 
+/// The registry's answer to a request that it can't serve.
 #[derive(Deserialize)]
 struct Refusal {
     error_code: u32,
@@ -138,7 +142,8 @@ impl Client {
         Ok(numbers)
     }
 
-    /// Appends the schemas that references name. A schema comes after the schemas to which it refers.
+    /// Requests the schemas that references name, and appends them to `uses`, each after the schemas to which it refers. `known`
+    /// has the names that were requested already, and gets the new ones.
     fn references(
         &self,
         references: &[Reference],
@@ -204,7 +209,8 @@ impl Client {
         }
     }
 
-    /// Returns the authorization header. Reads a secret's file again for each request, so that a rotated secret is picked up.
+    /// Returns the value of the header `Authorization`; `None` if no token and no user is configured. Reads a secret's file again
+    /// for each request, so that a rotated secret is picked up.
     fn authorization(&self) -> Result<Option<String>, String> {
         let read = |secret: &SecretSource, key: &str| match secret {
             SecretSource::Inline(secret) => Ok(secret.expose().to_owned()),

@@ -4,13 +4,16 @@ use std::sync::Mutex;
 
 use super::{PartitionStatus, lock};
 
-/// How a consumer's drain ended; `None` inside until it has ended.
+/// The result of a consumer's drain; contains `None` until the drain has ended.
 #[derive(Debug, Default)]
 pub struct Drain(Mutex<Option<Rest>>);
 
+/// The numbers of unwritten records.
 #[derive(Clone, Copy, Debug)]
 struct Rest {
+    /// Those in the open batch.
     open: u32,
+    /// Those in the batch that the writer handles.
     in_flight: u32,
 }
 
@@ -20,7 +23,7 @@ impl Drain {
         *lock(&self.0) = Some(Rest { open, in_flight });
     }
 
-    /// Notes that the writer wrote its batch after the drain had ended.
+    /// Notes that the writer wrote its batch. Changes nothing before the drain has ended.
     pub fn in_flight_written(&self) {
         if let Some(rest) = &mut *lock(&self.0) {
             rest.in_flight = 0;
@@ -32,8 +35,8 @@ impl Drain {
         *lock(&self.0) = None;
     }
 
-    /// Returns how many records were read and not written. If the consumer had no time to end its drain, returns the number of
-    /// offsets between the delivered and the committed positions in its last snapshot.
+    /// Returns how many records were read and not written. If the drain hasn't ended, returns instead the number of offsets
+    /// between the committed and the next position of each partition. `partitions` is the consumer's last snapshot.
     pub fn unwritten(&self, partitions: &[PartitionStatus]) -> u64 {
         if let Some(Rest { open, in_flight }) = *lock(&self.0) {
             return u64::from(open) + u64::from(in_flight);

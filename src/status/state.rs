@@ -48,11 +48,11 @@ pub enum PipelineState {
     Flowing,
     /// At least one of the pipeline's consumers waits for Postgres or for the schema registry.
     Waiting,
-    /// Kafka doesn't answer, denies what the pipeline needs, or doesn't have a listed topic.
+    /// Kafka doesn't serve the pipeline: for example, it doesn't answer, denies a request, or doesn't have a listed topic.
     WaitingForKafka,
     /// The pipeline writes what it has read, and then ends.
     Draining,
-    /// The pipeline ended as asked.
+    /// The pipeline ended without an error, and wrote every record that it had read.
     Drained,
     /// The pipeline ended with an error that retrying can't remove.
     Stopped,

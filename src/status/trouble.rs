@@ -1,4 +1,5 @@
-//! Describes an outage: which system doesn't serve us, and why. The cause is an enum; its text is made only when it is shown.
+//! Describes an outage: which system doesn't serve us, and its last error. The sentence about the outage is made only when it is
+//! shown.
 
 use std::fmt;
 

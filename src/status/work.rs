@@ -1,5 +1,5 @@
-//! The work of a consumer and its writer: time by phase, batches, dead letters, events. It is updated at most a few times per
-//! batch.
+//! The work of a consumer and its writer: time by phase, batches, dead letters, events. Poll loop and writer update it at most a
+//! few times per batch.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ use crate::metrics::epoch_ms;
 
 /// The number of batches from which medians are computed.
 const RECENT_BATCHES: usize = 128;
-/// How many positions of dead letters are kept per reason.
+/// The most dead letters per reason whose positions are kept.
 const NEWEST: usize = 5;
 /// How many events may wait to be taken. If there are more, the oldest are dropped.
 const EVENTS: usize = 100;
@@ -26,6 +26,7 @@ const EVENT_TEXT: usize = 300;
 /// writer's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimePhase {
+    /// Waiting for records.
     Poll,
     Decode,
     /// Held up by the writer, by `flow` or by a missing schema.
@@ -33,11 +34,11 @@ pub enum TimePhase {
     Copy,
     /// The update of the ledger, and COMMIT.
     Commit,
-    /// Waiting for Postgres to come back.
+    /// Waiting between two attempts to write.
     Outage,
 }
 
-/// How many phases there are.
+/// The number of phases.
 const PHASES: usize = 6;
 
 /// Why no records are taken from Kafka at the moment.
@@ -55,6 +56,7 @@ pub enum Hold {
 /// One consumer's work since the start.
 #[derive(Debug, Default)]
 pub struct Work {
+    /// The time by phase, in microseconds.
     micros: [AtomicU64; PHASES],
     /// 0: not held; 1: full; 2: flow; 3: a schema.
     held: AtomicU64,
@@ -109,7 +111,8 @@ pub struct Event {
     pub at_ms: i64,
     /// `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`, `instance`, `reload`
     pub kind: &'static str,
-    /// The system that a consumer begins to wait for, or no longer waits for.
+    /// In `outage` and `recovered`, the system that a consumer begins to wait for, or no longer waits for; `None` if it isn't
+    /// known.
     pub cause: Option<WaitCause>,
     pub text: String,
 }
@@ -120,7 +123,7 @@ impl Event {
         Self { at_ms: epoch_ms(), kind, cause: None, text }.cut()
     }
 
-    /// Cuts the text to 300 bytes if it is longer.
+    /// Cuts the text to 300 bytes and an ellipsis if it is longer.
     #[must_use]
     pub fn cut(mut self) -> Self {
         if self.text.len() > EVENT_TEXT {
@@ -145,7 +148,7 @@ impl Work {
         self.micros.each_ref().map(seconds)
     }
 
-    /// Notes whether the poll thread takes records.
+    /// Notes why the poll thread takes no records; `None` if it takes them.
     pub fn hold(&self, hold: Option<Hold>) {
         self.held.store(hold.map_or(0, |hold| hold as u64 + 1), Ordering::Relaxed);
     }
@@ -172,7 +175,7 @@ impl Work {
         batches.recent.push_back(note);
     }
 
-    /// Returns the batches so far.
+    /// Returns the counts of all batches, and the last batches.
     pub fn batches(&self) -> Batches {
         lock(&self.batches).clone()
     }
@@ -188,7 +191,7 @@ impl Work {
         of_reason.newest.push_back(letter);
     }
 
-    /// Returns the dead letters by reason.
+    /// Returns the counts and the newest positions of dead letters, by reason.
     pub fn dead_letters(&self) -> BTreeMap<&'static str, DeadLetters> {
         lock(&self.dead).clone()
     }

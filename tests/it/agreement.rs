@@ -21,8 +21,8 @@ use crate::cli::tidegate;
 use crate::cli_verify::transaction;
 use crate::support::{PATIENCE, program};
 
-/// The number of records in the topic, each `{"id": n, "name": "v", "lat": 1.5}`. It is higher than the number of dead letters
-/// that any pipeline may have.
+/// The number of records in the topic, each `{"id": n, "name": "v", "lat": 1.5}`. There are so
+/// many that a pipeline stops if all of them become dead letters.
 pub(crate) const RECORDS: i32 = 300;
 /// How many environments are tested at the same time.
 const AT_ONCE: usize = 3;
@@ -81,7 +81,8 @@ impl<'g> Environment<'g> {
         connection.close().await.expect("it closes");
     }
 
-    /// Returns the configuration. `pipeline` is the text below `[pipelines.NAME]`, including the topics.
+    /// Returns a configuration that connects as the role `user`. `name` is the pipeline's name, and `pipeline` the text below
+    /// `[pipelines.NAME]`, including the topics. `session` has further lines of `[postgres]`.
     fn config(&self, user: &str, name: &str, pipeline: &str, session: &str) -> String {
         let url = self.ground.postgres.url(&self.database).replacen("postgres@", &format!("{user}@"), 1);
         let listen = format!("127.0.0.1:{}", free_port().expect("a free port"));

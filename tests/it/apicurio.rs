@@ -154,7 +154,7 @@ async fn apicurios_header_names_the_message_of_a_protobuf_value_or_key_without_a
         named("Ride", proto_ride(1)),
         named("Ride", proto_ride(2)),
         named("Ride", proto_ride(3)),
-        // Version 3 writes the name in front of the value too.
+        // Version 3 of the serializer writes the name both in the header and in front of the value.
         named("Ride", [&ride[..], &proto_ride(4)].concat()),
         named("Nobody", proto_ride(6)),
         // The header of a key doesn't name the message of a value.

@@ -335,7 +335,7 @@ async fn when_every_row_is_refused_the_dead_letter_budget_stops_the_pipeline_bef
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
     let copies = copies_of(&world, "rides").await;
     assert!(copies <= 1_002, "{copies} copies: {log}");
-    // When the table accepts the records again, the same daemon writes them all.
+    // When the table accepts the records again, the next start writes them all.
     world.sql("ALTER TABLE rides DROP CONSTRAINT rides_seq_check").await;
     let (code, log) = world.drain(&world.config(pipeline));
     assert_eq!(code, Some(0), "{log}");

@@ -1,5 +1,5 @@
-//! Generated columns and identities in a key, in `newer_by` and in `sort_by`: what works gives the rows that INSERT … ON
-//! CONFLICT would make, and what can't work is refused by `check` and `run` with a remedy.
+//! Generated columns and identities in a key, in `newer_by` and in `sort_by`. A supported use results in the rows that INSERT …
+//! ON CONFLICT would make. An unsupported use is refused by `check` and `run` with a remedy.
 
 use tidegate_harness::{Record, eventually_async};
 

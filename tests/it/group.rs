@@ -125,8 +125,8 @@ impl Flow {
         Self::start_from(kafka, topic, partitions, 0)
     }
 
-    /// Like [`Flow::start`], for a topic to which the records below number `first` were sent already. [`Flow::stop`]
-    /// counts these too.
+    /// Starts a flow like [`Flow::start`], for a topic to which the records below number `first` were sent already.
+    /// [`Flow::stop`] counts these too.
     pub(crate) fn start_from(kafka: &'static Kafka, topic: &str, partitions: i32, first: i64) -> Self {
         let (stop, stopped) = channel();
         let topic = topic.to_owned();

@@ -12,7 +12,7 @@ use crate::support::{PATIENCE, World, in_tests};
 
 /// The longest time from the beginning of a fault until the state shows it.
 const SEEN: Duration = Duration::from_secs(15);
-/// The longest time from the end of a fault until the state is normal. librdkafka waits up to 10 s between two connection
+/// The longest time from the end of a fault until the state is normal. The daemon's clients wait up to 2 s between two connection
 /// attempts.
 const OVER: Duration = Duration::from_secs(15);
 

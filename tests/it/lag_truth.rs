@@ -100,7 +100,7 @@ async fn a_claim_is_no_commit() {
     assert!(written <= moved, "the claim of {moved} is no commit, and {written} is one");
 }
 
-/// More logs end in transaction markers than one reading of the lag reads. Nobody owns the partitions.
+/// More logs end in transaction markers than one reading of the lag can check. No consumer owns the partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_markers_at_the_ends_of_many_logs_are_no_lag() {
     const PARTITIONS: i32 = 250;

@@ -198,7 +198,7 @@ async fn a_key_may_have_any_number_of_columns_with_null() {
     let steps: Vec<([u8; 6], Option<u32>)> = (0..400)
         .map(|n| {
             let mut key = [0; 6];
-            // Few keys, so that each comes several times: they differ in one or two columns.
+            // At most two columns of a key aren't NULL, so there are few keys, and each occurs several times.
             key[random.usize(0..6)] = random.u8(0..3);
             key[random.usize(0..6)] = random.u8(0..3);
             (key, Some(n).filter(|_| random.u8(0..5) > 0))

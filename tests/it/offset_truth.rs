@@ -318,7 +318,7 @@ async fn after_a_transaction_marker_there_is_no_lag_and_a_drain_ends() {
         let (code, log) = world.drain(&config);
         assert_eq!(code, Some(0), "drain {times}: {log}");
     }
-    // No daemon is running, so `lag` can't ask one how far it has read.
+    // The command `lag` has no consumer that has read past the marker. So it reads the log's end itself.
     let lag = crate::cli::tidegate(&config, &["lag", "--json"]).ok().json();
     assert_eq!(lag["pipelines"][0]["lag_records"], 0, "{lag}");
     world.transaction(5, false);

@@ -478,7 +478,8 @@ async fn ten_pipelines_and_a_thousand_partitions_load_and_change() {
     let Some(seconds) = std::env::var("TIDEGATE_MEASURE_SECONDS").ok().and_then(|text| text.parse().ok()) else {
         return;
     };
-    // Measure the cost of a viewer twice: while every number changes, and while nothing flows.
+    // Measure the daemon's CPU time with a viewer while every number changes, with a viewer while nothing flows, and then
+    // without a viewer.
     let moving = cpu_share(&daemon, seconds);
     drop(trickle);
     let still = cpu_share(&daemon, seconds);

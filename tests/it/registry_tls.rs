@@ -1,4 +1,5 @@
-//! A schema registry (a stand-in) with TLS and a password. Both are replaced while the daemon runs.
+//! A schema registry (a stand-in) with TLS and a password. The certificate authority and the password are replaced while the
+//! daemon runs.
 
 use std::fs;
 

@@ -6,7 +6,7 @@ use tidegate_harness::{Daemon, Record};
 
 use crate::support::{PATIENCE, World, spec};
 
-/// Stands in for systemd: owns the socket that services notify.
+/// A stand-in for systemd, which owns the socket that services notify.
 struct Manager {
     socket: UnixDatagram,
     folder: tempfile::TempDir,

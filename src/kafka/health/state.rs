@@ -12,16 +12,17 @@ use crate::status::Trouble;
 const SILENT_AFTER: Duration = Duration::from_secs(8);
 /// A group without a coordinator for this long is an outage.
 const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
-/// If a denial isn't repeated for this long, it is over, provided that the consumer is a settled member of its group.
+/// A denial is over if it isn't repeated for this long, and the consumer is then a settled member of its group.
 const DENIED_FOR: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// When the oldest unanswered request was made.
+    /// When the first request since Kafka's last answer was made; `None` if no request waits for an answer.
     pub(super) asked_at: Option<Instant>,
-    /// The fault of the last request, if Kafka denied it; `None` once a request is answered.
+    /// The fault of the last request that Kafka denied; `None` once a request is answered.
     pub(super) denied: Option<Fault>,
-    /// The fault of the last request, if it failed with another error; `None` once a request is answered.
+    /// The fault of the last request that failed for a reason other than a denial or a failed connection; `None` once a request
+    /// is answered.
     pub(super) failed: Option<Fault>,
     /// For each broker, the newest fault of its connections, unless that fault is known to be over.
     pub(super) connections: BTreeMap<String, (Instant, Fault)>,
@@ -45,17 +46,18 @@ pub(super) struct Consumer {
     pub(super) is_settled: Option<bool>,
     /// What Kafka denies the consumer, and when it last did.
     pub(super) denied: Vec<(Fault, Instant)>,
-    /// How long Kafka's quotas delay the answers to this consumer.
+    /// The longest delay of an answer to this consumer by Kafka's quotas, in the last statistics.
     pub(super) throttled: Duration,
 }
 
 impl State {
-    /// Takes the fault of a failed connection.
+    /// Stores the fault of a failed connection.
     pub(super) fn connection_failed(&mut self, broker: String, fault: Fault) {
         if fault.cause != Cause::Closed {
             self.troubled_at = Some(Instant::now());
         }
         let known = self.connections.get(&broker).is_some_and(|(at, known)| {
+            // The observer has found out why the certificate isn't trusted.
             let is_same =
                 matches!(known.cause, Cause::UnknownCa | Cause::WrongName) && fault.cause == Cause::Certificate;
             // A broker has several connections, and not all of them report why they failed. So a vague cause doesn't replace a
@@ -68,7 +70,7 @@ impl State {
         }
     }
 
-    /// Takes what a broker lists about the group protocol `consumer`; see
+    /// Notes whether a broker offers the group protocol `consumer`; see
     /// [`KafkaHealth::consumer_protocol`](super::KafkaHealth::consumer_protocol).
     pub(super) fn consumer_protocol(&mut self, broker: String, is_offered: Option<bool>) {
         match is_offered {
@@ -84,7 +86,7 @@ impl State {
         }
     }
 
-    /// Takes a consumer's statistics.
+    /// Stores a consumer's statistics.
     pub(super) fn store_statistics(&mut self, consumer: u32, statistics: &HealthStatistics, now: Instant) {
         self.connections.retain(|broker, _| !statistics.connected.contains(broker));
         let consumer = self.consumers.entry(consumer).or_default();
@@ -105,7 +107,7 @@ impl State {
     }
 
     /// Returns why Kafka doesn't serve the pipeline, and since when. A fault takes precedence over a missing topic, which Kafka
-    /// reports only while it answers requests.
+    /// reports only while it answers requests. `servers` is named if no failed connection explains an unanswered request.
     pub(super) fn trouble(&self, now: Instant, servers: &str) -> Option<(Instant, Trouble)> {
         if let Some((since, fault)) = self.fault(now, servers) {
             return Some((since, Trouble::kafka(&fault)));

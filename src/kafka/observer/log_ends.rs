@@ -12,26 +12,26 @@ use super::Observer;
 use crate::kafka::reader::Reader;
 use crate::kafka::settings;
 
-/// If Kafka sends nothing for this long, reading the ends of logs is given up. The limit is short, because a reading of the lag
-/// waits meanwhile.
+/// If Kafka sends nothing for this long, reading a topic's ranges is given up. The limit is short, because the lag isn't updated
+/// meanwhile.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// Ranges of logs that were read.
+/// The result of [`Observer::ranges_without_records`].
 #[derive(Debug, Default)]
 pub struct RangesRead {
     /// The partitions whose range was read.
     pub read: Vec<TopicPartition>,
-    /// Those of them whose range contains no record.
+    /// The partitions in `read` whose range contains no record.
     pub empty: Vec<TopicPartition>,
 }
 
 impl Observer {
     /// Reads these ranges. Returns which of them were read, and which of these contain no record that Kafka would deliver. Such
     /// a range holds only transaction markers and aborted records. The ranges of one topic are read together. After `limit`, no
-    /// further topic is read.
+    /// further topic is read; the first topic is always read. Topics that can't be read are left out.
     ///
     /// # Errors
-    /// If no client can be created, or no topic can be read.
+    /// If no client can be created, or none of the topics could be read.
     pub fn ranges_without_records(
         &self,
         ranges: &[(TopicPartition, Range<Offset>)],
@@ -48,7 +48,8 @@ impl Observer {
         }
         let mut failed = None;
         for topic in topics {
-            // Other topics are read even if one fails at once, for example because Kafka has deleted an offset.
+            // If a topic fails at once, for example because Kafka has deleted an offset, still read the other topics. If it
+            // failed after a long silence, Kafka probably doesn't answer, so don't wait for the other topics too.
             let limit = if failed.is_some() { limit.min(SILENCE_MAX) } else { limit };
             if (failed.is_some() || !found.read.is_empty()) && began.elapsed() >= limit {
                 break;

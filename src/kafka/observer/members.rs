@@ -24,7 +24,7 @@ pub struct Group {
     pub state: String,
     /// The number of consumers that are members now.
     pub members: usize,
-    /// Whether all members have our `client.id`, as the daemons with this configuration have.
+    /// Whether all members have our `client.id`, as all consumers of daemons with this configuration have.
     pub is_ours: bool,
     /// The protocol by which its members share the partitions, such as `cooperative-sticky`; empty if the broker doesn't say.
     pub protocol: String,
@@ -67,8 +67,9 @@ impl Observer {
         self.question("", || self.described(|client| tidegate_kafka_batch::named_members(client, group, TIMEOUT)))
     }
 
-    /// Returns the fault of a broker whose settings switch the group protocol `consumer` off; `None` also if we have no right
-    /// to read the settings. The protocol has a second switch, the feature `group.version`, which librdkafka can't request.
+    /// Returns the fault of a broker whose settings switch the group protocol `consumer` off. `None` if no broker's settings do,
+    /// or if we have no right to read them. The protocol has a second switch, the feature `group.version`, which librdkafka
+    /// can't request.
     ///
     /// # Errors
     /// If Kafka doesn't answer; the error says why.

@@ -1,4 +1,5 @@
-//! Creates partitions. If Postgres refuses one, decides whether the pipeline can go on: it can if the rows have another place.
+//! Creates partitions. If Postgres refuses a partition, decides whether the pipeline can continue: it can if existing partitions
+//! accept the rows.
 
 use std::time::Instant;
 
@@ -22,16 +23,17 @@ use crate::repeats::Repeats;
 /// The reason for creating partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Rows that will come. The first partition is the current one, and only rows of the present must have a place.
+    /// Rows that will be written later. The first of the wanted partitions is the current one. Some partition must accept rows
+    /// with the current time.
     InAdvance,
-    /// Rows that wait to be written. All of them must have a place.
+    /// Rows that wait to be written. Some partition must accept each of them.
     Rows,
 }
 
 /// A partition that doesn't exist.
 pub(super) struct Missing {
     name: TableName,
-    /// `None` for the DEFAULT partition.
+    /// The partition's range; `None` for the DEFAULT partition.
     bounds: Option<Bounds>,
     /// The statements that create it.
     pub(super) sql: String,
@@ -46,13 +48,13 @@ impl Missing {
 
 /// Creates the partitions of `wanted` that are missing, and the DEFAULT partition if it is configured and missing.
 ///
-/// If Postgres refuses a partition, a warning says so, provided that the rows have a place in other partitions. A partition
-/// whose rows DEFAULT holds, or whose bounds Postgres doesn't accept, is left out with a warning in any case. `logged` holds
-/// back warnings that were logged shortly before.
+/// If Postgres refuses a partition, and existing partitions accept its rows, a warning says so. If the DEFAULT partition holds
+/// rows of the partition's range, or Postgres doesn't accept the partition's bounds, the partition is left out with a warning in
+/// any case. `logged` suppresses warnings that were logged shortly before.
 ///
 /// # Errors
-/// The error of the database. A refusal is an error in three cases: rows have no place; rows wait, and waiting resolves the
-/// refusal; the configured DEFAULT partition doesn't exist.
+/// The error of the database. A refusal is an error in three cases: no partition accepts the rows; rows wait (`purpose`) and
+/// waiting resolves the refusal; the configured DEFAULT partition doesn't exist.
 pub async fn create(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -82,7 +84,7 @@ pub async fn create(
                 }
                 let waits = is_outage(&*error);
                 refused.0.push(Refused { missing, of_one: why.is_some(), error: sqlx::Error::Database(error) });
-                // Every other partition would wait for the same lock.
+                // The other partitions would wait for the same lock, so don't try them.
                 if waits {
                     break;
                 }
@@ -106,12 +108,12 @@ struct Refused {
 struct AllRefused(Vec<Refused>);
 
 impl AllRefused {
-    /// Warns if the rows have a place.
+    /// Decides whether the refusals are an error; if not, logs a warning.
     ///
     /// # Errors
-    /// The error of a partition without which rows have no place. The last error in two cases: rows wait, and waiting resolves
-    /// this error; or the DEFAULT partition is configured and doesn't exist. Without the DEFAULT partition, rows for which no
-    /// partition may be created have no place.
+    /// The error of a refused partition whose rows no existing partition accepts. Also the last error in two cases: rows wait,
+    /// and waiting resolves this error; or the DEFAULT partition is configured and doesn't exist. Without the DEFAULT partition,
+    /// no partition accepts the rows for which none may be created.
     async fn judge(
         mut self,
         connection: &mut PgConnection,
@@ -175,14 +177,15 @@ fn is_refusal(error: &dyn DatabaseError) -> bool {
     error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| error.severity() == PgSeverity::Error)
 }
 
-/// Returns whether waiting resolves a refusal: another session holds a lock, or the server can't do it now.
+/// Returns whether waiting resolves a refusal: another session holds a lock, or the server is temporarily unable to create a
+/// table.
 fn is_outage(error: &dyn DatabaseError) -> bool {
     let sqlstate = error.code().unwrap_or_default();
     classify(Stage::Begin, Severity::Error, &sqlstate) == Disposition::Outage
 }
 
-/// Returns why Postgres refuses a partition, if that says nothing about other partitions. An event trigger may raise any
-/// SQLSTATE, and then refuses others too.
+/// Returns why Postgres refuses a partition, if the reason concerns this partition alone. Otherwise returns `None`. An event
+/// trigger may raise an error with any SQLSTATE, and may refuse other partitions too, so the result for its errors is `None`.
 pub fn reason_for_this_partition(error: &dyn DatabaseError) -> Option<&'static str> {
     if is_raised(error) {
         return None;
@@ -197,8 +200,8 @@ pub fn reason_for_this_partition(error: &dyn DatabaseError) -> Option<&'static s
     }
 }
 
-/// Returns whether a user can make room for the refused partition: another table has the partition's name, or another partition
-/// covers a part of its range. Until then, rows of its range may have no place.
+/// Returns whether a user can remove the reason of the refusal: another table has the partition's name, or another partition
+/// covers a part of its range. Until then, possibly no partition accepts rows of its range.
 fn may_be_mended(error: &dyn DatabaseError) -> bool {
     matches!(error.code().as_deref(), Some("42P07" | "42P17"))
 }

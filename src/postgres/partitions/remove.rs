@@ -17,16 +17,16 @@ use crate::postgres::blockers::holders;
 use crate::postgres::error::cause;
 use crate::repeats::Repeats;
 
-/// How long a removal waits for its locks. Writers queue up behind it meanwhile.
+/// How long a removal waits for its locks. Meanwhile, writers wait behind it.
 const WAIT: Duration = Duration::from_secs(1);
 /// `lock_not_available`
 const LOCKED: &str = "55P03";
 
-/// Detaches or drops the expired ones of the partitions that Tidegate created. A refusal is logged, unless `logged` holds it
-/// back.
+/// Detaches or drops the expired partitions whose names are those that Tidegate gives. A refusal is logged, unless `logged`
+/// suppresses it. `now` is in microseconds since the epoch.
 ///
 /// # Errors
-/// The error of a query, and of a broken connection.
+/// The error of a query, or of a broken connection.
 pub(super) async fn remove(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -70,7 +70,7 @@ pub(super) async fn remove(
         if logged.take(format!("{partition}: {error}"), Instant::now()).is_some() {
             warn!(pipeline = config.name, %partition, %error, holder, "can't remove an expired partition, retrying in a minute");
         }
-        // Writers were held up while this removal waited. So leave the others to the next minute.
+        // Writers were held up while this removal waited. So leave the other partitions to the next minute.
         if is_locked {
             break;
         }
@@ -78,7 +78,8 @@ pub(super) async fn remove(
     Ok(())
 }
 
-/// Returns those partitions of ours that have expired, each with the statements that remove it.
+/// Returns the expired partitions among `existing` whose names are those that Tidegate gives, each with the statements that
+/// remove it.
 pub(super) fn expired(
     config: &Pipeline,
     by: &PartitionBy,

@@ -17,7 +17,7 @@ pub(super) struct Column {
     pub(super) below: &'static str,
     /// Each value as encoded in a record, and as given to INSERT (`None` is NULL).
     pub(super) values: Vec<(Vec<u8>, Option<&'static str>)>,
-    /// A value to show.
+    /// The value that the page shows as an example.
     pub(super) example: String,
     /// Values of the type that the format can't express.
     pub(super) unsaid: Vec<&'static str>,

@@ -1,10 +1,12 @@
 //! Every type with values that it accepts and values that it refuses: as JSON, and as the text given to INSERT.
 
-/// A type as DDL names it.
+/// A type, with values to be tried.
 pub(super) struct Type {
+    /// The type as DDL names it.
     pub(super) sql: &'static str,
     /// The mapping's `unit`.
     pub(super) unit: &'static str,
+    /// Values that INSERT accepts, as JSON and as text.
     pub(super) takes: &'static [(&'static str, &'static str)],
     /// Values that INSERT refuses, as JSON and as text.
     pub(super) refuses: &'static [(&'static str, &'static str)],
