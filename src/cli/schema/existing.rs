@@ -90,7 +90,8 @@ pub(super) fn columns(root: &Node, catalog: &Catalog) -> Columns {
     Columns { columns, incomplete: !unmapped.is_empty(), levels, unmapped }
 }
 
-/// Adds an object's members to `found`. Leaves out the array whose elements are the rows, and the objects that contain it.
+/// Adds an object's members to `found`. Leaves out the array whose elements are the rows. If a member is an object that
+/// contains this array, adds that object's other members instead.
 fn collect<'n>(
     node: &'n Node,
     path: &mut Vec<String>,
