@@ -25,8 +25,8 @@ use crate::pipeline::{Pipeline, PipelinePhase};
 use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, WaitCause, WriterState, lock};
 
-/// If a partition of another instance has lag and makes no progress for this many seconds, it is marked
-/// [`Sign::Silent`].
+/// A partition that no consumer of this instance has is marked [`Sign::Silent`] if it has lag, and if its ledger row hasn't
+/// changed for more than this many seconds.
 const SILENT: f64 = 12.0;
 
 /// With a timeline, returns the whole document. Without one, returns the document whose changes are sent to viewers.
@@ -250,7 +250,7 @@ fn facts(
     }
 }
 
-/// Returns every instance that has consumers of the pipeline, this one included.
+/// Returns every living instance, this one included, with its number of consumers of the pipeline, which may be 0.
 fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living> {
     let consumers = if matches!(pipeline.phase(), PipelinePhase::Stopped { .. } | PipelinePhase::Drained) {
         0
