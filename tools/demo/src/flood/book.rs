@@ -25,7 +25,7 @@ pub(crate) struct Mark {
     pub(crate) bytes: u16,
     /// How many rows the record has in the table.
     pub(crate) copies: u8,
-    /// Whether the record was dropped because the buffer was full.
+    /// Whether the record was dropped because the buffer was full, or given up by the receiver.
     pub(crate) refused: bool,
 }
 
@@ -104,8 +104,8 @@ impl Book {
         }
     }
 
-    /// Returns how many records were handed over before `at` but were not in the table then. A record that is lost with a
-    /// killed writer counts until the kill.
+    /// Returns how many records had been handed over by the time `at`, but were not in the table then. A record that is lost
+    /// with a killed writer counts until the kill.
     pub(crate) fn backlog(&self, at: u32) -> u64 {
         let taken = self.marks.iter().filter(|mark| !mark.refused && mark.sent <= at);
         taken.filter(|mark| mark.left() > at).count() as u64
