@@ -257,8 +257,8 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
     } else {
         u32::try_from(pipeline.consumers.len()).unwrap_or(u32::MAX)
     };
-    // While Kafka is unavailable, a consumer loses its partitions and its membership in the group. So a consumer without
-    // partitions counts as joining.
+    // A consumer that has no partitions during an outage of Kafka has probably lost its membership in the group, and joins again
+    // after the outage. So it counts as joining, and not as idle.
     let limit_while_waiting = pipeline.kafka.outage().is_some();
     let joins = |consumer: &&Arc<ConsumerStatus>| {
         !consumer.joined() || (limit_while_waiting && consumer.partitions().is_empty())

@@ -96,7 +96,8 @@ impl Book {
         self.marks.get_mut(index as usize)
     }
 
-    /// Adds a row of the table.
+    /// Adds a row of the table, which was committed at the time `committed`. If a record has several rows, the earliest commit
+    /// counts.
     pub(crate) fn row(&mut self, index: u32, committed: u32) {
         if let Some(mark) = self.mark(index) {
             mark.committed = mark.committed.min(committed);
