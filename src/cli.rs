@@ -1,4 +1,4 @@
-//! The command line: parses the arguments and runs the command. Each command has one file.
+//! The command line: parses the arguments and runs the command. Each command has a module of its own, except `completions`.
 
 mod check;
 mod config;

@@ -181,7 +181,7 @@ pub struct Postgres {
     pub password_file: Option<PathBuf>,
     /// `password_command`: a program, with its arguments, that prints the password; used instead of `password_file`.
     pub password_command: Option<Vec<String>>,
-    /// `[postgres.session]`: settings for our transactions, such as `synchronous_commit`.
+    /// `[postgres.session]`: settings of Postgres for Tidegate's sessions, such as `synchronous_commit`.
     pub session: BTreeMap<String, String>,
     /// The longest time to open a connection. Default [`defaults::CONNECT_TIMEOUT`].
     pub connect_timeout: Duration,

@@ -26,7 +26,8 @@ pub(super) struct Arguments {
 struct PipelineLag {
     pipeline: String,
     lag_records: u64,
-    /// Kafka's partitions without a ledger row: new ones, until an instance claims them.
+    /// Kafka's partitions whose lag is unknown: new ones, which have no ledger row until an instance claims them, and those whose
+    /// log end Kafka doesn't report.
     not_in_ledger: Vec<String>,
     /// Topics of the configuration that Kafka doesn't have.
     missing_topics: Vec<String>,

@@ -1,4 +1,4 @@
-//! `tidegate offsets`: shows the ledger's positions, sets them, and copies them to a pipeline's new name.
+//! `tidegate offsets`: shows the ledger's positions, sets them, and moves them to a pipeline's new name.
 
 mod copy;
 mod set;

@@ -1,4 +1,4 @@
-//! Helpers that every command uses: a runtime that is shut down without waiting for requests in progress, connections to Kafka
+//! Helpers that most commands use: a runtime that is shut down without waiting for requests in progress, connections to Kafka
 //! and Postgres, and errors that say which of the two can't be reached.
 
 use std::collections::BTreeMap;
@@ -31,8 +31,8 @@ pub(super) fn block_on(command: impl Future<Output = Result<(), FatalError>>) ->
     outcome
 }
 
-/// Makes a connector for commands. Their `application_name` differs from the daemon's, so that a command isn't mistaken for an
-/// instance.
+/// Makes a connector for commands. The `application_name` of its connections names no pipeline, so [`live`] doesn't mistake a
+/// command for an instance that runs one.
 pub(super) fn connector(config: &Config) -> Connector {
     Connector::new(Arc::new(config.postgres.clone()), None)
 }
@@ -98,7 +98,7 @@ pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObs
     SharedObserver::new(&of, Arc::new(health)).map_err(|error| FatalError::Config(settings::refused(&of, &error)))
 }
 
-/// Makes a request to Kafka. If it fails, the error names the brokers.
+/// Makes a request to Kafka. If Kafka doesn't answer it, the error names the brokers.
 pub(super) async fn ask<T: Send + 'static>(
     config: &Config,
     observer: &SharedObserver,
@@ -189,8 +189,8 @@ pub(super) async fn is_registered(connection: &mut PgConnection, pipeline: &str)
     known.await.map_err(|error| failed("can't read the ledger in schema `tidegate`", error))
 }
 
-/// Returns whether the tables of schema `tidegate` exist. The query doesn't call `to_regclass` for the tables, because that
-/// fails for a role without the right to use the schema.
+/// Returns whether the tables `pipeline` and `ledger` of schema `tidegate` exist. The query doesn't call `to_regclass` for the
+/// tables, because that fails for a role without the right to use the schema.
 pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT count(*) = 2 FROM pg_catalog.pg_class
@@ -199,8 +199,8 @@ pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sq
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// Sends all of the pipeline's rows to `table`, whatever table the records name. If it is a plain table, no partitions are
-/// created.
+/// Sends all of the pipeline's rows to `table`, whatever table the records name. If `table` is a plain table, `partition_by` is
+/// switched off, because a plain table has no partitions to create.
 pub(super) async fn redirect(
     connection: &mut PgConnection,
     pipeline: &mut Pipeline,

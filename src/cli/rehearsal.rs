@@ -71,8 +71,8 @@ impl Rehearsal {
         Self { inner, make, before_shown: String::new(), guarded: false, findings, shown, letters: Vec::new() }
     }
 
-    /// If `guarded`, makes each transaction read-only as soon as its own tables are created. Postgres then refuses any change
-    /// to other tables, and the refusal is noted in the findings.
+    /// If `guarded`, makes each transaction read-only as soon as the SQL of `make` has run. Postgres then refuses any change,
+    /// except to temporary tables, and the refusal is noted in the findings.
     #[must_use]
     pub(super) fn guarded(self, guarded: bool) -> Self {
         Self { guarded, ..self }
@@ -166,7 +166,8 @@ impl Transaction for Rehearsal {
         Ok(vec![true; spans.len()])
     }
 
-    /// Checks deferred constraints, whose errors COMMIT would report, and then rolls back.
+    /// Checks deferred constraints, whose errors COMMIT would report, and then rolls back. Adds the transaction's dead letters to
+    /// the findings.
     async fn commit(&mut self) -> Result<(), WriteError> {
         let checked = self.inner.rows(Stage::Commit, sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")).await;
         self.noted(checked)?;

@@ -70,9 +70,10 @@ struct Report {
     /// The key in the ledger and in the dead letters.
     replay: String,
     table: String,
-    /// Whether an earlier run has written a part of the range, or all of it.
+    /// Whether an earlier run has begun this replay, so that this run only writes the records that were left.
     resumed: bool,
-    /// The number of records that this run has read. The counts below are of this run, too.
+    /// The number of records that this run has handled. The three counts below are of this run too, but `stretches` has the whole
+    /// ranges.
     records: u64,
     rows: u64,
     deletes: u64,

@@ -403,7 +403,7 @@ async fn look(config: &Config, pipeline: &Pipeline, topic: &str, ranges: Ranges)
     read.map_err(FatalError::Unavailable)
 }
 
-/// Makes a pipeline's name from a topic's name: replaces dots, and cuts the name to 63 characters.
+/// Makes a pipeline's name from a topic's name: replaces dots by underscores, and cuts the name to 63 characters.
 fn pipeline_name(topic: &str) -> String {
     topic.chars().take(63).map(|c| if c == '.' { '_' } else { c }).collect()
 }

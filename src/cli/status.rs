@@ -10,7 +10,7 @@ use crate::http::{Status, text};
 
 /// The time limit for connecting to the daemon, and for each read and write.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// The largest document that is read, in bytes.
+/// The largest answer that is read, in bytes. A larger one is cut off, so its document can't be parsed.
 const BYTES_MAX: u64 = 64 << 20;
 
 pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
@@ -64,7 +64,8 @@ fn escaped(name: &str) -> String {
     escaped
 }
 
-/// Makes one request by HTTP/1.0, in which the end of the connection marks the end of the answer.
+/// Makes one request by HTTP/1.0, in which the end of the connection marks the end of the answer. Returns the body of the
+/// answer. An answer with a status other than 200 is an error.
 fn ask(at: SocketAddr, path: &str) -> Result<String, String> {
     let failed = |error: std::io::Error| error.to_string();
     let mut connection = TcpStream::connect_timeout(&at, DEADLINE).map_err(failed)?;

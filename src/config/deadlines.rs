@@ -56,7 +56,8 @@ pub(super) fn check(top: &ConfigNode<'_>, values: &[(&'static str, Duration)]) {
     }
 }
 
-/// Checks one pipeline's `max.poll.interval.ms` and `session.timeout.ms`, from its own properties or those of `[kafka]`.
+/// Checks one pipeline's `max.poll.interval.ms` and `session.timeout.ms`, from its own properties (`own`) or those of `[kafka]`.
+/// `drain` is `limits.drain_timeout`. Under the protocol `consumer` the broker sets the session timeout, so it isn't checked.
 pub(super) fn check_poll(top: &ConfigNode<'_>, own: &ConfigNode<'_>, drain: Duration, is_consumer_protocol: bool) {
     let shared = top.at("kafka").at("properties");
     let find = |name: &'static str, default: Duration| {

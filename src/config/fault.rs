@@ -90,7 +90,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// All faults, in the order of the files; never empty. Displayed one per line.
+/// All faults; never empty. Faults of whole files come first, then those at a line, in the order of the files, then those of
+/// variables. Displayed one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults(Vec<Fault>);
 

@@ -1,10 +1,10 @@
 //! Layers: files and the environment, merged by the `config` crate.
 //!
-//! The `config` crate merges values and keeps one origin per value, but error messages need the line of every key, including tables. So
-//! each layer is read with `toml_edit`, which keeps spans, and places are stored beside the values. Two properties of the crate
-//! need a workaround. First, it reads the *top* keys of a source as path expressions (`"a.b"` would become two levels). So a
-//! layer gives it only one key, [`TOP`], and names below this key are kept as they are. Second, its own `Environment`
-//! lower-cases names and can't distinguish a dot from a level. So `environment` makes its own layer.
+//! The `config` crate merges values and keeps one origin per value, but error messages need the line of every key, including
+//! tables. So each layer is read with `toml_edit`, which keeps spans, and places are stored beside the values. Two properties
+//! of the crate need a workaround. First, it reads the *top* keys of a source as path expressions (`"a.b"` would become two
+//! levels). So a layer gives it only one key, [`TOP`], and names below this key are kept as they are. Second, its own
+//! `Environment` lower-cases names and can't distinguish a dot from a level. So `environment` makes its own layer.
 
 use std::collections::HashMap;
 use std::fmt;

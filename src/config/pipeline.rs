@@ -58,7 +58,7 @@ pub struct Pipeline {
     pub kafka_properties: BTreeMap<String, Secret>,
     /// The files that values of `kafka_properties` were read from.
     pub kafka_files: BTreeMap<String, PathBuf>,
-    /// The contents of the certificates and keys that `kafka_properties` name.
+    /// Digests of the files with certificates and keys that `kafka_properties` name.
     pub kafka_contents: BTreeMap<String, Content>,
 }
 

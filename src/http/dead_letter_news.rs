@@ -8,7 +8,8 @@ use super::words::RecentDeadLetters;
 
 /// The number of samples for which dead letters count as new. There is one sample per second.
 const SAMPLES: usize = 300;
-/// Dead letters that are at least this share of the records are news at any time.
+/// Dead letters are news at any time if their share is at least this. The share is the number of dead letters divided by the
+/// number of rows and dead letters.
 const MANY: f64 = 0.01;
 
 /// The last samples of one pipeline's rows and dead letters.

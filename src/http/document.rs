@@ -174,7 +174,7 @@ pub(super) struct PartitionView {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Sign {
-    /// The partition is read and written, or another instance owns it and its ledger row advances.
+    /// The partition is read and written, or no consumer of this instance has it and none of the states below applies.
     #[default]
     Flowing,
     /// The partition's claim hasn't been granted yet.
@@ -187,9 +187,10 @@ pub(super) enum Sign {
     Full,
     /// Another claim has replaced ours.
     Fenced,
-    /// A log-loss condition stopped the partition.
+    /// The partition has a log-loss condition.
     Stopped,
-    /// Another instance owns the partition, there is lag, and the partition's ledger row doesn't advance.
+    /// No consumer of this instance has the partition, there is lag, and the partition's ledger row hasn't changed for more than
+    /// 12 s.
     Silent,
 }
 

@@ -28,7 +28,7 @@ struct Cell {
     /// The time since the epoch, in steps of the ring (seconds or minutes); 0 for a cell that was never filled.
     at: u32,
     sample: Sample,
-    /// The number of seconds over which the rates are averaged.
+    /// The number of samples in the cell. There is one sample per second.
     seen: u32,
 }
 

@@ -44,7 +44,7 @@ fn body(markdown: &str) -> String {
     html
 }
 
-/// Converts the links and code of one line.
+/// Converts one line to HTML: links and code become elements, and all other text is escaped.
 fn inline(line: &str) -> String {
     let mut html = String::new();
     let mut rest = line;

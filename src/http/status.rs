@@ -25,8 +25,8 @@ use crate::pipeline::{Pipeline, PipelinePhase};
 use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, WaitCause, WriterState, lock};
 
-/// If a partition of another instance has lag and makes no progress for this many seconds, it is marked
-/// [`Sign::Silent`].
+/// A partition that no consumer of this instance has is marked [`Sign::Silent`] if it has lag, and if its ledger row hasn't
+/// changed for more than this many seconds.
 const SILENT: f64 = 12.0;
 
 /// With a timeline, returns the whole document. Without one, returns the document whose changes are sent to viewers.
@@ -250,15 +250,15 @@ fn facts(
     }
 }
 
-/// Returns every instance that has consumers of the pipeline, this one included.
+/// Returns every living instance, this one included, with its number of consumers of the pipeline, which may be 0.
 fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living> {
     let consumers = if matches!(pipeline.phase(), PipelinePhase::Stopped { .. } | PipelinePhase::Drained) {
         0
     } else {
         u32::try_from(pipeline.consumers.len()).unwrap_or(u32::MAX)
     };
-    // While Kafka is unavailable, a consumer loses its partitions and its membership in the group. So a consumer without
-    // partitions counts as joining.
+    // A consumer that has no partitions during an outage of Kafka has probably lost its membership in the group, and joins again
+    // after the outage. So it counts as joining, and not as idle.
     let limit_while_waiting = pipeline.kafka.outage().is_some();
     let joins = |consumer: &&Arc<ConsumerStatus>| {
         !consumer.joined() || (limit_while_waiting && consumer.partitions().is_empty())

@@ -113,7 +113,8 @@ impl Waits {
         lines.into_iter().map(Event::cut).collect()
     }
 
-    /// Forgets all waits, because the pipeline ended or restarts.
+    /// Forgets all waits. Called when the pipeline starts, drains or has ended: the waits of its consumers then end without an
+    /// event.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::plan::NeverSeen;
 use crate::status::{PipelineState, Trouble, WaitCause};
 
-/// In seconds. Unwritten records are reported if the time until Kafka deletes them is shorter than this, and shorter than the
-/// time that they have waited.
+/// In seconds. A pipeline's headroom is reported as a problem if it is shorter than this, and also shorter than the time that the
+/// oldest unwritten record has already waited.
 const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A pipeline is behind if its oldest unwritten record is older than this, in seconds.
 const BEHIND: f64 = 10.0;
@@ -96,7 +96,7 @@ pub(super) struct Facts {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct RecentDeadLetters {
     pub(super) count: u64,
-    /// The share of the records of those five minutes that became dead letters, from 0 to 1.
+    /// The number of dead letters divided by the number of rows and dead letters of those five minutes, from 0 to 1.
     pub(super) share: f64,
 }
 

@@ -192,7 +192,7 @@ pub(super) async fn for_named(
     accepted(open, pipeline, Plans { source, make_table, triggers }, report).await.map_err(failed)
 }
 
-/// Returns whether no existing partition accepts the rows of some of the times `wanted`.
+/// Returns whether one of the time ranges `wanted` has no existing partition that accepts its rows.
 pub(super) async fn lack_place(
     config: &Config,
     pipeline: &Pipeline,
@@ -206,7 +206,8 @@ pub(super) async fn lack_place(
         .map_err(|error| reach::failed("can't read the table's partitions", error))
 }
 
-/// Returns how the newest records can be tried without a lasting change; `None` if there is no such way.
+/// Returns how the newest records can be tried without a lasting change. Returns `None` if there is no such way; the report then
+/// says why.
 pub(super) async fn trials(
     config: &Config,
     pipeline: &Pipeline,

@@ -37,7 +37,7 @@ enum Tried {
         /// If the statement creates a partition: whether the reason concerns only this partition.
         of_one: bool,
     },
-    /// Another session held a lock on what the statement changes.
+    /// The statement reached a limit of [`BRIEF`], most likely because another session holds a lock on what it changes.
     Locked,
 }
 

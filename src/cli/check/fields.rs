@@ -1,5 +1,5 @@
 //! Counts in how many of the sampled rows each column's field is present, and reports columns whose field is missing or
-//! rare. Handles all formats. Pure.
+//! rare. Handles all formats. Only [`Fields::look_at_versions`] does I/O.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use super::report::PipelineReport;
 use crate::config::{Pipeline, nearest};
 use crate::registry::CachedSchemas;
 
-/// If the share of records that have a column's field is below this, `check` warns.
+/// If the share of rows that have a column's field is below this, `check` warns.
 const FEW: f64 = 0.1;
 /// How many field names are kept for "did you mean". The limit keeps records with generated names from filling the memory.
 const SEEN_MAX: usize = 10_000;

@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use super::report::PipelineReport;
 use crate::cli::status;
 
-/// Why a daemon could not listen.
+/// Why a daemon can't listen at the address.
 #[derive(Clone, Debug)]
 pub(super) enum Finding {
     /// The address isn't one of this machine, or another program has the port.

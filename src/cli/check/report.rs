@@ -43,7 +43,8 @@ pub(super) struct PipelineReport {
     /// ones.
     #[serde(skip)]
     pub(super) no_new_partitions: Option<String>,
-    /// Relations that aren't partitions but have the names of partitions, so that the pipeline can't create those.
+    /// Relations that aren't partitions of the table, but have names that new partitions would get. So the pipeline can't create
+    /// these partitions.
     #[serde(skip)]
     pub(super) taken: Vec<TableName>,
 }

@@ -344,8 +344,8 @@ async fn has_on_table(connection: &mut PgConnection, found: &Catalog, right: &st
     row.bind(i64::from(found.oid)).bind(right).fetch_one(connection).await?.try_get(0)
 }
 
-/// Returns whether the role has the right on every column that the pipeline fills. UPDATE isn't required on the key's columns,
-/// because they are never updated.
+/// Returns whether the role has the right on every column that the pipeline fills, and SELECT also on the generated columns that
+/// the merge compares. UPDATE isn't required on the key's columns, because they are never updated.
 async fn has_on_columns(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

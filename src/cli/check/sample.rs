@@ -195,7 +195,8 @@ pub(super) async fn try_records(
         first_rows: std::mem::take(&mut findings.rows),
         fields: Vec::new(),
         counted: fields::records(pipeline),
-        // Rows are shown as they are staged. Further rows of their keys may change what these modes write.
+        // Rows are shown as they are staged. In the modes `insert_new` and `aggregate`, the merge may skip a row or combine it
+        // with others of its key, so the table's row may differ.
         shown: match pipeline.table.mode {
             WriteMode::Append | WriteMode::Upsert { .. } => "row",
             WriteMode::InsertNew { .. } | WriteMode::Aggregate { .. } => "row before the merge",

@@ -4,7 +4,8 @@
 //! - If defaults draw from a sequence, the rows are written through a temporary view of the table, whose defaults draw from
 //!   temporary sequences. Constraints, triggers, row security and existing rows are those of the table itself.
 //! - Triggers, and defaults that call functions, may draw from any sequence. They first run on a temporary table in a read-only
-//!   transaction, in which Postgres refuses every draw and every write. Only rows that pass are then tried on the table itself.
+//!   transaction, in which Postgres refuses every draw and every write, except in temporary relations. Only if nothing is
+//!   refused are the rows then tried on the table itself.
 //! - A trigger or default that can't be tried safely is named in the report, and left out. The rows are then only tried on a
 //!   temporary table.
 
@@ -16,23 +17,23 @@ use tidegate_rows::spec::WriteMode;
 
 use crate::config::Pipeline;
 
-/// How many numbers lie between a sequence's current number and the trial's first one. This distance keeps the trial's
-/// numbers apart from those that clients draw meanwhile.
+/// The most numbers that lie between a sequence's next number and the trial's first one, if the role can read the sequence. This
+/// distance keeps the trial's numbers apart from those that clients draw meanwhile.
 const AHEAD: i128 = 1_000_000;
 
 /// The stand-ins of one trial.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Setup {
-    /// Statements that create the replacements, run in each transaction.
+    /// Statements that create the stand-ins, run in each transaction.
     pub(super) make: Vec<String>,
-    /// The replacements, by the oid of the table that they stand for.
+    /// The catalogs of the stand-ins. Each key is the oid of the table that is replaced, as in the plan.
     pub(super) targets: BTreeMap<u32, Catalog>,
     /// Statements that run before the first rows are shown. They set the temporary sequences to the numbers that `run` would
     /// draw.
     pub(super) show: Vec<String>,
-    /// Whether the transaction becomes read-only after the replacements were created.
+    /// Whether the transaction becomes read-only after the stand-ins were created.
     pub(super) read_only: bool,
-    /// True if no partitions are created for rows, for example because the replacements are temporary tables.
+    /// Whether the creation of partitions is switched off, for example because the stand-ins are temporary tables.
     pub(super) no_partitions: bool,
 }
 
@@ -194,9 +195,9 @@ impl StandIn<'_> {
         self.stands_in(setup);
     }
 
-    /// Adds a temporary table with the same columns and checks. If `triggers` is `None`, it has no triggers, and no defaults
-    /// that may change something. The table is not created with LIKE, which would require the right to read the original;
-    /// `append` doesn't need that right.
+    /// Adds a temporary table with the same columns and checks, and with a unique index on `key`. If `triggers` is `None`, it
+    /// has no triggers, and no defaults that may change something. The table is not created with LIKE, which would require the
+    /// right to read the original; `append` doesn't need that right.
     fn temporary(&self, setup: &mut Setup, key: &[String], checks: &[String], triggers: Option<&[String]>) {
         let name = self.name();
         let columns = self.columns.iter().map(|column| column.definition(triggers.is_some()));
@@ -232,6 +233,7 @@ struct Column {
     /// Whether this is a generated column (STORED or VIRTUAL), computed from [`Self::expression`].
     generated: bool,
     stored: bool,
+    /// The default, or the expression of a generated column.
     expression: Option<String>,
     /// Functions that the default calls and that may have side effects.
     functions: Vec<String>,
@@ -293,7 +295,7 @@ impl Sequence {
     /// Returns two statements. One creates a temporary copy of the sequence, and the other sets the copy to the number that the
     /// sequence itself would give next. Returns `None` if the sequence has no number left. The copy starts ahead of the numbers
     /// that others may draw during the trial, but not too far ahead, because a default may put the number into a text of
-    /// limited length.
+    /// limited length. If the role can't read the last number, the copy starts halfway between the sequence's start and its end.
     fn temporary_copy(&self, found: &Catalog) -> Option<(String, String)> {
         let of = found.columns.iter().find(|column| column.name == self.column);
         let (lowest, highest) = match of.map(|of| of.base_type.as_str()) {

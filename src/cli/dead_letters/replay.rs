@@ -56,7 +56,8 @@ pub(in crate::cli) struct Arguments {
 #[derive(Debug, Default, Serialize)]
 struct Report {
     pipeline: String,
-    /// Dead letters that were deleted because their rows are in the table.
+    /// Dead letters that were deleted because the current mapping accepts their records. Records that the row filter leaves out
+    /// count too.
     replayed: u64,
     /// Rows that were written. Existing keys that the table's mode skips are not counted.
     rows: u64,
@@ -115,7 +116,7 @@ fn text(reports: &[Report]) -> String {
 }
 
 /// Returns the pipeline with the table that the dead letters of `key` were meant for. If `key` is a replay with
-/// `--into`, this is the table of that option.
+/// `--into`, this is the table of that option. Fails if `key` is a forgotten replay and `filter` selects dead letters of it.
 async fn target(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -423,7 +424,8 @@ impl Transaction for ReplayStore {
 impl Ledger for ReplayStore {
     /// Finds out whether a transaction in doubt was committed. Locks the dead letters that the transaction deletes,
     /// which waits until the transaction has ended. After a commit, these dead letters no longer exist. A transaction
-    /// that deletes none only changes reasons. It counts as not committed, because it does no harm to repeat this change.
+    /// that deletes none only changes reasons. It counts as not committed: repeating it does no harm, except that
+    /// `replays` may then count this replay twice.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.inner.disconnect();
         self.inner.begin().await?;

@@ -211,9 +211,10 @@ async fn apply(
         )));
     }
     for Target { source, to, .. } in targets {
-        // `first_offset` tells `verify` where to begin. It moves past a range that is skipped, and before a range that
-        // is read again. If no row exists, insert one. If another session inserts a row meanwhile, a trigger of the
-        // ledger skips our INSERT, and the second UPDATE changes the other session's row.
+        // `verify` counts rows from `first_offset` on. If the position moves forward, `first_offset` moves to the new
+        // position, so that skipped records don't count as missing. If the position moves back below `first_offset`,
+        // `first_offset` moves back with it. If no row exists, insert one. If another session inserts a row meanwhile, a
+        // trigger of the ledger skips our INSERT, and the second UPDATE changes the other session's row.
         let mut set = 0;
         for sql in [UPDATE, INSERT, UPDATE] {
             let set_one =

@@ -87,7 +87,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     ))
 }
 
-/// Returns an error if the registration is still in use.
+/// Returns an error if the pipeline or one of its replays is running, or if the next start would write the table's rows a second
+/// time because both the table and the configured pipeline still exist.
 async fn refuse(
     config: &Config,
     connection: &mut PgConnection,

@@ -10,7 +10,7 @@ use crate::postgres::resume;
 
 /// The longest wait for an instance to say that the pipeline has stopped there. Instances update their rows every 3 s.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The time between two looks at the instances' rows.
+/// The time between two reads of the instances' rows.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Arguments of `resume`.
@@ -35,7 +35,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let mut connection = reach::open(&reach::connector(&config)).await?;
     if let Err(unregistered) = reach::registered(&mut connection, name).await {
         // A request to resume is stored in the registration. For a pipeline that stopped before it was registered, no request can
-        // be stored, so only SIGHUP resumes it.
+        // be stored, so only SIGHUP or a restart of the daemon resumes it.
         let failed = |error| reach::failed("can't read the ledger in schema `tidegate`", error);
         let is_stopped = reach::has_ledger(&mut connection).await.map_err(failed)?
             && reach::instances(&mut connection, name).await?.iter().any(|instance| instance.stopped.is_some());
@@ -47,8 +47,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             unregistered
         });
     }
-    // Store the request only if an instance says that the pipeline has stopped. Otherwise the request would stay, and would
-    // resume the pipeline after a later stop.
+    // Store the request only after an instance says that the pipeline has stopped. An instance ignores requests that were made
+    // before that, so an earlier request would have no effect.
     let deadline = Instant::now() + PATIENCE;
     let stopped = loop {
         let instances = reach::instances(&mut connection, name).await?;

@@ -84,6 +84,7 @@ struct Filling {
     gate: RateLimit,
     outbox: Sender<Batch>,
     batch: Batch,
+    /// How many more records may be read before the rate limit is asked again.
     allowance: u64,
 }
 
@@ -120,8 +121,8 @@ impl Filling {
         }
     }
 
-    /// Hands the batch to the writer, and waits until the writer takes it. The wait may last as long as an outage of
-    /// Postgres: a replay is in no consumer group, so no session can time out.
+    /// Sends the batch to the writer. Blocks while an earlier batch is still in the channel, possibly for as long as an outage
+    /// of Postgres lasts. This is safe: a replay is in no consumer group, so no session can time out.
     fn hand_over(&mut self, places: &mut HashMap<i32, OpenRange>, trigger: Trigger) {
         if self.batch.is_empty() {
             return;

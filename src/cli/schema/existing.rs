@@ -21,10 +21,10 @@ struct Candidate<'n> {
     /// The part of the path whose names are compared with the column's name. The rest of the path is inside an object
     /// that only says the value's type, such as `{"$oid": …}`.
     named: Vec<String>,
-    /// How many names at the start of the path lead to the array in whose elements the field is. 0 for a field of the
-    /// record itself.
+    /// The field is in the elements of the array whose path is the first `level` names of `path`. 0 for a field of the record
+    /// itself.
     level: usize,
-    /// How many elements this array has in all records, or how many records there are.
+    /// The number of elements of this array in all records. For a field of the record itself, the number of records.
     rows: u64,
     node: &'n Node,
     /// The type of the value, if `node` is an object that only says which type its value has.
@@ -90,7 +90,8 @@ pub(super) fn columns(root: &Node, catalog: &Catalog) -> Columns {
     Columns { columns, incomplete: !unmapped.is_empty(), levels, unmapped }
 }
 
-/// Adds an object's members to `found`. Leaves out the array whose elements are the rows, and the objects that contain it.
+/// Adds an object's members to `found`. Leaves out the array whose elements are the rows. If a member is an object that
+/// contains this array, adds that object's other members instead.
 fn collect<'n>(
     node: &'n Node,
     path: &mut Vec<String>,

@@ -59,7 +59,7 @@ pub(super) struct Proposal {
 pub(super) enum Mode {
     /// Each record adds rows.
     Append,
-    /// Records without a value, and records in which `delete_where` is `true`, delete the row of their key.
+    /// Records without a value, Debezium's deletes, and records whose field `delete_where` is `true` delete the row of their key.
     Upsert {
         /// The columns of the key. If empty, the key is the column that takes the record's key.
         key: Vec<String>,

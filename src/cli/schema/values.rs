@@ -53,7 +53,7 @@ pub(super) struct Seen {
 #[derive(Clone, Copy, Debug, Default)]
 struct Numbers {
     count: u64,
-    /// The count of numbers with a fraction.
+    /// The count of numbers that are written with a fraction or an exponent.
     fractions: u64,
     /// The count of numbers that an int8 can't hold, or that have more digits than a float8 keeps.
     exact: u64,

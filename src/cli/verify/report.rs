@@ -37,7 +37,8 @@ pub(super) struct PartitionReport {
     /// Why the log can't be the one that the ledger describes. `null` if no contradiction was found.
     pub(super) condition: Option<String>,
     /// Whether the last committed record is in Kafka: `known again` if so, `another` if a different record has its offset,
-    /// `gone` if no record has its offset.
+    /// `gone` if no record has its offset. `null` if the ledger has no such record, if Kafka's log no longer reaches back to it,
+    /// or if `condition` was found first.
     pub(super) last_record: Option<&'static str>,
     pub(super) rows: Option<u64>,
     pub(super) dead_letters: Option<u64>,

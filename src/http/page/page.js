@@ -406,7 +406,7 @@
     if (stream) { stream.onerror = null; stream.close(); stream = null; }
   }
 
-  // An open stream that sends nothing is treated as cut.
+  // An open stream that sends nothing for 5 s is treated as cut.
   setInterval(() => {
     say($("clock"), `${clock(now())} UTC`);
     if (stream && page.seen && Date.now() - page.seen > 5000 && !document.hidden && !page.paused) { page.seen = Date.now(); cuts += 1; close(); poll(); }

@@ -26,6 +26,8 @@ impl Sheet {
         self.text.push('\n');
     }
 
+    /// Writes the lines to a file, and replaces what it had.
+    ///
     /// # Errors
     /// If the file can't be written.
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
@@ -48,6 +50,8 @@ pub(crate) struct Line<'a> {
 }
 
 impl Table {
+    /// Reads a file that [`Sheet::save`] wrote.
+    ///
     /// # Errors
     /// If the file doesn't exist, or a line has too few or too many values.
     pub(crate) fn read(path: &Path) -> Result<Self> {

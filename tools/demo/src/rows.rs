@@ -42,6 +42,8 @@ fn timestamptz<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamptz, D::Err
 }
 
 impl Row {
+    /// Decodes a record's value.
+    ///
     /// # Errors
     /// If the JSON isn't a record as the fleet sends it.
     pub(crate) fn decode(json: &[u8]) -> Result<Self> {

@@ -32,6 +32,9 @@ pub(crate) const POSTGRES_SETTINGS: [&str; 3] =
     ["max_wal_size = '4GB'", "checkpoint_timeout = '30min'", "track_commit_timestamp = on"];
 
 impl Stage {
+    /// Starts Kafka and Postgres, and creates the database. Without a path, the daemon's program is the file `tidegate` beside
+    /// this program.
+    ///
     /// # Errors
     /// If a server doesn't start.
     pub(crate) async fn set(tidegate: Option<PathBuf>) -> Result<Self> {

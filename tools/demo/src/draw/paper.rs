@@ -82,7 +82,7 @@ pub(super) struct Frame {
     pub(super) size: (u32, u32),
     /// The space for labels on the left, in pixels; 0 if there are no labels.
     pub(super) left: u32,
-    /// Whether this is the last panel, under which the seconds are labelled.
+    /// Whether the panel is in the last row, under which the seconds are labelled.
     pub(super) is_last: bool,
     pub(super) seconds: f64,
 }

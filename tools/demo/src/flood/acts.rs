@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fleet::{Profile, Schedule};
 
-/// The names of the acts.
+/// The names of the acts. Texts and comments count the acts from 1; the functions below count them from 0.
 pub(crate) const NAMES: [&str; 4] = ["steady", "rush hour", "database stopped", "writer killed"];
 
 /// The times and rates of the acts, the same for every arrangement.

@@ -25,7 +25,7 @@ pub(crate) struct Mark {
     pub(crate) bytes: u16,
     /// How many rows the record has in the table.
     pub(crate) copies: u8,
-    /// Whether the record was dropped because the buffer was full.
+    /// Whether the record was dropped because the buffer was full, or given up by the receiver.
     pub(crate) refused: bool,
 }
 
@@ -96,7 +96,8 @@ impl Book {
         self.marks.get_mut(index as usize)
     }
 
-    /// Adds a row of the table.
+    /// Adds a row of the table, which was committed at the time `committed`. If a record has several rows, the earliest commit
+    /// counts.
     pub(crate) fn row(&mut self, index: u32, committed: u32) {
         if let Some(mark) = self.mark(index) {
             mark.committed = mark.committed.min(committed);
@@ -104,8 +105,8 @@ impl Book {
         }
     }
 
-    /// Returns how many records were handed over before `at` but were not in the table then. A record that is lost with a
-    /// killed writer counts until the kill.
+    /// Returns how many records had been handed over by the time `at`, but were not in the table then. A record that is lost
+    /// with a killed writer counts until the kill.
     pub(crate) fn backlog(&self, at: u32) -> u64 {
         let taken = self.marks.iter().filter(|mark| !mark.refused && mark.sent <= at);
         taken.filter(|mark| mark.left() > at).count() as u64

@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) enum Arrangement {
     /// Each record is written by one INSERT, and acknowledged when the INSERT is committed.
     Insert,
-    /// All waiting records are written by one INSERT, and acknowledged when the INSERT is committed.
+    /// All waiting records, up to `rows`, are written by one INSERT, and acknowledged when the INSERT is committed.
     MultiRow,
     /// Records are acknowledged when they are in memory, and written by COPY later.
     Buffer,

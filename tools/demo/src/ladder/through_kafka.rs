@@ -32,7 +32,8 @@ pub(super) fn load(stage: &Stage, fleet: FleetSpec, records: u64) -> Result<()> 
 }
 
 /// Measures a drain, from the first commit to a commit that is at least `run` later, or to the last one. The rate excludes the
-/// start of the daemon and its first batch; the costs include both.
+/// start of the daemon and its first batch; the costs include both. If the first commit has all records, the drain is measured
+/// from the start of the daemon.
 pub(super) async fn measure(stage: &Stage, records: u64, run: Duration) -> Result<Sample> {
     let mut watcher = stage.fresh_table().await?;
     let wal = wal_position(&mut watcher).await?;
