@@ -114,7 +114,7 @@ fn describe() {
     c!(REBALANCES, "Assignments and revocations by the group");
     g!(ASSIGNED, "Partitions that a consumer owns");
     g!(PAUSED, "Partitions whose fetching is paused");
-    g!(BUFFERED, "Bytes in batches, open and in flight");
+    g!(BUFFERED, "Bytes in open batches");
     g!(MEMORY_LIMIT, "The memory budget of the process, limits.memory");
     g!(LAG_RECORDS, "Records between the ledger and the log's end");
     g!(LAG_SECONDS, "Age of the oldest record that isn't written");

@@ -26,9 +26,13 @@ pub struct OAuthToken<'a> {
 ///
 /// # Errors
 /// If the client doesn't use OAUTHBEARER, if the token has expired, or if the token or an extension has a character that SASL
-/// doesn't allow. In the last case, the error's text contains the token or the extension, cut off at 512 bytes, unless the
-/// character is a NUL.
+/// doesn't allow. The error's text contains neither the token nor a value of an extension.
 pub fn set_oauth_token<C: ClientContext>(client: &Client<C>, token: OAuthToken<'_>) -> Result<(), String> {
+    // librdkafka checks these texts too, but its errors repeat them.
+    let mut secrets = std::iter::once(token.value).chain(token.extensions.iter().map(|(_, value)| value.as_str()));
+    if !secrets.all(is_sasl_value) {
+        return Err("the token or an extension has a character that SASL doesn't allow".to_owned());
+    }
     let value = c_string(token.value)?;
     let principal = c_string(token.principal)?;
     let extensions: Vec<CString> = token
@@ -80,6 +84,11 @@ pub fn set_password<C: ClientContext>(client: &Client<C>, user: &str, password: 
     Err(text)
 }
 
+/// Returns whether SASL allows this text as a token or as the value of an extension (RFC 7628, section 3.1).
+fn is_sasl_value(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic() || b" \t\r\n".contains(&byte))
+}
+
 fn c_string(text: &str) -> Result<CString, String> {
     CString::new(text).map_err(|_| "a credential has a NUL in it".to_owned())
 }
@@ -109,7 +118,13 @@ mod tests {
             OAuthToken { value: "token", principal: "gate", expires_at_ms: 4_102_444_800_000, extensions: &extensions };
         assert_eq!(set_oauth_token(client.client(), token), Ok(()));
         assert_eq!(set_oauth_token(client.client(), OAuthToken { extensions: &[], ..token }), Ok(()));
-        for wrong in [OAuthToken { expires_at_ms: 1, ..token }, OAuthToken { value: "CANARY\0", ..token }] {
+        let odd = [("logicalCluster".to_owned(), "CANARY\u{e9}".to_owned())];
+        for wrong in [
+            OAuthToken { expires_at_ms: 1, ..token },
+            OAuthToken { value: "CANARY\0", ..token },
+            OAuthToken { value: "CANARY\u{7}", ..token },
+            OAuthToken { extensions: &odd, ..token },
+        ] {
             let error = set_oauth_token(client.client(), wrong).expect_err("it is refused");
             assert!(!error.is_empty() && !error.contains("CANARY"), "{error}");
         }

@@ -25,6 +25,7 @@ const ORDERED: &[&str] = &[
     "bpchar",
     "date",
     "time",
+    "timetz",
     "timestamp",
     "timestamptz",
     "interval",
