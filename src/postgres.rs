@@ -83,7 +83,6 @@ pub struct PgStore {
     refusals: Repeats,
 }
 
-/// An open connection.
 #[derive(Debug)]
 struct Live {
     connection: PgConnection,

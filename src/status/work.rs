@@ -26,7 +26,6 @@ const EVENT_TEXT: usize = 300;
 /// writer's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimePhase {
-    /// Waiting for records.
     Poll,
     Decode,
     /// Held up by the writer, by `flow` or by a missing schema.

@@ -21,7 +21,7 @@ use tidegate_protocol::store::{
 };
 use tidegate_protocol::writer::{WaitFlag, Writer};
 
-/// What the fakes do, and what they saw: statements and events, in order.
+/// How the fakes behave, and which statements and events they saw, in order.
 #[derive(Default)]
 struct Script {
     seen: Vec<String>,

@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_secs(30);
 /// The result of the comparison at the end of a campaign.
 #[derive(Debug, Default)]
 pub(crate) struct Accounting {
-    /// Records in Kafka.
+    /// Records that the comparison read from Kafka.
     pub(crate) produced: u64,
     pub(crate) rows: u64,
     /// Records with a dead letter.

@@ -103,7 +103,7 @@ pub fn postgres() -> Result<PathBuf> {
     })
 }
 
-/// Returns the folder of a package in the cache. If the folder is missing or incomplete, creates it anew and calls `fill` first.
+/// Returns the folder of a package in the cache. If the folder is missing or incomplete, creates it and calls `fill` first.
 fn ensure_package(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let cache = cache::folder()?;
     let folder = cache.join(name);
