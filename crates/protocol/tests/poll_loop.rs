@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tidegate_protocol::batch::{Batch, BatchLimits, Incoming, RejectedRecord};
 use tidegate_protocol::claim_loop::{ClaimAnswer, ClaimRequest, OffsetLossPolicy};
-use tidegate_protocol::event::{Event, Hold, Listener};
+use tidegate_protocol::event::{Event, Hold, Listener, Spent};
 use tidegate_protocol::group::{Assigning, Group, GroupClient, GroupEvent, ReadError, ReadErrorKind, Visit, Visitor};
 use tidegate_protocol::partition::{Grant, LossCondition, Outcome};
 use tidegate_protocol::poll_loop::{LedgerReadings, Message, PollLoop, RecordEncoder};
@@ -56,6 +56,9 @@ struct Script {
     events: Vec<(u128, String)>,
     /// The snapshots: the time of each in milliseconds since the start, and its number of paused partitions.
     snapshots: Vec<(u128, usize)>,
+    /// The sums of all snapshots.
+    consumed: u64,
+    spent: Spent,
 }
 
 /// Plays the consumer, the encoder, the readings of the ledger and the listener.
@@ -216,7 +219,13 @@ impl Listener for Fake {
             Event::Held(Some(Hold::Full)) => self.happened("full"),
             Event::Snapshot(snapshot) => {
                 let at = self.at();
-                self.with(|script| script.snapshots.push((at, snapshot.paused)));
+                self.with(|script| {
+                    script.snapshots.push((at, snapshot.paused));
+                    script.consumed += snapshot.consumed;
+                    script.spent.poll += snapshot.spent.poll;
+                    script.spent.held += snapshot.spent.held;
+                    script.spent.flow += snapshot.spent.flow;
+                });
             }
             _ => {}
         }
@@ -236,6 +245,11 @@ struct World {
 
 impl World {
     fn start(script: Script) -> Self {
+        Self::start_with(script, LIMITS, None)
+    }
+
+    /// Starts a poll loop with these limits and this rate limit, in rows per second.
+    fn start_with(script: Script, limits: BatchLimits, rate: Option<u32>) -> Self {
         let on_offset_loss = script.policy;
         let fake = Fake {
             script: Arc::new(Mutex::new(script)),
@@ -252,7 +266,7 @@ impl World {
             group: fake.clone(),
             encoder: fake.clone(),
             readings: fake.clone(),
-            session: Session::new(LIMITS, Duration::from_secs(30)),
+            session: Session::new(limits, Duration::from_secs(30)),
             on_offset_loss,
             drain_timeout: Duration::from_secs(20),
             owner: "the consumer".into(),
@@ -261,7 +275,7 @@ impl World {
             claims: claims_to,
             answers: inbox.clone(),
             inbox: messages,
-            rate_limit: Arc::new(RateLimit::new(None)),
+            rate_limit: Arc::new(RateLimit::new(rate.and_then(NonZeroU32::new))),
             listener: Arc::new(fake.clone()),
             stop: stop.clone(),
         };
@@ -361,6 +375,44 @@ async fn a_partition_is_fetched_from_the_ledgers_offset_once_its_claim_is_grante
     assert_eq!(world.calls(), [(0, Call::Join), (0, Call::Accept), (0, fetch(&[(0, START), (1, START)], &[]))]);
     assert_eq!(texts(&world.events()), [(0, "joined")]);
     world.end().await.expect("it ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_and_times_are_counted() {
+    let mut world = World::start(Script::default());
+    world.assign(&[0]).await;
+    // A record that was delivered before, and one of a partition of another member, aren't consumed.
+    world.deliver(0, START..START + 2);
+    world.deliver(0, START..START + 1);
+    world.deliver(1, START..START + 1);
+    sleep(Duration::from_millis(400)).await;
+    let (consumed, spent) = world.fake.with(|script| (script.consumed, script.spent));
+    assert_eq!(consumed, 2);
+    assert!(spent.poll >= Duration::from_millis(200) && spent.held.is_zero(), "{spent:?}");
+    // The writer has the first batch, and the second one is full.
+    world.deliver(0, START + 2..START + 20);
+    sleep(Duration::from_secs(3)).await;
+    let (consumed, spent) = world.fake.with(|script| (script.consumed, script.spent));
+    assert_eq!(consumed, 8);
+    assert!(spent.held >= Duration::from_secs(2) && spent.flow.is_zero(), "{spent:?}");
+    // The rate limit is used up.
+    let mut world = World::start_with(Script::default(), LIMITS, Some(2));
+    world.assign(&[0]).await;
+    world.deliver(0, START..START + 20);
+    sleep(Duration::from_secs(2)).await;
+    let spent = world.fake.with(|script| script.spent);
+    assert!(spent.flow >= Duration::from_secs(1) && spent.flow == spent.held, "{spent:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_closed_at_its_deadline_and_not_at_the_next_look() {
+    let max_age = Duration::from_millis(450);
+    let mut world = World::start_with(Script::default(), BatchLimits { max_age, ..LIMITS }, None);
+    world.assign(&[0]).await;
+    sleep(Duration::from_millis(30)).await;
+    world.deliver(0, START..START + 1);
+    assert_eq!(world.batch().await.len(), 1);
+    assert_eq!(world.fake.at(), 480);
 }
 
 #[tokio::test(start_paused = true)]
