@@ -39,6 +39,8 @@ struct Script {
     plan_of_others: Option<u64>,
     /// For each of the next ledger updates, the partitions that don't advance.
     not_advanced: VecDeque<Vec<i32>>,
+    /// If set, the COPYs that begin at this record time out twice.
+    late_from: Option<u32>,
     /// The ledger rows that are read next.
     rows: VecDeque<Vec<LedgerRow>>,
     flag: Option<Arc<WaitFlag>>,
@@ -88,6 +90,11 @@ impl Transaction for Fake {
 
     async fn copy(&mut self, batch: &Batch, window: Range<u32>) -> Result<u64, WriteError> {
         let done = self.executes("copy", format_args!("copy {}..{}", window.start, window.end));
+        if done.is_ok() && self.script().late_from == Some(window.start) {
+            self.script().late_from = None;
+            self.fails("copy", [late(Stage::Copy)]);
+            return Err(late(Stage::Copy));
+        }
         if done.is_err() {
             let mut script = self.script();
             script.plan = script.plan_of_others.take().unwrap_or(script.plan);
@@ -498,6 +505,13 @@ async fn a_cause_that_may_affect_every_record_needs_an_accepted_one() {
     writer.write(&mut batch(&[(0, 13)])).await.expect("it is a dead letter");
     let stopped = writer.write(&mut batch(&[(0, 14)])).await.expect_err("two in a row");
     assert!(matches!(stopped, Stopped::Refused(_)), "{stopped:?}");
+    // A batch without rows, because the mapping rejects them, isn't accepted.
+    let (fake, mut writer) = setup(boundless());
+    writer.write(&mut batch(&[(-1, 5)])).await.expect("it is a dead letter");
+    fake.script().bad = BTreeMap::from([(10, "42501"), (12, "42501")]);
+    writer.write(&mut batch(&[(0, 10)])).await.expect_err("no row was accepted");
+    writer.write(&mut batch(&[(0, 11)])).await.expect("it is written");
+    writer.write(&mut batch(&[(0, 12)])).await.expect("it is a dead letter");
     let (fake, mut writer) = setup(boundless());
     writer.write(&mut batch(&[(0, 10)])).await.expect("it is written");
     fake.script().bad = BTreeMap::from([(11, "42703")]);
@@ -544,6 +558,12 @@ async fn a_batch_that_times_out_twice_is_halved_and_grows_again() {
             "copy 9..12"
         ]
     );
+    // The second transaction of a batch is halved too.
+    fake.fails("copy", [late(Stage::Copy), late(Stage::Copy)]);
+    fake.script().late_from = Some(3);
+    writer.write(&mut batch(&records[..6])).await.expect("it is written");
+    let halved: Vec<_> = fake.seen().into_iter().filter(|seen| seen.starts_with("→ halved")).collect();
+    assert_eq!(halved, ["→ halved to 3", "→ halved to 1"]);
     // An outage isn't the batch's fault.
     fake.fails("copy", [lost(Stage::Copy), lost(Stage::Copy), lost(Stage::Copy)]);
     fake.fails("begin", [late(Stage::Connect), late(Stage::Connect), late(Stage::Begin)]);
@@ -560,6 +580,14 @@ async fn a_record_that_alone_takes_too_long_is_named() {
     let named = seen.iter().filter(|seen| seen.contains("the record at offset 10 of t/3 alone takes longer"));
     assert_eq!(named.count(), 3, "{seen:?}");
     assert!(!seen.iter().any(|seen| seen.starts_with("→ halved")), "one record can't be halved: {seen:?}");
+    // The last record of a batch, alone in its transaction.
+    fake.fails("copy", [late(Stage::Copy), late(Stage::Copy)]);
+    fake.script().late_from = Some(1);
+    writer.write(&mut batch(&[(3, 20), (3, 21)])).await.expect("it is written");
+    let seen = fake.seen();
+    let named = seen.iter().filter(|seen| seen.contains("the record at offset 21 of t/3 alone takes longer"));
+    assert_eq!(named.count(), 2, "{seen:?}");
+    assert_eq!(seen.iter().filter(|seen| seen.starts_with("→ halved")).count(), 1, "{seen:?}");
     // With more records, or for another reason, none is named.
     fake.fails("copy", [late(Stage::Copy), lost(Stage::Copy)]);
     writer.write(&mut batch(&[(3, 11), (3, 12)])).await.expect("it is written");
