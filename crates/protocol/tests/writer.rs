@@ -714,3 +714,38 @@ async fn a_permanent_error_stops_the_pipeline_at_once() {
     assert!(matches!(stopped, Stopped::Refused(_)), "{stopped:?}");
     assert_eq!(fake.seen().iter().filter(|seen| seen.starts_with("settle")).count(), 2, "an outage is waited for");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_search_concerns_only_its_window_and_asks_the_table_once() {
+    let copies =
+        |seen: &[String]| -> Vec<String> { seen.iter().filter(|seen| seen.starts_with("copy")).cloned().collect() };
+    let records: Vec<_> = (10..18).map(|offset| (0, offset)).collect();
+    let (fake, mut writer) = setup(boundless());
+    fake.script().names_rows = true;
+    fake.fails("copy", [late(Stage::Copy), late(Stage::Copy)]);
+    fake.script().bad = BTreeMap::from([(16, "22003"), (17, "22003")]);
+    writer.write(&mut batch(&records)).await.expect("it is written");
+    let seen = fake.seen();
+    assert_eq!(copies(&seen)[2..], ["copy 0..4", "copy 4..8", "copy 4..6", "copy 6..7", "copy 7..8"], "{seen:?}");
+    assert_eq!(seen.iter().filter(|seen| *seen == "probe").count(), 1, "{seen:?}");
+    // An outage in the middle of a search is waited for.
+    let (fake, mut writer) = setup(boundless());
+    fake.script().bad.insert(16, "22003");
+    fake.script().late_from = Some(4);
+    writer.write(&mut batch(&records)).await.expect("it is written");
+    let seen = fake.seen();
+    assert_eq!(seen.iter().filter(|seen| seen.starts_with("→ wait")).count(), 2, "{seen:?}");
+    assert!(seen.contains(&"→ committed 4..8: 3 rows, 1 dead letters".to_owned()), "{seen:?}");
+    // The budget ends a search as soon as it is used up.
+    let (fake, mut writer) = setup(strict());
+    fake.script().bad = (10..18).map(|offset| (offset, "22003")).collect();
+    fake.script().rows.push_back(vec![ours(10)]);
+    writer.write(&mut batch(&records)).await.expect_err("the budget is used up");
+    assert_eq!(copies(&fake.seen()), ["copy 0..8", "copy 0..4", "copy 0..2", "copy 0..1"]);
+    // An outdated plan is no record's fault.
+    let (fake, mut writer) = setup(boundless());
+    fake.script().bad = BTreeMap::from([(11, "22003"), (12, "42703")]);
+    let stopped = writer.write(&mut batch(&records)).await.expect_err("a replan doesn't help");
+    assert!(matches!(stopped, Stopped::ReplanDidNotHelp(_)), "{stopped:?}");
+    assert_eq!(fake.seen().iter().filter(|seen| *seen == "replan").count(), 1);
+}
