@@ -1,4 +1,4 @@
-//! The partitions that the rows of a window need.
+//! The partitions of the table that the rows of a window need.
 
 use std::ops::Range;
 

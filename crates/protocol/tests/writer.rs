@@ -39,7 +39,7 @@ struct Script {
     plan_of_others: Option<u64>,
     /// For each of the next ledger updates, the partitions that don't advance.
     not_advanced: VecDeque<Vec<i32>>,
-    /// If set, the COPYs that begin at this record time out twice.
+    /// If set, COPYs that begin at this record run into the timeout twice.
     late_from: Option<u32>,
     /// The ledger rows that are read next.
     rows: VecDeque<Vec<LedgerRow>>,

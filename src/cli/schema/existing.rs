@@ -27,7 +27,7 @@ struct Candidate<'n> {
     /// The number of elements of this array in all records. For a field of the record itself, the number of records.
     rows: u64,
     node: &'n Node,
-    /// The type of the value, if `node` is an object that only says which type its value has.
+    /// The type of the value, if `node` is an object that only wraps a value to give its type, such as `{"$oid": "…"}`.
     wrapped: Option<Typed>,
     /// Whether the members of `node` are candidates too.
     is_parent: bool,

@@ -65,7 +65,7 @@ pub struct Progress {
     pub sent: u64,
     /// Records that Kafka acknowledged.
     pub acked: u64,
-    /// Records that the producer gave up, and records that its queue refused.
+    /// Records that the producer gave up on, and records that its queue refused.
     pub failed: u64,
     /// The intended rate at this moment; `None` if records are sent as fast as possible.
     pub intended_per_second: Option<f64>,
