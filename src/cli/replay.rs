@@ -19,6 +19,7 @@ use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
 use tidegate_protocol::partition::Outcome;
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::writer::Writer;
+use tidegate_rows::catalog::TableName;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -93,7 +94,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     arguments.from.not_in_future("--from")?;
     arguments.to.not_in_future("--to")?;
     let config = arguments.common.load()?;
-    let mut pipeline = arguments.common.only(&config)?.clone();
+    let pipeline = arguments.common.only(&config)?.clone();
     let own = pipeline.table.name.clone();
     let into = arguments.into.as_deref().map(table_name).transpose();
     let into = into.map_err(|why| FatalError::Config(format!("--into: {why}")))?;
@@ -104,21 +105,26 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             "can't replay into `{own}`: {why}; name another table by --into SCHEMA.TABLE"
         )));
     }
-    if let Some(into) = into {
-        let mut connection = reach::open(&reach::connector(&config)).await?;
-        reach::redirect(&mut connection, &mut pipeline, into).await?;
-    }
-    let report = replay(&config, &pipeline, arguments).await?;
+    let report = replay(&config, pipeline, into, arguments).await?;
     if arguments.common.json {
         return show::json(&report);
     }
     show::print(&text(&report))
 }
 
-async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> Result<Report, FatalError> {
+async fn replay(
+    config: &Config,
+    mut pipeline: Pipeline,
+    into: Option<TableName>,
+    arguments: &Arguments,
+) -> Result<Report, FatalError> {
     let connector = reach::connector(config);
     reach::migrate(&connector).await?;
     let mut connection = reach::open(&connector).await?;
+    if let Some(into) = into {
+        reach::redirect(&mut connection, &mut pipeline, into).await?;
+    }
+    let pipeline = &pipeline;
     let plans = Arc::new(PlanSource::load(pipeline, &mut connection).await.map_err(reach::unplanned)?);
     let planned = plans.current();
     let key = key(pipeline, arguments);

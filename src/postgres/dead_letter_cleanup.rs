@@ -49,7 +49,7 @@ pub fn replay_key(pipeline: &str, replay: &str) -> String {
 
 /// Returns whether a key is a replay's.
 pub fn is_replay(key: &str) -> bool {
-    key.contains(REPLAY)
+    pipeline_of(key) != key
 }
 
 /// Returns the pipeline to which a key belongs. The key of a replay belongs to the pipeline whose topics the replay reads.

@@ -29,29 +29,14 @@ pub(super) fn is_no_partition(error: &sqlx::Error) -> bool {
 /// Returns an error like the one that Postgres returns if a table has no partition for a row. Used if the row would go
 /// to the DEFAULT partition.
 pub(super) fn only_the_default() -> PostgresError {
-    PostgresError {
-        severity: Severity::Error,
-        sqlstate: "23514".to_owned(),
-        message: "some rows have no partition but the default one".to_owned(),
-        row: None,
-        column: None,
-        policy: false,
-        note: None,
-    }
+    PostgresError::new("23514", "some rows have no partition but the default one")
 }
 
 /// Returns an error like the one that Postgres returns for a value whose type isn't that of its column. Binary COPY
 /// doesn't detect every such value.
 pub(super) fn retyped(column: &str) -> PostgresError {
-    PostgresError {
-        severity: Severity::Error,
-        sqlstate: "42804".to_owned(),
-        message: format!("the type of column `{column}` has changed since the rows were encoded"),
-        row: None,
-        column: Some(column.to_owned()),
-        policy: false,
-        note: None,
-    }
+    let message = format!("the type of column `{column}` has changed since the rows were encoded");
+    PostgresError { column: Some(column.to_owned()), ..PostgresError::new("42804", message) }
 }
 
 fn postgres_error(error: &PgDatabaseError) -> PostgresError {

@@ -196,6 +196,21 @@ pub struct PostgresError {
     pub note: Option<String>,
 }
 
+impl PostgresError {
+    /// Makes an error of a statement, after which the session continues. It names no row and no column.
+    pub fn new(sqlstate: &str, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            sqlstate: sqlstate.to_owned(),
+            message: message.into(),
+            row: None,
+            column: None,
+            policy: false,
+            note: None,
+        }
+    }
+}
+
 impl WriteError {
     /// Returns how the writer must react to the error.
     pub fn disposition(&self) -> Disposition {

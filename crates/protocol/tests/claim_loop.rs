@@ -16,7 +16,7 @@ use tidegate_protocol::event::{Event, Listener};
 use tidegate_protocol::partition::LossCondition;
 use tidegate_protocol::poll_loop::Message;
 use tidegate_protocol::position::{Claim, ClaimId, Offset, TopicPartition};
-use tidegate_protocol::retry::{Severity, Stage};
+use tidegate_protocol::retry::Stage;
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::store::{Cause, PostgresError, WriteError};
 use tokio::sync::mpsc;
@@ -210,16 +210,7 @@ fn partition(number: i32) -> TopicPartition {
 }
 
 fn refused(sqlstate: &str) -> WriteError {
-    let error = PostgresError {
-        severity: Severity::Error,
-        sqlstate: sqlstate.to_owned(),
-        message: "no".to_owned(),
-        row: None,
-        column: None,
-        policy: false,
-        note: None,
-    };
-    WriteError { stage: Stage::Ledger, cause: Cause::Postgres(error) }
+    WriteError { stage: Stage::Ledger, cause: Cause::Postgres(PostgresError::new(sqlstate, "no")) }
 }
 
 fn broken() -> WriteError {

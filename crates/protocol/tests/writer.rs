@@ -14,7 +14,7 @@ use tidegate_protocol::event::{Committed, Event, Listener};
 use tidegate_protocol::partition::Outcome;
 use tidegate_protocol::position::{Claim, ClaimId, Offset, TopicPartition};
 use tidegate_protocol::record::Record;
-use tidegate_protocol::retry::{Severity, Stage};
+use tidegate_protocol::retry::Stage;
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::store::{
     Cause, Ledger, LedgerRow, Planner, PostgresError, ReplanError, Transaction, WriteError,
@@ -210,16 +210,7 @@ impl Listener for Fake {
 }
 
 fn refused_row(stage: Stage, sqlstate: &str, row: Option<u32>) -> WriteError {
-    let error = PostgresError {
-        severity: Severity::Error,
-        sqlstate: sqlstate.to_owned(),
-        message: "no".to_owned(),
-        row,
-        column: None,
-        policy: false,
-        note: None,
-    };
-    WriteError { stage, cause: Cause::Postgres(error) }
+    WriteError { stage, cause: Cause::Postgres(PostgresError { row, ..PostgresError::new(sqlstate, "no") }) }
 }
 
 fn refused(stage: Stage, sqlstate: &str) -> WriteError {

@@ -4,15 +4,7 @@ use crate::position::TopicPartition;
 use crate::record::Headers;
 
 fn refused(severity: Severity, sqlstate: &str) -> PostgresError {
-    PostgresError {
-        severity,
-        sqlstate: sqlstate.to_owned(),
-        message: "no".to_owned(),
-        row: None,
-        column: None,
-        policy: false,
-        note: None,
-    }
+    PostgresError { severity, ..PostgresError::new(sqlstate, "no") }
 }
 
 fn error(stage: Stage, sqlstate: &str) -> WriteError {

@@ -152,8 +152,7 @@ pub(crate) struct Server {
 }
 
 pub(crate) fn error(severity: Severity, sqlstate: &str, row: Option<u32>) -> PostgresError {
-    let message = format!("simulated {sqlstate}");
-    PostgresError { severity, sqlstate: sqlstate.to_owned(), message, row, column: None, policy: false, note: None }
+    PostgresError { severity, row, ..PostgresError::new(sqlstate, format!("simulated {sqlstate}")) }
 }
 
 type Outcome = Result<Reply, PostgresError>;
