@@ -34,6 +34,7 @@ use tracing::error;
 
 use crate::daemon::Daemon;
 use crate::metrics::epoch_ms;
+use history::Columns;
 use instances::Instances;
 use watch::Watch;
 
@@ -124,7 +125,10 @@ struct Period {
 }
 
 async fn history(State(site): State<Arc<Site>>, Query(stretch): Query<Period>) -> Response {
-    match site.watch.history(&stretch.pipeline, stretch.from) {
+    let name = stretch.pipeline.as_str();
+    // A pipeline that was added less than a second ago has no sample yet.
+    let added = || site.daemon.pipelines().iter().any(|pipeline| *pipeline.name == *name).then(|| Columns::new(name));
+    match site.watch.history(name, stretch.from).or_else(added) {
         Some(columns) => axum::Json(columns).into_response(),
         None => (StatusCode::NOT_FOUND, "no such pipeline\n").into_response(),
     }

@@ -59,6 +59,13 @@ pub(crate) struct Columns {
     headroom: Vec<Option<f32>>,
 }
 
+impl Columns {
+    /// Returns the columns of a pipeline that has no samples yet.
+    pub(super) fn new(pipeline: &str) -> Self {
+        Self { version: 1, pipeline: pipeline.to_owned(), step_seconds: FINE.1, ..Self::default() }
+    }
+}
+
 impl History {
     pub(super) fn new() -> Self {
         Self { fine: Ring::new(FINE), coarse: Ring::new(COARSE) }
@@ -81,8 +88,6 @@ impl History {
             cells.iter().map(|cell| Some(of(&cell.sample)).filter(|value| value.is_finite())).collect()
         };
         Columns {
-            version: 1,
-            pipeline: pipeline.to_owned(),
             step_seconds: ring.step,
             at_ms: cells.iter().map(|cell| ring.at_ms(cell)).collect(),
             into: column(|sample| sample.into),
@@ -90,6 +95,7 @@ impl History {
             lag: column(|sample| sample.lag),
             wait: column(|sample| sample.wait),
             headroom: column(|sample| sample.headroom),
+            ..Columns::new(pipeline)
         }
     }
 

@@ -16,7 +16,7 @@ async function view({ width = 1280, height = 900, dark = false, script = true, m
   page = await context.newPage();
   errors = [];
   page.on("pageerror", (error) => errors.push(`error: ${error.message}`));
-  page.on("console", (message) => { if (message.type() === "error" && !/ERR_CONNECTION|ERR_EMPTY|ERR_INCOMPLETE|ERR_SOCKET/.test(message.text())) errors.push(`console: ${message.text()}`); });
+  page.on("console", (message) => { if (message.type() === "error" && !/ERR_CONNECTION|ERR_EMPTY|ERR_INCOMPLETE|ERR_SOCKET/.test(message.text())) errors.push(`console: ${message.text()} (${message.location().url})`); });
   page.on("dialog", (dialog) => { errors.push(`dialog: ${dialog.message()}`); dialog.dismiss(); });
   page.on("request", (request) => { const to = new URL(request.url()); if (!["127.0.0.1", "localhost"].includes(to.hostname)) errors.push(`left its origin: ${request.url()}`); });
 }

@@ -83,6 +83,14 @@ async fn a_reload_restarts_what_changed_adds_and_removes_and_the_rest_keeps_flow
     // One pipeline is changed, and one is added.
     let third = unique_name("third");
     hang_up(&daemon, &pair.again(&daemon, "consumers = 2", &pair.pipeline(&third, "third")));
+    // The page asks for the history of each pipeline that it is told of, so a new one has a history at once.
+    daemon
+        .await_until("the status has it", PATIENCE, |daemon| {
+            daemon.get("/api/status").is_ok_and(|answer| answer.body.contains(&third))
+        })
+        .unwrap();
+    let history = daemon.get(&format!("/api/history?pipeline={third}")).expect("it answers");
+    assert!(history.body.contains(&format!(r#""version":1,"pipeline":"{third}""#)), "{}", history.body);
     reloads(&daemon, "success", 1.0);
     pair.await_rows(&daemon, "third", 100).await;
     world.produce((100..200).map(|n| numbered(n, 1)));
