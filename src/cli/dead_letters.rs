@@ -89,6 +89,33 @@ impl Filter {
             && older_than.is_none()
     }
 
+    /// Fails if the filter selects all dead letters without `all` (the option `--all`), or only some with it.
+    fn check(&self, all: bool) -> Result<(), FatalError> {
+        if all == self.is_everything() {
+            return Ok(());
+        }
+        Err(FatalError::Config(
+            "select the dead letters by --id, --reason, --topic, --since, --until or --older-than; or select all of them by --all, \
+             without these options"
+                .to_owned(),
+        ))
+    }
+
+    /// Fails if a dead letter of `--id` doesn't exist or belongs to another pipeline.
+    async fn find_ids(&self, connection: &mut PgConnection, pipelines: &[&Pipeline]) -> Result<(), FatalError> {
+        if self.ids.is_empty() {
+            return Ok(());
+        }
+        let keys = keys(connection, pipelines).await?;
+        let found =
+            sqlx::query_scalar("SELECT id FROM tidegate.dead_letter WHERE id = ANY ($1) AND pipeline = ANY ($2)");
+        let found: Vec<i64> = found.bind(&self.ids).bind(&keys).fetch_all(connection).await.map_err(failed)?;
+        match self.ids.iter().find(|id| !found.contains(id)) {
+            Some(id) => Err(unknown(*id, pipelines)),
+            None => Ok(()),
+        }
+    }
+
     /// Binds the parameters of a statement that [`matching`] made. `keys` are the pipelines and replays whose dead letters are
     /// selected; see [`keys`].
     fn bind<'q>(&self, sql: &'q str, keys: &[String]) -> Query<'q, Postgres, PgArguments> {
@@ -110,6 +137,14 @@ pub(super) async fn run(command: &Command) -> Result<(), FatalError> {
         Command::Replay(arguments) => replay::run(arguments).await,
         Command::Purge(arguments) => purge::run(arguments).await,
     }
+}
+
+fn unknown(id: i64, pipelines: &[&Pipeline]) -> FatalError {
+    let names: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+    FatalError::Config(format!(
+        "there is no dead letter {id} of {}; `tidegate dead-letters list` shows those that exist",
+        names.join(", ")
+    ))
 }
 
 fn failed(error: sqlx::Error) -> FatalError {

@@ -171,12 +171,15 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         };
         return show::json(&report);
     }
-    let unasked = unasked
-        .map_or_else(String::new, |why| format!("# Whether the table exists isn't known: {}\n", show::safe(&why)));
+    let missing = match (unasked, &existing) {
+        (Some(why), _) => format!("# Whether the table exists isn't known: {}\n", show::safe(&why)),
+        (None, Asked::Missing) => format!("# The database has no table {table}.\n"),
+        (None, _) => String::new(),
+    };
     let end = match (catalog, ddl) {
         (Some(catalog), _) => compared.comments(catalog),
         (None, ddl) => format!(
-            "{unasked}# create = true runs this at the first start:\n#   {};",
+            "{missing}# create = true runs this at the first start:\n#   {};",
             ddl.unwrap_or_default().replace('\n', "\n#   ")
         ),
     };

@@ -166,7 +166,8 @@ pub(super) struct PartitionView {
     pub(super) retention_headroom_seconds: Option<f64>,
     pub(super) owner: Option<String>,
     pub(super) epoch: i64,
-    pub(super) idle_seconds: f64,
+    /// If no consumer reads the partition: the time of its last write, in milliseconds since the epoch.
+    pub(super) unread_since_ms: Option<i64>,
     pub(super) sign: Sign,
 }
 

@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 
 /// Fields that change merely because time passes. Such a change alone isn't sent. For some of these fields, another one has the
 /// time from which they count: `since_ms` for `seconds`, and `lag_seen_ms` for `lag_age_seconds`.
-const BY_THEMSELVES: [&str; 6] =
-    ["now_ms", "seconds", "idle_seconds", "retry_in_seconds", "age_seconds", "lag_age_seconds"];
+const BY_THEMSELVES: [&str; 5] = ["now_ms", "seconds", "retry_in_seconds", "age_seconds", "lag_age_seconds"];
 
 /// One step of a path in a document.
 #[derive(Clone, Copy, Debug)]

@@ -95,7 +95,8 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
     let partitions: Vec<PartitionView> = lag
         .partitions
         .iter()
-        .map(|(source, lag)| PartitionView {
+        .enumerate()
+        .map(|(at, (source, lag))| PartitionView {
             topic: source.topic.to_string(),
             partition: source.partition,
             next: lag.next.get(),
@@ -103,10 +104,10 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
             low: lag.low.get(),
             lag_records: lag.records,
             lag_seconds: tenths(lag.seconds),
-            retention_headroom_seconds: lag.headroom.map(f64::round),
+            retention_headroom_seconds: lag.headroom.filter(|headroom| headroom.is_finite()).map(f64::round),
             owner: lag.owner.clone(),
             epoch: lag.epoch,
-            idle_seconds: lag.idle_seconds,
+            unread_since_ms: board.nobody.contains(&at).then(|| whole_second(lag.idle_seconds)),
             sign: match ours.get(source) {
                 Some((consumer, partition)) => sign(consumer, partition, pipeline.kafka.outage().is_some()),
                 None if lag.condition.is_some() => Sign::Stopped,
@@ -142,9 +143,9 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         lag_records: facts.lag_records,
         lag_seconds: facts.lag_seconds,
         lag_age_seconds: lag.seen_at.map(|at| at.elapsed().as_secs_f64()),
-        lag_seen_ms: lag.seen_at.map(|at| epoch_ms() / 1000 * 1000 - millis(at.elapsed().as_secs_f64()) / 1000 * 1000),
+        lag_seen_ms: lag.seen_at.map(|at| whole_second(at.elapsed().as_secs_f64())),
         lag_trouble: lag.trouble.map(|trouble| trouble.to_string()),
-        retention_headroom_seconds: facts.headroom,
+        retention_headroom_seconds: facts.headroom.filter(|headroom| headroom.is_finite()),
         retention_unlimited: facts.headroom == Some(f64::INFINITY),
         limit: match (facts.waiting.as_ref().or(facts.kafka.as_ref()), facts.state) {
             (Some(waiting), _) => Some(words::limit_while_waiting(waiting.trouble.cause).to_owned()),
@@ -302,6 +303,12 @@ fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus, kafka_away: bool
 
 fn tenths(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
+}
+
+/// Returns the time that was `ago` seconds ago, in milliseconds since the epoch, rounded to a second: a time that differs in each
+/// document would be sent to all viewers every second.
+fn whole_second(ago: f64) -> i64 {
+    epoch_ms() / 1000 * 1000 - millis(ago) / 1000 * 1000
 }
 
 fn millis(seconds: f64) -> i64 {

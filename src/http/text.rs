@@ -105,7 +105,10 @@ fn pipelines(text: &mut String, pipelines: &[PipelineView], now_ms: i64) {
                 rate(p.out_per_second),
                 if p.lag_records == 0 || stale(p, now_ms) { "-".to_owned() } else { duration(p.lag_seconds) },
                 time(p.empty_in_seconds),
-                time(p.retention_headroom_seconds.filter(|_| !stale(p, now_ms))),
+                match p.retention_headroom_seconds.filter(|_| !stale(p, now_ms)) {
+                    None if p.retention_unlimited => "no limit".to_owned(),
+                    left => time(left),
+                },
                 whole_number(p.dead_letters),
                 p.state_words.to_string(),
             ]
@@ -172,7 +175,7 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
             None => format!("{}it is unknown when Kafka deletes unwritten records", label("")),
         },
     );
-    readers(text, pipeline);
+    readers(text, pipeline, now_ms);
     times(text, pipeline);
     let batches = &pipeline.batches;
     let closed: Vec<String> =
@@ -194,8 +197,7 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
     }
     for dead in &pipeline.dead {
         let newest = dead.newest.first().map(|place| {
-            #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^53")]
-            let ago = duration((now_ms - place.at_ms) as f64 / 1000.0);
+            let ago = ago(now_ms, place.at_ms);
             format!(", the newest {}/{}@{} {ago} ago", place.topic, place.partition, place.offset)
         });
         let label = label("dead letters:");
@@ -207,7 +209,7 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
 }
 
 /// Writes which consumer reads which partitions, and which partitions have the most lag.
-fn readers(text: &mut String, pipeline: &PipelineView) {
+fn readers(text: &mut String, pipeline: &PipelineView, now_ms: i64) {
     let seats = &pipeline.board;
     line(text, &format!("{}{}", label("consumers:"), seats.rule));
     for column in &seats.columns {
@@ -222,7 +224,7 @@ fn readers(text: &mut String, pipeline: &PipelineView) {
         }
     }
     if !seats.nobody.is_empty() {
-        line(text, &format!("{}without a consumer: {}", label(""), board::unread(pipeline, &seats.nobody)));
+        line(text, &format!("{}without a consumer: {}", label(""), board::unread(pipeline, &seats.nobody, now_ms)));
     }
     let worst = board::behind(&pipeline.partitions);
     if !worst.is_empty() {
@@ -295,6 +297,12 @@ fn word(value: &impl Serialize) -> String {
 
 fn rate(rate: Option<f64>) -> String {
     rate.map_or_else(|| "-".to_owned(), whole)
+}
+
+/// Returns how long ago a time was; both are in milliseconds since the epoch.
+fn ago(now_ms: i64, at_ms: i64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^53")]
+    duration((now_ms - at_ms).max(0) as f64 / 1000.0)
 }
 
 fn time(seconds: Option<f64>) -> String {
@@ -372,6 +380,24 @@ mod tests {
             let text = of(seen);
             assert!(text.contains(backlog) && text.contains("it is unknown when Kafka deletes"), "{text}");
             assert!(!text.contains("71 h") && !text.contains("0.4 s  "), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unlimited_retention_and_the_last_owner_of_an_unread_partition_are_told() {
+        let mut status = status("rides");
+        let pipeline = &mut status.pipelines[0];
+        (pipeline.retention_headroom_seconds, pipeline.retention_unlimited) = (None, true);
+        pipeline.board.nobody = vec![0, 1];
+        pipeline.partitions[1].owner = Some("tg-1/c0".to_owned());
+        pipeline.partitions[1].unread_since_ms = Some(38_515_000);
+        let text = render(&status, |_| None);
+        for part in [
+            "  no limit  ",
+            "Kafka keeps records without a limit",
+            "without a consumer: /0 (never read), telemetry/1 (last by tg-1/c0, 12 s ago)",
+        ] {
+            assert!(text.contains(part), "{part} in:\n{text}");
         }
     }
 

@@ -318,8 +318,9 @@ async fn by_shape(
     Ok(Copied { rows: if merge.skips { merged } else { all }, unmatched })
 }
 
-/// Creates the staging table with the defaults of its target, and with the generated columns that the merge compares. Returns
-/// the oids of the target's defaults and expressions.
+/// Creates the staging table, with the defaults of its target that rows may take, and with the generated columns that the merge
+/// compares. Returns the oids of all defaults and generation expressions of the target; nothing if the staging table needs none
+/// of them.
 pub(super) async fn create(
     connection: &mut PgConnection,
     table: &PlannedTable,

@@ -95,6 +95,11 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
     tidegate(&config, &["dead-letters", "replay", "--id", &id]).ok().says(&["1 dead letter replayed (1 row)"]);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 4);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 1);
+    for command in [&["list"][..], &["replay"], &["purge", "--yes"]] {
+        tidegate(&config, &[&["dead-letters"], command, &["--id", &id]].concat())
+            .fails(64, &[&format!("there is no dead letter {id} of "), "`tidegate dead-letters list` shows those"]);
+    }
+    tidegate(&config, &["dead-letters", "purge", "--all", "--id", &id]).fails(64, &["or select all of them by --all"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

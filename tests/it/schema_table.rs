@@ -55,7 +55,11 @@ async fn a_first_table_keeps_its_serial_and_its_defaults_and_the_proposal_runs_a
     // The proposal suggests a column for the fields that have none. Once the table has this column, the same command
     // proposes to store these fields in it.
     world.sql("ALTER TABLE t ADD COLUMN extra jsonb").await;
-    let kept = world.for_table().says(&["unknown_fields = { column = \"extra\" }"]);
+    let kept = world.for_table().says(&[
+        "unknown_fields = { column = \"extra\" }",
+        "#   fields without a column of their own, which are kept in `extra`: ",
+    ]);
+    assert!(!kept.out.contains("are dropped"), "{kept}");
     tidegate(&runnable(&kept.out), &["check"]).ok().says(&["\"firmware\": \"1.", "ready"]);
 }
 
@@ -104,6 +108,8 @@ async fn the_table_is_that_of_the_pipeline_which_reads_the_topic() {
     assert_eq!((&report["table"], &report["columns"][1]["field"]), (&"\"public\".\"My rides\"".into(), &"V".into()));
     let new = tidegate(&config, &["schema", "--topic", &world.topic, "--table", "other", "--json"]).ok().json();
     assert_eq!((&new["table_exists"], &new["faults"]), (&false.into(), &serde_json::json!([])), "{new}");
+    let text = tidegate(&config, &["schema", "--topic", &world.topic, "--table", "other"]).ok();
+    text.says(&["# The database has no table other.\n# create = true runs this at the first start:"]);
     // Without a database the proposal is for a new table, and says so.
     let away = config.replace(&world.database.url, "postgres://nobody@127.0.0.1:1/nothing");
     let away = tidegate(&away, &["schema", "--topic", &world.topic]).ok();

@@ -306,6 +306,7 @@ impl fmt::Display for WriteError {
             Stage::Commit => "commit",
         };
         match &self.cause {
+            Cause::Connection(why) if self.stage == Stage::Connect => write!(f, "Postgres can't be reached: {why}"),
             Cause::Connection(why) => write!(f, "Postgres connection lost at {stage}: {why}"),
             Cause::Deadline(limit, note) => {
                 write!(f, "Postgres gave no answer at {stage} within {limit:?}")?;

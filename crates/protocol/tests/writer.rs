@@ -323,7 +323,7 @@ async fn an_outage_is_waited_for_unless_a_command_asked_not_to() {
     let (fake, mut writer) = setup(boundless());
     fake.fails("begin", [lost(Stage::Connect), lost(Stage::Connect)]);
     writer.write(&mut batch(&[(0, 10)])).await.expect("it is written");
-    let wait = |n: u32| format!("→ wait {n}: Postgres connection lost at connect: broken");
+    let wait = |n: u32| format!("→ wait {n}: Postgres can't be reached: broken");
     let (first, second) = (wait(1), wait(2));
     assert_eq!(
         fake.seen(),

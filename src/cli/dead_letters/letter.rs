@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sqlx::Row;
 
-use super::{failed, keys, open};
+use super::{failed, keys, open, unknown};
 use crate::cli::{Common, show};
 use crate::error::FatalError;
 
@@ -74,11 +74,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     );
     let row = row.bind(arguments.id).bind(&keys).fetch_optional(&mut connection).await.map_err(failed)?;
     let Some(row) = row else {
-        return Err(FatalError::Config(format!(
-            "there is no dead letter {} of {}; `tidegate dead-letters list` shows those that exist",
-            arguments.id,
-            pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect::<Vec<_>>().join(", ")
-        )));
+        return Err(unknown(arguments.id, &pipelines));
     };
     let report = read(&row).map_err(failed)?;
     if arguments.common.json { show::json(&report) } else { show::print(&text(&report)) }

@@ -54,6 +54,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
     let pipelines = arguments.common.pipelines(&config)?;
     let mut connection = open(&config).await?;
+    arguments.filter.find_ids(&mut connection, &pipelines).await?;
     let keys = keys(&mut connection, &pipelines).await?;
     let sql = matching!(
         "SELECT pipeline, reason, count(*), (extract(epoch FROM min(created_at)) * 1000)::int8,

@@ -29,15 +29,11 @@ struct Report {
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let Arguments { common, filter, all, yes } = arguments;
-    if *all != filter.is_everything() {
-        return Err(FatalError::Config(
-            "select the dead letters by --id, --reason, --topic, --since, --until or --older-than, or all of them by --all alone"
-                .to_owned(),
-        ));
-    }
+    filter.check(*all)?;
     let config = common.load()?;
     let pipelines = common.pipelines(&config)?;
     let mut connection = open(&config).await?;
+    filter.find_ids(&mut connection, &pipelines).await?;
     let keys = keys(&mut connection, &pipelines).await?;
     if !yes {
         let row = filter.bind(matching!("SELECT count(*) FROM tidegate.dead_letter", ""), &keys);

@@ -67,16 +67,13 @@ struct Report {
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let Arguments { common, filter, all } = arguments;
-    if *all != filter.is_everything() {
-        return Err(FatalError::Config(
-            "select the dead letters by --id, --reason, --topic, --since, --until or --older-than, or all of them by --all alone"
-                .to_owned(),
-        ));
-    }
+    filter.check(*all)?;
     let config = common.load()?;
     let mut reports = Vec::new();
     let mut connection = super::open(&config).await?;
-    for pipeline in common.pipelines(&config)? {
+    let pipelines = common.pipelines(&config)?;
+    filter.find_ids(&mut connection, &pipelines).await?;
+    for pipeline in pipelines {
         let keys = super::keys(&mut connection, &[pipeline]).await?;
         let none = keys.is_empty().then(|| pipeline.name.clone());
         for key in keys.into_iter().chain(none) {

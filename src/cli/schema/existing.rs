@@ -5,7 +5,7 @@ use tidegate_rows::catalog::{Catalog, CatalogColumn, UniqueIndex, quote_identifi
 
 use super::columns::{Columns, Proposed, array_of_rows, wrapped};
 use super::infer::{Mode, Proposal};
-use super::print::path_text;
+use super::print::{EXTRA, path_text};
 use super::tree::Node;
 use super::values::Typed;
 use crate::cli::show;
@@ -207,10 +207,15 @@ pub(super) fn findings(catalog: &Catalog, proposal: &Proposal, filled: &[&str]) 
     }
     if let Some(named) = some_of(&proposal.unmapped) {
         let table = catalog.table.quoted();
-        findings.push(format!(
-            "fields without a column, which are dropped: {named}. To keep them, run ALTER TABLE {table} ADD COLUMN extra jsonb, and set \
-             unknown_fields = {{ column = \"extra\" }}"
-        ));
+        let are_kept = filled.contains(&EXTRA) && !proposal.columns.iter().any(|column| column.name == EXTRA);
+        findings.push(if are_kept {
+            format!("fields without a column of their own, which are kept in `{EXTRA}`: {named}")
+        } else {
+            format!(
+                "fields without a column, which are dropped: {named}. To keep them, run ALTER TABLE {table} ADD COLUMN {EXTRA} jsonb, \
+                 and set unknown_fields = {{ column = \"{EXTRA}\" }}"
+            )
+        });
     }
     if proposal.mode == Mode::Append {
         let is_filled = |index: &&UniqueIndex| index.columns.iter().all(|column| filled.contains(&column.as_str()));

@@ -10,7 +10,7 @@ use super::infer::{KEY_COLUMN, Mode, Proposal, Sample};
 use crate::cli::show;
 
 /// The column for fields that have no column of their own.
-const EXTRA: &str = "extra";
+pub(super) const EXTRA: &str = "extra";
 
 /// Names for the columns of a proposal that no field fills.
 struct Others<'a> {

@@ -91,7 +91,7 @@
       row.setAttribute("aria-selected", String(mine));
       row.tabIndex = mine ? 0 : -1;
       [`${mine ? "▾" : "▸"} ${p.name}`, `${p.table} (${p.mode})`, whole(p.into_per_second), whole(p.out_per_second), null,
-        p.lag_records && !stale(p) ? span(p.lag_seconds) : "–", empty, stale(p) ? "–" : span(p.retention_headroom_seconds), whole(p.dead_letters)].forEach((text, at) => {
+        p.lag_records && !stale(p) ? span(p.lag_seconds) : "–", empty, stale(p) ? "–" : p.retention_unlimited ? "no limit" : span(p.retention_headroom_seconds), whole(p.dead_letters)].forEach((text, at) => {
         if (text !== null) say(row.children[at], text);
       });
       say(row.children[9].children[0], p.state_words);
@@ -145,7 +145,7 @@
     say($("rule"), p.board.rule);
     const name = (x) => others ? `${x.topic}/${x.partition}` : String(x.partition);
     $("nobody").hidden = p.board.nobody.length === 0;
-    const unread = p.board.nobody.slice(0, 24).map((i) => p.partitions[i]).map((x) => x.owner ? `${name(x)} (last ${x.owner}, ${span(x.idle_seconds)} ago)` : `${name(x)} (never read)`);
+    const unread = p.board.nobody.slice(0, 24).map((i) => p.partitions[i]).map((x) => x.owner ? `${name(x)} (last ${x.owner}, ${span((now() - x.unread_since_ms) / 1000)} ago)` : `${name(x)} (never read)`);
     say($("nobody"), `no consumer reads ${unread.join(", ")}${p.board.nobody.length > 24 ? ` and ${p.board.nobody.length - 24} more` : ""}`);
     $("nobody").className = p.board.columns.some((column) => column.consumers.some((seat) => seat.joining)) ? "soon" : "";
     const shape = JSON.stringify([p.name, p.board.columns]);

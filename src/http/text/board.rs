@@ -3,6 +3,7 @@
 use super::super::board::BoardConsumer;
 use super::super::document::{PartitionView, PipelineView, Sign};
 use super::super::words::{duration, records};
+use super::ago;
 
 /// How many partitions of a consumer are named. Further ones are only counted.
 const PARTITIONS: usize = 24;
@@ -24,11 +25,11 @@ pub(super) fn behind(partitions: &[PartitionView]) -> Vec<String> {
 }
 
 /// Returns the partitions that nobody reads, each with its last owner.
-pub(super) fn unread(pipeline: &PipelineView, places: &[usize]) -> String {
+pub(super) fn unread(pipeline: &PipelineView, places: &[usize], now_ms: i64) -> String {
     let name = |partition: &PartitionView| {
         let last = partition.owner.as_ref().map_or_else(
             || "never read".to_owned(),
-            |owner| format!("last by {owner}, {} ago", duration(partition.idle_seconds)),
+            |owner| format!("last by {owner}, {} ago", ago(now_ms, partition.unread_since_ms.unwrap_or(now_ms))),
         );
         format!("{}/{} ({last})", partition.topic, partition.partition)
     };

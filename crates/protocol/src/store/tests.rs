@@ -132,6 +132,7 @@ fn the_text_names_stage_cause_and_the_record_that_takes_too_long() {
         error.to_string()
     };
     assert_eq!(lost(Stage::Begin).to_string(), "Postgres connection lost at begin: broken pipe");
+    assert_eq!(lost(Stage::Connect).to_string(), "Postgres can't be reached: broken pipe");
     assert_eq!(said(lost(Stage::Begin)), "Postgres connection lost at begin: broken pipe");
     assert_eq!(timed_out(Stage::Ledger).to_string(), "Postgres gave no answer at ledger within 3s");
     assert_eq!(said(timed_out(Stage::Copy)), format!("Postgres gave no answer at copy within 3s; {slow}"));

@@ -9,7 +9,8 @@ use crate::spec::NulPolicy;
 use crate::value::{Flags, Kind, Reason, Value};
 
 impl Encoding {
-    /// Writes a value of a binary format, which has no text of its own.
+    /// Writes a value with [`Flags::BINARY`]: one of a binary format, or JSON's bare NaN or infinity. If the column doesn't take
+    /// it directly, its text is rendered first.
     #[inline(never)]
     pub(super) fn put_binary(
         &self,

@@ -33,7 +33,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Returns the partition that a time belongs to; `None` outside of the years 1 to 9999.
+    /// Returns the partition that a time belongs to; `None` unless both bounds of the partition lie in the years 1 to 9999.
     pub fn holding(by: &PartitionBy, time: i64) -> Option<Self> {
         let count = i64::from(by.interval.count.get());
         let whole = |length: i64, origin: i64| {

@@ -150,7 +150,7 @@ impl Keys {
     }
 
     /// Looks up the key with this name, and makes it the first guess after `previous`, or at the beginning of the object if
-    /// `previous` is `None`. Adds an unknown key if the limits allow it, otherwise returns `None`.
+    /// `previous` is `None`. Adds an unknown key if it needs no escapes and the limits allow it, otherwise returns `None`.
     pub(super) fn find(&mut self, node: u16, previous: Option<KeyId>, name: &[u8]) -> Option<(KeyId, KeyTarget)> {
         let place = &self.nodes[usize::from(node)];
         let id = match place.keys.get(name) {
