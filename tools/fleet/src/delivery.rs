@@ -74,8 +74,8 @@ impl Ord for Pending {
 
 /// A fleet's readings in the order in which they reach Kafka.
 ///
-/// Readings on their way are kept in memory. If 1 % of the readings are late, memory holds the readings of about half a second,
-/// 100 bytes each.
+/// Readings on their way are kept in memory, at 100 bytes each. If 1 % of the readings are late, these are about as many as the
+/// fleet sends in half a second.
 #[derive(Debug, Clone)]
 pub struct Deliveries {
     fleet: Fleet,
@@ -94,13 +94,13 @@ impl Deliveries {
         Self { fleet, spec, rng, pending: BinaryHeap::new(), left: records.unwrap_or(u64::MAX) }
     }
 
-    /// Starts no new readings from now on. Only the readings that are already on their way will arrive.
+    /// Takes no new readings from the fleet from now on. Only the readings that are already on their way will arrive.
     pub fn close(&mut self) {
         self.left = 0;
     }
 
-    /// Returns the first of the readings on their way, if it arrives before the fleet's next reading is taken or if no
-    /// more readings will be taken.
+    /// Returns the reading on its way that arrives next. Returns `None` if no reading is on its way, or if the fleet's next
+    /// reading must be taken first.
     fn arrived(&mut self) -> Option<Delivery> {
         let Reverse(first) = self.pending.peek()?;
         let is_due = self.left == 0 || first.at_ms <= self.fleet.next_ts_ms();

@@ -1,4 +1,4 @@
-//! A city's fleet of vehicles, and the open-loop producer of its telemetry.
+//! A city's fleet of vehicles, and the producer that sends its telemetry to Kafka on a fixed schedule.
 //!
 //! The modules, in the order in which data flows through them:
 //!

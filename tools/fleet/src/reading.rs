@@ -1,6 +1,6 @@
 //! The record that one vehicle sends in one second.
 //!
-//! All fields are integers, so that the results of two consumers agree to the last digit.
+//! All numbers are integers, so that the results of two consumers agree to the last digit.
 
 /// The half of the city in which a vehicle works. A vehicle never changes its region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,4 +1,5 @@
-//! The Kafka producer. Each record that is sent gets one delivery report, and both are timed by the same clock.
+//! The Kafka producer. librdkafka returns one delivery report per record. The same clock measures when a record is sent and when
+//! its report arrives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +17,7 @@ use crate::{Compression, ProduceError, ProduceSpec, Quantiles};
 /// How long a cluster may take to return a topic's metadata.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The sums of the delivery reports. librdkafka's reports and errors arrive on the sending thread, so the locks are
+/// The totals of the delivery reports. librdkafka's reports and errors arrive on the sending thread, so the locks are
 /// never contended.
 pub(crate) struct Acks {
     pub(crate) acked: AtomicU64,
@@ -89,7 +90,7 @@ pub(crate) struct Sender<'a> {
     topic: &'a str,
     started: Instant,
     started_ms: i64,
-    /// How long connecting took.
+    /// How long connecting took: the time from `Acks::origin` to `started`.
     connecting: Duration,
 }
 
@@ -140,8 +141,8 @@ impl<'a> Sender<'a> {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Serves delivery reports, and then sleeps for `for_`, but at least half a millisecond and at most 50 ms. librdkafka's own
-    /// wait would use the CPU for the rest of the millisecond.
+    /// Serves delivery reports, and then sleeps for `for_`, but at least half a millisecond and at most 50 ms. Waiting in the
+    /// producer's `poll` instead would keep the CPU busy during the last fraction of a millisecond.
     pub(crate) fn rest(&self, for_: Duration) {
         self.serve();
         thread::sleep(for_.clamp(Duration::from_micros(500), Duration::from_millis(50)));

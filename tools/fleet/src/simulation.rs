@@ -18,7 +18,7 @@ const LATEST_START_MS: i64 = 250_000_000_000_000;
 pub struct FleetSpec {
     /// The number of vehicles. Each sends once per simulated second.
     pub vehicles: u32,
-    /// The id of the first vehicle. Fleets with different ids have different vehicles and trips.
+    /// The id of the first vehicle. If the vehicle ids of two fleets don't overlap, their trip ids don't overlap either.
     pub first_vehicle: u32,
     /// The seed, which decides every turn and every stop.
     pub seed: u64,
@@ -61,14 +61,14 @@ pub enum InvalidSpec {
     TripMetres,
 }
 
-/// An endless iterator of readings. [`Fleet::tick`] passes on the readings of one second.
+/// An endless iterator of readings. [`Fleet::tick`] passes the readings of one second to a closure.
 #[derive(Debug, Clone)]
 pub struct Fleet {
     spec: FleetSpec,
     vehicles: Vec<Vehicle>,
     /// The index of the vehicle that sends the next reading.
     turn: u32,
-    /// Simulated seconds since the start, which is also each vehicle's next `seq`.
+    /// Simulated seconds since the start. This is also the `seq` of the next reading.
     second: u64,
     index: u64,
 }

@@ -35,7 +35,8 @@ pub enum WhenFull {
     /// The record and all later ones wait. They are sent late, but none is lost.
     #[default]
     Wait,
-    /// The record is dropped and counted as refused, as in a device with a full buffer. The truth does not include it.
+    /// The record is dropped and counted as refused, as in a device with a full buffer. [`Truth`](crate::Truth) doesn't include
+    /// it.
     Refuse,
 }
 
@@ -43,9 +44,10 @@ pub enum WhenFull {
 /// run.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limit {
-    /// The number of records sent, repetitions included.
+    /// The number of records to send. Repetitions and refused records count.
     pub records: Option<u64>,
-    /// The length of the run in seconds of the schedule. If there is no rate, in seconds of the clock.
+    /// The length of the run, in seconds. If there is a rate, all records are sent that are due within this time, even if that
+    /// takes longer.
     pub seconds: Option<f64>,
 }
 

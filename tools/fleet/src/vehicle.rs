@@ -7,7 +7,7 @@ use fastrand::Rng;
 use crate::street::{BLOCK_MM, CROSSINGS, Crossing, Heading};
 use crate::{Event, State};
 
-/// Speeds in mm/s, accelerations in mm/s².
+// The following speeds are in mm/s, and the accelerations in mm/s².
 const CRUISES: [u32; 4] = [8_333, 13_889, 13_889, 16_667]; // 30, 50, 50 and 60 km/h
 const TURN_SPEED: u32 = 5_000;
 const CREEP: u32 = 2_000;
@@ -16,7 +16,7 @@ const BRAKING: u32 = 2_000;
 const HARD_BRAKING: std::ops::Range<u32> = 5_000..8_000;
 /// Below this speed, in mm/s, hard braking doesn't occur.
 const HARD_BRAKING_FROM: u32 = 9_000;
-/// Hard braking occurs in one of this many driving seconds.
+/// From that speed on, hard braking occurs in one of this many seconds.
 const HARD_BRAKING_ODDS: u32 = 400;
 const TRIPS_PER_SHIFT: u32 = 8;
 
@@ -210,7 +210,7 @@ impl Vehicle {
     /// Chooses the speed for this block, and what to do at its end.
     fn settle(&mut self) {
         self.cruise = CRUISES[self.rng.usize(..CRUISES.len())];
-        // If the goal is within the braking distance, move the goal a little further. The goal stays inside the block.
+        // If the end of the trip (`goal_mm`) is within the braking distance, move it a little further. It stays inside the block.
         let braking_mm = self.speed * self.speed / (2 * BRAKING) + self.speed;
         self.goal_mm = self.goal_mm.max(self.odometer_mm + braking_mm);
         let goal_ahead = self.goal_mm - self.odometer_mm;

@@ -61,8 +61,8 @@ async fn a_customer_hears_of_each_change_and_of_the_end() {
         hears("here, no news for").await;
         write(&database, 1, 600, "stopped", None).await;
         write(&database, 4, 600, "paused", None).await;
-        // The vehicle's time is behind the clock, so the customer is always told that there is no news. Only the sentence at
-        // the end of the trip is certain to differ.
+        // These states are at least 55 minutes old, so their sentences also say that there is no news. A sentence that is the
+        // same as the last one isn't said again. So only the sentence at the trip's end is certain to come.
         sever(&database).await;
         write(&database, 5, 1_500_000, "stopped", Some("trip_ended")).await;
     };

@@ -47,8 +47,8 @@ impl DaemonSpec {
         self
     }
 
-    /// Adds environment variables that make the daemon use this Kafka and this Postgres. They also set the address at
-    /// which the daemon serves HTTP: that of [`DaemonSpec::http_address`] if it was called, or else a free port.
+    /// Adds environment variables that make the daemon use this Kafka and this Postgres. They also set the address at which the
+    /// daemon serves HTTP: the one that [`DaemonSpec::http_address`] has set, or else a free port on 127.0.0.1.
     ///
     /// # Errors
     /// If no port is free.
@@ -93,8 +93,8 @@ impl Daemon {
     /// Starts the daemon. The caller must wait until it is ready.
     ///
     /// # Errors
-    /// If the binary doesn't exist, or if the run's files or processes can't be created. A daemon that ends at once is no error
-    /// here.
+    /// If the binary doesn't exist, or if the daemon's folder, files or process can't be created. A daemon that ends at once is
+    /// no error here.
     pub fn spawn(spec: &DaemonSpec) -> Result<Self> {
         let binary = spec.binary.canonicalize().with_context(|| format!("there is no `{}`", spec.binary.display()))?;
         let run = Run::start("daemon")?;
@@ -284,13 +284,13 @@ impl Daemon {
     fn await_value<T>(&self, what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Result<T> {
         let started = Instant::now();
         loop {
-            // Ask for the status before calling `look`, so that lines which the daemon writes in between aren't missed. If the
-            // daemon has ended, the second call of `look` sees all lines of its log.
             let ended = self.exit_status();
             if let Some(value) = look() {
                 return Ok(value);
             }
             if let Some(status) = ended {
+                // The daemon may have written the expected line just before it ended. So read the rest of its output, and
+                // call `look` again.
                 self.wait_exit(Duration::from_secs(10))?;
                 return look().with_context(|| format!("{what}: the daemon ended with {status}; {}", self.log_tail()));
             }

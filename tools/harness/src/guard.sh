@@ -1,9 +1,9 @@
-# Waits until the harness has ended, for whatever reason, and then ends the processes that the harness started.
+# Waits until standard input ends, and then ends the processes that the harness started. The harness is the only writer of
+# standard input. So the input ends when the harness closes it, or when the harness itself ends, for whatever reason.
 #
-# $1 is the folder of the run. It is removed at the end, unless $1 is empty. Each line on standard input is an order:
-# `watch PID SIGNAL` adds a process to be ended, and `forget PID` removes it. Standard input ends when the harness ends, because
-# the harness is its only writer. SIGNAL is a number. The process gets this signal first, and SIGKILL two seconds later. The
-# reason is Postgres: if it is killed at once, it leaves shared memory behind.
+# $1 is the folder to remove at the end; if $1 is empty, no folder is removed. Each line on standard input is an order:
+# `watch PID SIGNAL` adds a process to be ended, and `forget PID` removes it. SIGNAL is a number. The process gets this signal
+# first, and SIGKILL two seconds later. The reason is Postgres: if it is killed at once, it leaves shared memory behind.
 
 trap '' INT TERM HUP QUIT
 sigkill=9
@@ -26,7 +26,8 @@ children() {
     cat "/proc/$1/task/$1/children" || pgrep -P "$1"
 }
 
-# Kills a process and its descendants. A parent is stopped before its children are listed, so that it can't start another one.
+# Kills a process and its descendants. A parent is stopped before its children are listed, so that it can't start another
+# child.
 kill_tree() {
     kill -STOP "$1" || return 0
     for child in $(children "$1"); do

@@ -20,7 +20,7 @@ const ATTEMPTS: usize = 1_000;
 /// queue neither accepts nor refuses a connection.
 const PROBE: Duration = Duration::from_millis(200);
 
-/// The ports that were handed out. The lock is contended if parallel tests start servers; two of them must not get the same
+/// The ports that were handed out. The lock is contended if parallel tests start servers. Two servers must not get the same
 /// port.
 static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
@@ -29,9 +29,9 @@ static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 /// # Errors
 /// If a thousand random candidates were all taken.
 pub fn free_port() -> Result<u16> {
-    // Probe the port by connecting to it, not by listening on it. If another thread starts a process in the same
-    // moment, the process inherits a listening socket until it executes its program. The port would then stay taken
-    // after the probe has closed the socket.
+    // Probe the port by connecting to it, not by listening on it. If another thread forks a child process at the same moment, the
+    // child has a copy of a listening socket until it executes its program. The port would then still be taken after the probe
+    // has closed its own socket.
     choose(|port| {
         let refused =
             TcpStream::connect_timeout(&address(port), PROBE).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);

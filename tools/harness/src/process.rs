@@ -1,8 +1,8 @@
 //! Processes that end when this process ends.
 //!
 //! A [`Run`] is a temporary folder and a guard. The guard is a small shell script that reads from a pipe whose only writer is
-//! this process. When this process ends in any way, even by SIGKILL, the guard reads the end of the pipe. The guard then kills
-//! the processes that still run, with their children, and removes the folder.
+//! this process. When this process ends in any way, even by SIGKILL, the system closes the pipe. The guard then kills the
+//! processes that still run, with their children, and removes the folder.
 //!
 //! A [`Process`] never runs unguarded, because it is started in two steps. First a shell is started that waits for a word on
 //! its standard input. When the guard has the shell's process id, we send the word, and the shell becomes the program (`exec`).
@@ -118,12 +118,12 @@ pub struct Program {
     /// The user that the program runs as; `None` for the user of this process. Only root can choose another user.
     pub user: Option<User>,
     pub output: Output,
-    /// The signal that is sent when the process is dropped or the harness ends. If the process still runs two seconds later, it
-    /// gets SIGKILL.
+    /// The signal that is sent when the [`Process`] is dropped or the harness ends. If the program still runs two seconds later,
+    /// it gets SIGKILL.
     pub end_signal: Signal,
 }
 
-/// A program that was started. When it is dropped, the program is ended, with its children.
+/// A program that was started. When this value is dropped, the program is ended, with its children.
 #[derive(Debug)]
 pub struct Process {
     run: Arc<Run>,
@@ -277,8 +277,8 @@ impl Process {
         Ok(())
     }
 
-    /// Returns the pipes of standard output and standard error, if the process was started with [`Output::Pipes`]. `None` at
-    /// the second call.
+    /// Returns the pipes of standard output and standard error, if the process was started with [`Output::Pipes`]. Returns
+    /// `None` otherwise, and from the second call on.
     pub fn take_pipes(&self) -> Option<(ChildStdout, ChildStderr)> {
         let mut child = lock(&self.child);
         child.stdout.take().zip(child.stderr.take())

@@ -56,7 +56,7 @@ impl Authority {
     }
 
     /// Returns a server's certificate for these host names and addresses. The certificate is valid until 2060. `file` is the
-    /// name of its files and its common name.
+    /// name of its files without the extension, and also the certificate's common name.
     ///
     /// # Errors
     /// If the files can't be written.

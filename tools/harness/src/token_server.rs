@@ -1,5 +1,5 @@
 //! A stand-in for an OIDC token endpoint. It supports the client credentials grant, and answers with unsigned JSON Web Tokens.
-//! Kafka's own validator for development accepts these.
+//! Kafka's default validation accepts such tokens, and is meant for development only.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 /// Returns the CPU time of a process since its start, including the time that the kernel spent on its behalf.
 ///
-/// With `with_children`, the result also includes the CPU time of the process's living descendants, and of its children that
+/// With `with_children`, the result also includes the CPU time of the process's living descendants, and of descendants that
 /// have ended and were reaped.
 ///
 /// # Errors

@@ -14,10 +14,11 @@ pub struct JavaConsumer {
 
 impl Kafka {
     /// Starts Kafka's console consumer. It offers the assignors that Java clients offer by default. It joins the group soon
-    /// after this returns.
+    /// after this function has returned.
     ///
     /// # Errors
-    /// If Java or the jars are missing.
+    /// If Kafka's jars can't be downloaded, or if the process can't be started. If the jars are in the cache, a missing `java`
+    /// is no error here, but the consumer never joins.
     pub fn java_consumer(&self, group: &str, topic: &str) -> Result<JavaConsumer> {
         let run = Run::start("java-consumer")?;
         let classpath = fetch::kafka()?.classpath();

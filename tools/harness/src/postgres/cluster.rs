@@ -79,7 +79,7 @@ pub(super) fn install_certificate(
     Ok(())
 }
 
-/// Returns the user `nobody`, which exists on every system and owns nothing.
+/// Returns the user `nobody`, which exists on nearly every system and owns nothing.
 pub(super) fn nobody() -> Result<User> {
     let ask = |what: &str| -> Result<u32> {
         let output = Command::new("id").args([what, "nobody"]).output().context("could not run `id`")?;

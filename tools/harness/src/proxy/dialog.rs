@@ -107,8 +107,8 @@ impl Dialog {
                 self.copy_messages += 1;
                 self.copy_bytes += body(message).len() as u64;
                 let seen = Seen::CopyData { nth: self.copy_messages, bytes_before, bytes_after: self.copy_bytes };
-                // `ready_owed` includes the statement that began this COPY. The server sends its `ReadyForQuery` only
-                // after the COPY.
+                // `ready_owed` counts the statement that began this COPY, although the server sends `ReadyForQuery` only after
+                // the COPY. So don't count this statement.
                 Some((take(seen)?, ready_before.saturating_sub(1)))
             }
             _ => None,

@@ -56,7 +56,8 @@ pub(super) struct TriggerState {
 }
 
 impl TriggerState {
-    /// Returns whether the proxy must act on this message. If so, uses up one of the trigger's remaining times.
+    /// Returns whether the proxy must act on this message. If so, decrements the number of messages that remain for the
+    /// trigger.
     pub(super) fn takes(&self, seen: Seen<'_>) -> bool {
         let matches = match (&self.trigger, seen) {
             (Trigger::FrontendQueryContains(text), Seen::Statement(statement)) => statement.contains(text.as_str()),
@@ -136,7 +137,7 @@ impl Armed {
         *self.watched.fired.borrow()
     }
 
-    /// Forwards the messages that [`Action::Hold`] holds back, and forwards all later ones at once.
+    /// Forwards the messages that [`Action::Hold`] has held back. From now on, this trigger holds no message back.
     pub fn release(&self) {
         self.watched.released.send_replace(true);
     }
