@@ -74,8 +74,8 @@ impl Ord for Pending {
 
 /// A fleet's readings in the order in which they reach Kafka.
 ///
-/// Readings on their way are kept in memory, at 100 bytes each. If 1 % of the readings are late, these are about as many as the
-/// fleet sends in half a second.
+/// Readings on their way are kept in memory, at 100 bytes each. If 1 % of the readings are late, memory holds about as many
+/// readings as the fleet sends in half a second.
 #[derive(Debug, Clone)]
 pub struct Deliveries {
     fleet: Fleet,

@@ -101,9 +101,9 @@ pub struct User {
 /// Where the output of a process goes.
 #[derive(Debug, Clone)]
 pub enum Output {
-    /// Both streams are appended to a file.
+    /// Standard output and standard error are appended to this file.
     Log(PathBuf),
-    /// Each stream has a pipe, which [`Process::take_pipes`] returns.
+    /// Standard output and standard error each have a pipe, which [`Process::take_pipes`] returns.
     Pipes,
 }
 

@@ -1,5 +1,5 @@
-//! Checks that brokers serve and keep their records after they were killed, paused and started again: a single broker, a broker
-//! with ZooKeeper, and three brokers together.
+//! Checks that brokers serve, and still have their records, after a kill, a pause or a restart. The tests use a single broker, a
+//! broker with ZooKeeper, and a cluster of three brokers.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;

@@ -73,8 +73,8 @@ impl Dialog {
         answer.into_iter().collect()
     }
 
-    /// Reads a message of the client, and passes it to `take`, which returns the trigger that acts on the message, if any. Then
-    /// returns this trigger, and the number of `ReadyForQuery` messages that the server sends before its reply to the message.
+    /// Reads a message of the client. Returns the trigger that acts on the message, if any, and the number of `ReadyForQuery`
+    /// messages that the server sends before its reply to the message. `take` looks for the trigger.
     pub(super) fn hear_client(
         &mut self,
         message: &[u8],
@@ -107,8 +107,8 @@ impl Dialog {
                 self.copy_messages += 1;
                 self.copy_bytes += body(message).len() as u64;
                 let seen = Seen::CopyData { nth: self.copy_messages, bytes_before, bytes_after: self.copy_bytes };
-                // `ready_owed` counts the statement that began this COPY, although the server sends `ReadyForQuery` only after
-                // the COPY. So don't count this statement.
+                // `ready_owed` already includes the `ReadyForQuery` of the statement that began this COPY. The server sends that
+                // message only after the COPY, so subtract it.
                 Some((take(seen)?, ready_before.saturating_sub(1)))
             }
             _ => None,

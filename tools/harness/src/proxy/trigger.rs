@@ -22,7 +22,7 @@ pub enum Trigger {
     BackendCommandComplete(String),
 }
 
-/// The ways in which the proxy handles the message and its connection.
+/// The ways in which the proxy handles a message that a [`Trigger`] describes, and the message's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Closes the connection. The message doesn't arrive.
