@@ -1,5 +1,7 @@
-//! Experiment B, the flood. Four arrangements get the same open-loop load, one after another. The load has a rush hour,
-//! during which the database is stopped. After the rush hour, the writer is killed.
+//! Experiment B, the flood. An arrangement is the chain of programs from the senders to the table: three arrangements have no
+//! Kafka, and one has Kafka and Tidegate. All four get the same load, one after another. The load is an open loop: each record is
+//! sent at a planned time, whatever happened to earlier ones. It has a rush hour, during which the database is stopped. After the
+//! rush hour, the program that writes into the database is killed.
 
 pub(crate) mod acts;
 mod around;
@@ -25,13 +27,14 @@ use crate::stage::Stage;
 use acts::Acts;
 use column::{Column, Outcome};
 
-/// The size of every arrangement's bounded buffer, in bytes of JSON.
+/// The size of the bounded buffer, in bytes of JSON. Every arrangement has such a buffer. It contains the records that aren't
+/// committed yet or, with Kafka, those that Kafka hasn't acknowledged yet.
 pub(crate) const BUFFER_BYTES: u64 = 64 << 20;
 pub(crate) const PARTITIONS: u32 = 2;
 /// The width of a bin of the raw series, in microseconds.
 const BIN_US: u32 = 500_000;
 
-/// The arrangements, in the order of the columns.
+/// The arrangements, in the order of the plot's columns. Each one uses the setting and the measured rate of a rung of the ladder.
 const COLUMNS: [(Column, Rung); 4] = [
     (Column::Insert, Rung::Insert),
     (Column::MultiRow, Rung::Unnest),

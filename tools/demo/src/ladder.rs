@@ -23,7 +23,7 @@ use crate::screen::Screen;
 use crate::stage::Stage;
 use crate::ways::{MAX_VALUES_ROWS, Way};
 
-/// The rungs, from the bottom.
+/// The rungs, in the order in which the plot shows them from top to bottom.
 pub(crate) const RUNGS: [Rung; 7] =
     [Rung::Insert, Rung::InsertAsync, Rung::Values, Rung::Unnest, Rung::CopyText, Rung::CopyBinary, Rung::Tidegate];
 const RUNS: usize = 5;
@@ -55,11 +55,11 @@ pub(crate) struct Setting {
 pub(crate) struct Sample {
     pub(crate) rows: u64,
     pub(crate) seconds: f64,
-    /// The CPU time of the database.
+    /// The CPU time of the database, in seconds.
     pub(crate) database_cpu: f64,
-    /// The CPU time of the client, which is Tidegate on the last rung.
+    /// The CPU time of the client, in seconds. On the last rung, the client is Tidegate.
     pub(crate) client_cpu: f64,
-    /// The CPU time of Kafka; 0 on the rungs without Kafka.
+    /// The CPU time of Kafka, in seconds; 0 on the rungs without Kafka.
     pub(crate) kafka_cpu: f64,
     pub(crate) wal_bytes: i64,
     /// The number of rows that caused the costs. It is higher than `rows` if `rows` excludes the rows that were written
@@ -67,7 +67,7 @@ pub(crate) struct Sample {
     pub(crate) rows_of_costs: u64,
 }
 
-/// The results that the flood needs.
+/// The results that experiment B, the flood, needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Ladder {
     best: Vec<(Rung, Setting, Spread)>,

@@ -45,7 +45,7 @@ struct Arguments {
     /// The seed of all randomness.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Shortens every act and every run, for trials: 0.2 is a fifth. Published figures need 1.
+    /// Multiplies the planned length of every experiment, for trials: 0.2 is a fifth. Published figures need 1.
     #[arg(long, env = "DEMO_SCALE", default_value_t = 1.0)]
     scale: f64,
     /// Keeps the services running after the experiments, until Ctrl-C.
@@ -64,14 +64,14 @@ struct Arguments {
     /// The README whose figures `--publish` replaces.
     #[arg(long, default_value = "README.md")]
     readme: PathBuf,
-    /// The daemon's program; by default the one in this program's folder.
+    /// The path of the daemon's program. Default: the file `tidegate` beside this program.
     #[arg(long)]
     tidegate: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// A program that writes into Postgres without Kafka. The flood starts it and kills it.
+    /// A program that writes into Postgres without Kafka. Experiment B, the flood, starts and kills such programs.
     #[command(hide = true)]
     Writer(flood::writer::WriterArguments),
 }
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     };
     let outcome = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| {
         let outcome = runtime.block_on(run);
-        // Don't wait for the runtime: the input of a writer may never end.
+        // Don't wait for the runtime's blocking tasks: a writer's task that reads its input may never end.
         runtime.shutdown_background();
         outcome
     });
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the demo. Returns whether the verdict is good.
+/// Runs the demo. Returns whether the verdict is good: no promise of Tidegate was broken.
 async fn demo(arguments: &Arguments) -> Result<bool> {
     let Arguments { seed, scale, out, .. } = arguments;
     let screen = Screen::new();
@@ -137,7 +137,7 @@ async fn demo(arguments: &Arguments) -> Result<bool> {
     tell(&screen, out)
 }
 
-/// Draws the plots, writes the report, and prints it. Returns whether the verdict is good.
+/// Draws the plots, writes the report, and prints the report's sentences. Returns whether the verdict is good.
 fn tell(screen: &Screen, out: &Path) -> Result<bool> {
     let plots = draw::draw(out)?;
     let report = Report::read(out)?;
@@ -152,7 +152,7 @@ fn tell(screen: &Screen, out: &Path) -> Result<bool> {
     Ok(is_good)
 }
 
-/// Copies the raw files and plots of a run into `folder`, and writes its figures into the README.
+/// Copies the raw files and plots of a run into `folder`, and writes the run's figures into the README.
 fn publish(screen: &Screen, out: &Path, folder: &Path, readme: &Path) -> Result<()> {
     let text = std::fs::read_to_string(readme).with_context(|| format!("could not read `{}`", readme.display()))?;
     let text = report::readme::with_figures(&text, &Report::read(out)?)?;

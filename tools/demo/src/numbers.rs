@@ -21,8 +21,8 @@ impl Spread {
     }
 }
 
-/// Returns the quantile `share` (0 to 1) by nearest rank: the smallest value such that at least this share of all
-/// values is no larger. `None` if there are no values. Changes the order of `values`.
+/// Returns a quantile by the nearest-rank method: the smallest value `v` for which at least the fraction `share` (0 to 1) of all
+/// values is at most `v`. Returns `None` if there are no values. Changes the order of `values`.
 pub(crate) fn quantile(values: &mut [u32], share: f64) -> Option<u32> {
     let last = values.len().checked_sub(1)?;
     let rank = to_u64((share.clamp(0.0, 1.0) * values.len() as f64).ceil()).saturating_sub(1);

@@ -26,7 +26,7 @@ impl Sheet {
         self.text.push('\n');
     }
 
-    /// Writes the lines to a file, and replaces what it had.
+    /// Writes the lines to a file. If the file exists, its old content is replaced.
     ///
     /// # Errors
     /// If the file can't be written.

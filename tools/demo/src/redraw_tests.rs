@@ -1,4 +1,4 @@
-//! Plots and page are made from raw files, and from nothing else.
+//! Checks that plots and page are made from the raw files only.
 
 use std::fs;
 use std::path::Path;

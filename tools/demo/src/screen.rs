@@ -15,7 +15,7 @@ pub(crate) struct Screen {
     last_step: Mutex<Option<Instant>>,
 }
 
-/// The time between two progress lines that don't overwrite each other.
+/// The shortest time between two progress lines if stdout isn't a terminal.
 const STEP: Duration = Duration::from_secs(2);
 const BAR: u64 = 12;
 

@@ -1,8 +1,8 @@
 //! The services: three pipelines read one topic, each with its own consumer group.
 //!
-//! The services run, with the live page, from the beginning of the demo to its end. They get records in the warm-up, and again
-//! in the story after the experiments. With `KEEP=1` they then get records until Ctrl-C. The expected results come from
-//! [`fleet::Truth`].
+//! The services run from the beginning of the demo to its end, and their daemon serves the live page. They get records in the
+//! warm-up. After the experiments, they get records again in the story: a sequence of events such as a burst and the kill of a
+//! daemon. With `KEEP=1` they then get records until Ctrl-C. The expected results come from [`fleet::Truth`].
 
 mod checks;
 mod lags;
@@ -32,8 +32,8 @@ const TOPIC: &str = "telemetry";
 const CLOSE_SILENT: &str = "SELECT close_silent_trips()";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"];
-/// The number of vehicles. It is a fifth of the rate, so the simulated time runs five times as fast as the clock. As a
-/// result, trips end during the demo and cost more than the minimum.
+/// The number of vehicles. Each vehicle sends one record per simulated second. The number is a fifth of the rate, so the
+/// simulated time runs five times as fast as the clock. As a result, trips end during the demo and cost more than the minimum.
 const VEHICLES: u32 = 1_000;
 const RATE: f64 = 5_000.0;
 /// The number of vehicles with `KEEP=1`. It equals the rate, so each vehicle sends once per second of real time.
@@ -48,9 +48,9 @@ const DRAIN: Duration = Duration::from_secs(60);
 const RETENTION_MS: &str = "259200000";
 /// The time between two runs of `close_silent_trips()`, as docs/fleet.md recommends.
 const CLOSE: Duration = Duration::from_secs(60);
-/// The simulated time at which the warm-up's vehicles start, relative to now. They send for some seconds and then never
-/// again. Their trips are closed after ten minutes of silence in simulated time. So the later vehicles start 20 minutes
-/// after them ([`NEXT_START_MS`]). Even that time isn't in the future.
+/// The simulated time at which the warm-up's vehicles start, relative to now. They send for some seconds and then never again.
+/// Their trips are closed after ten minutes of silence in simulated time. So the vehicles of the story start 20 minutes later
+/// ([`NEXT_START_MS`]), at a time that is still in the past.
 const FIRST_STARTS_MS: i64 = -30 * 60_000;
 const NEXT_START_MS: i64 = -10 * 60_000;
 
@@ -60,7 +60,7 @@ pub(crate) struct Services {
     stage: Arc<Stage>,
     database: Database,
     daemon: Daemon,
-    /// The address of the live page.
+    /// The address of the daemon's live page.
     pub(crate) listen: String,
     lags: Lags,
     checks: Checks,
@@ -188,8 +188,8 @@ impl Services {
         self.send_until(VEHICLES, profile, Some(seconds), Some(starts_ms), Arc::default())
     }
 
-    /// Starts a fleet. Its simulated clock begins at now plus `starts_ms`. If `starts_ms` is `None`, it begins when the first
-    /// record is sent.
+    /// Starts a fleet. Its simulated clock begins at the current time plus `starts_ms`. If `starts_ms` is `None`, the clock
+    /// begins at the time at which the first record is sent.
     fn send_until(
         &mut self,
         vehicles: u32,
@@ -223,8 +223,8 @@ impl Services {
         self.checks.expect(&outcome)
     }
 
-    /// Runs until the fleet has ended and each service has written everything, or until [`DRAIN`] has passed since the
-    /// fleet's end. Triggers the events of `moments` at their times.
+    /// Shows the progress, and triggers the events of `moments` at their times. Once the fleet has ended and the last event has
+    /// happened, waits until each service has written everything, at most for [`DRAIN`].
     async fn follow(&mut self, screen: &Screen, fleet: &Fleet, moments: &[Moment]) -> Result<()> {
         let began = Instant::now();
         let (mut next, mut second, mut lock) = (0, None, None);
@@ -290,9 +290,10 @@ impl Services {
     }
 }
 
-/// Starts a daemon that serves its page at `listen`, or on a free port.
+/// Starts a daemon that serves its page at `listen`, or on a free port if `listen` is `None`.
 fn spawn(stage: &Stage, database: &Database, listen: Option<&str>) -> Result<Daemon> {
-    // A killed consumer keeps its partitions until its session ends. The default is long for a demo, so use a shorter session.
+    // A killed consumer keeps its partitions until its session ends. The default
+    // session timeout is long for a demo, so use a shorter one.
     let spec = DaemonSpec::new(&stage.tidegate, CONFIG).env("TIDEGATE__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "6000");
     let spec = listen.into_iter().fold(spec, |spec, address| spec.http_address(address));
     Daemon::spawn(&spec.on(stage.kafka.bootstrap_servers(), &database.url)?)

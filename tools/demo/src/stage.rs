@@ -26,8 +26,8 @@ pub(crate) struct Stage {
     postgres_pid: AtomicU32,
 }
 
-/// The settings of Postgres that differ from its defaults. The report shows them. In particular, `fsync` and
-/// `synchronous_commit` keep their defaults.
+/// The settings of Postgres that the demo changes, in addition to those of [`TunedFor::Speed`]. The report shows them. `fsync`
+/// and `synchronous_commit` keep their defaults.
 pub(crate) const POSTGRES_SETTINGS: [&str; 3] =
     ["max_wal_size = '4GB'", "checkpoint_timeout = '30min'", "track_commit_timestamp = on"];
 
@@ -69,7 +69,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Recreates the table, empty and with its indexes, and drops the ledger of an earlier run. Returns the connection.
+    /// Recreates the table, empty and with its indexes, and drops Tidegate's schema, so that the ledger of an earlier run is
+    /// gone. Returns the connection that did this.
     pub(crate) async fn fresh_table(&self) -> Result<PgConnection> {
         let mut connection = self.database.connect().await?;
         connection.execute("SET client_min_messages = warning").await?;
@@ -120,7 +121,7 @@ impl Reconnecting {
         Self { url: url.to_owned(), connection: None }
     }
 
-    /// Returns the number that a query returns; `None` while the database is unavailable.
+    /// Returns the number that a query returns; `None` if the database is unavailable or the query fails.
     pub(crate) async fn number(&mut self, sql: &str) -> Option<i64> {
         if self.connection.is_none() {
             self.connection = PgConnection::connect(&self.url).await.ok();

@@ -27,7 +27,7 @@ pub(crate) enum Way {
     CopyBinary,
 }
 
-/// Returns the statement that writes `rows` rows. Only that of [`Way::Values`] depends on the number of rows.
+/// Returns the statement that writes `rows` rows. Only the statement of [`Way::Values`] depends on the number of rows.
 pub(crate) fn statement(way: Way, rows: usize) -> String {
     match way {
         Way::Insert => values_sql(1),
@@ -50,7 +50,8 @@ fn values_sql(rows: usize) -> String {
     format!("INSERT INTO ride ({COLUMNS}) VALUES {}", tuples.collect::<Vec<_>>().join(", "))
 }
 
-/// Writes `rows`, and waits until they are committed. `statement` must be what [`statement`] returns for this number of rows.
+/// Writes `rows`, and waits until they are committed. The argument `statement` must be a result of
+/// [`statement()`], for the same way and the same number of rows.
 ///
 /// # Errors
 /// If Postgres refuses the rows or is unavailable. If the connection breaks, the rows may have been written

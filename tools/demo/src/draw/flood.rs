@@ -20,7 +20,7 @@ const STEP: (i32, i32) = (280, 174);
 const MIB: f64 = 1_048_576.0;
 /// The approximate width of a character of a heading, in tenths of a pixel.
 const CHARACTER: i32 = 84;
-/// The number of bins over which a rate is averaged. Without this, batches of half a second would make the curve jagged.
+/// The number of bins over which a rate is averaged. Without the average, batches of half a second would make the curve jagged.
 const SMOOTH: usize = 3;
 const RUSH: RGBColor = RGBColor(0xff, 0xf3, 0xd1);
 const AWAY: RGBColor = RGBColor(0xf3, 0xd9, 0xd9);
@@ -195,7 +195,7 @@ where
     Ok(())
 }
 
-/// Returns a short text that says what became of an arrangement's records, and its appearance.
+/// Returns a short text that says what became of an arrangement's records, and the text's appearance.
 fn outcome(flood: &Table, way: &str) -> (Look, String) {
     let Some(line) = flood.lines().find(|line| line.text("way") == way) else { return (NOTE, String::new()) };
     let columns =
@@ -301,7 +301,7 @@ mod tests {
             "way,second,event\nINSERT,1.5,database stopped\nINSERT,2.5,database back\ntidegate,2.8,writer killed\n";
         let parse = |text: &str| Table::parse(text).unwrap();
         let svg = draw(&parse(flood), &parse(&series), &parse(events)).unwrap();
-        // Only one arrangement had an outage. The outage is shaded in each of its four panels.
+        // Only one arrangement had an outage. Each of that arrangement's four panels shows it as a shaded area.
         assert_eq!(svg.matches("fill=\"#F3D9D9\"").count(), 4);
         assert_eq!(svg.matches("fill=\"#FFF3D1\"").count(), 8);
         // The longest wait was not measured, so it has no curve.

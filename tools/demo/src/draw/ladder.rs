@@ -1,5 +1,5 @@
-//! The ladder plot: one bar per rung on a logarithmic axis, with marks for the slowest and fastest run, and the costs beside
-//! it.
+//! The ladder plot: one bar per rung (way to write rows) on a logarithmic axis. The bar ends at the median run, and a line goes
+//! from the slowest run to the fastest one. The costs are on the right.
 
 use anyhow::{Context, Result};
 use plotters::prelude::*;

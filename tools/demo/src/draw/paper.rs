@@ -146,7 +146,7 @@ where
     Ok(())
 }
 
-/// Splits the points at the gaps, and clamps them to the axis.
+/// Splits the points at the gaps, and clamps their values to the axis.
 pub(super) fn runs(points: &[(f64, Option<f64>)], values: &Range<f64>) -> Vec<Vec<(f64, f64)>> {
     let on_axis = |&(second, value): &(f64, Option<f64>)| Some((second, value?.clamp(values.start, values.end)));
     let runs = points.split(|(_, value)| value.is_none()).filter(|run| !run.is_empty());

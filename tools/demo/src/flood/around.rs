@@ -20,8 +20,8 @@ pub(super) struct Around<'a> {
     stage: Arc<Stage>,
     screen: &'a Screen,
     pub(super) acts: Acts,
-    /// A connection to the database with Tidegate's ledger, which says when everything is written. `None` for other
-    /// arrangements.
+    /// The connection that reads Tidegate's ledger, to find out when all records are written.
+    /// `None` for the other arrangements, which have no ledger.
     ledger: Option<Reconnecting>,
     meter: Meter,
     events: Arc<Mutex<Vec<(Instant, &'static str)>>>,

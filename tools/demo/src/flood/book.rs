@@ -42,7 +42,7 @@ pub(crate) struct Bin {
     pub(crate) second: f64,
     /// The number of records that were due in the bin.
     pub(crate) intended: u64,
-    /// The number of records that were handed over in the bin.
+    /// The number of records that were handed over to the receiver in the bin.
     pub(crate) sent: u64,
     /// The number of records that were acknowledged in the bin.
     pub(crate) acked: u64,
@@ -54,8 +54,9 @@ pub(crate) struct Bin {
     pub(crate) backlog: u64,
     /// Bytes in the bounded buffer, at the end of the bin.
     pub(crate) buffer_bytes: u64,
-    /// The median wait of the records due in the bin: the time from a record's intended time to its answer, in microseconds. A
-    /// record without an answer counts as waiting until the run ended. Refused records don't count.
+    /// The median wait of the records due in the bin, in microseconds: the time from a record's intended time to its
+    /// acknowledgement. A record that was never acknowledged counts as waiting until the run ended. Refused records don't count.
+    /// `None` if there are no other records.
     pub(crate) wait_p50: Option<u32>,
     /// The 99th percentile of the waits that `wait_p50` describes.
     pub(crate) wait_p99: Option<u32>,

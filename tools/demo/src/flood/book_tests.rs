@@ -90,7 +90,7 @@ fn it_has_caught_up_once_no_more_than_the_rest_waits() {
     assert_eq!(book.backlog(1_350_000), 6);
     assert_eq!(book.caught_up(SECOND, 3 * SECOND, 2), Some(1_750_000));
     assert_eq!(book.caught_up(SECOND, 3 * SECOND, 1), None);
-    // Records that were lost with their writer leave the backlog at that moment.
+    // Records that are lost with their writer leave the backlog when the writer is killed.
     for index in [8, 9] {
         let mark = book.mark(index).unwrap();
         (mark.acked, mark.lost) = (SECOND, 2 * SECOND);

@@ -22,18 +22,20 @@ use crate::screen::Screen;
 use crate::stage::Stage;
 
 const VEHICLES: u32 = 5_000;
-/// How long to wait after the last act until the remaining records are written. Records that a program then still has
-/// in memory count as waiting.
+/// How long to wait after the last act until the remaining records are written. Records that a program then still has in memory
+/// count as missing if they were acknowledged, and as waiting otherwise.
 const SETTLE: Duration = Duration::from_secs(8);
-/// The same with Kafka. It is longer, because records that wait in Kafka are safe and can be drained later.
+/// The same for the arrangement with Kafka. This time is longer, because
+/// records that wait in Kafka are safe and can be drained later.
 const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
 /// How long Kafka keeps a record, unless its disk fills up earlier.
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
-/// An arrangement has caught up when its backlog is at most the records that arrive, at the steady rate, within the maximum
-/// age of a batch plus this time.
+/// An arrangement has caught up when its backlog has at most as many records as the steady
+/// load sends within the maximum age of a batch plus this time.
 const CATCH_UP_ALLOWANCE: Duration = Duration::from_millis(200);
-/// The buffer is written when it has this many rows or this age. Tidegate's batch has the same limits in config/demo.toml.
+/// In the arrangement `Buffer`, a client writes a batch when the batch has this many rows or this age.
+/// Tidegate's batch has the same limits in config/demo.toml.
 const BUFFER_ROWS: usize = 50_000;
 const BUFFER_AGE: Duration = Duration::from_millis(500);
 
@@ -114,8 +116,7 @@ pub(crate) async fn run(
     drop(stage.fresh_table().await?);
     let fleet = FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() };
     let mut around = Around::new(stage, screen, acts, column == Column::Tidegate)?;
-    // The sender occupies a whole thread, so that no other task delays it. Real vehicles don't wait for each other
-    // either.
+    // The sender occupies a whole thread, so that no other task delays a record. In a real fleet, nothing delays a vehicle.
     let drove = tokio::task::block_in_place(|| -> Result<Drive> {
         match column {
             Column::Tidegate => {

@@ -10,7 +10,7 @@ use super::acts::Acts;
 use super::book::Book;
 use super::link::{Answer, Intake, Word};
 
-/// How long the sender sleeps when no record is due. So a record may be sent late by this time.
+/// How long the sender sleeps when no record is due. So a record may be sent late, by up to this time.
 const REST: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -30,9 +30,9 @@ pub(crate) trait Surroundings {
     fn stop_database(&mut self) -> Result<()>;
     /// Shows the progress. Called twice per second. `pid` is the writer's process id.
     fn look(&mut self, look: Look, pid: Option<u32>);
-    /// Returns whether nothing is left to wait for: the ledger counts at least `taken` written records or, without a ledger, at
-    /// least `taken` records have left the bounded buffer. `freed` is that number; it includes failed and lost records. Called
-    /// after the last record was sent.
+    /// Returns whether nothing is left to wait for, so that the run can end. With a ledger: whether the ledger counts at least
+    /// `taken` written records. Without a ledger: whether `freed`, the number of records that have left the bounded buffer, is at
+    /// least `taken`. `freed` includes failed and lost records. Called after the last record was sent.
     fn settled(&mut self, taken: u64, freed: u64) -> bool;
 }
 
@@ -62,8 +62,8 @@ struct Run<'a> {
     freed: u64,
 }
 
-/// Sends all records of `acts`, and kills the writer at the planned time. Then waits for the remaining answers, at most for
-/// `settle`.
+/// Sends all records of `acts`. Meanwhile, stops the database and kills the writer at the planned times. Then waits until
+/// [`Surroundings::settled`] returns true, at most for `settle` after the last act.
 pub(crate) fn drive(
     fleet: FleetSpec,
     acts: &Acts,

@@ -14,7 +14,7 @@ use super::writer::{ACKED, ANSWER_BYTES, BOTH, FREED, WriterArguments};
 /// The receiver's answer to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
-    /// The receiver has acknowledged the record: it is safe, by the receiver's own definition.
+    /// The receiver has acknowledged the record: the record is safe, by the receiver's own definition.
     Acked,
     /// The record has left the bounded buffer.
     Freed,
@@ -40,7 +40,7 @@ pub(crate) trait Intake {
     /// Appends to `into` the answers that have arrived since the last call.
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()>;
 
-    /// Kills the process that writes into the database (SIGKILL), and restarts it.
+    /// Kills (SIGKILL) the process that writes into the database, and starts it again.
     fn kill(&mut self) -> Result<()>;
 
     /// Returns the id of the process that writes into the database, to measure its CPU time.
@@ -179,7 +179,7 @@ impl Running {
         frame.extend_from_slice(&index.to_le_bytes());
         frame.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_le_bytes());
         frame.extend_from_slice(json);
-        // Sending fails if the writer has exited. Its records then stay without an answer, so ignore the error here.
+        // Sending fails if the writer has exited. Ignore the error here: the record stays in `unacked`, without an answer.
         drop(self.frames.send(frame));
     }
 

@@ -189,7 +189,7 @@ impl Queue {
             }
             batch.append(&mut self.pop(most - batch.len()));
         }
-        // Wake another client that may be asleep, because records are left.
+        // Records are left, so wake another client, which may be asleep.
         if self.has_more() {
             self.more.notify_one();
         }

@@ -28,7 +28,7 @@ pub(super) struct Checks {
 /// A trip in the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// The fare in cents, computed from the counters; `None` if there is no row.
+    /// The fare in cents, computed from the trip's distance and times; `None` if there is no row.
     pub(crate) fare: Option<i64>,
     /// The charged amount in cents, with all adjustments; `None` while the trip isn't closed.
     pub(crate) charged: Option<i64>,
@@ -89,7 +89,7 @@ impl Trips {
             let is_charged_right = if trip.ended || is_silent {
                 found.charged.map(i128::from) == Some(cents)
             } else {
-                // A trip that was silent for about the limit may be charged already or not yet.
+                // A trip that was silent for about `SILENCE_MS` may be charged already or not yet.
                 found.charged.is_none() || silent_ms > -TOLERANCE_MS
             };
             trips.wrong_charges += u64::from(!is_charged_right);
