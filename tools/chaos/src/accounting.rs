@@ -28,9 +28,9 @@ pub(crate) struct Accounting {
     pub(crate) dead_letters: u64,
     /// Records with neither a row nor a dead letter.
     pub(crate) missing: u64,
-    /// Rows and dead letters beyond the first one of the same record.
+    /// Rows and dead letters that a record has in addition to the first one.
     pub(crate) twice: u64,
-    /// Rows whose content or checksum isn't the one that the record's key determines.
+    /// Rows whose columns don't have the values that the record's key determines.
     pub(crate) damaged: u64,
     /// Rows at offsets where Kafka has no record.
     pub(crate) strange: u64,

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A fault, with the parameters that were drawn for it. `daemon` is a random number; its remainder by the number of running
-/// daemons is the index of one of them.
+/// A fault, with the parameters that were drawn for it. `daemon` is a random number that selects one of the running daemons: the
+/// daemon's index is this number modulo the number of daemons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// SIGKILL of a daemon, which is then replaced.
@@ -15,8 +15,8 @@ pub(crate) enum Fault {
     EndDaemon {
         daemon: usize,
     },
-    /// SIGSTOP of a daemon for `length`, 3 to 15 seconds. Its session timeout is 6 seconds, or the broker's setting under
-    /// KIP-848.
+    /// SIGSTOP of a daemon for `length`, 3 to 15 seconds. The session timeout of the daemon's consumers is 6 seconds, so only a
+    /// longer stop takes their partitions away.
     StopDaemon {
         daemon: usize,
         length: Duration,
@@ -49,7 +49,7 @@ pub(crate) enum Fault {
     },
     /// All connections to the database are cut.
     CutDatabase,
-    /// The network to the database goes silent.
+    /// The network to the database goes silent: connections stay open, but no data passes.
     HoldDatabase {
         length: Duration,
     },
@@ -67,11 +67,11 @@ pub(crate) enum Fault {
     LoseCommitReply {
         daemon: usize,
     },
-    /// The connection is lost just before COMMIT.
+    /// The connection is cut just before a COMMIT reaches Postgres.
     LoseCommit {
         daemon: usize,
     },
-    /// The network to a broker is cut.
+    /// All connections to a broker are cut.
     CutBroker {
         broker: usize,
     },

@@ -1,9 +1,8 @@
-//! Measures the cost of the ledger while a session holds a snapshot open, like a report that runs for minutes.
-//! Meanwhile Postgres must keep every version of every ledger row. A thousand partitions with five batches per second
-//! make five thousand versions per second.
+//! Measures the cost of the ledger while a session holds a snapshot open, as a long report does. Meanwhile Postgres must keep
+//! every version of every ledger row. A thousand partitions with five batches per second make five thousand versions per second.
 //!
-//! The scenario uses the daemon's store, but no Kafka. Each batch is a COPY of one row per partition, the update of the ledger,
-//! and a COMMIT.
+//! The scenario uses no Kafka. Batches are written by [`PgStore`], as in the daemon. Each batch is a COPY of one row per
+//! partition, the update of the ledger, and a COMMIT.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +28,7 @@ const EVERY: Duration = Duration::from_millis(200);
 const BESIDE: Duration = Duration::from_secs(60);
 /// The time between two reports.
 const REPORT: Duration = Duration::from_secs(30);
-/// The most that a batch may cost at the end of the snapshot, as a multiple of its cost before.
+/// The most that a batch may cost at the end of the snapshot, as a multiple of the cost of a batch before the snapshot.
 const FLAT: f64 = 1.5;
 
 const CONFIG: &str = "[kafka]\nbootstrap_servers = \"127.0.0.1:9\"\n[postgres]\nurl = \"URL\"\n\
@@ -42,7 +41,7 @@ struct Bench {
     looker: PgConnection,
 }
 
-/// The durations since the last report: of each update of the ledger (`move_`), and of each whole batch.
+/// The durations that were measured since the last report: of each update of the ledger (`move_`), and of each whole transaction.
 #[derive(Default)]
 struct Times {
     move_: Vec<Duration>,
@@ -101,9 +100,9 @@ impl Bench {
         Ok(Self { store, claims, next: 0, looker: database.connect().await? })
     }
 
-    /// Writes batches at a constant rate for `length`, and reports their cost. `origin` is the start of the scenario, and
-    /// `snapshot` is a word for the state of the snapshot; both appear in the reports. Returns the median cost of a batch in the
-    /// last report.
+    /// Writes batches at a constant rate for `length`, and reports their cost. The reports show the time since
+    /// `origin`, which is the start of the scenario, and `snapshot`, which is a word for the state of the
+    /// snapshot. Returns the median cost of a batch in the last report.
     async fn measure(
         &mut self,
         output: &Output,
@@ -143,8 +142,8 @@ impl Bench {
         Ok(last)
     }
 
-    /// Writes one batch with one record per partition. Returns how long the update of the ledger took, and how long the whole
-    /// batch took.
+    /// Writes one batch with one record per partition. Returns how long the update of
+    /// the ledger took, and how long the whole transaction took.
     async fn write(&mut self) -> Result<(Duration, Duration), WriteError> {
         let mut batch = Batch::new();
         batch.plan_version = self.store.newest_plan();

@@ -151,8 +151,8 @@ impl Load {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Stops sending, and waits for Kafka's reports on all records. Fails if they don't all arrive within
-    /// [`DELIVERY_DEADLINE`], or at the second call.
+    /// Stops sending, and waits for Kafka's reports on all records. Returns an error if they don't all arrive within
+    /// [`DELIVERY_DEADLINE`], or if the producer was stopped before.
     pub(crate) fn end(&mut self) -> Result<Delivered> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("the producer has ended before")?;

@@ -43,7 +43,7 @@ struct Arguments {
     #[arg(long, env = "RATE")]
     rate: Option<f64>,
     /// In the scenario `campaign`, the limit in seconds for the first commit after the database was unavailable. The
-    /// documentation promises the default for a machine that isn't overloaded.
+    /// documentation promises the default value, for a machine that isn't overloaded.
     #[arg(long, env = "RECOVERY", default_value_t = 2.0)]
     recovery: f64,
     /// `group_protocol` of the daemons: cooperative, eager, consumer. The scenario `restarts` accepts several, separated by
@@ -63,7 +63,7 @@ struct Arguments {
     /// configuration), or both.
     #[arg(long, env = "NAMES", default_value = "derived,set")]
     names: String,
-    /// The daemon's program; by default the one in this program's folder.
+    /// The path of the daemon's program. Default: the file `tidegate` beside this program.
     #[arg(long)]
     tidegate: Option<PathBuf>,
 }

@@ -1,6 +1,6 @@
-//! A long outage of the database at full input. Checks that memory stays within its limit, that the daemon stays in its
-//! consumer group, that lag and headroom are updated, and that `/readyz` reports the outage. Then checks that the first
-//! commit comes soon after the database's return. The daemon drains the backlog at full speed.
+//! A long outage of the database at full input. Checks that memory stays within its limit, that the daemon stays in its consumer
+//! group, that lag and headroom are updated, and that `/readyz` reports the outage. Then checks that the first commit comes soon
+//! after the database's return, and measures how fast the daemon drains the backlog.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const FLOW_BEFORE: Duration = Duration::from_secs(15);
 const DRAIN_LOOK: Duration = Duration::from_secs(1);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1800);
-/// The drain has caught up when the lag is at most this many seconds of input.
+/// The daemon has caught up when its lag is at most the number of records that arrive in this many seconds.
 const CAUGHT_UP_SECONDS: f64 = 1.5;
 
 /// A sample of the daemon's metrics.

@@ -118,7 +118,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Removes a daemon, which kills it if it still runs, and stores its log in the output folder.
+    /// Removes a daemon, and stores its log in the output folder. Kills the daemon if it still runs.
     pub(crate) fn remove(&mut self, index: usize) {
         let member = self.members.swap_remove(index);
         self.output.keep(&format!("daemon-{}", member.number), &member.daemon.log());

@@ -1,4 +1,4 @@
-//! Injects faults, and ends those that don't end by themselves. It never helps a daemon to recover from a fault.
+//! Injects faults, and ends those that don't end by themselves. This module never helps a daemon to recover from a fault.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ use crate::watch::Recovery;
 const PARTITIONS_MAX: i32 = 12;
 const DAEMONS_MAX: usize = 5;
 const CONSUMERS_MAX: usize = 3;
-/// How long after the end of a fault the first commit may come, and the last partition may make progress. If either comes
-/// later, the campaign fails.
+/// The longest time from the end of a fault until the first commit, and until every partition has made
+/// progress. If one of the two takes longer, the campaign fails.
 pub(crate) const RECOVERY_DEADLINE: Duration = Duration::from_secs(180);
 /// How long to wait for a COMMIT of one daemon; a daemon that owns no partition sends none.
 const COMMIT_WITHIN: Duration = Duration::from_secs(5);

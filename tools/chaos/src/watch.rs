@@ -50,7 +50,7 @@ impl Watch {
         Self { view, _task: task }
     }
 
-    /// Returns when a partition last advanced, if that was after `since`. If the caller polls often, this is the time at which
+    /// Returns when any partition last advanced, if that was after `since`. If the caller polls often, this is the time at which
     /// the first commit after `since` was seen.
     pub(crate) fn first_move(&self, since: Instant) -> Option<Instant> {
         lock(&self.view).last_move.filter(|at| *at > since)
