@@ -104,7 +104,7 @@ impl Stage {
     }
 }
 
-/// Returns the position of the write-ahead log, in bytes.
+/// Returns the position up to which the write-ahead log is written, in bytes.
 pub(crate) async fn wal_position(connection: &mut PgConnection) -> Result<i64> {
     number(connection, "SELECT (pg_current_wal_lsn() - '0/0')::int8").await
 }

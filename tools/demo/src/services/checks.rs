@@ -1,5 +1,5 @@
-//! Compares the actual results of each service with the expected results, which come from the fleet's truth
-//! ([`fleet::Truth`]).
+//! Compares the actual results of each service with the expected results. The expected results come from
+//! [`fleet::Truth`], which computes them from the records that the fleets send.
 
 use std::collections::HashMap;
 use std::path::Path;
