@@ -20,10 +20,10 @@ CREATE TABLE IF NOT EXISTS public.fare (
     state text,
     kafka_partition int,
     closed_at timestamptz, -- when fare_final was written; not a field of the records
-    -- Wrong clocks and impossible counters charge nobody: such a record becomes a dead letter, and the trip continues.
+    -- A record with a wrong clock or an impossible counter becomes a dead letter: it charges nobody, and the trip continues.
     CONSTRAINT clock_can_be CHECK (started_at >= '2020-01-01Z' AND last_at < now() + interval '1 day'),
     CONSTRAINT counters_can_be CHECK (odometer_mm BETWEEN 0 AND 1e10 AND paused_ms BETWEEN 0 AND 1e10)
-) WITH (fillfactor = 70); -- a trip's row is updated by each batch: this leaves space on its page, so that no index changes
+) WITH (fillfactor = 70); -- each batch updates a trip's row: with free space on the row's page, no index changes (HOT)
 
 -- This index changes only when a trip begins and when it is closed.
 CREATE INDEX IF NOT EXISTS fare_open ON public.fare (trip_id) WHERE closed_at IS NULL;

@@ -27,8 +27,8 @@ INSTALL
 SOURCE=$PWD RUST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 export SOURCE RUST
 measure 'cargo install' /root/.cargo/bin/tidegate <<'INSTALL'
-# The namespace ends with the command, and its mounts with it: rustup and compilers look at /proc. The environment is empty, because
-# the cargo that runs the tests has set variables for its own toolchain.
+# Runs a command in $ROOT, with /proc, which rustup and compilers read. The mount ends together with the command's namespace. The
+# environment is empty, because the cargo that runs the tests has set variables for its own toolchain.
 in_root() {
     unshare --mount sh -c 'mount -t proc proc "$ROOT/proc" && exec chroot "$ROOT" env -i "$@"' sh HOME=/root \
         PATH=/root/.cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin CARGO_TARGET_DIR=/tmp/target DEBIAN_FRONTEND=noninteractive "$@"

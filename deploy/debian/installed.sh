@@ -1,5 +1,5 @@
 #!/bin/bash
-# Measures an installation, then runs tests of tests/it with it: `installed.sh NAME`. `$TIDEGATE_INSTALL download` and
+# Measures an installation, then runs tests of tests/it on it: `installed.sh NAME`. `$TIDEGATE_INSTALL download` and
 # `$TIDEGATE_INSTALL install` install $TIDEGATE_PROGRAM. The clock starts when the servers of the tests run, and stops when the program
 # has written the first row.
 set -euo pipefail

@@ -113,7 +113,7 @@ def network(name, spec, daemon, labels):
     assert [port["port"] for port in ingress["ports"]] == ["http"], f"{name}: {ingress['ports']} are reachable"
     for place, rules, peers in ("ingress", spec["ingress"], "from"), ("egress", spec["egress"], "to"):
         for rule in rules:
-            # Kubernetes takes a missing or empty list, and an empty selector, for everything.
+            # To Kubernetes, a missing or empty list means everything, and so does an empty selector.
             chosen = [peer.get(kind) for peer in rule.get(peers, []) for kind in peer]
             assert chosen and all(chosen), f"{name}: {place} from or to everywhere: {rule}"
             assert rule.get("ports"), f"{name}: {place} to all ports: {rule}"

@@ -17,7 +17,7 @@ render() {
     [[ -x $tools/kustomize ]] || GOBIN=$tools go install "sigs.k8s.io/kustomize/kustomize/v5@$kustomize"
     "$tools/kustomize" build "$1"
 }
-# Prints the folder of a Go module, which is only read here.
+# Downloads a Go module without building it, and prints its folder.
 module() { (cd "$tools" && GOFLAGS=-mod=mod go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'); }
 
 work=$(mktemp -d)
