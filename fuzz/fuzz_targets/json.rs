@@ -1,6 +1,6 @@
-//! Decodes arbitrary bytes as JSON in all its forms: objects, arrays of objects, values with a registry's framing, Kafka
-//! Connect's envelope, NDJSON, nested arrays, and Debezium's changes. Compares the rows of the first three with what another
-//! parser finds.
+//! Decodes arbitrary bytes as JSON in all its forms: objects, arrays of objects, values with a registry's
+//! framing, Kafka Connect's envelope, NDJSON, nested arrays, and Debezium's changes. Compares the rows of the
+//! first three forms with what another parser finds.
 
 #![no_main]
 

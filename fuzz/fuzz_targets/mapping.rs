@@ -92,7 +92,7 @@ fn filter(u: &mut Unstructured<'_>) -> Result<RowFilter> {
     Ok(RowFilter { field: path(u)?, tests: vec![test] })
 }
 
-/// Chooses how keys are read, which records delete, and which arrays contain the rows.
+/// Chooses how keys are read, which records delete a row, and which arrays contain the rows.
 fn shape(u: &mut Unstructured<'_>, deletes: bool, change: bool) -> Result<Shape> {
     let keys = match u.int_in_range(0..=7)? {
         0 => KeyFormat::Json,
@@ -193,7 +193,7 @@ fn run(input: &[u8]) -> Result<Corpus> {
         let Some(count) = encode_alike(&mut encoder, &record, &mut out) else { continue };
         for row in rows(count, &out) {
             assert_eq!(row.len(), types.len(), "a field a column");
-            // A row that deletes has values only in the key's columns.
+            // An encoded row that requests a deletion has values only in the columns of the key.
             let deletes = tombstones && row.last() == Some(&Some(&[1][..]));
             for (field, of) in row.iter().zip(&types) {
                 match field {

@@ -67,7 +67,8 @@ pub fn set_oauth_token<C: ClientContext>(client: &Client<C>, token: OAuthToken<'
 /// Gives a client another user and password for SASL PLAIN and SCRAM.
 ///
 /// # Errors
-/// If `user` or `password` contains a NUL. A client without SASL ignores them.
+/// If `user` or `password` contains a NUL. It is no error if the client doesn't use SASL: it then ignores the
+/// user and the password.
 pub fn set_password<C: ClientContext>(client: &Client<C>, user: &str, password: &str) -> Result<(), String> {
     let (user, password) = (c_string(user)?, c_string(password)?);
     // SAFETY: the client is alive, and both texts end with NUL and outlive the call, which copies them.
@@ -77,7 +78,7 @@ pub fn set_password<C: ClientContext>(client: &Client<C>, user: &str, password: 
     }
     // SAFETY: the error is ours until it is destroyed.
     let text = unsafe { rd::rd_kafka_error_string(error) };
-    // SAFETY: the text is the error's and ends with NUL.
+    // SAFETY: the text belongs to the error and ends with NUL.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
     // SAFETY: nobody else has the error, and its text was copied.
     unsafe { rd::rd_kafka_error_destroy(error) };

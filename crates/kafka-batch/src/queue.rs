@@ -269,9 +269,9 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
 impl<C: ConsumerContext + 'static> Drop for BatchQueue<C> {
     fn drop(&mut self) {
         self.messages.clear();
-        // Clear this callback before the consumer's queue becomes the target. librdkafka calls it with the consumer's
-        // queue locked, and the callback then locks our queue. Forwarding locks the two in the opposite order, so the
-        // two threads could deadlock.
+        // Clear the callback of the consumer's queue before this queue becomes the target. librdkafka calls the
+        // callback with the consumer's queue locked, and the callback then locks our queue. Forwarding locks
+        // the two in the opposite order, so the two threads could deadlock.
         self.events.clear_callback();
         self.own.queue.clear_callback();
         // Forward our queue first, which moves its entries, and the partitions after that. So the records keep their

@@ -161,7 +161,8 @@ pub struct Batch {
     skipped: u32,
     opened_at: Option<Instant>,
     sealed: Option<Trigger>,
-    /// The version of the plan that encoded the rows. A writer with a newer plan encodes them again.
+    /// The version of the plan that encoded the rows (see [`Planner`](crate::store::Planner)). A writer with a
+    /// newer plan encodes the rows again.
     pub plan_version: u64,
 }
 

@@ -137,16 +137,16 @@ pub trait ClaimLedger: Send {
     /// Sets a claimed row to `to` under a new claim, and clears the last record, which the new log doesn't have.
     /// Returns the new claim; `None` if the row has another claim or offset than `claimed`. The new claim makes a later
     /// restore visible: if the database is restored to a state before this step, the row has the old claim again. The
-    /// row's offset may not show the restore, because the new log may have a record there too.
+    /// row's offset alone may not show the restore, because the new log may have a record at the old offset too.
     fn skip_condition(
         &mut self,
         claimed: &Claimed,
         to: Offset,
     ) -> impl Future<Output = Result<Option<Claim>, WriteError>> + Send;
-    /// Waits, on a separate connection and for a limited time, until nobody holds the lock on a partition's row.
-    /// Terminates sessions of this pipeline that hold the lock and whose client sends nothing, and reports other holders.
-    /// Makes no claim. `waits` is the number of this call: 1 for the first one after a time without pending requests. It
-    /// limits how often the wait is logged.
+    /// Waits, on a separate connection and for a limited time, until nobody holds the lock on a partition's
+    /// row. Terminates sessions of this pipeline that hold the lock and whose client sends nothing, and reports
+    /// other holders. Makes no claim. `waits` is the number of this call: 1 for the first one after a time
+    /// without pending requests. The number limits how often the wait is logged.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -241,7 +241,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
             let round = self.round().await;
             // Send the answers after a failed round too: the claims that it granted are in the ledger.
             for (answers, answered) in std::mem::take(&mut self.answered) {
-                // A consumer that has ended needs no answer. The next owner's claim replaces the one made for it.
+                // A consumer that has ended needs no answer. The next owner's claim replaces the claim that was
+                // made for this consumer.
                 let _gone = answers.send(Message::Claims(answered)).await.is_err();
             }
             let pause = match round {
@@ -374,11 +375,11 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
-    /// Returns the low ends and the high ends. Requests the high ends first. So if a topic is recreated between the two
-    /// requests, the low end belongs to the new log. It is not after the last committed record, so fetching begins at
-    /// that record's offset and the records are compared. In the other order, the low end could belong to the old log,
-    /// and be after the last committed record. Nothing would be compared, and a new log that has grown beyond our
-    /// offset would be taken for the old one.
+    /// Returns the low ends and the high ends. Requests the high ends first. So if a topic is recreated between
+    /// the two requests, the low end is that of the new log, normally 0. Fetching then begins at the offset of
+    /// the last committed record, and the record in the new log is compared with it. In the other order, the
+    /// low end could be that of the old log, and be after the last committed record. Then nothing would be
+    /// compared, and a new log that has grown beyond our offset would be taken for the old one.
     async fn both_ends(&self, sources: &[TopicPartition]) -> Result<(Ends, Ends), LogEndsError> {
         let high = self.log_ends.ends(sources, End::High).await?;
         Ok((self.log_ends.ends(sources, End::Low).await?, high))

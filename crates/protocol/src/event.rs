@@ -59,7 +59,8 @@ pub enum Event<'a> {
     Rebuilding {
         why: &'a str,
     },
-    /// The drain has ended, and the consumer leaves the group next. The next owner reads the unwritten records again.
+    /// The consumer has stopped waiting for its delivered records to be written (the drain), and leaves the
+    /// group next. The next owner reads the unwritten records again.
     DrainEnded {
         /// Records of the open batch, which never reached the writer.
         open: u32,
@@ -118,7 +119,7 @@ pub enum Event<'a> {
         /// The time since the writer received the batch.
         took: Duration,
     },
-    /// No reply to a COMMIT came, or one that doesn't tell the outcome. So the outcome will be read from the ledger.
+    /// The reply to a COMMIT was lost, or doesn't show the outcome. So the outcome will be read from the ledger.
     CommitUnknown(&'a WriteError),
     /// The catalog changed, so the plan is rebuilt and the batch re-encoded.
     CatalogChanged(&'a WriteError),

@@ -117,7 +117,8 @@ pub trait GroupClient: Send {
     fn stop(&mut self, sources: &[TopicPartition], rest: &[(TopicPartition, Offset)]);
     /// Commits the ledger's offsets to Kafka, for tools that show lag. The result isn't awaited.
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]);
-    /// Sends the pending commits, then closes the client, all within a limited time. The member leaves the group, unless the
-    /// group keeps a named member's partitions until it returns.
+    /// Sends the pending commits, then closes the client, all within a limited time. The member leaves the
+    /// group. Only a member with a name (`group.instance.id`) may stay, so that the group keeps its partitions
+    /// until it returns or its session times out.
     fn leave(self) -> impl Future<Output = ()> + Send;
 }

@@ -146,7 +146,7 @@ impl Partition {
 pub enum Outcome {
     /// The segment was committed, and the ledger is at this offset.
     Committed(Offset),
-    /// A later claim holds the partition. The segment's uncommitted records were not written.
+    /// A later claim has replaced ours. The segment's uncommitted records were not written.
     Fenced,
     /// The ledger isn't at the offset that we committed: the database was restored, or somebody set the offset. The
     /// partition is claimed again.
@@ -225,10 +225,10 @@ impl LossCondition {
     /// Returns whether a new claim may skip this condition, which was found under an earlier claim. `last` is the last
     /// committed record in the ledger row that the new claim has read.
     ///
-    /// Only [`Self::LogReplaced`] with this same record may be skipped. Otherwise the ledger row may belong to another
-    /// log by now: the process may have been suspended before it sent the request, or an earlier attempt may have
-    /// skipped the condition already, and its reply was lost. Skipping a part of the other log would read records twice
-    /// or leave them out.
+    /// Only a [`Self::LogReplaced`] that names the same record as `last` may be skipped. Otherwise the ledger
+    /// row may belong to another log by now: the process may have been suspended before it sent the request, or
+    /// an earlier attempt may have skipped the condition already, and its reply was lost. Skipping a part of
+    /// the other log would read records twice or leave them out.
     pub fn still_met(&self, last: Option<LastRecord>) -> bool {
         matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
     }

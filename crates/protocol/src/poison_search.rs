@@ -33,9 +33,9 @@ pub enum Step {
 }
 
 impl Search {
-    /// Starts a search after a COPY of all `len` records failed. `hint` is the index of the record that the error named; `None`
-    /// if it named none.
-    /// `attempts_max` limits the COPYs of one transaction; at least one record is settled regardless of the limit.
+    /// Starts a search after a COPY of all `len` records failed. `hint` is the index of the record that the
+    /// error named; `None` if it named none. `attempts_max` limits the COPYs of one transaction; at least one
+    /// record is settled regardless of the limit.
     pub fn new(len: u32, hint: Option<u32>, attempts_max: u32) -> Self {
         let todo = Vec::from_iter((len > 0).then_some(0..len));
         let mut search = Self { todo, end: len, bad: Vec::new(), attempts: 0, attempts_max };

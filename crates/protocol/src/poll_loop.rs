@@ -1,9 +1,9 @@
 //! The poll loop: takes records from Kafka, adds them to the session's open batch, and hands each closed batch to the
 //! writer.
 //!
-//! It owns the group client and the session, and never stops serving the group. While the open batch is full and the writer is
-//! busy, it takes no records, and Kafka's client stops fetching when its queue is full. Acknowledgements and answers to claims
-//! arrive on one channel.
+//! The loop owns the group client and the session. While the open batch is full and the writer is busy, the
+//! loop takes no records, but still serves the group; Kafka's client stops fetching when its queue is full.
+//! Acknowledgements and answers to claims arrive on one channel.
 
 mod assignment;
 mod take;
@@ -37,8 +37,8 @@ const IDLE_WAIT: Duration = Duration::from_millis(100);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two snapshots.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a revocation waits until the delivered records are written. If they aren't written by then, the next owner's claim
-/// fences them.
+/// The longest time that a revocation waits for the delivered records to be written. Records that aren't
+/// written by then are fenced by the next owner's claim.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
 /// The wait before a failed consumer is rebuilt.
 const REBUILD_PAUSE: Duration = Duration::from_secs(1);
@@ -97,7 +97,8 @@ pub struct PollLoop<G: Group, E, L> {
     pub session: Session,
     /// The policy for the log-loss conditions that the session reports.
     pub on_offset_loss: OffsetLossPolicy,
-    /// The longest time from `stop` to the end of the drain. The consumer leaves the group after that.
+    /// The longest time from `stop` to the end of the drain, in which the delivered records are written. The
+    /// consumer leaves the group after the drain.
     pub drain_timeout: Duration,
     /// The name of this consumer, which the ledger shows as the owner.
     pub owner: Arc<str>,

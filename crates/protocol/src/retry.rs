@@ -40,7 +40,7 @@ pub enum Disposition {
     /// One record's own fault if Postgres accepts other records, for example if a trigger raised an error of its own. If
     /// Postgres accepts no other record, the error is treated as [`Self::Stop`].
     Suspect,
-    /// The catalog isn't the one that was planned for: read it again and re-encode.
+    /// The plan that encoded the rows doesn't fit the catalog: read the catalog again, and re-encode.
     Plan,
     /// Not the data's fault: wait, and retry the whole transaction without limit.
     Outage,

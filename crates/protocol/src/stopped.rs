@@ -21,7 +21,8 @@ pub enum Stopped {
     /// Postgres refuses the rows of a batch together, but no record alone.
     #[error("{0}; Postgres refuses the batch, but accepts each of its records alone")]
     NoRecordAlone(#[source] Box<WriteError>),
-    /// A new plan was made because of an error, and the write fails with the same error again.
+    /// An error seemed to come from an outdated plan (see [`Planner`](crate::store::Planner)). A new plan was
+    /// made, and the write fails with the same error again.
     #[error("{0}, even after the catalog was read again")]
     ReplanDidNotHelp(#[source] Box<WriteError>),
     /// The table is missing, was replaced by another one, or no longer matches the mapping.

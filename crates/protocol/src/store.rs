@@ -63,7 +63,8 @@ pub trait Ledger: Send {
     fn settle(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<LedgerRow>, WriteError>> + Send;
 }
 
-/// Encodes rows with a plan, and makes new plans when the catalog changes.
+/// Encodes rows with a plan, and makes a new plan when the catalog changes. A plan says how a record becomes a
+/// row of the table; it is made from the configuration and the catalog.
 pub trait Planner: Send {
     /// Applies the table changes that the batch needs (columns for new fields, tables that records name), outside of the
     /// batch's transactions. If this changes the plan, the newest plan has another version, and the batch must be encoded
@@ -115,7 +116,7 @@ pub enum SpanOutcome {
     /// The database was restored, to a state before our claim or to another offset under our claim; or somebody set the
     /// offset.
     Rewound,
-    /// A later claim holds the partition.
+    /// A later claim has replaced ours.
     Fenced,
 }
 

@@ -232,7 +232,7 @@ impl Listener for Fake {
     }
 }
 
-/// A running poll loop. The test takes the part of its claim loop and its writer.
+/// A running poll loop. The test itself acts as the claim loop and as the writer.
 struct World {
     fake: Fake,
     claims: mpsc::Receiver<ClaimRequest>,
@@ -381,7 +381,7 @@ async fn a_partition_is_fetched_from_the_ledgers_offset_once_its_claim_is_grante
 async fn records_and_times_are_counted() {
     let mut world = World::start(Script::default());
     world.assign(&[0]).await;
-    // A record that was delivered before, and one of a partition of another member, aren't consumed.
+    // Records that were delivered before aren't consumed, and neither are records of another member's partition.
     world.deliver(0, START..START + 2);
     world.deliver(0, START..START + 1);
     world.deliver(1, START..START + 1);
@@ -447,7 +447,7 @@ async fn a_broken_client_is_replaced_after_a_second() {
     let joined = calls.iter().find(|(_, call)| *call == Call::Join).expect("a new client joins").0;
     assert_eq!(joined - left, 1_000, "{calls:?}");
     assert!(texts(&world.events()).iter().any(|(_, text)| *text == "rebuilding: it failed"));
-    // The new member's batches aren't held up by the acknowledged one.
+    // The new member can hand over a batch, because the old batch was acknowledged.
     world.assign(&[0]).await;
     world.deliver(0, START..START + 4);
     assert_eq!(world.batch().await.len(), 4);

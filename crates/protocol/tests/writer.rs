@@ -1,5 +1,5 @@
-//! The writer over a scripted Postgres, in paused time: which statements it sends, in which order, and what it makes of the
-//! answers.
+//! Tests the writer with a scripted Postgres, in paused time: the statements that it sends, their order, and
+//! its reaction to the answers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -410,7 +410,7 @@ async fn the_same_error_after_a_replan_is_a_records_fault_or_stops_the_pipeline(
     let seen = fake.seen();
     assert_eq!(seen.iter().filter(|seen| *seen == "replan").count(), 1, "{seen:?}");
     assert!(seen.contains(&"dead letters 11 refused_by_postgres".to_owned()), "{seen:?}");
-    // So may a deferred trigger at COMMIT.
+    // At COMMIT, a deferred trigger may raise any error too.
     let (fake, mut writer) = setup(boundless());
     fake.fails("commit", [refused(Stage::Commit, "42703"), refused(Stage::Commit, "42703")]);
     fake.script().rows.extend([vec![ours(10)], vec![ours(10)]]);
@@ -418,12 +418,12 @@ async fn the_same_error_after_a_replan_is_a_records_fault_or_stops_the_pipeline(
     let seen = fake.seen();
     assert_eq!(seen.iter().filter(|seen| *seen == "replan").count(), 1, "{seen:?}");
     assert!(seen.contains(&"check at once".to_owned()), "{seen:?}");
-    // Our own statements have no record at fault.
+    // An error of one of our own statements is no record's fault.
     let (fake, mut writer) = setup(boundless());
     fake.fails("advance", [refused(Stage::Ledger, "42703"), refused(Stage::Ledger, "42703")]);
     let stopped = writer.write(&mut batch(&[(0, 10)])).await.expect_err("a replan doesn't help");
     assert!(matches!(stopped, Stopped::ReplanDidNotHelp(_)), "{stopped:?}");
-    // Another error is another reason to read the catalog.
+    // If the error after a replan is a different one, the catalog is read again.
     let (fake, mut writer) = setup(boundless());
     fake.fails("copy", ["42703", "42804", "42703"].map(|sqlstate| refused(Stage::Copy, sqlstate)));
     writer.write(&mut batch(&[(0, 10)])).await.expect("it is written");
@@ -481,7 +481,7 @@ async fn a_cause_that_may_affect_every_record_needs_an_accepted_one() {
     let stopped = writer.write(&mut batch(&records)).await.expect_err("a right is missing");
     assert!(matches!(stopped, Stopped::Refused(_)), "{stopped:?}");
     assert_eq!(fake.seen().last().map(String::as_str), Some("disconnect"));
-    // A person who runs a command looks at the records.
+    // A command dead-letters the records, because a person checks them.
     let mut writer = writer.blaming_records();
     writer.write(&mut batch(&records)).await.expect("all are dead letters");
     assert!(fake.seen().contains(&"→ committed 0..3: 0 rows, 3 dead letters".to_owned()));
@@ -490,13 +490,14 @@ async fn a_cause_that_may_affect_every_record_needs_an_accepted_one() {
     fake.script().bad = BTreeMap::from([(11, "42501")]);
     writer.write(&mut batch(&records)).await.expect("one is a dead letter");
     assert!(fake.seen().contains(&"→ committed 0..3: 2 rows, 1 dead letters".to_owned()));
-    // The window has one record, and earlier ones were accepted: but not if the plan may be outdated, or if that one already had a
-    // cause of this kind.
+    // If the window has only one record, an earlier transaction that accepted rows is enough, but not after a
+    // dead letter with a cause of this kind.
     fake.script().bad = BTreeMap::from([(13, "42501"), (14, "42501")]);
     writer.write(&mut batch(&[(0, 13)])).await.expect("it is a dead letter");
     let stopped = writer.write(&mut batch(&[(0, 14)])).await.expect_err("two in a row");
     assert!(matches!(stopped, Stopped::Refused(_)), "{stopped:?}");
-    // A batch without rows, because the mapping rejects them, isn't accepted.
+    // If the mapping rejects all records of a batch, the batch has no rows, so its commit doesn't show that
+    // Postgres accepts rows.
     let (fake, mut writer) = setup(boundless());
     writer.write(&mut batch(&[(-1, 5)])).await.expect("it is a dead letter");
     fake.script().bad = BTreeMap::from([(10, "42501"), (12, "42501")]);
@@ -571,7 +572,7 @@ async fn a_record_that_alone_takes_too_long_is_named() {
     let named = seen.iter().filter(|seen| seen.contains("the record at offset 10 of t/3 alone takes longer"));
     assert_eq!(named.count(), 3, "{seen:?}");
     assert!(!seen.iter().any(|seen| seen.starts_with("→ halved")), "one record can't be halved: {seen:?}");
-    // The last record of a batch, alone in its transaction.
+    // The slow record is the last one of its batch, and alone in its transaction.
     fake.fails("copy", [late(Stage::Copy), late(Stage::Copy)]);
     fake.script().late_from = Some(1);
     writer.write(&mut batch(&[(3, 20), (3, 21)])).await.expect("it is written");
@@ -579,7 +580,7 @@ async fn a_record_that_alone_takes_too_long_is_named() {
     let named = seen.iter().filter(|seen| seen.contains("the record at offset 21 of t/3 alone takes longer"));
     assert_eq!(named.count(), 2, "{seen:?}");
     assert_eq!(seen.iter().filter(|seen| seen.starts_with("→ halved")).count(), 1, "{seen:?}");
-    // With more records, or for another reason, none is named.
+    // No record is named if the window has more than one record, or if the error isn't a timeout.
     fake.fails("copy", [late(Stage::Copy), lost(Stage::Copy)]);
     writer.write(&mut batch(&[(3, 11), (3, 12)])).await.expect("it is written");
     fake.fails("copy", [lost(Stage::Copy)]);
@@ -590,7 +591,7 @@ async fn a_record_that_alone_takes_too_long_is_named() {
 
 #[tokio::test(start_paused = true)]
 async fn the_ledger_tells_the_outcome_of_a_commit() {
-    // Without a reply, it is unknown. The ledger has it.
+    // Without a reply, the outcome is unknown. The ledger shows that the batch was committed.
     let (fake, mut writer) = setup(boundless());
     fake.fails("commit", [lost(Stage::Commit)]);
     fake.script().rows.push_back(vec![ours(11)]);
@@ -599,7 +600,7 @@ async fn the_ledger_tells_the_outcome_of_a_commit() {
         fake.seen()[4..],
         ["commit", "→ unknown", "disconnect", "settle 0:10..11", "→ committed 0..1: 1 rows, 0 dead letters"]
     );
-    // It doesn't have it: the batch is written again.
+    // The ledger shows that the batch wasn't committed, so it is written again.
     fake.fails("commit", [lost(Stage::Commit)]);
     fake.script().rows.push_back(vec![ours(11)]);
     assert_eq!(writer.write(&mut batch(&[(0, 11)])).await.expect("it is written"), [committed(12)]);
@@ -657,7 +658,7 @@ async fn a_span_that_somebody_else_advanced_is_done_only_at_the_end_of_the_batch
     fake.script().rows.push_back(vec![ours(14)]);
     let outcomes = writer.write(&mut batch(&[(0, 12), (0, 13), (0, 14), (0, 15)])).await.expect("it is written");
     assert_eq!(outcomes, [Some(Outcome::Rewound)]);
-    // The same with an unknown COMMIT of two partitions, of which only one advanced.
+    // The same happens after a COMMIT with an unknown outcome, if only one of its two partitions advanced.
     let (fake, mut writer) = setup(boundless());
     fake.fails("copy", [late(Stage::Copy), late(Stage::Copy)]);
     fake.fails("commit", [lost(Stage::Commit)]);
@@ -727,7 +728,7 @@ async fn a_search_concerns_only_its_window_and_asks_the_table_once() {
     let seen = fake.seen();
     assert_eq!(seen.iter().filter(|seen| seen.starts_with("→ wait")).count(), 2, "{seen:?}");
     assert!(seen.contains(&"→ committed 4..8: 3 rows, 1 dead letters".to_owned()), "{seen:?}");
-    // The budget ends a search as soon as it is used up.
+    // A search ends as soon as the budget is used up.
     let (fake, mut writer) = setup(strict());
     fake.script().bad = (10..18).map(|offset| (offset, "22003")).collect();
     fake.script().rows.push_back(vec![ours(10)]);

@@ -19,8 +19,7 @@ const PAUSED_AFTER: Duration = Duration::from_secs(1);
 const SCHEMA_WAIT: Duration = Duration::from_millis(5);
 
 impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
-    /// Takes the records that the client offers at once. If there is none, or none may be taken, waits for at most
-    /// [`IDLE_WAIT`].
+    /// Takes the records that have arrived. If none has arrived, or none may be taken, waits for at most [`IDLE_WAIT`].
     pub(super) async fn take(&mut self) -> Result<(), Stopped> {
         let started = now();
         if let Some(hold) = self.hold(started) {
@@ -102,7 +101,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         self.held_since.is_some_and(|since| now.saturating_duration_since(since) >= PAUSED_AFTER)
     }
 
-    /// Takes the records that the client offers at once. Returns whether a record was offered.
+    /// Takes the records that have arrived. Returns whether the client offered a record.
     fn take_bulk(&mut self, now: Instant) -> Result<bool, Stopped> {
         let PollLoop { session, encoder, .. } = &mut self.parts;
         let mut taker = Taker {
@@ -165,8 +164,8 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
             headers(read);
         }
         let of_record = if self.reads_headers { Headers::from_arena(read) } else { Headers::default() };
-        // A record that won't be written needs no schema, so it doesn't wait for one. Such a record is only compared, or was
-        // delivered before, or its partition isn't owned now.
+        // A record that won't be written needs no schema, so it doesn't wait for one. Such a record is only
+        // compared with the last committed one, or was delivered before, or its partition isn't owned now.
         if self.encoder.wants(record.key, record.value, of_record) && self.session.takes(slot, record.offset) {
             self.wants_schema = true;
             return Visit::NotNow;

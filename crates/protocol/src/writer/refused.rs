@@ -1,6 +1,6 @@
-//! The search for the records of a window that Postgres refuses. The search copies smaller and smaller pieces under
-//! savepoints, until each refused record was copied alone. Then it decides whether that record is at fault, or
-//! something that affects every record.
+//! The search for the records of a window that Postgres refuses. The search copies smaller and smaller ranges
+//! of records under savepoints, until each refused record has been copied alone. Then it decides whether that
+//! record is at fault, or something that affects every record.
 
 use std::ops::Range;
 
@@ -12,10 +12,10 @@ use crate::retry::Disposition;
 use crate::store::{Cause, PostgresError, Store, WriteError};
 
 impl<S: Store> Writer<S> {
-    /// Copies the window piece by piece, until each record that Postgres refuses was copied alone, or the attempts are
-    /// used up. `row` is the row that the first error named, if it named one. If `plan_is_right` is set, the plan is known
-    /// to match the table; see [`is_record`]. Returns where the settled records end (those that were copied, or refused
-    /// alone), and the refused ones.
+    /// Copies the window range by range, until each record that Postgres refuses has been copied alone, or the
+    /// attempts are used up. `row` is the number of the row that the first error named, if it named a row. If
+    /// `plan_is_right` is set, the plan is known to match the table; see [`is_record`]. Returns where the
+    /// settled records end (those that were copied, or refused alone), and the refused ones.
     pub(super) async fn search(
         &mut self,
         batch: &Batch,

@@ -253,8 +253,8 @@ impl Kafka {
         }
     }
 
-    /// Returns the group's next message to a member that holds the partitions `held`; `None` if there is nothing to tell. A
-    /// member that was removed learns this late, and joins again.
+    /// Returns the group's next message to a member that holds the partitions `held`; `None` if there is no
+    /// message. A removed member doesn't learn of its removal at once; when it does, it joins again.
     pub(crate) fn poll(&mut self, member: u64, held: &BTreeSet<usize>, dice: &mut Rng) -> Option<Event> {
         let Some(state) = self.members.get_mut(&member) else {
             if dice.u8(0..4) > 0 {

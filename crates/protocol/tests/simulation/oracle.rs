@@ -11,8 +11,8 @@ use crate::postgres::{Data, Row};
 use crate::world::World;
 
 /// Checks a transaction before its COMMIT. Reports a violation if the transaction continues in another log than the
-/// ledger's, and that log has another record at the last committed offset, so that the daemon could have noticed. In any
-/// case, excuses the other log's records before the first one that the transaction writes.
+/// ledger's, although the daemon could have noticed: the other log has a different record at the last committed
+/// offset. In any case, excuses the other log's records before the first one that the transaction writes.
 pub(crate) fn before_commit(world: &mut World, backend: u64) {
     let mut crossed = Vec::new();
     for span in world.server.moves_of(backend) {

@@ -17,7 +17,8 @@ use crate::oracle;
 use crate::postgres::Outage;
 use crate::world::{Bug, Sim};
 
-/// How long the drain may take: several times longer than all deadlines, grace periods and session timeouts together.
+/// Within this time after the end of all faults, everything must be written. It is several times longer than
+/// all deadlines, grace periods and session timeouts together.
 const DRAIN_WITHIN: Duration = Duration::from_secs(180);
 
 /// The result of a run.

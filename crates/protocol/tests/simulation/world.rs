@@ -67,7 +67,7 @@ pub(crate) struct World {
     pub(crate) server: Server,
     pub(crate) bug: Option<Bug>,
     pub(crate) policy: OffsetLossPolicy,
-    /// How many of 1000 statements fail, each in one of the ways of [`Trouble`].
+    /// How many of 1000 statements fail, each in one of the ways that [`Trouble`] lists.
     pub(crate) trouble: u32,
     pub(crate) violation: Option<String>,
     pub(crate) stops: Vec<String>,
