@@ -17,7 +17,7 @@ const AVRO: &str = r#"{"type":"record","name":"K","fields":[{"name":"id","type":
     {"name":"region","type":"string"},{"name":"more","type":{"type":"map","values":"double"}}]}"#;
 const PROTO: &str =
     r#"syntax = "proto3"; message K { optional int64 id = 1; string region = 2; map<string, double> more = 3; }"#;
-/// The types that are tried for the columns that a record's key fills.
+/// The types that are tried for the columns of a record's key.
 const TYPES: &[&str] = &["int8!", "text!", "bytea!", "uuid!", "jsonb!", "float8!", "int4!", "numeric!"];
 
 thread_local! {
@@ -41,7 +41,8 @@ fn formats() -> Vec<KeyFormat> {
     ]
 }
 
-/// Returns an encoder for each combination of key format, column type and form of the value that the planner accepts.
+/// Returns an encoder for each combination of key format, column type and value format, except for combinations
+/// that the planner refuses.
 fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
     let mut encoders = Vec::new();
     for keys in formats() {

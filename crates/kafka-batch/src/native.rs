@@ -93,7 +93,7 @@ impl Drop for Queue {
     }
 }
 
-/// The messages of a bulk, in a buffer that lives as long as its queue.
+/// The messages of a bulk. Their buffer is reused for the next bulk.
 ///
 /// Invariant: `first <= taken <= end <= MAX_MESSAGES`, and the slots from `first` to `end` hold messages that are owned here.
 pub(crate) struct Messages {
@@ -103,8 +103,8 @@ pub(crate) struct Messages {
     end: usize,
 }
 
-// SAFETY: a message is bound to no thread. Shared access from several threads is excluded: this type is not `Sync`, and
-// neither are the views of a message.
+// SAFETY: a message is bound to no thread. Shared access from several threads is excluded: this type is not
+// `Sync`, and neither is [`MessageRef`].
 unsafe impl Send for Messages {}
 
 impl Messages {
@@ -130,8 +130,9 @@ impl Messages {
             let message = self.slots[self.first];
             // Advance before the call, so that no message is ever destroyed twice.
             self.first += 1;
-            // SAFETY: by the invariant the slot held a message that is owned here. The slot is no longer in `first..end`. A
-            // view of a message borrows the bulk, and so this value. Here this value is borrowed mutably, so no view is alive.
+            // SAFETY: by the invariant the slot held a message that is owned here. The slot is no longer in
+            // `first..end`. A [`MessageRef`] borrows the bulk, and so this value. Here this value is borrowed
+            // mutably, so no [`MessageRef`] is alive.
             unsafe { rd::rd_kafka_message_destroy(message) }
         }
     }

@@ -58,7 +58,7 @@ impl Own {
 /// # Safety
 /// `own` points to an [`Own`].
 unsafe extern "C" fn on_record(_: *mut rd::rd_kafka_t, own: *mut c_void) {
-    // SAFETY: the caller guarantees that `own` points to an [`Own`]. All access is shared.
+    // SAFETY: the caller guarantees that `own` points to an [`Own`]. Only shared references to it exist.
     let own = unsafe { &*own.cast_const().cast::<Own>() };
     own.wake();
 }
@@ -68,7 +68,7 @@ unsafe extern "C" fn on_record(_: *mut rd::rd_kafka_t, own: *mut c_void) {
 /// # Safety
 /// `own` points to an [`Own`].
 unsafe extern "C" fn on_event(_: *mut rd::rd_kafka_t, own: *mut c_void) {
-    // SAFETY: the caller guarantees that `own` points to an [`Own`]. All access is shared.
+    // SAFETY: the caller guarantees that `own` points to an [`Own`]. Only shared references to it exist.
     let own = unsafe { &*own.cast_const().cast::<Own>() };
     own.wake();
 }
@@ -78,7 +78,7 @@ unsafe extern "C" fn on_event(_: *mut rd::rd_kafka_t, own: *mut c_void) {
 /// # Safety
 /// `own` points to an [`Own`].
 unsafe extern "C" fn on_stray(_: *mut rd::rd_kafka_t, own: *mut c_void) {
-    // SAFETY: the caller guarantees that `own` points to an [`Own`]. All access is shared.
+    // SAFETY: the caller guarantees that `own` points to an [`Own`]. Only shared references to it exist.
     let own = unsafe { &*own.cast_const().cast::<Own>() };
     own.strayed.store(true, Ordering::Release);
     own.wake();

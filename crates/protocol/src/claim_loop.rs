@@ -239,7 +239,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
             }
             let was_connected = self.ledger.is_connected();
             let round = self.round().await;
-            // Send the answers after a failed round too: the claims that it granted are in the ledger.
+            // Send the answers after a failed round too: the claims that the round granted before it failed are in the ledger.
             for (answers, answered) in std::mem::take(&mut self.answered) {
                 // A consumer that has ended needs no answer. The next owner's claim replaces the claim that was
                 // made for this consumer.

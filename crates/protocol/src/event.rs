@@ -100,16 +100,16 @@ pub enum Event<'a> {
     /// Another claim has replaced ours.
     Fenced {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` if not a write but a ledger reading outside of writes
-        /// noticed this.
+        /// The offset at which the dropped part of the batch began; `None` if no write noticed this, but a comparison with a
+        /// ledger row that was read outside of writes.
         from: Option<Offset>,
     },
     /// The ledger isn't at an offset that we wrote: the database was restored, or somebody set the offset. The partition is
     /// claimed again.
     Rewound {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` if not a write but a ledger reading outside of writes
-        /// noticed this.
+        /// The offset at which the dropped part of the batch began; `None` if no write noticed this, but a comparison with a
+        /// ledger row that was read outside of writes.
         from: Option<Offset>,
     },
     Committed(Committed<'a>),
@@ -167,7 +167,7 @@ pub struct DeadLettered {
     pub column: Option<Box<str>>,
 }
 
-/// The activities of a writer whose time is measured.
+/// The activities of a writer that are timed, see [`Event::Spent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WritePhase {
     /// `COPY`, including the poison search if there is one.

@@ -34,7 +34,7 @@ pub enum GroupEvent {
 pub enum Assigning {
     /// Each change names only the partitions that are added or removed.
     Incremental,
-    /// Each change contains the whole list, and restarts all of its partitions at the given offsets.
+    /// Each change contains the whole assignment, and restarts all of its partitions at the given offsets.
     Whole,
 }
 

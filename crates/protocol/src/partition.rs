@@ -15,7 +15,8 @@ pub struct Partition {
     /// The id of the last claim request. It changes with each assignment and each request, so that replies to earlier requests
     /// are ignored.
     pub request_id: u64,
-    /// When the partition last made progress: the time of the last grant, record or commit; at first, of the assignment.
+    /// When the partition last made progress: the time of the last grant, record or commit, or the time of the
+    /// assignment if there was none yet.
     pub progress_at: Instant,
 }
 
@@ -95,8 +96,8 @@ impl Partition {
     /// Notes that a transaction advanced the ledger from `from` to `to`.
     ///
     /// # Panics
-    /// If the partition isn't owned, if the ledger was not at `from` (acknowledgements were out of order), or if `to` isn't
-    /// after `from` or is after the last delivered record.
+    /// If the partition isn't owned, if the ledger was not at `from` (acknowledgements were out of order), if
+    /// `to` isn't after `from`, or if `to` is after the end of the delivered records.
     pub fn commit(&mut self, from: Offset, to: Offset, now: Instant) {
         let State::Owned(owned) = &mut self.state else { panic!("{}: a commit without a claim", self.source) };
         assert_eq!(owned.committed, from, "{}: an acknowledgement out of order", self.source);
@@ -280,7 +281,7 @@ impl fmt::Display for LossCondition {
 /// Returns the offset at which to start fetching, and the record to compare, if there is one. `next` and `last` are from the
 /// ledger. `low` is the oldest offset of Kafka's log, `high` its end.
 ///
-/// The last committed record is read again if it still exists. Comparing it detects another log that isn't shorter.
+/// The last committed record is read again if it still exists. The comparison detects another log even if that log isn't shorter.
 ///
 /// # Errors
 /// The log-loss condition, if the ledger's offset isn't in the log.

@@ -371,8 +371,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Withdraws the pending requests for the partitions for which `leaves` returns true: they leave this consumer, so a claim
-    /// that is made later would fence their next owner.
+    /// Withdraws the pending requests for partitions that leave this consumer (those for which `leaves` returns
+    /// true). A claim that is made later would fence the next owner.
     fn withdraw(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
         let withdrawn: Vec<_> = self.parts.session.claiming().filter(|source| leaves(source)).cloned().collect();
         if !withdrawn.is_empty() {

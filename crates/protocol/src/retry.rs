@@ -1,7 +1,7 @@
 //! Decides what an error means, and when the next attempt is made. No I/O.
 //!
-//! An error is classified by its stage, severity and SQLSTATE: it is the fault of one record, an outdated plan, an
-//! outage, or a reason to stop. The SQLSTATEs are those of PostgreSQL's appendix A.
+//! The stage, severity and SQLSTATE of an error decide its [`Disposition`]: whether a record is at fault, the plan is outdated,
+//! the pipeline waits for the end of an outage, or the pipeline stops. The SQLSTATEs are those of PostgreSQL's appendix A.
 
 use std::time::Duration;
 
@@ -37,8 +37,8 @@ pub enum Severity {
 pub enum Disposition {
     /// One record's own fault: find the record and dead-letter it; the others are written.
     Record,
-    /// One record's own fault if Postgres accepts other records, for example if a trigger raised an error of its own. If
-    /// Postgres accepts no other record, the error is treated as [`Self::Stop`].
+    /// Possibly one record's own fault, for example because a trigger raised an error of its own. The error is
+    /// treated as [`Self::Record`] if Postgres accepts other records, otherwise as [`Self::Stop`].
     Suspect,
     /// The plan that encoded the rows doesn't fit the catalog: read the catalog again, and re-encode.
     Plan,

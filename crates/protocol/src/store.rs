@@ -55,7 +55,7 @@ pub trait Transaction: Send {
     fn disconnect(&mut self);
 }
 
-/// Reads the ledger after a write whose outcome is unknown.
+/// Reads the ledger after a write, to find the outcome of each span.
 pub trait Ledger: Send {
     /// Waits until nobody holds a lock on the spans' ledger rows, and then reads the rows. A transaction of ours whose
     /// connection was dropped holds these locks until it is committed or rolled back. So the returned rows, one per span in the
@@ -198,7 +198,8 @@ pub struct PostgresError {
 }
 
 impl PostgresError {
-    /// Makes an error of a statement, after which the session continues. It names no row and no column.
+    /// Makes an error with [`Severity::Error`]: a statement failed, and the session continues. The error names
+    /// no row and no column.
     pub fn new(sqlstate: &str, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
@@ -256,8 +257,8 @@ impl WriteError {
         }
     }
 
-    /// Returns whether the work itself took too long, so that a smaller part of it may succeed. A server that doesn't answer a
-    /// connection or BEGIN says nothing about the batch.
+    /// Returns whether the work itself took too long, so that a smaller part of it may succeed. If the server
+    /// doesn't answer a connection attempt or `BEGIN`, the size of the batch isn't the cause.
     pub fn timed_out(&self) -> bool {
         match &self.cause {
             _ if matches!(self.stage, Stage::Connect | Stage::Begin) => false,

@@ -93,7 +93,7 @@ struct Contents {
 enum Attempt {
     /// The records before `until` are committed.
     Committed { until: u32 },
-    /// The ledger didn't advance these spans, so the transaction was rolled back.
+    /// The ledger rows of these spans could not be advanced, so the transaction was rolled back.
     Refused(Vec<Span>),
 }
 

@@ -245,8 +245,8 @@ impl Fleet {
                 let which = world.dice.usize(oldest..past);
                 world.server.become_past(which);
                 if world.policy != OffsetLossPolicy::Fail {
-                    // With another policy, a partition that lost its ledger row would be read twice, as documented. So
-                    // put the lost rows back.
+                    // With a policy other than `Fail`, a partition that lost its ledger row would be read
+                    // twice, as documented. So put the lost rows back.
                     world.server.restore_lost();
                 }
             }
