@@ -116,8 +116,8 @@ pub trait ClaimLedger: Send {
         &mut self,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<TopicPartition>, WriteError>> + Send;
-    /// Adds rows with these offsets for partitions that never had a row in this pipeline. Returns the partitions that once had
-    /// a row: these rows are lost, and are not added.
+    /// Adds rows with these offsets for partitions that never had a row in this pipeline. Returns the
+    /// partitions whose earlier row is missing; they get no row here.
     fn extend(
         &mut self,
         starts: &[(TopicPartition, Offset)],

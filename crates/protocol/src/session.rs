@@ -144,10 +144,10 @@ impl Session {
         }
     }
 
-    /// Removes partitions that Kafka revoked. Their records are removed from the open batch. Records of a batch in flight that
-    /// aren't committed in time are fenced by the next owner's claim. The partitions' pending actions are dropped: a claim would
-    /// fence the next owner, a fetch would read records that nobody handles, and a log-loss condition may no longer exist at
-    /// the next assignment.
+    /// Removes partitions that Kafka revoked. Their records are removed from the open batch. Records of a batch
+    /// in flight are fenced by the next owner's claim if they aren't committed in time. The partitions' pending
+    /// actions are dropped: a claim would fence the next owner, a fetch would read records that nobody handles,
+    /// and a log-loss condition may no longer exist at the next assignment.
     pub fn revoked<'a>(&mut self, sources: impl IntoIterator<Item = &'a TopicPartition>) {
         for source in sources {
             let Some(slot) = self.index.remove(source) else { continue };

@@ -235,8 +235,7 @@ impl WriteError {
         }
     }
 
-    /// Returns whether the transaction may have been committed: COMMIT was sent, and the reply isn't one that proves a
-    /// rollback.
+    /// Returns whether the transaction may have been committed: COMMIT was sent, and no reply proves a rollback.
     pub fn outcome_unknown(&self) -> bool {
         self.stage == Stage::Commit
             && !matches!(&self.cause, Cause::Postgres(error)
