@@ -85,7 +85,7 @@ enum Command {
     Verify(verify::Arguments),
     /// Creates or updates the tables of schema `tidegate`. The daemon does this at its start if its role has the rights.
     Migrate(migrate::Arguments),
-    /// Prints what the files and the environment set together, or a JSON Schema for editors.
+    /// Prints the keys that the files and the environment set, or a JSON Schema for editors.
     #[command(subcommand)]
     Config(config::Command),
     /// Prints a script with which a shell completes commands and options. For bash: source <(tidegate completions bash)
@@ -227,8 +227,8 @@ fn start_command_logging(config: &Config) {
 fn start_logging(config: &Config, level: LevelFilter) {
     // Escape codes are only for terminals: in a file or a pipe they break searching and parsing.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    // A log line that can't be written is lost. A report of the loss would go to standard error too. If that is closed, the
-    // report would panic, and a closed terminal must not stop the daemon.
+    // A log line that can't be written is lost. A report of the loss would go to standard error too. If standard error is
+    // closed, the report would panic, and a closed terminal must not stop the daemon.
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)

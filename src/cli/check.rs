@@ -1,5 +1,5 @@
 //! `tidegate check`: checks everything that can be known before the daemon runs. It changes nothing: it creates no tables,
-//! registers no pipeline, joins no group, and rolls back the rows of the trial.
+//! registers no pipeline, and joins no group. The trial, which writes the newest records, is rolled back.
 
 mod capacity;
 mod creation;
@@ -202,8 +202,9 @@ async fn trial(
 /// The text of a warning: a trial on a temporary table leaves some checks out.
 const LESS_CHECKED: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
 
-/// Runs the guarded trial, if there is one, then the direct one. If the direct trial isn't safe or lacks a partition,
-/// tries the records on temporary tables instead, and warns about what this leaves out.
+/// Runs the guarded trial, if there is one, and then the direct trial; see [`Trials`]. If the direct trial isn't safe, or if
+/// its rows need a partition that doesn't exist, tries the records on temporary tables instead, and warns about what this
+/// leaves out.
 async fn attempts(
     config: &Config,
     pipeline: &Pipeline,
@@ -399,7 +400,7 @@ impl PipelineReport {
             ));
             return;
         }
-        // Kafka doesn't tell what else a member offers.
+        // Kafka doesn't say which other protocols a member offers.
         let ours_too =
             if protocol == settings::EAGER { " set group_protocol = \"eager\" to offer it too;" } else { "" };
         self.faults.push(format!(

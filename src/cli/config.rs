@@ -8,7 +8,7 @@ use crate::error::FatalError;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Prints what the files and the environment set together, as one TOML file without the defaults. Secrets are shown as
+    /// Prints the keys that the files and the environment set, as one TOML file without the defaults. Secrets are shown as
     /// `***`.
     Print(Files),
     /// Prints a JSON Schema of the configuration file, with which editors complete and check it.

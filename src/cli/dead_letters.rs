@@ -116,8 +116,8 @@ impl Filter {
         }
     }
 
-    /// Binds the parameters of a statement that [`matching`] made. `keys` are the pipelines and replays whose dead letters are
-    /// selected; see [`keys`].
+    /// Binds the parameters of a statement that [`matching`] made. `keys` are the keys under which the selected dead letters are
+    /// stored; see [`keys`].
     fn bind<'q>(&self, sql: &'q str, keys: &[String]) -> Query<'q, Postgres, PgArguments> {
         let until = self.older_than.map(|age| epoch_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         sqlx::query(sql)
@@ -151,7 +151,8 @@ fn failed(error: sqlx::Error) -> FatalError {
     reach::failed("can't read the dead letters in schema `tidegate`", error)
 }
 
-/// Returns the keys under which dead letters of these pipelines and of their replays are stored.
+/// Returns the keys under which the dead letters of these pipelines are stored. A pipeline has its name as a key, and a key for
+/// each of its replays by `tidegate replay`.
 async fn keys(connection: &mut PgConnection, pipelines: &[&Pipeline]) -> Result<Vec<String>, FatalError> {
     let names: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
     dead_letter_cleanup::keys(connection, &names).await.map_err(failed)

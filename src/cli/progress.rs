@@ -32,7 +32,7 @@ struct State {
     /// The current step of the command.
     doing: Mutex<String>,
     done: AtomicU64,
-    /// The number of records in total; 0 if it isn't counted.
+    /// The total number of records; 0 if unknown.
     total: AtomicU64,
 }
 

@@ -83,7 +83,7 @@ pub(super) fn not_migrated(error: &MigrationError) -> FatalError {
     }
 }
 
-/// Returns the error of a command whose plan can't be made.
+/// Returns the error of a command that can't make a plan, which says how records become rows of the table.
 pub(super) fn unplanned(error: ReplanError) -> FatalError {
     match error {
         ReplanError::Unplannable(why) => FatalError::Config(why),

@@ -40,7 +40,7 @@ pub(super) struct Findings {
     pub(super) rows: Vec<String>,
     /// Postgres's message about a change that it refused because the transaction is read-only; see [`Rehearsal::guarded`].
     pub(super) would_change: Option<String>,
-    /// If partitions are missing: all partitions that the rows need. The daemon would create the missing ones.
+    /// If the table lacks partitions: all its partitions that the rows need. The daemon would create the missing ones.
     pub(super) without_partition: Vec<Bounds>,
 }
 
@@ -84,8 +84,8 @@ impl Rehearsal {
         Self { before_shown, ..self }
     }
 
-    /// Returns the outcome unchanged. If a read-only transaction refused a change, or if a partition is missing, also adds this
-    /// to the findings.
+    /// Returns the outcome unchanged. If a read-only transaction refused a change, or if the table lacks a partition, also adds
+    /// this to the findings.
     fn noted<T>(&self, outcome: Result<T, WriteError>) -> Result<T, WriteError> {
         match outcome.as_ref().map_err(|error| &error.cause) {
             Err(Cause::Postgres(error)) if self.guarded && error.sqlstate == READ_ONLY => {
@@ -204,8 +204,8 @@ impl Ledger for Rehearsal {
 }
 
 impl Planner for Rehearsal {
-    /// Keeps the plan, because it was made a moment ago. If the write then fails again, the cause is one record or all records,
-    /// and not an outdated plan.
+    /// Keeps the plan, because it was made a moment ago. If the write then fails again, the cause isn't an outdated plan, but one
+    /// record or all records.
     ///
     /// # Errors
     /// If rows lack partitions. The daemon would create these now.

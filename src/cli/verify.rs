@@ -32,7 +32,8 @@ use crate::kafka::settings::{self, Settings};
 use crate::postgres::routes;
 use crate::status::lock;
 
-/// If there are at least this many offsets between two gaps, seeking is cheaper than reading over them.
+/// A gap is a range of offsets that the table lacks. If at least this many offsets lie between two gaps, seeking to the second
+/// gap is cheaper than reading these offsets.
 const SEEK_FROM: i64 = 20_000;
 
 /// Arguments of `verify`.
@@ -189,8 +190,8 @@ async fn against_table(
 ) -> Result<(), FatalError> {
     let name = &pipeline.table.name;
     let failed = |error: sqlx::Error| match error.as_database_error() {
-        // The rights that `check` prints don't include SELECT in mode `append`, because the daemon doesn't read the table then.
-        // So name it here.
+        // In mode `append`, the daemon doesn't read the table, so the rights that `check` prints don't include SELECT. So name
+        // this right here.
         Some(denied) if denied.code().as_deref() == Some("42501") => FatalError::Stopped(format!(
             "can't compare `{name}` with the ledger: {}; this command reads the table, so the role needs GRANT SELECT ON {}",
             denied.message(),

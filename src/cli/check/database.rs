@@ -219,8 +219,8 @@ pub(super) async fn trials(
     let open = &mut connection;
     let (planned, mut trials) = (plans.source.current(), Trials::default());
     let single = (!planned.plan.is_routed()).then_some(&planned.table);
-    // `after_create` may add triggers and defaults to a new table. These may also write or draw from sequences, so
-    // create the missing tables before reading the catalogs.
+    // `after_create` may add triggers and defaults to a new table. They too may write to tables or draw numbers from sequences,
+    // so create the missing tables before reading the catalogs.
     let begin = format!("BEGIN;\n{}", plans.make_table.as_deref().unwrap_or_default());
     open.execute(begin.as_str()).await.map_err(failed)?;
     for table in planned.routes.iter().chain(single) {

@@ -119,7 +119,7 @@ impl EventTriggers {
         what: &str,
         report: &mut PipelineReport,
     ) -> Result<(), sqlx::Error> {
-        // A write to a table and a draw from a sequence take a RowExclusiveLock, which lasts until the transaction
+        // A write to a table and a `nextval` of a sequence take a RowExclusiveLock, which lasts until the transaction
         // ends. A transaction that has created or altered a relation also holds an exclusive lock on that relation.
         let rows = sqlx::query(
             "SELECT c.relkind = 'S', pg_catalog.format('%I.%I', n.nspname, c.relname)

@@ -70,8 +70,8 @@ impl Fields {
         }
     }
 
-    /// Compares the paths that the records' schemas lack with the other versions of these schemas. Requests those versions from
-    /// the registry, and blocks.
+    /// Looks in other versions of the records' schemas for the paths that the records' schemas lack. Requests the other versions
+    /// from the registry, and blocks.
     pub(super) fn look_at_versions(&mut self, registry: &CachedSchemas, encoder: &Encoder) {
         let Self { schemas, unread, .. } = self;
         let lacking = schemas.lacking();
@@ -138,7 +138,7 @@ impl Fields {
         if records == 0 {
             return Vec::new();
         }
-        // Judge only columns that are mapped to a field of the row. It is normal that a column without a mapping has no field,
+        // Check only columns that are mapped to a field of the row. It is normal that a column without a mapping has no field,
         // and that few records have a certain field of Debezium's envelope.
         let mapped = pipeline.columns.iter().flatten().filter(|column| matches!(column.source, Source::Field(_)));
         let mapped: BTreeSet<_> = mapped.map(|column| column.name.as_str()).collect();
@@ -184,9 +184,9 @@ impl Fields {
         self.shares
     }
 
-    /// Judges the columns of a table without a mapping, which are filled from fields of the same names. If no record has any of
-    /// these fields, that is a fault, because the rows would consist of nothing but defaults and NULLs. It is normal that a
-    /// single column has no field, so such a column is only reported if a field has a similar name.
+    /// Checks the columns that have no mapping. They are filled from fields of the same names. If no record has any of these
+    /// fields, that is a fault, because the rows would consist of nothing but defaults and NULLs. It is normal that a single
+    /// column has no field, so such a column is only reported if a field has a similar name.
     fn unmapped(&self, pipeline: &Pipeline, mapped: &BTreeSet<&str>, report: &mut PipelineReport) {
         let shares = &self.shares;
         let takes_any = pipeline.table.evolve || matches!(pipeline.unknown_fields, UnknownFields::Column(_));

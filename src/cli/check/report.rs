@@ -39,8 +39,8 @@ pub(super) struct PipelineReport {
     pub(super) offline: bool,
     #[serde(skip)]
     pub(super) unreachable: bool,
-    /// Why the pipeline can't create partitions, and the remedy. `None` if it can create them, or if it can't run without new
-    /// ones.
+    /// Why the pipeline can't create partitions, and the remedy. `None` if it can create them. Also `None` if it can't run
+    /// without new partitions: then the reason is one of the faults.
     #[serde(skip)]
     pub(super) no_new_partitions: Option<String>,
     /// Relations that aren't partitions of the table, but have names that new partitions would get. So the pipeline can't create
@@ -120,7 +120,7 @@ impl PipelineReport {
         }
     }
 
-    /// Adds the error of a step that couldn't be done to the faults.
+    /// Adds to the faults the error of a step that couldn't be done.
     pub(super) fn fault(&mut self, error: &FatalError) {
         self.unreachable |= matches!(error, FatalError::Unavailable(_));
         self.faults.extend(error.to_string().lines().map(str::to_owned));

@@ -226,8 +226,8 @@ pub(super) async fn on_table(
         Some(by) => Some(partitions::look(connection, pipeline, by).await?),
         None => None,
     };
-    // `evolve`, and `partition_by` if rows have no partition, require that the role owns the table. An owner has all the rights
-    // in `verbs`, so don't report these too.
+    // `evolve` requires that the role owns the table. So does `partition_by` if rows with the current time have no partition. An
+    // owner has all the rights in `verbs`, so don't report these rights too.
     let will_own = pipeline.table.evolve || due.as_ref().is_some_and(|due| owns || !due.has_place);
     for (right, verb) in verbs {
         if !will_own && !has_on_columns(connection, pipeline, found, right).await? {
@@ -268,7 +268,7 @@ pub(super) async fn on_table(
     Ok(())
 }
 
-/// Reports the rights that are missing to create partitions, and names of partitions that other relations have.
+/// Reports the rights that are missing to create partitions, and other relations that have the name of a future partition.
 async fn to_partition(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -307,8 +307,8 @@ async fn to_partition(
     Ok(())
 }
 
-/// Reports the sequences that column defaults use and that the role has no right to use. An identity column needs no
-/// right on its sequence.
+/// Reports sequences that column defaults use, if the role has no right to use them. An identity column needs no right on its
+/// sequence.
 async fn sequences(
     connection: &mut PgConnection,
     found: &Catalog,
@@ -344,8 +344,8 @@ async fn has_on_table(connection: &mut PgConnection, found: &Catalog, right: &st
     row.bind(i64::from(found.oid)).bind(right).fetch_one(connection).await?.try_get(0)
 }
 
-/// Returns whether the role has the right on every column that the pipeline fills, and SELECT also on the generated columns that
-/// the merge compares. UPDATE isn't required on the key's columns, because they are never updated.
+/// Returns whether the role has the right on every column that the pipeline fills. SELECT is also required on the generated
+/// columns that the merge compares. UPDATE isn't required on the key's columns, because they are never updated.
 async fn has_on_columns(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

@@ -292,7 +292,7 @@ fn newest(
 
 /// The counts that a trial makes while it encodes the records.
 struct Encoded {
-    /// The fields that no column takes.
+    /// The fields without a column.
     new_fields: NewFields,
     /// How many rows are deletes.
     deletes: u64,

@@ -1,5 +1,6 @@
-//! The stand-ins for tables. The trial of `check` writes to stand-ins, so that it leaves nothing behind. ROLLBACK undoes rows,
-//! but it doesn't undo `nextval`: a rolled-back row of a serial column still uses up a number.
+//! The stand-ins for tables: temporary views and tables. The trial of `check` writes to them if a write to the table itself
+//! might leave something behind. ROLLBACK undoes rows, but it doesn't undo `nextval`: a rolled-back row of a serial column still
+//! uses up a number.
 //!
 //! - If defaults draw from a sequence, the rows are written through a temporary view of the table, whose defaults draw from
 //!   temporary sequences. Constraints, triggers, row security and existing rows are those of the table itself.
@@ -50,8 +51,8 @@ pub(super) struct Trials {
     /// Triggers and defaults that may change something, as text for people.
     pub(super) suspects: Vec<String>,
     /// The reason why no trial may write to the tables themselves: for example, a trigger that runs only where a row
-    /// exists can't be tried on a temporary table first. `None` if the outcome of the guarded trial decides. It may be
-    /// set with or without [`Self::guarded`].
+    /// exists can't be tried on an empty temporary table first. `None` if the outcome of the guarded trial decides. There
+    /// may be a reason with or without [`Self::guarded`].
     pub(super) untriable: Option<String>,
     /// Sequences that have no number left, with the columns that draw from them.
     pub(super) exhausted: Vec<String>,

@@ -40,7 +40,7 @@ struct Header {
     value: Option<Bytes>,
 }
 
-/// Bytes as text if that loses no information, otherwise as hexadecimal digits.
+/// Bytes as text if [`show::as_text`] accepts them, otherwise as hexadecimal digits.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Bytes {

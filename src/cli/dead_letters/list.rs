@@ -15,7 +15,7 @@ pub(in crate::cli) struct Arguments {
     common: Common,
     #[command(flatten)]
     filter: Filter,
-    /// List at most this many, the newest first. The counts are of all.
+    /// List at most this many dead letters, the newest first. The counts include all of them.
     #[arg(long, default_value_t = 50, value_name = "N")]
     limit: u32,
 }

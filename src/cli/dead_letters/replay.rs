@@ -96,7 +96,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     )))
 }
 
-/// Formats the reports. Leaves out pipelines without a selected dead letter, unless no pipeline has one.
+/// Formats the reports. Leaves out pipelines without a selected dead letter. If no pipeline has one, formats all reports.
 fn text(reports: &[Report]) -> String {
     let has_some = |report: &Report| report.replayed + report.failed_again > 0;
     let any = reports.iter().any(has_some);

@@ -135,8 +135,8 @@ fn confirm(name: &str, partitions: i64, target: &str) -> Result<(), FatalError> 
     Err(FatalError::Config("nothing was forgotten".to_owned()))
 }
 
-/// Removes registrations with their positions, claims and routes; with `dead_letters`, their dead letters too. Returns how many
-/// dead letters were deleted.
+/// Removes registrations with their positions, their claims, and the lists of the tables that their records name. If
+/// `dead_letters`, also deletes their dead letters. Returns how many dead letters were deleted.
 async fn remove(connection: &mut PgConnection, names: &[String], dead_letters: bool) -> Result<u64, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     sqlx::query("DELETE FROM tidegate.pipeline WHERE name = ANY ($1)").bind(names).execute(&mut *transaction).await?;

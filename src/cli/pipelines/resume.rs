@@ -8,7 +8,8 @@ use crate::cli::{Files, names, parse, reach, show, start_command_logging};
 use crate::error::FatalError;
 use crate::postgres::resume;
 
-/// The longest wait for an instance to say that the pipeline has stopped there. Instances update their rows every 3 s.
+/// The longest wait for an instance to say that the pipeline has stopped there. Instances update their rows in
+/// `tidegate.instance` every 3 s.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The time between two reads of the instances' rows.
 const LOOK: Duration = Duration::from_millis(250);

@@ -1,4 +1,4 @@
-//! Reads the ranges into batches, one topic after the other. The reading blocks, so it has its own thread.
+//! Reads the ranges of a replay into batches, one topic after the other. The reading blocks, so it has its own thread.
 
 use std::collections::HashMap;
 use std::ops::Range;

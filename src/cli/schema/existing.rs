@@ -21,8 +21,7 @@ struct Candidate<'n> {
     /// The part of the path whose names are compared with the column's name. The rest of the path is inside an object
     /// that only says the value's type, such as `{"$oid": …}`.
     named: Vec<String>,
-    /// The field is in the elements of the array whose path is the first `level` names of `path`. 0 for a field of the record
-    /// itself.
+    /// How many names of `path` lead to the array whose elements have the field. 0 for a field of the record itself.
     level: usize,
     /// The number of elements of this array in all records. For a field of the record itself, the number of records.
     rows: u64,
@@ -65,8 +64,8 @@ pub(super) fn columns(root: &Node, catalog: &Catalog) -> Columns {
             *field = candidates.iter().position(|field| field.fits(&column.name, likeness));
         }
     }
-    // A match by the last name of a path is a guess. So it fills no column that has a default, such as a serial `id`, and takes
-    // no field that another column has.
+    // A match by the last name of a path is a guess. So it fills no column that has a default, such as a serial `id`, and uses
+    // no field that already fills another column.
     let taken: Vec<usize> = filled.iter().copied().flatten().collect();
     for (column, field) in catalog.columns.iter().zip(&mut filled) {
         if field.is_none() && !column.has_default {
@@ -176,7 +175,7 @@ fn folded(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// Returns whether the table has a column of this name that no field fills.
+/// Returns whether the table has a column of this name that isn't generated and that no field fills.
 pub(super) fn has_free(catalog: &Catalog, columns: &[Proposed], name: &str) -> bool {
     let has = catalog.columns.iter().any(|column| column.name == name && column.generated.is_none());
     has && !columns.iter().any(|column| column.name == name)

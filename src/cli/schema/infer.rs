@@ -14,7 +14,7 @@ use super::values::Typed;
 
 /// The field with which Debezium's unwrapping transform marks the rows of deletes.
 const DELETED: &str = "__deleted";
-/// The column that takes the records' key, if no field has it.
+/// The column for the records' key, if no field contains the key.
 pub(super) const KEY_COLUMN: &str = "kafka_key";
 
 /// A sample of records.
@@ -22,7 +22,7 @@ pub(super) const KEY_COLUMN: &str = "kafka_key";
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) tombstones: u64,
-    /// The number of values with a registry's frame whose schema isn't known.
+    /// The number of values that begin with the number of a schema that isn't known.
     pub(super) unknown_schemas: u64,
     shapes: BTreeMap<Shape, Rows>,
     keys: Keys,
@@ -47,7 +47,7 @@ pub(super) struct Proposal {
     pub(super) complete: bool,
     /// The value of `decode.key_format`, if it has to be stated.
     pub(super) key_format: Option<&'static str>,
-    /// The type of a column that takes the key.
+    /// The type of a column for the key. `None` if none is proposed.
     pub(super) key_column: Option<Typed>,
     pub(super) mode: Mode,
     /// The fields for which an existing table has no column.
@@ -61,7 +61,7 @@ pub(super) enum Mode {
     Append,
     /// Records without a value, Debezium's deletes, and records whose field `delete_where` is `true` delete the row of their key.
     Upsert {
-        /// The columns of the key. If empty, the key is the column that takes the record's key.
+        /// The columns of the table's key. If empty, the table's key is the column for the record's key.
         key: Vec<String>,
         /// The field that marks records that delete a row.
         delete_where: Option<&'static str>,

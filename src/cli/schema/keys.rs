@@ -16,18 +16,18 @@ use super::values::{Seen, Typed};
 pub(super) struct Keys {
     records: u64,
     absent: u64,
-    /// The number of keys that are objects. `fields` has the names of their fields, and is empty if they don't all have the
-    /// same names.
+    /// The number of keys that are objects. `fields` has the names of their fields, and is empty if the keys don't all have the
+    /// same fields.
     objects: u64,
     fields: Option<Vec<String>>,
     /// Keys that are texts, or JSON scalars.
     texts: Seen,
-    /// The number of keys whose first byte is that of a JSON object or of a text in quotes.
+    /// The number of keys that are JSON and begin with a brace or a quote.
     json: u64,
     /// Other keys, by their length.
     binary: BTreeMap<usize, Binary>,
-    /// The number of keys with a registry's frame that aren't JSON. If these keys are scalars, `scalar` is their column
-    /// type.
+    /// The number of Avro and Protobuf keys. They begin with a registry's frame: a zero byte, and the number of their schema. If
+    /// these keys are scalars, `scalar` is their column type.
     registered: u64,
     protobuf: bool,
     scalar: Option<&'static str>,
@@ -51,7 +51,7 @@ struct Binary {
 pub(super) struct KeyPlan {
     /// The columns that identify a row.
     pub(super) names: Vec<String>,
-    /// The type of a column that takes the key, if no field has it.
+    /// The type of a column for the key. `None` if fields contain the key.
     pub(super) column: Option<Typed>,
     /// `decode.key_format`, if it has to be stated.
     pub(super) format: Option<&'static str>,
@@ -60,8 +60,8 @@ pub(super) struct KeyPlan {
 }
 
 impl Keys {
-    /// Adds the key of a record, and the row of its value if it has one. `schema` is the schema of a key with a registry's
-    /// frame.
+    /// Adds the key of a record. `schema` is the key's schema, if the key begins with a registry's frame. `row` is the JSON row
+    /// of the record, if it has exactly one.
     pub(super) fn add(&mut self, key: Option<&[u8]>, schema: Option<&Schema>, row: Option<&[u8]>) {
         self.records += 1;
         let Some(key) = key else {

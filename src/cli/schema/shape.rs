@@ -105,7 +105,7 @@ pub(super) fn by_schema(schema: &Schema, value: &[u8]) -> Option<(Shape, Outline
     Some((shape, row.unwrap_or(Outline::Record(fields))))
 }
 
-/// Returns whether a value stands for a missing one, because it is JSON's `null`, alone or in Kafka Connect's envelope.
+/// Returns whether a value makes its record a tombstone: it is JSON's `null`, alone or in Kafka Connect's envelope.
 pub(super) fn is_tombstone(value: &[u8]) -> bool {
     let Ok(slot) = json::document(value) else { return false };
     let null = |name: &str| member(slot.of(value).raw, name).is_some_and(|member| member.kind == Kind::Null);

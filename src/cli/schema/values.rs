@@ -49,7 +49,7 @@ pub(super) struct Seen {
     texts: Texts,
 }
 
-/// Counts and bounds of numbers. [`Seen`] has one for numbers, and [`Texts`] has one for numbers in text.
+/// Counts and bounds of numbers. [`Seen`] has those of JSON numbers, and [`Texts`] has those of numbers in text.
 #[derive(Clone, Copy, Debug, Default)]
 struct Numbers {
     count: u64,
@@ -111,7 +111,7 @@ impl Seen {
         self.objects > 0 && self.objects + self.nulls == self.present
     }
 
-    /// Returns whether all values are texts that are `true` or `false`, and some are.
+    /// Returns whether all values are null or one of the texts `true` and `false`, and some are such texts.
     pub(super) fn is_flag_in_text(&self) -> bool {
         self.texts.bools > 0 && self.texts.bools + self.nulls == self.present
     }

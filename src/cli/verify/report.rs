@@ -45,7 +45,7 @@ pub(super) struct PartitionReport {
     /// Records in Kafka that are before the ledger's position, and neither in the table nor in the dead letters.
     pub(super) missing: Option<u64>,
     pub(super) twice: Option<u64>,
-    /// Rows of records at or after the ledger's position. These records will be written a second time.
+    /// Rows of records at or after the ledger's position. These records will be read and written again.
     pub(super) beyond: Option<u64>,
     /// Offsets before the ledger's position that have neither a row nor a dead letter, and that Kafka has already deleted. It
     /// can't be known whether they held records.

@@ -101,7 +101,7 @@ impl Columns {
     }
 
     /// Counts rows and dead letters in one pass over the table. `places` are the partitions, each with its first offset and the
-    /// ledger's position. Offsets before the first one aren't counted.
+    /// ledger's position. Rows and dead letters before the first offset aren't counted.
     pub(super) async fn count(
         &self,
         connection: &mut PgConnection,
