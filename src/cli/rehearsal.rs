@@ -40,7 +40,7 @@ pub(super) struct Findings {
     pub(super) rows: Vec<String>,
     /// Postgres's message about a change that it refused because the transaction is read-only; see [`Rehearsal::guarded`].
     pub(super) would_change: Option<String>,
-    /// If the table lacks partitions: all its partitions that the rows need. The daemon would create the missing ones.
+    /// If a partition of the table is missing: all partitions that the rows need. The daemon would create the missing ones.
     pub(super) without_partition: Vec<Bounds>,
 }
 

@@ -289,7 +289,7 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
 #[derive(Debug, Default)]
 struct Page {
     ids: Vec<i64>,
-    /// The dead letters that no committed transaction has deleted or given a new reason yet.
+    /// The dead letters that are still to be handled: no committed transaction has deleted them or changed their reason.
     remaining: BTreeSet<i64>,
 }
 

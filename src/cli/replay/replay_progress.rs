@@ -27,7 +27,7 @@ pub(super) struct OffsetRange {
     pub(super) source: TopicPartition,
     /// The offset where the replay begins.
     pub(super) first: Offset,
-    /// The offset up to which records are written, exclusive.
+    /// The offset up to which records have been written, exclusive.
     pub(super) next: Offset,
     /// The end of the range, exclusive.
     pub(super) end: Offset,

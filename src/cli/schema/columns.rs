@@ -130,7 +130,7 @@ impl Columns {
 }
 
 /// Returns the path and the elements of the array whose elements should be the rows. Returns `None` unless `node` has exactly one
-/// array of objects that is always present, and few other fields.
+/// array of objects that is always present, and at most [`BESIDE_MAX`] other fields.
 pub(super) fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
     let mut found = Vec::new();
     arrays(node, node.seen.objects, &mut Vec::new(), &mut found);

@@ -51,7 +51,7 @@ struct Binary {
 pub(super) struct KeyPlan {
     /// The columns that identify a row.
     pub(super) names: Vec<String>,
-    /// The type of a column for the key. `None` if fields contain the key.
+    /// The type of a column for the key. `None` if fields contain the key, or if no record has one.
     pub(super) column: Option<Typed>,
     /// `decode.key_format`, if it has to be stated.
     pub(super) format: Option<&'static str>,
