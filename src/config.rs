@@ -1,9 +1,9 @@
 //! The configuration. A [`Config`] has been checked and is valid.
 //!
-//! Data flows in this order. `layer` reads each file and remembers the place of each key. `environment` makes one more layer
-//! from the variables. The `config` crate merges the layers. `schema` says which keys exist and which types they have. The
+//! Data flows in this order. `layer` reads each file and remembers the place of each key. `environment` makes one more layer from
+//! the environment variables. The `config` crate merges the layers. `schema` says which keys exist and which types they have. The
 //! `read*` files turn the merged tree into the types below. Reading doesn't stop at the first fault: [`Faults`] carries all of
-//! them, each with its file and line, or its variable. No fault repeats a value that may be secret.
+//! them, each with its file and line, or with the name of its variable. No fault repeats a value that may be secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,8 +56,8 @@ pub use secret::Secret;
 /// The prefix of every variable that overrides a key: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.
 pub const ENVIRONMENT_PREFIX: &str = "TIDEGATE__";
 
-/// Returns the process's environment variables for [`Config::load`]. `std::env::vars` isn't used, because it panics at a
-/// variable that isn't Unicode.
+/// Returns the process's environment variables that begin with [`ENVIRONMENT_PREFIX`], for [`Config::load`]. `std::env::vars`
+/// isn't used, because it panics at a variable that isn't Unicode.
 pub fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))?;
@@ -94,9 +94,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the files in order. A later file overrides an earlier one: tables merge by name, anything else is
-    /// replaced. Then reads the variables of `env` that begin with [`ENVIRONMENT_PREFIX`]; they override all files.
-    /// Pass [`variables`].
+    /// Reads the files in order. A later file overrides an earlier one: tables are merged key by key, and any other
+    /// value is replaced. Then reads the variables of `env` that begin with [`ENVIRONMENT_PREFIX`]; they override all
+    /// files. Pass [`variables`].
     ///
     /// # Errors
     /// All faults together. But if files can't be read or aren't TOML, only these faults are returned.
@@ -192,8 +192,8 @@ pub struct Postgres {
     /// The longest wait for one answer of Postgres. After this time, the connection is closed, and the ledger says whether the
     /// transaction was committed. Default [`defaults::WRITE_TIMEOUT`].
     pub write_timeout: Duration,
-    /// How long a transaction may be idle, for example because its client is suspended, before Postgres ends it and releases
-    /// its locks. Default [`defaults::IDLE_IN_TRANSACTION_TIMEOUT`].
+    /// How long a transaction may be idle, for example because its client is suspended, before Postgres ends its session, which
+    /// releases its locks. Default [`defaults::IDLE_IN_TRANSACTION_TIMEOUT`].
     pub idle_in_transaction_timeout: Duration,
 }
 
@@ -211,7 +211,8 @@ pub enum PostgresUrl {
 pub struct Http {
     /// The address of `/metrics` and the page. Default [`defaults::HTTP_LISTEN`].
     pub listen: SocketAddr,
-    /// `url`: the URL under which others reach this instance's page, for the list of instances. `None`: derived from `listen`.
+    /// `url`: the URL at which others reach this instance's page. The pages of the other instances link to it.
+    /// `None`: derived from `listen`.
     pub url: Option<String>,
 }
 
@@ -246,8 +247,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns how long after the stop a poll loop waits for everything that it has read to be written. After this time, it
-    /// leaves its group.
+    /// Returns how long a poll loop, once it is told to stop, waits until everything that it has read is written. After this
+    /// time, it leaves its group.
     pub fn flush_timeout(&self) -> Duration {
         self.drain_timeout - 2 * self.reserve()
     }

@@ -156,7 +156,7 @@ pub async fn run<S: Future<Output = ()>>(
 }
 
 /// Updates the metrics that no event updates, and tells systemd that the daemon is alive. If the runtime no longer runs tasks,
-/// these messages stop, and systemd's watchdog restarts the service.
+/// the messages to systemd stop, and systemd's watchdog restarts the service.
 async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
     let mut ticks = interval(Duration::from_secs(1));
     loop {

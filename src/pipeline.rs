@@ -122,8 +122,8 @@ impl Pipeline {
         lock(&self.phase).clone()
     }
 
-    /// Returns the pipeline's state. A running pipeline waits as soon as one of its consumers waits for Postgres or for the
-    /// schema registry. If Kafka doesn't serve the pipeline either, the state is still [`PipelineState::Waiting`].
+    /// Returns the pipeline's state. A running pipeline is [`PipelineState::Waiting`] as soon as one of its consumers waits for
+    /// Postgres or for the schema registry, even if Kafka doesn't serve the pipeline at that time.
     pub fn state(&self) -> PipelineState {
         match self.phase() {
             PipelinePhase::Starting { .. } => PipelineState::Starting,

@@ -128,8 +128,8 @@ impl PgStore {
         self.live.take().ok_or_else(|| WriteError { stage, cause: cause() })
     }
 
-    /// Puts the connection back if its state is known, and converts the result of a step. `note` is added to the error of
-    /// Postgres, if there is one.
+    /// Puts the connection back if its state is known, and converts the result of a step. If there is a `note`, it replaces the
+    /// note of an error that Postgres returned.
     fn keep<T>(
         &mut self,
         stage: Stage,
@@ -155,9 +155,9 @@ impl PgStore {
         Err(WriteError { stage, cause })
     }
 
-    /// Creates the plan's staging table, if the plan needs one and the connection doesn't have it yet. This happens
-    /// outside of a transaction, so that no rollback removes it. If records name their table, each staging table is
-    /// created at its first row. If another session locks the table, this waits for that session and names it.
+    /// Creates the plan's staging table, if the plan needs one and the connection doesn't have it yet. This happens outside of a
+    /// transaction, so that no rollback removes it. If records name their table, each staging table is created at its first row.
+    /// If another session locks the table, this waits for that session, and the error of a timeout names the session.
     async fn stage(&mut self) -> Result<(), WriteError> {
         let planned = Arc::clone(&self.rows.planned);
         let mut live = self.take(Stage::Begin)?;

@@ -18,7 +18,7 @@ use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, WaitCause, 
 pub const STALL_AFTER: Duration = Duration::from_secs(30);
 /// A poll thread that hasn't been active for this long hangs in a call.
 const POLL_STUCK_AFTER: Duration = Duration::from_secs(15);
-/// The shortest time between two rebuilds of one consumer.
+/// The shortest time between two rebuilds of one consumer. A consumer that is rebuilt leaves its group and joins it again.
 const REBUILD_EVERY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 /// Why a poll loop is asked to join its group again.

@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::Path;
 
-/// A digest of a file's content, by which a reload notices that the file was replaced. Two configurations that name the same
-/// file are equal only if its content is the same.
+/// A digest of a file's content, by which a reload notices that the file was replaced. Two configurations that name the same file
+/// are equal only if the file had the same content when each of them was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content(u64);
 

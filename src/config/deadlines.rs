@@ -1,4 +1,4 @@
-//! Checks the order of the deadlines. Some deadlines must be shorter than others: otherwise the wrong side would give up first.
+//! Checks the order of the deadlines. Some deadlines must be shorter than others; [`ORDER`] says what would happen otherwise.
 
 use std::time::Duration;
 

@@ -44,7 +44,7 @@ pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// `http.listen`: loopback, because the page requires no password.
 pub const HTTP_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9464));
 
-/// `log.level`: lines that an operator may have to act on.
+/// `log.level`: INFO has every line that an operator may have to act on. DEBUG is for finding faults.
 pub const LOG_LEVEL: tracing::Level = tracing::Level::INFO;
 
 /// `pipelines.NAME.consumers`: one consumer keeps up with most topics, and users can configure more.

@@ -200,7 +200,7 @@ fn scalar(value: &toml_edit::Value) -> Value {
         // `start = 2026-01-01T00:00:00Z` also works without quotes.
         toml_edit::Value::Datetime(time) => ValueKind::String(time.value().to_string()),
         toml_edit::Value::Array(array) => ValueKind::Array(array.iter().map(scalar).collect()),
-        toml_edit::Value::InlineTable(_) => ValueKind::Table(Map::new()), // in an array, where none is allowed
+        toml_edit::Value::InlineTable(_) => ValueKind::Table(Map::new()), // in an array, where no table is allowed
     };
     Value::new(None, kind)
 }

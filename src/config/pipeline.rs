@@ -94,7 +94,7 @@ pub enum Start {
     Earliest,
     /// Only records that are written after the first start.
     Latest,
-    /// The consumer group's committed offset (left by another sink); `earliest` if it has none.
+    /// The consumer group's committed offset (left by another sink); `earliest` if the group has none.
     Committed,
     /// The first record at or after this time, in milliseconds since the epoch.
     Time(i64),

@@ -82,8 +82,8 @@ pub fn parse(url: &str) -> Result<Servers, String> {
     Ok(Servers { all, must_write, has_authorities: query.has_authorities })
 }
 
-/// Splits off the scheme. JDBC URLs and lists of `key=value` pairs, which people may paste, get errors of their own.
-/// Returns `Ok(None)` for any other text.
+/// Splits off the scheme `postgres` or `postgresql`. JDBC URLs and lists of `key=value` pairs, which people may paste, get errors
+/// of their own. Returns `Ok(None)` for any other text.
 fn split_scheme(url: &str) -> Result<Option<(&str, &str)>, String> {
     if url.starts_with("jdbc:") {
         return Err(format!("a JDBC URL; {FORM}, with the user and the password before the host"));

@@ -20,7 +20,7 @@ use super::{
     url_parameters,
 };
 
-/// The range of timeouts, and of `batch.max_age`. Its upper end is low enough that sums of them can't overflow.
+/// The range of timeouts, and of `batch.max_age`. Its upper end is low enough that sums of such durations can't overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
 /// Postgres settings that the user can't set for Tidegate's sessions, each with the key to set instead or with the

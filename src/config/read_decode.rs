@@ -189,8 +189,8 @@ fn source(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>, protobu
     })
 }
 
-/// Reads the options of `decode` that say how keys are read, whether values are changes, and which array contains the rows. Also
-/// reads `table.delete_where`.
+/// Reads the options of `decode` that say how keys are read, whether values are change events, and which array contains the rows.
+/// Also reads `table.delete_where`.
 pub(super) fn shape(pipeline: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Shape {
     let node = pipeline.at("decode");
     if node.at("rows").is_set() && node.at("envelope").text() == Some("debezium") {

@@ -66,8 +66,9 @@ fn evolve(node: &ConfigNode<'_>) -> bool {
     evolves
 }
 
-/// Checks the name of a column that another setting refers to. If the table is created from the mapping, the mapping must have
-/// the column. An existing table may compute the column (GENERATED ALWAYS AS), so here its name need only be valid.
+/// Checks the name of a column that another setting refers to. If the table is created from the mapping, the mapping
+/// must have the column. An existing table may compute the column (GENERATED ALWAYS AS), so in that case the column's
+/// name need only be valid.
 fn is_own(node: &ConfigNode<'_>, columns: Option<&[Column]>, name: &str) -> Result<(), String> {
     match columns {
         Some(columns) if node.at("create").flag(false) && !columns.iter().any(|mapped| mapped.name == name) => {
@@ -135,8 +136,8 @@ fn mode(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>, columns: Option<&[Colu
     }
 }
 
-/// Returns whether records may delete rows. If `deletes` isn't set, they may with `envelope = "debezium"` or
-/// `delete_where`.
+/// Returns whether records may delete rows. If `deletes` isn't set, they may delete rows if `envelope` is `"debezium"`
+/// or `delete_where` is set.
 fn deletes(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>) -> bool {
     let implied = pipeline.at("decode").at("envelope").text() == Some("debezium") || node.at("delete_where").is_set();
     let deletes = node.at("deletes").flag(implied);

@@ -10,7 +10,8 @@ const FIRST_MARK: u32 = 0xf_0000;
 /// The most placeholders in one name.
 const PLACEHOLDERS_MAX: usize = 8;
 
-/// Reads a table's name. If the name has placeholders, also returns the route, which says which fields of a record fill them.
+/// Reads a table's name. If the name has placeholders, also returns the route, which says where the value of each
+/// placeholder is in a record.
 pub(super) fn template(text: &str, max_tables: u32) -> Result<(TableName, Option<Route>), String> {
     let (marked, values) = placeholders(text)?;
     let TableName { schema, name } = names::table(&marked)?;

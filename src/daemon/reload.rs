@@ -71,8 +71,8 @@ pub(super) fn changes(
     Ok(changes)
 }
 
-/// Returns why a running pipeline must restart; `None` if neither its own configuration nor a section that all pipelines share
-/// has changed.
+/// Returns why a running pipeline must restart; `None` if nothing has changed of its own configuration, `[kafka]`, `[postgres]`,
+/// and the durations in `[limits]`.
 fn difference(old: &Config, new: &Config, name: &str) -> Option<&'static str> {
     let of = |config: &Config| config.pipelines.iter().find(|pipeline| pipeline.name == name).cloned();
     if of(old) != of(new) {

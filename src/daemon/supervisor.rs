@@ -40,8 +40,8 @@ pub(super) struct Supervisor {
     until: Until,
     workers: JoinSet<(Arc<str>, Outcome)>,
     running: BTreeMap<Arc<str>, Running>,
-    /// Pipelines that start once all pipelines that were told to end have ended. The starting and the ending pipelines together
-    /// might exceed the memory budget.
+    /// Pipelines that start as soon as no other pipeline is ending. The starting and the ending pipelines together might
+    /// exceed the memory budget.
     waiting: BTreeSet<Arc<str>>,
     /// The unwritten remainders of pipelines that ended without a fault.
     remainders: BTreeMap<Arc<str>, Remainder>,
@@ -165,7 +165,7 @@ impl Supervisor {
         }
     }
 
-    /// Starts the waiting pipelines once all pipelines that were told to end have ended.
+    /// Starts the waiting pipelines, unless a pipeline that was told to end still runs.
     fn start_waiting(&mut self) {
         if self.waiting.is_empty() || self.running.values().any(|running| running.stop.is_cancelled()) {
             return;

@@ -10,7 +10,7 @@ use axum::routing::get;
 use super::Site;
 
 const INDEX: &str = include_str!("page/index.html");
-/// The placeholder that the snapshot replaces.
+/// The placeholder in the page. It is replaced by a snapshot: the current state in plain text.
 const SNAPSHOT: &str = "<!-- snapshot -->";
 
 /// The path, content type and content of each file. uPlot is vendored from its npm package, with its licence.

@@ -1,6 +1,6 @@
 //! Decides which dead letters are news. The first ones after a quiet time are news for five minutes. Dead letters that are a
-//! large share of the records are always news. A small, constant share is not news: the page only counts it in the pipeline's
-//! row. No I/O.
+//! large share of the records are always news. A small, constant share is not news: the page only shows the number of these dead
+//! letters in the pipeline's row. No I/O.
 
 use std::collections::VecDeque;
 

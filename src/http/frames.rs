@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Value, json};
 
-/// Fields that change merely because time passes. Such a change alone isn't sent. For some of these fields, another one has the
-/// time from which they count: `since_ms` for `seconds`, and `lag_seen_ms` for `lag_age_seconds`.
+/// Fields that change merely because time passes. Such a change alone isn't sent. Two of them count from a time that another
+/// field has: `seconds` from `since_ms`, and `lag_age_seconds` from `lag_seen_ms`.
 const BY_THEMSELVES: [&str; 5] = ["now_ms", "seconds", "retry_in_seconds", "age_seconds", "lag_age_seconds"];
 
 /// One step of a path in a document.

@@ -257,7 +257,7 @@ fn times(text: &mut String, pipeline: &PipelineView) {
     }
 }
 
-/// Returns what closed a batch, in words. The word in the document is that of the metric `tidegate_batches_total`.
+/// Returns what closed a batch, in words. `trigger` is a value of the label `trigger` of the metric `tidegate_batches_total`.
 fn cause(trigger: &str) -> &str {
     match trigger {
         "rows" => "max_rows",

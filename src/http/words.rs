@@ -58,7 +58,7 @@ pub(super) struct Facts {
     pub(super) waiting: Option<Waiting>,
     /// The wait for Kafka, if Kafka doesn't serve the running pipeline.
     pub(super) kafka: Option<Waiting>,
-    /// The longest delay by a quota of Kafka in the last answers, in seconds.
+    /// The longest time by which a quota recently delayed an answer of Kafka, in seconds.
     pub(super) throttled: f64,
     /// The first partition with a log-loss condition: some of its records may be lost.
     pub(super) may_be_lost: Option<String>,

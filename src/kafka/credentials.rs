@@ -1,8 +1,8 @@
 //! Gives running Kafka clients their credentials: tokens before they expire, and passwords whose file has changed.
 //!
-//! One [`Keeper`] serves all clients of the process that have the same source. It has its own thread, because a request
-//! to an endpoint or a program blocks, and no poll loop may wait for it. The keeper ends when
-//! it is dropped: when no client holds it any more.
+//! One [`Keeper`] serves all clients of the process that have the same source. It has its own thread, because a request to an
+//! endpoint or a program blocks, and no poll loop may wait for it. The keeper ends when it is dropped, which happens when no
+//! client refers to it any more.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};

@@ -35,7 +35,7 @@ pub enum Cause {
     PlainListener,
     /// The broker's certificate isn't trusted; librdkafka's text doesn't say why.
     Certificate,
-    /// No known CA signed the broker's certificate, or it isn't valid now.
+    /// No known CA signed the broker's certificate, or the certificate isn't valid now.
     UnknownCa,
     /// The broker's certificate is valid, but for another host name.
     WrongName,

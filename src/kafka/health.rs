@@ -95,7 +95,7 @@ impl KafkaHealth {
         state.failed = None;
     }
 
-    /// Notes that a request failed for a reason other than a connection.
+    /// Notes that a request failed for a reason other than a denial or a failed connection.
     pub fn request_failed(&self, fault: Fault) {
         lock(&self.state).failed = Some(fault);
     }
@@ -282,8 +282,9 @@ impl KafkaHealth {
         });
     }
 
-    /// Calls `say` to log a line, unless the same line was logged within the last minute. Lines that differ only in their digits
-    /// count as the same. `say` gets the number of lines that were suppressed since the last one; `None` if it is 0.
+    /// Calls `say` to log a line, unless the same line was logged within the last minute. Lines that differ only in
+    /// their digits count as the same. `say` gets how many times the line was suppressed since it was last logged;
+    /// `None` if it wasn't suppressed.
     pub fn once(&self, line: &str, say: impl FnOnce(Option<u32>)) {
         let key: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
         let held_back = lock(&self.lines).take(key, Instant::now());

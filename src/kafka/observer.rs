@@ -349,7 +349,7 @@ impl Observer {
             Start::Latest => self.ends(sources, End::High)?,
             Start::Time(ms) => {
                 let mut found = self.at(sources, KafkaOffset::Offset(*ms))?;
-                // If there is no record at or after that time, begin at the end: all records to come are after it.
+                // If there is no record at or after that time, begin at the log's end: all records to come are after that time.
                 let missing: Vec<_> = sources.iter().filter(|s| !found.contains_key(s)).cloned().collect();
                 found.extend(self.ends(&missing, End::High)?);
                 found

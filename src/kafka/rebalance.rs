@@ -1,9 +1,9 @@
 //! Callbacks of librdkafka. Rebalances are queued for the poll thread, and what librdkafka reports about Kafka goes to the
 //! pipeline's health.
 //!
-//! librdkafka calls back on the polling thread, in the middle of a poll. The callback only queues the event; the poll thread,
-//! which has the session, answers it afterwards. librdkafka waits for the answer, and changes no assignment meanwhile. While a
-//! consumer closes, nobody reads the queue, so the callback itself answers.
+//! librdkafka calls back on the polling thread, in the middle of a poll. The callback can't reach the consumer's state, so it
+//! only queues the event; the poll loop answers the event after the poll. librdkafka waits for the answer, and changes no
+//! assignment meanwhile. While a consumer closes, nobody reads the queue, so the callback itself answers.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -21,11 +21,11 @@ const METADATA_REFRESH_MS: u32 = 10_000;
 /// to flow as late as 10 s after the broker is back.
 const RECONNECT_MAX_MS: u32 = 2_000;
 
-/// The time between two heartbeats of a member of a classic group. When a partition moves, each side learns of the
-/// other's step at its next heartbeat, so the partition pauses for about one interval. At librdkafka's default of 3 s,
-/// a pause of 3.4 s was measured. Two small requests per second and consumer cost a broker nothing, and 24 of them in a
-/// row may fail before a session of 12 s ends. With `group_protocol = "consumer"` the broker sets the interval, by
-/// `group.consumer.heartbeat.interval.ms` (5 s by default).
+/// The time between two heartbeats of a member of a classic group. When a partition moves, the new owner can't start before the
+/// old one has given the partition up. Members learn of such steps at their next heartbeat, so the partition pauses for about one
+/// interval. At librdkafka's default of 3 s, a pause of 3.4 s was measured. Two small requests per second and consumer cost a
+/// broker nothing, and 24 of them in a row may fail before a session of 12 s ends. With `group_protocol = "consumer"` the broker
+/// sets the interval, by `group.consumer.heartbeat.interval.ms` (5 s by default).
 const HEARTBEAT_MS: u32 = 500;
 
 /// A fetch reply with at least this many bytes is sent at once. If there are fewer, the broker waits for more, up to

@@ -123,7 +123,7 @@ impl LagWatch {
             let moved = before.get(source).is_some_and(|lag| lag.next != *next || lag.end != *end);
             let is_open = known.get(source).is_none_or(|known| {
                 let is_read = known.end_read.as_ref().is_some_and(|(range, _)| *range == (*next..*end));
-                // A range before the log's start can't be read. The next claim finds this condition.
+                // A range before the log's start can't be read. The next claim finds the log-loss condition.
                 let is_deleted = known.low.is_some_and(|low| *next < low);
                 known.end_read_in < slow && !is_read && !is_deleted && known.read_to(*next) < *end
             });

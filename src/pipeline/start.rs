@@ -26,8 +26,8 @@ impl Pipeline {
     /// Retries during outages, without end.
     ///
     /// # Errors
-    /// [`Stopped::Start`] if waiting can't help. A refusal by Postgres counts only if it occurs twice in a row with the same
-    /// text, because two instances that start together may cause it once.
+    /// [`Stopped::Start`] if waiting can't help. A refusal by Postgres is returned only if it occurs twice in a row with the same
+    /// text, because two instances that start together may cause one refusal.
     pub(super) async fn start(
         &self,
         connector: &Connector,

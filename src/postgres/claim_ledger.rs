@@ -1,4 +1,4 @@
-//! The claim loop's statements. They run on one connection; each wait for a lock has its own.
+//! The claim loop's statements. They run on one connection; each wait for a lock has a connection of its own.
 
 use std::sync::Arc;
 use std::time::Duration;

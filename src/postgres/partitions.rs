@@ -164,8 +164,8 @@ pub async fn lacking(connection: &mut PgConnection, table: &TableName) -> Result
     Ok(lacking)
 }
 
-/// Waits until this session is the only one of Tidegate that may change the table's partitions. This lasts until the session
-/// ends.
+/// Waits until this session is the only one of Tidegate that may change the table's partitions. It remains
+/// the only one until it ends.
 async fn lock(connection: &mut PgConnection, table: &TableName) -> Result<(), sqlx::Error> {
     lock_for_session(connection, &format!("tidegate partitions {table}")).await
 }

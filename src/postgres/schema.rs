@@ -183,8 +183,8 @@ async fn damage(connection: &mut PgConnection) -> Result<Option<String>, sqlx::E
 /// older than the tables leaves them alone.
 ///
 /// # Errors
-/// The error of the server; the schema is then as it was before the failing migration. Or that the tables are those of another
-/// build, or that a part of them is missing or hidden.
+/// The error of the server; the schema is then as it was before the failing migration. It is also an error if the tables are
+/// those of another build, or if a part of them is missing or hidden.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError> {
     let migrator = migrator();
     // If nothing is missing, return before taking the lock: a suspended daemon may hold the lock, and this role may

@@ -56,7 +56,7 @@ impl Stages {
         self.there.insert(number, defaults);
     }
 
-    /// Forgets the staging tables that a rollback, or a rollback to a savepoint, undoes. A table that was created before the
+    /// Forgets the staging tables that a rollback, or a rollback to a savepoint, removes. A table that was created before the
     /// savepoint still exists, but is forgotten too, and is created once more. This is rare and harmless.
     pub(super) fn rolled_back(&mut self) {
         for number in std::mem::take(&mut self.new) {

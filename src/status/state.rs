@@ -59,7 +59,8 @@ pub enum PipelineState {
 }
 
 impl PipelineState {
-    /// All states, in the order of their declaration: each is a value of the metric's label `state`.
+    /// All states, in the order of their declaration: each is a value of the label `state` of the metric
+    /// `tidegate_pipeline_state`.
     pub const ALL: [Self; Self::Stopped as usize + 1] = [
         Self::Starting,
         Self::Flowing,

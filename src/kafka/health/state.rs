@@ -46,7 +46,7 @@ pub(super) struct Consumer {
     pub(super) is_settled: Option<bool>,
     /// What Kafka denies the consumer, and when it last did.
     pub(super) denied: Vec<(Fault, Instant)>,
-    /// The longest delay of an answer to this consumer by Kafka's quotas, in the last statistics.
+    /// The longest time by which a quota delayed an answer to this consumer, according to the last statistics.
     pub(super) throttled: Duration,
 }
 

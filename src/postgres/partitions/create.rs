@@ -112,8 +112,8 @@ impl AllRefused {
     ///
     /// # Errors
     /// The error of a refused partition whose rows no existing partition accepts. Also the last error in two cases: rows wait,
-    /// and waiting resolves this error; or the DEFAULT partition is configured and doesn't exist. Without the DEFAULT partition,
-    /// no partition accepts the rows for which none may be created.
+    /// and waiting resolves this error; or the DEFAULT partition is configured and doesn't exist. Only the DEFAULT partition
+    /// accepts rows for which no other partition may be created.
     async fn judge(
         mut self,
         connection: &mut PgConnection,
@@ -201,7 +201,7 @@ pub fn reason_for_this_partition(error: &dyn DatabaseError) -> Option<&'static s
 }
 
 /// Returns whether a user can remove the reason of the refusal: another table has the partition's name, or another partition
-/// covers a part of its range. Until then, possibly no partition accepts rows of its range.
+/// covers a part of its range. Until then, possibly no partition accepts rows of this range.
 fn may_be_mended(error: &dyn DatabaseError) -> bool {
     matches!(error.code().as_deref(), Some("42P07" | "42P17"))
 }

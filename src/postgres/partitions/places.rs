@@ -62,8 +62,8 @@ pub async fn without_place(
     Ok(outside.into_iter().filter_map(|n| wanted.get(usize::try_from(n).ok()?).copied()).collect())
 }
 
-/// Returns the relations that have the name of a partition that isn't expired, or of the DEFAULT partition if it is
-/// configured, and aren't partitions of this table.
+/// Returns the relations that aren't partitions of this table, but have the name of one: of a partition that wouldn't be expired,
+/// or of the DEFAULT partition if it is configured and doesn't exist.
 ///
 /// # Errors
 /// The error of the database.
