@@ -37,7 +37,7 @@ use crate::status::{ConsumerStatus, Trouble, lock};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long a reading counts as current. It is longer than the time between readings, because a few of them may fail.
 const CURRENT_FOR: Duration = Duration::from_secs(10);
-/// One of this many readings is slow: it also requests what changes slowly, which is topics, log starts and retention.
+/// One reading in this many is slow: it also requests topics, log starts and retention, which seldom change.
 const SLOW_EVERY: u32 = 10;
 
 #[derive(Clone, Debug, Default)]

@@ -85,8 +85,8 @@ pub enum PipelinePhase {
 const CLAIM_REQUESTS: usize = 64;
 /// The longest that a bounded run (`--until now`) waits at its end until expired partitions are removed.
 const LAST_REMOVAL: Duration = Duration::from_secs(20);
-/// How many messages may wait for a poll loop: one acknowledgement, answers to rounds of claims, and requests to rejoin the
-/// group. The writer and the claim loop wait while there is no room; a request to rejoin is dropped.
+/// How many messages may wait for a poll loop: one acknowledgement, answers of the claim loop, and requests to rejoin the group.
+/// The writer and the claim loop wait while there is no room; a request to rejoin is dropped.
 const INBOX: usize = 16;
 
 impl Pipeline {
@@ -171,10 +171,10 @@ impl Pipeline {
         *lock(&self.phase) = (phase, metrics::epoch_ms());
     }
 
-    /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are written.
-    /// Returns the unwritten remainder. After `stop`, the pipeline ends within [`config::Limits::pipeline_timeout`],
-    /// even during an outage. `owner` is the instance's id, which its claims store in the ledger. `name` is the name under which
-    /// its consumers join their group.
+    /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are written. Returns
+    /// the unwritten remainder. After `stop`, the pipeline ends within [`config::Limits::pipeline_timeout`], even during an
+    /// outage. `owner` is the instance's id, which the pipeline's claims store in the ledger. `name` is the name under which its
+    /// consumers join their group.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required.

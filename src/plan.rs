@@ -472,7 +472,7 @@ async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(),
     }
 }
 
-/// Returns the error for the pipeline's table, which doesn't exist and is not to be created.
+/// Returns the error that the pipeline's table doesn't exist, for a pipeline that doesn't create its table.
 async fn missing(config: &Pipeline, connection: &mut PgConnection) -> ReplanError {
     match catalog::elsewhere(connection, &config.table.name).await {
         Ok(elsewhere) => ReplanError::Unplannable(no_table(config, &elsewhere)),

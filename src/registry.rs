@@ -1,9 +1,9 @@
 //! Schemas from a registry with Confluent's REST interface, by number or GUID.
 //!
 //! A poll thread calls `CachedSchemas::find` and never waits in it. A thread of this module requests unknown schemas, and
-//! meanwhile their records wait in the poll thread. A registry that is down, fails or denies access is an outage: requests are
-//! retried without end, and nothing is dead-lettered. Only if the registry itself answers that the schema doesn't exist is the
-//! record at fault.
+//! meanwhile their records wait in the poll thread. A registry that is down, fails or denies access is an outage: requests
+//! are retried without end, and nothing is dead-lettered. The record is at fault only if the registry itself answers that
+//! the schema doesn't exist.
 //!
 //! A schema never changes under its id, so schemas are cached without a limit in time: until the pipeline ends or restarts.
 

@@ -72,8 +72,8 @@ pub struct PartitionStatus {
     /// The offset up to which the log was read, if no records are in the open batch or in flight. The ledger then covers
     /// everything before it.
     pub read_to: Option<Offset>,
-    /// Whether the log is known to be the right one: it was compared with the last committed record, or no longer has that
-    /// record.
+    /// Whether the log is known to be the right one: it was compared with the last committed record, or the log
+    /// no longer has that record.
     pub known: bool,
     pub epoch: Option<i64>,
     /// The log-loss condition that stopped the partition; `None` if it isn't stopped.

@@ -204,8 +204,8 @@ pub(super) fn shape(pipeline: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegis
     }
 }
 
-/// Reads `rows`, the path of the array whose elements become rows. `[].` separates an array from an array within its
-/// elements, as in `resourceLogs[].scopeLogs[].logRecords`. Returns the whole path of each array.
+/// Reads `rows`, the path of the array whose elements become rows. `[].` separates the path of an array from the path of another
+/// array within its elements, as in `resourceLogs[].scopeLogs[].logRecords`. Returns the whole path of each array.
 fn rows(node: &ConfigNode<'_>) -> Vec<Vec<String>> {
     let Some(text) = node.text() else { return Vec::new() };
     let mut levels: Vec<Vec<String>> = Vec::new();

@@ -27,7 +27,8 @@ pub struct SchemaRegistry {
     pub token: Option<SecretSource>,
     /// `ca_file`: CA certificates (PEM) that verify the registry. `None`: the system trust store.
     pub ca_file: Option<PathBuf>,
-    /// A digest of `ca_file`, by which a reload notices a new content. The registry's client reads the file only once.
+    /// A digest of `ca_file`, by which a reload notices that the file was replaced. The registry's client
+    /// reads the file only once.
     pub ca_content: Option<Content>,
     /// The longest wait for one answer. Default [`REGISTRY_TIMEOUT`](super::defaults::REGISTRY_TIMEOUT).
     pub timeout: Duration,

@@ -287,7 +287,7 @@ fn line(text: &mut String, line: &str) {
     let _infallible = writeln!(text, "{plain}");
 }
 
-/// Returns the value's word in the document, such as `insert_new`.
+/// Returns the word that stands for a value in the document, such as `insert_new`.
 fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,

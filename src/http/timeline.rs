@@ -64,7 +64,7 @@ impl Waits {
     pub(super) fn lines(&mut self, mut events: Vec<(u32, Event)>) -> Vec<Event> {
         events.sort_by_key(|(_, event)| event.at_ms);
         let mut lines: Vec<Event> = Vec::new();
-        // For each line about partitions, by its index: the text that its partitions share, and these partitions.
+        // For each line about partitions, by the line's index: the text that the partitions share, and their names.
         let mut shared: BTreeMap<usize, (String, Vec<String>)> = BTreeMap::new();
         for (consumer, event) in events {
             match (event.kind, event.cause) {

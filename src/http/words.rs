@@ -317,8 +317,8 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// Returns the sentences of all pipelines. If there are no problems, the first sentence says so. `refused` has the
-/// faults of the last reload of the configuration, if it was refused.
+/// Returns the sentences of all pipelines. If there are no problems, the first sentence says so. `refused` has the faults of the
+/// last reload of the configuration; `None` if that reload was applied.
 pub(super) fn all(facts: &[Facts], refused: Option<&str>) -> Vec<Sentence> {
     let refused = refused.map(|faults| Sentence {
         level: Level::Warning,

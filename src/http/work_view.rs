@@ -72,7 +72,7 @@ pub(super) fn batches(consumers: &[Arc<ConsumerStatus>]) -> BatchesView {
     }
 }
 
-/// Returns the value that `percent` percent of the values don't exceed.
+/// Returns a percentile of the sorted values, by the nearest-rank method; `None` if there are no values.
 fn at<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied()

@@ -102,7 +102,7 @@ impl Group for KafkaGroup {
 
 /// A member of the group.
 pub struct KafkaClient {
-    // The queue is dropped before the consumer, to which it also holds a reference.
+    // The queue holds a reference to the consumer. It is declared first, so that it is dropped first.
     queue: BatchQueue<Notes>,
     consumer: Arc<BaseConsumer<Notes>>,
     /// Notified when a record or an event may have arrived.

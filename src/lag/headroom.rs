@@ -30,8 +30,7 @@ impl Retentions {
     }
 
     /// Stores the result of an attempt to read the retention of `topics`; `read` has those that could be read. Returns the topics
-    /// that couldn't be read, without those for which the attempt before failed too. Says for each whether an earlier value is
-    /// known.
+    /// whose retention has become unreadable with this attempt, each with whether an earlier value is known.
     pub(super) fn keep<'a>(
         &mut self,
         topics: &'a [String],

@@ -1,6 +1,6 @@
-//! Requests to Kafka for timestamps and for the records at the ends of logs, which tell the lag more exactly. They are made in
-//! every tenth reading, and only if needed. Each reading makes a limited number of them, so that it ends within a few seconds
-//! however many partitions there are. The next reading makes the requests that are left.
+//! Requests to Kafka for timestamps and for the records at the ends of logs, with which the lag is computed more exactly. They
+//! are made in every tenth reading, and only if needed. Each reading makes a limited number of them, so that it ends within a few
+//! seconds however many partitions there are. The next reading makes the requests that are left.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -21,7 +21,7 @@ const MARKS_MAX: u64 = 16;
 /// How much one reading may request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
-    /// The most partitions whose timestamp is requested, and the most whose end of the log is read.
+    /// The most partitions for which a timestamp is requested, and also the most for which the end of the log is read.
     pub partitions: usize,
     /// After this time, no further topic's ranges are read.
     pub reading: Duration,
@@ -108,9 +108,9 @@ impl LagWatch {
         is_more
     }
 
-    /// Reads the short ranges from the ledger's position to the log's end that don't change. If a range holds only transaction
-    /// markers, it is no lag, but the ledger never advances past the markers: without a record there is no batch. Returns whether
-    /// ranges are left for the next reading.
+    /// Reads the range from the ledger's position to the log's end, for each partition where this range is short and hasn't
+    /// changed since the previous reading. A range with nothing but transaction markers is no lag, but the ledger never advances
+    /// past the markers: without a record there is no batch. Returns whether ranges are left for the next reading.
     pub(super) async fn read_ends(
         &mut self,
         places: &[Place],

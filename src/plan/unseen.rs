@@ -14,8 +14,8 @@ pub(super) struct Unseen {
     /// The version of the plan.
     version: u64,
     rows: u64,
-    /// For each column for which neither a default nor the mapping says what a missing field means: the field's path, and the
-    /// number of rows that lacked the field.
+    /// For each column: the path of its field, and the number of rows that lacked the field. Columns with a default are left out,
+    /// and so are columns for which the mapping says what a missing field means.
     missing: BTreeMap<String, (String, u64)>,
     /// Whether the log has already named the fields that no record has.
     named: bool,

@@ -172,7 +172,8 @@ pub(super) async fn retyped<'p>(
     sqlx::query_scalar(RETYPED).bind(relations).bind(names).bind(types).fetch_optional(conn).await
 }
 
-/// Returns up to five schemas that have a table or view of this name, without the table's own schema and those of Postgres.
+/// Returns up to five schemas that have a table or view of this name. The table's own schema and the schemas
+/// of Postgres are left out.
 ///
 /// # Errors
 /// If Postgres can't be queried.

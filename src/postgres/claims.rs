@@ -1,4 +1,4 @@
-//! Claims partitions. A claim is a new random id in a partition's ledger row, which fences every earlier owner.
+//! Claims partitions. A claim writes a new random id into the partition's ledger row, and so fences every earlier owner.
 
 use sqlx::{PgConnection, Row};
 use tidegate_protocol::batch::LastRecord;

@@ -32,8 +32,8 @@ pub(super) fn only_the_default() -> PostgresError {
     PostgresError::new("23514", "some rows have no partition but the default one")
 }
 
-/// Returns an error like the one that Postgres returns for a value whose type isn't that of its column. Binary COPY
-/// doesn't detect every such value.
+/// Returns an error like the one that Postgres returns for a value of another type than its column. Binary COPY doesn't
+/// detect every such value.
 pub(super) fn retyped(column: &str) -> PostgresError {
     let message = format!("the type of column `{column}` has changed since the rows were encoded");
     PostgresError { column: Some(column.to_owned()), ..PostgresError::new("42804", message) }
@@ -59,7 +59,7 @@ fn postgres_error(error: &PgDatabaseError) -> PostgresError {
     }
 }
 
-/// Returns the message of an error, followed by its detail and by the function that raised it, if there are any.
+/// Returns the message of an error, followed by its detail, and by the function that raised it, if they are known.
 pub(crate) fn message(error: &PgDatabaseError) -> String {
     let mut message = error.message().to_owned();
     if let Some(detail) = error.detail() {

@@ -164,8 +164,8 @@ pub async fn lacking(connection: &mut PgConnection, table: &TableName) -> Result
     Ok(lacking)
 }
 
-/// Waits until this session is the only one of Tidegate that may change the table's partitions. It remains
-/// the only one until it ends.
+/// Waits for the advisory lock without which no session of Tidegate changes the table's partitions. The lock is
+/// held until the session ends.
 async fn lock(connection: &mut PgConnection, table: &TableName) -> Result<(), sqlx::Error> {
     lock_for_session(connection, &format!("tidegate partitions {table}")).await
 }

@@ -140,8 +140,8 @@ pub(super) async fn retyped(live: &mut Live, planned: &Planned) -> Result<Option
     catalog::retyped(&mut live.connection, std::iter::once(&planned.table)).await
 }
 
-/// Runs the COPY, and the merge if there is one, without any row, for the table that was written last. This shows
-/// whether the table refuses writes whatever the row.
+/// Runs the COPY, and the merge if there is one, without any row, for the table that was written last. This shows whether the
+/// table refuses every write, regardless of the row.
 pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
     let (number, table) = last_written(live, planned);
     if let Some(merge) = &table.merge {
@@ -153,8 +153,8 @@ pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(
     Ok(())
 }
 
-/// Evaluates the defaults that Postgres may give to rows of the table that was written last. This shows whether a
-/// default fails whatever the row.
+/// Evaluates the defaults that Postgres may give to rows of the table that was written last. This shows whether a default always
+/// fails, regardless of the row.
 pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
     let table = last_written(live, planned).1;
     if table.may_default().next().is_none() {

@@ -71,7 +71,7 @@ impl PipelineState {
         Self::Stopped,
     ];
 
-    /// Returns the state's name in the API and in the metric's label.
+    /// Returns the state's name in the API and in the metric `tidegate_pipeline_state`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",

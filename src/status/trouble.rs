@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-/// The system that something waits for.
+/// The system that a pipeline or a consumer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WaitCause {
     Kafka,

@@ -40,7 +40,7 @@ const COMPARED: &[Case] = &[
     ("of [kafka]: ssl.key.password_file", "[kafka.properties]\n'ssl.key.password_file' = 'FILE'", ["one", "two"]),
 ];
 
-/// Files that are read for each connection, request or token. So a new content must not restart pipelines at a reload.
+/// Files that are read for each connection, request or token. So a reload must not restart pipelines if the content has changed.
 const READ_WHEN_USED: &[Case] = &[
     ("postgres.url_file", "URL_FILE", ["postgres://a@127.0.0.1/t", "postgres://b@127.0.0.1/t"]),
     ("postgres.password_file", "[postgres]\npassword_file = 'FILE'", ["one", "two"]),

@@ -49,12 +49,12 @@ impl Missing {
 /// Creates the partitions of `wanted` that are missing, and the DEFAULT partition if it is configured and missing.
 ///
 /// If Postgres refuses a partition, and existing partitions accept its rows, a warning says so. If the DEFAULT partition holds
-/// rows of the partition's range, or Postgres doesn't accept the partition's bounds, the partition is left out with a warning in
-/// any case. `logged` suppresses warnings that were logged shortly before.
+/// rows of the partition's range, or Postgres doesn't accept the partition's bounds, the partition is left out with a warning,
+/// whether existing partitions accept its rows or not. `logged` suppresses warnings that were logged shortly before.
 ///
 /// # Errors
-/// The error of the database. A refusal is an error in three cases: no partition accepts the rows; rows wait (`purpose`) and
-/// waiting resolves the refusal; the configured DEFAULT partition doesn't exist.
+/// The error of the database. A refusal is an error in three cases: no partition accepts the rows; `purpose` is [`Purpose::Rows`]
+/// and waiting resolves the refusal; the configured DEFAULT partition doesn't exist.
 pub async fn create(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -111,9 +111,9 @@ impl AllRefused {
     /// Decides whether the refusals are an error; if not, logs a warning.
     ///
     /// # Errors
-    /// The error of a refused partition whose rows no existing partition accepts. Also the last error in two cases: rows wait,
-    /// and waiting resolves this error; or the DEFAULT partition is configured and doesn't exist. Only the DEFAULT partition
-    /// accepts rows for which no other partition may be created.
+    /// The error of a refused partition whose rows no existing partition accepts. Also the last error in two cases: `purpose` is
+    /// [`Purpose::Rows`] and waiting resolves this error; or the DEFAULT partition is configured and doesn't exist. Only the
+    /// DEFAULT partition accepts rows for which no other partition may be created.
     async fn judge(
         mut self,
         connection: &mut PgConnection,

@@ -9,8 +9,8 @@ use tidegate_rows::write_mode::partitions::{Bounds, default_name, is_expired, of
 
 use super::existing;
 
-/// Selects the condition that the rows of each partition fulfil. A DEFAULT partition without others beside it has no condition,
-/// and accepts every row.
+/// Selects the condition that the rows of each partition fulfil. If the DEFAULT partition is the only partition, it has no
+/// condition, and accepts every row.
 const CONDITIONS: &str = "
 SELECT coalesce(pg_catalog.pg_get_partition_constraintdef(i.inhrelid), 'true')
 FROM pg_catalog.pg_inherits i WHERE i.inhparent = to_regclass($1)";

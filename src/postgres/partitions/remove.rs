@@ -22,8 +22,8 @@ const WAIT: Duration = Duration::from_secs(1);
 /// `lock_not_available`
 const LOCKED: &str = "55P03";
 
-/// Detaches or drops the expired partitions whose names are those that Tidegate gives. A refusal is logged, unless `logged`
-/// suppresses it. `now` is in microseconds since the epoch.
+/// Detaches or drops the expired partitions whose names have the form that Tidegate gives to partitions. A refusal is logged,
+/// unless `logged` suppresses it. `now` is in microseconds since the epoch.
 ///
 /// # Errors
 /// The error of a query, or of a broken connection.
@@ -78,8 +78,8 @@ pub(super) async fn remove(
     Ok(())
 }
 
-/// Returns the expired partitions among `existing` whose names are those that Tidegate gives, each with the statements that
-/// remove it.
+/// Returns the expired partitions among `existing` whose names have the form that Tidegate gives to partitions, each with the
+/// statements that remove it.
 pub(super) fn expired(
     config: &Pipeline,
     by: &PartitionBy,
