@@ -54,7 +54,7 @@ pub(crate) struct Stage {
     records: u64,
 }
 
-/// Returns how the backlog is produced. Its records have the fleet's compact form: seven fields, about 134 bytes.
+/// Returns the producer's settings. The records have the compact format of the crate `fleet`: seven fields, about 134 bytes.
 pub(crate) fn produce_spec(kafka: &Kafka, topic: &str, partitions: NonZeroU16, lz4: bool) -> ProduceSpec {
     let mut spec = ProduceSpec::new(kafka.bootstrap_servers(), topic);
     spec.fleet.vehicles = 10_000;

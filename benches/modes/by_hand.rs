@@ -10,7 +10,7 @@ use crate::stage::{Mode, Reading};
 /// The header of binary COPY data. [`TRAILER`] ends the data.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = [0xff, 0xff];
-/// The size of the pieces of COPY data.
+/// COPY data is sent in chunks of this many bytes.
 const CHUNK: usize = 256 * 1024;
 
 /// Encodes a batch as binary COPY.

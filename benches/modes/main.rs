@@ -1,6 +1,7 @@
-//! The modes bench. The daemon drains a backlog whose records share keys, in mode upsert and in mode aggregate. It takes turns
-//! with the best hand-written SQL for the same batches (COPY into a staging table, then one `INSERT … SELECT … ON CONFLICT`),
-//! and with its own mode append. All share the machine with the broker and the database, so only the ratios are meaningful.
+//! The modes bench. The daemon drains a backlog whose records share keys, in each of the modes append, upsert and
+//! aggregate. It takes turns with the best hand-written SQL for the same rows. For append, this SQL is a COPY into the
+//! table, otherwise a COPY into a staging table and one `INSERT … SELECT … ON CONFLICT`. Both share the machine with the
+//! broker and the database, so only the ratios are meaningful.
 //!
 //! ```text
 //! cargo bench --bench modes                                    # 2 M records over 10 k and over 1 M keys, 3 turns

@@ -133,13 +133,14 @@ fn bench(c: &mut Criterion, name: &str, specs: &[Spec], make: impl Fn(&mut fastr
     bench_format(c, name, specs, &Decode::Json, |rng| make(rng).into_bytes());
 }
 
-/// Measures rows that have `shapes` different shapes; all columns of the table have defaults.
+/// Measures records with `shapes` different sets of fields, in turns. All columns of the table have
+/// defaults, so a row leaves out the columns of the missing fields.
 fn bench_shapes(c: &mut Criterion, name: &str, shapes: usize) {
     let mut turn = 0;
     bench_records(c, name, encoder(TELEMETRY, &Decode::Json, true), |rng| {
         turn = (turn + 1) % shapes;
         let text = telemetry(rng);
-        // The first five shapes lack fields at the end of the record; further shapes also lack one at the front.
+        // Set n lacks the last n % 5 fields. From set 5 on, the sets lack the first field, too.
         let members: Vec<&str> = text[1..text.len() - 1].split(',').collect();
         let kept = &members[usize::from(turn >= 5)..members.len() - turn % 5];
         format!("{{{}}}", kept.join(",")).into_bytes()

@@ -34,7 +34,7 @@ use crate::value::{DecodeError, Flags, Slot, Value};
 /// The path of a field from the top level, one element per level.
 pub(crate) type Path = Vec<String>;
 
-/// How the decoder treats leftovers: the top-level fields that no path begins with, so that no column takes a value from them.
+/// How the decoder treats leftovers. These are the top-level fields that no path begins with: no column takes a value from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leftovers {
     Ignore,
@@ -59,7 +59,7 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// Clears the fields, and makes `slots` missing slots for a row.
+    /// Prepares for the next row: clears everything, and makes `slots` slots, each for a missing field.
     #[inline]
     pub(crate) fn reset(&mut self, slots: usize) {
         self.slots.clear();
@@ -98,7 +98,7 @@ impl Fields {
     }
 }
 
-/// Converts a position in a payload. Payloads above 4 GiB were rejected before, and Kafka has none.
+/// Converts a position in a payload. It fits into 32 bits, because a record's length in Kafka is below 2 GiB.
 #[inline]
 pub(crate) fn narrow(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)

@@ -10,7 +10,7 @@
 //! - [`spec`]: what the configuration says about decoding, mapping and the table.
 //! - [`copy`]: one encoder per Postgres type. [`decode`]: one decoder per format. [`write_mode`]: the SQL of each write mode.
 //!   [`ddl`]: the table that `create = true` makes.
-//! - [`mapping`]: the plan that joins them, and the encoder that runs it.
+//! - [`mapping`]: the plan, which combines all of these for one pipeline, and the encoder that runs the plan.
 
 pub mod base64;
 pub mod catalog;

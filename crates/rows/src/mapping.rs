@@ -334,7 +334,7 @@ impl Encoder {
         Ok(1)
     }
 
-    /// With `evolve`, rejects a record that has a field that should become a column. The record is encoded again once the column
+    /// With `evolve`, rejects a record with a field that should become a column. The record is encoded again once the column
     /// exists. Other unknown fields are treated as `unknown_fields` says.
     #[inline(never)]
     fn unknown(&self, given_up: &GivenUp) -> Result<(), DecodeError> {

@@ -1,10 +1,10 @@
 //! The write modes that can't COPY directly into the table. They COPY into a staging table, and then merge its rows
 //! into the table.
 //!
-//! This module makes SQL statements that create the staging table with the target's column types, copy rows into it,
-//! and merge them. A batch normally costs one COPY and one statement. Rows of several shapes need one COPY per shape;
-//! tombstones and kept columns need more statements. The advance of the ledger is in the same transaction, so that no
-//! row is merged twice.
+//! This module makes SQL statements that create the staging table with the target's column types, copy rows into it, and merge
+//! them. A batch normally costs one COPY and one statement. If rows leave out different columns, there is one COPY per set of
+//! columns. Tombstones need further statements, and so do columns that keep their values. The advance of the ledger is in the
+//! same transaction, so that no row is merged twice.
 //!
 //! - An upsert copies only those rows of a batch that may be the newest of their key; see `newest`.
 //! - Every writer merges in the order of the key, so that writers don't deadlock. For an exception, see `upsert`.
@@ -50,10 +50,10 @@ const OLD: &str = "tidegate_old";
 pub struct Merge {
     /// The staging table, as SQL names it.
     pub stage: String,
-    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before [`Self::set_defaults`]
-    /// and [`Self::add_computed`]; again if the target's defaults have changed. It runs outside of any transaction, so that no
-    /// rollback removes the table. Only after such a change, and if records name their tables, it runs in the window's
-    /// transaction.
+    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before
+    /// [`Self::set_defaults`] and [`Self::add_computed`]; again if the target's defaults have changed. It runs outside of any
+    /// transaction, so that no rollback removes the table. There are two exceptions, in which it runs in the window's
+    /// transaction: after such a change, and if records name their tables.
     pub create: String,
     /// The columns of the staging table that need the target's defaults: those that a row may leave out and that have a default
     /// of their own. The default of a domain doesn't count.

@@ -92,7 +92,7 @@ fn epoch_of_text(text: &[u8], unit: Option<EpochUnit>) -> Option<Result<i64, Rea
     Some(epoch(number, unit))
 }
 
-/// Writes a timestamp. Text must not have an offset other than `Z`, because Postgres would discard it.
+/// Writes a timestamp. Text with an offset other than `Z` is rejected, because Postgres would discard the offset.
 pub(super) fn timestamp(value: Value<'_>, times: &Times, out: &mut Vec<u8>) -> Result<(), Reason> {
     let micros = match value.as_text() {
         Some(text) => match epoch_of_text(text, times.unit) {

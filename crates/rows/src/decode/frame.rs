@@ -1,8 +1,8 @@
 //! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a header. The
 //! prefix is a zero byte, the schema's number in four bytes and, for Protobuf, the indexes of the message in the schema. The
 //! header contains either such a prefix, or the byte 1 and the schema's GUID in sixteen bytes; the value then has no prefix.
-//! Apicurio's serializers may write the number in eight bytes: in the prefix, or into headers with other names. With headers, a
-//! further header names the message of Protobuf.
+//! Apicurio's serializers may write the number in eight bytes: in the prefix, or into headers with other names. If a header names
+//! the schema, a further header names the Protobuf message.
 
 use tidegate_protocol::record::Headers;
 
@@ -90,10 +90,10 @@ pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames) -> Option<Sc
     Some(SchemaHeader { schema, message })
 }
 
-/// Converts an id in eight bytes, big-endian, to Confluent's form: a zero byte and the number in four bytes. These are
-/// the last five bytes, because ids of Apicurio's Confluent-compatible interface are below 2^32. Another header that
-/// begins with 0 or 1 could be taken for Confluent's form, so an empty header is returned for it. All others are
-/// returned unchanged, so that the error shows them.
+/// Converts an id in eight bytes, big-endian, to Confluent's form: a zero byte and the number in four bytes. These are the
+/// last five bytes, because ids of Apicurio's Confluent-compatible interface are below 2^32. A header that is not such an
+/// id, but begins with 0 or 1, could be taken for Confluent's form, so an empty header is returned instead. Any other
+/// header is returned unchanged, so that the error shows it.
 fn of_apicurio(header: &[u8]) -> &[u8] {
     match header {
         [0, 0, 0, 0, _, _, _, _] => header.get(3..).unwrap_or_default(),

@@ -8,7 +8,8 @@ use crate::spec::SchemaSource;
 use crate::value::DecodeError;
 use crate::value::Reason;
 
-/// How many plans are kept. Before a further one is added, all are dropped, and each is rebuilt when its schema occurs again.
+/// How many plans are kept. If this many plans exist, all of them are dropped before another one is
+/// added. Each is rebuilt when its schema occurs again.
 const KEPT: usize = 1024;
 
 /// The plan, or the fault, of each schema that occurred.
@@ -30,7 +31,8 @@ pub(super) struct Framed<'a> {
     /// The index at which the payload continues after the frame's schema id; 0 if it has no frame. In a Protobuf frame, the
     /// message indexes come first, then the message.
     pub(super) start: usize,
-    /// The message indexes, if a header contains them.
+    /// The rest of the header after the schema's id, if a header names the schema. For Protobuf, this is
+    /// the message indexes, or nothing.
     pub(super) indexes: Option<&'a [u8]>,
 }
 

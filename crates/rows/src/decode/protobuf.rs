@@ -1,8 +1,8 @@
 //! Protobuf: a plan is made once per message type. It says which fields the columns need, and each record is then decoded in
 //! one pass through its bytes.
 //!
-//! With a registry, each record names its schema and the message in it. With a local file, the configuration names the message.
-//! If it names none, a frame names the message; without a frame, it is the file's first message.
+//! With a registry, each record names its schema and the message in it. With a local file, the configuration can name the
+//! message. If it doesn't, each value's frame names the message; values without a frame are of the file's first message.
 //!
 //! If a record lacks a proto3 field without presence, the field has its default, as the format says: zero, the empty text, the
 //! first name of an enum, an empty list. If it lacks a field with presence (`optional`, messages, `oneof`), the field is
@@ -184,7 +184,7 @@ pub(crate) fn type_ref(file: &ProtoFile, payload: &[u8], start: usize) -> Option
 ///
 /// Apicurio's serializers of version 3 also write a type reference before the message; those of version 2 don't. If there is
 /// neither a name nor a type reference, the kind of id decides. Confluent's serializers write indexes after a number, so a number
-/// without indexes isn't theirs: it identifies the message type only if the file has a single outermost one. A GUID without
+/// without indexes isn't theirs. Then the message type is known only if the file has a single outermost message. A GUID without
 /// indexes means the file's first message type.
 pub(crate) fn headed(
     file: &ProtoFile,

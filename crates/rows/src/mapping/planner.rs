@@ -136,7 +136,7 @@ impl<'a> Planner<'a> {
         let upserts = matches!(self.mode, WriteMode::Upsert { .. });
         let own = if upserts && !in_key { Missing::Keep } else { Missing::Default };
         // The input of an aggregate is a record's value or nothing, so the table's default isn't used for it. The configuration
-        // refuses `default` and `keep` for an aggregate.
+        // refuses `missing` for an aggregate.
         let own = (column.has_default && mapped.aggregate.is_none()).then_some(own);
         match mapped.missing.or(own) {
             Some(Missing::DeadLetter) => WhenMissing::DeadLetter,

@@ -1,5 +1,5 @@
-//! Compares the planned paths with the schemas that records name in a registry, so that `check` can tell a field that no schema
-//! has from a field that these records leave out.
+//! Compares the planned paths with the schemas that records name in a registry, so that `check` can distinguish a field that no
+//! schema has from a field that only these records leave out.
 
 use tidegate_protocol::record::Record;
 

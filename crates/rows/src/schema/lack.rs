@@ -17,7 +17,7 @@ pub(crate) enum Lack {
         /// The record's or message's full name, with its kind.
         whose: String,
         field: String,
-        /// `; did you mean …?`, or the fields that the record or message has.
+        /// `; did you mean …?`, or a list of the fields that the record or message has, or empty.
         hint: String,
     },
     /// The path continues after a field that has no fields itself.
@@ -29,7 +29,7 @@ pub(crate) enum Lack {
     },
 }
 
-/// If no field has a similar name, up to this many fields are listed.
+/// If no field has a similar name, all fields are listed, but only if there are at most this many.
 const NAMED_MAX: usize = 12;
 
 impl Lack {

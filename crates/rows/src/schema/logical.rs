@@ -1,9 +1,9 @@
 //! The logical types of Kafka Connect and Debezium: what numbers, text or bytes with such a type mean.
 //!
-//! One table serves both formats that carry the names: JSON's envelope (`name`) and Avro (`connect.name`). Types whose values
-//! need no conversion have no entry: `io.debezium.data.Uuid`, `Enum`, `EnumSet`, `Xml`, `Ltree` and `io.debezium.time.Interval`
-//! (ISO 8601) are text, `io.debezium.time.Year` is a number, `io.debezium.data.Bits` is bytes, and a `ZonedTime` is a time of
-//! day with its zone.
+//! The same names occur in JSON's envelope (`name`) and in Avro (`connect.name`), so one table serves both formats. Types whose
+//! values need no conversion have no entry: `io.debezium.data.Uuid`, `Enum`, `EnumSet`, `Xml`, `Ltree` and
+//! `io.debezium.time.Interval` (ISO 8601) are text, `io.debezium.time.Year` is a number, `io.debezium.data.Bits` is bytes, and a
+//! `ZonedTime` is a time of day with its zone.
 
 use crate::decode::Fields;
 use crate::json;
@@ -57,8 +57,8 @@ impl Logical {
         })
     }
 
-    /// Converts a whole number of this type to the value that it stands for. `None` if the type isn't one of numbers, or if the
-    /// number is out of range.
+    /// Converts a whole number of this type to the value that it stands for. `None` if values of this
+    /// type aren't numbers, or if the number is out of range.
     pub(crate) fn number(self, number: i64, fields: &mut Fields) -> Option<Slot> {
         let infinite = match self {
             Self::Day => (number >= i64::from(i32::MAX), number <= i64::from(i32::MIN)),

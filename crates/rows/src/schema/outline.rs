@@ -1,4 +1,4 @@
-//! The fields of a schema with suitable column types, for the proposal of a table.
+//! The fields of a schema, each with a suitable column type. They are used to propose a table.
 
 use super::avro::{AvroNode, AvroSchema, NodeId};
 use super::logical::Logical;

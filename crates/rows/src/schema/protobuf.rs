@@ -99,7 +99,7 @@ impl Message {
 pub(crate) struct Enum {
     /// The numbers and their names, sorted by number.
     values: Vec<(i32, Box<str>)>,
-    /// The name that an absent field has.
+    /// The name that stands for the value of an absent field.
     pub(crate) default: Box<str>,
 }
 

@@ -38,8 +38,8 @@ fn compared(table: &Table) -> impl Iterator<Item = (&'static str, &String)> {
 }
 
 /// Reports compared columns that are neither in the rows nor computed by Postgres from columns of the rows, and generated columns
-/// that a merge can't compare. Returns whether it reported any. Also reports `missing = "keep"` for a column from which a
-/// compared column is computed; this doesn't change the result.
+/// that a merge can't compare. Returns whether there are any such columns. Also reports `missing = "keep"` for a column from
+/// which a compared column is computed, which doesn't change the returned value.
 pub(super) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults) -> bool {
     let mut found = false;
     for (place, name) in compared(spec.table) {

@@ -16,8 +16,8 @@ pub struct Newest {
     /// The indexes of the key's columns in the row, ascending.
     key: Vec<usize>,
     newer_by: Option<usize>,
-    /// Whether a row's last field says that it is a tombstone. If so, a key's last tombstone and its last other row are
-    /// both copied: the other row may come after the tombstone, and then makes a new row.
+    /// Whether each row ends with a field that says if the row is a tombstone. If so, a key's last tombstone and its last other
+    /// row are both copied: the other row may come after the tombstone, and then makes a new row.
     marked: bool,
 }
 

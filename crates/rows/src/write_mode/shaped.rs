@@ -21,7 +21,7 @@ use crate::spec::WriteMode;
 pub struct Group<'a> {
     /// The bits of the columns that the rows leave out.
     pub mask: &'a [u8],
-    /// Whether all rows are tombstones. Of a tombstone, the merge uses only the columns of the key.
+    /// Whether all rows are tombstones. The merge uses only the key of a tombstone.
     pub tombstones: bool,
 }
 

@@ -49,7 +49,7 @@ impl Upsert<'_> {
         statements.join("; ")
     }
 
-    /// Returns the deletes, if tombstones delete. They run before [`Self::sql`].
+    /// Returns the statements that delete rows, if tombstones delete. They run before those of [`Self::sql`].
     pub(super) fn deletions(&self) -> Option<Deletes> {
         self.deletes.then(|| Deletes { lock: self.lock(), delete: self.delete() })
     }
@@ -131,10 +131,10 @@ impl Upsert<'_> {
         format!("{insert} {rows} ORDER BY {key}, {precedence} ON CONFLICT ({key}) DO {action}")
     }
 
-    /// Returns the statement that combines the staged rows of each key into one. It is the winner's row, but each kept column has
-    /// the value of the last record that has one. With `newer_by`, the statement leaves out a record that is older than the
-    /// table's row, or older than an earlier record of its key: if the records were applied one by one, such a record would be
-    /// skipped.
+    /// Returns the statement that combines the staged rows of each key into one. The combined row is the winner's,
+    /// but each column in `kept` has the value of the last record that has one. With `newer_by`, the statement leaves
+    /// out a record that is older than the table's row, or older than an earlier record of its key: if the records
+    /// were applied one by one, such a record would be skipped.
     fn fold(&self) -> String {
         let (stage, key, precedence) = (self.stage, quoted(self.key.columns), self.precedence());
         let mut rows = match self.deletes {

@@ -4,7 +4,7 @@ use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::schema::avro::{AvroField, AvroNode, AvroSchema, NodeId};
 
-/// How to treat fields without a column, and the path from the current value to the Avro record that has the fields.
+/// How to treat fields without a column, and the path from the current value to the Avro record that contains them.
 type Rest<'a> = Option<(Leftovers, &'a [String])>;
 
 /// How to treat a value.

@@ -154,7 +154,7 @@ fn nothing_that_is_cut_short_or_changed_gets_through_as_a_panic() {
 fn what_costs_no_bytes_is_bounded_all_the_same() {
     let nulls = r#"{"type":"record","name":"R","fields":[{"name":"a","type":{"type":"array","items":"null"}}]}"#;
     let mut decoder_of_nulls = decoder(nulls, &["a"], Leftovers::Ignore);
-    // 2^40 nulls in one block.
+    // 2^41 nulls in one block.
     let fault = decode(&mut decoder_of_nulls, &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01, 0]).expect_err("too many");
     assert!(fault.detail.contains("more elements"), "{}", fault.detail);
 

@@ -118,7 +118,7 @@ impl Keys {
         node
     }
 
-    /// Before the first record, guesses that keys come in the order of the columns.
+    /// Sets the guesses for the first record: that the keys come in the order of the columns.
     fn guess_declared_order(&mut self) {
         for node in &mut self.nodes {
             let mut ids: Vec<_> = node.keys.values().copied().collect();

@@ -11,8 +11,8 @@ use crate::decode::Path;
 use crate::value::Reason;
 use crate::value::{Flags, Kind, Slot};
 
-/// Returns whether `serde_json` accepts a text as JSON. Its `IgnoredAny` accepts lone surrogates, so its `Value` must accept
-/// the text too. `Value` rejects numbers that no `f64` can hold; for a text with such a number, the answer is `None`.
+/// Returns whether `serde_json` accepts a text as JSON. `IgnoredAny` accepts lone surrogates, so `Value` must accept the text
+/// too. `Value` rejects numbers that no `f64` can hold; for a text with such a number, returns `None`.
 fn is_json(text: &[u8]) -> Option<bool> {
     if serde_json::from_slice::<IgnoredAny>(text).is_err() || std::str::from_utf8(text).is_err() {
         return Some(false);

@@ -187,7 +187,7 @@ impl ProtobufWalk<'_> {
         Ok(())
     }
 
-    /// Appends the default of a field as JSON, for an entry of a map that has no value.
+    /// Appends the default of a field as JSON, for a map's entry that lacks its value.
     pub(super) fn default_json(&mut self, value: Option<&ProtobufField>) {
         let file = self.file;
         match value.map(|value| value.kind) {
