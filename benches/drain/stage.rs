@@ -181,8 +181,8 @@ impl Stage {
         Ok(self.figures(rate, took, Duration::ZERO, postgres, 0))
     }
 
-    /// Exports the rows of the first drain as files of binary COPY. One file has all rows, and two files have half of the rows
-    /// each.
+    /// Exports the rows of the first drain as files of binary COPY, which the bare COPY reads. For one connection, one file has
+    /// all rows; for two connections, each of two files has half of the rows.
     async fn export(&self, connection: &mut PgConnection, kind: TableKind) -> Result<()> {
         for (connections, n) in [(1, 0), (2, 0), (2, 1)] {
             let file = self.export_file(kind, connections, n);

@@ -203,7 +203,7 @@ pub enum Reason {
     MissingField,
     /// A field is null, and its column is NOT NULL.
     NullInNotNull,
-    /// A value doesn't have the type of its column.
+    /// A value doesn't have the type of its column. Or the field that should contain the array of the rows isn't an array.
     TypeMismatch,
     /// A value has the type of its column, but exceeds the limits of the type.
     OutOfRange,

@@ -50,10 +50,10 @@ const OLD: &str = "tidegate_old";
 pub struct Merge {
     /// The staging table, as SQL names it.
     pub stage: String,
-    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before
-    /// [`Self::set_defaults`] and [`Self::add_computed`]; again if the target's defaults have changed. It runs outside of any
-    /// transaction, so that no rollback removes the table. There are two exceptions, in which it runs in the window's
-    /// transaction: after such a change, and if records name their tables.
+    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before [`Self::set_defaults`]
+    /// and [`Self::add_computed`], and again if the target's defaults have changed. It runs outside of any transaction, so that
+    /// no rollback removes the table. There are two exceptions, in which it runs in the window's transaction: after such a
+    /// change, and if records name their tables.
     pub create: String,
     /// The columns of the staging table that need the target's defaults: those that a row may leave out and that have a default
     /// of their own. The default of a domain doesn't count.
@@ -101,7 +101,7 @@ impl Merge {
 pub struct Deletes {
     /// Locks the table's rows whose keys are in the batch.
     pub lock: String,
-    /// Deletes the rows. Returns how many of the deleted keys had no row, neither in the table nor in the batch.
+    /// Deletes the rows. Returns how many of the deleted keys had a row neither in the table nor in the batch.
     pub delete: String,
 }
 

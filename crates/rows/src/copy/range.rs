@@ -77,8 +77,8 @@ fn put(
         bound.put(value, nul, scratch, out)?;
         *end = integer(out.get(start..).unwrap_or_default(), bound);
     }
-    // Reject bounds in the wrong order here, because Postgres would refuse the whole batch for them. Bounds of type
-    // numeric are left to Postgres.
+    // Reject bounds in the wrong order here; otherwise Postgres would refuse the whole batch. Bounds of
+    // type numeric are left to Postgres.
     if let [Some(lower), Some(upper)] = ends
         && lower > upper
     {

@@ -255,8 +255,8 @@ impl CsvDecoder {
         Ok(CsvField { slot, quoted, last })
     }
 
-    /// Reads a field without quotes. A field that begins like a number is parsed in place, without a copy: the scanner stops at
-    /// the first byte after the number.
+    /// Reads a field without quotes. If the field begins like a number, the scanner parses the number
+    /// and stops after it, so the field's end needs no search.
     #[inline]
     fn plain_field(&mut self, payload: &[u8]) -> Result<Slot, DecodeError> {
         let start = self.at;

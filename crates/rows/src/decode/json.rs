@@ -75,7 +75,7 @@ impl JsonDecoder {
         }
     }
 
-    /// Decodes the first object of a value that holds several, as NDJSON does. Returns whether there is one.
+    /// Decodes the first object of NDJSON. Returns whether there is one.
     #[inline]
     pub(crate) fn first_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         if simdutf8::basic::from_utf8(payload).is_err() {
@@ -85,7 +85,7 @@ impl JsonDecoder {
         self.next_line(payload, fields)
     }
 
-    /// Decodes the next object of a value that holds several, as NDJSON does. Returns whether there is one.
+    /// Decodes the next object of NDJSON. Returns whether there is one.
     pub(crate) fn next_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         fields.reset(self.slots);
         let mut walk = self.walk(payload, fields);

@@ -18,8 +18,8 @@ use crate::value::{Kind, Value};
 /// page.
 pub const COLUMNS_MAX: usize = 400;
 
-/// Fields that don't become columns: the table has too many columns, no column can have the field's name, or the column of that
-/// name can't be filled.
+/// Fields that don't become columns, because the table has too many columns, no column can have the
+/// field's name, or the column of that name can't be filled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GivenUp {
     /// The fields with these names.
@@ -90,8 +90,7 @@ impl GivenUp {
         names.len() > before
     }
 
-    /// Returns the name of the first of these members that should become a column. In `leftovers`, each member is followed by a
-    /// comma.
+    /// Returns the name of the first member of `leftovers` that should become a column. Each member is followed by a comma.
     pub fn first_new(&self, leftovers: &[u8]) -> Option<String> {
         let mut members = Members::of(leftovers).filter(|(_, value)| NewType::of(value).is_some());
         members.find(|(name, _)| !self.holds(name)).map(|(name, _)| name)

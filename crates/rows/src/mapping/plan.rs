@@ -78,8 +78,8 @@ pub(super) struct PlannedColumn {
     pub(super) nul: NulPolicy,
     /// The policy for a missing field.
     pub(super) missing: WhenMissing,
-    /// Whether the column is part of the key in mode upsert or aggregate, or Postgres computes a column of an upsert's key from
-    /// it.
+    /// Whether the column is part of the key in mode upsert or aggregate, or whether Postgres computes a
+    /// column of an upsert's key from this column.
     pub(super) in_key: bool,
     /// The slots of those fields in a record's key that may contain the column's value, in the order in which they are
     /// tried.

@@ -25,8 +25,8 @@ pub struct Column {
     /// `missing = …`: what a missing field means; `None`: see [`Missing`].
     pub missing: Option<Missing>,
     /// `keep = …`: text by which a record says that it leaves the value out, such as Debezium's `__debezium_unavailable_value`.
-    /// The text may also be the only element of an array, be spelled as the bytes of an array of numbers, or be a map from the
-    /// text to itself. A field with this text counts as missing. `missing` is then always [`Missing::Keep`].
+    /// In place of an array, the text may be its only element, or the bytes of the text may be its numbers; in place of a map,
+    /// the text may be mapped to itself. A field with this text counts as missing. `missing` is then always [`Missing::Keep`].
     pub keep: Option<String>,
     /// `nul = …`: how a NUL in text is handled.
     pub nul: NulPolicy,

@@ -59,10 +59,11 @@ impl Shape {
 /// How a record's key is decoded. Keys are decoded for deletes and for columns with `meta = "key"`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyFormat {
-    /// `"auto"`: JSON if the key is an object or a quoted string, also behind a registry's framing or in Kafka Connect's
-    /// envelope. Each column reads any other key by its own type. If the value's format uses a schema registry, a key that names
-    /// its schema is decoded by that schema. Columns with `meta = "key"` use these rules only if the values have an envelope or
-    /// come with a registry's schemas; otherwise, each column reads the key's bytes by its own type.
+    /// `"auto"`: JSON if the key is an object or a quoted string, or if it has a registry's framing and any JSON value
+    /// follows. An object may have Kafka Connect's envelope. Each column reads any other key by its own type. If the
+    /// value's format uses a schema registry, a key that names its schema is decoded by that schema. Columns with
+    /// `meta = "key"` use these rules only if the values have an envelope or come with a registry's schemas;
+    /// otherwise, each column reads the key's bytes by its own type.
     Auto,
     /// `"json"`: an object or a scalar. It may have a registry's framing, or Kafka Connect's envelope.
     Json,

@@ -17,8 +17,8 @@ const POSTGRES_EPOCH: i64 = 10_957 * DAY;
 /// If there is no retention, a late record creates its partition only if that partition ended less than this many
 /// intervals ago. Without a limit, devices with wrong clocks could create any number of partitions.
 const LATE_INTERVALS: i64 = 400;
-/// The most partitions that are created at once for the rows of a batch. If the batch needs more, they are created in
-/// further steps, and the batch is tried after each.
+/// The most partitions that are created at once for the rows of a batch. If the batch needs more partitions, these are created in
+/// further steps, and the batch is retried after each step.
 const NEEDED_AT_ONCE: usize = 64;
 /// The longest identifier that Postgres doesn't truncate, in bytes.
 const LONGEST_NAME: usize = 63;

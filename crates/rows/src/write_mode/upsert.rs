@@ -70,8 +70,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Returns the statement that deletes rows. Its result is the number of deleted keys that had no row, neither in the table
-    /// nor in the batch.
+    /// Returns the statement that deletes rows. Its result is the number of deleted keys that had a row
+    /// neither in the table nor in the batch.
     fn delete(&self) -> String {
         let (table, stage, key) = (self.table, self.stage, quoted(self.key.columns));
         let returned: Vec<_> =

@@ -178,8 +178,8 @@ impl<'w> AvroWalk<'w> {
         }
     }
 
-    /// Decodes a value that is neither an enum nor a record, an array, a map or a union. `value` calls it for the types that it
-    /// doesn't decode itself.
+    /// Decodes a value of any type except enum, record, array, map and union. `value` calls this
+    /// function for the types that `value` doesn't decode itself.
     fn scalar(&mut self, node: &AvroNode) -> Result<Slot, Broken> {
         Ok(match node {
             AvroNode::Null => Slot::NULL,

@@ -194,7 +194,7 @@ fn a_header_or_a_type_reference_or_a_single_outermost_message_says_which_message
     assert_eq!(headed(&several, &bare, number, Some(b"Other")), Some((0, other)));
     assert_eq!(headed(&several, &referring, number, Some(b"Other")), Some((8, other)));
     assert_eq!(headed(&several, &referring, number, None), Some((8, other)));
-    // If header and type reference name different messages, the header is right, and the bytes are fields of its message.
+    // If the header and the type reference name different messages, the header is right: the bytes are fields of its message.
     assert_eq!(headed(&several, &referring, number, Some(b"Telemetry")), Some((0, first)));
     for unknown in [None, Some(&b"Nobody"[..]), Some(b"\xff"), Some(b"Position")] {
         assert_eq!(headed(&several, &bare, number, unknown), None, "{unknown:?}");
