@@ -35,7 +35,7 @@ use key::Key;
 use newest::Newest;
 use upsert::Upsert;
 
-/// The column of the staging table with the order of delivery. No column of a user has this name.
+/// The staging table's column for the order of delivery. No column of a user has this name.
 const ORDER: &str = "\"tidegate order\"";
 /// The column that says whether a row is a tombstone.
 const DELETED: &str = "\"tidegate deleted\"";

@@ -128,8 +128,8 @@ pub(super) fn point(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Returns the two coordinates of an object that has no other members. Their names must belong together: `x` and `y`,
-/// or a longitude and a latitude.
+/// Returns the two coordinates of an object. The object must have no other members, and the names of the two must belong
+/// together: `x` and `y`, or a longitude and a latitude.
 fn members(raw: &[u8]) -> Option<(Value<'_>, Value<'_>)> {
     let (mut x, mut y) = (None, None);
     for (name, _, value) in RawMembers::of(raw) {

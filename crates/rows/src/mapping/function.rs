@@ -130,8 +130,8 @@ impl Applied {
         }
     }
 
-    /// Returns the value to write instead of `value`, which is neither missing nor null. If the function computes a new value,
-    /// its bytes are in `made`.
+    /// Returns the value to write instead of `value`. `value` is neither missing nor null. If the
+    /// function computes a new value, its bytes are in `made`.
     ///
     /// # Errors
     /// If the function has no result for this value.

@@ -31,7 +31,7 @@ pub(crate) enum Logical {
     VariableDecimal,
     /// Text that holds JSON.
     Json,
-    /// Text in ISO 8601 with a zone, whose year may be before 1 or after 9999.
+    /// A time with a zone, as text in ISO 8601. The year may be before 1 or after 9999.
     ZonedTimestamp,
 }
 

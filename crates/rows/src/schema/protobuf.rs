@@ -170,7 +170,7 @@ impl ProtoFile {
         self.indexes.get(indexes).copied()
     }
 
-    /// Returns the outermost message of the file with this name, which is given without the package.
+    /// Returns the file's outermost message of this name. `name` doesn't include the package.
     pub(crate) fn outermost(&self, name: &str) -> Option<MessageId> {
         self.outermost.get(name).copied()
     }
@@ -180,7 +180,7 @@ impl ProtoFile {
         self.by_indexes(&[0]).filter(|_| self.outermost.len() == 1)
     }
 
-    /// Returns whether the file or one that it imports has a message of this name, which is given with the package.
+    /// Returns whether the file, or a file that it imports, has a message of this name. `name` includes the package.
     pub(crate) fn has_message(&self, name: &str) -> bool {
         self.names.contains_key(name)
     }

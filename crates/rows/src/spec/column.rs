@@ -24,9 +24,10 @@ pub struct Column {
     pub default: Option<String>,
     /// `missing = …`: what a missing field means; `None`: see [`Missing`].
     pub missing: Option<Missing>,
-    /// `keep = …`: text by which a record says that it leaves the value out, such as Debezium's `__debezium_unavailable_value`.
-    /// In place of an array, the text may be its only element, or the bytes of the text may be its numbers; in place of a map,
-    /// the text may be mapped to itself. A field with this text counts as missing. `missing` is then always [`Missing::Keep`].
+    /// `keep = …`: text by which a record says that it leaves the value out, such as Debezium's
+    /// `__debezium_unavailable_value`. An array means the same if the text is its only element, or if its numbers are the
+    /// bytes of the text. So does a map whose only entry is from the text to itself. A field with this text counts as
+    /// missing. `missing` is then always [`Missing::Keep`].
     pub keep: Option<String>,
     /// `nul = …`: how a NUL in text is handled.
     pub nul: NulPolicy,

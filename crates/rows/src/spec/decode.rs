@@ -164,9 +164,9 @@ impl Decode {
         matches!(self, Self::Avro(source) | Self::Protobuf(source) if source.framed())
     }
 
-    /// Returns a message if no record can have the field at `path`, which begins at the top of the value. Returns
-    /// `None` if records may have it, or if the configuration doesn't say which fields records have. `rows` are the
-    /// paths of the arrays whose elements are rows.
+    /// Returns an error message if no record can have the field at `path`. `path` begins at the top of the value.
+    /// Returns `None` if records may have it, or if the configuration doesn't say which fields records have. `rows`
+    /// are the paths of the arrays whose elements are rows.
     pub(crate) fn lack(&self, path: &[String], rows: &[Path]) -> Option<String> {
         let whole = path.join(".");
         match self {
@@ -195,7 +195,7 @@ impl Decode {
     }
 }
 
-/// Returns a message if `field` is not among `names`, the fields of a format without nesting.
+/// Returns an error message if `field` is not among `names`, the fields of a format without nesting.
 fn not_of(whose: &str, field: &str, names: &[&str]) -> Option<String> {
     const NAMED_MAX: usize = 12;
     if names.contains(&field) {

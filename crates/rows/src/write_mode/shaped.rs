@@ -89,8 +89,8 @@ pub fn is_tombstone(row: &[u8]) -> bool {
 }
 
 impl MergeTarget<'_> {
-    /// Returns the statement that copies rows with this mask directly into `table`, whose name is given as SQL. Returns `None`
-    /// if these rows leave out every column, because COPY requires at least one.
+    /// Returns the statement that copies rows with this mask directly into the table. `table` is the table's name as SQL. Returns
+    /// `None` if these rows leave out every column, because COPY requires at least one.
     pub fn copy_of(&self, table: &str, mask: &[u8]) -> Option<String> {
         let present = self.shapes.present(self.columns, mask);
         (!present.is_empty()).then(|| format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", super::names(&present)))
