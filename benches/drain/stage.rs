@@ -84,7 +84,7 @@ impl Stage {
         Ok(Self { kafka, postgres, database, records })
     }
 
-    /// Measures a turn of a build of the daemon.
+    /// Measures a turn of the daemon. `daemon` says which build runs, and how.
     pub(crate) async fn drain(&self, kind: TableKind, daemon: &DaemonTurn<'_>) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
         let postgres_before = usage::cpu_time(self.postgres.pid()?, true)?;
