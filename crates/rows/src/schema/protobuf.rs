@@ -1,6 +1,6 @@
 //! The messages of a Protobuf file, by index, as the decoder needs them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind as ProtoKind, MessageDescriptor};
 
@@ -116,11 +116,12 @@ pub(crate) struct ProtoFile {
     messages: Vec<Message>,
     enums: Vec<Enum>,
     /// All messages, including imported ones, by their names with the package.
-    names: HashMap<String, MessageId>,
-    /// The file's own messages by their message indexes, from the outermost message to the innermost.
-    indexes: HashMap<Vec<i64>, MessageId>,
+    names: BTreeMap<String, MessageId>,
+    /// The file's own messages by their message indexes, from the outermost message to the innermost. Each value looks its message
+    /// up: among the few messages of a file, a comparison costs less than a hash.
+    indexes: BTreeMap<Vec<i64>, MessageId>,
     /// The file's outermost messages by their names without the package.
-    outermost: HashMap<String, MessageId>,
+    outermost: BTreeMap<String, MessageId>,
 }
 
 impl ProtoFile {
@@ -134,16 +135,16 @@ impl ProtoFile {
         if all.len() > MAX_MESSAGES {
             return Err(format!("it has more than {MAX_MESSAGES} messages"));
         }
-        let names: HashMap<String, MessageId> =
+        let names: BTreeMap<String, MessageId> =
             (0..).zip(&all).map(|(id, message)| (message.full_name().to_owned(), id)).collect();
         let mut enums = Vec::new();
-        let mut enum_ids = HashMap::new();
+        let mut enum_ids = BTreeMap::new();
         for descriptor in pool.all_enums() {
             enum_ids.insert(descriptor.full_name().to_owned(), u32::try_from(enums.len()).unwrap_or(u32::MAX));
             enums.push(enum_of(&descriptor));
         }
         let messages = all.iter().map(|message| message_of(message, &names, &enum_ids)).collect::<Result<_, _>>()?;
-        let mut indexes = HashMap::new();
+        let mut indexes = BTreeMap::new();
         for (place, message) in (0..).zip(main.messages()) {
             index(&message, vec![place], &names, &mut indexes);
         }
@@ -187,17 +188,15 @@ impl ProtoFile {
 
     /// Returns the names of the file's own messages, in the order of the file.
     pub(crate) fn own_messages(&self) -> Vec<&str> {
-        let mut own: Vec<_> = self.indexes.iter().collect();
-        own.sort();
-        own.into_iter().map(|(_, id)| self.message(*id).name.as_str()).collect()
+        self.indexes.values().map(|id| self.message(*id).name.as_str()).collect()
     }
 }
 
 fn index(
     message: &MessageDescriptor,
     place: Vec<i64>,
-    names: &HashMap<String, MessageId>,
-    indexes: &mut HashMap<Vec<i64>, MessageId>,
+    names: &BTreeMap<String, MessageId>,
+    indexes: &mut BTreeMap<Vec<i64>, MessageId>,
 ) {
     for (number, inner) in (0..).zip(message.child_messages().filter(|inner| !inner.is_map_entry())) {
         index(&inner, [place.as_slice(), &[number]].concat(), names, indexes);
@@ -221,8 +220,8 @@ fn enum_of(descriptor: &EnumDescriptor) -> Enum {
 
 fn message_of(
     message: &MessageDescriptor,
-    names: &HashMap<String, MessageId>,
-    enums: &HashMap<String, u32>,
+    names: &BTreeMap<String, MessageId>,
+    enums: &BTreeMap<String, u32>,
 ) -> Result<Message, String> {
     let name = message.full_name().to_owned();
     let mut fields = Vec::new();
@@ -271,8 +270,8 @@ fn message_of(
 
 fn field_of(
     field: &FieldDescriptor,
-    names: &HashMap<String, MessageId>,
-    enums: &HashMap<String, u32>,
+    names: &BTreeMap<String, MessageId>,
+    enums: &BTreeMap<String, u32>,
 ) -> Option<ProtobufField> {
     let kind = match field.kind() {
         ProtoKind::Double => FieldKind::Double,
