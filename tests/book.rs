@@ -202,7 +202,7 @@ fn pages_that_code_alerts_and_configuration_name_exist() {
     for folder in ["src", "crates", "tools", "tests", "benches", "config", "deploy", "migrations"] {
         sources(&root.join(folder), &mut files);
     }
-    // A name of one letter is an example in a test.
+    // The pattern skips names of one letter, which are examples in tests.
     let named = Regex::new(r"\bdocs/([a-z_-]{2,}\.md)(?:#([a-z0-9_-]+))?").expect("a pattern");
     let (mut found, mut faults) = (0, Vec::new());
     for file in files {

@@ -76,7 +76,7 @@ struct Section<'a> {
     entries: Vec<Entry<'a>>,
 }
 
-/// Reads the reference file. The comment directly above a section's line is its first entry.
+/// Reads the reference file. A comment directly above the line of a section becomes the first entry of this section.
 fn sections(file: &str) -> Vec<Section<'_>> {
     let mut sections = vec![Section::default()];
     let mut entry = Entry::default();
@@ -150,7 +150,8 @@ fn type_of(schema: &Value) -> &str {
     schema["description"].as_str().unwrap_or("text or a table")
 }
 
-/// Writes a line as a list item, if it begins with names of a column's keys, as in `hash, hash_key_file: …`.
+/// Returns a comment line as a list item; `None` if the line doesn't begin with keys of a
+/// column, as `hash, hash_key_file: …` does.
 fn item(comment: &str, columns: &[String]) -> Option<String> {
     let (names, text) = comment.split_once(": ")?;
     let (names, condition) = names.split_once(", for ").map_or((names, None), |(names, rest)| (names, Some(rest)));

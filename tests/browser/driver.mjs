@@ -1,8 +1,9 @@
 // Drives one headless Chromium for a test. Reads one command per line from stdin, in JSON, and answers each with one line.
 //
 // Commands: {"do": "open", "url"}, {"do": "view", "width", "height", "dark", "script", "motion"} (a new page of this kind),
-// {"do": "resize", "width", "height"} (the same page), {"do": "eval", "script"} (an expression in the page, its value is the answer), {"do": "click", "at"}, {"do": "press", "key"},
-// {"do": "shoot", "to", "whole"}, {"do": "errors"} (what the page logged as an error, and every request that left its origin).
+// {"do": "resize", "width", "height"} (the same page), {"do": "eval", "script"} (an expression in the page; the answer is its
+// value), {"do": "click", "at"}, {"do": "press", "key"}, {"do": "shoot", "to", "whole"}, {"do": "errors"} (what the page logged
+// as an error, and every request that left its origin).
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 

@@ -1,5 +1,5 @@
-//! Record accounting for the fault tests: checks that every record is in the table exactly once. This module also has settings
-//! with which faults take less time.
+//! Record accounting for the fault tests: checks that every record is in the table exactly once. This module also
+//! has settings that shorten the fault tests.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,8 @@ use crate::support::{PATIENCE, World};
 /// Creates the table of numbered records.
 pub(crate) const NUMBERED: &str = "CREATE TABLE rides (seq bigint, name text)";
 
-/// Short deadlines for tests. Sorted by length, they have the same order as the defaults.
+/// Short deadlines for tests. As the configuration requires, `lock_timeout` < `statement_timeout` < `write_timeout`. Only
+/// `idle_in_transaction_timeout` is longer than its default, so that it never ends a transaction that a test delays.
 pub(crate) const SHORT_DEADLINES: &str = "connect_timeout = \"2s\"\nlock_timeout = \"2s\"\nstatement_timeout = \"3s\"\n\
      write_timeout = \"4s\"\nidle_in_transaction_timeout = \"60s\"";
 

@@ -109,7 +109,7 @@ pub(crate) fn flows(config: &str) -> (bool, String) {
         daemon.await_until("it ends or says what it waits for", PATIENCE, |d| d.exit_status().is_some() || waits(d));
     let mut status = daemon.exit_status();
     if status.is_none() {
-        // A daemon that waited may still end by itself soon, for example after a connection has failed.
+        // Even after it has logged that it waits, a daemon may end by itself, for example because a connection failed.
         status = daemon.wait_exit(Duration::from_secs(3)).ok();
     }
     let log = daemon.log().join("\n");
@@ -173,7 +173,7 @@ fn more_topics(kafka: &Kafka, topic: &str) {
     transaction(kafka.bootstrap_servers(), &make("transactions", &[]), 50, false);
 }
 
-/// Joins a group as its only member, with the assignment strategy `range`. Reads no topic that the cases read.
+/// Joins a group as its only member, with the assignment strategy `range`. The member reads only the empty topic.
 fn other_member(ground: &Ground) -> BaseConsumer {
     let member: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &ground.bootstrap_servers)

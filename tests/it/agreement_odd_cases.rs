@@ -1,5 +1,5 @@
-//! More environments of `agreement.rs`: damaged ledgers, keys that ON CONFLICT can't use, triggers of every kind, odd
-//! targets and starts, and a group whose members use another protocol.
+//! More environments of `agreement.rs`: damaged ledgers, keys that ON CONFLICT can't use, triggers of every kind, unusual target
+//! tables, values of `start`, and a group whose members use another protocol.
 
 use crate::agreement_cases::{APPEND, CREATE, Case, EVOLVE, INSERT_NEW, LEDGER_MADE, UPSERT, faulty, ready, with};
 

@@ -24,7 +24,7 @@ macro_rules! present {
     };
 }
 
-/// Refuses changes of tables and new tables by an event trigger.
+/// Creates an event trigger that refuses the commands with these tags.
 macro_rules! refusing {
     ($tags:literal) => {
         concat!(
@@ -35,7 +35,7 @@ macro_rules! refusing {
     };
 }
 
-/// Returns the case with an existing ledger, so that only other statements create something.
+/// Returns the case with a ledger that exists already, so that no statement creates the ledger.
 const fn later(case: Case) -> Case {
     Case { before: LEDGER_MADE, ..case }
 }

@@ -91,7 +91,7 @@ async fn apicurios_type_references_and_headers_name_the_message_of_a_protobuf_va
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (id bigint, name text, lat float8)").await;
     let registry = Registry::start().expect("the registry starts");
-    // The message of the rides is the file's second one, so a reader that ignores the name would read another.
+    // `Ride` is the second message of the file. A decoder that ignores the name would take the first one, `Stop`.
     let several = PROTO.replacen("message Ride {", "message Stop { string lat = 1; }\nmessage Ride {", 1);
     let several = registry.add("ride", "PROTOBUF", &several, &[]);
     let only = "syntax = \"proto3\"; package rides; message Ride { int64 id = 1; string name = 2; }";
@@ -108,7 +108,7 @@ async fn apicurios_type_references_and_headers_name_the_message_of_a_protobuf_va
         headed(only, &[&[8, 6, 0x12, 1, b'x']]),
         Record::new(framed(several, &ride, &proto_ride(1))).to(0),
         Record::new(framed_long(several, &ride, &proto_ride(2))).to(0),
-        // Confluent's message indexes, in both frames.
+        // Confluent's message indexes, after an id of four bytes and after one of eight bytes.
         Record::new(framed(several, &[2, 2], &proto_ride(3))).to(0),
         Record::new(framed_long(several, &[2, 2], &proto_ride(4))).to(0),
         headed(several, &[&ride, &proto_ride(5)]),
@@ -132,7 +132,7 @@ async fn apicurios_header_names_the_message_of_a_protobuf_value_or_key_without_a
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (id bigint PRIMARY KEY, name text, lat float8)").await;
     let registry = Registry::start().expect("the registry starts");
-    // In both files, a reader that takes the first message reads the wrong one.
+    // In the schemas `several` and `keys`, the first message is the wrong one.
     let several = PROTO.replacen("message Ride {", "message Stop { string lat = 1; }\nmessage Ride {", 1);
     let several = registry.add("ride", "PROTOBUF", &several, &[]);
     let keys = "syntax = \"proto3\"; message Other { string id = 1; } message K { int64 id = 1; }";

@@ -49,14 +49,14 @@ async fn a_single_record_waits_for_max_age() {
     let sql = "SELECT count(*) FROM rides";
     eventually_async("the record arrives", PATIENCE, async || world.number(sql).await == 1).await.expect("it arrives");
     let took = started.elapsed();
-    // The protocol's tests of the session check whether a batch is closed too late, because time is exact there.
+    // This test doesn't check whether the batch is closed too late. Unit tests in `crates/protocol` do, with a simulated clock.
     assert!(took >= Duration::from_millis(1_500), "{took:?}");
     let by_age = || daemon.metric("tidegate_batches_total", &[("trigger", "age")]) == Some(1.0);
     eventually("the batch is counted", PATIENCE, by_age).expect("it is counted");
 }
 
-/// A batch has records of every partition, and one claim covers all partitions of an assignment. So the number of
-/// transactions depends on the number of records and of rounds of claims, and not on the number of partitions.
+/// A batch has records of every partition, and one statement claims all partitions of an assignment. So the number of
+/// transactions depends on the number of records and of assignments, and not on the number of partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_partitions_need_no_more_transactions_than_a_few() {
     const PARTITIONS: i32 = 1_000;

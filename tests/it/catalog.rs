@@ -8,7 +8,8 @@ use crate::cli::tidegate;
 use crate::group::{Intruder, await_shares};
 use crate::support::{PATIENCE, World};
 
-/// The mapping: every field goes to the column of its name. The rate limit leaves time for a change during the drain.
+/// A pipeline without `columns`: every field goes to the column that has its name. The rate limit
+/// leaves time for a change during the drain.
 const AUTOMATIC: &str = "table.name = \"rides\"\nbatch.max_rows = 2000\nflow.max_rows_per_second = 20_000";
 const RECORDS: i32 = 40_000;
 
@@ -148,7 +149,7 @@ async fn a_start_does_not_wait_for_a_lock_of_a_table_with_defaults_and_the_write
             .await;
         let intruder = Intruder::hold(&world, "LOCK TABLE rides IN ACCESS EXCLUSIVE MODE").await;
         let daemon = world.daemon(&world.config(&format!("table.name = \"rides\"\ntable.{mode}")));
-        // The daemon has made its plan, and its claim is granted.
+        // The start succeeds although the table is locked: the partition is claimed.
         await_shares(&world, &world.name, &[&daemon], &[1]).await;
         world.produce([r#"{"seq":1}"#, r#"{"seq":2,"label":"x"}"#].map(|value| Record::new(value).to(0)));
         daemon.await_log("waiting for a lock", PATIENCE).expect("the write waits");

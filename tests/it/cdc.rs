@@ -1,11 +1,11 @@
-//! Debezium's changes in all their forms: JSON with and without schemas, Avro, unwrapped, and the types that they carry.
+//! Changes as Debezium writes them: in JSON with and without schemas, in Avro, and unwrapped. Also the types of their fields.
 
 use tidegate_harness::{Record, Registry};
 
 use crate::cli::tidegate;
 use crate::support::World;
 
-/// Returns a change of Debezium's Postgres connector, from a JSON converter without schemas.
+/// Returns a change as Debezium's connector for Postgres writes it in JSON, without a schema.
 fn change(op: &str, before: &str, after: &str) -> String {
     format!(
         r#"{{"before":{before},"after":{after},"source":{{"version":"3.0.0.Final","connector":"postgresql","name":"shop",
@@ -76,7 +76,8 @@ async fn an_append_keeps_the_history_where_a_column_says_what_happened() {
     }
 }
 
-/// The JSON converter's schema of a struct with each type that Debezium's connectors for Postgres and MySQL name.
+/// A schema as Kafka Connect writes it in JSON. It is a struct whose fields have the types that
+/// Debezium's connectors for Postgres and MySQL name.
 const TYPES: &str = r#"{"type":"struct","fields":[
     {"type":"int32","field":"day","name":"io.debezium.time.Date"},
     {"type":"int32","field":"never","name":"io.debezium.time.Date"},
@@ -138,7 +139,8 @@ pub(crate) fn text(text: impl AsRef<[u8]>) -> Vec<u8> {
     [long(text.as_ref().len() as i64), text.as_ref().to_vec()].concat()
 }
 
-/// Adds the schemas of changes of a table, as Debezium writes them, with these fields. Returns the ids of value and key.
+/// Registers the schemas that Debezium would register for a table with these fields. Returns the ids of
+/// the value's schema and of the key's schema.
 pub(crate) fn add_changes(registry: &Registry, fields: &[String]) -> (u32, u32) {
     let row = format!(
         r#"{{"type":"record","name":"Value","fields":[{}],"connect.name":"shop.public.t.Value"}}"#,

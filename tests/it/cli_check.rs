@@ -66,7 +66,8 @@ async fn check_names_each_record_that_would_be_a_dead_letter_and_why() {
         assert_eq!((&letter["reason"], &letter["topic"]), (&reason.into(), &world.topic.as_str().into()), "{letter}");
         assert!(letter["detail"].as_str().is_some_and(|detail| detail.contains(words)), "{letter}");
     }
-    // Four of the newest 10 records are bad, more than a tenth. That is too few to stop the pipeline: see `min_count`.
+    // Four of the newest 10 records are bad, which is more than the share that `max_share` allows. But four dead letters are
+    // fewer than `min_count`, so they wouldn't stop the pipeline.
     let too_many = "4 of the newest 10 records would be dead letters (40.0 %), above `dead_letters.max_share` (10.0 %)";
     let few =
         format!("warning     pipelines.{}.columns: {too_many}; at this share the pipeline stops after 100", world.name);
@@ -364,7 +365,7 @@ async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
             2,
             &[("id", 0), ("v", 0)],
         ),
-        // A rejected row counts as a row for every column, even for those after the column that rejects it.
+        // A rejected row counts for every column, even for columns after the one that rejects the row.
         (
             &[r#"{"id":"x","v":1}"#, r#"{"id":"y"}"#, r#"{"v":2}"#],
             "columns = { id = { field = \"id\", missing = \"dead_letter\" }, v = \"v\", w = \"w\" }",
@@ -384,7 +385,7 @@ async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
             4,
             &[("id", 0), ("v", 2), ("w", 3)],
         ),
-        // A delete of Debezium's makes a row only if a column takes the operation (`op`).
+        // In Debezium's envelope, a delete becomes a row only if a column takes the operation (`op`).
         (
             &CHANGES,
             "decode.envelope = \"debezium\"\ncolumns = { id = \"id\", v = \"v\", w = \"w\" }",

@@ -1,5 +1,5 @@
-//! The trial of `check` leaves nothing behind: no row and no partition. It also draws no number from a sequence, because a
-//! rollback would not give the number back.
+//! `check` writes the newest records in a transaction, and rolls it back. This trial leaves no row and no partition behind. It
+//! also draws no number from a sequence, because a rollback would not give the number back.
 
 use tidegate_harness::Record;
 
@@ -49,7 +49,8 @@ async fn a_check_takes_no_number_of_a_sequence_that_a_default_draws_from() {
             "table = {{ name = \"rides\", mode = \"{mode}\"{key} }}\n{MAPPED}\ndead_letters = {{ max_share = 0.5 }}"
         );
         let ran = world.checked_without_a_trace(&pipeline).await.ok();
-        // Rides 41 to 49 refer to no vehicle, and one name is not allowed. Constraints of the table itself refuse them.
+        // The trial writes to the table itself, so the table's constraints refuse ten rows: rides 41 to 49 refer to
+        // no vehicle, and one name is not allowed.
         let says = ["50 newest records → 40 rows, 10 dead letters", "rides_name_check", "rides_id_fkey"];
         assert!(!ran.out.contains("not tried"), "{mode}: {ran}");
         ran.says(&says);
@@ -200,7 +201,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
     let ran = world.checked_without_a_trace(&pipeline(&draws)).await.ok();
     ran.says(&["after_create: parsed but not run", "50 newest records → 50 rows", "ready"])
         .says(&draws.map(|sql| sql.trim_end_matches(';')));
-    // `check` runs a statement that describes the table, and tries the rows with it.
+    // `check` runs those statements of `after_create` that concern only the new table, and then tries the rows.
     let describes = [
         "ALTER TABLE made ADD COLUMN n bigint, ADD CHECK (name <> 'v7')",
         "CREATE INDEX by_name ON public.made (name)",
@@ -210,7 +211,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
     let ran = world.checked_without_a_trace(&pipeline(&describes)).await.ok();
     assert!(!ran.out.contains("not run"), "{ran}");
     ran.says(&["50 newest records → 49 rows, 1 dead letter", "made_name_check"]);
-    // A trigger or a default that these statements add may draw from a sequence, like one of an existing table.
+    // If such a statement adds a trigger or a default that may draw from a sequence, `check` doesn't try the rows.
     for (after, suspect) in [
         ("CREATE TRIGGER a BEFORE INSERT ON made FOR EACH ROW EXECUTE FUNCTION number()", "trigger `a`"),
         ("ALTER TABLE made ALTER n SET DEFAULT make_hyper('log')", "the default of `n`"),

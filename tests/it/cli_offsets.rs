@@ -164,7 +164,7 @@ async fn a_renamed_pipeline_takes_over_positions_and_dead_letters() {
     world.drained(&new);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 100);
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides").await, 100);
-    // The old name can't feed the table again.
+    // The pipeline with the old name can't write to the table again.
     let (code, log) = world.drain(&old);
     assert!(code == Some(70) && log.contains("would have every record twice"), "{code:?} {log}");
 }

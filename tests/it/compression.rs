@@ -1,4 +1,5 @@
-//! Every compression that Kafka has. The checks of packages run this too, because a build may lack a codec and still start.
+//! Every compression that Kafka has. The checks of the packages (`deploy/debian/installed.sh`) run this test too, because
+//! a build may lack a codec and still start.
 
 use tidegate_harness::unique_name;
 

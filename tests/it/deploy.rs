@@ -76,7 +76,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     world.topic = unique_name("week");
     world.kafka.create_topic(&world.topic, 2, &[("retention.ms", "604800000")]).expect("the topic is made");
     world.sql("CREATE TABLE rides (id bigint, lat float8); CREATE TABLE lost (LIKE rides)").await;
-    // Some series exist only after a fault. One of them is for a log whose unread records Kafka deleted.
+    // Some series exist only after a fault. One such series is for a log whose unread records Kafka deleted.
     let lost = unique_name("lost");
     world.kafka.create_topic(&lost, 1, &[]).expect("the topic is made");
     let other = format!("[pipelines.{lost}]\ntopics = [\"{lost}\"]\ntable.name = \"lost\"\n");
@@ -91,7 +91,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     world.kafka.delete_records(&lost, 0, 15).expect("records are deleted");
     world.produce((0..1_000).map(|n: i32| Record::new(format!(r#"{{"id":{n},"lat":52.5}}"#)).to(n % 2)));
     world.produce([Record::new(r#"{"id":1000,"lat":"n/a"}"#), Record::new("not JSON")]);
-    // Another of them is for a column whose field a record lacks.
+    // Another series that exists only after a fault counts the rows that lack a column's field.
     world.produce([Record::new(r#"{"id":1001}"#)]);
     let daemon = world.daemon(&config);
     let dead = || daemon.metric("tidegate_dead_letters_total", &[("pipeline", &world.name)]);
@@ -180,8 +180,8 @@ fn every_alert_has_its_words_and_its_section_in_the_runbook() {
     assert!(untested.is_empty(), "without a unit test: {untested:?}");
 }
 
-/// Returns the configuration of the daemon in docker-compose.yml. The daemon's command names its files, which are merged in
-/// that order.
+/// Returns the configuration of the daemon in docker-compose.yml. The daemon's command names the configuration files,
+/// which are merged in the order of the command.
 fn stack() -> tidegate::config::Config {
     let compose = read("docker-compose.yml");
     let (_, service) = compose.split_once("\n  tidegate:").expect("a service `tidegate`");

@@ -1,4 +1,5 @@
-//! `evolve = "add"`: new fields become columns, added by one of many writers, and no value is lost.
+//! `evolve = "add"`: new fields become columns. If several daemons meet a new field, one of
+//! them adds the column, and no value is lost.
 
 use tidegate_harness::{Daemon, Record, eventually_async, free_port};
 

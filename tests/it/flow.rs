@@ -1,5 +1,5 @@
-//! `flow.max_rows_per_second` on real servers. Unit tests of the rate limit show that it is exact, with the time as an
-//! argument. Here, a busy machine may make the flow slower than the limit, but never faster.
+//! `flow.max_rows_per_second` on real servers. The rate limit's unit tests, which pass the time as an argument, show that the
+//! limit is exact. In this test, a busy machine may make the flow slower than the limit, but never faster.
 
 use crate::accounting::await_metric;
 use crate::support::World;

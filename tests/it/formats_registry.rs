@@ -236,7 +236,7 @@ async fn a_header_names_the_schema_by_guid_or_id_and_records_with_a_frame_lie_be
         headed(Registry::guid_header(new), avro_ride(1)),
         headed([&[0][..], &old.to_be_bytes()].concat(), vec![4]),
         Record::new(framed(new, &[], &avro_ride(3))).to(0),
-        // A tombstone below deletes this row; a header names the schema of its key.
+        // The tombstone below deletes this row. A header of the tombstone names the schema of the key.
         headed(Registry::guid_header(old), vec![8]),
         // If a header occurs twice, the last one counts.
         headed(Registry::guid_header(new), vec![12]).header("__value_schema_id", Registry::guid_header(old)),
@@ -368,7 +368,7 @@ async fn check_ends_its_search_at_the_first_version_that_it_can_not_read_and_say
         );
         tidegate(&config, &["check"]).fails(64, &[&absent, &unread]);
     }
-    // The newest version is requested first, and no other one after it.
+    // `check` requested the newest version first. When this request was denied, `check` requested no other version.
     assert!(!registry.asked().contains(&format!("/schemas/ids/{new}")), "{:?}", registry.asked());
     registry.deny(None);
     tidegate(&config, &["check"]).ok().says(&["which is another version of them"]);
@@ -405,7 +405,7 @@ async fn a_path_that_no_schema_has_is_counted_and_shown_unless_the_mapping_says_
         let lines = daemon.log().iter().filter(|line| line.contains(logged)).count();
         assert_eq!(lines, usize::from(is_said), "{:?}", daemon.log());
         assert_eq!(world.number("SELECT count(*) FROM rides WHERE name IS NULL").await, 1_200);
-        // `check` names the nearest field in either case.
+        // Whether `check` fails or succeeds, it names the nearest field.
         let nearest = ["record `Ride` has no field `nam`; did you mean `name`?"];
         let ran = tidegate(&config, &["check"]);
         if is_said {

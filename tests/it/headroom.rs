@@ -41,7 +41,7 @@ async fn the_headroom_runs_out_when_kafka_deletes_and_not_after() {
     let (shown, left) =
         (lag["pipelines"][0]["partitions"][0]["retention_headroom_seconds"].as_f64().expect("a number"), truth());
     assert!((shown - left).abs() < 5.0, "`tidegate lag` shows {shown} s, and {left} s are left");
-    // Only closed segments are deleted. New records close the current one.
+    // Kafka deletes only closed segments of the log. New records close the current segment.
     world.produce([numbered(100, 1)]);
     let (mut last, started) = (shown, Instant::now());
     eventually("Kafka deletes", PATIENCE, || {

@@ -1,5 +1,5 @@
-//! Every row is the row that INSERT would make of the record's own fields, in every mode: defaults, identities, text that is a
-//! literal of another type.
+//! In every mode, each row is the one that INSERT would make of the record's own fields. The tests cover defaults, identity
+//! columns, and text that is a literal of another type.
 
 use tidegate_harness::Record;
 

@@ -1,5 +1,5 @@
-//! How long an installation takes until the first row is in the table. The checks of `deploy` run this with a program
-//! that installs into an empty Debian.
+//! How long an installation takes until the first row is in the table. The checks in `deploy` run this test; `TIDEGATE_INSTALL`
+//! is the path of a program that installs the daemon on an empty Debian.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

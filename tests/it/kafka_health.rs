@@ -140,7 +140,8 @@ async fn a_broker_without_the_consumer_protocol_is_named_by_check_and_by_run() {
     world.assert_exact(500).await;
 }
 
-/// Kafka 4 has two switches for the protocol. `check` and `run` name both.
+/// Kafka 4 has two switches for the protocol `consumer`: a setting of the brokers, and a
+/// feature. `check` and `run` name both switches.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
     let protocols = KafkaSpec::single().property("group.coordinator.rebalance.protocols", "classic");
@@ -158,8 +159,8 @@ async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
             "`kafka-features upgrade --feature group.version=1`",
             "`group.coordinator.rebalance.protocols`",
         ];
-        // A broker without the protocol lists the protocol's requests too. So `check` relies on the setting, and can't
-        // see the feature's version.
+        // A broker says that it supports the protocol's requests even if the protocol is switched off. So `check` relies on the
+        // setting, and can't see the feature's version.
         if is_downgraded {
             tidegate(&config, &["check"]).ok().says(&["shows only a join", words[3], words[4]]);
         } else {

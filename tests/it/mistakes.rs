@@ -1,4 +1,4 @@
-//! Mistakes that newcomers make are named, with their place and a remedy.
+//! Mistakes that newcomers make. The error names the mistake, the server, file or key that it concerns, and a remedy.
 
 use tidegate_harness::{Daemon, free_port, unique_name};
 

@@ -1,5 +1,5 @@
-//! Keys with NULL, if the unique index is NULLS NOT DISTINCT. The table has the rows that INSERT … ON CONFLICT and DELETE … IS
-//! NOT DISTINCT FROM would leave, run for one record after the other.
+//! Keys with NULL, if the unique index is NULLS NOT DISTINCT. The table must have the rows that INSERT … ON CONFLICT and DELETE …
+//! IS NOT DISTINCT FROM would leave, if they ran for each record in turn.
 
 use std::collections::BTreeMap;
 

@@ -287,7 +287,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     world.produce(keyed(100..200));
-    // Only closed segments are compacted. Later records close the current one.
+    // Kafka compacts only closed segments of the log. Later records close the current segment.
     let mut more = 200;
     eventually("the log is compacted", PATIENCE, || {
         world.produce([crate::accounting::numbered(more, 1).key("key 0")]);

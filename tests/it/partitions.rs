@@ -57,8 +57,9 @@ async fn partitions_are_created_in_advance_and_for_late_records_and_removed_when
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE sqlstate = '23514'").await, 2);
 }
 
-/// One batch needs 150 partitions, more than are created at once. Another table has the name of one of them. So the row
-/// of this partition goes to the DEFAULT partition. If there is none, the pipeline stops until that table is gone.
+/// One batch needs 150 partitions, more than are created at once. One of them can't be created, because another table
+/// has its name. So the row of this partition goes to the DEFAULT partition. Without a DEFAULT partition, the
+/// pipeline stops until the other table is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_may_need_many_partitions_and_one_that_cannot_be_created_loses_no_row() {
     for default in [false, true] {
@@ -234,7 +235,7 @@ async fn without_the_right_to_create_partitions_rows_go_on_while_they_have_a_pla
         log.contains("rows are still written, because existing partitions accept them") && log.contains(&remedy),
         "{log}"
     );
-    // No partition accepts a late row. It waits, and doesn't become a dead letter.
+    // No partition accepts a late row. The pipeline stops, so the row doesn't become a dead letter.
     world.produce([record(&world, 2, -30).await]);
     let checked = tidegate(&config(false), &["check"]);
     assert!(checked.code != 0 && checked.out.contains("rows of the newest records have no partition"), "{checked}");
@@ -270,7 +271,7 @@ async fn check_names_a_table_that_has_the_name_of_a_partition() {
     assert_eq!(checked.out.matches("by their names").count(), 1, "{checked}");
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
-    // No partition accepts a row of tomorrow. It waits, and doesn't become a dead letter.
+    // No partition accepts a row of tomorrow. The pipeline stops, so the row doesn't become a dead letter.
     world.produce([record(&world, 2, 1).await]);
     let checked = tidegate(&config, &["check"]);
     assert!(checked.code != 0 && checked.out.contains("rows of the newest records have no partition"), "{checked}");
@@ -286,7 +287,8 @@ async fn check_names_a_table_that_has_the_name_of_a_partition() {
     assert_eq!(code, Some(70), "{log}");
 }
 
-/// DEFAULT is for rows that no partition is created for. Without it they would be dead letters.
+/// The DEFAULT partition takes rows whose time is so far from now that no partition is created for them.
+/// Without it, these rows would be dead letters.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_default_partition_that_cannot_be_created_holds_up_the_start_and_dead_letters_nothing() {
     let world = World::new(1).await;

@@ -83,7 +83,7 @@ async fn a_reload_restarts_what_changed_adds_and_removes_and_the_rest_keeps_flow
     // One pipeline is changed, and one is added.
     let third = unique_name("third");
     hang_up(&daemon, &pair.again(&daemon, "consumers = 2", &pair.pipeline(&third, "third")));
-    // The page asks for the history of each pipeline that it is told of, so a new one has a history at once.
+    // As soon as the status shows a pipeline, the page requests the pipeline's history. So even a new pipeline must have one.
     daemon
         .await_until("the status has it", PATIENCE, |daemon| {
             daemon.get("/api/status").is_ok_and(|answer| answer.body.contains(&third))

@@ -6,8 +6,8 @@ use tidegate_harness::{Record, unique_name};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// A table with the rows of several tenants. The role sees and writes only its own rows. The role owns nothing, and may
-/// only read what `rights` grants it.
+/// A table with the rows of several tenants, and the role with which the daemon connects. The policy allows the role only the
+/// rows of tenant `a`. The role doesn't own the table, and has only the rights on it that `new` grants.
 struct Tenants {
     world: World,
     role: String,

@@ -166,7 +166,7 @@ async fn lines_and_records_of_fluent_bit() {
         world.text("SELECT string_agg(to_char(date AT TIME ZONE 'UTC', 'MI:SS.US'), ' ' ORDER BY date) FROM t").await,
         "00:00.000002 00:00.000003 00:00.000004 00:00.123456"
     );
-    // The output for Kafka has one record per event.
+    // Fluent Bit's output for Kafka has one record per event.
     let world = World::with(&[r#"{"@timestamp":1769860800.123456,"message":"a","host":"10.0.0.7"}"#]).await;
     world
         .by_its_proposal(&[], &["\"@timestamp\" = { field = \"@timestamp\", type = \"timestamptz\", unit = \"s\" }"])

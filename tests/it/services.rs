@@ -222,8 +222,8 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
         let metered = Tariff::default().fare_cents((km * KM).unsigned_abs(), (minutes * MINUTE).unsigned_abs(), 0);
         i64::try_from(metered).expect("a fare")
     };
-    // Trip 1 sends nothing more, while trip 2 in the same partition continues. In trip 3's partition no other vehicle
-    // drives, so no time passes there.
+    // Trip 1 sends nothing more, while trip 2 in the same partition continues. A trip is silent if it is 10 minutes behind the
+    // newest record of the open trips in its partition. In trip 3's partition no other trip is open, so trip 3 is not silent.
     world.produce([
         at(1, 0, 0, 0, Some("trip_started")),
         at(1, 0, 9, 5, None),

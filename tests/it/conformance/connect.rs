@@ -1,4 +1,5 @@
-//! The logical types of Kafka Connect and Debezium, from one list: in the JSON envelope, and in Avro by `connect.name`.
+//! The logical types of Kafka Connect and Debezium. Each type of the list is sent in two ways: in the JSON
+//! envelope, and in Avro with `connect.name`.
 
 use super::formats::{Column, Format};
 
