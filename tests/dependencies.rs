@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// Crates that do I/O, read configuration or keep metrics. `mio` is the base of tokio's sockets.
+/// Crates that do I/O, read configuration or keep metrics. `mio` is in the list because tokio's sockets need it.
 const FORBIDDEN: &[&str] = &[
     "axum",
     "config",

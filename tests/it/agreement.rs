@@ -21,8 +21,8 @@ use crate::cli::tidegate;
 use crate::cli_verify::transaction;
 use crate::support::{PATIENCE, program};
 
-/// The number of records in the topic, each `{"id": n, "name": "v", "lat": 1.5}`. There are so
-/// many that a pipeline stops if all of them become dead letters.
+/// The number of records in the topic. Each record is `{"id": n, "name": "v", "lat": 1.5}`. A pipeline
+/// stops if so many records become dead letters.
 pub(crate) const RECORDS: i32 = 300;
 /// How many environments are tested at the same time.
 const AT_ONCE: usize = 3;
@@ -69,8 +69,8 @@ impl<'g> Environment<'g> {
     fn filled(&self, text: &str) -> String {
         let text = text.replace("{role}", &self.role).replace("{db}", &self.database);
         let text = text.replace("{name}", &self.name).replace("{topic}", &self.ground.topic);
-        // In `table.name`, the text `{name}` is a field of the record. The cases write it as `{NAME}`, because `{name}`
-        // is their placeholder.
+        // In `table.name`, the text `{name}` is a field of the record. The cases write it as `{NAME}`, because `{name}` is
+        // their placeholder for the pipeline's name.
         text.replace("{NAME}", "{name}")
     }
 
@@ -199,7 +199,7 @@ impl Drop for Sets<'_> {
     }
 }
 
-/// Runs both commands in each of these environments.
+/// Runs both commands in the environment of each case.
 fn agree(cases: &[&'static Case]) {
     let kafka = shared::kafka().expect("Kafka starts");
     let topic = unique_name("agree");

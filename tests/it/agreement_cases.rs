@@ -47,7 +47,7 @@ pub(crate) const ROUTED_UPSERT: &str = "topics = [\"{topic}\"]\ntable = { name =
 const DEFAULT: Case =
     Case { name: "", database: "", before: None, sql: "", session: "", pipeline: APPEND, ready: true, says: "ready" };
 
-/// A drain of another topic. It creates the ledger.
+/// A drain of the empty topic, which creates the ledger.
 pub(crate) const LEDGER_MADE: Option<(&str, &str, &str)> =
     Some(("{role}", "other", "group = \"{name}-other\"\ntopics = [\"{topic}_empty\"]\ntable.name = \"rides\""));
 

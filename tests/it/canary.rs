@@ -149,7 +149,7 @@ fn failing(world: &World, folder: &Path) -> Vec<Parts> {
             "token_command = [{junk:?}]\n{}",
             properties(&[sasl, "\"sasl.mechanism\" = \"OAUTHBEARER\""])
         )),
-        // Faults of the configuration: at a secret, and at a key beside a secret.
+        // Faults of the configuration: in a secret, or in a key next to a secret.
         of().kafka(&properties(&["\"sasl.pasword\" = \"canary-of-typo\""])),
         of().kafka(&properties(&["\"sasl.password\" = [\"canary-of-list\"]"])),
         of().kafka(&properties(&["\"sasl.jaas.config\" = \"password='canary-of-jaas'\""])),

@@ -82,8 +82,8 @@ async fn a_recreated_table_stops_the_pipeline_by_name() {
     world.sql(NUMBERED).await;
     let daemon = flowing(&world, &world.config(AUTOMATIC));
     world.sql("BEGIN; DROP TABLE rides; CREATE TABLE rides (seq bigint, name text); COMMIT").await;
-    // The new table differs from the old one only in its oid. A running daemon doesn't always notice that, but the next start
-    // does.
+    // The new table differs from the old one only in its oid. A running daemon doesn't always
+    // notice the new oid, but the next start does.
     daemon.terminate().expect("the signal is sent");
     daemon.wait_exit(PATIENCE).expect("it ends");
     let (code, log) = world.drain(&world.config(AUTOMATIC));

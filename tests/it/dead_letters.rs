@@ -140,8 +140,8 @@ struct Refusal {
     copies: i64,
 }
 
-/// The largest number of COPYs if the error names the line: the first COPY, the part before the line, the record, the rest, and
-/// some more in case the line is wrong.
+/// The largest number of COPYs if the error names the line: the first COPY, the part before the line, the record, the rest,
+/// and four more in case the line is wrong.
 const NAMED: i64 = 8;
 /// The largest number of COPYs if the error names no line: two halves in each of the 14 steps from 10 000 records to
 /// 1, and three more, such as the first COPY.

@@ -78,8 +78,8 @@ async fn a_column_whose_new_type_reads_the_old_bytes_gets_the_right_values() {
     world.sql("CREATE TABLE readings (seq int, real_from_int int8, text_from_int int8, text_of_one_record int8)").await;
     let reading = |n: i32| {
         Record::new(format!(
-            // The bytes of this number are the text AAAAAAAA. The bytes of 7 aren't valid text, so Postgres refuses
-            // them.
+            // The bytes of this number are the text AAAAAAAA. The bytes of the number 7 aren't
+            // valid text, so Postgres refuses these bytes.
             r#"{{"seq":{n},"real_from_int":{n},"text_from_int":4702111234474983745,"text_of_one_record":7}}"#
         ))
     };

@@ -40,8 +40,8 @@ async fn a_first_table_gets_its_serial_and_its_defaults() {
         .inserted(FIRST_TABLE, &[r#"{"v":1}"#, r#"{"v":2,"lbl":null}"#, r#"{"v":3,"lbl":"x","id":70}"#, "{}"], "")
         .await;
     let rows = world.in_order("id, coalesce(v::text, '-'), at IS NOT NULL, coalesce(lbl, 'NULL')", "id").await;
-    // Rows that leave out the same columns are written by one COPY. So serial numbers are drawn for one such group of rows
-    // after the other.
+    // Rows that leave out the same columns are written by one COPY. So all rows of one COPY get their serial
+    // numbers before the rows of the next COPY.
     assert_eq!(rows, "1:1:t:none,2:-:t:none,3:2:t:NULL,70:3:t:x");
     assert_eq!(world.refused().await, "");
 }

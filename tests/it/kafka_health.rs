@@ -110,7 +110,7 @@ async fn a_killed_broker_is_waited_for_by_name_and_what_is_not_known_is_absent()
     daemon
         .await_until("the lag is withdrawn", in_tests(SEEN), |daemon| !lag_is_known(daemon))
         .expect("nobody knows it");
-    // Later requests have failed too. The sentence must still name the first cause.
+    // Later requests have failed too. `/readyz` must still name the first cause.
     let ready = daemon.get("/readyz").expect("it answers");
     assert!(ready.body.contains("the connection is refused"), "{}", ready.body);
     let age = counted(&daemon, "tidegate_lag_reading_age_seconds");

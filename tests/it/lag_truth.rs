@@ -1,4 +1,5 @@
-//! The lag that is shown if Kafka's log can't be the one that the ledger describes. Also the time of the last commit.
+//! No wrong lag is shown if a topic was recreated, records were deleted, or a log ends in transaction
+//! markers. Also tests the time of the last commit.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! The ledger's statements on the real database, with sessions that compete for one row. They show three things. There
-//! is one row per partition. A session that waited for a row sees its current state. And an update costs the same,
-//! however many old versions of the row somebody's snapshot keeps.
+//! The ledger's statements on the real database, with sessions that compete for one row. The tests show three things. There is
+//! one row per partition. A session that waited for a row sees the row's current state. And an update costs the same, however
+//! many old versions of the row somebody's snapshot keeps.
 
 use std::sync::Arc;
 

@@ -74,8 +74,8 @@ async fn a_consumer_that_lost_its_name_takes_it_back_each_time_when_it_is_free()
     }
 }
 
-/// If a name is lost after an outage, the other member is probably the consumer's own earlier session. So the first time, the
-/// consumer joins again under the same name.
+/// If a name is lost after an outage, the other member is probably the consumer's own earlier session. So the consumer joins
+/// again under the same name when this happens for the first time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_loses_its_name_after_an_outage_keeps_it_once() {
     let kafka = crate::kafka_health::leak(Kafka::start(&KafkaSpec::single()).expect("Kafka starts"));

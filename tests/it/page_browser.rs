@@ -138,7 +138,7 @@ impl Drop for Browser {
 /// Returns how much of a core the daemon uses during this time, in percent.
 fn cpu_share(daemon: &Daemon, seconds: u64) -> f64 {
     let (started, before) = (Instant::now(), cpu_time(daemon.pid(), false).unwrap());
-    // The time is the measurement's length. It is not a wait for an event.
+    // This sleep is the length of the measurement. It is not a wait for an event.
     std::thread::sleep(Duration::from_secs(seconds));
     (cpu_time(daemon.pid(), false).unwrap() - before).as_secs_f64() / started.elapsed().as_secs_f64() * 100.0
 }
@@ -369,8 +369,8 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     let painted = "(() => { const c = document.querySelector('#chart-rate canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v) => v !== 0); })()";
     assert_eq!(browser.eval(painted), true, "the chart draws");
     browser.shoot("well");
-    // Use the keyboard: move into the table and down; the sections below follow the selection. The page has selected
-    // the pipeline with the worst problem, which may be either of the two.
+    // Use the keyboard: move into the table and down; the sections below follow the selection. The page has selected the pipeline
+    // with the worst problem, which may be either of the two pipelines.
     browser.eval("document.querySelector('#pipelines tr[tabindex]').click()");
     browser.await_text("#readers .which", "fare");
     browser.eval("document.querySelector('#pipelines tr[tabindex=\"0\"]').focus()");

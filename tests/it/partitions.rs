@@ -176,8 +176,8 @@ async fn a_partition_that_a_reader_locks_holds_up_neither_the_start_nor_the_remo
     world.produce([record(&world, 1, 0).await]);
     let exist =
         async |name: &str| world.number(&format!("SELECT count(*) FROM pg_class WHERE relname = '{name}'")).await;
-    // A removal conflicts with a reader's lock. While the whole table is read, no partition is removed; while one partition is
-    // read, only the other one is removed. The pipeline runs in both cases.
+    // Two partitions have expired. A reader's lock prevents a removal: while the whole table is read, no partition is removed,
+    // and while one partition is read, only the other one is. The pipeline runs in both cases.
     for (reads, left) in [("history", 1), (read.as_str(), 0)] {
         let mut reader = world.connect().await;
         let reading = format!("SET application_name = 'long report'; BEGIN; SELECT count(*) FROM {reads}");

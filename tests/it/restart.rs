@@ -1,6 +1,6 @@
-//! Daemons that are killed and started again. If the group protocol allows it, they get their partitions back at once,
-//! and no other member loses any. In some tests the session timeout is longer than the test's deadlines, which shows
-//! that nothing waits for it.
+//! Daemons that are killed and started again. If the group protocol allows it, they get their partitions back at
+//! once, and no other member loses any. In some tests the session timeout is longer than the test's deadlines, which
+//! shows that nothing waits for that timeout.
 
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually_async, shared};
 
@@ -51,8 +51,8 @@ async fn a_killed_daemon_has_its_partitions_at_once(protocol: &str) {
     let [one, two, three] = configs.each_ref().map(|config| world.daemon(config));
     await_shares(&world, &world.name, &[&one, &two, &three], &[1; 6]).await;
     await_exact(&world, flow.stop(), &[&one, &two, &three]).await;
-    // When the group's leader rejoins under its static name after a restart, the broker doesn't tell it that it is the leader.
-    // Nevertheless, the new partitions must be assigned.
+    // When the group's leader rejoins under its static name after a restart, the broker doesn't tell this member that it is still
+    // the leader. Nevertheless, the new partitions must be assigned.
     world.kafka.add_partitions(&world.topic, 12).expect("the topic grows");
     await_shares(&world, &world.name, &[&one, &two, &three], &[2; 6]).await;
 }

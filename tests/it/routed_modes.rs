@@ -39,7 +39,7 @@ const SUMS: &str = "table = { name = \"sums_{region}\", mode = \"aggregate\", ke
     columns.records = { aggregate = \"count\", type = \"int8\" }\nbatch.max_rows = 700\n";
 
 impl World {
-    /// Returns the rows of all tables `{table}_rN`, one per region, each written as `region:row`, in order.
+    /// Returns the rows of the tables `{table}_rN` (one table per region), each row as `region:row`, in order.
     async fn rows_by_region(&self, table: &str, row: &str) -> String {
         let tables: Vec<_> = (0..REGIONS)
             .map(|region| format!("SELECT {region} AS region, vehicle, {row} AS said FROM {table}_r{region}"))

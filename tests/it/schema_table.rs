@@ -1,4 +1,5 @@
-//! `tidegate schema` with a table that exists: a mapping to its columns, and what the table says about the records.
+//! `tidegate schema` with a table that exists. The proposal maps fields to the table's columns, and its
+//! comments name what the table would refuse.
 
 use tidegate_harness::Record;
 

@@ -1,5 +1,5 @@
-//! An older daemon and this one run in one group, with one ledger. Under load, two daemons of the older version are replaced by
-//! this one, one after the other, and then back again.
+//! Daemons of an older version and of the current version run in one group, with one ledger. Under load, two daemons of the older
+//! version are replaced by current ones, one after the other, and then back again.
 
 use tidegate_harness::{Daemon, DaemonSpec};
 

@@ -10,7 +10,7 @@ const RECORDS: i32 = 20_000;
 
 /// A table and a pipeline, and the moment at which its daemon is suspended.
 struct Zombie {
-    /// The table, and the statement that creates it.
+    /// SQL that creates the table `rides`.
     create: &'static str,
     /// Configuration lines under `[pipelines.NAME]`.
     pipeline: &'static str,
