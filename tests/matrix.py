@@ -24,8 +24,8 @@ PAIRS = [(postgres, NEWEST_KAFKA) for postgres in POSTGRES]
 PAIRS += [(NEWEST_POSTGRES, kafka) for kafka in KAFKA]
 # Pairs that are often found together.
 PAIRS += [(POSTGRES[0], KAFKA[0]), ("14.19.0", "3.5.2-zookeeper"), ("15.14.0", "3.9.1"), ("16.10.0", "3.9.1")]
-# The tests that depend on the servers' versions. Tests of the page, of the services built on views, and tests that start servers
-# of their own are not in the list.
+# The tests that depend on the servers' versions. Tests of the page, of the fleet example, and tests that start their own servers
+# are not in the list.
 CORE = ["batches::", "claims::", "cli_offsets::", "cli_verify::", "crash::", "dead_letters::", "delivery::", "evolve::",
         "ledger::", "modes::", "offset_truth::", "outage::", "partitions::", "rebalance::", "replay::", "routes::", "types::"]
 

@@ -21,7 +21,7 @@ const RECORDS: [&str; 4] = [
 ];
 
 impl Tenants {
-    /// Creates the table. `table` is the text that follows `CREATE TABLE t`.
+    /// Creates the table, the role and the policy. `table` is the text that follows `CREATE TABLE t`.
     async fn new(table: &str, rights: &str) -> Self {
         let (world, role) = (World::new(1).await, unique_name("clerk"));
         world

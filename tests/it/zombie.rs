@@ -47,8 +47,7 @@ async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     held.release();
     stopped.resume().expect("it goes on");
     await_metric(&stopped, "tidegate_fenced_total", 1.0);
-    // To show that the resumed daemon takes part again, wait until the group counts it as a member. Then all partitions must be
-    // written again, whichever daemon owns them.
+    // After the zombie was fenced, all partitions must still be written, whichever daemon owns them.
     world.produce_numbered(RECORDS..2 * RECORDS, 2);
     world.await_written(&owner).await;
     world.assert_exact(i64::from(2 * RECORDS)).await;
