@@ -91,6 +91,15 @@ const OF_JAVA: &[(&str, &str)] = &[
     ("interceptor.classes", "leave it out: it names a class of Java"),
 ];
 
+/// Properties that take one of a few words, and these words.
+const CHOICES: &[(&str, &[&str])] = &[
+    ("broker.address.family", &["any", "v4", "v6"]),
+    ("client.dns.lookup", &["use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"]),
+    ("metadata.recovery.strategy", &["none", "rebootstrap"]),
+    ("security.protocol", &["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]),
+    ("ssl.endpoint.identification.algorithm", &["none", "https"]),
+];
+
 /// Properties that have no effect with the group protocol `consumer` (KIP-848), and the broker's settings that replace
 /// them.
 const CLASSIC_ONLY: &[(&str, &str)] = &[
@@ -148,22 +157,33 @@ pub(super) fn read(table: &ConfigNode<'_>) -> Read {
 }
 
 /// Checks whether librdkafka accepts the value.
-fn check(name: &str, value: &str) -> Result<(), &'static str> {
+fn check(name: &str, value: &str) -> Result<(), String> {
     if token::OURS.contains(&name) {
         return Ok(()); // Tidegate uses it, and doesn't pass it to librdkafka
     }
-    ClientConfig::new().set(name, value).create_native_config().map(drop).map_err(|error| in_our_words(&error))
+    ClientConfig::new().set(name, value).create_native_config().map(drop).map_err(|error| in_our_words(name, &error))
 }
 
 /// Returns our own message for an error, because librdkafka's message may repeat the value, which may be secret.
 /// librdkafka has one error code for a bad value and for a feature that its build lacks, so the text decides.
-fn in_our_words(error: &KafkaError) -> &'static str {
-    match error {
-        KafkaError::ClientConfig(_, words, ..) if words.contains("not supported in this build") => {
-            "librdkafka is built without what this property needs"
-        }
-        _ => "librdkafka doesn't take this value; see CONFIGURATION.md of librdkafka 2.12",
+fn in_our_words(name: &str, error: &KafkaError) -> String {
+    let words = match error {
+        KafkaError::ClientConfig(_, words, ..) => words.as_str(),
+        _ => "",
+    };
+    if words.contains("not supported in this build") {
+        return "librdkafka is built without what this property needs".to_owned();
     }
+    if let Some((_, choices)) = CHOICES.iter().find(|(property, _)| *property == name) {
+        return format!("librdkafka doesn't take this value; it takes {}", choices.join(", "));
+    }
+    if let Some((_, range)) = words.split_once("is outside allowed range ") {
+        return format!("librdkafka takes only values in {}", range.trim_end());
+    }
+    if words.starts_with("Expected bool value") {
+        return "librdkafka takes only true or false".to_owned();
+    }
+    "librdkafka doesn't take this value; see CONFIGURATION.md of librdkafka 2.12".to_owned()
 }
 
 /// Reads a file's text without the newline at its end.
@@ -240,6 +260,17 @@ mod tests {
         assert_eq!(folded.len(), NAMES.len());
         for name in REFUSED.iter().flat_map(|(names, _)| *names).chain(CLASSIC_ONLY.iter().map(|(name, _)| name)) {
             assert!(NAMES.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn librdkafka_takes_the_words_that_a_fault_lists() {
+        for (name, choices) in CHOICES {
+            choices.iter().for_each(|choice| assert_eq!(check(name, choice), Ok(()), "{name}"));
+            assert_eq!(
+                check(name, "TLS"),
+                Err(format!("librdkafka doesn't take this value; it takes {}", choices.join(", ")))
+            );
         }
     }
 

@@ -244,6 +244,12 @@ fn properties_that_would_break_a_promise_are_refused_with_the_reason() {
             "\"socket.timeout.ms\" = \"soon\"",
             "\"socket.timeout.ms\": librdkafka doesn't take this value; see CONFIGURATION.md of librdkafka 2.12",
         ),
+        ("\"fetch.wait.max.ms\" = 400000", "\"fetch.wait.max.ms\": librdkafka takes only values in 0..300000"),
+        ("\"check.crcs\" = \"maybe\"", "\"check.crcs\": librdkafka takes only true or false"),
+        (
+            "\"security.protocol\" = \"TLS\"",
+            "\"security.protocol\": librdkafka doesn't take this value; it takes plaintext, ssl, sasl_plaintext, sasl_ssl",
+        ),
         (
             "\"sasl.oauthbearer.assertion.file\" = \"a\"",
             "\"sasl.oauthbearer.assertion.file\": librdkafka is built without what this property needs",
