@@ -69,6 +69,15 @@ impl DerefMut for Settings {
     }
 }
 
+/// What must be in the file of a property. OpenSSL's errors, which librdkafka passes on, don't say it.
+const CONTENTS: &[(&str, &str)] = &[
+    ("ssl.ca.location", "the authorities' certificates in PEM"),
+    ("ssl.certificate.location", "a certificate in PEM"),
+    ("ssl.crl.location", "a list of revoked certificates in PEM"),
+    ("ssl.key.location", "a private key in PEM; if it is encrypted, \"ssl.key.password\" must have its password"),
+    ("ssl.keystore.location", "a PKCS#12 keystore, and \"ssl.keystore.password\" must have its password"),
+];
+
 /// Returns the message that librdkafka refuses to make a client with these settings. If files can't be read, the message names
 /// them, because `error`, librdkafka's own text, names no file.
 pub fn refused(settings: &Settings, error: &KafkaError) -> String {
@@ -79,7 +88,15 @@ pub fn refused(settings: &Settings, error: &KafkaError) -> String {
         why.err().map(|why| format!("can't read {path:?}, which \"{name}\" in `kafka.properties` names: {why}"))
     });
     let unread: Vec<_> = unread.collect();
-    if unread.is_empty() { format!("librdkafka refuses `kafka.properties`: {error}") } else { unread.join("; ") }
+    if !unread.is_empty() {
+        return unread.join("; ");
+    }
+    let text = format!("librdkafka refuses `kafka.properties`: {error}");
+    let at_fault = CONTENTS.iter().find(|(name, _)| text.contains(name));
+    match at_fault.and_then(|(name, content)| Some((settings.get(name)?, content))) {
+        Some((path, content)) => format!("{text}; {path:?} must have {content}"),
+        None => text,
+    }
 }
 
 /// Returns the settings of one consumer of a pipeline.
@@ -226,6 +243,19 @@ mod tests {
     use crate::limits;
 
     /// Returns `fetch.min.bytes`, `fetch.wait.max.ms` and the age at which the session closes a batch, in milliseconds.
+    #[test]
+    fn a_file_with_other_content_is_named_with_what_must_be_in_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n").unwrap();
+        for (name, content) in CONTENTS {
+            let mut settings = Settings { config: ClientConfig::new(), credentials: None };
+            settings.set("security.protocol", "ssl").set(*name, file.path().to_str().unwrap());
+            let error = settings.create::<rdkafka::consumer::BaseConsumer>().map(drop).unwrap_err();
+            let refused = refused(&settings, &error);
+            assert!(refused.ends_with(&format!("; {:?} must have {content}", file.path())), "{name}: {refused}");
+        }
+    }
+
     fn fetch(max_age: &str, properties: &str) -> (Option<String>, Option<String>, u128) {
         let toml = format!(
             "[kafka]\nbootstrap_servers = \"127.0.0.1:9092\"\n[kafka.properties]\n{properties}\n\
