@@ -35,23 +35,26 @@ impl Screen {
     }
 
     fn line(&self, text: &str) {
-        println!("{}{text}", if self.terminal { "\r\x1b[2K" } else { "" });
+        print(&format!("{}{text}\n", if self.terminal { "\r\x1b[2K" } else { "" }));
     }
 
     /// Prints the current progress.
     pub(crate) fn step(&self, text: &str) {
         if self.terminal {
-            print!("\r\x1b[2K{:>4.0} s  {text}", self.started.elapsed().as_secs_f64());
-            // A closed terminal must not stop the demo.
-            drop(std::io::stdout().flush());
-            return;
+            return print(&format!("\r\x1b[2K{:>4.0} s  {text}", self.started.elapsed().as_secs_f64()));
         }
         let mut last = self.last_step.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.is_none_or(|last| last.elapsed() >= STEP) {
             *last = Some(Instant::now());
-            println!("{:>4.0} s  {text}", self.started.elapsed().as_secs_f64());
+            print(&format!("{:>4.0} s  {text}\n", self.started.elapsed().as_secs_f64()));
         }
     }
+}
+
+/// Prints text at once. Ignores errors: a closed terminal must not stop the demo.
+fn print(text: &str) {
+    let mut out = std::io::stdout();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
 /// Returns a bar such as `▮▮▮▯▯▯`.
