@@ -90,7 +90,7 @@ fn warn_of_twins(site: &Site, before: &Instances, seen: &Instances, since: Durat
         if alive && InstanceName::is_shared(ours, id) && told.insert(id.clone()) {
             let what = format!("{id} on {} has the same instance name as this daemon ({ours})", other.host);
             warn!(
-                "{what}: one of the two daemons joins the group without a name until its next start; set `instance` to a different name on each"
+                "{what}: one of the two daemons joins the group without a name while the other has it; set `instance` to a different name on each"
             );
             site.watch.twin(what);
         }

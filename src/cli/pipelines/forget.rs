@@ -116,7 +116,9 @@ async fn refuse(
 
 /// Returns a sentence about what the next start does after the pipeline was forgotten.
 fn after(name: &str) -> String {
-    format!("the next start of a pipeline named `{name}` reads its topics from the beginning, and writes rows again")
+    format!(
+        "the next start of a pipeline named `{name}` reads its topics from `start` on, by default from the beginning, and writes those rows again"
+    )
 }
 
 fn confirm(name: &str, partitions: i64, target: &str) -> Result<(), FatalError> {
