@@ -41,13 +41,13 @@ struct Arguments {
     /// Measures only this kind of table.
     #[arg(long)]
     table: Option<TableKind>,
-    /// Another sink, run as `COMMAND TOPIC GROUP`.
+    /// Another sink, run as `COMMAND TOPIC GROUP`. It reads the topic of the first number in `--partitions`.
     #[arg(long, value_name = "COMMAND")]
     versus: Option<String>,
     /// Further configuration of the pipeline, in TOML.
     #[arg(long, default_value = "consumers = 2")]
     pipeline: String,
-    /// The value of `limits.memory`. Ignored with `--steady`.
+    /// The value of `limits.memory`.
     #[arg(long, default_value = "256MiB")]
     memory: String,
     /// Another build of the daemon, which takes turns with this one. With `--steady`, it runs instead of this one.
@@ -56,10 +56,11 @@ struct Arguments {
     /// Numbers of partitions. Each number has a topic and turns of its own.
     #[arg(long, value_delimiter = ',', default_value = "4")]
     partitions: Vec<NonZeroU16>,
-    /// Compresses the records with LZ4. Ignored with `--steady`.
+    /// Compresses the records with LZ4.
     #[arg(long)]
     lz4: bool,
-    /// Measures a steady flow of this many records per second, instead of a backlog.
+    /// Measures a steady flow of this many records per second, instead of a backlog. Of the other options, only `--seconds`,
+    /// `--pipeline` and `--other` then have an effect.
     #[arg(long, value_name = "RATE")]
     steady: Option<f64>,
     /// How many seconds the steady flow lasts.
@@ -132,7 +133,7 @@ impl Contender {
     }
 }
 
-/// Prints each contender's medians, and the ratios of the first contender to the others.
+/// Prints the medians of each contender's turns, and the medians of the ratios of the first contender to each other one.
 fn report(table: TableKind, daemons: &[Contender], bare: &[Vec<Figures>; 2], versus: &[Figures]) {
     let tidegate = &daemons[0].figures;
     let ratio = |other: &[Figures], of: fn(&Figures) -> f64| {
