@@ -196,8 +196,8 @@ fn check(column: &Column, node: &ConfigNode<'_>) {
     let is_record = matches!(column.source, Source::Field(_) | Source::Header(_) | Source::Envelope(_));
     if column.unit.is_some() {
         let base = base.map(|base| base.trim_end_matches("[]"));
-        if base.is_some_and(|base| !matches!(base, "timestamptz" | "timestamp" | "date" | "tstzrange" | "tsrange")) {
-            node.at("unit").fault("only a timestamptz, timestamp or date is made from an epoch");
+        if base.is_some_and(|base| !matches!(base, "timestamptz" | "timestamp" | "tstzrange" | "tsrange")) {
+            node.at("unit").fault("only a timestamptz or timestamp is made from an epoch");
         }
         if !is_record {
             node.at("unit").fault("Kafka's own metadata has its unit already");

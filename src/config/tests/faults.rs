@@ -185,7 +185,7 @@ fn columns_are_held_against_the_rules() {
         ),
         (
             "a = { field = \"a\", type = \"text\", unit = \"ms\" }",
-            "2:35  pipelines.rides.columns.a.unit: only a timestamptz, timestamp or date is made from an epoch",
+            "2:35  pipelines.rides.columns.a.unit: only a timestamptz or timestamp is made from an epoch",
         ),
         (
             "a = { meta = \"offset\", default = 5 }",
