@@ -33,12 +33,12 @@ use crate::writer::WaitFlag;
 
 /// The longest wait for a record or a message. After it, the session's deadlines are checked again.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
-/// The time between two commits of offsets to Kafka. These offsets are only for tools that show lag.
+/// How often offsets that changed are committed to Kafka. These offsets are only for tools that show lag.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// The time between two snapshots.
+/// The shortest time between two regular snapshots. A rebalance causes one too.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
-/// The longest time that a revocation waits for the delivered records to be written. Records that aren't
-/// written by then are fenced by the next owner's claim.
+/// The longest time that a revocation waits for the delivered records to be written. After it, the revoked partitions'
+/// records in the open batch are dropped. The next owner's claim fences those that the writer has.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
 /// The wait before a failed consumer is rebuilt.
 const REBUILD_PAUSE: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ pub trait RecordEncoder: Send {
     /// Appends a record's rows and returns their number.
     ///
     /// # Errors
-    /// If the record can't become rows. It will be a dead letter.
+    /// If the record can't become rows. It becomes a dead letter, unless a newer plan can encode it.
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, crate::batch::RejectedRecord>;
     /// Returns the version of the plan that encodes rows.
     fn version(&self) -> u64;
@@ -63,9 +63,9 @@ pub trait RecordEncoder: Send {
 
 /// Ledger rows that were read outside of writes, to compute the lag.
 pub trait LedgerReadings: Send {
-    /// Returns how often a log was seen to become shorter. The count only grows.
+    /// Returns how often a log was seen to become shorter. If the count has grown, the loop claims all owned partitions again.
     fn truncations(&self) -> u32;
-    /// Calls `each` with each partition's newest row and the time of its request.
+    /// Calls `each` with the newest row of each partition that was read, and with the time of the row's request.
     fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant));
 }
 
@@ -97,8 +97,8 @@ pub struct PollLoop<G: Group, E, L> {
     pub session: Session,
     /// The policy for the log-loss conditions that the session reports.
     pub on_offset_loss: OffsetLossPolicy,
-    /// The longest time from `stop` to the end of the drain, in which the delivered records are written. The
-    /// consumer leaves the group after the drain.
+    /// The longest duration of the drain, in which the delivered records are written. The drain begins at `stop`, or before
+    /// the client is replaced. After it, the consumer leaves the group.
     pub drain_timeout: Duration,
     /// The name of this consumer, which the ledger shows as the owner.
     pub owner: Arc<str>,
@@ -115,19 +115,19 @@ pub struct PollLoop<G: Group, E, L> {
     /// The rate limit that all consumers of the pipeline share.
     pub rate_limit: Arc<RateLimit>,
     pub listener: Arc<dyn Listener>,
-    /// Ends the loop, after the delivered records are written (the drain).
+    /// Ends the loop after a drain, see `drain_timeout`.
     pub stop: CancellationToken,
 }
 
 /// How a membership ended.
 enum Ended {
     Stopped,
-    /// The member's Kafka client is broken, and a new one may work.
+    /// The member must leave and join again with a new client, for this reason.
     Rebuild(String),
 }
 
 impl<G: Group, E: RecordEncoder, L: LedgerReadings> PollLoop<G, E, L> {
-    /// Reads until `stop`, then drains and leaves the group. A failed client is replaced.
+    /// Reads until `stop`, then drains and leaves the group. A broken client is replaced.
     ///
     /// # Errors
     /// [`Stopped`] if waiting doesn't help.
@@ -183,7 +183,7 @@ struct Member<G: Group, E, L> {
     wants_schema: bool,
     /// The headers of the record that is offered now, for an encoder that reads them before the record is taken.
     headers: Vec<u8>,
-    /// Log-loss conditions that a pending claim must skip, by partition.
+    /// Log-loss conditions that the partition's next claim must skip, by partition.
     conditions_to_skip: HashMap<TopicPartition, LossCondition>,
     /// Claim requests that wait because the claim loop's channel was full.
     unsent_requests: Vec<ClaimRequest>,
@@ -404,8 +404,9 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Hands the open batch to the writer, and waits until the writer has no batch, for at most `patience`. A revocation
-    /// doesn't wait while the writer waits for Postgres, because nobody knows how long that takes.
+    /// Hands the open batch to the writer once the writer is free, and waits until the writer has no batch: for at most
+    /// `patience` in total. A revocation doesn't wait while the writer waits for Postgres, because nobody knows how long
+    /// that takes.
     async fn flush(&mut self, trigger: Trigger, patience: Duration) {
         let mut deadline = now() + patience;
         loop {

@@ -4,10 +4,10 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One call of [`RateLimit::take`] hands out at most the tokens of this duration. With a short duration, rows flow evenly
-/// within a second; with a longer one, poll threads lock the bucket less often.
+/// One call of [`RateLimit::take`] hands out at most the tokens of this duration, or 1 if that is more. With a short
+/// duration, rows flow evenly within a second; with a longer one, poll threads lock the bucket less often.
 const PORTION: Duration = Duration::from_millis(20);
-/// The bucket holds at most the tokens of this duration, so that no large burst follows a pause.
+/// The bucket holds at most the tokens of this duration, or 1 if that is more, so that no large burst follows a pause.
 const BURST_MAX: Duration = Duration::from_millis(100);
 
 /// Limits the rows per second that all consumers of a pipeline take together.

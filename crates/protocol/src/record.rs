@@ -1,6 +1,6 @@
 //! A Kafka record as the crate `tidegate-rows` sees it: borrowed bytes with metadata.
 
-/// One record. It borrows from the batch's arena, so that encoding it again after a catalog change reads the same bytes.
+/// One record. A record of a batch borrows from the batch's arena, so encoding it again reads the same bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     pub topic: &'a str,

@@ -10,7 +10,8 @@ use std::time::Duration;
 pub enum Stage {
     /// Connecting, logging in, setting up the session.
     Connect,
-    /// `BEGIN`, savepoints, `SET CONSTRAINTS`, `ROLLBACK`, and the check whether the table accepts rows at all.
+    /// `BEGIN`, savepoints, `SET CONSTRAINTS`, `ROLLBACK`, the check whether the table accepts rows at all, and statements
+    /// outside of the transaction, such as those that read the catalog or change the table.
     Begin,
     /// COPY into the table; or COPY into the staging table, and the merge.
     Copy,
@@ -51,8 +52,8 @@ pub enum Disposition {
 /// Classifies an error from the server.
 ///
 /// A record can only be at fault while Postgres reads its data: at [`Stage::Copy`], or at [`Stage::Commit`] if deferred
-/// constraints are checked then. The same SQLSTATE from one of our own statements (for example, if the dead-letter
-/// table can't store a record) is a fault of Tidegate, and never a reason to dead-letter records.
+/// constraints are checked then. The same SQLSTATE from another statement (for example, if the dead-letter table can't
+/// store a record) is never a reason to dead-letter records.
 pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
     // FATAL and PANIC end the session. A refused login is an outage too: a wrong password may be rotated, and a missing
     // database restored.
@@ -108,7 +109,7 @@ pub struct Backoff {
     attempt: u32,
 }
 
-/// The first wait. It is short, because a new connection often succeeds at once.
+/// The longest first wait. It is short, because a new connection often succeeds at once.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait. It is short enough for the first commit within 2 s after an outage, even if the database was
 /// restored. In that case, partitions must be claimed and records read again before the commit.

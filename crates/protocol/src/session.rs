@@ -78,7 +78,7 @@ impl Actions {
 pub enum Delivery {
     /// The record has rows in the open batch, or was skipped by rule.
     Accepted,
-    /// The record will be a dead letter.
+    /// The record can't become rows with the current plan.
     Rejected,
     /// The record must not be written: it was delivered before, or read only to identify the log, or its partition
     /// isn't owned now.
@@ -96,8 +96,8 @@ pub struct Ack {
 
 impl Session {
     /// Makes the session of a consumer that has no partitions. A fenced partition waits `claim_grace` for its
-    /// revocation before it is claimed again. `claim_grace` must be longer than `lock_timeout`: otherwise our new claim
-    /// could fence a new owner whose own claim still waits for a lock.
+    /// revocation before it is claimed again. The configuration requires a `claim_grace` that is longer than
+    /// `postgres.lock_timeout`.
     pub fn new(limits: BatchLimits, claim_grace: Duration) -> Self {
         Self {
             limits,
@@ -199,8 +199,8 @@ impl Session {
                 value: incoming.value,
                 headers: Headers::default(),
             };
-            // If the first delivered record has a later offset, the last committed record was compacted away and can't identify
-            // the log.
+            // If Kafka delivers a record with a later offset instead, the last committed record was compacted away and can't
+            // identify the log.
             if incoming.offset == last.offset && last_record(&record) != last {
                 let condition = LossCondition::LogReplaced { last };
                 self.stop(slot, condition);
@@ -333,7 +333,7 @@ impl Session {
     }
 
     /// Claims all owned partitions again. Each new claim compares the ledger with the partition's log. Called if something is
-    /// wrong with a partition's log, but it isn't known which partition that is.
+    /// wrong with the log of a partition, but it isn't known of which one.
     pub fn claim_all_again(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if matches!(self.partitions[index].partition.state, State::Owned(_)) {
@@ -349,7 +349,7 @@ impl Session {
         }
     }
 
-    /// Claims a partition again if it was fenced longer ago than the claim grace. A revocation would have come by then, so the
+    /// Claims each partition again that was fenced at least the claim grace ago. A revocation would have come by then, so the
     /// group really assigns the partition to us.
     pub fn tick(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {

@@ -1,4 +1,4 @@
-//! Why a pipeline stops: problems that waiting doesn't resolve.
+//! Why a pipeline stops: problems that waiting doesn't resolve, or that a command doesn't wait for.
 
 use std::error::Error;
 
@@ -25,7 +25,7 @@ pub enum Stopped {
     /// made, and the write fails with the same error again.
     #[error("{0}, even after the catalog was read again")]
     ReplanDidNotHelp(#[source] Box<WriteError>),
-    /// The table is missing, was replaced by another one, or no longer matches the mapping.
+    /// The table is missing, was replaced by another one, no longer matches the mapping, or can't be changed as records need.
     #[error("{0}")]
     Unplannable(String),
     /// The dead-letter budget is used up.

@@ -1,6 +1,6 @@
 //! The interface between the writer and the database, by concern: [`Transaction`], [`Ledger`], [`Planner`].
 //!
-//! A store has at most one connection and one transaction at a time. After an error, the caller calls
+//! A store writes batches on one connection, in one transaction at a time. After an error, the caller calls
 //! [`Transaction::disconnect`] or [`Transaction::rollback`]. If a record was refused under a savepoint,
 //! [`Transaction::rollback_to_savepoint`] is enough. If the connection is lost during a COMMIT, the ledger says whether
 //! the transaction was committed.
@@ -22,8 +22,8 @@ use crate::retry::{Disposition, Severity, Stage, classify, classify_at_start};
 pub trait Transaction: Send {
     /// Opens a connection if there is none, and executes `BEGIN ISOLATION LEVEL READ COMMITTED`.
     fn begin(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Copies the rows of a window's live segments into the table. Returns the number of copied rows; in the write mode
-    /// `insert_new`, of inserted rows.
+    /// Copies the rows of a window's live segments into the table. Returns the number of these rows; in the write mode
+    /// `insert_new`, of those that were inserted.
     fn copy(&mut self, batch: &Batch, window: Range<u32>) -> impl Future<Output = Result<u64, WriteError>> + Send;
     /// Executes `SAVEPOINT`.
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
@@ -44,14 +44,14 @@ pub trait Transaction: Send {
         batch: &Batch,
         rejects: &[&RejectedRecord],
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Locks the spans' ledger rows in order, and advances each row that has the span's `claim` and is at the span's
-    /// `from`. Returns for each span whether its row was advanced.
+    /// Advances the spans' ledger rows, in order: each row that has the span's `claim` and is at the span's `from`. These
+    /// rows stay locked until the transaction ends. Returns for each span whether its row was advanced.
     fn advance(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<bool>, WriteError>> + Send;
     /// Executes `COMMIT`.
     fn commit(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Executes `ROLLBACK`; drops the connection if that fails.
     fn rollback(&mut self) -> impl Future<Output = ()> + Send;
-    /// Drops the connection without notifying the server.
+    /// Drops the connection. The server gets no message about this, so it may notice late.
     fn disconnect(&mut self);
 }
 
@@ -81,7 +81,7 @@ pub trait Planner: Send {
     /// Appends a record's rows. Returns their number.
     ///
     /// # Errors
-    /// If the record can't become rows. It will be a dead letter.
+    /// If the record can't become rows with this plan.
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord>;
 }
 
@@ -114,7 +114,7 @@ pub enum SpanOutcome {
     /// The ledger has our claim and is at `from`: the span must be written again.
     Again,
     /// The database was restored, to a state before our claim or to another offset under our claim; or somebody set the
-    /// offset.
+    /// offset without a new claim.
     Rewound,
     /// A later claim has replaced ours.
     Fenced,
@@ -126,7 +126,7 @@ pub enum Holder {
     /// Our claim; the ledger is at this offset.
     Us(Offset),
     Fenced,
-    /// An older claim, or no row: the database was restored to a state before our claim.
+    /// An older claim, or no row: the database was restored to a state before our claim, or the row was deleted.
     Rewound,
 }
 
@@ -162,7 +162,7 @@ pub struct WriteError {
 /// Why a write failed.
 #[derive(Debug)]
 pub enum Cause {
-    /// The connection broke, or the server's reply could not be parsed.
+    /// The connection could not be opened or broke, or the server's reply could not be parsed.
     Connection(String),
     /// No server was contacted, because the address or the password isn't available: a file, a program or the URL is at
     /// fault. The text says which one.
@@ -328,10 +328,10 @@ impl std::error::Error for WriteError {}
 /// Why a new plan could not be made.
 #[derive(Debug)]
 pub enum ReplanError {
-    /// The catalog couldn't be read.
+    /// The catalog couldn't be read, or the table couldn't be changed.
     Write(WriteError),
-    /// The table is missing, was replaced by another one, or no longer matches the mapping. The text says which, and
-    /// what to do.
+    /// The table is missing, was replaced by another one, no longer matches the mapping, or can't be changed as records
+    /// need. The text says which, and what to do.
     Unplannable(String),
 }
 

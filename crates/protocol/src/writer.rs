@@ -26,11 +26,11 @@ use crate::session::Ack;
 use crate::stopped::Stopped;
 use crate::store::{Cause, PostgresError, ReplanError, SpanOutcome, Store, WriteError};
 
-/// How many COPYs the poison search of one transaction may use. Records that it didn't reach go into the next
-/// transaction.
+/// How many steps the poison search of one transaction may take. Each step needs at most one COPY. Records that the search
+/// didn't reach go into the next transaction.
 pub const SEARCH_ATTEMPTS_MAX: u32 = 1000;
 
-/// How often the same window may time out before half of it is tried.
+/// After this many timeouts of the same window, half of it is tried.
 const TIMEOUTS_BEFORE_HALVING: u32 = 2;
 
 /// Writes one consumer's batches.
@@ -251,9 +251,9 @@ impl<S: Store> Writer<S> {
                             self.committed(batch, start..until);
                             return Ok(until);
                         }
-                        // Nothing was committed. After a lost connection, try again. But if Postgres refused the COMMIT
-                        // (a deferred trigger can raise any error), it would refuse the next one too, so handle the
-                        // error below.
+                        // The ledger doesn't show that the COMMIT was executed. After a lost connection, write what is left
+                        // again. But if Postgres refused the COMMIT (a deferred trigger can raise any error), it would
+                        // refuse the next one too, so handle the error below.
                         if !error.is_refusal() {
                             continue;
                         }
@@ -265,7 +265,7 @@ impl<S: Store> Writer<S> {
                             self.store.disconnect();
                             return Err(Stopped::NoRecordAlone(error.into()));
                         }
-                        // Postgres accepted no other record of the window.
+                        // The poison search found no record to blame for this error.
                         Disposition::Suspect if hint.is_some() => {
                             self.store.disconnect();
                             return Err(Stopped::Refused(error.into()));
@@ -329,8 +329,8 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Runs one transaction. `hint` is `Some` once Postgres is known to refuse a record of the window. It then contains the row
-    /// that the error named, if the error named one.
+    /// Runs one transaction. `hint` is `Some` if the window must be searched for records that Postgres refuses. It then contains
+    /// the row that the error named, if the error named one.
     async fn attempt(
         &mut self,
         batch: &Batch,
@@ -396,7 +396,8 @@ impl<S: Store> Writer<S> {
     }
 
     /// Reads the outcome of these spans from the ledger, retrying for as long as it takes, and stores it in `outcomes`. `last`
-    /// says whether the batch ends with these spans. Returns true if `settle_cause` is a COMMIT and that COMMIT was executed.
+    /// says whether the batch ends with these spans. Returns true if `settle_cause` is a COMMIT, and the ledger shows that it was
+    /// executed.
     async fn settle(
         &mut self,
         batch: &mut Batch,
@@ -419,9 +420,9 @@ impl<S: Store> Writer<S> {
             let Span { segment, source, from, to, .. } = span;
             let outcome = match outcome_of {
                 SpanOutcome::Again => continue,
-                // The span was advanced, but not by this transaction, which advances either all spans or none. So
-                // somebody else changed the ledger. The rest of the batch would continue after a commit that isn't
-                // ours, so claim the partition again.
+                // The span was advanced, but this transaction, which advances either all spans or none, isn't known to
+                // have done it. The rest of the batch must not continue after a commit that may not be ours, so claim
+                // the partition again.
                 SpanOutcome::Done if !all_done && !last => Outcome::Rewound,
                 SpanOutcome::Done => Outcome::Committed(*to),
                 SpanOutcome::Fenced => Outcome::Fenced,

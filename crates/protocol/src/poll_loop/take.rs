@@ -79,7 +79,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Waits until a record, an event or a message arrives, or the open batch reaches its deadline. Waits at most [`IDLE_WAIT`].
+    /// Waits until a record, an event, a message or `stop` arrives, or until the open batch must be handed over. Waits at most
+    /// [`IDLE_WAIT`].
     async fn await_records(&mut self, started: Instant) {
         let wait = match self.parts.session.due_in(started) {
             Some(due) if !self.parts.session.in_flight() => IDLE_WAIT.min(due),

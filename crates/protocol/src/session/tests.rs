@@ -288,7 +288,7 @@ fn the_ledgers_word_counts_only_where_it_is_news() {
         let outcome = bench.session.ledger_seen(&source(0), row_of(claim), requested_at, bench.now);
         (outcome, bench.session.take_actions())
     };
-    // The row was requested at the instant of our last progress, or before, so it may be older than that progress.
+    // The row was requested at the instant of our last progress, so it may be older than that progress.
     assert_eq!(seen(&|claim| row(claim, 4), 0).0, None);
     assert_eq!(seen(&|claim| row(claim, 5), 1).0, None);
     assert_eq!(seen(&|claim| row(claim, 6), 1).0, Some(Outcome::Rewound), "nothing of ours leads there");
