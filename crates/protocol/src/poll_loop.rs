@@ -35,7 +35,7 @@ use crate::writer::WaitFlag;
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// How often offsets that changed are committed to Kafka. These offsets are only for tools that show lag.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// The shortest time between two regular snapshots. A rebalance causes one too.
+/// The shortest time between two regular snapshots. A rebalance causes a snapshot too.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
 /// The longest time that a revocation waits for the delivered records to be written. After it, the revoked partitions'
 /// records in the open batch are dropped. The next owner's claim fences those that the writer has.

@@ -369,7 +369,7 @@ async fn a_partition_whose_ends_kafka_does_not_know_is_claimed_again() {
 async fn a_condition_that_another_log_met_is_not_skipped() {
     let mut world = World::start(OffsetLossPolicy::Latest, Script::default());
     let (source, answers) = (partition(0), world.answers[0].0.clone());
-    // The condition names a last record that the ledger row no longer has. So the row now belongs to another log.
+    // The condition names a last record that the ledger row no longer has. So the row may now belong to another log.
     let skip_condition =
         Some(LossCondition::LogReplaced { last: LastRecord { offset: Offset::new(6), timestamp_ms: None, digest: 1 } });
     let wanted = vec![Wanted { source, request: 5, skip_condition }];

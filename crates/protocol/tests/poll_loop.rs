@@ -381,7 +381,7 @@ async fn a_partition_is_fetched_from_the_ledgers_offset_once_its_claim_is_grante
 async fn records_and_times_are_counted() {
     let mut world = World::start(Script::default());
     world.assign(&[0]).await;
-    // Records that were delivered before aren't consumed, and neither are records of another member's partition.
+    // Records that were delivered before aren't counted, and neither are records of another member's partition.
     world.deliver(0, START..START + 2);
     world.deliver(0, START..START + 1);
     world.deliver(1, START..START + 1);
@@ -510,7 +510,8 @@ async fn snapshots_come_four_times_a_second() {
     sleep(Duration::from_millis(1_010)).await;
     let snapshots = world.fake.with(|script| mem::take(&mut script.snapshots));
     let times: Vec<_> = snapshots.iter().map(|(at, _)| *at).collect();
-    // Without records, the loop wakes every 100 ms, so a snapshot is at the first such time that is 250 ms after the last one.
+    // Without records, the loop wakes every 100 ms. So a snapshot comes at the first such time that is at least 250 ms after the
+    // last one.
     assert_eq!(times, [0, 300, 600, 900]);
     world.end().await.expect("it ends");
 }

@@ -1,10 +1,10 @@
 //! Seeded simulation of the exactly-once protocol: the real poll loop, claim loop and writer, in simulated time,
 //! between a fake Kafka and a fake Postgres.
 //!
-//! A run is a schedule of records, rebalances and faults drawn from its seed. Then all faults end, and everything must be
-//! written within a limit. The oracle compares the database with Kafka's logs after each COMMIT, after each change of the
-//! ledger because of a log-loss condition, and at the end. A failing run prints how to replay it (`TIDEGATE_SEED=…`);
-//! `TIDEGATE_SEEDS=…` sets the number of runs.
+//! A run begins with a schedule of records, rebalances and faults, which is drawn from the run's seed. After the schedule there
+//! are no more faults, and the daemons must write the remaining records within a time limit. The oracle compares the database
+//! with Kafka's logs after each COMMIT, after each change of the ledger because of a log-loss condition, and at the end. If a
+//! run fails, the test prints how to replay it (`TIDEGATE_SEED=…`). `TIDEGATE_SEEDS=…` sets the number of runs.
 //!
 //! | invariant | planted bugs that break it |
 //! |---|---|
@@ -14,12 +14,12 @@
 //! | the log is the one that the ledger knew | `LogNotVerified` |
 //! | progress after all faults have ended | `AckLost`, `LedgerUnseen`, `RetentionUnseen`, `SettleSaysAgain`, `ClaimWritesNoId` |
 //!
-//! Two planted bugs break no invariant, because the ledger corrects them. `SettleSaysDone` takes every COMMIT with an unknown
-//! outcome for a successful one: the next write finds another offset in the ledger. `UnknownCommitTakenAsFailed` takes every
-//! such COMMIT for a failed one, with the same effect.
+//! Two planted bugs break no invariant, because the ledger corrects them. With `SettleSaysDone`, the writer is told that every
+//! span whose outcome it reads was committed: the next write finds another offset in the ledger. With
+//! `UnknownCommitTakenAsFailed`, every COMMIT with an unknown outcome counts as a failed one, with the same effect.
 //!
-//! `AdvanceDoesNotLookAgain` is a ledger update that doesn't read the row again after it got the lock. In random schedules, the
-//! old and the new owner rarely wait for the same row. So a schedule made for this bug (`aimed.rs`) finds it.
+//! `AdvanceDoesNotLookAgain` is a ledger update that doesn't read the row again after it got the lock. In random schedules,
+//! another owner rarely changes the row during the wait for a lock. So a schedule made for this bug (`aimed.rs`) finds it.
 //!
 //! These bugs are planted in the fakes and interfaces that the crate's modules use. `planted.toml` lists bugs inside of
 //! the modules; `make planted` puts each of them into a copy of the source and requires that a run fails.

@@ -39,7 +39,7 @@ struct Script {
     plan_of_others: Option<u64>,
     /// For each of the next ledger updates, the partitions that don't advance.
     not_advanced: VecDeque<Vec<i32>>,
-    /// If set, COPYs that begin at this record run into the timeout twice.
+    /// If set, the next COPY that begins at this record times out, and so does the COPY after it.
     late_from: Option<u32>,
     /// The ledger rows that are read next.
     rows: VecDeque<Vec<LedgerRow>>,
@@ -281,7 +281,7 @@ fn boundless() -> DeadLetterLimits {
     DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(300), min_count: 1 }
 }
 
-/// Limits with which any dead letter stops the pipeline.
+/// Limits with which one dead letter among fewer than 100 records stops the pipeline.
 fn strict() -> DeadLetterLimits {
     DeadLetterLimits { max_share: 0.01, ..boundless() }
 }

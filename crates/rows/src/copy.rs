@@ -154,7 +154,7 @@ impl Encoding {
         matches!(self, Self::Text | Self::Limited(_) | Self::Name)
     }
 
-    /// Appends a value that is neither missing nor null, with its length in front. After an error, the contents of `out` are
+    /// Appends a value that is neither missing nor null, with its length in front. After an error, the appended bytes are
     /// undefined.
     #[inline]
     pub(crate) fn put(

@@ -74,8 +74,9 @@ pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
     })
 }
 
-/// Simulates that a log-loss condition is found, that its partition is then revoked and assigned again, and that the log is
-/// intact. The decision to skip the lost records must not survive the revocation. Returns what the session does wrong, as text.
+/// Simulates a partition that is revoked and assigned again. Just before the revocation, its claim met a log-loss condition, or
+/// a new claim became necessary. The resulting actions must not survive the revocation. Returns what the session does wrong, as
+/// text.
 pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
     let mut dice = Rng::with_seed(seed);
     let limits = BatchLimits {

@@ -272,7 +272,7 @@ impl RecordEncoder for SimEncoder {
     }
 }
 
-/// Counts the events that the loops report. A replay also prints them.
+/// Counts the events that the loops report. A replay also prints most of them.
 struct Watch {
     sim: Arc<Sim>,
     number: u64,

@@ -59,7 +59,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Live(Kind),
-    /// A control record, an aborted transaction's record, or one that compaction removed.
+    /// A control record, an aborted transaction's record, or a record that compaction or the topic's deletion removed.
     Gap,
     Expired,
     /// The record need not be written: a policy skipped it, or its log couldn't be identified.
@@ -85,7 +85,7 @@ impl Log {
         offset(self.places.len())
     }
 
-    /// Returns the first record at or after `at`.
+    /// Returns the first [`Place::Live`] record at or after `at`.
     pub(crate) fn next(&self, at: Offset) -> Option<(Offset, Kind)> {
         (index(at).max(self.low)..self.places.len()).find_map(|at| match self.places[at] {
             Place::Live(kind) => Some((offset(at), kind)),
@@ -196,7 +196,7 @@ impl Kafka {
         log.low = low;
     }
 
-    /// Replaces the partition's log by a new one with some records, as if the topic was deleted and created again. The
+    /// Replaces the partition's log by a new one, perhaps with records, as if the topic was deleted and created again. The
     /// partition has no owner then, until the group assigns it again.
     pub(crate) fn recreate(&mut self, partition: usize, dice: &mut Rng) {
         for place in &mut self.logs[self.current[partition]].places {

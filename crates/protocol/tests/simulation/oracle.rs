@@ -1,6 +1,6 @@
-//! Checks the invariants. In every state of the database, the table and the dead letters contain exactly the log's records up to
-//! the ledger's offset, in order and once; only excused records may be missing. At the end, no record is left after that
-//! offset.
+//! Checks the invariants. In every state of the database, the table and the dead letters together contain each record before the
+//! ledger's offset once, and no later record of the same log. Both are in the order of the log. Only records that a rule skips,
+//! and excused records, may be missing. At the end, no record is left to write.
 
 use std::collections::BTreeMap;
 
@@ -109,7 +109,7 @@ pub(crate) fn drained(world: &World) -> bool {
     world.kafka.current.iter().zip(&world.server.data.ledger).all(|(current, cell)| {
         let Some(cell) = cell else { return false };
         let log = &world.kafka.logs[*current];
-        // A log that can't be identified counts as the log that the ledger knows.
+        // A log that can't be identified counts as the log that the ledger knows, unless it is shorter.
         let known = cell.last.is_some_and(|last| matches!(log.places.get(index(last.offset)), Some(Place::Live(_))));
         let same = cell.log == *current || (!known && log.high() >= cell.next);
         if same { log.next(cell.next).is_none() } else { log.next(Offset::ZERO).is_none() }

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use crate::kafka::Kind;
 use crate::world::Bug;
 
-/// How long a daemon's transaction may stay idle before the server ends it.
+/// A daemon's backend that was idle for this long is ended when it gets a statement or blocks another backend, even if it has
+/// no transaction.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
 
 /// A row of the table, or a dead letter. The fields identify the record from which it was made.
@@ -194,7 +195,7 @@ impl Server {
         Ok(self.last_backend)
     }
 
-    /// Notes that the client has disconnected. The server notices this at `by`, or earlier.
+    /// Notes that the client has disconnected. From `by` on, the server ends the backend once it is idle.
     pub(crate) fn client_gone(&mut self, backend: u64, by: Instant) {
         if let Some(backend) = self.backends.get_mut(&backend) {
             backend.client_gone_at = Some(by);
@@ -313,7 +314,7 @@ impl Server {
     }
 
     /// Runs a statement. Returns `Pending` if it waits for a lock; the caller then calls this again with the same `progress`. If
-    /// a COPY fails, `hint` is called with the number of the refused row, and returns the number that the error names.
+    /// a row of a COPY is refused, `hint` is called with the row's number, and returns the number that the error names.
     pub(crate) fn run(
         &mut self,
         backend: u64,
@@ -430,8 +431,8 @@ impl Server {
                 let refused = transaction.rows.iter().find(|row| Kind::of(row.kind) == Kind::RefusedAtCommit);
                 if let Some(row) = refused {
                     // A constraint (23503) or a deferred trigger (P0001) refuses the COMMIT. P0001 leaves the outcome
-                    // unknown to the daemon. Two planted bugs misreport unknown outcomes. With these bugs, only 23503
-                    // lets the daemon find the record.
+                    // unknown to the daemon. Two planted bugs misreport unknown outcomes, so that the daemon wouldn't
+                    // search for the record. With these bugs, use only 23503.
                     let lies = matches!(bug, Some(Bug::SettleSaysDone | Bug::UnknownCommitTakenAsFailed));
                     let sqlstate = if lies || row.at.get() % 2 == 0 { "23503" } else { "P0001" };
                     return Poll::Ready(Err(error(Severity::Error, sqlstate, None)));

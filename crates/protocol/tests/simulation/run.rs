@@ -1,5 +1,5 @@
-//! One run: a seeded schedule of records, rebalances and faults. Then all faults end, and everything must be written within a
-//! limit.
+//! One run: first a seeded schedule of records, rebalances and faults; then a time without faults, in which the daemons must
+//! write the remaining records within a limit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::oracle;
 use crate::postgres::Outage;
 use crate::world::{Bug, Sim};
 
-/// Within this time after the end of all faults, everything must be written. It is several times longer than
-/// all deadlines, grace periods and session timeouts together.
+/// Within this time after the last fault, the remaining records must be written. The time is several times longer than all
+/// deadlines, grace periods and session timeouts together.
 const DRAIN_WITHIN: Duration = Duration::from_secs(180);
 
 /// The result of a run.
@@ -304,7 +304,7 @@ impl Fleet {
             }
             sleep(Duration::from_millis(200)).await;
         }
-        // Messages that are still under way, such as the COMMIT of a daemon that was presumed dead, must change nothing.
+        // Messages that are still under way, such as the COMMIT of a daemon that was presumed dead, must break no invariant.
         sleep(Duration::from_secs(10)).await;
         oracle::audit(&mut self.sim.w());
     }

@@ -176,7 +176,7 @@ impl SimStore {
     }
 }
 
-/// Encodes a record's rows with a plan. Every field is taken from the record's own bytes, so that a mix-up is visible.
+/// Encodes a record's rows with a plan. Each row contains the record's own bytes, so that a mix-up is visible.
 pub(crate) fn encode(record: &Record<'_>, plan: u64, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord> {
     let kind = Kind::of(record.value.expect("records have values")[0]);
     match kind {

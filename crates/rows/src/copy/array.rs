@@ -1,11 +1,11 @@
-//! Arrays of every scalar type, with up to six dimensions, from JSON arrays; and points.
+//! Arrays, with up to six dimensions, from JSON arrays; and points.
 
 use crate::copy::{Encoding, Scratch, number, text};
 use crate::json::members::{Elements, RawMembers};
 use crate::spec::NulPolicy;
 use crate::value::{Kind, Reason, Value};
 
-/// The number of dimensions that Postgres allows.
+/// The highest number of dimensions that Postgres allows.
 const MAX_DIMENSIONS: usize = 6;
 
 /// The element type of an array.

@@ -1,5 +1,5 @@
 //! Writes values of binary formats (Avro, Protobuf): directly if the column's encoding can take such a value, otherwise by the
-//! value's text.
+//! value's text. Some combinations are rejected.
 
 use crate::copy::number::{fixed, put8};
 use crate::copy::text::field;
@@ -10,7 +10,7 @@ use crate::value::{Flags, Kind, Reason, Value};
 
 impl Encoding {
     /// Writes a value with [`Flags::BINARY`]: one of a binary format, or JSON's bare NaN or infinity. If the column doesn't take
-    /// it directly, its text is rendered first.
+    /// it directly, its text is rendered first, or it is rejected (for example, a number for a bool column).
     #[inline(never)]
     pub(super) fn put_binary(
         &self,

@@ -54,8 +54,8 @@ fn checked_days(year: i64, month: i64, day: i64) -> Option<i64> {
     inside.then(|| days(year, month, day))
 }
 
-/// Reads `2026-01-01T00:00:00.123Z`, the layout of most telemetry, in three steps of eight bytes. Returns microseconds since
-/// 2000. Returns `None` for a text of another layout, even if it is a valid time, and for an invalid time.
+/// Reads `2026-01-01T00:00:00.123Z`, a common layout, in three steps of eight bytes. Returns microseconds since 2000. Returns
+/// `None` for any other text. Such a text may still be a valid time: in another layout, 24:00:00, or a leap second.
 #[inline]
 pub(super) fn utc_millis(text: &[u8]) -> Option<i64> {
     let text: &[u8; 24] = text.try_into().ok()?;
@@ -218,7 +218,7 @@ pub(super) fn date(text: &[u8]) -> Result<i64, Reason> {
     timestamp(text).map(|(days, ..)| days)
 }
 
-/// Reads a time of day with its offset, or the time and the offset in a timestamp.
+/// Reads a time of day with its offset, if it has one; or the time and the offset in a timestamp.
 pub(super) fn time(text: &[u8]) -> Result<(Clock, Zone), Reason> {
     let mut reader = TextReader(text);
     if let Some(at) = text.iter().position(|byte| matches!(byte, b'T' | b't' | b' ')).filter(|at| *at >= 8) {

@@ -1,5 +1,5 @@
-//! Decimal numbers as digits, exact at any length. They serve for numeric columns, and for numbers that a mantissa of 64 bits
-//! and an exponent can't express.
+//! Decimal numbers as digits, exact at any length. They serve, for example, for numeric columns, and for numbers that a mantissa
+//! of 64 bits and an exponent can't express.
 
 /// A decimal number's parts, as text. Its value is ± `whole`.`fraction` × 10^`exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +23,8 @@ pub(super) enum Remainder {
 const EXPONENT_LIMIT: i32 = 1 << 24;
 
 impl<'a> Decimal<'a> {
-    /// Reads what Postgres accepts as a decimal number: an optional sign, digits with an optional point, an optional
-    /// exponent. Every JSON number is such a number.
+    /// Reads a decimal number: an optional sign, digits with an optional point, an optional exponent. Postgres accepts every
+    /// such number, and every JSON number is one.
     pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
         let (negative, unsigned) = match text.split_first()? {
             (b'-', rest) => (true, rest),
@@ -75,8 +75,8 @@ impl<'a> Decimal<'a> {
         digit.map_or(0, |digit| digit - b'0')
     }
 
-    /// Returns the number of digits before the decimal point. It is negative if zeros come between the point and the first
-    /// digit.
+    /// Returns the number of digits before the decimal point, after the exponent has moved the point. The number is negative if
+    /// the exponent puts zeros between the point and the first digit.
     pub(super) fn point(&self) -> i64 {
         i64::try_from(self.whole.len()).unwrap_or(i64::MAX / 2) + i64::from(self.exponent)
     }
