@@ -38,7 +38,7 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two regular snapshots. A rebalance causes a snapshot too.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
 /// The longest time that a revocation waits for the delivered records to be written. After it, the revoked partitions'
-/// records in the open batch are dropped. The next owner's claim fences those that the writer has.
+/// records in the open batch are dropped. The next owner's claim fences those that the writer still has.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
 /// The wait before a failed consumer is rebuilt.
 const REBUILD_PAUSE: Duration = Duration::from_secs(1);

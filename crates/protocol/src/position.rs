@@ -83,7 +83,7 @@ pub type ClaimId = uuid::Uuid;
 pub struct Claim {
     pub id: ClaimId,
     /// The claim's number. Each new claim of a partition gets a higher number. So if the number in the ledger is lower
-    /// than ours, the database was restored.
+    /// than ours, the database was restored, or the ledger row was recreated.
     pub epoch: i64,
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// The part of the transaction in which an error occurred.
+/// The step in which an error occurred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Connecting, logging in, setting up the session.
@@ -51,7 +51,7 @@ pub enum Disposition {
 
 /// Classifies an error from the server.
 ///
-/// A record can only be at fault while Postgres reads its data: at [`Stage::Copy`], or at [`Stage::Commit`] if deferred
+/// A record can only be at fault while Postgres checks its rows: at [`Stage::Copy`], or at [`Stage::Commit`] if deferred
 /// constraints are checked then. The same SQLSTATE from another statement (for example, if the dead-letter table can't
 /// store a record) is never a reason to dead-letter records.
 pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {

@@ -86,8 +86,8 @@ impl<S: Store> Writer<S> {
 
     /// Returns whether the refused record itself caused `error`. If not, the cause may affect every record. The record
     /// is at fault if Postgres accepted another record of the window, or if this writer blames each refusal on its
-    /// record. If the window has only one record, an earlier accepted record is enough. An error that may come from an
-    /// outdated plan is an exception: the table may have changed since that earlier record.
+    /// record. If the window has only one record, an earlier accepted record is enough, unless the error may come from an
+    /// outdated plan: the table may have changed since that earlier record.
     fn record_is_at_fault(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
         let before = self.accepted_before && error.disposition() != Disposition::Plan;
         self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1

@@ -1,4 +1,4 @@
-//! Schedules for races that are rare in random runs; the seed determines their timing.
+//! Schedules for races that are rare in random runs; the seed determines their details.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -264,8 +264,8 @@ impl Server {
         }
     }
 
-    /// Locks a ledger row in the transaction of a client that isn't a daemon. Returns its backend; `None` if the row is locked
-    /// already, or if the server doesn't accept connections.
+    /// Locks a ledger row in the transaction of a client that isn't a daemon. Returns the client's backend; `None` if the row is
+    /// locked already, or if the server doesn't accept connections.
     pub(crate) fn lock_by_stranger(&mut self, partition: usize) -> Option<u64> {
         if !self.is_free(partition, 0, &mut Progress::default()) {
             return None;

@@ -72,7 +72,7 @@ pub(crate) struct World {
     pub(crate) violation: Option<String>,
     pub(crate) stops: Vec<String>,
     pub(crate) catalog_changes: u32,
-    /// Whether this is a replay, which prints all events and the last state of each daemon.
+    /// Whether this is a replay, which prints most events and the last state of each daemon.
     pub(crate) verbose: bool,
     pub(crate) notes: BTreeMap<u64, String>,
     /// How often each event was reported.

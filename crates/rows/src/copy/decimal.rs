@@ -23,8 +23,8 @@ pub(super) enum Remainder {
 const EXPONENT_LIMIT: i32 = 1 << 24;
 
 impl<'a> Decimal<'a> {
-    /// Reads a decimal number: an optional sign, digits with an optional point, an optional exponent. Postgres accepts every
-    /// such number, and every JSON number is one.
+    /// Reads a decimal number: an optional sign, digits with an optional point, an optional exponent. Postgres' numeric accepts
+    /// this form, and every JSON number has it.
     pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
         let (negative, unsigned) = match text.split_first()? {
             (b'-', rest) => (true, rest),
