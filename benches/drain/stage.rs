@@ -134,7 +134,7 @@ impl Stage {
         let mut rss = 0;
         let mut sizes = Vec::new();
         while child.try_wait()?.is_none() {
-            // A process that has just ended can't be measured, so keep the last values.
+            // If the process ends now, it may be impossible to measure it. Then keep the last values.
             cpu = usage::cpu_time(pid, true).unwrap_or(cpu);
             rss = usage::peak_rss_bytes(pid).unwrap_or(rss);
             sizes.push((started.elapsed(), number(&mut connection, count).await?));

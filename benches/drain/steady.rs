@@ -18,8 +18,8 @@ const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 /// The time before the measurement starts, in which consumers join and JIT compilers warm up.
 const WARM_UP: Duration = Duration::from_secs(10);
 
-/// Produces `rate` records per second during the warm-up and then for `length`. Prints latency and resource use of the time after
-/// the warm-up, without the last second.
+/// Produces `rate` records per second during the warm-up and then for `length`. Prints latency and CPU use of the time after the
+/// warm-up, without the last second, and the daemon's peak memory since its start.
 pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str, program: &Path) -> Result<()> {
     let (kafka, postgres) = start_servers()?;
     kafka.create_topic(TOPIC, i32::from(PARTITIONS.get()), &[])?;

@@ -1,4 +1,4 @@
-//! The hand-written SQL with which the daemon is compared, and the encoding of its batches.
+//! The hand-written SQL with which the daemon is compared, and the encoding of the batches that this SQL writes.
 
 use std::time::Instant;
 

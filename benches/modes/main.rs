@@ -26,13 +26,13 @@ struct Arguments {
     /// How many records each backlog has.
     #[arg(long, default_value_t = 2_000_000)]
     records: u64,
-    /// How many distinct keys the records have.
+    /// From how many keys the key of each record is drawn. Each number has a backlog and turns of its own.
     #[arg(long, value_delimiter = ',', default_value = "10000,1000000")]
     keys: Vec<u64>,
     /// How many turns each contender has.
     #[arg(long, default_value_t = 3)]
     turns: usize,
-    /// Rows per batch, for all contenders.
+    /// The most rows per batch, for both contenders.
     #[arg(long, default_value_t = 50_000)]
     batch: u32,
     /// How many consumers the daemon has, and how many connections the hand-written SQL uses.

@@ -1,8 +1,7 @@
 //! Measures the CPU time of reading a topic, alternately by `BaseConsumer::poll` and in bulk.
 //!
 //! Run `RECORDS=2000000 PARTITIONS=4 TURNS=3 cargo bench -p tidegate-kafka-batch`, where these values are the defaults.
-//! The value of each record has about 100 bytes. The CPU time is that of the whole process, librdkafka's threads
-//! included.
+//! The value of each record has 100 bytes. The CPU time is that of the whole process, librdkafka's threads included.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

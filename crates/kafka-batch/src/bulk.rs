@@ -142,7 +142,8 @@ impl<'b> Record<'b> {
     }
 
     /// Returns the headers in their order. librdkafka parses them at the first call, which allocates; a record without
-    /// headers costs one call and no allocation. Headers that librdkafka cannot parse are left out, as in `rdkafka`.
+    /// headers costs one call and no allocation. If librdkafka cannot parse the headers, returns none of them, as
+    /// `rdkafka` does.
     pub fn headers(&self) -> Headers<'b> {
         Headers { list: self.message.headers(), next: 0 }
     }
@@ -165,11 +166,11 @@ impl<'b> Iterator for Headers<'b> {
     }
 }
 
-/// An error that librdkafka reports in the stream of a partition: the end of the partition (`enable.partition.eof`), an offset
-/// outside of the log (`auto.offset.reset = error`), a denied or failed fetch, a record batch that cannot be decoded, or a
-/// failed commit.
+/// An error that librdkafka reports in the stream of a partition, for example the end of the partition
+/// (`enable.partition.eof`), an offset outside of the log (`auto.offset.reset = error`), a denied or failed fetch, or a record
+/// batch that cannot be decoded.
 ///
-/// A fault moves librdkafka's position: see "Positions" in the [crate's documentation](crate).
+/// A fault may move librdkafka's position: see "Positions" in the [crate's documentation](crate).
 #[derive(Clone, Copy)]
 pub struct Fault<'b> {
     message: MessageRef<'b>,

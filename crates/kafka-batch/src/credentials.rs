@@ -25,8 +25,8 @@ pub struct OAuthToken<'a> {
 /// Gives a client a token. A client without a token doesn't connect.
 ///
 /// # Errors
-/// If the client doesn't use OAUTHBEARER, if the token has expired, or if the token or an extension has a character that SASL
-/// doesn't allow. The error's text contains neither the token nor a value of an extension.
+/// If the client doesn't use OAUTHBEARER, if the token has expired, or if the token, the principal or an extension has a
+/// character that isn't allowed there. The error's text contains neither the token nor a value of an extension.
 pub fn set_oauth_token<C: ClientContext>(client: &Client<C>, token: OAuthToken<'_>) -> Result<(), String> {
     // librdkafka checks these texts too, but its errors repeat them.
     let mut secrets = std::iter::once(token.value).chain(token.extensions.iter().map(|(_, value)| value.as_str()));

@@ -12,7 +12,7 @@ unsafe extern "C" {
 /// client is still closing in the background, librdkafka's threads may still use this memory, and the process could
 /// crash while it exits.
 pub fn exit_now(code: u8) -> ! {
-    // Standard output is buffered by line. If this flush fails, nobody reads the output any more.
+    // Standard output is buffered by line. If this flush fails, the rest of the output is lost.
     let _flushed = std::io::stdout().flush().is_ok();
     _exit(c_int::from(code))
 }

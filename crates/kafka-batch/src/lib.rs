@@ -41,14 +41,14 @@
 //! already have records of the partition. `poll` returns them, and the caller must take them before the first bulk.
 //!
 //! When librdkafka stops fetching a partition, it clears the forwarding (`rd_kafka_toppar_fetch_stop`). This happens on
-//! a thread of librdkafka, at some time after `unassign` or `incremental_unassign` has returned. `assign` stops and
-//! starts every partition of its list, including those that were already assigned. So the old fetch may stop after
-//! `forward` was called for the new assignment, and would undo that call. The flag stays set, so records would then
-//! wait in the partition's queue, where nobody reads them. This crate closes the gap: each forwarded partition's queue
-//! has a callback, which librdkafka calls only if something arrives in the queue while the queue is not forwarded. The
-//! callback wakes the waiting read, which forwards the partition again. This also moves the records that have arrived
-//! meanwhile, in order. So no record is lost or delayed, and the callback costs nothing while the partition is
-//! forwarded.
+//! a thread of librdkafka, possibly after `unassign` or `incremental_unassign` has returned. `assign` first stops every
+//! assigned partition, and then starts every partition of its list; partitions that are in both are stopped and started.
+//! So the old fetch may stop after `forward` was called for the new assignment, and would undo that call. The flag stays
+//! set, so records would then wait in the partition's queue, where nobody reads them. This crate closes the gap: each
+//! forwarded partition's queue has a callback, which librdkafka calls only if something arrives in the queue while the
+//! queue is not forwarded. The callback wakes the waiting read, which forwards the partition again. This also moves the
+//! records that have arrived meanwhile, in order. So no record is lost or delayed, and the callback costs nothing while
+//! the partition is forwarded.
 //!
 //! With or without this crate, librdkafka 2.12.1 aborts the process if a partition is taken away twice before its fetch
 //! has ended (issue 5573). Two calls of `assign` or of `incremental_unassign` within milliseconds can do this. A new
@@ -61,7 +61,7 @@
 //! # Waiting
 //! An event on the consumer's queue ends the wait of a read (`rd_kafka_queue_cb_event_enable`, `rd_kafka_queue_yield`). A read
 //! doesn't wait while that queue has an event. So the caller can answer a rebalance as promptly as a thread that waits in
-//! `poll`.
+//! `poll`. A queue that was made by [`BatchQueue::with_on_ready`] calls `on_ready` at an event, instead of ending a wait.
 //!
 //! # The consumer's liveness
 //! Each read counts as a poll for `max.poll.interval.ms` (`rd_kafka_q_serve_rkmessages` calls `rd_kafka_app_poll_start`
@@ -69,9 +69,9 @@
 //! read doesn't call librdkafka.
 //!
 //! # Positions
-//! A read moves librdkafka's position (`rd_kafka_position`, and the stored offset unless
-//! `enable.auto.offset.store = false`) past the last record of the *whole bulk*, whether that record is taken or not.
-//! `poll` moves the position record by record. The difference matters in these cases:
+//! A read moves librdkafka's position of each partition (`rd_kafka_position`, and the stored offset unless
+//! `enable.auto.offset.store = false`) past the partition's last record in the *whole bulk*, whether that record is taken
+//! or not. `poll` moves the position record by record. The difference matters in these cases:
 //! - A pause throws away the records in librdkafka's queues, and a resume fetches from the position. The records of a bulk that
 //!   were not taken are not lost: they stay in the `BatchQueue`, and the next read returns them.
 //! - After a seek, or an assignment at an offset, the records of a bulk that were not taken are stale. Call
@@ -79,11 +79,11 @@
 //! - librdkafka drops what it fetched before a seek, a pause or an assignment. It recognizes such records by version numbers,
 //!   which are raised before the call returns. So the next read of the same thread returns nothing stale, but a bulk that is
 //!   read meanwhile on another thread may contain stale records.
-//! - A [`Fault`] also moves the position, to the offset *after* the fault's own. When `poll` returns an error, the
-//!   position stays. For the end of a partition and for a failed fetch, the fault's own offset is the next one to
-//!   fetch. If the partition is then paused before its next record arrives, a resume skips one record. So after a
-//!   fault, **seek to the next offset before the partition is resumed** (or assign it there), or don't pause it before
-//!   a record has arrived.
+//! - A [`Fault`] that has an offset also moves the position, to the offset *after* the fault's own. When `poll` returns an
+//!   error, the position stays. For the end of a partition and for a failed fetch, the fault's own offset is the next one
+//!   to fetch. If the partition is then paused before its next record arrives, a resume skips one record. So after a
+//!   fault, **seek to the next offset before the partition is resumed** (or assign it there), or don't pause it before a
+//!   record has arrived.
 //!
 //! # Memory
 //! A record borrows the buffer of its fetch response or, if the record was compressed, the buffer into which its record

@@ -93,7 +93,7 @@ impl Drop for Queue {
     }
 }
 
-/// The messages of a bulk. Their buffer is reused for the next bulk.
+/// The messages of a bulk. The array of slots is reused for the next bulk.
 ///
 /// Invariant: `first <= taken <= end <= MAX_MESSAGES`, and the slots from `first` to `end` hold messages that are owned here.
 pub(crate) struct Messages {

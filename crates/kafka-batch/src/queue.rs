@@ -93,9 +93,10 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         Self::make(consumer, None)
     }
 
-    /// Makes a queue for a caller that waits for a call of `on_ready` instead of waiting in [`BatchQueue::read`]. After
-    /// a call of `on_ready`, [`BatchQueue::is_ready`] may return true. `on_ready` is called on a thread of librdkafka
-    /// that holds the lock of a queue. So `on_ready` must neither block nor call librdkafka.
+    /// Makes a queue for a caller that waits for a call of `on_ready` instead of waiting in [`BatchQueue::read`]. An event
+    /// doesn't end the wait of a read here, so call `read` with a timeout of zero. After a call of `on_ready`,
+    /// [`BatchQueue::is_ready`] may return true. The thread that calls `on_ready` holds the lock of a queue, and is usually
+    /// a thread of librdkafka. So `on_ready` must neither block nor call librdkafka.
     ///
     /// # Errors
     /// As [`BatchQueue::new`].
@@ -191,9 +192,9 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         Ok(())
     }
 
-    /// Forwards a partition to the consumer's queue again, and drops its records that were read and not taken. Call this after
-    /// the partition is unassigned, so that librdkafka also drops the partition's records that were not read. Does nothing for
-    /// a partition that is not forwarded.
+    /// Forwards a partition to the consumer's queue again, and drops its records and faults that were read and not taken. Call
+    /// this after the partition is unassigned, so that librdkafka also drops the partition's records that were not read. Does
+    /// nothing for a partition that was not forwarded to this queue.
     pub fn unforward(&mut self, topic: &str, partition: i32) {
         if let Some(known) = self.position(topic, partition) {
             let known = self.forwarded.swap_remove(known);
@@ -203,7 +204,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         }
     }
 
-    /// Drops a partition's records that were read and not taken. Call this after a seek, because these records were
+    /// Drops a partition's records and faults that were read and not taken. Call this after a seek, because they were
     /// read before the seek. librdkafka delivers the records at or after the seek's offset once more.
     pub fn discard(&mut self, topic: &str, partition: i32) {
         self.messages.remove(|message| message.partition() == partition && message.topic() == topic);

@@ -3,8 +3,8 @@
 //! A batch has a few large buffers, whatever the number of partitions: the rows as COPY sends them; the *arena*, which
 //! holds the raw records; one entry per record; and *runs*, which map ranges of records to segments. The buffers are
 //! reused. A [`Segment`] is the part of the batch that belongs to one claim of one partition. When the batch is written,
-//! the runs of revoked and fenced partitions are left out. The raw bytes make dead letters exact, and allow the rows to
-//! be encoded again after a catalog change.
+//! the runs of dropped segments are left out, for example those of a revoked partition. The raw bytes make dead letters
+//! exact, and allow the rows to be encoded again after a catalog change.
 //!
 //! Record accounting: every record has rows, or is rejected, or is skipped by a rule, for example the row filter.
 //! [`Batch::seal`] asserts that the three numbers add up to the number of records.
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::position::{Claim, Offset, TopicPartition};
 use crate::record::{Headers, Record};
 
-/// The limits at which a batch is closed. The batch is closed at the first limit that it reaches.
+/// The limits at which a batch is closed. The batch is closed as soon as it has reached one of them and the writer is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
     /// The number of rows. A batch with twice this number of records is closed too, even if it has fewer rows. Default 50 000.
@@ -90,8 +90,8 @@ pub struct Span {
     pub last: LastRecord,
 }
 
-/// The last committed record of a partition. It identifies the log: if the topic was recreated, another record is at this
-/// offset.
+/// The last committed record of a partition. It identifies the log: if the topic was recreated, the record at this offset is
+/// another one, or there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastRecord {
     pub offset: Offset,
@@ -107,7 +107,7 @@ pub enum Trigger {
     Rows,
     /// The batch reached `max_bytes`.
     Bytes,
-    /// The batch must be written now to be committed within `max_age`.
+    /// The batch reached its flush deadline, which depends on `max_age`.
     Age,
     /// A partition is being revoked.
     Revoke,
@@ -365,8 +365,8 @@ impl Batch {
 
 /// Returns offset, timestamp and digest of a record. A later claim identifies the log by them.
 pub fn last_record(record: &Record<'_>) -> LastRecord {
-    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. The digest is computed for one record per span
-    // and at most one per claim, so speed doesn't matter.
+    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. The digest is only computed for the last record of
+    // a span and for a record that a claim compares, so speed doesn't matter.
     let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
     let lengths = [signed_len(record.key).to_le_bytes(), signed_len(record.value).to_le_bytes()];
     let bytes = lengths.iter().flatten().chain(record.key.unwrap_or_default()).chain(record.value.unwrap_or_default());

@@ -2,11 +2,11 @@
 //! to start fetching.
 //!
 //! The loop has its own connection, so that a claim doesn't wait for a COPY. Ledger rows that others have locked are skipped,
-//! so that they don't delay the claims of other rows. The skipped claims are tried again later. Meanwhile, a second
-//! connection waits for one of these locks and identifies the session that holds it. The second connection makes no claim: a
+//! so that they don't delay the claims of other rows. The skipped claims are tried again later. If a row stays locked, a
+//! second connection waits for the lock and identifies the session that holds it. The second connection makes no claim: a
 //! claim queued behind a lock could be made after the partition moved to another member, and would fence that member. A
-//! request is tried again until it is granted, refused, withdrawn or replaced by a later request. A consumer recognizes a
-//! late answer by its request id.
+//! request is tried again until it is granted, refused, withdrawn, or replaced by a later request for the same partition. A
+//! consumer recognizes a late answer by its request id.
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
@@ -64,7 +64,7 @@ impl OffsetLossPolicy {
 #[derive(Debug)]
 pub struct ClaimRequest {
     pub wanted: Vec<Wanted>,
-    /// Partitions that this owner requested before and has lost since. Their pending requests are cancelled.
+    /// Partitions that this owner requested before and no longer wants. Their pending requests are cancelled.
     pub withdrawn: Vec<TopicPartition>,
     /// The name of the consumer, which the ledger shows as the owner. The name also identifies the consumer's earlier requests.
     pub owner: Arc<str>,
@@ -134,10 +134,10 @@ pub trait ClaimLedger: Send {
         owner: &str,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<Claimed>, WriteError>> + Send;
-    /// Sets a claimed row to `to` under a new claim, and clears the last record, which the new log doesn't have.
+    /// Sets a claimed row to `to` under a new claim, and clears the last record, which the log may no longer have.
     /// Returns the new claim; `None` if the row has another claim or offset than `claimed`. The new claim makes a later
     /// restore visible: if the database is restored to a state before this step, the row has the old claim again. The
-    /// row's offset alone may not show the restore, because the new log may have a record at the old offset too.
+    /// row's offset alone may not show the restore, because a new log may have a record at the old offset too.
     fn skip_condition(
         &mut self,
         claimed: &Claimed,
@@ -156,7 +156,7 @@ pub trait ClaimLedger: Send {
 /// The low end or the high end of a partition's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The oldest record that Kafka still has.
+    /// The offset of the oldest record that Kafka still has.
     Low,
     /// The offset after the newest record.
     High,
@@ -216,7 +216,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
     /// Handles requests until all senders of requests are gone.
     ///
     /// # Errors
-    /// [`Stopped`] if Postgres refuses a claim for a reason that waiting doesn't resolve.
+    /// [`Stopped`] if Postgres refuses a statement for a reason that waiting doesn't resolve.
     ///
     /// # Cancel safety
     /// May be dropped at any point. If a claim is in the ledger and was not answered, the partition's next claim
@@ -408,7 +408,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                         continue;
                     };
                     let Some(claim) = self.ledger.skip_condition(&claimed, to).await? else {
-                        // Another owner has claimed the partition since, so leave the request pending for the next round.
+                        // The row has changed since the claim, for example because another owner has claimed it. So leave the
+                        // request pending for the next round.
                         continue;
                     };
                     let (source, lost) = (&claimed.source, condition.lost(low, to));

@@ -35,7 +35,7 @@ pub fn share(records: u64, dead: u64) -> f64 {
     dead as f64 / records.max(1) as f64
 }
 
-/// How many groups of dead letters a summary names. The dead letters of a group have the same reason and column.
+/// How many groups of dead letters a summary names at most. The dead letters of a group have the same reason and column.
 const NAMED_GROUPS: usize = 3;
 /// The maximum length, in characters, of a dead letter's detail in a summary.
 const DETAIL_MAX: usize = 200;

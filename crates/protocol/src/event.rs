@@ -55,7 +55,7 @@ pub enum Event<'a> {
     PositionOutOfRange(&'a (dyn Error + 'static)),
     /// A log became shorter. All owned partitions are claimed again, and each claim compares the log with the ledger.
     LogCut,
-    /// The consumer failed and is rebuilt.
+    /// The consumer leaves the group and is rebuilt, because it failed or because another task requested this.
     Rebuilding {
         why: &'a str,
     },
@@ -121,14 +121,14 @@ pub enum Event<'a> {
     },
     /// The reply to a COMMIT was lost, or doesn't show the outcome. So the outcome will be read from the ledger.
     CommitUnknown(&'a WriteError),
-    /// The catalog changed, so the plan is rebuilt and the batch re-encoded.
+    /// An error of Postgres shows that the plan may be outdated, or that the table lacks a partition. So a new plan is made.
     CatalogChanged(&'a WriteError),
     /// Transactions over the same records timed out repeatedly, so the next transactions are smaller.
     WindowHalved {
         /// Records per transaction from now on.
         records: u32,
     },
-    /// The poison search ended.
+    /// A poison search ended, and its transaction continues with the settled records.
     PoisonFound {
         /// How many steps the search took. Each step needs one COPY, or none if its records have no rows.
         copies: u32,
@@ -210,7 +210,7 @@ pub struct Snapshot<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spent {
     pub poll: Duration,
-    /// Decoding and encoding records.
+    /// Taking records, which includes decoding and encoding them.
     pub work: Duration,
     /// Taking no records, for any reason in [`Hold`].
     pub held: Duration,

@@ -55,7 +55,7 @@ pub trait Visitor {
     fn record(&mut self, record: &Incoming<'_>, headers: impl FnOnce(&mut Vec<u8>)) -> Visit;
 }
 
-/// An error that Kafka's client reported instead of a record.
+/// An error that Kafka's client reported.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct ReadError {

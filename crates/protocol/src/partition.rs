@@ -175,7 +175,7 @@ pub struct Grant {
 }
 
 /// A log-loss condition: a way in which Kafka's log and the ledger disagree. `on_offset_loss` says whether the pipeline then
-/// stops or continues. Lost records are counted.
+/// stops or continues. If it continues, the records that are known to be lost are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LossCondition {
     /// The pipeline knew this partition, but its ledger row is missing.
@@ -215,7 +215,7 @@ impl LossCondition {
     }
 
     /// Returns how many records are known to be lost if the policy continues at `to` in a log that begins at `low`: the deleted
-    /// records and the skipped ones. If the number of deleted records is unknown, it counts as 0.
+    /// records and the skipped ones. If the number of deleted records is unknown, it counts as 0. Each offset counts as a record.
     pub fn lost(&self, low: Offset, to: Offset) -> u64 {
         match self {
             Self::RetentionPassed { next, .. } => to.distance_from(*next),
@@ -281,10 +281,11 @@ impl fmt::Display for LossCondition {
 /// Returns the offset at which to start fetching, and the record to compare, if there is one. `next` and `last` are from the
 /// ledger. `low` is the oldest offset of Kafka's log, `high` its end.
 ///
-/// The last committed record is read again if it still exists. The comparison detects another log even if that log isn't shorter.
+/// If the last committed record isn't before `low`, fetching starts at this record. Comparing it with the record that Kafka then
+/// delivers detects another log even if that log isn't shorter.
 ///
 /// # Errors
-/// The log-loss condition, if the ledger's offset isn't in the log.
+/// The log-loss condition, if `next` is before `low` or after `high`.
 pub fn resolve_start(
     next: Offset,
     last: Option<LastRecord>,

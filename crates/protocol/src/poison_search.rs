@@ -2,7 +2,7 @@
 //!
 //! The search goes through the window from front to back in one transaction. Every record before the range of the next
 //! step is settled: either copied, or known to be refused. So rows keep the order of delivery. The search can end after
-//! any step, and the settled records can be committed. An error of COPY names a row (`line N`), but this is only a
+//! any step, and the settled records can be committed. An error of COPY often names a row (`line N`), but this is only a
 //! hint. Without a hint, a range is halved. A record counts as refused only if it fails when it is copied alone.
 
 use std::ops::Range;
@@ -34,8 +34,8 @@ pub enum Step {
 
 impl Search {
     /// Starts a search after a COPY of all `len` records failed. `hint` is the index of the record that the
-    /// error named; `None` if it named none. `attempts_max` limits the COPYs of one transaction; at least one
-    /// record is settled regardless of the limit.
+    /// error named; `None` if it named none. `attempts_max` limits the steps of the search, each of which needs at most
+    /// one COPY. At least one record is settled regardless of the limit.
     pub fn new(len: u32, hint: Option<u32>, attempts_max: u32) -> Self {
         let todo = Vec::from_iter((len > 0).then_some(0..len));
         let mut search = Self { todo, end: len, bad: Vec::new(), attempts: 0, attempts_max };
@@ -112,8 +112,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// Runs a whole search over `len` records. COPY refuses those in `bad`; `hint_of` returns the record that its error
-    /// names.
+    /// Runs a whole search over `len` records. COPY refuses a range that has records of `bad`. `hint_of` gets the first of
+    /// these, and returns the record that the error of COPY names.
     fn run(len: u32, bad: &BTreeSet<u32>, hint_of: impl Fn(u32) -> Option<u32>, cap: u32) -> (Vec<u32>, Search, u32) {
         let first_bad = |range: &Range<u32>| bad.range(range.clone()).next().copied();
         let mut search = Search::new(len, first_bad(&(0..len)).and_then(&hint_of), cap);

@@ -1,4 +1,5 @@
-//! Drops consumer, queue and bulk in different orders. These tests mainly check that valgrind finds no fault.
+//! Drops consumer, queue and bulk in different orders. These tests are mainly meant for a run under valgrind, which reports
+//! memory that is used after it was freed, or never freed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -157,7 +157,7 @@ fn a_read_does_not_wait_while_the_consumers_queue_has_something() {
     let topic = topic(1);
     kafka().produce(&topic, numbered(0, 0, 10)).unwrap();
     let (consumer, mut queue) = reader(&[]);
-    // The partition isn't forwarded, so ten records come to the consumer's queue at once.
+    // The partition isn't forwarded to our queue, so its ten records come to the consumer's queue.
     consumer.assign(&at(&[(&topic, 0, 0)])).unwrap();
     let started = Instant::now();
     let mut polled = 0;

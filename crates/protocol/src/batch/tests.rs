@@ -150,7 +150,7 @@ fn a_cleared_batch_is_as_new_and_gives_large_buffers_back() {
     push_again(&mut batch);
 }
 
-/// Pushes records after a clear. The record accounting starts again from zero: records that were skipped or rejected before the
+/// Pushes a record after a clear. The record accounting starts again from zero: records that were skipped or rejected before the
 /// clear don't count.
 fn push_again(batch: &mut Batch) {
     let segment = batch.open_segment(source(1), Claim::default(), Offset::ZERO);

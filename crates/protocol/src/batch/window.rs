@@ -30,7 +30,7 @@ impl Batch {
     }
 
     /// Returns the encoded rows of live segments within a window of records, in as few slices as possible. If no
-    /// segment was dropped, there is one slice.
+    /// segment was dropped, there is at most one slice.
     pub fn copy_ranges(&self, window: Range<u32>) -> impl Iterator<Item = &[u8]> {
         let mut runs = self.live_runs(window).peekable();
         std::iter::from_fn(move || {
