@@ -34,7 +34,8 @@ use crate::value::{DecodeError, Flags, Slot, Value};
 /// The path of a field from the top level, one element per level.
 pub(crate) type Path = Vec<String>;
 
-/// How the decoder treats leftovers. These are the top-level fields that no path begins with: no column takes a value from them.
+/// How the decoder treats leftovers. These are the top-level fields of a row
+/// with which no path begins, so that no column takes a value from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leftovers {
     Ignore,
@@ -44,13 +45,13 @@ pub(crate) enum Leftovers {
     Collect,
 }
 
-/// The result of decoding: slots that point into the payload, in the order of the paths.
+/// The result of decoding: slots in the order of the paths. They point into the payload or into `made`.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     pub(crate) slots: Vec<Slot>,
     /// Bytes that don't occur in the payload. Slots with the flag `MADE` point here.
     pub(crate) made: Vec<u8>,
-    /// Top-level members that no path begins with, as `"key":value`, each followed by a comma.
+    /// The fields that are leftovers, as `"key":value`, each followed by a comma.
     pub(crate) leftovers: Vec<u8>,
     /// The flags that an object made of the leftovers inherits from its members.
     pub(crate) leftovers_flags: Flags,
@@ -79,7 +80,8 @@ impl Fields {
         }
     }
 
-    /// Copies slots, for fields that several paths name. Each pair is (from, to).
+    /// Copies slots: to the other paths of a field that several paths
+    /// name, and from the row before a change. Each pair is (from, to).
     #[inline]
     pub(crate) fn copy(&mut self, copies: &[(u16, u16)]) {
         for (from, to) in copies {
@@ -119,10 +121,9 @@ pub(crate) enum Decoder {
 }
 
 impl Decoder {
-    /// Plans the search for `paths`, which are distinct. `base` is the path to the object that holds the record's
-    /// fields: `after` in Debezium's envelope, else empty. If there are `levels`, each element of the arrays at these
-    /// paths is a row; for `levels` and `by_name`, see [`RowsDecoder::new`]. Formats with a registry get their schemas from
-    /// `schemas`.
+    /// Plans the search for `paths`, which are distinct. `base` is the path to the object that holds the record's fields: `after`
+    /// in Debezium's envelope, else empty. If there are `levels`, the elements of the array at the last of these paths are rows;
+    /// for `levels` and `by_name`, see [`RowsDecoder::new`]. Formats with a registry get their schemas from `schemas`.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],

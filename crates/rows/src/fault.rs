@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// One error in a mapping, or one conflict between a mapping and its table. It names the key in the configuration, and says
-/// what to do.
+/// One error in a mapping, or one conflict between a mapping and its
+/// table. It names the key in the configuration, and says what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanFault {
     /// The configuration's key: `pipelines.ride_history.columns.lat.type`.
     pub key: String,
-    /// The fault and its remedy.
+    /// The fault, in many cases with a remedy.
     pub message: String,
 }
 

@@ -1,6 +1,6 @@
 //! JSON text: a scanner that checks it, iterators over members and elements, and strings with escapes.
 //!
-//! No tree is built, and except for errors, only the iterator [`members::Members`] allocates.
+//! No tree is built: values point into the text. Functions that change text append the result to a buffer of the caller.
 
 pub mod members;
 pub(crate) mod scan;

@@ -1,12 +1,12 @@
-//! json and jsonb: the JSON text of the record, unchanged except for NULs and bare `NaN` or `Infinity`. Other text becomes a JSON
-//! string.
+//! json and jsonb: the JSON text of the value, unchanged except for NULs and bare
+//! `NaN` or `Infinity`. Text that doesn't come from JSON becomes a JSON string.
 
 use crate::copy::text::{field, patch_len};
 use crate::json::string;
 use crate::spec::NulPolicy;
 use crate::value::{Flags, Kind, Reason, Value};
 
-/// Returns whether a value is JSON text already.
+/// Returns whether a value is JSON text. The caller has handled values of the kind `Text`.
 fn is_json(value: &Value<'_>) -> bool {
     !matches!(value.kind, Kind::Bytes | Kind::Missing)
 }
@@ -65,7 +65,7 @@ fn special(value: &Value<'_>, nul: NulPolicy, binary: bool, out: &mut Vec<u8>) -
     if binary { jsonb(value, nul, out) } else { json(value, nul, out) }
 }
 
-/// Writes text that isn't JSON as a JSON string.
+/// Writes text that doesn't come from JSON as a JSON string.
 #[inline(never)]
 fn text(value: &Value<'_>, nul: NulPolicy, binary: bool, out: &mut Vec<u8>) -> Result<(), Reason> {
     let mut quoted = Vec::with_capacity(value.raw.len() + 2);

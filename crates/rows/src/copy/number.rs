@@ -155,8 +155,8 @@ pub(super) fn double(value: Value<'_>) -> Result<f64, Reason> {
     if lost { Err(Reason::OutOfRange) } else { Ok(number) }
 }
 
-/// Writes a float4 in the way of [`float8`]. As when Postgres reads a literal, the decimal value is rounded directly to float4,
-/// without an intermediate float8.
+/// Writes a float4 by the method of [`float8`]. As when Postgres reads a literal,
+/// the decimal value is rounded directly to float4, without an intermediate float8.
 #[inline]
 #[expect(clippy::cast_precision_loss, reason = "the mantissa is checked to be exact in a float")]
 pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
@@ -186,7 +186,7 @@ fn float_text<'a>(value: &Value<'a>) -> Result<(&'a str, bool), Reason> {
     let lexeme = match value.as_text() {
         Some(text) => match special(text) {
             Some(special) => return Ok((special.text(), false)),
-            // Rust's parser accepts more words than Postgres does.
+            // Read decimal numbers only: Rust's parser also accepts words, such as `+nan`.
             None => Decimal::parse(text.trim_ascii()).map(|_| text.trim_ascii()).ok_or(Reason::TypeMismatch)?,
         },
         None if value.kind == Kind::Number => value.raw,

@@ -108,7 +108,7 @@ fn carry(point: i64, end: i64, weight: i64, groups: &mut Vec<u16>) -> Result<(),
         }
         groups[at] -= BASE;
         add = 1;
-        // The front group is empty, so a carry never passes it.
+        // The first group was zero, so the carry ends there at the latest.
         at -= 1;
     }
 }

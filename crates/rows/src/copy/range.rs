@@ -169,7 +169,7 @@ fn pair(raw: &[u8]) -> Option<Bounds<'_>> {
     elements.next().is_none().then_some(Bounds { lower, upper, inclusive: LOWER_INCLUSIVE })
 }
 
-/// Reads an object whose only members are `lower`, `upper` and `bounds`. At least one of them must exist.
+/// Reads an object that has at least one of the members `lower`, `upper` and `bounds`, and no others.
 fn members(raw: &[u8]) -> Option<Bounds<'_>> {
     let mut bounds = Bounds { lower: Value::MISSING, upper: Value::MISSING, inclusive: LOWER_INCLUSIVE };
     let mut any = false;

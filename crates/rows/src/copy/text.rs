@@ -1,10 +1,10 @@
-//! text and related types, bytea, uuid. Text has been decoded by now: UTF-8, without escapes and without NULs.
+//! text and related types, bytea, uuid. Strings have been decoded by now: they are UTF-8, and have neither escapes nor NULs.
 
 use crate::base64;
 use crate::copy::number::fixed;
 use crate::value::{Kind, Reason, Value};
 
-/// Appends a field of any length.
+/// Appends a field: its length, then its bytes.
 #[inline]
 pub(super) fn field(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
     let len = i32::try_from(bytes.len()).map_err(|_| Reason::TooLarge)?;
@@ -13,7 +13,7 @@ pub(super) fn field(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Returns what a text column stores, which is the text of a string, or the JSON text of any other value.
+/// Returns what a text column stores: the text of a string, or the JSON text of any other value.
 #[inline]
 fn stored<'a>(value: &Value<'a>) -> &'a [u8] {
     value.as_text().unwrap_or(value.raw)
@@ -53,14 +53,14 @@ pub(super) fn one_byte(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason
     Ok(())
 }
 
-/// Writes a label of an enum. `labels` is empty if the catalog doesn't list them; then Postgres checks the label.
+/// Writes a label of an enum. If `labels` is empty, the label isn't checked here but by Postgres.
 pub(super) fn label(value: Value<'_>, labels: &[Box<str>], out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?;
     let known = labels.is_empty() || labels.iter().any(|label| label.as_bytes() == text);
     if known { field(text, out) } else { Err(Reason::UnknownLabel) }
 }
 
-/// Writes bytea: bytes unchanged; text as `\x` hex, as Postgres prints it, or as standard base64.
+/// Writes bytea. Bytes are unchanged. Text is decoded: from `\x` and hex digits, as Postgres prints it, or from standard base64.
 pub(super) fn bytea(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     if value.kind == Kind::Bytes {
         return field(value.raw, out);

@@ -31,7 +31,7 @@ const END_TIMESTAMP: i64 = 9_223_371_331_200_000_000;
 const MIN_DATE: i64 = -2_451_545;
 const END_DATE: i64 = 2_145_031_949;
 
-/// Writes a timestamptz. Text must have an offset, unless the column has a zone.
+/// Writes a timestamptz. Text that states a date or time without an offset is rejected, unless the column has a zone.
 #[inline]
 pub(super) fn timestamptz(value: Value<'_>, times: &Times, out: &mut Vec<u8>) -> Result<(), Reason> {
     let micros = match value.as_text() {
@@ -84,7 +84,7 @@ pub(super) fn of_local_micros(unix_micros: i64, zone: &TimeZone) -> Result<i64, 
     checked(i128::from(local) - i128::from(offset) * 1_000_000)
 }
 
-/// Reads text that contains a number as an epoch, if the column has a unit.
+/// Reads text that is a number as an epoch. `None` if it isn't a number, or if the column has no unit.
 fn epoch_of_text(text: &[u8], unit: Option<EpochUnit>) -> Option<Result<i64, Reason>> {
     let text = text.trim_ascii();
     unit.filter(|_| Decimal::parse(text).is_some())?;

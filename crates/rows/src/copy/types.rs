@@ -24,7 +24,7 @@ pub struct KnownType {
     pub array_oid: u32,
     /// Other names that SQL has for the type.
     pub aliases: &'static [&'static str],
-    /// The modifier that the type takes.
+    /// The modifier that [`parse`] accepts for the type.
     pub modifier: Modifier,
 }
 
@@ -91,7 +91,7 @@ pub fn by_array_oid(oid: u32) -> Option<&'static KnownType> {
 pub struct TypeText {
     /// The oid of the type, which is one of [`KNOWN`]. For an array, the oid of the elements' type.
     pub oid: u32,
-    /// The numbers in parentheses.
+    /// The numbers in parentheses. `character` without a number has the length 1.
     pub modifiers: (Option<i32>, Option<i32>),
     /// Whether the type is an array: `int8[]`.
     pub array: bool,
@@ -115,8 +115,8 @@ impl TypeText {
     }
 }
 
-/// Parses the text of a type: `character varying(16)`, `numeric(10,2)[]`, `timestamp(3) with time zone`. Returns `None` for
-/// types that aren't in [`KNOWN`], for modifiers that the type doesn't allow, and for text that names no type.
+/// Parses the text of a type: `character varying(16)`, `numeric(10,2)[]`, `timestamp(3) with time zone`. Returns `None` for types
+/// that aren't in [`KNOWN`], for modifiers that [`KnownType::modifier`] doesn't allow, and for text that names no type.
 pub fn parse(text: &str) -> Option<TypeText> {
     let lower = text.trim().to_ascii_lowercase();
     let (scalar, array) = match lower.strip_suffix("[]") {

@@ -1,9 +1,9 @@
-//! Avro: a plan is made once per writer's schema. It says which fields the columns need, and each record is then decoded in one
-//! pass through its bytes.
+//! Avro: there is a plan for each writer's schema. It says which fields the columns
+//! need. Each record is then decoded by its plan, without building a tree of its values.
 //!
-//! With a registry, each record names its schema by an id, and there is one plan per id; with a local schema there is one plan.
-//! Fields are found by name, so schemas of any version fill the same columns. A field that the writer's schema lacks is
-//! missing.
+//! With a registry, each record names its schema by an id, and there is one plan per id;
+//! with a local schema there is one plan. Fields are found by name or alias, so schemas of
+//! any version fill the same columns. A field that the writer's schema lacks is missing.
 
 mod plan;
 #[cfg(test)]

@@ -30,7 +30,7 @@ struct Known {
 pub(crate) struct ConnectDecoder {
     json: JsonDecoder,
     paths: Vec<Path>,
-    /// The slot for the whole payload, if a column takes it. The payload may then be any value, not only an object.
+    /// The slot for the whole payload, if a column takes it. The payload may then be any value except null, not only an object.
     whole: Option<usize>,
     known: Vec<Known>,
     /// The index of the schema that was used last.
@@ -47,7 +47,7 @@ impl ConnectDecoder {
         let within =
             |path: &[String]| -> Path { std::iter::once("payload".to_owned()).chain(path.iter().cloned()).collect() };
         let whole = paths.iter().position(Vec::is_empty);
-        // The scanner identifies an object's keys by their paths, so the path of the payload itself must occur only once.
+        // The JSON decoder has one slot per key, so the path of the payload itself must occur only once.
         let mut wrapped: Vec<Path> =
             paths.iter().map(|path| if path.is_empty() { Path::new() } else { within(path) }).collect();
         wrapped.push(vec!["payload".to_owned()]);
@@ -111,7 +111,7 @@ impl ConnectDecoder {
         Ok(())
     }
 
-    /// Sets `last` to the index of this schema. Parses the schema if it is new.
+    /// Sets `last` to the index of this schema. Parses the schema if it isn't cached.
     fn know(&mut self, schema: &[u8]) {
         if self.known.get(self.last).is_some_and(|known| known.bytes == schema) {
             return;

@@ -1,8 +1,8 @@
 //! CSV: each line of a value is a row. The columns are configured, or the first line of the value names them.
 //!
-//! Fields are quoted as in RFC 4180, with quotes inside them doubled; lines end with LF or CRLF; empty lines are
-//! skipped. A field without quotes that equals the NULL text is null; a quoted field is never null. Fields point into
-//! the payload, except those with doubled quotes. Nothing is allocated per record.
+//! Fields are quoted as in RFC 4180, with quotes inside them doubled; lines end with LF or CRLF; empty lines are skipped. A field
+//! without quotes that equals the NULL text is null; a quoted field is never null. Fields point into the payload, except those
+//! with doubled quotes. A value without a header needs no allocation, nor does one whose header equals the previous one.
 
 use crate::decode::Fields;
 use crate::decode::Leftovers;
@@ -35,9 +35,9 @@ pub(crate) struct CsvDecoder {
     quoted: Vec<(Box<[u8]>, bool)>,
     /// The header line that `targets` were made from.
     header: Vec<u8>,
-    /// Whether numbers contain neither the delimiter nor the quote.
+    /// Whether neither the delimiter nor the quote can occur in a number.
     numbers_are_plain: bool,
-    /// Where the next line begins.
+    /// The current position. Between two rows, this is where the next line begins.
     at: usize,
     /// The number of the current line, for error messages. Empty lines aren't counted, nor are line feeds inside quotes.
     line: u32,
@@ -255,8 +255,8 @@ impl CsvDecoder {
         Ok(CsvField { slot, quoted, last })
     }
 
-    /// Reads a field without quotes. If the field begins like a number, the scanner parses the number
-    /// and stops after it, so the field's end needs no search.
+    /// Reads a field without quotes. If the whole field is a JSON number,
+    /// the scanner finds the field's end while it parses the number.
     #[inline]
     fn plain_field(&mut self, payload: &[u8]) -> Result<Slot, DecodeError> {
         let start = self.at;
@@ -367,7 +367,7 @@ mod tests {
         CsvOptions { columns, delimiter: b',', quote: b'"', null: String::new() }
     }
 
-    /// Returns the rows of columns a and b; `None` is null.
+    /// Returns the rows of columns a and b. `None` means that the field is null or missing.
     fn rows(decoder: &mut CsvDecoder, text: &str) -> Result<Vec<Vec<Option<String>>>, String> {
         let mut fields = Fields::default();
         let mut rows = Vec::new();

@@ -1,8 +1,8 @@
 //! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a header. The
 //! prefix is a zero byte, the schema's number in four bytes and, for Protobuf, the indexes of the message in the schema. The
 //! header contains either such a prefix, or the byte 1 and the schema's GUID in sixteen bytes; the value then has no prefix.
-//! Apicurio's serializers may write the number in eight bytes: in the prefix, or into headers with other names. If a header names
-//! the schema, a further header names the Protobuf message.
+//! Apicurio's serializers may write the number in eight bytes: in the prefix, or into headers with other names. For Protobuf,
+//! Apicurio's serializers may name the message in a further header.
 
 use tidegate_protocol::record::Headers;
 
@@ -15,7 +15,7 @@ pub(crate) const HEAD: usize = 5;
 /// The length of the zero byte and an id of eight bytes.
 pub(crate) const LONG_HEAD: usize = 9;
 
-/// Returns the schema id; `None` if the value isn't framed.
+/// Returns the schema id in the value's frame; `None` if the value doesn't begin like a frame.
 #[inline]
 pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
     match payload {

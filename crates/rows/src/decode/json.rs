@@ -3,8 +3,8 @@
 //! If a key occurs twice, the last value wins, as in jsonb: after `"position": {"lat": 1}`, a second `"position": 5` also
 //! discards the `lat`. Nothing is allocated per record, except to learn keys (see `keys`).
 //!
-//! Each object in an array of objects is a row, and so is each object of NDJSON. The rows are returned one after another. A
-//! registry's framing (five or nine bytes) or a byte order mark in front of the value is skipped.
+//! Each object in an array of objects is a row, and so is each object of NDJSON. The rows are returned one after another. A byte
+//! order mark in front of the value is skipped, and so is a registry's framing (five or nine bytes) in front of a single object.
 
 mod keys;
 #[cfg(test)]
@@ -27,7 +27,7 @@ pub(crate) struct JsonDecoder {
     slots: usize,
     leftovers: Leftovers,
     /// The node of the object whose members can be leftovers. A leftover is a member from which no column takes a value.
-    /// `u16::MAX` if no path looks into that object; then no member is a leftover.
+    /// `u16::MAX` if that object lies inside another one and no path looks into it; then no member is a leftover.
     top: u16,
     /// The slot for a whole array element, if a column takes it. The element may then be any value, not only an object.
     whole: Option<u16>,
@@ -51,12 +51,12 @@ impl JsonDecoder {
         }
     }
 
-    /// Makes a decoder for which the leftovers are members of the object at `base`. If no path looks into that object, there are
-    /// no leftovers.
+    /// Makes a decoder for which the leftovers are members of the object at `base`. If
+    /// `base` isn't empty and no path looks into that object, there are no leftovers.
     pub(crate) fn within(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this = Self::new(paths, leftovers);
-        // An object has a node only if a path looks into it. Without a node, the decoder can't recognize the object, and so
-        // finds no leftovers in it.
+        // An object inside another one has a node only if a path looks into it. Without a
+        // node, the decoder can't recognize the object, and so finds no leftovers in it.
         this.top = base.iter().try_fold(0, |node, name| this.keys.node(node, name.as_bytes())).unwrap_or(u16::MAX);
         this
     }
@@ -208,7 +208,7 @@ impl JsonDecoder {
     }
 }
 
-/// The state of one record's pass.
+/// The state of a pass over one object, or over one element of an array.
 struct JsonWalk<'w, 'p> {
     scan: Scanner<'p>,
     keys: &'w mut Keys,
@@ -222,9 +222,9 @@ struct JsonWalk<'w, 'p> {
     refused: Option<usize>,
 }
 
-/// The element that was found at a position in an array, or the object that was found in NDJSON.
+/// What was found at the position of an array's next element or of NDJSON's next object.
 enum Element {
-    /// An object, or any value if a column takes whole elements. `last` says whether no other element follows.
+    /// An object, or any value if a column takes whole elements. `last` says whether it is the last one.
     Object { last: bool },
     /// Another value, which begins at `start`.
     Other { start: usize },
@@ -370,8 +370,8 @@ impl JsonWalk<'_, '_> {
         }
     }
 
-    /// Reads a key that differs from the guessed one, up to the key's value. Returns the key's flags and, if the key
-    /// can be remembered, its id and target.
+    /// Reads a key that matches no guess, up to the key's value. Returns the key's flags.
+    /// If the key is known, or is remembered from now on, also returns its id and target.
     #[inline(never)]
     fn unexpected_key(
         &mut self,

@@ -17,8 +17,8 @@ const KEPT: usize = 1024;
 pub(super) struct Plans<P> {
     registry: Option<Arc<dyn Schemas>>,
     framed: bool,
-    /// The plans, each with the id of its schema. There are few of them, and the plan that was used last is tried first. The
-    /// plan of a local schema has no id.
+    /// The plans, each with the id of its schema. They are searched one by one,
+    /// beginning with the plan that was used last. The plan of a local schema has no id.
     made: Vec<(Option<SchemaId>, Result<P, DecodeError>)>,
     last: usize,
 }
@@ -28,8 +28,8 @@ pub(super) struct Plans<P> {
 pub(super) struct Framed<'a> {
     /// The schema's id; `None` for a local schema.
     pub(super) id: Option<SchemaId>,
-    /// The index at which the payload continues after the frame's schema id; 0 if it has no frame. In a Protobuf frame, the
-    /// message indexes come first, then the message.
+    /// The index at which the payload continues after the frame's schema id; 0 if it has
+    /// no frame. In a Protobuf frame, the message indexes come next, then the message.
     pub(super) start: usize,
     /// The rest of the header after the schema's id, if a header names the schema. For Protobuf, this is
     /// the message indexes, or nothing.

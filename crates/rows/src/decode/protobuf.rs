@@ -1,12 +1,12 @@
-//! Protobuf: a plan is made once per message type. It says which fields the columns need, and each record is then decoded in
-//! one pass through its bytes.
+//! Protobuf: there is a plan for each message type that occurs. It says which fields the columns need. Each record is then
+//! decoded by its plan, without building a tree of its values.
 //!
 //! With a registry, each record names its schema and the message in it. With a local file, the configuration can name the
 //! message. If it doesn't, each value's frame names the message; values without a frame are of the file's first message.
 //!
-//! If a record lacks a proto3 field without presence, the field has its default, as the format says: zero, the empty text, the
-//! first name of an enum, an empty list. If it lacks a field with presence (`optional`, messages, `oneof`), the field is
-//! missing.
+//! If a record lacks a field without presence, the field has its default, as the format says:
+//! zero, false, the empty text, the first name of an enum, an empty list or map. If it lacks
+//! a field with presence (in proto3 `optional`, messages and `oneof`), the field is missing.
 
 mod plan;
 #[cfg(test)]
@@ -42,7 +42,7 @@ pub(crate) struct ProtobufDecoder {
     leftovers: Leftovers,
     /// The path to the object that holds the record's fields: `after` in Debezium's envelope, else empty.
     base: Vec<String>,
-    /// Whether values have a frame, which names their message.
+    /// Whether values have a frame or a header, which names their message.
     framed: bool,
     message: Option<String>,
     plans: Plans<Made>,
@@ -146,7 +146,7 @@ fn make(schema: Arc<Schema>, id: Option<SchemaId>) -> Result<Made, DecodeError> 
     }
 }
 
-/// Returns the message type of a value, from the message indexes or the type reference in its frame. `behind_number` are the
+/// Returns the message type of a value, from the message indexes or the type reference in its frame. `behind_number` contains the
 /// bytes that follow the schema's number, in the value or in a header.
 pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<MessageId> {
     if let Some((_, id)) = type_ref(file, behind_number, 0) {
@@ -180,7 +180,7 @@ pub(crate) fn type_ref(file: &ProtoFile, payload: &[u8], start: usize) -> Option
 
 /// Finds the message type of a value whose schema is named by a header without message indexes. `id` is the schema's id. `name`
 /// is the name of the message type, if a header has it. Returns the index of the value's first byte that belongs to the message,
-/// and the message type.
+/// and the message type; `None` if the message type isn't known.
 ///
 /// Apicurio's serializers of version 3 also write a type reference before the message; those of version 2 don't. If there is
 /// neither a name nor a type reference, the kind of id decides. Confluent's serializers write indexes after a number, so a number
@@ -217,9 +217,9 @@ fn unnamed(id: Option<SchemaId>, name: Option<&[u8]>) -> DecodeError {
     DecodeError::new(Reason::InvalidFormat, detail)
 }
 
-/// Reads the message indexes of a frame, from the outermost message to the innermost: a count, then as many indexes, all of them
-/// zigzag varints. A count of 0 means the file's first message. Returns the index of the first byte after the message indexes,
-/// and their number.
+/// Reads the message indexes of a frame, from the outermost message to the innermost: a count, then
+/// as many indexes, all of them zigzag varints. A count of 0 means the file's first message. Returns
+/// the index of the first byte after the message indexes, and their number (1 for a count of 0).
 fn message_indexes(
     payload: &[u8],
     start: usize,

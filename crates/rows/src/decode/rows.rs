@@ -1,6 +1,6 @@
 //! `rows = "readings"`: a record with an array becomes one row per element, combined with the fields around the array.
 //!
-//! If the array is null or empty, the record has no rows. If it is missing, the record is rejected.
+//! An array that is null or empty gives no rows. If an array is missing, the record is rejected.
 //!
 //! The decoder of the format finds the array and the fields around it. The elements are read as JSON, because the decoders of
 //! binary formats have already rendered the array as JSON. If an array is nested in the elements of another array, one decoder
@@ -38,7 +38,7 @@ struct Array {
 pub(crate) struct RowsDecoder {
     inner: Decoder,
     elements: JsonDecoder,
-    /// The path of the array, for error messages. `slot` is the array's slot.
+    /// The path of the array, for error messages. `slot` is the array's slot in the inner decoder.
     path: String,
     slot: usize,
     from: Vec<Origin>,

@@ -1,4 +1,4 @@
-//! No input makes a decoder panic, and every rejection says why.
+//! No input makes a decoder of JSON, CSV or raw values panic, and every rejection says why.
 
 use proptest::prelude::*;
 

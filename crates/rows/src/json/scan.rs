@@ -1,8 +1,8 @@
 //! Tokens of RFC 8259, read strictly: whatever isn't JSON is a [`Fault`] with its position. The exceptions are `NaN`,
 //! `Infinity` and `-Infinity`, which Python and others write for floats that JSON lacks.
 //!
-//! Each step looks at eight bytes. Runs of digits and the ends of strings are found without a branch per byte: their lengths
-//! can't be predicted, so branches would be mispredicted. The input has been checked to be UTF-8.
+//! Strings and runs of digits are read eight bytes at a time, without a branch per byte: their lengths can't be predicted, so
+//! branches would be mispredicted. The input has been checked to be UTF-8.
 
 use crate::value::{Flags, Kind, Slot};
 

@@ -1,5 +1,5 @@
-//! Decodes a value of Avro's binary encoding in one pass. Each planned field becomes a slot; records, arrays and maps are
-//! rendered as JSON. All other fields are skipped.
+//! Decodes a value of Avro's binary encoding. Each planned field becomes a slot; records, arrays and maps are rendered as JSON.
+//! Fields that no column needs are skipped. A value is read again if one column takes it and others take parts of it.
 //!
 //! Data that doesn't match the schema is a fault with its position. Lengths are compared with the number of bytes left.
 //! The number of elements and the size of the JSON are limited in proportion to the size of the value.
@@ -241,7 +241,7 @@ impl<'w> AvroWalk<'w> {
                 let number = self.long()?;
                 match in_micros(number, *unit) {
                     Some(micros) => Slot { exponent: i32::from(*local), ..Slot::number(Kind::Instant, micros) },
-                    // A number that overflows is beyond Postgres' limits too. The column rejects the extreme value.
+                    // A number that overflows is beyond Postgres' limits too. A column of timestamps rejects the extreme value.
                     None => Slot::number(Kind::Instant, if number < 0 { i64::MIN } else { i64::MAX }),
                 }
             }

@@ -41,7 +41,7 @@ struct Key {
 }
 
 /// The guesses for the key after a certain key, or for the first key of an object. If neither matches, the key that was found
-/// becomes the first guess, and the previous first guess becomes the second.
+/// becomes the first guess (unless it can't be remembered), and the previous first guess becomes the second.
 type Followers = [KeyId; 2];
 
 /// An object from which columns take parts.

@@ -285,7 +285,7 @@ fn the_frame_of_a_registry_before_an_object_is_stepped_over() {
     assert_eq!(decoder.decode(framed, &mut fields), Ok(true));
     assert_eq!(fields.slots[0].of(framed).raw, b"\"x\"");
     assert_eq!(decoder.decode(b"\0\0\0\0", &mut fields).expect_err("a refusal").reason, Reason::InvalidJson);
-    // A NUL after a space isn't the first byte of a frame.
+    // A NUL after white space isn't the first byte of a frame.
     assert_eq!(decoder.decode(b"\r\0\0\0\0{}", &mut fields).expect_err("a refusal").reason, Reason::InvalidJson);
 }
 

@@ -25,7 +25,7 @@ pub(super) enum FieldTarget {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PlannedValue {
     pub(super) message: MessageId,
-    /// The target of each field of the message.
+    /// The target of each field of the message; empty for a map.
     pub(super) targets: Vec<FieldTarget>,
     /// If this is a map, the targets of the keys that paths name.
     pub(super) keys: Vec<(Box<[u8]>, FieldTarget)>,
@@ -35,7 +35,7 @@ pub(super) struct PlannedValue {
     pub(super) slots: Vec<u16>,
 }
 
-/// The plan for values of one message.
+/// The plan for values of one message type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProtobufPlan {
     /// All planned values; the last one is the record itself.
@@ -44,7 +44,7 @@ pub(super) struct ProtobufPlan {
     pub(super) refuses: bool,
     /// Slots to copy, as (from, to), for fields that several paths name.
     pub(super) copies: Vec<(u16, u16)>,
-    /// The slot of the whole message.
+    /// The slot of the whole message, if a column takes it.
     pub(super) whole: Option<u16>,
 }
 

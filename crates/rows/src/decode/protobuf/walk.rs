@@ -1,9 +1,9 @@
-//! Decodes a message in one pass. Each planned field becomes a slot; messages, lists and maps are rendered as JSON. All other
-//! fields are skipped.
+//! Decodes a message. Each planned field becomes a slot; messages, lists
+//! and maps are rendered as JSON. Fields that no column needs are skipped.
 //!
-//! If a field occurs twice, the last value wins. The elements of a list may be scattered over their message, so all of them are
-//! gathered when the first one is found. A value that takes more steps, or makes more JSON, than its size allows is rejected:
-//! see `STEPS_PER_BYTE`, `JSON_PER_BYTE` and `JSON_AT_LEAST`.
+//! If a field that isn't a list or a map occurs twice, the last value wins. The elements of a list may be scattered over their
+//! message, so all of them are gathered when the first one is found. A value that takes more steps, or makes more JSON, than its
+//! size allows is rejected: see `STEPS_PER_BYTE`, `JSON_PER_BYTE` and `JSON_AT_LEAST`.
 
 mod json;
 mod known;
@@ -208,7 +208,7 @@ impl<'w> ProtobufWalk<'w> {
             let inner = self.len(wire, end)?;
             let start = self.at;
             let key = self.map_key(entry, inner, depth)?;
-            let mut digits = Vec::new(); // only keys that aren't text are written out
+            let mut digits = Vec::new(); // only keys that are numbers are written out
             let key = match key.kind {
                 Kind::Text => key.of(self.bytes).raw,
                 Kind::True => b"true",
@@ -306,7 +306,7 @@ impl<'w> ProtobufWalk<'w> {
                         self.fields.made.extend_from_slice(name.as_bytes());
                         Ok(self.fields.made_slot(Kind::Text, Flags::NONE, start))
                     }
-                    // Enums are open: a number without a name stays a number.
+                    // Treat every enum as open: a number without a name stays a number.
                     None => Ok(Slot::integer(low(number).into())),
                 }
             }

@@ -1,4 +1,4 @@
-//! Decodes the messages that stand for a single value: those of `google.protobuf` and `google.type`, and decimals.
+//! Decodes messages that stand for a single value, such as `google.protobuf.Timestamp`, `google.type.Date` and decimals.
 
 use std::fmt;
 use std::io::Write as _;
@@ -82,12 +82,13 @@ impl ProtobufWalk<'_> {
         Ok(unscaled)
     }
 
-    /// Renders a date as text, so that the column rejects a date without a year or a day, and the error message shows the date.
+    /// Renders a date as text, so that a column of type date rejects a
+    /// date without a year or a day, and the error message shows the date.
     fn date(&mut self, [_, year, month, day, _]: [i32; 5]) -> Slot {
         self.made_text(format_args!("{year:04}-{month:02}-{day:02}"))
     }
 
-    /// Reads a time of day. An invalid one becomes text, which the column rejects.
+    /// Reads a time of day. An invalid one becomes text, which a column of type time rejects.
     fn time_of_day(&mut self, [_, hours, minutes, seconds, nanos]: [i32; 5]) -> Slot {
         let whole = (i64::from(hours) * 60 + i64::from(minutes)) * 60 + i64::from(seconds);
         let micros =
