@@ -1,20 +1,19 @@
-//! Maps fields and Kafka's metadata to the columns of a row, by a plan made once from configuration and catalog.
+//! Maps fields and Kafka's metadata to the columns of a row, by a plan that is made from configuration and catalog.
 //!
 //! [`Plan::new`] decides everything that doesn't depend on a record, and reports all faults at once. [`Encoder`] does the rest
 //! for each record: it finds the fields and writes the columns. For most records that can be written, it allocates nothing.
 //!
 //! - If a field is missing, its column gets the mapping's `default`; without a `default`, `missing` decides. A null field is
-//!   NULL. If the column is NOT NULL, the record is rejected here, without a round trip to Postgres.
+//!   NULL. If NULL results and the column is NOT NULL, the record is rejected here, without a round trip to Postgres.
 //! - If a field is missing and its column has a default in the table, the row leaves the column out, unless the mapping says
 //!   otherwise; see [`mark`] and [`shapes`].
 //! - With `unknown_fields = { column = … }`, a record without unknown fields has NULL in that column, or `{}` if the column is
 //!   NOT NULL. A top-level field that a column looks into (`position.lat`) is not unknown.
-//! - A record that doesn't match `where` has no rows. A field that `where` tests is not unknown.
-//! - In mode aggregate, a row holds the record's input to the aggregate of each column: NULL if the record doesn't count for
-//!   this column.
-//! - With `evolve = "add"`, a record with a field that has no column is rejected as `new_field`; see `evolve`.
+//! - A row that doesn't match `where` is dropped. A field that `where` tests is not unknown.
+//! - In mode aggregate, a row contains the input to the aggregate of each column: NULL if the row doesn't count for this column.
+//! - With `evolve = "add"`, a record with a field that should become a column is first rejected as `new_field`; see `evolve`.
 //! - If the record names its table, the row has the columns of that table and a mark in front; see `route`.
-//! - A JSON null is SQL's NULL, for json and jsonb columns too.
+//! - A field that is JSON's null is SQL's NULL, for json and jsonb columns too.
 
 mod change;
 pub mod evolve;
@@ -71,7 +70,7 @@ pub struct Encoder {
     computed: Vec<u8>,
     /// The name of the current row's table, if records name their tables.
     named: Vec<u8>,
-    /// Unescaped text, for the comparisons of `where`.
+    /// Unescaped text, for the comparisons of `where` and `keep`.
     compared: Vec<u8>,
     /// Reads the keys of records. Set if deletes or columns need them.
     keys: Option<KeyReader>,
@@ -84,7 +83,7 @@ pub struct Encoder {
     reads_headers: bool,
 }
 
-/// Why a row was rejected, and at which column.
+/// Why a record was rejected. If a column is at fault, the number is its index.
 enum Refusal {
     Record(DecodeError),
     Column(u16, Reason),
@@ -162,7 +161,7 @@ impl Encoder {
     /// Appends a record's rows to `rows`, without COPY's header and trailer. Returns how many rows there are.
     ///
     /// # Errors
-    /// If the record can't become rows, by its own fault. `rows` is then unchanged.
+    /// If the record can't become rows; the error says why. `rows` is then unchanged.
     #[inline]
     pub fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, EncodeError> {
         let mark = rows.len();
@@ -181,8 +180,8 @@ impl Encoder {
     fn rows(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         self.row = 0;
         let Some(payload) = record.value else {
-            // In Debezium's topics, a tombstone follows each delete. If the pipeline doesn't apply deletes, the tombstone has
-            // no effect.
+            // Debezium writes a tombstone after each delete, unless configured otherwise.
+            // If the pipeline doesn't apply deletes, the tombstone has no effect.
             if self.plan.change.is_some() && !self.plan.deletes {
                 return Ok(0);
             }

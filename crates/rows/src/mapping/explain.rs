@@ -13,7 +13,7 @@ pub struct Described<'a> {
     pub type_text: &'a str,
     /// Where the column's values come from: `field position.lat`, `meta offset`, `header trace-id`.
     pub source: String,
-    /// Whether the column is NOT NULL, so that a record without a value for it is rejected.
+    /// Whether the column can't be NULL, so that a record with null for it is rejected.
     pub not_null: bool,
     /// How a record without the column's field is treated; empty if there can't be such a record.
     pub missing: &'static str,

@@ -1,4 +1,4 @@
-//! The input that a record gives to an aggregate: its value, a mark that the record counts, or nothing.
+//! The input that a row gives to an aggregate: the column's value, a mark that the row counts, or nothing.
 
 use crate::copy::NULL;
 use crate::decode::Fields;
@@ -13,12 +13,12 @@ const COUNTED: [u8; 5] = [0, 0, 0, 1, 1];
 pub(super) struct Fold {
     /// Whether the aggregate is a count: then only the presence of a value matters.
     pub(super) counts: bool,
-    /// Records that don't match this filter give no input.
+    /// Rows that don't match this filter give no input.
     pub(super) condition: Option<Check>,
 }
 
 impl Fold {
-    /// Writes the record's input and returns true. If the input is the unchanged value, writes nothing and returns false.
+    /// Writes the row's input and returns true. If the input is the unchanged value, writes nothing and returns false.
     pub(super) fn put(
         &self,
         value: &Value<'_>,

@@ -30,7 +30,8 @@ enum Framed {
 #[derive(Debug)]
 pub(super) struct KeyReader {
     format: KeyFormat,
-    /// Whether keys without a configured format may have a registry's framing, like the values.
+    /// Whether a key that names its schema is decoded by that schema: the
+    /// key's format is `auto`, and the values' schemas are in a registry.
     framed: bool,
     schemas: Option<Arc<dyn Schemas>>,
     json: JsonDecoder,
@@ -42,8 +43,8 @@ pub(super) struct KeyReader {
     /// The kinds of the schemas that occurred so far. There are few of them.
     kinds: Vec<(SchemaId, Framed)>,
     fields: Fields,
-    /// Whether each column reads the bytes of the current key by the column's type, because the key is text, or is neither
-    /// framed nor JSON.
+    /// Whether each column reads the bytes of the current key by the column's type,
+    /// because the key is text, or is neither framed nor a JSON object or string.
     plain: bool,
 }
 

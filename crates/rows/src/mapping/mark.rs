@@ -72,8 +72,8 @@ pub fn has(mask: &[u8], bit: u16) -> bool {
     mask.get(byte).is_some_and(|mask| mask & bit != 0)
 }
 
-/// Returns the byte of the mask that contains a bit, and the bit's value in this byte. The bits of a `bit(n)` begin with the
-/// highest bit of the first byte.
+/// Returns the index of the mask's byte that contains a bit, and the bit's value in
+/// this byte. The bits of a `bit(n)` begin with the highest bit of the first byte.
 fn place(bit: u16) -> (usize, u8) {
     (usize::from(bit / 8), 0x80 >> (bit % 8))
 }

@@ -62,7 +62,8 @@ impl Reading {
     }
 }
 
-/// Whether a number of Kafka's metadata must be written as digits. Most columns need only the number itself.
+/// Whether a number of Kafka's metadata must be written as digits.
+/// Columns of integers and timestamps need only the number itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lexeme {
     Wanted,
@@ -80,8 +81,8 @@ impl Lexeme {
     }
 }
 
-/// Returns the value of a column that takes Kafka's metadata or the leftovers. If its text has to be built (digits, the headers
-/// as JSON, the leftovers), it is built in `made`.
+/// Returns the value of a column that takes Kafka's metadata (which includes key and headers) or the leftovers. If its text has
+/// to be built (digits, the headers as JSON, the leftovers), it is built in `made`.
 #[inline(never)]
 pub(super) fn value<'a>(
     feed: &Feed,
@@ -167,7 +168,7 @@ fn takes_numbers(encoding: &Encoding) -> bool {
 #[inline(never)]
 fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
     let reading = match Reading::of(encoding) {
-        // A raw value stays bytes. A field of CSV is text, so a bytea column gets the bytes of that text.
+        // A raw value stays bytes. A field of CSV is text, which a bytea column decodes from hex or base64.
         Reading::Bytes if !value.flags.has(Flags::BINARY) => Reading::Text,
         reading => reading,
     };
@@ -193,7 +194,7 @@ fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>,
     if matches!(encoding, Encoding::Bool) {
         return Ok(text(word));
     }
-    // `+5`, `007` and `.5` are numbers for Postgres but not for JSON, so pass them on as text.
+    // `+5`, `007` and `.5` are numbers for Postgres but not for JSON, so pass them on as numbers without a mantissa.
     if Decimal::parse(word).is_some() {
         return Ok(Value { kind: Kind::Number, flags: Flags::INEXACT, exponent: 0, mantissa: 0, raw: word });
     }

@@ -1,4 +1,5 @@
-//! The plan says what fills each column, and how the value is written. It is made once, and all faults are reported at once.
+//! The plan says what fills each column, and how the value is written. It is
+//! made before records are encoded, and all its faults are reported at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::schema::Schemas;
 use crate::spec::{Column, Decode, KeyFormat, NulPolicy, RowSpec, Source, UnknownFields, WriteMode};
 use crate::write_mode;
 
-/// The limit on the rows of one record is `batch.max_bytes`, or this many bytes if that is more.
+/// The limit on the rows of one record after the first row is `batch.max_bytes` or this many bytes, whichever is larger.
 const RECORD_BYTES: usize = 1 << 20;
 
 /// The source of a column's values.
@@ -116,7 +117,7 @@ pub(super) struct Change {
     pub(super) shown: bool,
 }
 
-/// How records become rows of one table. A plan is immutable, and encoders share it.
+/// How a pipeline's records become rows. A plan is immutable, and encoders share it.
 #[derive(Clone, Debug)]
 pub struct Plan {
     table: TableName,
@@ -130,13 +131,13 @@ pub struct Plan {
     /// The path to the object that holds the record's fields, from the top of the value or of its `payload`: `after` in
     /// Debezium's envelope, else empty.
     pub(super) base: Vec<String>,
-    /// The paths of the arrays whose elements are rows. With `by_name`, a field is taken from the element if the element has a
-    /// field of that name.
+    /// The paths of the arrays whose elements are rows, from the outermost array to the innermost. With `by_name`, a field is
+    /// taken from the element if the element has a field of that name.
     pub(super) levels: Vec<Path>,
     pub(super) by_name: bool,
     /// Set if records are changes in Debezium's envelope.
     pub(super) change: Option<Change>,
-    /// Records that match this filter delete their row.
+    /// A row that matches this filter deletes the row with its key.
     pub(super) delete_where: Option<Check>,
     /// How keys are read, and the paths that are looked up in them.
     pub(super) keys: KeyFormat,
@@ -148,7 +149,7 @@ pub struct Plan {
     /// The limit, in bytes, on the rows of one record, not counting the first row.
     pub(super) record_bytes: usize,
     pub(super) leftovers: Leftovers,
-    /// Records that don't match this filter have no rows.
+    /// Rows that don't match this filter are dropped.
     pub(super) keep: Option<Check>,
     /// Whether tombstones delete. If so, each row ends with a bool that says whether the row is a delete.
     pub(super) deletes: bool,
@@ -166,7 +167,7 @@ impl Plan {
     /// Plans a pipeline's rows for its table.
     ///
     /// # Errors
-    /// Every fault of the mapping, each with its key in the configuration and a remedy.
+    /// Every fault of the mapping, each with its key in the configuration.
     pub fn new(spec: &RowSpec<'_>, catalog: &Catalog) -> Result<Self, Vec<PlanFault>> {
         let mut faults = Faults::of(spec.pipeline);
         check_table(catalog, &mut faults);
@@ -399,7 +400,8 @@ impl Plan {
         self.columns.iter().map(|column| describe(self, column)).collect()
     }
 
-    /// Returns the statement by which the rows are sent: `COPY "public"."t" ("a","b") FROM STDIN (FORMAT binary)`.
+    /// Returns the statement that copies rows directly into the table, for rows that
+    /// leave no column out: `COPY "public"."t" ("a","b") FROM STDIN (FORMAT binary)`.
     pub fn copy_statement(&self) -> &str {
         &self.copy_statement
     }

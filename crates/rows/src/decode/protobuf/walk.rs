@@ -21,8 +21,8 @@ use crate::value::{Flags, Kind, Slot};
 /// The value doesn't match its schema; the walk has the position and the reason.
 pub(super) struct Broken;
 
-/// Limit on steps, per byte of the value. A step reads a tag, or an element of a packed list. A byte may take several steps,
-/// because a field is read more than once if it is a list, or if one column takes the field and others take parts of it.
+/// Limit on steps, per byte of the value. A step reads a tag, or an element of a packed list. A byte may take several steps: a
+/// field is read more than once if it is a list or map, or if one column takes the field and others take parts of it.
 const STEPS_PER_BYTE: usize = 64;
 /// Limit on the JSON made of a value, in bytes per byte of the value.
 const JSON_PER_BYTE: usize = 32;
