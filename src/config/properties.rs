@@ -35,6 +35,7 @@ const REFUSED: &[(&[&str], &str)] = &[
         "set pipelines.NAME.start and on_offset_loss; a silent reset would lose or repeat records",
     ),
     (&["isolation.level"], "always read_committed, or records of aborted transactions would become rows"),
+    (&["check.crcs"], "librdkafka skips a batch whose checksum is wrong, and its records would be lost"),
     (&["enable.partition.eof"], "tidegate reads the log's end itself"),
     (
         &[

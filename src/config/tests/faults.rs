@@ -245,7 +245,11 @@ fn properties_that_would_break_a_promise_are_refused_with_the_reason() {
             "\"socket.timeout.ms\": librdkafka doesn't take this value; see CONFIGURATION.md of librdkafka 2.12",
         ),
         ("\"fetch.wait.max.ms\" = 400000", "\"fetch.wait.max.ms\": librdkafka takes only values in 0..300000"),
-        ("\"check.crcs\" = \"maybe\"", "\"check.crcs\": librdkafka takes only true or false"),
+        (
+            "\"check.crcs\" = true",
+            "\"check.crcs\": not to be set: librdkafka skips a batch whose checksum is wrong, and its records would be lost",
+        ),
+        ("\"socket.keepalive.enable\" = \"maybe\"", "\"socket.keepalive.enable\": librdkafka takes only true or false"),
         (
             "\"security.protocol\" = \"TLS\"",
             "\"security.protocol\": librdkafka doesn't take this value; it takes plaintext, ssl, sasl_plaintext, sasl_ssl",
