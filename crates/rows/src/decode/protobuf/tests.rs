@@ -42,6 +42,9 @@ message Telemetry {
   repeated Position path = 18;
   optional int32 chosen = 19;
   oneof one { string left = 20; int32 right = 21; }
+  map<string, google.protobuf.Timestamp> times = 22;
+  map<string, Position> places = 23;
+  map<string, Kind> kinds = 24;
   message Position { double lat = 1; double lon = 2; }
   enum Kind { UNKNOWN = 0; TRUCK = 1; }
 }
@@ -171,6 +174,27 @@ fn every_type_comes_as_another_implementation_wrote_it_and_defaults_as_proto3_ha
     for (((path, expected, default), value), empty) in PATHS.iter().zip(&values).zip(&defaults) {
         assert_eq!((value.as_str(), empty.as_str()), (*expected, *default), "{path}");
     }
+}
+
+#[test]
+fn an_entry_of_a_map_without_its_value_has_the_default_of_the_values_type() {
+    let paths = ["counts", "counts.x", "times", "times.x", "places", "places.x", "places.x.lat", "kinds", "kinds.x"];
+    let mut decoder = decoder(&paths, Leftovers::Ignore, false);
+    // Each map has one entry, whose only field is the key `x`.
+    let entries = [16_u8, 22, 23, 24].map(|field| [field << 3 | 2, 1, 3, 0x0a, 1, b'x']);
+    let payload: Vec<u8> = entries.iter().flatten().copied().collect();
+    let expected = [
+        r#"{"x":0}"#,
+        "0",
+        r#"{"x":"1970-01-01T00:00:00Z"}"#,
+        "1970-01-01T00:00:00Z",
+        r#"{"x":{}}"#,
+        "{}",
+        "0",
+        r#"{"x":"UNKNOWN"}"#,
+        "UNKNOWN",
+    ];
+    assert_eq!(decode(&mut decoder, &payload).expect("a value"), expected);
 }
 
 #[test]

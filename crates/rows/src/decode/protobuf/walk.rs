@@ -220,6 +220,7 @@ impl<'w> ProtobufWalk<'w> {
             };
             let found = plan.places[place as usize].keys.iter().find(|(name, _)| **name == *key);
             if let Some((_, target)) = found {
+                self.default_entry(value, *target, depth)?;
                 self.at = start;
                 while self.at < inner {
                     let at = self.at;
@@ -235,6 +236,30 @@ impl<'w> ProtobufWalk<'w> {
             self.at = inner;
         }
         Ok(())
+    }
+
+    /// Sets a map's entry to the default of its value's type: some encoders leave out a value that is the default.
+    fn default_entry(&mut self, value: &ProtobufField, target: FieldTarget, depth: u32) -> Result<(), Broken> {
+        match (value.kind, target) {
+            (FieldKind::Message(_), target) => {
+                self.empty_message(|walk, end| walk.structure(value, target, 0, end, depth + 1))
+            }
+            (kind, FieldTarget::Slot(slot)) => {
+                let value = self.default(kind);
+                self.set(slot, value);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Calls `read` with an empty message, from its tag at position 0 to the end that `read` gets, in place of the payload.
+    fn empty_message(&mut self, read: impl FnOnce(&mut Self, usize) -> Result<(), Broken>) -> Result<(), Broken> {
+        const TAG_AND_LENGTH: &[u8] = &[0x12, 0];
+        let (bytes, at) = (std::mem::replace(&mut self.bytes, TAG_AND_LENGTH), std::mem::take(&mut self.at));
+        let done = read(self, TAG_AND_LENGTH.len());
+        (self.bytes, self.at) = (bytes, at);
+        done
     }
 
     fn leftover(&mut self, field: &ProtobufField, end: usize, depth: u32) -> Result<(), Broken> {

@@ -182,23 +182,29 @@ impl ProtobufWalk<'_> {
             }
         }
         if self.fields.made.len() == made {
-            self.default_json(value);
+            self.default_json(value, depth)?;
         }
         Ok(())
     }
 
     /// Appends the default of a field as JSON, for a map's entry that lacks its value.
-    pub(super) fn default_json(&mut self, value: Option<&ProtobufField>) {
+    fn default_json(&mut self, value: Option<&ProtobufField>, depth: u32) -> Result<(), Broken> {
         let file = self.file;
         match value.map(|value| value.kind) {
             Some(FieldKind::Enum(id)) => string::quote(file.enumeration(id).default.as_bytes(), &mut self.fields.made),
-            Some(FieldKind::Message(_)) => self.fields.made.extend_from_slice(b"{}"),
+            Some(kind @ FieldKind::Message(_)) => {
+                return self.empty_message(|walk, end| {
+                    let (_, wire) = walk.tag(end)?;
+                    walk.json(kind, wire, end, depth + 1)
+                });
+            }
             Some(kind) => {
                 let value = self.default(kind);
                 render::json(&value.of(&[]), &mut self.fields.made);
             }
             None => self.fields.made.extend_from_slice(b"null"),
         }
+        Ok(())
     }
 
     /// Returns the key of a map's entry, or the default of the key's type if the entry has no key.
