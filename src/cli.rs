@@ -27,7 +27,7 @@ use tracing::level_filters::LevelFilter;
 use crate::config::{Config, LogFormat, Pipeline, unused_variables, variables};
 use crate::error::{FatalError, USAGE};
 
-/// Writes the records of Kafka topics into Postgres tables: exactly once, in batches, with one binary COPY per batch.
+/// Writes the records of Kafka topics into Postgres tables: exactly once, in batches, by binary COPY.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -60,8 +60,8 @@ enum Command {
     /// Runs the daemon. At SIGTERM it writes what it has read, then ends. At SIGHUP it reads the configuration again and
     /// resumes stopped pipelines.
     Run(run::Arguments),
-    /// Checks that the configuration, the topics and the tables fit together, and writes the newest records in a transaction
-    /// that is rolled back. Changes nothing.
+    /// Checks that the configuration, the topics and the tables fit together, and writes the newest records in transactions
+    /// that are rolled back. Changes nothing.
     Check(check::Arguments),
     /// Proposes a table and a mapping from the newest records of a topic, as a configuration that `check` accepts. Changes
     /// nothing.
@@ -141,7 +141,7 @@ impl Common {
         }
     }
 
-    /// Returns the selected pipeline. Fails if more than one is selected.
+    /// Returns the selected pipeline. Fails unless exactly one is selected.
     fn only<'a>(&self, config: &'a Config) -> Result<&'a Pipeline, FatalError> {
         match self.pipelines(config)?.as_slice() {
             [one] => Ok(one),
@@ -213,7 +213,7 @@ fn load(files: &Files) -> Result<Config, FatalError> {
     Ok(config)
 }
 
-/// Loads the configuration for a command. Commands print their own results, so only warnings and errors are logged.
+/// Loads the configuration for a command. Commands print their own results, so at most warnings and errors are logged.
 fn load_quietly(files: &Files) -> Result<Config, FatalError> {
     let config = parse(files)?;
     start_command_logging(&config);

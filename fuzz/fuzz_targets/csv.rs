@@ -57,8 +57,8 @@ fn raw(specs: &[Spec]) -> Encoder {
     pipeline.encoder()
 }
 
-/// Returns the lines of a CSV text, each as a list of fields. A field has a flag that says whether it was quoted. The text must
-/// be well-formed: a quote occurs only around a field, or doubled inside a quoted field.
+/// Returns the lines of a CSV text that aren't empty, each as a list of fields. A field has a flag that says whether it was
+/// quoted. The text must be well-formed: a quote occurs only around a field, or doubled inside a quoted field.
 fn read(mut rest: &str, delimiter: char) -> Vec<Vec<(String, bool)>> {
     let ends = |rest: &str| rest.is_empty() || rest.starts_with('\n') || rest.starts_with("\r\n") || rest == "\r";
     let mut lines = Vec::new();

@@ -1,5 +1,5 @@
-//! Writes a JSON value into a column of any type. Checks that Postgres accepts the field, and that the field means the same as
-//! the value.
+//! Writes a JSON value into a column of one of 43 types. Checks that Postgres accepts the field and, for about half of the types,
+//! that the field means the same as the value.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use tidegate_rows::mapping::Encoder;
 use tidegate_rows::spec::{Column, Decode, EpochUnit, NulPolicy, UnknownFields};
 
-/// The types of columns. The first byte of the input selects one of them.
+/// The types of columns. The first byte of the input selects one of them, and one of [`NULS`].
 const TYPES: &[&str] = &[
     "bool",
     "int2",

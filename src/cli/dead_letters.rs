@@ -25,8 +25,8 @@ pub(super) enum Command {
     List(list::Arguments),
     /// Shows one dead letter with its key, value, headers and fault.
     Show(letter::Arguments),
-    /// Tries dead letters again with the current configuration. Writing the row and deleting its dead letter is one
-    /// transaction. A record that still can't become a row stays a dead letter.
+    /// Tries dead letters again with the current configuration. Writing a record's rows and deleting its dead letter is one
+    /// transaction. A record that still can't become rows stays a dead letter.
     Replay(replay::Arguments),
     /// Deletes dead letters for good. Their records are lost unless Kafka still has them.
     Purge(purge::Arguments),

@@ -15,9 +15,9 @@ use crate::error::FatalError;
 /// Subcommands of `offsets`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Shows the position of each partition, and which claim owns it.
+    /// Shows the position of each partition, and who claimed the partition last.
     Show(Show),
-    /// Sets positions. The partitions get a new claim, so that a running instance can't overwrite them.
+    /// Sets positions. Each partition gets a new claim, so that a running instance can't overwrite the new position.
     Set(set::Arguments),
     /// Moves registration, positions and dead letters to a pipeline's new name. Nothing is left under the old name.
     Copy(copy::Arguments),

@@ -17,7 +17,8 @@ use crate::error::FatalError;
 use crate::postgres::catalog;
 
 /// Creates the table, reads its catalog, and rolls back. Returns the catalog, and the SQL that creates the table again in a
-/// trial. Returns `None` if the table can't be created; the report then says why.
+/// trial. Returns `None` if the mapping, a missing right or a statement of `after_create` prevents this; the report then says
+/// why. Fails if Postgres refuses to create the table.
 pub(super) async fn would_make(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

@@ -34,7 +34,7 @@ pub(super) struct PostgresReport {
     pub(super) version: String,
     pub(super) database: String,
     pub(super) user: String,
-    /// Whether the pipeline has already been started on this database.
+    /// Whether the pipeline has already been started on this database. False also if the role has no right to read this.
     pub(super) registered: bool,
     pub(super) table_exists: bool,
 }
@@ -119,7 +119,8 @@ async fn ledger(
     Ok(())
 }
 
-/// Returns the plans, or `None` if an event trigger refuses a table that they need. The report then has the refusal.
+/// Tries the statements that the plans need and that an event trigger may refuse. Returns the plans, or `None` if Postgres
+/// refuses a statement that the daemon can't do without. The report then has the refusal.
 async fn accepted(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -131,8 +132,8 @@ async fn accepted(
     Ok(triggers.on_tables(connection, pipeline, &plans, report).await?.then_some(plans))
 }
 
-/// Puts the plan into the report, and returns it. If there is no plan, reports why and returns `None`. Fails if Postgres can't
-/// be reached.
+/// Puts the plan into the report, and returns it. If there is no plan, reports why and returns `None`. Fails if a query of
+/// Postgres failed.
 fn planned(
     made: Result<PlanSource, ReplanError>,
     report: &mut PipelineReport,
@@ -150,8 +151,8 @@ fn planned(
     }
 }
 
-/// Makes the plans for the tables that the newest records name. If a table doesn't exist yet, its plan is for the table
-/// that the daemon would create.
+/// Makes the plans for the tables that the pipeline knows already, and for those that the newest records name, as far as
+/// `max_tables` allows. If a table doesn't exist yet and the daemon would create it, its plan is for the table to create.
 pub(super) async fn for_named(
     config: &Config,
     pipeline: &Pipeline,
@@ -343,7 +344,7 @@ async fn table(
     Ok(())
 }
 
-/// Reports the table's triggers and rules on insert, and whether the pipeline's writes run them.
+/// Reports the table's triggers on insert, and its rules on insert or update, with their effect on the pipeline's writes.
 async fn surprises(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -417,8 +418,9 @@ fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
     }
 }
 
-/// Compares the pipeline's cluster, group and table with those that were registered under its name. If the pipeline is
-/// registered, also compares the ledger's positions with the logs.
+/// Compares the pipeline's cluster, group and table with those that were registered under its name. If they are the same, also
+/// compares the ledger's positions with the logs. If the pipeline isn't registered, checks that no other pipeline writes the same
+/// topic to the table. Does nothing if the role has no right to read the ledger.
 pub(super) async fn registration(
     config: &Config,
     pipeline: &Pipeline,

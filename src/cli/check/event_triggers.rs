@@ -1,9 +1,9 @@
 //! If the database has event triggers, tries the statements by which `run` creates and changes tables. An event trigger
-//! may refuse any statement, whatever rights the role has, and only running the statement shows it. Each trial is
-//! rolled back.
+//! may refuse any of them, whatever rights the role has, and only running the statement shows it. Each trial is rolled
+//! back.
 //!
-//! Without event triggers nothing is tried: the role's rights show whether a statement would succeed, and a trial would
-//! lock what it changes, though briefly.
+//! Without event triggers, this module tries nothing: the role's rights then show well enough whether a statement would
+//! succeed, and a trial would lock what it changes, though briefly.
 
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{Executor, PgConnection, Row};
@@ -74,8 +74,8 @@ impl EventTriggers {
     }
 
     /// Runs statements in a transaction that is rolled back. Warns about tables and sequences to which event triggers
-    /// write, because a rollback doesn't return the numbers of a sequence. `what` names the statements' purpose in the
-    /// warning.
+    /// write: the rollback undoes the writes to tables, but doesn't return the numbers of a sequence. `what` names the
+    /// statements' purpose in the warning.
     async fn try_out(
         &self,
         connection: &mut PgConnection,
@@ -120,7 +120,7 @@ impl EventTriggers {
         report: &mut PipelineReport,
     ) -> Result<(), sqlx::Error> {
         // A write to a table and a `nextval` of a sequence take a RowExclusiveLock, which lasts until the transaction
-        // ends. A transaction that has created or altered a relation also holds an exclusive lock on that relation.
+        // ends. A transaction that has created or altered a relation also holds a stronger lock on it.
         let rows = sqlx::query(
             "SELECT c.relkind = 'S', pg_catalog.format('%I.%I', n.nspname, c.relname)
              FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation

@@ -28,7 +28,7 @@ pub(super) struct Share {
     pub(super) field: String,
     /// Rows that have the field, even if it is null.
     pub(super) present: u64,
-    /// Rows that were read. A record is one row, or one row per element if its rows are in an array. Records that only
+    /// Rows that were read. A record is one row, or several if its rows are lines or the elements of an array. Rows that only
     /// delete a row, or that the row filter leaves out, are not counted.
     pub(super) records: u64,
     /// The part of the field's path that the registry's schemas lack, as a text for the report.
@@ -184,9 +184,10 @@ impl Fields {
         self.shares
     }
 
-    /// Checks the columns that have no mapping. They are filled from fields of the same names. If no record has any of these
-    /// fields, that is a fault, because the rows would consist of nothing but defaults and NULLs. It is normal that a single
-    /// column has no field, so such a column is only reported if a field has a similar name.
+    /// Checks the columns that have no mapping. They are filled from fields of the same names. It is normal that a single column
+    /// has no field, so such a column is only reported if a field has a similar name. If no column has a mapping, and no record
+    /// has any of these fields, that is a fault: the rows would consist of nothing but defaults and NULLs. It is no fault if
+    /// `evolve` or `unknown_fields` takes the records' fields.
     fn unmapped(&self, pipeline: &Pipeline, mapped: &BTreeSet<&str>, report: &mut PipelineReport) {
         let shares = &self.shares;
         let takes_any = pipeline.table.evolve || matches!(pipeline.unknown_fields, UnknownFields::Column(_));

@@ -12,7 +12,7 @@ use crate::cli::status;
 /// Why a daemon can't listen at the address.
 #[derive(Clone, Debug)]
 pub(super) enum Finding {
-    /// The address isn't one of this machine, or another program has the port.
+    /// For example, the address isn't one of this machine, or another program has the port.
     Fault(String),
     /// A daemon runs there already: probably the one whose configuration is checked.
     Warning(String),

@@ -9,7 +9,7 @@ use super::report::PipelineReport;
 use crate::config::Pipeline;
 use crate::postgres::{partitions, schema};
 
-/// Reports the missing rights on schema `tidegate`.
+/// Reports the missing rights on schema `tidegate`, and a schema that this version can't use.
 pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut PipelineReport) -> Result<(), sqlx::Error> {
     let row = sqlx::query(
         "SELECT to_regnamespace('tidegate') IS NOT NULL, has_database_privilege(current_database(), 'CREATE'),
@@ -93,8 +93,8 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
     Ok(())
 }
 
-/// Returns whether the tables of schema `tidegate` exist and the role has the right to read them. The query doesn't call
-/// `to_regclass` for the tables, because that fails for a role without the right to use the schema.
+/// Returns whether the tables `pipeline`, `ledger` and `route` of schema `tidegate` exist and the role has the right to read
+/// them. The query doesn't call `to_regclass` for the tables, because that fails for a role without the right to use the schema.
 pub(super) async fn may_read_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT count(*) = 3 FROM pg_catalog.pg_class c

@@ -240,7 +240,7 @@ pub(super) async fn named_tables(
     read.map_err(FatalError::Unavailable)
 }
 
-/// Returns, per partition, the range of the newest records, so that all ranges together have about `records` records.
+/// Returns, per partition, the range of the newest records. All ranges together have at most `records` offsets.
 pub(in crate::cli) async fn ranges(
     config: &Config,
     pipeline: &Pipeline,
@@ -271,8 +271,8 @@ fn trouble(stopped: &Stopped) -> FatalError {
     }
 }
 
-/// Returns the range to read of each log, so that about `wanted` records are read in all. Each log contributes an equal share,
-/// and longer logs make up for shorter ones.
+/// Returns the range to read of each log. All ranges together have `wanted` offsets, or fewer if the logs don't have that many.
+/// Each log contributes an equal share, and longer logs make up for shorter ones.
 fn newest(
     mut logs: Vec<(TopicPartition, Offset, Offset)>,
     wanted: u64,

@@ -7,7 +7,7 @@
 //! - Triggers, and defaults that call functions, may draw from any sequence. They first run on a temporary table in a read-only
 //!   transaction, in which Postgres refuses every draw and every write, except in temporary relations. Only if nothing is
 //!   refused are the rows then tried on the table itself.
-//! - A trigger or default that can't be tried safely is named in the report, and left out. The rows are then only tried on a
+//! - If a trigger or default can't be tried safely on the table itself, the report names it. The rows are then only tried on a
 //!   temporary table.
 
 use std::collections::BTreeMap;
@@ -139,7 +139,7 @@ impl Trials {
     }
 }
 
-/// The beginning of a default that draws from a temporary sequence.
+/// The beginning of a call that draws from a temporary sequence.
 const OURS: &str = "nextval('pg_temp.";
 
 /// A table, with the columns whose defaults may be replaced.
@@ -441,8 +441,8 @@ struct Trigger {
     reach: Reach,
 }
 
-/// Reads the triggers that the pipeline's statements run. If the trial `inserts`, also reads the rules: a COPY doesn't run
-/// rules, but the trial's INSERT would.
+/// Reads the triggers that the pipeline's statements run, except those written in C. If the trial `inserts`, also reads the
+/// rules: a COPY doesn't run rules, but the trial's INSERT would.
 async fn triggers(
     connection: &mut PgConnection,
     found: &Catalog,

@@ -2,8 +2,8 @@
 //!
 //! A page of dead letters is written as one batch, in which each dead letter is a segment of its own. Where the daemon
 //! would advance the ledger, the transaction deletes the dead letters whose rows it wrote. Where the daemon would
-//! insert a dead letter, the transaction changes the reason of the existing one. So each record is either a row or a
-//! dead letter, even after a crash. If a COMMIT was not answered, the stored dead letters show its outcome.
+//! insert a dead letter, the transaction changes the reason of the existing one. So no record is lost or written twice,
+//! even after a crash. If a COMMIT was not answered, the stored dead letters show its outcome.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -36,7 +36,7 @@ use crate::registry;
 use crate::report::Counts;
 use crate::status::lock;
 
-/// How many dead letters one transaction handles.
+/// The most dead letters in one page.
 const PAGE: i64 = 1000;
 /// The most bytes of keys and values in one page. A single dead letter may be larger.
 const PAGE_BYTES: i64 = 8 << 20;
@@ -48,7 +48,8 @@ pub(in crate::cli) struct Arguments {
     common: Common,
     #[command(flatten)]
     filter: Filter,
-    /// All dead letters of the selected pipelines. Required if no other option selects some.
+    /// All dead letters of the selected pipelines. Required without --id, --reason,
+    /// --topic, --since, --until and --older-than, and refused with any of them.
     #[arg(long)]
     all: bool,
 }
@@ -155,7 +156,7 @@ async fn target(
 async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &Filter) -> Result<Report, FatalError> {
     let connector = reach::connector(config);
     let mut connection = super::open(config).await?;
-    // The table of dead letters may have been created by an older version, without the column for failed replays. So migrate
+    // The table of dead letters may have been created by an older version, without the columns for failed replays. So migrate
     // first.
     reach::migrate(&connector).await?;
     let plans = Arc::new(PlanSource::look(pipeline, &mut connection).await.map_err(reach::unplanned)?);

@@ -1,9 +1,9 @@
 //! `tidegate offsets set`: sets positions by hand, in one transaction, with a new claim.
 //!
 //! The new claim fences the partition's owner: from then on, no record can be written under the old claim. The ledger
-//! refuses the batch that is in flight, so the owner drops it. After `limits.claim_grace`, the owner claims the
-//! partition again, from the new position. An instance only learns of the new claim at its next write to the partition,
-//! so the command requires `--yes` while an instance is running.
+//! refuses the partition's records in the batch that is in flight, so the owner drops them. After `limits.claim_grace`,
+//! the owner claims the partition again, from the new position. An instance doesn't learn of the new claim at once, so
+//! the command requires `--yes` while an instance is running.
 
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
