@@ -39,7 +39,7 @@ use stand_in::{Setup, Trials};
 pub(super) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// The number of newest records to try to write, per pipeline. With 0, none is tried.
+    /// Try to write at most this many of the newest records, per pipeline. With 0, none is tried.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     records: u32,
     /// Check only the files, without connecting to Kafka or Postgres.

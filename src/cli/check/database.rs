@@ -193,7 +193,8 @@ pub(super) async fn for_named(
     accepted(open, pipeline, Plans { source, make_table, triggers }, report).await.map_err(failed)
 }
 
-/// Returns whether one of the time ranges `wanted` has no existing partition that accepts its rows.
+/// Returns whether one of the time ranges `wanted` has no existing partition that accepts its rows. True also if this can't be
+/// found out.
 pub(super) async fn lack_place(
     config: &Config,
     pipeline: &Pipeline,

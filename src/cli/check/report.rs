@@ -22,7 +22,7 @@ pub(super) struct PipelineReport {
     pub(super) pipeline: String,
     pub(super) table: String,
     pub(super) mode: &'static str,
-    /// Faults to mend before the pipeline is started, most of them with the remedy.
+    /// Faults to correct before the pipeline is started, most of them with the remedy.
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
     /// The statements that grant the role its missing rights, each once.

@@ -51,7 +51,7 @@ pub(super) struct Sample {
     pub(super) reasons: BTreeMap<&'static str, u64>,
     /// The first few dead letters.
     pub(super) letters: Vec<TrialDeadLetter>,
-    /// The first rows that were rolled back, as JSON objects.
+    /// Up to three of the rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
     /// For each column, how many rows have its field.
     pub(super) fields: Vec<fields::Share>,
