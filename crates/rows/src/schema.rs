@@ -16,7 +16,7 @@ pub use outline::Outline;
 pub use parse::{avro_file, of_text, proto_file};
 use protobuf::ProtoFile;
 
-/// The deepest nesting of a binary value.
+/// The deepest nesting of a binary value, and of an Avro schema.
 pub(crate) const MAX_DEPTH: u32 = 128;
 
 /// A parsed schema, from which decoders make plans.
@@ -90,7 +90,7 @@ impl Display for SchemaId {
 pub enum Found {
     /// The schema is loaded.
     Schema(Arc<Schema>),
-    /// The schema can't be loaded: the record is at fault.
+    /// The schema can't be loaded, so the record is rejected.
     Fault(DecodeError),
     /// The schema isn't loaded yet. It has been requested.
     Wanted,

@@ -24,9 +24,9 @@ pub struct RowSpec<'a> {
     /// The structure around the fields, and how keys and deletes are read.
     pub shape: &'a Shape,
     pub table: &'a Table,
-    /// The mapping. `None` means that every top-level field goes to the column of its name.
+    /// The mapping. `None` means that each column takes the top-level field of its name.
     pub columns: Option<&'a [Column]>,
-    /// `where`: records that don't match this filter have no rows.
+    /// `where`: rows that don't match this filter are not written.
     pub keep: Option<&'a RowFilter>,
     /// How to treat fields without a column.
     pub unknown_fields: &'a UnknownFields,

@@ -1,9 +1,9 @@
 //! The result of decoding and the input of encoding: slots that point into the payload, and the reasons why a record is
 //! rejected.
 //!
-//! A `Slot` has no lifetime, so an encoder reuses its slots for each record and allocates nothing. A `Value` is a slot
-//! with the bytes that it points to. A number keeps its lexeme (its digits in the payload), because only the column
-//! knows the type to which it is converted.
+//! A `Slot` has no lifetime, so an encoder reuses its slots for each record instead of allocating new ones. A `Value` is a slot
+//! with the bytes that it points to. A number of a text format keeps its lexeme (its digits in the payload), because only the
+//! column knows the type to which it is converted.
 
 use std::fmt;
 
@@ -58,9 +58,10 @@ impl Flags {
     pub const NUL: Flags = Flags(2);
     /// A number has a minus sign.
     pub const NEGATIVE: Flags = Flags(4);
-    /// A number has more digits than `mantissa` can hold, so only its digits in the payload are valid.
+    /// `mantissa` doesn't have the number's value, for example because there are too many digits. Only the digits in the bytes
+    /// are valid.
     pub const INEXACT: Flags = Flags(8);
-    /// The value comes from a binary format and has no text.
+    /// The value comes from a binary format, is a raw value, or is a bare `NaN` or infinity in JSON.
     pub const BINARY: Flags = Flags(16);
     /// The decoder made the value's bytes; they don't occur in the payload.
     pub const MADE: Flags = Flags(32);
@@ -164,7 +165,7 @@ impl<'a> Value<'a> {
         Self { kind: Kind::Bytes, flags: Flags::NONE, exponent: 0, mantissa: 0, raw }
     }
 
-    /// Makes a whole number. `lexeme` has its digits, for columns that read text.
+    /// Makes a whole number. `lexeme` has its digits, or is empty if the column needs only the number.
     pub(crate) fn integer(number: i64, lexeme: &'a [u8]) -> Self {
         let flags = if number < 0 { Flags::NEGATIVE } else { Flags::NONE };
         Self { kind: Kind::Number, flags, exponent: 0, mantissa: number.unsigned_abs(), raw: lexeme }
@@ -185,21 +186,22 @@ impl<'a> Value<'a> {
 /// Why a record can't become a row. The codes are stable: metric labels and dead letters use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// The value isn't JSON.
+    /// The value isn't JSON, or text that should be JSON isn't.
     InvalidJson,
     /// Text isn't UTF-8.
     InvalidUtf8,
     /// The value, or an element or line of it that should be a row, is JSON but not an object.
     NotAnObject,
-    /// The value isn't valid in the pipeline's format.
+    /// The value or key isn't valid in its format.
     InvalidFormat,
-    /// The schema that the value names is unknown, or can't be used.
+    /// The schema that the value or key names is unknown, or can't be used.
     UnknownSchema,
     /// The record has no value, and such records don't delete rows. Or the record deletes a row, and doesn't say which one.
     Tombstone,
     /// The record is a change that can't be applied: `truncate`, or an unknown operation.
     UnappliedChange,
-    /// A field is missing, and its column is NOT NULL or has `missing = "dead_letter"`. Or the array of the rows is missing.
+    /// A field is missing, and its column is NOT NULL without a default, or has `missing = "dead_letter"`. Or the array of the
+    /// rows is missing.
     MissingField,
     /// A field is null, and its column is NOT NULL.
     NullInNotNull,
@@ -211,7 +213,8 @@ pub enum Reason {
     TooLong,
     /// Text contains a NUL, which Postgres can't store.
     NulInText,
-    /// Text isn't a date, time or timestamp that can be read.
+    /// Text isn't a date, time or timestamp that can be read. Or a time without a zone is for a timestamptz column without
+    /// `zone`.
     InvalidTimestamp,
     /// Text isn't a UUID.
     InvalidUuid,
@@ -301,7 +304,7 @@ pub struct EncodeError {
     pub detail: String,
 }
 
-/// How many characters of a value an error message shows.
+/// The most characters of a value that an error message shows.
 const SHOWN_CHARS: usize = 64;
 
 /// Why a value can't be decoded: the reason, and a message.
@@ -320,7 +323,8 @@ impl DecodeError {
     }
 }
 
-/// Returns bytes as a message may show them: truncated, with control characters escaped, and bytes that aren't UTF-8 as `\x..`.
+/// Returns bytes as a message may show them: shortened if there are many, with control characters escaped, and bytes that aren't
+/// UTF-8 as `\x..`.
 pub fn shown(bytes: &[u8]) -> String {
     let mut text = String::new();
     let mut left = SHOWN_CHARS;

@@ -1,18 +1,17 @@
-//! The write modes that can't COPY directly into the table. They COPY into a staging table, and then merge its rows
-//! into the table.
+//! The writes that can't COPY directly into the table. They COPY into a staging table, and then merge its rows into the table.
 //!
 //! This module makes SQL statements that create the staging table with the target's column types, copy rows into it, and merge
-//! them. A batch normally costs one COPY and one statement. If rows leave out different columns, there is one COPY per set of
+//! them. A window normally costs one COPY and one statement. If rows leave out different columns, there is one COPY per set of
 //! columns. Tombstones need further statements, and so do columns that keep their values. The advance of the ledger is in the
 //! same transaction, so that no row is merged twice.
 //!
-//! - An upsert copies only those rows of a batch that may be the newest of their key; see `newest`.
-//! - Every writer merges in the order of the key, so that writers don't deadlock. For an exception, see `upsert`.
-//! - The order of delivery is a column of the staging table, which COPY fills from a sequence. The physical position of a row
-//!   doesn't show the order: a small row may fill the gap that a large one left.
-//! - A column that a record lacks gets its default from Postgres: from the target or, if the rows of a batch lack different
-//!   columns, from the staging table, which has the target's defaults. So the row is the one that INSERT would make of the
-//!   record; see `shaped`.
+//! - If possible, an upsert copies only those rows of a window that may be the newest of their key; see `newest`.
+//! - A merge with a key writes in the order of the key, so that writers don't deadlock. For an exception, see `upsert`.
+//! - The order of delivery is a column of the staging table. A sequence fills it, or the COPY does if rows leave out different
+//!   columns. The physical position of a row doesn't show the order: a small row may fill the gap that a large one left.
+//! - A column that a row leaves out gets its default from Postgres: from the target or, if the rows of a window leave out
+//!   different columns or the merge compares the column, from the staging table, which has the target's defaults. So a new row is
+//!   the one that INSERT would make of the record; see `shaped`.
 //! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,
 //!   until the record that Postgres refuses is alone in its part.
 
@@ -62,8 +61,7 @@ pub struct Merge {
     pub computed: Vec<String>,
     /// The COPY of rows that leave no column out.
     pub copy: String,
-    /// Merges the staged rows, for a window whose rows leave no column out. One statement or several, which run after
-    /// [`Self::deletes`].
+    /// Merges the staged rows, for a window whose rows leave no column out. Runs after [`Self::deletes`].
     pub merge: String,
     /// Set if tombstones delete rows.
     pub deletes: Option<Deletes>,
@@ -99,7 +97,7 @@ impl Merge {
 /// The statements that delete the rows of tombstones. They run before the merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletes {
-    /// Locks the table's rows whose keys are in the batch.
+    /// Locks the table's rows whose keys are in the batch, if the batch deletes rows or keeps columns. Otherwise locks nothing.
     pub lock: String,
     /// Deletes the rows. Returns how many of the deleted keys had a row neither in the table nor in the batch.
     pub delete: String,

@@ -1,4 +1,4 @@
-//! Chooses the table for a record's rows, if records name their table. No I/O.
+//! Chooses the table of each row, if records name their table. No I/O.
 //!
 //! Each routed row in the batch has a mark in front with the index of its table; see [`super::mark`]. The store separates the
 //! rows by their marks when it copies them.
@@ -21,7 +21,7 @@ use crate::value::{Flags, Kind, Reason, shown};
 /// The longest identifier that Postgres doesn't truncate, in bytes.
 const NAME_MAX: usize = 63;
 
-/// How records name their table, and the tables that exist.
+/// How records name their table, and which tables can or can't receive rows.
 #[derive(Clone, Debug)]
 pub(crate) struct Router {
     schema: Vec<Piece>,

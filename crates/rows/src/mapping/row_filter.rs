@@ -1,4 +1,4 @@
-//! `where`: tests on a field, applied to each record.
+//! `where` and `delete_where`: tests on a field of each row.
 
 use std::cmp::Ordering;
 
@@ -31,7 +31,7 @@ enum Literal {
     Bool(bool),
 }
 
-/// A number to compare with. Whole numbers are compared exactly, all others as float8.
+/// A number in a comparison. Two `Whole` numbers are compared exactly, all other pairs as float8.
 #[derive(Clone, Copy, Debug)]
 enum Number {
     Whole(i128),
@@ -66,7 +66,7 @@ impl Check {
     }
 }
 
-/// Reads a literal that the configuration stores as JSON text: a string, a number or a boolean.
+/// Reads a literal that the configuration stores as JSON text: a string, a number or a boolean. Returns `None` for anything else.
 fn literal(json: &str) -> Option<Literal> {
     match serde_json::from_str(json).ok()? {
         serde_json::Value::String(text) => Some(Literal::Text(text.into_bytes().into())),

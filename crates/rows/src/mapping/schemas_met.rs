@@ -1,5 +1,5 @@
-//! Compares the planned paths with the schemas that records name in a registry, so that `check` can distinguish a field that no
-//! schema has from a field that only these records leave out.
+//! Compares the planned paths with the schemas that records name in a registry. So `check` can distinguish a field that none of
+//! these schemas has from a field that only these records leave out.
 
 use tidegate_protocol::record::Record;
 
@@ -13,24 +13,24 @@ use crate::schema::{Found, Schema, SchemaId};
 pub struct SchemasMet {
     /// The id of each schema. For a Protobuf schema, also the name of the message.
     schemas: Vec<(SchemaId, Option<String>)>,
-    /// For each slot of the plan, the part of its field's path that the most recent schema lacks, as text. `None` if
-    /// one of the schemas has the whole path.
+    /// For each slot of the plan, the part of its field's path that the schema added last lacks, as text. `None` if one of the
+    /// schemas has the whole path.
     lacks: Vec<Option<String>>,
     /// For each slot of the plan, another version of one of `schemas`, if that version has the whole path.
     others: Vec<Option<SchemaId>>,
 }
 
 impl SchemasMet {
-    /// Returns why no record can have the field at `path`, as text: the part of the path that the most recent schema
-    /// lacks. Returns `None` if one of the schemas has the field, or if the schemas aren't in a registry. `path` is
-    /// written as in the mapping.
+    /// Returns why no record with one of these schemas can have the field at `path`, as text: the part of the path that the
+    /// schema added last lacks. Returns `None` if one of the schemas has the field, or if no schema was added. `path` is written
+    /// as in the mapping.
     pub fn lack(&self, plan: &Plan, path: &[String]) -> Option<&str> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
         self.lacks.get(slot)?.as_deref()
     }
 
-    /// Returns another version of a schema that has the field at `path`. `None` if no version from [`Self::add_version`] has the
-    /// field, or if one of the records' own schemas has it.
+    /// Returns the id of another version of one of the schemas, if that version has the field at `path`. Returns `None` if no
+    /// version from [`Self::add_version`] has the field, or if one of the records' own schemas has it.
     pub fn version_with(&self, plan: &Plan, path: &[String]) -> Option<SchemaId> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
         *self.others.get(slot)?

@@ -1,5 +1,6 @@
 //! Records that delete a row, in mode upsert with `deletes`: they become a row with the key and a delete mark. They have no value
-//! (tombstones), or delete by their value. In other modes, a record without a value is rejected.
+//! (tombstones), or delete by their value. Without `deletes`, a record without a value is rejected; in Debezium's topics, it has
+//! no effect.
 
 use tidegate_protocol::record::Record;
 
@@ -10,7 +11,7 @@ use crate::mapping::{Encoder, meta};
 use crate::value::DecodeError;
 use crate::value::{Kind, Reason, Value, shown};
 
-/// The last field of a row that isn't a delete: a bool that is false. Rows have this field only if tombstones delete.
+/// The last field of a row that isn't a delete: a bool that is false. Rows have this field only with `deletes`.
 pub(super) const KEEPS: [u8; 5] = [0, 0, 0, 1, 0];
 const DELETES: [u8; 5] = [0, 0, 0, 1, 1];
 
@@ -30,9 +31,9 @@ fn is_empty_envelope(value: &[u8]) -> bool {
 }
 
 impl Encoder {
-    /// Writes the row of a tombstone. The key's columns come from the fields of the record's key. If only one of these columns
-    /// comes from a field, the record's whole key may be that column's value. Columns of the key that are filled from Kafka's
-    /// metadata get their values. Columns outside of the key are NULL.
+    /// Writes the row of a tombstone. The columns of the table's key come from the fields of the record's key. If only one of
+    /// these columns comes from a field, the record's whole key may be that column's value. Columns of the table's key that are
+    /// filled from Kafka's metadata get their values. All other columns are NULL.
     #[cold]
     pub(super) fn tombstone(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), DecodeError> {
         let refused = |detail: String| DecodeError { reason: Reason::Tombstone, detail };

@@ -86,11 +86,11 @@ pub(crate) struct AvroSchema {
 }
 
 impl AvroSchema {
-    /// Parses a schema. `references` are the schemas whose names this schema uses, sorted so that each comes before those that
-    /// use it.
+    /// Parses a schema. `references` are the schemas whose types this schema uses, directly or through others, sorted so that
+    /// each comes before those that use it.
     ///
     /// # Errors
-    /// If something is wrong with the schema; the text says what.
+    /// If something is wrong with the schema or a reference; the text says what.
     pub(crate) fn parse(text: &str, references: &[&str]) -> Result<Self, String> {
         let mut reader = SchemaReader { nodes: Vec::new(), names: HashMap::new() };
         for text in references {
@@ -260,8 +260,8 @@ fn connect_name(object: &Map<String, Json>) -> Option<Logical> {
     Logical::of(object.get("connect.name")?.as_str()?, None)
 }
 
-/// Returns the node of the logical type that `object` states. If `plain`, the underlying type, doesn't allow this logical type,
-/// returns `plain`.
+/// Returns the node of the logical type that `object` states. Returns `plain`, the underlying type, if there is no known logical
+/// type, or if `plain` doesn't allow it.
 fn logical(object: &Map<String, Json>, plain: AvroNode) -> AvroNode {
     let exponent = || {
         let scale = object.get("scale").map_or(Some(0), Json::as_i64)?;

@@ -96,9 +96,9 @@ impl<'a> Walk<'a> {
 }
 
 impl Schema {
-    /// Returns where `path` leaves this schema. Returns `None` if the schema has the whole path, or if the path can't be
-    /// checked (neither Avro nor Protobuf, or an unknown message). `message` is the name of the Protobuf message; without it,
-    /// the file's first message is used.
+    /// Returns where `path` leaves this schema. Returns `None` if the schema has the whole path, or if the path can't be checked,
+    /// for example because the schema is neither Avro nor Protobuf, or the message is unknown. `message` is the name of the
+    /// Protobuf message; without it, the file's first message is used.
     pub(crate) fn lack(&self, message: Option<&str>, path: &[String], levels: &[Path]) -> Option<Lack> {
         let mut walk = Walk { path, at: 0, levels, in_json: false };
         match &self.0 {
@@ -111,7 +111,7 @@ impl Schema {
         }
     }
 
-    /// Returns whether this schema has the whole path. `message` is as for [`Self::lack`].
+    /// Returns whether this schema has the whole path, as far as that can be checked. `message` is as for [`Self::lack`].
     pub(crate) fn has(&self, message: Option<&str>, path: &[String], levels: &[Path]) -> bool {
         let is_known = match &self.0 {
             Parsed::Avro(_) => true,
@@ -121,8 +121,8 @@ impl Schema {
         is_known && self.lack(message, path, levels).is_none()
     }
 
-    /// Returns the name of the Protobuf message that a record contains, by the frame of its value or by the headers that
-    /// replace the frame.
+    /// Returns the name of the Protobuf message that a record contains, by the frame of its value or by the headers that replace
+    /// the frame. Returns `None` for other formats, and if the message isn't known.
     pub(crate) fn message_name(&self, payload: &[u8], header: Option<SchemaHeader<'_>>) -> Option<&str> {
         let Parsed::Protobuf(file) = &self.0 else { return None };
         let id = match header {
@@ -205,7 +205,7 @@ fn of_field(file: &ProtoFile, field: &ProtobufField, walk: &mut Walk<'_>, whose:
         }
         FieldKind::Message(inner) if !field.repeated || walk.enter() => match file.message(inner).known {
             Known::No => of_message(file, inner, walk),
-            // The JSON of such a message may have any structure.
+            // In JSON, some of these messages may have any structure.
             _ if walk.in_json => None,
             _ => Some(Lack::Leaf { whose: whose.to_owned(), field: walk.last(), is_list: false }),
         },

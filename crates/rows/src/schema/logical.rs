@@ -36,8 +36,8 @@ pub(crate) enum Logical {
 }
 
 impl Logical {
-    /// Returns the logical type of this name; `None` for types whose values need no conversion. `scale` is the schema's
-    /// parameter.
+    /// Returns the logical type of this name. Returns `None` for types whose values need no conversion, for unknown names, and
+    /// for a decimal without `scale`, which is the schema's parameter.
     pub(crate) fn of(name: &str, scale: Option<i32>) -> Option<Self> {
         Some(match name {
             "org.apache.kafka.connect.data.Date" | "io.debezium.time.Date" => Self::Day,
@@ -57,8 +57,8 @@ impl Logical {
         })
     }
 
-    /// Converts a whole number of this type to the value that it stands for. `None` if values of this
-    /// type aren't numbers, or if the number is out of range.
+    /// Converts a whole number of this type to the value that it stands for. Returns `None` if values of this type aren't
+    /// numbers, or if a time of day or a duration overflows.
     pub(crate) fn number(self, number: i64, fields: &mut Fields) -> Option<Slot> {
         let infinite = match self {
             Self::Day => (number >= i64::from(i32::MAX), number <= i64::from(i32::MIN)),

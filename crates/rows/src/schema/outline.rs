@@ -6,8 +6,8 @@ use super::protobuf::{FieldKind, Known, MessageId, ProtoFile};
 use super::{Parsed, Schema};
 use crate::decode::{frame, protobuf};
 
-/// The depth to which nested records are described. Deeper ones become one jsonb column, because a record type may contain
-/// itself. `TYPES_MAX` limits the total number of types.
+/// The depth to which nested types are described. A type that is nested deeper becomes jsonb. The limit is needed because a
+/// record type may contain itself. `TYPES_MAX` limits the total number of types.
 const DEPTH_MAX: usize = 8;
 const TYPES_MAX: usize = 2000;
 

@@ -105,8 +105,8 @@ pub fn avro_file(file: &Path) -> Result<Schema, String> {
     AvroSchema::parse(&text, &[]).map(avro).map_err(|why| format!("{}: {why}", file.display()))
 }
 
-/// Reads the `schema_file` of a Protobuf pipeline: a descriptor set, or a `.proto` file whose imports are in the same directory
-/// or in `includes`.
+/// Reads the `schema_file` of a Protobuf pipeline: a descriptor set, or a `.proto` file. Imports are looked up in the directory
+/// of the `.proto` file, then in `includes`, then among Google's and Confluent's well-known files.
 ///
 /// # Errors
 /// As [`avro_file`].

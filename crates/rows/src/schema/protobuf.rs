@@ -78,7 +78,7 @@ pub(crate) struct Message {
     pub(crate) name: String,
     pub(crate) fields: Vec<ProtobufField>,
     pub(crate) known: Known,
-    /// For each field number below 256, the index of the field plus 1; 0 if there is no such field.
+    /// The index plus 1 of the field with each number, up to the highest number below 256; 0 if there is no such field.
     dense: Vec<u16>,
 }
 
@@ -117,8 +117,8 @@ pub(crate) struct ProtoFile {
     enums: Vec<Enum>,
     /// All messages, including imported ones, by their names with the package.
     names: BTreeMap<String, MessageId>,
-    /// The file's own messages by their message indexes, from the outermost message to the innermost. Each value looks its message
-    /// up: among the few messages of a file, a comparison costs less than a hash.
+    /// The file's own messages by their message indexes, the outermost message's index first. The decoder looks a message up for
+    /// each value. A file has few messages, so comparisons cost less than a hash.
     indexes: BTreeMap<Vec<i64>, MessageId>,
     /// The file's outermost messages by their names without the package.
     outermost: BTreeMap<String, MessageId>,
@@ -128,7 +128,8 @@ impl ProtoFile {
     /// Converts a file of the pool, together with all messages and enums of the pool.
     ///
     /// # Errors
-    /// If the pool doesn't have the file, has too many messages, or has a message with too many fields.
+    /// If the pool doesn't have the file, has too many messages, or has a message with too many fields or with a field of an
+    /// unknown type.
     pub(crate) fn new(pool: &DescriptorPool, file: &str) -> Result<Self, String> {
         let main = pool.get_file_by_name(file).ok_or_else(|| format!("there is no file {file:?} in it"))?;
         let all: Vec<MessageDescriptor> = pool.all_messages().collect();

@@ -77,7 +77,7 @@ impl fmt::Debug for HashKey {
 pub struct Aggregate {
     /// `aggregate = "sum"`
     pub function: AggregateFunction,
-    /// `where`: only records that match this filter count for this column.
+    /// `where`: only rows that match this filter count for this column.
     pub condition: Option<RowFilter>,
 }
 
@@ -125,8 +125,8 @@ pub enum Source {
     Timestamp,
     /// `meta = "key"`: the record's key, read as [`KeyFormat`](crate::spec::KeyFormat) says.
     Key,
-    /// `meta = "headers"`: all headers, as a jsonb object of names and their values. A name that occurs more than once has an
-    /// array of values. A value that isn't text is written in base64.
+    /// `meta = "headers"`: all headers, as a JSON object of names and their values. A name that occurs more than once has an
+    /// array of values. A value that Postgres can't store as text is written in base64.
     Headers,
     /// `meta = "op"`, `"ts_ms"` and `"source.NAME"`: a field of Debezium's envelope itself.
     Envelope(Vec<String>),

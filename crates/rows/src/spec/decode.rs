@@ -22,7 +22,7 @@ pub enum Decode {
     NdJson,
     /// `format = "raw"`: the value unchanged, as the field `value`.
     Raw,
-    /// `format = "csv"`: one row per line.
+    /// `format = "csv"`: one row per line. A quoted field may contain line breaks.
     Csv(CsvOptions),
     /// `format = "avro"`
     Avro(SchemaSource),
@@ -30,8 +30,7 @@ pub enum Decode {
     Protobuf(SchemaSource),
 }
 
-/// The parts of a record besides the fields of one row: an envelope, arrays of rows, a key, and the filter for records that
-/// delete.
+/// The parts of a record besides the fields of one row: an envelope, arrays of rows, a key, and the filter for rows that delete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// `decode.key_format`: how keys are read.
@@ -41,7 +40,7 @@ pub struct Shape {
     /// `decode.rows`: the paths of arrays whose elements are rows. Each further array is inside the elements of the
     /// previous one.
     pub rows: Vec<Vec<String>>,
-    /// `table.delete_where`: a record that matches this filter deletes the row with its key.
+    /// `table.delete_where`: a row that matches this filter deletes the table's row with its key.
     pub delete_where: Option<RowFilter>,
 }
 
@@ -65,7 +64,7 @@ pub enum KeyFormat {
     /// `meta = "key"` use these rules only if the values have an envelope or come with a registry's schemas;
     /// otherwise, each column reads the key's bytes by its own type.
     Auto,
-    /// `"json"`: an object or a scalar. It may have a registry's framing, or Kafka Connect's envelope.
+    /// `"json"`: a JSON value. It may have a registry's framing, and an object may have Kafka Connect's envelope.
     Json,
     /// `"avro"`
     Avro(SchemaSource),
@@ -179,8 +178,8 @@ impl Decode {
                 schema.lack(None, path, rows).map(|lack| format!("`{whole}`: {lack} ({})", file.display()))
             }
             Self::Protobuf(SchemaSource::Local { schema, file, message, framed }) => {
-                // If the configuration names no message type, each value's frame names one of the file's message types. So report
-                // the field only if all of them lack it.
+                // If values are framed and the configuration names no message type, each frame names one of the file's message
+                // types. So report the field only if all of them lack it.
                 let messages = match message {
                     None if *framed => schema.own_messages(),
                     _ => Vec::new(),

@@ -2,8 +2,7 @@
 
 use crate::spec::Source;
 
-/// How a record names its table. The text from the record becomes a quoted identifier, whatever it contains, and is never
-/// executed as SQL.
+/// How a record names its table. The text from the record only becomes part of a quoted identifier, and is never executed as SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The parts of the schema's name.

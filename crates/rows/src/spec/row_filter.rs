@@ -1,6 +1,6 @@
-//! `where = { field = "state", equals = "paused" }`: tests on one field of a record.
+//! `where = { field = "state", equals = "paused" }`: tests on one field of a row.
 
-/// Tests on one field of a record. A record matches if it passes all of them.
+/// Tests on one field of a row. A row matches if it passes all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowFilter {
     /// The path from the top level, one element per level.

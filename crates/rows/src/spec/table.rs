@@ -18,8 +18,8 @@ pub struct Table {
     pub after_create: Vec<String>,
     /// `evolve = "add"`: whether fields without a column become columns.
     pub evolve: bool,
-    /// `sort_by`: the rows of a batch are sorted by these columns, ascending. Only for mode append. If this is empty, the rows
-    /// stay in the order of delivery.
+    /// `sort_by`: the rows that a transaction writes are sorted by these columns, ascending. Only for mode append. If this is
+    /// empty, the rows stay in the order of delivery.
     pub sort_by: Vec<String>,
     /// `partition_by`: range partitions that are created in advance, and removed after their retention.
     pub partition_by: Option<PartitionBy>,
@@ -52,8 +52,8 @@ pub enum WriteMode {
         /// `newer_by`: a record replaces a row only if its value in this column is greater than the row's, or equal to
         /// it. NULL counts as smaller than every value.
         newer_by: Option<String>,
-        /// `deletes`: a record without a value deletes the row with its key, regardless of `newer_by`. A record of the same key
-        /// that is delivered later makes a new row.
+        /// `deletes`: a record without a value, or one that deletes by its value, deletes the row with its key, regardless of
+        /// `newer_by`. A record of the same key that is delivered later makes a new row.
         deletes: bool,
     },
     /// `aggregate`: each column outside of the key combines the values of all records with the same key, as the column's

@@ -1,4 +1,4 @@
-//! Checks whether the write mode works with the table. Reports faults with their remedies, and warnings.
+//! Checks whether the write mode works with the table. Reports faults and warnings.
 
 use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind, quote_identifier};
 use crate::fault::{Faults, hint};

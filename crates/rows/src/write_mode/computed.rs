@@ -1,8 +1,8 @@
 //! Generated columns that a merge compares: in the key, `newer_by` or `sort_by`. Records have no values for such a column. So the
-//! staging table has the column too, with the target's expression, and Postgres computes it for each staged row. The columns that
-//! the expression reads decide which row is written. So an upsert can't keep their values (`missing = "keep"`): if a field is
-//! missing, its column gets the default. If the generated column is part of an upsert's key, a record that deletes must have a
-//! value for each of these columns.
+//! staging table has the column too, with the target's expression, and Postgres computes it for each staged row. In an upsert,
+//! the inputs of the expression determine which row is written. So an upsert can't keep the value of an input column
+//! (`missing = "keep"`): if the field is missing, the column gets its default. If the generated column is part of an upsert's
+//! key, a record that deletes must give the inputs too.
 
 use crate::catalog::{Catalog, CatalogColumn, Generated};
 use crate::fault::Faults;

@@ -4,8 +4,8 @@
 
 use crate::catalog::{Catalog, TypeKind, quote_identifier};
 
-/// How many nullable columns of a key are looked up in the index. Each combination of NULLs in these columns is a condition, so
-/// four columns make sixteen conditions.
+/// The most nullable columns of a key that are looked up in the index. Each combination of NULLs in these columns is a condition,
+/// so four columns make sixteen conditions.
 const NULLABLE_IN_INDEX: usize = 4;
 
 /// A key, as SQL compares it.
@@ -26,7 +26,7 @@ impl<'a> Key<'a> {
         !self.nullable.is_empty()
     }
 
-    /// Returns the condition that two staged rows have the same key. Columns with NULLs are compared as elements of arrays,
+    /// Returns the condition that two staged rows have the same key. Columns that may be NULL are compared as elements of arrays,
     /// because `=` treats NULLs in arrays as equal, and Postgres can use a hash join for `=`. For IS NOT DISTINCT FROM, Postgres
     /// would compare each row with every other.
     pub(super) fn same(&self, one: &str, other: &str) -> String {

@@ -1,8 +1,8 @@
-//! Picks the rows of a batch that may win among those with the same key. So fewer rows are staged, sorted and discarded in
+//! Picks the rows of a batch that may win among the rows with the same key. So fewer rows are staged, sorted and discarded in
 //! Postgres.
 //!
-//! Keys are compared as bytes. Equal bytes mean equal keys, whatever the type. Keys that are equal but have different bytes
-//! (`1.0` and `1.00`, or letters that a collation treats as equal) are both copied, and the merge decides. So this module leaves
+//! Keys are compared as bytes. Equal bytes mean equal keys, whatever the type. Rows whose keys are equal but have different bytes
+//! (`1.0` and `1.00`, or letters that a collation treats as equal) are all copied, and the merge decides. So this module leaves
 //! out only rows that the merge would discard, which doesn't change the result.
 
 use std::hash::{BuildHasher, Hasher, RandomState};

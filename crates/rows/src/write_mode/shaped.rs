@@ -1,11 +1,11 @@
 //! The statements for a window of a table whose rows may leave columns out. A shape is the set of columns that a row leaves out.
 //! The rows of one shape are a group. There is one COPY into the staging table per group, and one merge for all groups.
 //!
-//! - A column that all rows of the window leave out is not part of the merge. So a new row gets the column's default
-//!   from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is reset to its default, as
-//!   `missing` says.
-//! - A column that only some rows leave out gets its default in the staging table. So does every column that the merge
-//!   compares (one of the key, `newer_by` or `sort_by`), even if all rows leave it out.
+//! - A column that all rows of the window leave out, apart from tombstones, is not part of the merge. So a new row gets the
+//!   column's default from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is reset to its
+//!   default, as `missing` says.
+//! - A column that only some rows leave out gets its default in the staging table. So does a column that the merge compares (one
+//!   of the key, `newer_by` or `sort_by`, or an input of a generated one), even if all rows leave it out.
 //! - If there are several groups, each row carries its number in the order of delivery. The sequence of the staging
 //!   table can't number the rows, because the groups are copied one after the other.
 
@@ -83,7 +83,7 @@ impl AddedFields {
     }
 }
 
-/// Returns whether the last field of a row is the mark of a tombstone.
+/// Returns whether a row is a tombstone. The row must end with the field that says so.
 pub fn is_tombstone(row: &[u8]) -> bool {
     row.last() == Some(&1)
 }
