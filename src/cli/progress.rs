@@ -1,5 +1,5 @@
-//! Shows the progress of a long command on standard error. On a terminal, one line is rewritten; otherwise a new line is
-//! written every ten seconds.
+//! Shows the progress of a long command on standard error. On a terminal, one line is rewritten. Otherwise, a new line is written
+//! every ten seconds, and at each step that a command announces.
 
 use std::io::{IsTerminal as _, Write};
 use std::sync::atomic::{AtomicU64, Ordering};

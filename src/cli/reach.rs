@@ -83,7 +83,7 @@ pub(super) fn not_migrated(error: &MigrationError) -> FatalError {
     }
 }
 
-/// Returns the error of a command that can't make a plan, which says how records become rows of the table.
+/// Returns the error of a command that can't make a plan. A plan says how records become rows of the table.
 pub(super) fn unplanned(error: ReplanError) -> FatalError {
     match error {
         ReplanError::Unplannable(why) => FatalError::Config(why),
@@ -98,7 +98,7 @@ pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObs
     SharedObserver::new(&of, Arc::new(health)).map_err(|error| FatalError::Config(settings::refused(&of, &error)))
 }
 
-/// Makes a request to Kafka. If Kafka doesn't answer it, the error names the brokers.
+/// Makes a request to Kafka. If the request fails, the error names the brokers.
 pub(super) async fn ask<T: Send + 'static>(
     config: &Config,
     observer: &SharedObserver,
@@ -108,7 +108,7 @@ pub(super) async fn ask<T: Send + 'static>(
         AskError::Panicked(_) => FatalError::Stopped(error.to_string()),
         AskError::Answer(error) => {
             let (servers, error) = (&config.kafka.bootstrap_servers, error.to_string());
-            // If a connection failed, the error already contains the address.
+            // If a connection failed, the error may already contain the address.
             let text = if error.contains(servers) {
                 "can't ask Kafka".to_owned()
             } else {
@@ -239,7 +239,8 @@ pub(super) async fn instances(connection: &mut PgConnection, pipeline: &str) -> 
     rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
 }
 
-/// Returns the open connections of running instances of this pipeline, as the pids of their backends.
+/// Returns the open connections of running instances of this pipeline, as the pids of their backends. Returns none for a replay:
+/// its connections have the name of no pipeline.
 pub(super) async fn live(
     config: &Config,
     connection: &mut PgConnection,

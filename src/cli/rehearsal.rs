@@ -1,7 +1,7 @@
 //! A store for commands that try records with the daemon's own writer.
 //!
-//! [`Rehearsal`] does everything that the daemon's store does, except COMMIT. It keeps the dead letters, so that the command
-//! can show them.
+//! [`Rehearsal`] copies and merges rows as the daemon's store does, but rolls back where the daemon would commit. It doesn't
+//! touch the ledger, creates no partitions, and keeps dead letters in memory, so that the command can show them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -40,12 +40,12 @@ pub(super) struct Findings {
     pub(super) rows: Vec<String>,
     /// Postgres's message about a change that it refused because the transaction is read-only; see [`Rehearsal::guarded`].
     pub(super) would_change: Option<String>,
-    /// If a partition of the table is missing: all partitions that the rows need. The daemon would create the missing ones.
+    /// If a row had no partition: the partitions that the rows need. The daemon would create those that don't exist.
     pub(super) without_partition: Vec<Bounds>,
 }
 
-/// Returns limits that no share of dead letters exceeds. A person sees the command's result, so the command needn't stop by
-/// itself.
+/// Returns limits that no share of dead letters exceeds. A person sees the command's result, so
+/// dead letters needn't stop the command.
 pub(super) fn boundless() -> DeadLetterLimits {
     DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
 }
@@ -60,7 +60,7 @@ pub(super) struct Rehearsal {
     guarded: bool,
     findings: Arc<Mutex<Findings>>,
     shown: usize,
-    /// The dead letters of the current transaction. They are counted when the transaction would have been committed.
+    /// The dead letters of the current transaction. They are counted where the daemon would commit it.
     letters: Vec<TrialDeadLetter>,
 }
 
@@ -71,8 +71,8 @@ impl Rehearsal {
         Self { inner, make, before_shown: String::new(), guarded: false, findings, shown, letters: Vec::new() }
     }
 
-    /// If `guarded`, makes each transaction read-only as soon as the SQL of `make` has run. Postgres then refuses any change,
-    /// except to temporary tables, and the refusal is noted in the findings.
+    /// If `guarded` is true, makes each transaction read-only as soon as the SQL of `make` has run. Postgres then refuses any
+    /// change, except to temporary tables, and the refusal is noted in the findings.
     #[must_use]
     pub(super) fn guarded(self, guarded: bool) -> Self {
         Self { guarded, ..self }

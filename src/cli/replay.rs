@@ -56,11 +56,11 @@ pub(super) struct Arguments {
     /// Write into this table instead of the pipeline's own.
     #[arg(long, value_name = "SCHEMA.TABLE")]
     into: Option<String>,
-    /// The replay's name in the ledger. A command with the same name resumes the same replay. Default: derived from the other
-    /// arguments.
+    /// The replay's name in the ledger. A command with the same name resumes the same replay.
+    /// Default: derived from --from, --to, --topic, --partition and --into.
     #[arg(long)]
     name: Option<String>,
-    /// Forget how far this replay came, and start at its beginning.
+    /// Forget this replay's ranges and how far it came, and start over.
     #[arg(long)]
     again: bool,
 }
@@ -71,7 +71,7 @@ struct Report {
     /// The key in the ledger and in the dead letters.
     replay: String,
     table: String,
-    /// Whether an earlier run has begun this replay, so that this run only writes the records that were left.
+    /// Whether an earlier run has begun this replay. If so, this run only writes the records that were left.
     resumed: bool,
     /// The number of records that this run has handled. The three counts below are of this run too. `stretches` are the whole
     /// ranges, including what earlier runs wrote.
@@ -195,7 +195,7 @@ async fn replay(
     Ok(report)
 }
 
-/// Returns the replay's name in the ledger. The same arguments give the same name, so that they resume the same replay.
+/// Returns the replay's key in the ledger. The same arguments give the same key, so that they resume the same replay.
 fn key(pipeline: &Pipeline, arguments: &Arguments) -> String {
     let Arguments { topic, partition, from, to, into, name, .. } = arguments;
     let name = name.clone().unwrap_or_else(|| {

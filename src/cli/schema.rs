@@ -1,6 +1,6 @@
-//! `tidegate schema`: reads the newest records of a topic, and proposes a table and a mapping for them. The proposal is
-//! a configuration that `tidegate check` accepts. If the table exists already, the proposal maps fields to its columns,
-//! and comments say what in the records and the table doesn't match. Changes nothing.
+//! `tidegate schema`: reads the newest records of a topic, and proposes a table and a mapping for them. The proposal is a
+//! `[pipelines.NAME]` in TOML, and with `--bootstrap-servers` also the sections before it. If the table exists already, the
+//! proposal maps fields to its columns, and comments say what in the records and the table doesn't match. Changes nothing.
 
 mod columns;
 mod existing;
@@ -60,11 +60,11 @@ pub(super) struct Arguments {
     /// several times.
     #[arg(long, value_name = "FILE")]
     config: Vec<std::path::PathBuf>,
-    /// The name of the table, which may exist. Default: the table of the first pipeline in --config that reads the topic, or
-    /// else the topic's name.
+    /// The name of the table, which may exist. Default: the table of the first pipeline in --config that lists the topic and
+    /// writes to a single table, or else a name made from the topic's name.
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
-    /// The number of newest records to read.
+    /// About how many of the newest records to read, from all partitions together.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     records: u32,
     /// Print one JSON document instead of text.
@@ -84,11 +84,11 @@ struct Report {
     tombstones: u64,
     not_json_objects: u64,
     columns: Vec<Column>,
-    /// Whether the table exists. `null` if no database was asked.
+    /// Whether the table exists. `null` if no database is configured, or if the one of `--config` can't be reached.
     table_exists: Option<bool>,
-    /// The faults that keep the proposal from running with the existing table, each with its remedy.
+    /// The faults that keep the proposal from running with the existing table.
     faults: Vec<String>,
-    /// Further remarks on the existing table and the sample.
+    /// Further remarks on the existing table and the sample. Empty if the table doesn't exist.
     findings: Vec<String>,
     /// The statement that `create = true` would run; `null` if the table exists.
     ddl: Option<String>,
@@ -188,7 +188,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
 
 /// Whether the table exists.
 enum Asked {
-    /// No database was asked.
+    /// No database is configured, or the one of `--config` can't be reached.
     No,
     Missing,
     Exists(Box<Catalog>),

@@ -25,7 +25,7 @@ pub(super) fn print(text: &str) -> Result<(), FatalError> {
     }
 }
 
-/// Formats a table with aligned columns. A column is right-aligned if all cells below its title are numbers.
+/// Formats a table with aligned columns. A column is right-aligned if all cells below its title look like numbers.
 #[derive(Debug)]
 pub(super) struct Table {
     rows: Vec<Vec<String>>,

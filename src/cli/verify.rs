@@ -1,8 +1,8 @@
 //! `tidegate verify`: compares the ledger with Kafka, and the table with both.
 //!
-//! Ledger and table are read in one snapshot, so a running daemon doesn't affect the result. Offsets that the table lacks are
-//! looked up in Kafka. Offsets that hold no record (compacted away, transaction markers) are not losses. For offsets that Kafka
-//! has deleted, it can't be known whether a row is missing.
+//! Ledger and table are read in one snapshot, so a running daemon doesn't affect the result. Offsets that are neither in the
+//! table nor in the dead letters are looked up in Kafka. Offsets that hold no record (compacted away, transaction markers) are
+//! not losses. For offsets that Kafka has deleted, it can't be known whether a row is missing.
 
 mod report;
 mod table;
@@ -32,8 +32,8 @@ use crate::kafka::settings::{self, Settings};
 use crate::postgres::routes;
 use crate::status::lock;
 
-/// A gap is a range of offsets that the table lacks. If at least this many offsets lie between two gaps, seeking to the second
-/// gap is cheaper than reading these offsets.
+/// A gap is a range of offsets that have neither a row nor a dead letter. If at least this many offsets lie between two gaps,
+/// seeking to the second gap is cheaper than reading these offsets.
 const SEEK_FROM: i64 = 20_000;
 
 /// Arguments of `verify`.

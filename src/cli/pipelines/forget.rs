@@ -18,7 +18,7 @@ pub(in crate::cli) struct Arguments {
     files: Files,
     /// The name of the pipeline or the replay, as `list` shows it.
     name: String,
-    /// Also delete its dead letters. Their records are lost unless Kafka still has them.
+    /// Also delete its dead letters, and those of its replays. Their records are lost unless Kafka still has them.
     #[arg(long)]
     dead_letters: bool,
     /// Delete without asking. Required if standard input is not a terminal.
@@ -31,7 +31,7 @@ pub(in crate::cli) struct Arguments {
 
 #[derive(Serialize)]
 struct Report {
-    /// The pipeline and its replays.
+    /// The names that were removed: a pipeline with its replays, or one replay.
     forgotten: Vec<String>,
     partitions: i64,
     dead_letters: u64,
@@ -87,8 +87,9 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     ))
 }
 
-/// Returns an error if the pipeline or one of its replays is running, or if the next start would write the table's rows a second
-/// time because both the table and the configured pipeline still exist.
+/// Returns an error if the pipeline is running, or if both its table and its configuration still exist: the next start would then
+/// write the table's rows a second time. A replay that is running isn't noticed, because its connections don't have its name. If
+/// its registration is removed, its next write fails.
 async fn refuse(
     config: &Config,
     connection: &mut PgConnection,
@@ -137,8 +138,8 @@ fn confirm(name: &str, partitions: i64, target: &str) -> Result<(), FatalError> 
     Err(FatalError::Config("nothing was forgotten".to_owned()))
 }
 
-/// Removes registrations with their positions, their claims, and the lists of the tables that their records name. If
-/// `dead_letters`, also deletes their dead letters. Returns how many dead letters were deleted.
+/// Removes registrations. Their positions, their claims, and the lists of the tables that their records name are removed with
+/// them. If `dead_letters` is true, also deletes their dead letters. Returns how many dead letters were deleted.
 async fn remove(connection: &mut PgConnection, names: &[String], dead_letters: bool) -> Result<u64, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     sqlx::query("DELETE FROM tidegate.pipeline WHERE name = ANY ($1)").bind(names).execute(&mut *transaction).await?;

@@ -25,12 +25,13 @@ struct Line {
     configured: bool,
     /// Whether the pipeline is registered in the database.
     registered: bool,
-    /// The number of open connections of instances that run the pipeline now.
+    /// The number of open connections of instances that run the pipeline now. Always 0 for a replay.
     connections: usize,
     /// The instances on which the pipeline has stopped, each with the reason.
     stopped: BTreeMap<String, String>,
     table: String,
-    /// Whether the registered table still exists; `null` for a pipeline that was never started.
+    /// Whether the registered table still exists. If records name their tables: whether at least one of these tables exists.
+    /// `null` for a pipeline that isn't registered.
     table_exists: Option<bool>,
     group: String,
     topics: Vec<String>,

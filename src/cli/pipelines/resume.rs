@@ -8,8 +8,8 @@ use crate::cli::{Files, names, parse, reach, show, start_command_logging};
 use crate::error::FatalError;
 use crate::postgres::resume;
 
-/// The longest wait for an instance to say that the pipeline has stopped there. Instances update their rows in
-/// `tidegate.instance` every 3 s.
+/// How long the command waits until an instance says that the pipeline has stopped there.
+/// Instances update their rows in `tidegate.instance` every 3 s.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The time between two reads of the instances' rows.
 const LOOK: Duration = Duration::from_millis(250);
@@ -35,8 +35,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     }
     let mut connection = reach::open(&reach::connector(&config)).await?;
     if let Err(unregistered) = reach::registered(&mut connection, name).await {
-        // A request to resume is stored in the registration. For a pipeline that stopped before it was registered, no request can
-        // be stored, so only SIGHUP or a restart of the daemon resumes it.
+        // A request to resume is stored in the registration. If a pipeline has no registration, no request can be stored for it,
+        // so only SIGHUP or a restart of the daemon resumes it.
         let failed = |error| reach::failed("can't read the ledger in schema `tidegate`", error);
         let is_stopped = reach::has_ledger(&mut connection).await.map_err(failed)?
             && reach::instances(&mut connection, name).await?.iter().any(|instance| instance.stopped.is_some());

@@ -49,7 +49,7 @@ impl Reading {
         })
     }
 
-    /// Reads all ranges; the channel is closed after the last batch. Returns how many of the rows are deletes.
+    /// Reads all ranges. The channel is closed when the reading ends. Returns how many of the rows are deletes.
     ///
     /// # Errors
     /// The error of Kafka.
@@ -84,7 +84,7 @@ struct Filling {
     gate: RateLimit,
     outbox: Sender<Batch>,
     batch: Batch,
-    /// How many more records may be read before the rate limit is asked again.
+    /// How many more records may be read before [`RateLimit::take`] is called again.
     allowance: u64,
 }
 

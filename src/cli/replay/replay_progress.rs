@@ -16,8 +16,8 @@ use crate::postgres::connect::Connector;
 
 /// The owner's name in the ledger, for people.
 const OWNER: &str = "tidegate replay";
-/// How many times a claim is tried while a killed run still has rows locked. The constant below is the pause between
-/// two tries.
+/// How many times a claim is tried while another session, for example that of a killed run, still
+/// has rows locked. The constant below is the pause after each try.
 const CLAIM_TRIES: u32 = 20;
 const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 
@@ -72,10 +72,10 @@ impl ReplayProgress {
         Ok(())
     }
 
-    /// Returns the ranges of an earlier run; empty if there was none.
+    /// Returns the ranges of this replay that an earlier run has stored; empty if there was none.
     ///
     /// # Errors
-    /// If the earlier run used the key for another cluster or another table.
+    /// If Postgres can't be read, or if the earlier run used the key for another cluster or another table.
     pub(super) async fn known(&self, connection: &mut PgConnection) -> Result<Vec<OffsetRange>, FatalError> {
         let row = sqlx::query("SELECT cluster_id, target, target_oid FROM tidegate.pipeline WHERE name = $1");
         let row = row.bind(&self.key).fetch_optional(&mut *connection).await.map_err(failed)?;

@@ -2,7 +2,7 @@
 
 use tidegate_rows::spec::{AggregateFunction, Column, WriteMode};
 
-/// Returns why a replay into the pipeline's own table would change its content; `None` if it is safe.
+/// Returns why a replay into the pipeline's own table could damage its content; `None` if it is safe.
 pub(in crate::cli) fn refuses(mode: &WriteMode, columns: &[Column]) -> Option<String> {
     match mode {
         WriteMode::Append => Some("mode append would write every row once more".to_owned()),

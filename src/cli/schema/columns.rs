@@ -4,12 +4,12 @@ use super::names;
 use super::tree::Node;
 use super::values::Typed;
 
-/// The most columns of a proposal. Further fields go into the column for all remaining fields.
+/// The most fields that get a column of their own. Further fields go into the column for all remaining fields.
 const COLUMNS_MAX: usize = 200;
-/// An object's members become columns of their own only if there are no more than this many.
+/// The members of an object become columns of their own only if the object has at most this many.
 const SPREAD_MAX: usize = 16;
-/// An array's elements become the rows only if the record has at most this many other fields. A record with more fields
-/// is meaningful by itself, and would be lost if its array were empty.
+/// An array's elements become the rows only if the record has at most this many scalar fields beside the array. A record with
+/// more fields is meaningful by itself, and would be lost if its array were empty.
 const BESIDE_MAX: usize = 6;
 
 /// A column of the proposal.
@@ -28,7 +28,7 @@ pub(super) struct Proposed {
 #[derive(Debug, Default)]
 pub(super) struct Columns {
     pub(super) columns: Vec<Proposed>,
-    /// Whether some field has no column.
+    /// Whether some field has no column of its own.
     pub(super) incomplete: bool,
     /// The arrays whose elements are the rows. Each is nested in the elements of the one before it, and its path is relative to
     /// such an element.
@@ -98,8 +98,8 @@ impl Columns {
         }
     }
 
-    /// Returns whether an object's members become columns. They do if every value is an object or null, and the members are few
-    /// and all scalars.
+    /// Returns whether an object's members become columns. They do only if every value is an
+    /// object or null, and the members are few and all scalars.
     fn is_spread(&self, node: &Node) -> bool {
         let is_scalar = |name: &str, member: &Node| {
             let is_scalar = member.seen.objects + member.seen.arrays == 0;
@@ -130,7 +130,7 @@ impl Columns {
 }
 
 /// Returns the path and the elements of the array whose elements should be the rows. Returns `None` unless `node` has exactly one
-/// array of objects that is always present, and at most [`BESIDE_MAX`] other fields.
+/// array of objects that is always present (it may be null), and at most [`BESIDE_MAX`] scalar fields.
 pub(super) fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
     let mut found = Vec::new();
     arrays(node, node.seen.objects, &mut Vec::new(), &mut found);
@@ -152,7 +152,7 @@ fn arrays<'n>(node: &'n Node, rows: u64, path: &mut Vec<String>, found: &mut Vec
     }
 }
 
-/// Returns whether all elements are objects that aren't the key-value pairs of a map.
+/// Returns whether all elements are objects, and aren't the key-value pairs of a map.
 fn is_row(element: &Node) -> bool {
     let is_pair =
         element.members.len() == 2 && element.members.iter().all(|(name, _)| matches!(name.as_str(), "key" | "value"));

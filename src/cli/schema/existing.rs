@@ -89,8 +89,8 @@ pub(super) fn columns(root: &Node, catalog: &Catalog) -> Columns {
     Columns { columns, incomplete: !unmapped.is_empty(), levels, unmapped }
 }
 
-/// Adds an object's members to `found`. Leaves out the array whose elements are the rows. If a member is an object that
-/// contains this array, adds that object's other members instead.
+/// Adds an object's members, and their own members, to `found`. Leaves out the array whose elements are the rows. Also leaves out
+/// the objects that contain this array, but adds their other members.
 fn collect<'n>(
     node: &'n Node,
     path: &mut Vec<String>,
@@ -149,7 +149,7 @@ impl Candidate<'_> {
         }
     }
 
-    /// Returns the proposal that this field fills `column`, which already has a type.
+    /// Returns the mapping of this field to `column`. The type is the column's own.
     fn proposed(&self, column: &CatalogColumn) -> Proposed {
         let is_zoned = column.base_type == "timestamptz";
         let is_time = is_zoned || column.base_type == "timestamp";
@@ -181,8 +181,8 @@ pub(super) fn has_free(catalog: &Catalog, columns: &[Proposed], name: &str) -> b
     has && !columns.iter().any(|column| column.name == name)
 }
 
-/// Returns remarks on the proposal and the table, one sentence each: on columns that no field fills, fields without a
-/// column, and unique keys. `filled` are the columns that the proposal fills.
+/// Returns remarks on the proposal and the table, such as columns that no field fills, fields without a column, and unique keys.
+/// `filled` are the columns that the proposal fills.
 pub(super) fn findings(catalog: &Catalog, proposal: &Proposal, filled: &[&str]) -> Vec<String> {
     let mut findings = Vec::new();
     for column in &catalog.columns {

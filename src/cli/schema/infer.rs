@@ -22,7 +22,7 @@ pub(super) const KEY_COLUMN: &str = "kafka_key";
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) tombstones: u64,
-    /// The number of values that begin with the number of a schema that isn't known.
+    /// The number of values that begin with the id of a schema, and whose fields aren't known, usually because the schema isn't.
     pub(super) unknown_schemas: u64,
     shapes: BTreeMap<Shape, Rows>,
     keys: Keys,
@@ -32,7 +32,7 @@ pub(super) struct Sample {
 #[derive(Debug, Default)]
 struct Rows {
     records: u64,
-    /// The fields of all these rows. Each row is an object.
+    /// The fields of all these rows.
     root: Node,
 }
 
@@ -59,7 +59,8 @@ pub(super) struct Proposal {
 pub(super) enum Mode {
     /// Each record adds rows.
     Append,
-    /// Records without a value, Debezium's deletes, and records whose field `delete_where` is `true` delete the row of their key.
+    /// Each record writes the row of its key. Records without a value, Debezium's deletes, and
+    /// records whose field `delete_where` is the text `true` delete this row.
     Upsert {
         /// The columns of the table's key. If empty, the table's key is the column for the record's key.
         key: Vec<String>,
@@ -102,8 +103,8 @@ impl Sample {
         looked.rows.iter().for_each(|row| rows.root.row(row, looked.schema.as_ref()));
     }
 
-    /// Returns a proposal for the structure that most records have. If `table` exists, the fields are assigned to its columns;
-    /// otherwise new columns are proposed. Returns `None` if no field has a column.
+    /// Returns a proposal for the most frequent structure of the records. If `table` exists, the fields are assigned to its
+    /// columns; otherwise new columns are proposed. Returns `None` if no field has a column.
     pub(super) fn propose(&self, table: Option<&Catalog>) -> Option<Proposal> {
         let (shape, rows) = self.shapes.iter().max_by_key(|(_, rows)| rows.records)?;
         let found = table.map_or_else(|| Columns::of(&rows.root), |table| existing::columns(&rows.root, table));
@@ -128,7 +129,7 @@ impl Sample {
         Some(Proposal { shape: *shape, levels, columns, complete, key_format, key_column: column, mode, unmapped })
     }
 
-    /// Returns how many records have a value but another structure than the proposal. They would become dead letters.
+    /// Returns how many records have a value but another structure than the proposal. Such records may become dead letters.
     pub(super) fn odd(&self) -> u64 {
         let most = self.shapes.values().map(|rows| rows.records).max().unwrap_or(0);
         self.records - self.tombstones - most

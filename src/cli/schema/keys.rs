@@ -16,8 +16,8 @@ use super::values::{Seen, Typed};
 pub(super) struct Keys {
     records: u64,
     absent: u64,
-    /// The number of keys that are objects. `fields` has the names of their fields, and is empty if the keys don't all have the
-    /// same fields.
+    /// The number of keys that are objects. `fields` has the names of their fields, and is empty
+    /// if the keys don't all have the same fields in the same order.
     objects: u64,
     fields: Option<Vec<String>>,
     /// Keys that are texts, or JSON scalars.
@@ -26,8 +26,8 @@ pub(super) struct Keys {
     json: u64,
     /// Other keys, by their length.
     binary: BTreeMap<usize, Binary>,
-    /// The number of Avro and Protobuf keys. They begin with a registry's frame: a zero byte, and the number of their schema. If
-    /// these keys are scalars, `scalar` is their column type.
+    /// The number of Avro and Protobuf keys whose schema is known. They begin with a registry's frame: a zero byte, and the
+    /// number of their schema. If these keys aren't records, `scalar` is their column type.
     registered: u64,
     protobuf: bool,
     scalar: Option<&'static str>,

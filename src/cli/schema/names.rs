@@ -21,7 +21,7 @@ const OF_TIME: &[&str] = &[
     "expires",
     "seen",
 ];
-/// Words that may follow a word for a time. They name the unit.
+/// Words that may follow a word for a time. Most of them name the unit.
 const OF_UNIT: &[&str] = &[
     "s",
     "sec",
@@ -84,8 +84,8 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// Returns a name for a field's column: `position_lat` for `position.lat`, `ctid_` for `ctid`. The name is cut to the length
-/// that Postgres keeps, and underscores are added until no other column has it. `None` for an empty name.
+/// Returns a name for a field's column: `position_lat` for `position.lat`, `ctid_` for `ctid`. The name is cut to the length that
+/// Postgres keeps, and underscores are added until a column can have the name and no other has it. `None` for an empty name.
 pub(super) fn column(path: &[String], is_taken: impl Fn(&str) -> bool) -> Option<String> {
     let joined: String = path.join("_").chars().filter(|c| *c != '\0').collect();
     if joined.is_empty() {

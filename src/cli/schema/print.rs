@@ -20,9 +20,9 @@ struct Others<'a> {
 }
 
 impl Others<'_> {
-    /// Returns the name of a column that no field fills. In a new table, it is `wanted`, with underscores added until it is
-    /// unique. In an existing table, it is `wanted` itself; `None` if the table has no such column, if the column is generated,
-    /// or if a field fills it.
+    /// Returns the name of a column that no field fills. In a new table, it is `wanted`, with underscores
+    /// added until no field's column has this name. In an existing table, it is `wanted` itself; `None`
+    /// if the table has no such column, if the column is generated, or if a field fills it.
     fn name(&self, wanted: &str) -> Option<String> {
         match self.table {
             Some(table) => existing::has_free(table, self.columns, wanted).then(|| wanted.to_owned()),

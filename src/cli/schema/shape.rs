@@ -18,7 +18,7 @@ pub(super) enum Shape {
     Plain,
     /// An array of objects.
     Array,
-    /// Several objects one after the other.
+    /// Several objects, one per line.
     Lines,
     /// `{schema, payload}`
     Connect,
@@ -83,7 +83,7 @@ pub(super) fn schema_id(bytes: &[u8]) -> Option<u32> {
     }
 }
 
-/// Returns a value or a key without its byte order mark or its registry's frame. A frame is only removed if JSON follows it.
+/// Returns a value or a key without its byte order mark and its registry's frame. A frame is only removed if JSON follows it.
 pub(super) fn unframed(bytes: &[u8]) -> &[u8] {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let frame = if bytes.starts_with(&[0; FRAME]) { LONG_FRAME } else { FRAME };
@@ -116,7 +116,8 @@ pub(super) fn is_tombstone(value: &[u8]) -> bool {
     }
 }
 
-/// Returns the structure of a value and its rows. `None` if it holds no rows.
+/// Returns the structure of a value and its rows. `None` unless the value is a JSON object, an
+/// array of objects, or lines with one object each.
 pub(super) fn look(value: &[u8]) -> Option<ParsedValue<'_>> {
     let value = unframed(value);
     let Ok(slot) = json::document(value) else { return lines(value) };
@@ -167,7 +168,8 @@ fn member<'a>(object: &'a [u8], wanted: &str) -> Option<Value<'a>> {
     Members::of(object).find(|(name, _)| name == wanted).map(|(_, value)| value)
 }
 
-/// Splits Kafka Connect's envelope into schema and payload. `None` if the payload isn't an object, or if other members exist.
+/// Splits Kafka Connect's envelope into schema and payload. `None` if one of them is missing, if
+/// the payload isn't an object, or if other members exist.
 fn envelope(object: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     if Members::of(object).any(|(name, _)| name != "schema" && name != "payload") {
         return None;

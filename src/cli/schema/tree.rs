@@ -13,7 +13,7 @@ const MEMBERS_MAX: usize = 400;
 /// How many levels of nested objects and arrays are read.
 const DEPTH_MAX: usize = 10;
 
-/// A field with its values. For an array, a further node stands for all of its elements.
+/// A field, with counts of its values. For arrays, a further node stands for all their elements.
 #[derive(Debug, Default)]
 pub(super) struct Node {
     pub(super) seen: Seen,
@@ -26,7 +26,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Adds a row, which is a JSON object. `schema` is the Kafka Connect schema that describes it.
+    /// Adds a row, which is a JSON object. `schema` is the Kafka Connect schema that describes it, if there is one.
     pub(super) fn row(&mut self, object: &[u8], schema: Option<&Json>) {
         self.seen.present += 1;
         self.seen.objects += 1;
@@ -39,7 +39,7 @@ impl Node {
         }
     }
 
-    /// Adds a row whose schema is known, but whose values are not.
+    /// Adds a row of which only the schema is known.
     pub(super) fn outlined(&mut self, outline: &Outline) {
         self.seen.present += 1;
         match outline {
@@ -99,7 +99,7 @@ impl Node {
         self.declared.is_some() || self.seen.with_value() > 0
     }
 
-    /// Returns the type of a column that accepts every value unchanged.
+    /// Returns the type of a column for this field: the declared type, or else one that accepts every value that was seen.
     pub(super) fn typed(&self, name: &str) -> Typed {
         if let Some(declared) = &self.declared {
             return declared.clone();

@@ -29,7 +29,7 @@ const KINDS_MAX: usize = 20;
 /// The outcome of trying a proposal with the table.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
-    /// The faults that keep the pipeline from running, each with its remedy.
+    /// The faults that keep the pipeline from running.
     pub(super) faults: Vec<String>,
     pub(super) findings: Vec<String>,
 }

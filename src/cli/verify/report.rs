@@ -19,7 +19,7 @@ pub(super) struct PipelineReport {
     /// Whether records can safely be written a second time into the pipeline's own table.
     #[serde(skip)]
     replays_into_own_table: bool,
-    /// Kafka's partitions without a ledger row.
+    /// Partitions of the pipeline's topics that have no ledger row.
     pub(super) not_in_ledger: Vec<String>,
     pub(super) partitions: Vec<PartitionReport>,
 }
@@ -29,12 +29,12 @@ pub(super) struct PipelineReport {
 pub(super) struct PartitionReport {
     pub(super) topic: String,
     pub(super) partition: i32,
-    /// The offset where the pipeline began.
+    /// The offset from which rows and dead letters are counted; usually where the pipeline began.
     pub(super) first: Option<i64>,
     pub(super) position: i64,
     pub(super) low: Option<i64>,
     pub(super) end: Option<i64>,
-    /// Why the log can't be the one that the ledger describes. `null` if no contradiction was found.
+    /// What contradicts the ledger: a log-loss condition, or that Kafka has no such partition. `null` if nothing does.
     pub(super) condition: Option<String>,
     /// Whether the last committed record is in Kafka: `known again` if so, `another` if a different record has its offset,
     /// `gone` if no record has its offset. `null` if the ledger has no such record, if Kafka's log no longer reaches back to it,
@@ -42,13 +42,13 @@ pub(super) struct PartitionReport {
     pub(super) last_record: Option<&'static str>,
     pub(super) rows: Option<u64>,
     pub(super) dead_letters: Option<u64>,
-    /// Records in Kafka that are before the ledger's position, and neither in the table nor in the dead letters.
+    /// Records in Kafka from `first` up to the ledger's position that are neither in the table nor in the dead letters.
     pub(super) missing: Option<u64>,
     pub(super) twice: Option<u64>,
     /// Rows of records at or after the ledger's position. These records will be read and written again.
     pub(super) beyond: Option<u64>,
-    /// Offsets before the ledger's position that have neither a row nor a dead letter, and that Kafka has already deleted. It
-    /// can't be known whether they held records.
+    /// Offsets from `first` up to the ledger's position that have neither a row nor a dead letter, and that Kafka has already
+    /// deleted. It can't be known whether they held records.
     pub(super) unknown: Option<u64>,
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Counts {
     pub(super) distinct: u64,
     /// The number of rows and dead letters in excess of one per record.
     pub(super) twice: u64,
-    /// Rows at or after the ledger's position.
+    /// The number of rows of records at or after the ledger's position.
     pub(super) beyond: u64,
 }
 
@@ -139,8 +139,8 @@ impl Columns {
         rows.iter().map(counts).collect()
     }
 
-    /// Returns the gaps in a range of offsets, in order, and the offset at which the search ended. A gap is a range of missing
-    /// offsets.
+    /// Returns the gaps in a range of offsets, in order, and the offset at which the search ended.
+    /// A gap is a range of offsets that have neither a row nor a dead letter.
     pub(super) async fn gaps(
         &self,
         connection: &mut PgConnection,
