@@ -2,8 +2,8 @@
 //!
 //! Data flows in this order. `layer` reads each file and remembers the place of each key. `environment` makes one more layer from
 //! the environment variables. The `config` crate merges the layers. `schema` says which keys exist and which types they have. The
-//! `read*` files turn the merged tree into the types below. Reading doesn't stop at the first fault: [`Faults`] carries all of
-//! them, each with its file and line, or with the name of its variable. No fault repeats a value that may be secret.
+//! `read*` files turn the merged tree into the types below. Reading doesn't stop at the first fault: [`Faults`] carries all that
+//! were found, each with its place, such as a line of a file, or a variable. No fault repeats a value that may be secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -114,7 +114,7 @@ impl Config {
         read::config(texts, env).map(|(_, tree)| print::toml(&tree))
     }
 
-    /// Reads one text like a file of [`Config::load`]; `name` is the file's name in faults. Ignores the environment.
+    /// Reads one text as [`Config::load`] reads a file; `name` is the file's name in faults. Ignores the environment.
     ///
     /// # Errors
     /// As [`Config::load`].

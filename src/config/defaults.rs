@@ -7,7 +7,8 @@ use std::time::Duration;
 use tidegate_protocol::batch::BatchLimits;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 
-/// `max_tables`: how many tables a pipeline may write into if its records name them. Each table costs one COPY per batch.
+/// `max_tables`: how many tables a pipeline may write into if its records name them. Each table
+/// that a batch's rows name costs at least one COPY.
 pub const MAX_TABLES: u32 = 100;
 /// The largest value of `max_tables`.
 pub const MAX_TABLES_LIMIT: u32 = 10_000;
@@ -18,7 +19,8 @@ pub const MEMORY: u64 = 256 << 20;
 /// `limits.drain_timeout`: under the 30 s that Kubernetes waits between SIGTERM and SIGKILL.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// `limits.claim_grace`: a revoke reaches a live consumer within a few heartbeats, which come at most 5 s apart.
+/// `limits.claim_grace`: a revoke reaches a live consumer with one of its next heartbeats. By
+/// default these come at most 5 s apart.
 pub const CLAIM_GRACE: Duration = Duration::from_secs(10);
 
 /// `postgres.connect_timeout`: enough for TLS and authentication over a slow link, and shorter than `limits.drain_timeout`.
@@ -44,7 +46,7 @@ pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// `http.listen`: loopback, because the page requires no password.
 pub const HTTP_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9464));
 
-/// `log.level`: INFO has every line that an operator may have to act on. DEBUG is for finding faults.
+/// `log.level`: INFO has the lines that an operator may have to act on. DEBUG is for finding faults.
 pub const LOG_LEVEL: tracing::Level = tracing::Level::INFO;
 
 /// `pipelines.NAME.consumers`: one consumer keeps up with most topics, and users can configure more.
@@ -61,8 +63,8 @@ pub const BATCH: BatchLimits = BatchLimits {
     max_age: Duration::from_millis(500),
 };
 
-/// `pipelines.NAME.dead_letters`: one bad producer among ten doesn't stop the pipeline, but a wrong mapping stops it within
-/// seconds.
+/// `pipelines.NAME.dead_letters`: one bad producer among ten equal ones doesn't stop the pipeline, but a wrong mapping stops it
+/// as soon as 100 records would be dead letters.
 pub const DEAD_LETTERS: DeadLetterLimits =
     DeadLetterLimits { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 };
 

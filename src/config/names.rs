@@ -1,4 +1,4 @@
-//! The syntax of names: topics, groups, tables, columns, types, paths into a record.
+//! The syntax of names: pipelines, instances, topics, tables, columns, types, and paths into a record.
 
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::copy::types::{self, TypeText};

@@ -21,7 +21,7 @@ use super::units;
 /// The state that all nodes of a tree share.
 pub(super) struct Reader {
     pub(super) places: Places,
-    /// The place of faults whose key is in no file.
+    /// The place of a fault if neither its key nor a table that would contain it is set.
     pub(super) top: SourceLocation,
     pub(super) faults: RefCell<Vec<Fault>>,
 }
@@ -88,8 +88,8 @@ impl<'a> ConfigNode<'a> {
         }
     }
 
-    /// Returns which of several mutually exclusive keys is set. If different layers set two of them, the later layer wins. Two in
-    /// one layer (a file, or the environment) are a fault.
+    /// Returns which of several mutually exclusive keys is set. If different layers set two of them, the later layer wins. If one
+    /// layer (a file, or the environment) sets two, notes a fault.
     pub(super) fn one_of<'n>(&self, names: &[&'n str]) -> Option<(&'n str, ConfigNode<'a>)> {
         let mut set: Vec<_> =
             names.iter().map(|name| (*name, self.at(name))).filter(|(_, node)| node.is_set()).collect();
@@ -231,7 +231,8 @@ impl<'a> ConfigNode<'a> {
         Some(command)
     }
 
-    /// Reads a path to a file. A relative path starts from the folder of the configuration file that contains it.
+    /// Reads a path to a file. A relative path starts from the folder of the configuration file
+    /// that sets it, or from the current folder if a variable sets it.
     pub(super) fn file(&self) -> Option<PathBuf> {
         let text = self.text()?;
         if text.is_empty() {

@@ -41,7 +41,7 @@ pub struct Pipeline {
     pub batch: BatchLimits,
     /// `flow.max_rows_per_second`; `None`: as fast as the database accepts rows.
     pub max_rows_per_second: Option<NonZeroU32>,
-    /// `where`: records that don't match are skipped.
+    /// `where`: rows that don't match are skipped. A record may have several rows.
     pub keep: Option<RowFilter>,
     pub table: Table,
     /// The mapping; `None`: every top-level field goes to the column of the same name.
@@ -50,7 +50,7 @@ pub struct Pipeline {
     pub unknown_fields: UnknownFields,
     /// The policy for a partition whose log was truncated or recreated, or lost unwritten records by retention.
     pub on_offset_loss: OffsetLossPolicy,
-    /// The dead-letter budget: the pipeline stops if it dead-letters a larger share of its records.
+    /// The dead-letter budget: the pipeline stops if it would dead-letter a larger share of its records.
     pub dead_letters: DeadLetterLimits,
     /// The limits on the age and the size of dead letters.
     pub dead_letter_retention: DeadLetterRetention,
@@ -113,8 +113,8 @@ pub enum GroupProtocol {
     Consumer,
 }
 
-/// The limits on the age and the size of dead letters; the oldest are deleted first. Without limits, dead letters are
-/// kept until an operator purges them.
+/// The limits on the age and the size of dead letters; the oldest are deleted first. Without
+/// limits, the daemon deletes no dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterRetention {
     /// `dead_letters.retention`: the highest age of a dead letter.

@@ -1,5 +1,5 @@
-//! Reads the connection URL. It names one server, or several servers, one of which accepts writes. This module reads
-//! only the parts that name servers; sqlx reads all other parts and parameters.
+//! Reads the connection URL. It names one server, or several servers, one of which accepts writes. This module reads only the
+//! parts that say which servers may be used; sqlx reads all other parts and parameters.
 
 use std::fmt::Write as _;
 
@@ -25,7 +25,7 @@ pub struct Servers {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// `host:port` or the path of the socket's folder, shown in messages.
+    /// The host, or the path of the socket's folder, and the port if the URL names one. Shown in messages.
     pub name: String,
     /// The URL for this server alone, in the form that sqlx reads.
     pub url: Secret,
@@ -36,7 +36,7 @@ pub struct Server {
 /// Reads a connection URL.
 ///
 /// # Errors
-/// If `url` is not a valid URL. The text says what is wrong, and what to write instead. The text repeats no part of the URL,
+/// If `url` is not a valid URL. The text says what is wrong. It repeats no part of the URL,
 /// because the URL may contain a password.
 pub fn parse(url: &str) -> Result<Servers, String> {
     let Some((scheme, rest)) = split_scheme(url)? else { return Err(format!("not a URL of Postgres; {FORM}")) };

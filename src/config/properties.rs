@@ -14,7 +14,7 @@ use super::{Content, Secret, token};
 /// The suffix of a property whose value is read from a file: `"sasl.password_file"`.
 const FILE: &str = "_file";
 
-/// librdkafka properties that the user can't set, with the reason or the key to set instead.
+/// librdkafka properties that the user can't set, each with the reason or with the key to set instead.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["bootstrap.servers", "metadata.broker.list"], "set kafka.bootstrap_servers"),
     (&["group.id"], "set pipelines.NAME.group"),
@@ -101,8 +101,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("ssl.endpoint.identification.algorithm", &["none", "https"]),
 ];
 
-/// Properties that have no effect with the group protocol `consumer` (KIP-848), and the broker's settings that replace
-/// them.
+/// Properties that can't be used with the group protocol `consumer` (KIP-848), and the broker's settings that replace them.
 const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("session.timeout.ms", "group.consumer.session.timeout.ms"),
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
@@ -146,7 +145,7 @@ pub(super) fn read(table: &ConfigNode<'_>) -> Read {
         if let Some(file) = node.file().filter(|_| from_file) {
             files.insert(name.to_owned(), file);
         }
-        // If a file can't be read, librdkafka reports why when the client is created.
+        // If a file can't be read, it has no digest, and librdkafka reports the error when the client is created.
         if FILES_READ_ONCE.contains(&name)
             && let Ok(content) = Content::of(Path::new(&value))
         {

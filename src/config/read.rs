@@ -167,7 +167,7 @@ fn postgres(table: &ConfigNode<'_>) -> Postgres {
         None => (None, None),
     };
     Postgres {
-        // If no URL is set, the fault was noted, and this placeholder isn't used.
+        // If no URL was read, a fault was noted, and this placeholder isn't used.
         url: url.unwrap_or_else(|| PostgresUrl::File(PathBuf::new())),
         password_file,
         password_command,

@@ -100,8 +100,8 @@ fn function(node: &ConfigNode<'_>) -> Option<Function> {
 /// The shortest key, in bytes. Shorter ones can be guessed.
 const HASH_KEY_MIN: usize = 16;
 
-/// Reads exactly one of `field`, `meta`, `header`, `value`. If there isn't exactly one, notes a fault and returns a
-/// placeholder. A column that counts records needs none of the four.
+/// Reads the one of `field`, `meta`, `header` and `value` that is set. If none is set, notes a fault and returns a placeholder. A
+/// column that counts records needs none of the four.
 fn source(node: &ConfigNode<'_>) -> Source {
     let nothing = || Source::Field(Vec::new());
     match node.one_of(&["field", "meta", "header", "value"]) {

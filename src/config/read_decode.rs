@@ -98,7 +98,7 @@ pub(super) fn decode(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry
     }
 }
 
-/// Reads `envelope`. Notes a fault if the format of values can't have this envelope.
+/// Reads `envelope` for the format `json`.
 fn envelope<'a>(node: &ConfigNode<'a>) -> Option<&'a str> {
     let words = ["none", "connect", "debezium"].map(|word| (word, word));
     let word = node.at("envelope").choice(&words);

@@ -24,7 +24,7 @@ pub(super) enum Kind {
     TextOr(&'static [Key]),
     /// A table with keys of the user's choice. All values have the same kind.
     Named(&'static Kind),
-    /// librdkafka's properties: scalars whose names contain dots.
+    /// librdkafka's properties: scalars whose names may contain dots.
     Properties,
     /// Postgres' settings: scalars whose names may contain dots.
     Settings,

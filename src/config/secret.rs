@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// Text that is never shown: not in logs, the page, metrics or panics.
+/// Text that must not be shown in logs, the page, metrics or panics. Its `Debug` output is `***`, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 

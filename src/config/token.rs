@@ -36,7 +36,7 @@ pub enum TokenSource {
     Oidc(Box<Oidc>),
     /// A program, with its arguments.
     Command {
-        /// The program and its arguments; never empty.
+        /// The program and its arguments. At least the program is named.
         command: Vec<String>,
         /// SASL extensions: names and values.
         extensions: Vec<(String, String)>,

@@ -1,4 +1,4 @@
-//! Compares the text of each kind of fault with the exact text that is expected.
+//! Compares the texts of faults with the exact texts that are expected.
 
 use super::{faults, parse};
 

@@ -30,8 +30,7 @@ fn parse(toml: &str) -> Result<Config, Faults> {
     Config::parse("tidegate.toml", toml)
 }
 
-/// Returns the faults of the base configuration with `more`, one per line. Line numbers are counted from the first line of
-/// `more`.
+/// Returns the texts of the faults of the base configuration with `more`. Line numbers are counted from the first line of `more`.
 fn faults(more: &str) -> Vec<String> {
     let lines_before = BASE.matches('\n').count();
     let Err(faults) = parse(&with(more)) else { return Vec::new() };

@@ -37,7 +37,7 @@ fn every_default_in_the_reference_is_the_default_of_the_code() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// A damaged reference file causes no panic, and every fault names a line that exists.
+    /// A damaged reference file causes no panic, and every fault names the file, or a line that exists in it.
     #[test]
     fn a_damaged_file_gives_faults_with_places(
         start in 0..REFERENCE.len(),

@@ -1,4 +1,4 @@
-//! Tests that the value of each key reaches its field.
+//! Tests that the values of keys reach their fields.
 
 use std::time::Duration;
 
