@@ -140,7 +140,7 @@ pub struct Kafka {
     pub properties: BTreeMap<String, Secret>,
     /// The files that values of `properties` were read from.
     pub files: BTreeMap<String, PathBuf>,
-    /// Digests of the files with certificates and keys that `properties` name.
+    /// Digests of the certificate and key files that `properties` name, except those that couldn't be read.
     pub contents: BTreeMap<String, Content>,
     /// `token_command`: a program, with its arguments, that prints tokens for SASL OAUTHBEARER.
     pub token_command: Option<Vec<String>>,
@@ -239,8 +239,8 @@ pub enum LogFormat {
 pub struct Limits {
     /// The memory budget of the process, in bytes, Kafka's prefetch included. Default [`defaults::MEMORY`].
     pub memory: u64,
-    /// How long a shutdown may take in total. It also limits how long a revoke waits for the batches in flight. Default
-    /// [`defaults::DRAIN_TIMEOUT`].
+    /// How long a shutdown may take in total. A revoke waits at most 5 s for the batches in flight, and never longer than
+    /// [`Limits::flush_timeout`]. Default [`defaults::DRAIN_TIMEOUT`].
     pub drain_timeout: Duration,
     /// How long a fenced owner waits for Kafka's revoke before it claims again. Default [`defaults::CLAIM_GRACE`].
     pub claim_grace: Duration,

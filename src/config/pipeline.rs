@@ -58,7 +58,7 @@ pub struct Pipeline {
     pub kafka_properties: BTreeMap<String, Secret>,
     /// The files that values of `kafka_properties` were read from.
     pub kafka_files: BTreeMap<String, PathBuf>,
-    /// Digests of the files with certificates and keys that `kafka_properties` name.
+    /// Digests of the certificate and key files that `kafka_properties` name, except those that couldn't be read.
     pub kafka_contents: BTreeMap<String, Content>,
 }
 

@@ -63,7 +63,7 @@ fn shared_topic<'a>(one: &'a Topics, other: &'a Topics) -> Option<&'a str> {
     match (one, other) {
         (Topics::List(one), Topics::List(other)) => one.iter().find(|topic| other.contains(topic)).map(String::as_str),
         (Topics::Pattern(one), Topics::Pattern(other)) => (one == other).then_some(one.as_str()),
-        _ => None, // `postgres::register` reports the conflict once the pattern matches the topic
+        _ => None, // a registration compares the topics that the pattern matches then
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Keys {
     registered: u64,
     protobuf: bool,
     scalar: Option<&'static str>,
-    /// The fields whose values have been equal to the key in every record so far that has a key and exactly one row.
+    /// The fields whose values have been equal to the key in every record so far that has a key and exactly one JSON row.
     alike: Option<Vec<String>>,
 }
 

@@ -115,8 +115,7 @@ fn unknown_fields(proposal: &Proposal, others: &Others<'_>) -> String {
     }
 }
 
-/// Returns a comment that says from which records the proposal was made, and how many of them would become dead
-/// letters.
+/// Returns a comment that says from which records the proposal was made, and how many of them may become dead letters.
 fn head(topic: &str, proposal: &Proposal, sample: &Sample) -> String {
     let mut text =
         format!("# Proposed from the newest {} of topic {topic}", show::counted(sample.records, "record", "records"));

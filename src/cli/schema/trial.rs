@@ -37,7 +37,7 @@ pub(super) struct Compared {
 /// Compares the proposed pipeline with the table, and encodes the records of `ranges` for it. Writes nothing.
 ///
 /// # Errors
-/// If Kafka or the schema registry doesn't answer.
+/// If Kafka or the schema registry can't be read.
 pub(super) async fn compare(
     pipeline: &Pipeline,
     proposal: &Proposal,
