@@ -34,7 +34,8 @@ pub(super) struct PartitionReport {
     pub(super) position: i64,
     pub(super) low: Option<i64>,
     pub(super) end: Option<i64>,
-    /// What contradicts the ledger: a log-loss condition, or that Kafka has no such partition. `null` if nothing does.
+    /// The contradiction between Kafka and the ledger: a log-loss condition, or a partition that
+    /// Kafka doesn't have. `null` if there is none.
     pub(super) condition: Option<String>,
     /// Whether the last committed record is in Kafka: `known again` if so, `another` if a different record has its offset,
     /// `gone` if no record has its offset. `null` if the ledger has no such record, if Kafka's log no longer reaches back to it,
