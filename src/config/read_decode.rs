@@ -84,13 +84,14 @@ pub(super) fn decode(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry
             node.at(key).fault(format!("belongs to format {}, and this is {format:?}", super::node::quoted(formats)));
         }
     }
+    let envelope = envelope(node);
     match format {
         "csv" => Decode::Csv(csv(node)),
         "raw" => Decode::Raw,
         "ndjson" => Decode::NdJson,
         "avro" => source(node, registry, false).map_or(Decode::Json, Decode::Avro),
         "protobuf" => source(node, registry, true).map_or(Decode::Json, Decode::Protobuf),
-        _ => match envelope(node) {
+        _ => match envelope {
             Some("connect") => Decode::ConnectJson,
             Some("debezium") => Decode::ChangeJson,
             _ => Decode::Json,
@@ -98,7 +99,7 @@ pub(super) fn decode(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry
     }
 }
 
-/// Reads `envelope` for the format `json`.
+/// Reads `envelope`.
 fn envelope<'a>(node: &ConfigNode<'a>) -> Option<&'a str> {
     let words = ["none", "connect", "debezium"].map(|word| (word, word));
     let word = node.at("envelope").choice(&words);

@@ -7,11 +7,12 @@ use sqlx::PgConnection;
 use tidegate_protocol::claim_loop::{ClaimLedger, Claimed};
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 use tidegate_protocol::retry::Stage;
-use tidegate_protocol::store::WriteError;
+use tidegate_protocol::store::{Cause, WriteError};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::connect::{Connector, within};
+use super::register::RegisterError;
 use super::{blockers, claims, register};
 
 /// The time between two attempts to wait for a lock while Postgres can't be reached.
@@ -56,7 +57,15 @@ impl ClaimLedger for PgClaimLedger {
 
     async fn extend(&mut self, starts: &[(TopicPartition, Offset)]) -> Result<Vec<TopicPartition>, WriteError> {
         let (pipeline, deadline) = (Arc::clone(&self.pipeline), self.connector.write_deadline());
-        within(deadline, Stage::Ledger, register::extend(self.open().await?, &pipeline, starts)).await
+        let connection = self.open().await?;
+        let extended = within(deadline, Stage::Ledger, async {
+            match register::extend(connection, &pipeline, starts).await {
+                Ok(lost) => Ok(Ok(lost)),
+                Err(RegisterError::Differs(why)) => Ok(Err(why)),
+                Err(RegisterError::Database(error)) => Err(error),
+            }
+        });
+        extended.await?.map_err(|why| WriteError { stage: Stage::Ledger, cause: Cause::Conflict(why) })
     }
 
     async fn insert_lost_rows(&mut self, places: &[(TopicPartition, Offset)]) -> Result<(), WriteError> {

@@ -1,7 +1,7 @@
 //! Registers pipelines. The registration at a pipeline's first start records the cluster, group and table that belong
 //! to the pipeline's name, and creates the ledger rows of its partitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{Connection, PgConnection, Row};
 use tidegate_protocol::position::{Offset, TopicPartition};
@@ -187,13 +187,16 @@ async fn reject_second_feed(connection: &mut PgConnection, wanted: &Registration
 /// Existing rows are kept. Returns the partitions that are registered but have no row: their rows are lost.
 ///
 /// # Errors
-/// The error of the statement that failed.
+/// [`RegisterError::Differs`] if another pipeline writes one of these topics into a table of this pipeline, and the topic is new
+/// here.
 pub async fn extend(
     connection: &mut PgConnection,
     pipeline: &str,
     starts: &[(TopicPartition, Offset)],
-) -> Result<Vec<TopicPartition>, sqlx::Error> {
+) -> Result<Vec<TopicPartition>, RegisterError> {
     let mut transaction = connection.begin().await?;
+    // Take the same lock as a registration, so that two pipelines that find the same new topic see each other.
+    sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
     // FOR NO KEY UPDATE lets other sessions insert ledger rows, which refer to this row, at the same time.
     let topics: String = sqlx::query("SELECT topics::text FROM tidegate.pipeline WHERE name = $1 FOR NO KEY UPDATE")
         .bind(pipeline)
@@ -201,7 +204,7 @@ pub async fn extend(
         .await?
         .try_get(0)?;
     let mut known: BTreeMap<String, i32> =
-        serde_json::from_str(&topics).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        serde_json::from_str(&topics).map_err(|error| RegisterError::Database(sqlx::Error::Decode(error.into())))?;
     // Another instance may have added some of these partitions while this one read or waited for the lock. They have a
     // row now, so they are neither new nor lost.
     let sources: Vec<TopicPartition> = starts.iter().map(|(source, _)| source.clone()).collect();
@@ -211,6 +214,9 @@ pub async fn extend(
         .filter(|(source, _)| without.contains(source))
         .cloned()
         .partition(|(source, _)| source.partition >= known.get(&*source.topic).copied().unwrap_or(0));
+    let new_topics: BTreeSet<&str> =
+        new.iter().map(|(source, _)| &*source.topic).filter(|topic| !known.contains_key(*topic)).collect();
+    reject_shared_topics(&mut transaction, pipeline, new_topics).await?;
     insert_lost_rows(&mut transaction, pipeline, &new).await?;
     for (source, _) in &new {
         let count = known.entry(source.topic.to_string()).or_insert(0);
@@ -224,6 +230,31 @@ pub async fn extend(
         .await?;
     transaction.commit().await?;
     Ok(lost.into_iter().map(|(source, _)| source).collect())
+}
+
+/// Fails if another pipeline writes one of these topics into a table of this pipeline.
+async fn reject_shared_topics(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    topics: BTreeSet<&str>,
+) -> Result<(), RegisterError> {
+    if topics.is_empty() {
+        return Ok(());
+    }
+    let other = sqlx::query(
+        "WITH ours AS (SELECT target_oid AS oid FROM tidegate.pipeline WHERE name = $1
+             UNION SELECT table_oid FROM tidegate.route WHERE pipeline = $1)
+         SELECT p.name, topic, ours.oid::oid::regclass::text
+         FROM tidegate.pipeline p CROSS JOIN jsonb_object_keys(p.topics) AS topic JOIN ours
+             ON p.target_oid = ours.oid OR EXISTS (SELECT FROM tidegate.route r WHERE r.pipeline = p.name AND r.table_oid = ours.oid)
+         WHERE p.name <> $1 AND topic = ANY ($2) AND ours.oid <> 0 LIMIT 1",
+    );
+    let topics: Vec<&str> = topics.into_iter().collect();
+    let Some(row) = other.bind(pipeline).bind(topics).fetch_optional(connection).await? else { return Ok(()) };
+    let (name, topic, table): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    Err(RegisterError::Differs(format!(
+        "topic `{topic}` is new in pipeline `{pipeline}`, and pipeline `{name}` writes it into `{table}` already, so the table would have every record twice: exclude the topic from `topic_pattern`"
+    )))
 }
 
 /// Inserts a ledger row for each partition in `starts`. Existing rows are kept: the table's trigger skips a second row
