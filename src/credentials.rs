@@ -1,7 +1,8 @@
 //! Credentials printed by a program that the user configures: a password for Postgres, a token for Kafka.
 //!
-//! The program prints either the secret alone, or a JSON object with the secret and its lifetime. No message of Tidegate
-//! repeats what the program prints, on standard output or on standard error, because both may contain the secret.
+//! The program prints either the secret alone, or a JSON object with the secret, in which the lifetime and the principal are
+//! optional. No message of Tidegate repeats what the program prints, on standard output or on standard error, because both may
+//! contain the secret.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,14 +16,14 @@ use crate::config::Secret;
 /// The most bytes of the program's output that are read. Then the pipe is closed.
 const OUTPUT_MAX: u64 = 1 << 20;
 
-/// A secret and its lifetime.
+/// A secret, as the program or a token endpoint issued it.
 #[derive(Clone, Debug)]
 pub struct Issued {
     /// The password or the token.
     pub secret: Secret,
-    /// How long the secret is valid, counted from the end of the program. `None` if the program didn't say.
+    /// How long the secret is valid from its issue on; `None` if the issuer didn't say.
     pub lifetime: Option<Duration>,
-    /// The principal of a token, if the program named one.
+    /// The principal of a token, if the issuer named one.
     pub principal: Option<String>,
 }
 

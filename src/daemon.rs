@@ -32,8 +32,9 @@ pub struct Daemon {
     pub prometheus: PrometheusHandle,
     /// The time of the start, in milliseconds since the epoch.
     pub started_ms: i64,
-    /// Notified when a stopped pipeline begins to wait for a request to resume it, and when it starts again. This instance's row
-    /// of `tidegate.instance` is then updated at once, so that the other instances and the commands learn of it.
+    /// Notified when a stopped pipeline begins to wait for a request to resume it, and when such a request or a reload starts a
+    /// pipeline. This instance's row of `tidegate.instance` is then updated at once, so that the other instances and the commands
+    /// learn of it.
     pub news: Notify,
     live: Mutex<Live>,
 }
@@ -58,8 +59,8 @@ pub struct Reload {
 }
 
 impl Daemon {
-    /// Returns the current configuration. A pipeline that a reload left running was started with an earlier configuration.
-    /// Everything that concerns this pipeline is equal in both configurations.
+    /// Returns the current configuration. A pipeline that a reload left running was started with an earlier configuration. What
+    /// the pipeline uses is equal in both configurations, apart from its share of the memory budget.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&lock(&self.live).config)
     }
@@ -69,7 +70,7 @@ impl Daemon {
         lock(&self.live).reload.clone()
     }
 
-    /// Returns the pipelines, sorted by name. A removed pipeline is included until it has drained.
+    /// Returns the pipelines, sorted by name. A removed pipeline is included until it has ended.
     pub fn pipelines(&self) -> Vec<Arc<Pipeline>> {
         lock(&self.live).pipelines.clone()
     }
@@ -88,7 +89,7 @@ pub enum Until {
 pub struct Control<S> {
     /// Completes when the daemon must drain and end.
     pub shutdown: S,
-    /// Each message makes the daemon read its configuration again.
+    /// Each message asks the daemon to read its configuration again.
     pub reloads: mpsc::Receiver<()>,
     /// Reads and checks the configuration.
     pub load: Box<dyn Fn() -> Result<Config, Faults> + Send + Sync>,
@@ -101,14 +102,15 @@ impl<S> std::fmt::Debug for Control<S> {
 }
 
 /// Runs every pipeline until `control.shutdown`, then drains. With [`Until::Now`], the daemon also ends when the records that
-/// Kafka holds at the start are written. It ends earlier if all pipelines have stopped. After the shutdown, the daemon ends
-/// within `limits.drain_timeout`. The signals are parameters, so that a test can end the daemon as a signal would.
+/// Kafka holds at the start are written. With either value of `until`, it ends earlier if all pipelines have stopped. After
+/// the shutdown, it ends within `limits.drain_timeout`. The signals are parameters, so that a test can end the daemon as a
+/// signal would.
 ///
 /// # Errors
 /// [`FatalError::Config`] if the configuration, the address `http.listen` or systemd's socket can't be used.
 /// [`FatalError::Stopped`] if pipelines are stopped when the daemon ends; the text has the reason of each.
-/// [`FatalError::Unfinished`] if records are left: records that were read and not written, or with [`Until::Now`] records that
-/// Kafka held at the start and that are not written.
+/// Otherwise, [`FatalError::Unfinished`] if records are left: records that were read and not written, or with [`Until::Now`]
+/// records that Kafka held at the start and that are not written.
 pub async fn run<S: Future<Output = ()>>(
     config: Config,
     prometheus: PrometheusHandle,
@@ -155,8 +157,9 @@ pub async fn run<S: Future<Output = ()>>(
     outcome
 }
 
-/// Updates the metrics that no event updates, and tells systemd that the daemon is alive. If the runtime no longer runs tasks,
-/// the messages to systemd stop, and systemd's watchdog restarts the service.
+/// Once per second, checks whether Kafka serves each pipeline, updates metrics that no event updates, and tells systemd that
+/// the daemon is alive. If the runtime no longer runs tasks, the messages to systemd stop. If systemd's watchdog is on, it then
+/// restarts the service.
 async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
     let mut ticks = interval(Duration::from_secs(1));
     loop {
@@ -175,7 +178,7 @@ async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
     }
 }
 
-/// Returns this machine's name; empty if the system has none.
+/// Returns this machine's host name; empty if it can't be read.
 pub(crate) fn host_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     host.trim().to_owned()

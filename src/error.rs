@@ -5,7 +5,7 @@ pub const DRAINED: u8 = 0;
 pub const USAGE: u8 = 64;
 /// A service can't be reached: `EX_UNAVAILABLE`.
 pub const UNAVAILABLE: u8 = 69;
-/// A fault stopped the daemon: `EX_SOFTWARE`.
+/// A fault stopped the daemon or a command: `EX_SOFTWARE`.
 pub const SOFTWARE: u8 = 70;
 
 /// The process ended before all was written, and the next start continues: `EX_TEMPFAIL`.
@@ -14,13 +14,13 @@ pub const UNFINISHED: u8 = 75;
 /// Why a command or the daemon failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FatalError {
-    /// The configuration is wrong. The text names every fault.
+    /// The configuration or the usage is wrong, or what the command works on doesn't fit. The text says what is wrong.
     #[error("{0}")]
     Config(String),
     /// A service, such as Kafka or Postgres, can't be reached, and the command doesn't wait any longer.
     #[error("{0}")]
     Unavailable(String),
-    /// The process ended before all was written. The text says how many records are unwritten.
+    /// The process ended before all was written. The text says what is left.
     #[error("{0}")]
     Unfinished(String),
     /// Postgres refused a statement, and a retry would be refused too.
@@ -43,7 +43,7 @@ impl FatalError {
             Self::Config(_) => USAGE,
             Self::Unavailable(_) => UNAVAILABLE,
             Self::Unfinished(_) => UNFINISHED,
-            // The catalog lacks something, or the role lacks a right.
+            // Class 42: for example, a table is missing, or the role lacks a right. Class 3D: the database doesn't exist.
             Self::Refused { sqlstate, .. } if matches!(sqlstate.get(..2), Some("42" | "3D")) => USAGE,
             Self::Refused { .. } | Self::Stopped(_) => SOFTWARE,
         }

@@ -134,7 +134,7 @@ async fn history(State(site): State<Arc<Site>>, Query(stretch): Query<Period>) -
     }
 }
 
-/// Serves server-sent events: first the whole document, and then the changes once per second.
+/// Serves server-sent events: first the current document, and then its changes once per second.
 async fn events(State(site): State<Arc<Site>>) -> Response {
     let Some((first, frames)) = site.watch.join(&site) else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many viewers\n").into_response();

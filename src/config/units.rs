@@ -1,4 +1,4 @@
-//! Sizes and durations: a number and its unit, together, as in `"8MiB"` and `"500ms"`.
+//! Sizes and durations: a whole number directly followed by its unit, as in `"8MiB"` and `"500ms"`.
 
 use std::time::Duration;
 

@@ -1,12 +1,11 @@
-//! Checks the parameters of a Postgres URL. The driver would log an unknown parameter with its value at each
-//! connection, and silently drop an unsupported option. Here both are faults. A fault's text contains no value, except
-//! the path of a file that can't be read.
+//! Checks the parameters of a Postgres URL. The driver would ignore an unknown parameter, and log it with its value at
+//! each connection. Here it is a fault. A fault's text repeats no value, except the path of a file that can't be read.
 
 use std::path::Path;
 
 use super::fault::nearest;
 
-/// The parameters that the driver reads.
+/// The supported parameters. Parameters of the form `options[NAME]` are supported too.
 const KNOWN: &[&str] = &[
     "sslmode",
     "ssl-mode",

@@ -22,7 +22,7 @@ pub(super) struct Changes {
     pub(super) kept: Vec<Arc<str>>,
     /// Pipelines that drain and start again with the new configuration, each with the reason.
     pub(super) restarted: Vec<(Arc<str>, &'static str)>,
-    /// Pipelines that start: new ones, and those that had stopped.
+    /// Pipelines that start: new ones, stopped ones, and those that were already told to end.
     pub(super) started: Vec<Arc<str>>,
     /// Pipelines that drain and are removed.
     pub(super) removed: Vec<Arc<str>>,
@@ -71,8 +71,8 @@ pub(super) fn changes(
     Ok(changes)
 }
 
-/// Returns why a running pipeline must restart; `None` if nothing has changed of its own configuration, `[kafka]`, `[postgres]`,
-/// and the durations in `[limits]`.
+/// Returns why a running pipeline must restart; `None` if its own configuration, `[kafka]`, `[postgres]`, and the durations in
+/// `[limits]` are unchanged.
 fn difference(old: &Config, new: &Config, name: &str) -> Option<&'static str> {
     let of = |config: &Config| config.pipelines.iter().find(|pipeline| pipeline.name == name).cloned();
     if of(old) != of(new) {

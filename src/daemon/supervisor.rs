@@ -34,7 +34,7 @@ type Outcome = Result<Remainder, Stopped>;
 /// Runs the pipelines of a process.
 pub(super) struct Supervisor {
     daemon: Arc<Daemon>,
-    /// The name under which this daemon's consumers join their groups.
+    /// This daemon's name, which the names of its consumers in their groups contain.
     name: InstanceName,
     manager: Arc<Manager>,
     until: Until,
@@ -199,7 +199,7 @@ impl Supervisor {
         }
     }
 
-    /// Reads the configuration again and applies what changed. A configuration with faults changes nothing.
+    /// Reads the configuration again and applies what changed. A configuration that is refused changes nothing.
     fn reload(&mut self, load: &dyn Fn() -> Result<Config, crate::config::Faults>) {
         if self.until == Until::Now {
             warn!("the configuration is not reloaded: a bounded run keeps the one that it started with");

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The status page's view of a pipeline's consumers: one column per instance, with one box per consumer. The box shows
-/// one chip per partition.
+/// The status page's view of a pipeline's consumers: one column per instance that has consumers of the pipeline, with one
+/// box per consumer. The box shows one chip per partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Board {
@@ -55,7 +55,7 @@ pub(super) struct Living {
     pub(super) url: Option<String>,
     pub(super) this: bool,
     pub(super) consumers: u32,
-    /// Consumers that have not joined their group yet.
+    /// Consumers that have not joined their group yet, or that probably have to join it again. Known only for this instance.
     pub(super) joining: Vec<u32>,
 }
 
@@ -78,8 +78,8 @@ pub(super) fn board(instances: Vec<Living>, partitions: &[Held<'_>]) -> Board {
     for (index, held) in partitions.iter().enumerate() {
         let seat = match (held.ours, held.owner.and_then(split_owner)) {
             (Some(consumer), _) => this.map(|column| (column, consumer)),
-            // If the ledger names this instance, but no consumer here has the partition, the partition is moving to
-            // another owner.
+            // If the ledger names this instance, but no consumer here has the partition, the consumer has given the
+            // partition up, so nobody reads it now.
             (None, Some((instance, consumer))) => {
                 places.get(instance).filter(|place| Some(**place) != this).map(|place| (*place, consumer))
             }

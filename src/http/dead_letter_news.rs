@@ -1,12 +1,12 @@
-//! Decides which dead letters are news. The first ones after a quiet time are news for five minutes. Dead letters that are a
-//! large share of the records are always news. A small, constant share is not news: the page only shows the number of these dead
-//! letters in the pipeline's row. No I/O.
+//! Decides which dead letters are news. After five minutes without dead letters, the next ones are news for five minutes. Dead
+//! letters that are a large share of the records are always news. If a small share goes on for longer, it is no longer news: the
+//! page still counts these dead letters, but has no sentence about them. No I/O.
 
 use std::collections::VecDeque;
 
 use super::words::RecentDeadLetters;
 
-/// The number of samples for which dead letters count as new. There is one sample per second.
+/// The number of samples for which dead letters count as recent. There is one sample per second.
 const SAMPLES: usize = 300;
 /// Dead letters are news at any time if their share is at least this. The share is the number of dead letters divided by the
 /// number of rows and dead letters.

@@ -30,13 +30,13 @@ pub(crate) struct Status {
     pub(super) memory_limit_bytes: u64,
     pub(super) memory: Memory,
     pub(super) ready: bool,
-    /// The state in sentences, the worst first.
+    /// The state in sentences. Problems are sorted by severity, the worst first.
     pub(super) sentences: Vec<Sentence>,
     /// The other daemons on this database. Outdated if `instances_seen_ms` is long ago.
     pub(super) instances: Vec<InstanceView>,
     pub(super) instances_seen_ms: Option<i64>,
     pub(super) pipelines: Vec<PipelineView>,
-    /// The last 500 events, the oldest first.
+    /// The last events, at most 500, the oldest first.
     pub(super) timeline: Vec<Entry>,
 }
 
@@ -166,7 +166,8 @@ pub(super) struct PartitionView {
     pub(super) retention_headroom_seconds: Option<f64>,
     pub(super) owner: Option<String>,
     pub(super) epoch: i64,
-    /// If no consumer reads the partition: the time of its last write, in milliseconds since the epoch.
+    /// If no consumer reads the partition: when its ledger row last changed, by a commit or a claim, in milliseconds since the
+    /// epoch.
     pub(super) unread_since_ms: Option<i64>,
     pub(super) sign: Sign,
 }
@@ -217,7 +218,7 @@ impl From<&WriteMode> for Mode {
     }
 }
 
-/// An event of the timeline, with its pipeline.
+/// An event of the timeline, with its pipeline if it is about one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Entry {

@@ -44,7 +44,7 @@ pub(super) struct History {
     coarse: Ring,
 }
 
-/// A period of the history as columns of equal length, as `/api/history` returns it; unknown values are null.
+/// A period of the history as columns of equal length, as `/api/history` returns it; unknown and infinite values are null.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Columns {
@@ -100,7 +100,7 @@ impl History {
     }
 
     /// Returns the highest mean rate into Postgres over a minute of the last hour. Minutes with fewer than ten samples don't
-    /// count.
+    /// count; without any other minute, returns 0.
     pub(super) fn best_of_the_hour(&self, now_ms: i64) -> f32 {
         let recent = |cell: &&Cell| cell.seen >= 10 && self.coarse.at_ms(cell) > now_ms - 3_600_000;
         self.coarse.cells.iter().filter(recent).map(|cell| cell.sample.out).fold(0.0, f32::max)

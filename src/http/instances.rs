@@ -58,7 +58,7 @@ pub(super) async fn run(site: Arc<Site>) {
         }
         let now = site.daemon.config();
         if now.postgres != config.postgres {
-            // If a reload named another database, connect to that one. Our row in the old database expires.
+            // The reload may have named another database, so open a new connection. Our row in the old database expires.
             (connector, connection) = (Connector::new(Arc::new(now.postgres.clone()), None), None);
         }
         config = now;
@@ -72,7 +72,7 @@ pub(super) async fn run(site: Arc<Site>) {
                 }
             }
             Err(why) => {
-                // Either Postgres can't be reached, or our tables don't exist yet. The pipelines report both, so don't log it
+                // Usually Postgres can't be reached, or our tables don't exist yet. The pipelines report both, so don't warn
                 // again.
                 debug!(why, "could not update the row of this instance or read those of the others");
                 connection = None;
@@ -82,7 +82,7 @@ pub(super) async fn run(site: Arc<Site>) {
 }
 
 /// Warns once about each other daemon that has our instance name. The broker reports the conflict only to the daemon that loses
-/// the name. A row that is no longer updated belongs to an earlier process of this daemon, and causes no warning.
+/// the name. A row that is no longer updated may belong to an earlier process of this daemon, so it causes no warning.
 fn warn_of_twins(site: &Site, before: &Instances, seen: &Instances, since: Duration, told: &mut BTreeSet<String>) {
     let ours = &site.daemon.instance;
     for (id, other) in &seen.others {

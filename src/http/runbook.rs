@@ -1,4 +1,4 @@
-//! Serves the runbook of this version at `/runbook`, so that the page can link to it even without access to another site.
+//! Serves the runbook of this version at `/runbook`, so that the page's links to it work even if no other site can be reached.
 //! Headings, code, and links to sections of the runbook become HTML. The rest is shown as plain text.
 
 use axum::http::header;

@@ -238,7 +238,7 @@ fn facts(
         claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),
         fenced: ours().filter(|p| p.state == PartitionState::Fenced).count(),
         joining: pipeline.consumers.iter().filter(|consumer| !consumer.joined()).count(),
-        // While Postgres or Kafka is unavailable, every partition stalls. One sentence already says so.
+        // While the pipeline waits for Postgres or Kafka, its partitions stall. Another sentence already says so.
         conditions: if state == PipelineState::Flowing {
             stopped.chain(stalls.map(|(source, why)| format!("{source} makes no progress: {why}"))).collect()
         } else {
@@ -376,7 +376,7 @@ fn reason(pipeline: &Pipeline) -> Option<String> {
 }
 
 /// Returns why the daemon isn't ready. Empty if it is ready: every pipeline flows, every consumer has joined its group,
-/// and every assigned partition is claimed and makes progress.
+/// and every assigned partition is claimed and isn't stalled.
 pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
     let mut reasons = Vec::new();
     for pipeline in &daemon.pipelines() {

@@ -78,7 +78,7 @@ pub(crate) fn render(status: &Status, history: impl Fn(&str) -> Option<Columns>)
     text
 }
 
-/// Returns whether the lag was read too long ago to be shown as the current one.
+/// Returns whether the lag was never read, or too long ago to be shown as the current one.
 fn stale(pipeline: &PipelineView, now_ms: i64) -> bool {
     pipeline.lag_seen_ms.is_none_or(|at| now_ms - at > 10_000)
 }
@@ -299,7 +299,7 @@ fn rate(rate: Option<f64>) -> String {
     rate.map_or_else(|| "-".to_owned(), whole)
 }
 
-/// Returns how long ago a time was; both are in milliseconds since the epoch.
+/// Returns how long before `now_ms` the time `at_ms` was. Both are in milliseconds since the epoch.
 fn ago(now_ms: i64, at_ms: i64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^53")]
     duration((now_ms - at_ms).max(0) as f64 / 1000.0)
@@ -309,7 +309,7 @@ fn time(seconds: Option<f64>) -> String {
     seconds.map_or_else(|| "-".to_owned(), duration)
 }
 
-/// Returns the time of day, `10:42:07`.
+/// Returns the time of day in UTC, such as `10:42:07`.
 fn clock(at_ms: i64) -> String {
     let second = at_ms.div_euclid(1000).rem_euclid(86_400);
     format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)

@@ -99,7 +99,7 @@ impl Watch {
         lock(&self.samples).get(pipeline).map(|sample| sample.rates.clone()).unwrap_or_default()
     }
 
-    /// Returns the history of a pipeline; `None` if the pipeline doesn't exist.
+    /// Returns the history of a pipeline; `None` if it was never sampled.
     pub(super) fn history(&self, pipeline: &str, from_ms: i64) -> Option<Columns> {
         lock(&self.samples).get(pipeline).map(|sample| sample.history.since(pipeline, from_ms, epoch_ms()))
     }
@@ -164,7 +164,7 @@ impl Watch {
         sample.take(pipeline);
     }
 
-    /// Adds a viewer. Returns the full document and the frames that follow it; `None` if there are too many viewers.
+    /// Adds a viewer. Returns the current document and the frames that follow it; `None` if there are too many viewers.
     pub(super) fn join(&self, site: &Site) -> Option<(Arc<str>, broadcast::Receiver<Arc<str>>)> {
         let mut viewers = lock(&self.viewers);
         if viewers.frames.receiver_count() >= VIEWERS {
@@ -183,7 +183,7 @@ impl Watch {
         (serde_json::to_value(status::of(site, None)).unwrap_or_default(), next)
     }
 
-    /// Sends the changes to all viewers. Does nothing if there are no viewers.
+    /// Sends the changes to all viewers. If there are none, drops the document that the last ones had.
     fn tell(&self, site: &Site) {
         let mut viewers = lock(&self.viewers);
         if viewers.frames.receiver_count() == 0 {
@@ -221,7 +221,7 @@ pub(super) async fn run(site: Arc<Site>) {
 fn phase_event(before: Option<&PipelinePhase>, now: &PipelinePhase) -> Option<(&'static str, String)> {
     match now {
         PipelinePhase::Starting { waiting_for: None } => Some(("start", "starts".to_owned())),
-        // The reason changes with each retry, so only the first one becomes an event.
+        // The reason may change with each retry, so only the first one becomes an event.
         PipelinePhase::Starting { waiting_for: Some(why) } => {
             let known = matches!(before, Some(PipelinePhase::Starting { waiting_for: Some(_) }));
             (!known).then(|| ("outage", format!("can't start yet: {why}")))
@@ -274,7 +274,7 @@ impl PipelineSamples {
         self.rates.best = f64::from(self.history.best_of_the_hour(now_ms));
     }
 
-    /// Computes the rates from the changes of log ends and ledger since the last sample. Returns lag, wait and
+    /// Computes the rates from the changes of log ends and ledger since the previous reading. Returns lag, wait and
     /// headroom. If the log ends are out of date, clears the rates and returns `None`.
     fn rates_of_the_logs(&mut self, pipeline: &Pipeline, now: Instant) -> Option<(f64, f64, Option<f64>)> {
         let view = lock(&pipeline.lag);
@@ -298,7 +298,7 @@ impl PipelineSamples {
                 let (mut into, mut out) = (0, 0);
                 for (source, (next, end)) in &places {
                     if let Some((next_before, end_before)) = self.places.get(source) {
-                        // If the ledger was rewound or the log recreated, the difference is negative. Count it as 0.
+                        // If the ledger was rewound or the log recreated, the difference may be negative. Count it as 0.
                         out += (next - next_before).max(0);
                         into += (end - end_before).max(0);
                     }

@@ -79,7 +79,7 @@ pub(super) struct Facts {
     pub(super) fenced: usize,
     /// How many of this instance's consumers haven't joined the group yet.
     pub(super) joining: usize,
-    /// Stopped partitions and stalls, as text.
+    /// Log-loss conditions and stalls, as text.
     pub(super) conditions: Vec<String>,
     /// The partitions that no consumer reads.
     pub(super) nobody: Vec<String>,
@@ -106,7 +106,7 @@ pub(super) struct Waiting {
     pub(super) trouble: Trouble,
     /// Seconds since the wait began.
     pub(super) seconds: f64,
-    /// The number of failures so far.
+    /// The number of failures so far; always 1 in a wait for Kafka or for schemas.
     pub(super) attempt: u32,
     /// Seconds until the next attempt.
     pub(super) retry_in: f64,
@@ -318,7 +318,7 @@ fn percent(share: f64) -> String {
 }
 
 /// Returns the sentences of all pipelines. If there are no problems, the first sentence says so. `refused` has the faults of the
-/// last reload of the configuration; `None` if that reload was applied.
+/// last reload of the configuration; `None` if that reload was applied, or if there was none.
 pub(super) fn all(facts: &[Facts], refused: Option<&str>) -> Vec<Sentence> {
     let refused = refused.map(|faults| Sentence {
         level: Level::Warning,

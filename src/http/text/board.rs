@@ -5,7 +5,7 @@ use super::super::document::{PartitionView, PipelineView, Sign};
 use super::super::words::{duration, records};
 use super::ago;
 
-/// How many partitions of a consumer are named. Further ones are only counted.
+/// How many partitions of a list are named. Further ones are only counted.
 const PARTITIONS: usize = 24;
 /// How many partitions with the most lag are named.
 const WORST: usize = 5;
