@@ -14,7 +14,7 @@ pub const UNFINISHED: u8 = 75;
 /// Why a command or the daemon failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FatalError {
-    /// The configuration or the usage is wrong, or what the command works on doesn't fit. The text says what is wrong.
+    /// The configuration or the usage is wrong, or doesn't fit the database or Kafka. The text says what is wrong.
     #[error("{0}")]
     Config(String),
     /// A service, such as Kafka or Postgres, can't be reached, and the command doesn't wait any longer.

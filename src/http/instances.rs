@@ -58,7 +58,8 @@ pub(super) async fn run(site: Arc<Site>) {
         }
         let now = site.daemon.config();
         if now.postgres != config.postgres {
-            // The reload may have named another database, so open a new connection. Our row in the old database expires.
+            // A reload changed `[postgres]` and may have named another database, so connect again. Our row in the old one
+            // expires.
             (connector, connection) = (Connector::new(Arc::new(now.postgres.clone()), None), None);
         }
         config = now;

@@ -91,7 +91,7 @@ impl Waits {
                     None => lines.push(event),
                 },
                 ("fenced" | "rewind" | "condition", _) => {
-                    // Each of these texts begins with a partition, and if it is known an offset, before a colon. No topic's name
+                    // Each of these texts begins with a partition, sometimes with an offset, and a colon. No topic's name
                     // contains a colon.
                     let (place, fate) = event.text.split_once(": ").unwrap_or(("", &event.text));
                     let same = shared.iter_mut().find(|(at, (said, _))| lines[**at].kind == event.kind && said == fate);

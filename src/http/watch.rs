@@ -183,7 +183,7 @@ impl Watch {
         (serde_json::to_value(status::of(site, None)).unwrap_or_default(), next)
     }
 
-    /// Sends the changes to all viewers. If there are none, drops the document that the last ones had.
+    /// Sends the changes to all viewers. If there are no viewers, drops the document that the last viewers had.
     fn tell(&self, site: &Site) {
         let mut viewers = lock(&self.viewers);
         if viewers.frames.receiver_count() == 0 {

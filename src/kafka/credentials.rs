@@ -1,8 +1,8 @@
 //! Gives running Kafka clients their credentials: tokens before they expire, and passwords whose file has changed.
 //!
 //! One [`Keeper`] serves all clients of the process that have the same source. It has its own thread, because a request to an
-//! endpoint or a program blocks, and no poll loop may wait for it. The keeper ends when it is dropped, which happens when no
-//! client refers to it any more.
+//! endpoint or a program blocks, and no poll loop may wait for it. The thread ends when nobody holds the keeper any more. The
+//! clients themselves don't hold it; the settings from which they were made do.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
@@ -157,7 +157,7 @@ fn keep(keeper: &Weak<Keeper>) {
 }
 
 /// Gets a token and gives it to the clients. Returns how long to wait before the next request for a token: four fifths of the
-/// token's lifetime, or a backoff if this request failed.
+/// token's lifetime but at least a second, or a backoff if this request failed.
 fn refresh(keeper: &Keeper, source: &TokenSource, failures: &mut u32) -> Duration {
     match token::fetch(source) {
         Ok((token, lifetime)) => {

@@ -23,7 +23,7 @@ pub enum Cause {
     HostNotFound,
     /// Nothing listens at the port.
     Refused,
-    /// The host doesn't answer.
+    /// The host can't be reached, or doesn't answer.
     Unreachable,
     /// Postgres listens at the port.
     Postgres,
@@ -43,7 +43,7 @@ pub enum Cause {
     ClientCertificate,
     /// The listener requires SASL, and we don't use it.
     SaslRequired,
-    /// The user or the password is wrong.
+    /// The broker refuses our credentials: the user or the password, or a token.
     SaslDenied,
     /// The listener doesn't offer our SASL mechanism.
     SaslMechanism,
@@ -208,7 +208,7 @@ impl Fault {
         Self { broker: Some(servers.to_owned()), cause: Cause::TimedOut, text: "requests time out".to_owned() }
     }
 
-    /// Returns the fault of a request that Kafka answered with this error.
+    /// Returns the fault of a request that failed with this error, for no known reason.
     pub fn answer(error: &impl fmt::Display) -> Self {
         Self { broker: None, cause: Cause::Other, text: error.to_string() }
     }
@@ -242,7 +242,7 @@ impl fmt::Display for Fault {
 /// supports, one per line. Returns the broker, and whether it offers the group protocol `consumer`:
 ///
 /// - For the line of the protocol's request (`ConsumerGroupHeartbeat`), `Some(true)` if the broker supports version 1 of the
-///   request. Version 0, which Kafka 3.8 has, doesn't count, because librdkafka doesn't send it.
+///   request, otherwise `Some(false)`. Version 0, which Kafka 3.8 has, doesn't count, because librdkafka doesn't send it.
 /// - For the first line of a list, `None`, because a later line may name the request.
 ///
 /// Returns `None` for any other line.

@@ -348,7 +348,7 @@ impl GroupClient for KafkaClient {
 
     async fn leave(self) {
         let Self { queue, consumer, membership, number, .. } = self;
-        // Dropping the queue returns its records to the consumer, which is closed below.
+        // Dropping the queue moves the records that it hasn't read to the consumer's own queue. The consumer is closed below.
         drop(queue);
         consumer.context().close();
         // A member without a name leaves the group when it closes. A member with a name stays a member, unless it ends its

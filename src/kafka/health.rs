@@ -32,7 +32,7 @@ pub struct KafkaHealth {
     /// `kafka.bootstrap_servers`.
     servers: String,
     group: String,
-    /// Whether each failed connection is logged as a warning. A command logs it at level debug, because the command's own error
+    /// Whether failed connections are logged as warnings. A command logs them at level debug, because the command's own error
     /// names the cause.
     logs: bool,
     state: Mutex<State>,
@@ -128,7 +128,7 @@ impl KafkaHealth {
         let fault = Fault::parse(line);
         let broker = fault.broker.clone().unwrap_or_default();
         let key = format!("{broker} {:?}", fault.cause);
-        // A broker closes connections that were idle for long. That is normal, so it isn't logged.
+        // A broker closes connections that were idle for long. That is normal, so it is logged only at level debug.
         if self.logs && fault.cause != Cause::Closed {
             self.once(&key, |repeated| {
                 warn!(pipeline = &*self.pipeline, consumer, repeated, "Kafka: {fault}; nothing is lost, retrying");
@@ -214,7 +214,8 @@ impl KafkaHealth {
         denied.into_iter().flatten().filter_map(|(fault, _)| fault.denied_topic().map(str::to_owned)).collect()
     }
 
-    /// Returns whether a connection failed or there was an outage within this time.
+    /// Returns whether a connection failed or there was an outage within this time. A connection that the broker closed for no
+    /// known reason doesn't count.
     pub fn was_troubled(&self, within: Duration) -> bool {
         lock(&self.state).troubled_at.is_some_and(|at| at.elapsed() < within)
     }
@@ -240,8 +241,8 @@ impl KafkaHealth {
         lock(&self.state).outage.clone()
     }
 
-    /// Decides whether Kafka serves the pipeline, and logs each change. Called once per second. If an outage has just ended,
-    /// returns a text that says so, with the duration of the outage.
+    /// Decides whether Kafka serves the pipeline, and logs changes. Called once per second. If an outage has just ended, returns
+    /// a text that says so, with the duration of the outage.
     pub fn look(&self, now: Instant) -> Option<String> {
         let mut state = lock(&self.state);
         let trouble = state.trouble(now, &self.servers);

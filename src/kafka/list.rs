@@ -4,8 +4,9 @@ use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tidegate_protocol::position::TopicPartition;
 
-/// Returns the list of these partitions and offsets. Takes time in proportion to their number, while
-/// [`TopicPartitionList::add_partition_offset`] searches the list for the partition that it has just added.
+/// Returns the list of these partitions and offsets. Takes time in proportion to their number. With
+/// [`TopicPartitionList::add_partition_offset`] it would take longer, because each call searches the list for the partition
+/// that it has just added.
 ///
 /// # Errors
 /// If an offset is negative.

@@ -1,11 +1,12 @@
 //! Static membership: names by which this daemon's consumers keep their partitions in a group across a restart.
 //!
-//! If a member without a name dies, it keeps its partitions until its session times out. If a member with a name
-//! (`group.instance.id`) starts again, the broker gives it its old partitions at once. The ledger's claims fence writes that
-//! the dead process may still have in flight.
+//! If a member without a name dies, it keeps its partitions until its session times out. If a member of a classic group has a
+//! name (`group.instance.id`) and starts again within that time, it gets its old partitions back at once. The ledger's claims
+//! fence writes that the dead process may still have in flight. For KIP-848, see [`InstanceName::member`].
 //!
-//! A name belongs to one member at a time: when another member joins with the name, the broker ends the previous
-//! member's session. See [`Membership::lost`] for what this means for two daemons with one name.
+//! A name belongs to one member at a time. When another member joins a classic group with the name, the broker ends the
+//! previous member's session. Under KIP-848, the broker refuses the other member instead. See [`Membership::lost`] for what
+//! this means for two daemons with one name.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -20,8 +21,9 @@ use crate::status::lock;
 /// If Kafka was unavailable within this time, a member that lost its name may have lost it to its own earlier session:
 /// see [`Membership::lost`].
 pub const TROUBLED_WITHIN: Duration = Duration::from_secs(60);
-/// Within this time, a consumer joins again at most once under a name that the broker took from it. After a second
-/// loss, it joins without a name. So two daemons with one name can't keep ending each other's membership.
+/// Within this time, a consumer joins again at most once under a name that the broker has just taken from it. After a second
+/// loss, it joins without a name until the name is free. So two daemons with one name can't keep ending each other's
+/// membership.
 const KEEP_EVERY: Duration = Duration::from_secs(600);
 /// How long a consumer waits after its first loss of a name before it asks whether the name is free. The wait doubles
 /// with each loss, because taking a name back costs a rebalance.
@@ -43,7 +45,7 @@ pub struct InstanceName {
 
 impl InstanceName {
     /// Returns `instance` of the configuration, or a name made of `host` and the port of `http.listen`. Two daemons on one host
-    /// have different ports, so only two hosts with one name can give two daemons the same name.
+    /// usually have different ports, so their names differ. Two hosts with one name can give two daemons the same name.
     pub fn new(config: &Config, host: &str) -> Self {
         match &config.instance {
             Some(text) => Self { text: text.as_str().into(), is_set: true },
@@ -127,7 +129,7 @@ struct Name {
     taken_back_at: Option<Instant>,
     /// How often the name was lost. The count starts again after the consumer has had the name for [`PAUSE_MAX`].
     losses: u32,
-    /// When the consumer last joined again under a name that the broker took from it.
+    /// When the consumer last kept its name although the broker had taken the name from it.
     kept_at: Option<Instant>,
 }
 
@@ -149,7 +151,7 @@ impl Name {
 }
 
 impl Membership {
-    /// Returns the membership for the consumer's next client; `None` if another member has the name.
+    /// Returns the membership for the consumer's next client; `None` if the consumer has lost its name.
     pub fn next(&self) -> Option<Self> {
         (!self.is_lost()).then(|| Self { told: Arc::default(), ..self.clone() })
     }
@@ -163,8 +165,8 @@ impl Membership {
         !self.leaves || self.comes_back.as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 
-    /// Returns whether another member has the name. This consumer then joins without a name: if it took its name back
-    /// at once, the other member would do the same, and neither could work.
+    /// Returns whether the consumer has lost its name to another member and hasn't taken it back. It then joins without a
+    /// name: if it took its name back at once, the other member would do the same, and neither could work.
     pub fn is_lost(&self) -> bool {
         lock(&self.name).lost_at.is_some()
     }
@@ -180,8 +182,9 @@ impl Membership {
         (name.lost_at, name.taken_back_at) = (None, Some(Instant::now()));
     }
 
-    /// Decides what a fatal error of the consumer means for its name. If the broker took the name from the member, notes the
-    /// loss and returns the message for the operator. `None` for any other error.
+    /// Decides what a fatal error of the consumer means for its name. If the broker took the name from the member or refuses it,
+    /// returns the message for the operator, and notes the loss unless the consumer may keep the name. `None` for any other
+    /// error.
     ///
     /// `troubled` says whether Kafka was unavailable within [`TROUBLED_WITHIN`]. If so, the consumer may have lost the
     /// name to itself: during the outage its session ended, and the client joined again under its name. The broker then
@@ -217,7 +220,7 @@ impl Membership {
         )
     }
 
-    /// Returns whether the consumer may join again under a name that the broker took from it. If so, stores the time.
+    /// Returns whether the consumer may keep a name that the broker took from it. If so, stores the time.
     fn may_keep(&self) -> bool {
         let mut name = lock(&self.name);
         let may = name.kept_at.is_none_or(|at| at.elapsed() >= KEEP_EVERY);

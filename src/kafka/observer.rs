@@ -1,4 +1,4 @@
-//! Requests about topics, logs and the group, from a client that joins no group. Each request blocks for up to
+//! Requests about topics, logs and the group, from a client that joins no group. A request blocks, usually for at most
 //! [`TIMEOUT`], and some functions make several. So they are called neither on the runtime's async threads nor on a poll thread.
 
 mod log_ends;
@@ -39,7 +39,7 @@ const LIST_PATIENCE: Duration = Duration::from_secs(2);
 /// The longest time of one poll during that wait.
 const LIST_POLL: Duration = Duration::from_millis(10);
 
-/// The number of partitions in one request for offsets. librdkafka searches two lists for each partition of an answer, so that
+/// The most partitions in one request for offsets. librdkafka searches two lists for each partition of an answer, so that
 /// a request for 1,000 partitions costs it a million comparisons.
 const PARTITIONS_PER_REQUEST: usize = 100;
 
@@ -49,7 +49,7 @@ const METADATA_PATIENCE: Duration = Duration::from_secs(2);
 /// The longest time for a second connection, which finds out why a certificate isn't trusted.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Why a request has no answer: what failed, where, and what to do about it.
+/// Why a request has no answer: what failed and, if known, where and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unanswered(String);
@@ -233,9 +233,10 @@ impl Observer {
         })
     }
 
-    /// Converts the error of a request to a fault, and notes the fault in the health.
+    /// Returns why a request failed. Notes in the health what librdkafka's log doesn't say: that a topic is denied, why a
+    /// certificate isn't trusted, and errors without a known cause.
     fn unanswered(&self, topic: &str, error: &KafkaError) -> Unanswered {
-        // librdkafka has logged the cause. Serve its log, so that the health learns the cause.
+        // librdkafka may have logged the cause. Serve its log, so that the health learns the cause.
         self.serve();
         let fault = match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => return self.denied(topic),
@@ -349,7 +350,7 @@ impl Observer {
             Start::Latest => self.ends(sources, End::High)?,
             Start::Time(ms) => {
                 let mut found = self.at(sources, KafkaOffset::Offset(*ms))?;
-                // If there is no record at or after that time, begin at the log's end: all records to come are after that time.
+                // If there is no record at or after that time, begin at the log's end: records to come count as after that time.
                 let missing: Vec<_> = sources.iter().filter(|s| !found.contains_key(s)).cloned().collect();
                 found.extend(self.ends(&missing, End::High)?);
                 found

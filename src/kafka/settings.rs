@@ -1,4 +1,4 @@
-//! librdkafka's settings: those that Tidegate requires, each with its reason, and those derived from the memory budget.
+//! librdkafka's settings: the user's own, those that Tidegate requires or prefers, and those derived from the memory budget.
 
 use std::fs::File;
 use std::ops::{Deref, DerefMut};
@@ -24,8 +24,8 @@ const RECONNECT_MAX_MS: u32 = 2_000;
 /// The time between two heartbeats of a member of a classic group. When a partition moves, the new owner can't start before the
 /// old one has given the partition up. Members learn of such steps at their next heartbeat, so the partition pauses for about one
 /// interval. At librdkafka's default of 3 s, a pause of 3.4 s was measured. Two small requests per second and consumer cost a
-/// broker nothing, and 24 of them in a row may fail before a session of 12 s ends. With `group_protocol = "consumer"` the broker
-/// sets the interval, by `group.consumer.heartbeat.interval.ms` (5 s by default).
+/// broker almost nothing, and more than 20 of them in a row may fail before a session of 12 s ends. With
+/// `group_protocol = "consumer"` the broker sets the interval, by `group.consumer.heartbeat.interval.ms` (5 s by default).
 const HEARTBEAT_MS: u32 = 500;
 
 /// A fetch reply with at least this many bytes is sent at once. If there are fewer, the broker waits for more, up to
@@ -51,7 +51,7 @@ const STATISTICS_MS: u32 = 2_000;
 #[derive(Clone, Debug)]
 pub struct Settings {
     config: ClientConfig,
-    /// The keeper of credentials that change; `None` if the credentials are among the settings and never change.
+    /// The keeper of credentials that change; `None` if there are none, or if they are among the settings and never change.
     pub credentials: Option<Arc<Keeper>>,
 }
 
@@ -110,8 +110,8 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Sett
         ("auto.offset.reset", "error".to_owned()),
         // The default of 1000 ms halves the rate of a drain: the fetcher would sleep each time its queue was full.
         ("fetch.queue.backoff.ms", "1".to_owned()),
-        // The statistics say how far logs were read, past transaction markers. Without them, the lag of a log that ends
-        // with a marker would never be 0.
+        // The statistics say how far logs were read, past transaction markers. With them, the lag of a log that ends with
+        // a marker becomes 0.
         ("statistics.interval.ms", STATISTICS_MS.to_string()),
         ("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS.to_string()),
         ("queued.max.messages.kbytes", prefetch.queued_kbytes.to_string()),
@@ -157,8 +157,8 @@ pub fn assignor(protocol: GroupProtocol) -> Option<&'static str> {
 }
 
 /// Returns the limits of a batch whose records are fetched with the settings of [`consumer`]. `batch.max_age` limits the time
-/// from a record's arrival in Kafka to its commit. The broker may wait before it sends the record (`FETCH_WAIT_MAX`). So this
-/// wait is subtracted from `max_age`, but never more than half of `max_age`.
+/// from a record's arrival in Kafka to its commit. The broker may wait for `fetch.wait.max.ms` before it sends the record,
+/// unless `fetch.min.bytes` is 1. So this wait is subtracted from `max_age`, but never more than half of `max_age`.
 pub fn batch_limits(config: &ClientConfig, batch: BatchLimits) -> BatchLimits {
     let number = |key| config.get(key).and_then(|value| value.trim().parse::<u64>().ok());
     let waits = number(FETCH_MIN_BYTES_KEY).is_some_and(|bytes| bytes > 1);
@@ -242,7 +242,6 @@ mod tests {
     use crate::config::Config;
     use crate::limits;
 
-    /// Returns `fetch.min.bytes`, `fetch.wait.max.ms` and the age at which the session closes a batch, in milliseconds.
     #[test]
     fn a_file_with_other_content_is_named_with_what_must_be_in_it() {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -256,6 +255,7 @@ mod tests {
         }
     }
 
+    /// Returns `fetch.min.bytes`, `fetch.wait.max.ms` and the age at which the session closes a batch, in milliseconds.
     fn fetch(max_age: &str, properties: &str) -> (Option<String>, Option<String>, u128) {
         let toml = format!(
             "[kafka]\nbootstrap_servers = \"127.0.0.1:9092\"\n[kafka.properties]\n{properties}\n\

@@ -24,8 +24,8 @@ pub struct Undated {
 pub struct Search {
     low: i64,
     high: i64,
-    /// The distance from `low` to the time of the next request, in milliseconds. It doubles as long as answers raise `low`.
-    /// `None` once an answer has lowered `high`, or if no earlier record is known; the search then halves the interval.
+    /// The largest distance from `low` to the time of the next request, in milliseconds. It doubles as long as answers raise
+    /// `low`. `None` once an answer has lowered `high`, or if no earlier record is known; the search then halves the interval.
     stride: Option<i64>,
 }
 

@@ -8,7 +8,7 @@ use super::{HealthStatistics, Outage};
 use crate::repeats::REPEAT_AFTER;
 use crate::status::Trouble;
 
-/// If a request has no answer for this long, this is an outage. Changing a partition's leader takes less time.
+/// A request without an answer for this long is an outage. Changing a partition's leader takes less time.
 const SILENT_AFTER: Duration = Duration::from_secs(8);
 /// A group without a coordinator for this long is an outage.
 const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
@@ -24,17 +24,18 @@ pub(super) struct State {
     /// The fault of the last request that failed for a reason other than a denial or a failed connection; `None` once a request
     /// is answered.
     pub(super) failed: Option<Fault>,
-    /// For each broker, the newest fault of its connections, unless that fault is known to be over.
+    /// For each broker, the fault of its connections, with the time at which it was stored. Removed once a connection to the
+    /// broker works.
     pub(super) connections: BTreeMap<String, (Instant, Fault)>,
     pub(super) consumers: BTreeMap<u32, Consumer>,
-    /// Since when these listed topics haven't existed, according to Kafka's answers.
+    /// The listed topics that don't exist, according to Kafka's answers, and since when at least one has been missing.
     pub(super) missing: Option<(Instant, Vec<String>)>,
     /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use this protocol.
     pub(super) only_classic: BTreeSet<String>,
     /// The brokers that offer the group protocol `consumer`.
     pub(super) offers_consumer: BTreeSet<String>,
     pub(super) outage: Option<Outage>,
-    /// When a connection last failed, or an outage was last seen.
+    /// When a connection last failed for another cause than [`Cause::Closed`], or an outage was last seen.
     pub(super) troubled_at: Option<Instant>,
 }
 
@@ -42,7 +43,8 @@ pub(super) struct State {
 pub(super) struct Consumer {
     /// Since when the consumer's group has had no coordinator; `None` if it has one.
     pub(super) no_coordinator: Option<Instant>,
-    /// Whether the consumer was a settled member of its group at the last statistics; `None` before the first statistics.
+    /// Whether the consumer was a settled member of its group at the last statistics; `None` before the first statistics of its
+    /// client.
     pub(super) is_settled: Option<bool>,
     /// What Kafka denies the consumer, and when it last did.
     pub(super) denied: Vec<(Fault, Instant)>,
@@ -51,7 +53,7 @@ pub(super) struct Consumer {
 }
 
 impl State {
-    /// Stores the fault of a failed connection.
+    /// Stores the fault of a failed connection, unless the fault that is known says more.
     pub(super) fn connection_failed(&mut self, broker: String, fault: Fault) {
         if fault.cause != Cause::Closed {
             self.troubled_at = Some(Instant::now());
@@ -60,8 +62,8 @@ impl State {
             // The observer has found out why the certificate isn't trusted.
             let is_same =
                 matches!(known.cause, Cause::UnknownCa | Cause::WrongName) && fault.cause == Cause::Certificate;
-            // A broker has several connections, and not all of them report why they failed. So a vague cause doesn't replace a
-            // definite one.
+            // A broker has several connections, and not all of them report why they failed. So for a minute, a vague cause
+            // doesn't replace a definite one.
             let is_vaguer = known.cause.is_definite() && !fault.cause.is_definite() && at.elapsed() < REPEAT_AFTER;
             is_same || is_vaguer
         });

@@ -12,7 +12,7 @@ use super::{Answer, Observer, TIMEOUT};
 use crate::kafka::fault::Fault;
 use crate::kafka::rebalance::Notes;
 
-/// The broker's setting that lists the group protocols it accepts, since Kafka 4.0.
+/// The broker's setting that lists the group protocols that it accepts.
 const PROTOCOLS_KEY: &str = "group.coordinator.rebalance.protocols";
 /// The time between two requests to a group's coordinator while it is being chosen.
 const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
