@@ -44,7 +44,7 @@ const SLOW_EVERY: u32 = 10;
 pub struct LagView {
     /// The lag by partition.
     pub partitions: BTreeMap<TopicPartition, PartitionLag>,
-    /// The time of the reading; `None` before the first one.
+    /// The time of the last successful reading; `None` before the first one.
     pub seen_at: Option<Instant>,
     /// Why the last reading failed; `None` if it succeeded.
     pub trouble: Option<Trouble>,
@@ -102,9 +102,9 @@ pub struct PartitionLag {
     /// The owner that last claimed the partition.
     pub owner: Option<String>,
     pub epoch: i64,
-    /// Seconds since the ledger's row last changed, by a commit or a claim.
+    /// Seconds since the ledger's row last changed, for example by a commit or a claim.
     pub idle_seconds: f64,
-    /// Seconds since records were last committed; `None` if none ever were.
+    /// Seconds since records were last committed; `None` if no commit is known.
     pub committed_seconds: Option<f64>,
     /// The log-loss condition, if the offsets of log and ledger show one. A recreated log that has grown beyond the
     /// ledger's position isn't noticed here, but by the next claim.
@@ -112,7 +112,7 @@ pub struct PartitionLag {
     /// How many times this process has seen the log's end move back: the topic was recreated, or the brokers lost a part of the
     /// log.
     pub truncations: u32,
-    /// When the ledger was queried; `None` if Postgres didn't answer, and these are the values of the previous reading.
+    /// When the ledger was queried; `None` if Postgres didn't answer. The ledger's values are then those of the previous reading.
     pub asked_at: Option<Instant>,
 }
 
@@ -137,8 +137,8 @@ pub struct LagWatch {
     sources: Vec<TopicPartition>,
     /// Listed topics that didn't exist according to Kafka's last answer. While there are any, each reading requests the topics.
     missing: Vec<String>,
-    /// Whether the next reading must request the topics, because a request for log ends failed. A deleted topic may be the
-    /// cause.
+    /// Whether the next reading must request the topics: at the start, and after a
+    /// request for log ends has failed. A deleted topic may be the cause of the failure.
     topics_due: bool,
     retention: Retentions,
 }
@@ -253,10 +253,10 @@ impl LagWatch {
         }
         let sources = self.sources.clone();
         let ends = self.ask(move |observer| observer.ends(&sources, End::High)).await;
-        // This request also fails if a topic was deleted.
+        // If this request fails, the cause may be a deleted topic.
         let mut ends = ends.inspect_err(|_| self.topics_due = true)?;
-        // If the database is down, the log ends are nevertheless compared with the ledger's last known positions, so that the
-        // growing lag is shown. The ledger can't change meanwhile.
+        // If the database is down, the log ends are nevertheless compared with
+        // the ledger's last known positions, so that the growing lag is shown.
         let rows = self.rows(connection).await;
         if let Ok(rows) = &rows {
             // The ledger was read after the log ends, so a position beyond its log's end may only mean that records were written

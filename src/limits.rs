@@ -17,10 +17,10 @@ use crate::config::{Config, Pipeline};
 
 /// librdkafka's own memory per queued message, in bytes: `rd_kafka_op_t` and the message in it, measured on a 64-bit machine.
 const MESSAGE_OVERHEAD: u64 = 320;
-/// The record size, in bytes, that the queue's limit assumes. librdkafka limits only the bytes of queued records, so
-/// the overhead of smaller records isn't covered.
+/// The record size, in bytes, that the queue's limit assumes. librdkafka limits only
+/// the bytes of queued records, so the overhead of smaller records isn't fully covered.
 const RECORD_ASSUMED: u64 = 128;
-/// Fetch replies in flight at once: one per broker, for the three brokers that a partition's replicas usually are on.
+/// The assumed number of fetch replies in flight at once: one from each of three brokers.
 const REPLIES: u64 = 3;
 /// The size of a decompressed reply, as a multiple of the size that was received. For a batch compressed by LZ4, librdkafka
 /// allocates 4 times the batch's size, and 7 times if that isn't enough; zstd compresses JSON by about such a factor too. The
@@ -49,8 +49,8 @@ const PROCESS_BYTES: u64 = 24 << 20;
 const FETCH_MIN: u64 = 64 << 10;
 const FETCH_MAX: u64 = 8 << 20;
 const QUEUE_MIN_KBYTES: u64 = 512;
-/// More records in the queue would not make a drain faster, but would have left the CPU's caches before they are taken: with 64
-/// MiB, the CPU time per record was a fifth higher.
+/// A longer queue doesn't make a drain faster, but its records have left the CPU's caches
+/// before they are taken: with 64 MiB, the CPU time per record was a fifth higher.
 const QUEUE_MAX_KBYTES: u64 = 16 << 10;
 
 /// librdkafka's settings that limit how much one consumer fetches in advance.
@@ -62,7 +62,7 @@ pub struct Prefetch {
     pub queued_messages: u64,
     /// `fetch.max.bytes`
     pub fetch_bytes: u64,
-    /// `fetch.message.max.bytes`: the part of a reply that belongs to one partition
+    /// `fetch.message.max.bytes`: the limit for one partition's part of a reply
     pub fetch_partition_bytes: u64,
 }
 

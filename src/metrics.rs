@@ -69,7 +69,7 @@ const SECONDS: [f64; 18] =
 const ROWS: [f64; 11] = [1.0, 10.0, 100.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 2.5e4, 5e4, 1e5];
 const BYTES: [f64; 9] = [1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4e6, 8e6, 3.2e7];
 
-/// Installs the recorder of this process and describes every metric.
+/// Installs the recorder of this process and describes its metrics.
 ///
 /// # Errors
 /// If a recorder is already installed.
@@ -222,7 +222,7 @@ impl WriterMetrics {
             .increment(1);
     }
 
-    /// Adds seconds spent in COPY, and in COMMIT.
+    /// Adds the time that a transaction spent in copying and merging its rows, and the time that it spent in COMMIT.
     pub fn spent(&self, copy: Duration, commit: Duration) {
         self.copy_seconds.increment(copy.as_secs_f64());
         self.commit_seconds.increment(commit.as_secs_f64());
@@ -318,7 +318,7 @@ pub fn purged(pipeline: &str, cause: &'static str, letters: u64) {
     counter!(PURGED, "pipeline" => pipeline.to_owned(), "cause" => cause).increment(letters);
 }
 
-/// Sets `flow.max_rows_per_second`, if it is configured.
+/// Sets the gauge of `flow.max_rows_per_second`. Leaves it unchanged if no limit is configured.
 pub fn flow_limit(pipeline: &Arc<str>, rate: Option<std::num::NonZeroU32>) {
     if let Some(rate) = rate {
         gauge!(FLOW_LIMIT, "pipeline" => Arc::clone(pipeline)).set(f64::from(rate.get()));
@@ -420,8 +420,8 @@ pub fn epoch_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Registers every series of a pipeline whose labels are known in advance, with the value 0. If a series appeared only with its
-/// first event, a rate over it would miss that event.
+/// Registers series of a pipeline whose labels are known in advance, with the value 0.
+/// If a series appeared only with its first event, a rate over it would miss that event.
 pub fn touch(pipeline: &Arc<str>, consumers: u32) {
     drop(WriterMetrics::new(pipeline));
     for consumer in 0..consumers {

@@ -171,10 +171,10 @@ impl Pipeline {
         *lock(&self.phase) = (phase, metrics::epoch_ms());
     }
 
-    /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are written. Returns
-    /// the unwritten remainder. After `stop`, the pipeline ends within [`config::Limits::pipeline_timeout`], even during an
-    /// outage. `owner` is the instance's id, which the pipeline's claims store in the ledger. `name` is the name under which its
-    /// consumers join their group.
+    /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are
+    /// written. Returns the unwritten remainder. After `stop`, the pipeline ends within
+    /// [`config::Limits::pipeline_timeout`], even during an outage. `owner` is the instance's id. Each claim stores
+    /// it in the ledger, with the consumer's number. `name` is the name under which its consumers join their group.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required.
@@ -401,7 +401,7 @@ impl Pipeline {
 /// runtime's timers. When `cut` is cancelled, the loop is dropped at once.
 ///
 /// # Errors
-/// The error of the loop, or [`Stopped::Bug`] if the loop panics.
+/// The error of the loop, or [`Stopped::Bug`] if the loop panics or the thread can't be started.
 async fn on_a_thread(
     name: String,
     poll_loop: impl Future<Output = Result<(), Stopped>> + Send + 'static,

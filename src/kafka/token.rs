@@ -53,7 +53,8 @@ struct Claims {
 /// Gets a token from its source. Returns the token and its lifetime from now on.
 ///
 /// # Errors
-/// If the source returns no token. The text says which source was used and why it failed, without a secret.
+/// If the source returns no token, or a token that has expired or
+/// whose lifetime isn't known. The text says why, without a secret.
 pub fn fetch(source: &TokenSource) -> Result<(Token, Duration), String> {
     match source {
         TokenSource::Oidc(oidc) => {
@@ -220,10 +221,10 @@ mod tests {
         assert_eq!(first_of_tuple(&token_only), token_only);
         assert_eq!(presigned(&token_only).expect("a presigned URL").exp, Some(1_795_991_611.0));
         assert_eq!(presigned(&signed(JAVASCRIPT)).expect("a presigned URL").exp, Some(1_795_991_634.0));
-        // An expired token is refused because it expired. Its lifetime can be read.
+        // The lifetime of an expired token can be read, so the error says that the token has expired.
         let expired = PYTHON.replace("X-Amz-Date=2026", "X-Amz-Date=2023");
         assert!(token(issued(&signed(&expired), None), "client", &[]).is_err_and(|error| error.contains("expired")));
-        // A URL without a lifetime counts as any other token without one.
+        // A token whose URL has no lifetime is treated like any other token without a lifetime.
         let endless = PYTHON.replace("X-Amz-Expires=900&", "");
         assert!(token(issued(&signed(&endless), None), "client", &[]).is_err_and(|error| error.contains("is missing")));
     }

@@ -1,7 +1,7 @@
 //! The headroom: the time until Kafka deletes the oldest unwritten record. Pure.
 //!
-//! Kafka deletes whole segments, and checks only every few minutes. So if the retention is limited by time, a record is kept at
-//! least as long as the headroom says, and usually longer. If it is limited by size, the headroom is an estimate.
+//! Kafka deletes whole segments, and checks only every few minutes. So if the retention is limited by time, a record
+//! is usually kept longer than the headroom says. If the retention is limited by size, the headroom is an estimate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -84,8 +84,9 @@ impl Retention {
     }
 }
 
-/// Returns the shortest of several partitions' headrooms. If one is finite, unknown headrooms are ignored. If all known ones
-/// are infinite, an unknown one may be shorter, so the result is `None`.
+/// Returns the shortest of several partitions' headrooms. If one is finite, unknown headrooms
+/// are ignored. If all known ones are infinite and one is unknown, the result is `None`,
+/// because the unknown one may be shorter. The result is also `None` if none is known.
 pub fn shortest(mut headrooms: impl Iterator<Item = Option<f64>> + Clone) -> Option<f64> {
     let shortest = headrooms.clone().flatten().reduce(f64::min)?;
     (shortest.is_finite() || headrooms.all(|headroom| headroom.is_some())).then_some(shortest)

@@ -22,8 +22,8 @@ pub(super) struct Known {
     /// Log ends with the times at which they were first seen, oldest first. A log end at or before the ledger's
     /// position is removed as soon as there is a newer log end.
     samples: VecDeque<(i64, Offset)>,
-    /// The newest log end at or before the ledger's position, with the time of a reading that saw this end. Every unwritten
-    /// record came after that time.
+    /// The newest log end that was at or before the ledger's position, with the time of
+    /// a reading that saw this end. Every record from this end on came after that time.
     written: Option<(i64, Offset)>,
     /// The log ends of the last readings with their times, for the inflow. Ends that are already written are kept here.
     inflow: VecDeque<(i64, Offset)>,
@@ -36,9 +36,10 @@ pub(super) struct Known {
     /// If a consumer of this process owns the partition: the ledger's position as the consumer knows it, and the offset up to
     /// which it has read.
     pub(super) read: Option<(Offset, Offset)>,
-    /// An offset and the timestamp of its record. Requested from Kafka if all samples are after the ledger's position.
+    /// An offset and the timestamp of its record, to the second. If the offset holds no record, the timestamp
+    /// is an earlier record's. Requested from Kafka if all samples are after the ledger's position.
     pub(super) made_at: Option<(Offset, i64)>,
-    /// A range at the log's end that was read, and whether it contains a record.
+    /// A range at the log's end that was read, and whether Kafka delivered a record of this range.
     pub(super) end_read: Option<(Range<Offset>, bool)>,
     /// The numbers of the readings in which `made_at` and `end_read` were last requested; 0 if they never were.
     pub(super) dated_in: u64,

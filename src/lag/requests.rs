@@ -1,6 +1,6 @@
-//! Requests to Kafka for timestamps and for the records at the ends of logs, with which the lag is computed more exactly. They
-//! are made in every tenth reading, and only if needed. Each reading makes a limited number of them, so that it ends within a few
-//! seconds however many partitions there are. The next reading makes the requests that are left.
+//! Requests to Kafka for timestamps and for the records at the ends of logs, with which the lag is computed more exactly.
+//! They are made in every tenth reading, and only if needed. In the daemon, each reading makes a limited number of them, so
+//! that it ends within a few seconds however many partitions there are. The next reading makes the requests that are left.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub(super) fn oldest<T>(mut wanted: Vec<T>, max: usize, last: impl Fn(&T) -> u64
 }
 
 impl LagWatch {
-    /// Stores Kafka's answer on the topics' retention, and logs once if there is none.
+    /// Stores Kafka's answer on the topics' retention. Logs each topic whose retention has become unreadable.
     pub(super) fn keep_retention(&mut self, names: &[String], answer: Result<BTreeMap<String, Retention>, Trouble>) {
         let (read, why) = match answer {
             Ok(read) => (read, "Kafka refuses to describe the topic".to_owned()),
@@ -70,8 +70,8 @@ impl LagWatch {
         }
     }
 
-    /// Requests the timestamp of a partition's oldest unwritten record, if all samples of the partition are after this record.
-    /// Returns whether partitions are left for the next reading.
+    /// Requests the timestamp of the oldest unwritten record of each partition whose samples
+    /// are all after this record. Returns whether partitions are left for the next reading.
     pub(super) async fn request_timestamps(&mut self, places: &[Place], now: i64, effort: Effort) -> bool {
         let (known, slow) = (&self.known, self.slow_reading);
         let unknown = |place: &&Place| {
@@ -108,9 +108,10 @@ impl LagWatch {
         is_more
     }
 
-    /// Reads the range from the ledger's position to the log's end, for each partition where this range is short and hasn't
-    /// changed since the previous reading. A range with nothing but transaction markers is no lag, but the ledger never advances
-    /// past the markers: without a record there is no batch. Returns whether ranges are left for the next reading.
+    /// Reads the range from the ledger's position to the log's end, for each partition where this range is
+    /// short and hasn't changed since the previous reading. A range with nothing but transaction markers
+    /// and aborted records is no lag. But the ledger doesn't advance past it until a record follows,
+    /// because without a record there is no batch. Returns whether ranges are left for the next reading.
     pub(super) async fn read_ends(
         &mut self,
         places: &[Place],

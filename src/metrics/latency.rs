@@ -1,7 +1,7 @@
 //! The histogram of end-to-end latencies, in our own counters.
 //!
-//! The exporter's histogram takes one sample per call, which costs a few per cent of the daemon's CPU at one sample per record.
-//! Here a transaction's records are counted first, and each bucket is incremented once per transaction.
+//! The exporter's histogram takes one sample per call, which costs a few per cent of the daemon's CPU at one sample per
+//! record. Here a transaction's records are counted first, and each bucket is incremented at most once per transaction.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};

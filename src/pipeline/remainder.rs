@@ -19,7 +19,7 @@ use crate::lag::PartitionLag;
 use crate::pipeline::start::StartError;
 use crate::status::{PartitionState, PartitionStatus, WriterState, lock};
 
-/// The time between two checks of the ledger's readings, which are at most a second old.
+/// The time between two checks of the ledger's readings. The ledger itself is read about once per second.
 const LOOK: Duration = Duration::from_millis(50);
 /// The most partitions that a message names.
 const NAMED: usize = 8;
@@ -41,8 +41,7 @@ enum State {
     Reached,
 }
 
-/// The records that a pipeline left in Kafka when it ended without a fault. They aren't lost: the next start reads them
-/// again.
+/// The records that a pipeline left in Kafka when it ended without a fault. They aren't lost: the next start reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remainder {
     /// Records that were read and not written when the drain timed out.

@@ -22,8 +22,8 @@ use crate::repeats::Repeats;
 use crate::status::Trouble;
 
 impl Pipeline {
-    /// Connects to Postgres and Kafka, creates Tidegate's tables and the target table, and registers the pipeline.
-    /// Retries during outages, without end.
+    /// Connects to Postgres and Kafka, creates missing tables (Tidegate's own, and with `create =
+    /// true` the target table), and registers the pipeline. Retries during outages, without end.
     ///
     /// # Errors
     /// [`Stopped::Start`] if waiting can't help. A refusal by Postgres is returned only if it occurs twice in a row with the same
@@ -112,8 +112,8 @@ pub(super) enum StartError {
     /// Listed topics don't exist. They may be created later.
     #[error("{0}")]
     NotYet(String),
-    /// The table can't receive the pipeline's rows, or the pipeline was registered with another group, table or
-    /// cluster. The text says what differs, and what to do.
+    /// The table can't receive the pipeline's rows, or the pipeline can't be registered, for
+    /// example because it was registered with another group, table or cluster. The text says why.
     #[error("{0}")]
     Differs(String),
     /// A request to Kafka panicked.
