@@ -37,10 +37,10 @@ pub struct PlanSource {
     config: Pipeline,
     /// The cached schemas of the registry, for formats that use one. New plans use the same cache.
     schemas: Option<Arc<CachedSchemas>>,
-    /// The newest plan. Poll threads and writers lock it once per new version.
+    /// The newest plan. Encoders lock it once per new version.
     current: Mutex<Arc<Planned>>,
     version: AtomicU64,
-    /// New fields that can't become columns. In the daemon, only writers that found new fields lock this.
+    /// New fields that can't become columns. In the daemon, only writers lock this, when they make a new plan.
     given_up: Mutex<GivenUp>,
     /// Tables that records name and that can't receive rows, each with the reason. Locked by writers.
     refused: Mutex<BTreeMap<TableName, String>>,
@@ -57,8 +57,8 @@ pub struct Planned {
     pub plan: Arc<Plan>,
     /// The table for which the plan was made. If records name their table, this is a table without columns.
     pub table: PlannedTable,
-    /// If records name their table: all known tables. The mark in front of an encoded row has the index of the row's table in
-    /// this list.
+    /// If records name their table: the tables that can receive rows. The mark
+    /// in front of an encoded row has the index of the row's table in this list.
     pub routes: Vec<PlannedTable>,
     /// The catalogs that the routes were planned from.
     known: Vec<Catalog>,
@@ -122,8 +122,8 @@ impl PlanSource {
     /// tables, the plan is for the tables that they have named so far, and no table is created.
     ///
     /// # Errors
-    /// [`ReplanError::Write`] if Postgres returns an error. [`ReplanError::Unplannable`] if no plan is possible; the text names
-    /// every fault.
+    /// [`ReplanError::Write`] if Postgres returns an error.
+    /// [`ReplanError::Unplannable`] if no plan is possible; the text says why.
     pub async fn load(config: &Pipeline, connection: &mut PgConnection) -> Result<Self, ReplanError> {
         if config.table.route.is_some() {
             return Self::of_routes(config, known(config, connection).await?);
@@ -195,7 +195,7 @@ impl PlanSource {
     /// Makes a plan for this catalog, for a trial. Nothing is created, and no new field becomes a column.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] names every fault.
+    /// [`ReplanError::Unplannable`] if no plan is possible; the text says why.
     pub fn for_trial(config: &Pipeline, catalog: Catalog) -> Result<Self, ReplanError> {
         let schemas = schemas(config)?;
         let mut planned = plan(config, catalog, 1, schemas.clone())?;
@@ -248,8 +248,8 @@ impl PlanSource {
     /// Reads the catalog again. Makes a new plan only if the catalog differs.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] if the table doesn't exist, was replaced by another one, or no longer has the
-    /// columns that the mapping needs.
+    /// [`ReplanError::Unplannable`] if the table doesn't exist or was replaced by another one, or if
+    /// no plan is possible for its new catalog. [`ReplanError::Write`] if Postgres returns an error.
     pub async fn replan(&self, connection: &mut PgConnection) -> Result<Arc<Planned>, ReplanError> {
         if self.config.table.route.is_some() {
             return self.reroute(known(&self.config, connection).await?, BTreeMap::new());
@@ -272,14 +272,14 @@ impl PlanSource {
         self.replan_for(catalog, fields)
     }
 
-    /// Finds or creates the tables in `wanted`, which records named, and registers them for the pipeline, up to its `max_tables`.
-    /// Then makes a plan for all tables of the pipeline that can receive rows. Takes a session lock on `connection`, so that no
-    /// other instance creates a table while this one counts the tables and registers a new one. The caller must use the
-    /// connection for nothing else.
+    /// Finds the tables in `wanted`, which records named; with `create = true`, creates those that are missing.
+    /// Registers the tables for the pipeline, up to its `max_tables`. Then makes a plan for all tables of the pipeline
+    /// that can receive rows. Takes a session lock on `connection`, so that no other instance creates a table while
+    /// this one counts the tables and registers a new one. The caller must use the connection for nothing else.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables, or if Postgres refuses to create one, for
-    /// example because the role lacks the right. [`ReplanError::Write`] in an outage.
+    /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables from a topic of this pipeline, or if
+    /// Postgres refuses to create a table, for example because the role lacks the right. [`ReplanError::Write`] in an outage.
     pub(crate) async fn route(
         &self,
         connection: &mut PgConnection,
@@ -297,7 +297,8 @@ impl PlanSource {
             let table_spec = config.table.named(table);
             let of_table = RowSpec { table: &table_spec, ..config.rows() };
             if !there.contains(table) {
-                // If another instance has meanwhile registered the last table that is allowed, nothing is created.
+                // If the last table that `max_tables` allows was registered
+                // meanwhile, for example by another instance, nothing is created.
                 if routes::known(connection, &config.name).await.map_err(fault)?.len() >= max_tables as usize {
                     full = true;
                     continue;

@@ -52,7 +52,7 @@ use crate::metrics::WriterMetrics;
 use crate::plan::{PlanSource, Planned, PlannedEncoder};
 use crate::repeats::Repeats;
 
-/// The longest time to find and create the tables that a batch names. Each statement has its own deadline too.
+/// The longest time to find and create the tables that a batch names. `statement_timeout` also limits each statement.
 const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A statement with its parameters.
@@ -67,7 +67,7 @@ pub struct PgStore {
     /// The connection; `None` if none is open, and while a step runs on it.
     live: Option<Live>,
     metrics: WriterMetrics,
-    /// The time that the open transaction has spent in COPY.
+    /// The time that the open transaction has spent in copying and merging rows.
     copy_time: Duration,
     /// How many deletes of the open transaction found no row.
     unmatched: u64,
@@ -155,9 +155,10 @@ impl PgStore {
         Err(WriteError { stage, cause })
     }
 
-    /// Creates the plan's staging table, if the plan needs one and the connection doesn't have it yet. This happens outside of a
-    /// transaction, so that no rollback removes it. If records name their table, each staging table is created at its first row.
-    /// If another session locks the table, this waits for that session, and the error of a timeout names the session.
+    /// Creates the plan's staging table, if the plan needs one and the connection doesn't have it yet.
+    /// `begin` calls this before the transaction begins, so that no rollback removes the table.
+    /// If records name their table, each staging table is created at its first row. If another session
+    /// locks the table, this waits for that session, and the error of a timeout names the session.
     async fn stage(&mut self) -> Result<(), WriteError> {
         let planned = Arc::clone(&self.rows.planned);
         let mut live = self.take(Stage::Begin)?;

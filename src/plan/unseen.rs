@@ -30,8 +30,8 @@ pub struct NeverSeen {
 }
 
 impl Unseen {
-    /// Prepares for the counts of an encoder that uses the plan of this version. If the plan is newer than the one that is
-    /// counted, counting starts again at 0. Returns false if it is older than that one; then the caller must not add its counts.
+    /// Prepares for the counts of an encoder that uses the plan of this version. If this version is newer than the counted one,
+    /// counting starts again at 0. Returns false if this version is older: then the caller must not add the encoder's counts.
     pub(super) fn turn_to(&mut self, version: u64) -> bool {
         if version > self.version {
             *self = Self { version, ..Self::default() };

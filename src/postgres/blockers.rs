@@ -14,7 +14,8 @@ use super::connect::Connector;
 
 /// How long a wait lasts before its blockers are looked up. Most waits are shorter.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The time between two checks. A blocker counts as suspended if its backend waited for its client at both checks.
+/// The time between two checks. A blocker counts as suspended if its backend waited
+/// for its client at two checks in a row, without a change of state between them.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// A session that holds a lock for which another session waits.
@@ -47,8 +48,9 @@ pub async fn blockers(connection: &mut PgConnection, pid: i32) -> Result<Vec<Blo
     rows.iter().map(Blocker::of).collect()
 }
 
-/// Selects the sessions that hold a lock of one of two tables, if their transactions have been open for at least a given number
-/// of milliseconds. A prepared transaction has no session, and its locks have no pid.
+/// Selects the sessions that hold a lock of one of two tables, if their transactions have been
+/// open for at least a given number of milliseconds, or if this time isn't visible to our role.
+/// Also selects prepared transactions: these have no session, and their locks have no pid.
 const HOLDERS: &str = "
 SELECT coalesce(l.pid, 0), coalesce(a.application_name, ''),
     coalesce(a.state, CASE WHEN l.pid IS NULL THEN 'prepared transaction' ELSE 'state not visible' END), false, '',

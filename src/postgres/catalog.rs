@@ -151,8 +151,8 @@ pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<C
 /// rows are copied aren't compared. Call this function after the COPY, in its transaction: the COPY's lock keeps the types as
 /// they are.
 ///
-/// Binary COPY names no types. A type's `recv` function notices a value of another type only by its length or form, and
-/// int8, float8, timestamptz and a text of eight characters all have eight bytes.
+/// Binary COPY names no types. A type's `recv` function notices a value of another type only by its length
+/// or form, and int8, float8, timestamptz and a text of eight ASCII characters all have eight bytes.
 ///
 /// # Errors
 /// If Postgres can't be queried.

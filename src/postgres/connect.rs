@@ -1,7 +1,7 @@
 //! Opens connections: address, user, settings and deadlines.
 //!
-//! There is no pool on the write path: each writer has its own connection, and closes it if an error leaves its state
-//! unknown. Module `config` checks the order of the deadlines.
+//! There is no pool on the write path: each writer has its own connection, and closes it if an
+//! error leaves the connection's state unknown. Module `config` checks the order of the deadlines.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -98,19 +98,19 @@ impl Connector {
         self.config.write_timeout
     }
 
-    /// Returns whether only a server that accepts writes is of use: `target_session_attrs` requires such a server, or
-    /// the URL names several servers.
+    /// Returns whether only a server that accepts writes is used, as `target_session_attrs` says.
+    /// Without this parameter, true if the URL names several servers. False before the first connection.
     pub fn must_write(&self) -> bool {
         self.learned.must_write.load(Ordering::Relaxed)
     }
 
-    /// Opens a connection, and returns it with the pid of its backend. If the URL names several servers, the first that accepts
-    /// writes is used. The servers are tried in the order of the URL, beginning with the one that was used last. Each has a
-    /// quarter of a second before the next is tried in parallel.
+    /// Opens a connection, and returns it with the pid of its backend. If the URL names several servers, the first that answers
+    /// is used; unless `target_session_attrs=any` is set, it must accept writes. The servers are tried in the order of the URL,
+    /// beginning with the one that was used last. Each has a quarter of a second before the next is tried in parallel.
     ///
     /// # Errors
-    /// The error always has [`Stage::Connect`]. Its text never contains the URL, which may have a password. If there
-    /// are several servers, the text names each with its error.
+    /// The error always has [`Stage::Connect`]. Its text never contains the URL, which may have
+    /// a password. If none of several servers can be used, the text names each with its error.
     pub async fn open(&self) -> Result<(PgConnection, i32), WriteError> {
         let refused = |cause| WriteError { stage: Stage::Connect, cause };
         let deadline = Instant::now() + self.config.connect_timeout;
@@ -261,8 +261,8 @@ impl Connector {
         let ours = [
             ("statement_timeout", statement_timeout.as_millis().to_string()),
             ("lock_timeout", lock_timeout.as_millis().to_string()),
-            // Ends our transaction if this process is suspended or gone. Its locks would otherwise block other
-            // sessions.
+            // Ends our session if this process is suspended or gone in the middle of a
+            // transaction. The transaction's locks would otherwise block other sessions.
             ("idle_in_transaction_session_timeout", idle_in_transaction_timeout.as_millis().to_string()),
             ("client_min_messages", "warning".to_owned()),
         ];

@@ -80,9 +80,9 @@ pub(crate) fn is_raised(error: &dyn DatabaseError) -> bool {
 /// Returns the line of an error's context that names the innermost function, such as
 /// `PL/pgSQL function rides_guard() line 3 at RAISE`.
 ///
-/// Other lines are never shown, because they may contain values: `COPY rides, line 1, column name: "…"`, or a statement that a
-/// function has put together. A value may contain line breaks, and so may look like another line. Therefore the search skips
-/// whole statements only, and the next line counts only if it has exactly this form.
+/// Other lines are never shown, because they may contain values: `COPY rides, line 1, column name: "…"`, or a statement that
+/// a function has put together. A value may contain line breaks, and so may look like another line. Therefore the search
+/// skips whole statements only, and the next line counts only if it has exactly the form of a line that names a function.
 fn function(context: &str) -> Option<&str> {
     let is_statement = |line: &&str| line.starts_with("SQL statement \"") && line.ends_with('"');
     context.lines().find(|line| !is_statement(line)).filter(|line| names_function(line))

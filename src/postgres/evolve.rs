@@ -8,9 +8,9 @@ use tracing::info;
 use super::catalog;
 use super::connect::lock_for_session;
 
-/// Adds a column for each field that the table lacks, as long as the table has room for more columns. Fields for which another
-/// instance, or the user, has added a column meanwhile are left out. One statement adds all columns. It waits for the
-/// transactions that write into the table, for at most `lock_timeout`.
+/// Adds a column for each field that the table lacks, as long as the table has room for more columns. Fields for which
+/// another instance, or the user, has added a column meanwhile are left out. One statement adds all columns, unless Postgres
+/// refuses one of the names. The statement waits for the transactions that use the table, for at most `lock_timeout`.
 ///
 /// # Errors
 /// The error of the database: only the table's owner may add columns.

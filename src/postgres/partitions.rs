@@ -1,8 +1,8 @@
 //! Creates range partitions in advance, and removes those older than the retention.
 //!
-//! Only one instance does this at a time, under an advisory lock of the session. A partition is created as a separate table and
-//! then attached, which blocks no writer. Detaching a partition does block writers, so the statement waits only briefly for its
-//! lock.
+//! Only one instance does this at a time, under an advisory lock of the session. A partition is created as a
+//! separate table and then attached. This blocks no writer, except those of the DEFAULT partition if there is
+//! one. Detaching a partition blocks all writers of the table, so the statement waits only briefly for its lock.
 
 mod create;
 mod places;

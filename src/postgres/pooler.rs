@@ -1,8 +1,8 @@
 //! Finds out whether a pooler between us and Postgres assigns a session per transaction, and not per connection.
 //!
-//! Our settings, prepared statements, session locks and staging tables belong to a session. A pooler in transaction
-//! mode gives the session to other clients between two of our transactions. Those clients then run under our settings, and our
-//! next transaction runs in a session without them. A pooler in session mode does no harm.
+//! Our settings, prepared statements, session locks and staging tables belong to a session. A pooler in transaction mode
+//! may give the session to other clients between two of our transactions. Those clients then run under our settings, and
+//! our next transaction may run in a session without these settings. A pooler in session mode does no harm.
 
 use std::time::Duration;
 

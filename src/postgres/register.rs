@@ -27,8 +27,8 @@ pub struct Registration {
 pub enum RegisterError {
     /// Postgres returned an error.
     Database(sqlx::Error),
-    /// The pipeline is registered with another cluster, group or table, or another pipeline already feeds its table.
-    /// The text says which, and what to do.
+    /// The pipeline is registered with another cluster, group or table, or another pipeline
+    /// already feeds its table from one of its topics. The text says which, and what to do.
     Differs(String),
 }
 
@@ -87,8 +87,8 @@ pub async fn register(
 /// Returns true if the pipeline is registered with this cluster, group and table, and false if it is not registered.
 ///
 /// # Errors
-/// [`RegisterError::Differs`] if the registration is another one. Also if the pipeline is not registered, and another pipeline
-/// feeds the table from the same topic.
+/// [`RegisterError::Differs`] if the registration is another one. Also if the pipeline is
+/// not registered, and another pipeline already feeds the table from one of its topics.
 pub async fn is_as_registered(connection: &mut PgConnection, wanted: &Registration) -> Result<bool, RegisterError> {
     let known = sqlx::query("SELECT cluster_id, group_id, target, target_oid FROM tidegate.pipeline WHERE name = $1")
         .bind(&wanted.pipeline)

@@ -21,9 +21,9 @@ const NAMES: &str = "
 SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND starts_with(c.relname, left($2, 8))";
 
-/// Returns the ranges of `wanted` whose rows no existing partition accepts. A DEFAULT partition accepts the rows that no other
-/// partition accepts. Only the first and the last moment of each range are tested. If Postgres can't evaluate the conditions of
-/// the partitions, returns all ranges.
+/// Returns the ranges of `wanted` whose rows no existing partition accepts. A DEFAULT partition
+/// accepts the rows that no other partition accepts. Only the first and the last second of each range
+/// are tested. If Postgres can't evaluate the conditions of the partitions, returns all ranges.
 ///
 /// # Errors
 /// The error of the database.
@@ -53,8 +53,7 @@ pub async fn without_place(
     let numbers: Vec<i64> = (0..wanted.len()).flat_map(|n| [n, n]).filter_map(|n| n.try_into().ok()).collect();
     let query = sqlx::query(&sql).persistent(false).bind(times).bind(numbers).bind(&by.column);
     let outside = match query.fetch_all(connection).await {
-        // The conditions also concern other columns, or a column's type allows no NULL. Possibly no partition accepts the rows,
-        // so return all ranges.
+        // For example, the type of another column allows no NULL. Possibly no partition accepts the rows, so return all ranges.
         Err(sqlx::Error::Database(_)) => return Ok(wanted.to_vec()),
         outside => outside?,
     };
