@@ -5,11 +5,11 @@ use tidegate_protocol::batch::LastRecord;
 use tidegate_protocol::claim_loop::Claimed;
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
-/// SQL for the time at which records of the ledger's row `l` were last committed; NULL if no commit is
-/// known. `updated_at` is the time of the last claim, or of the last commit if that is later. A claim's
-/// number (`epoch`) is its time in milliseconds, so an `updated_at` after this time belongs to a commit.
-/// Before a claim overwrites `updated_at`, it copies the time of the last commit to `committed_at`. The
-/// form `read` also works in the database of an older daemon, which lacks the column `committed_at`.
+/// SQL for the time at which records of the ledger's row `l` were last committed; NULL if no commit is known. `updated_at`
+/// is the time of the last claim, or of the last commit if that is later. A claim's number (`epoch`) is its time in
+/// milliseconds, so an `updated_at` after this time belongs to a commit. `offsets set` gives its claim another number, but
+/// also clears `last_offset`. Before a claim overwrites `updated_at`, it copies the time of the last commit to
+/// `committed_at`. The form `read` also works in the database of an older daemon, which lacks the column `committed_at`.
 macro_rules! committed_at {
     () => {
         $crate::postgres::claims::committed_at!("l.committed_at")
@@ -32,8 +32,8 @@ pub(crate) use committed_at;
 /// locks, so a locked row is simply skipped. A row that advances between the two steps is skipped too.
 ///
 /// A claim's number is the time in milliseconds, or one more than the number before it if that is higher. So
-/// the numbers only grow. If an older copy of the database is restored, each claim in it has a lower number
-/// than any claim made since. This also holds for a copy from a timeline that an earlier restore abandoned.
+/// if an older copy of the database is restored, each claim in it has a lower number than any claim that this
+/// statement has made since. This also holds for a copy from a timeline that an earlier restore abandoned.
 const CLAIM: &str = concat!(
     "
 WITH free AS MATERIALIZED (
