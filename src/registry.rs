@@ -1,9 +1,9 @@
 //! Schemas from a registry with Confluent's REST interface, by number or GUID.
 //!
-//! A poll thread calls `CachedSchemas::find` and never waits in it. A thread of this module requests unknown schemas, and
-//! meanwhile their records wait in the poll thread. A registry that is down, fails or denies access is an outage: requests
-//! are retried without end, and nothing is dead-lettered. The record is at fault only if the registry itself answers that
-//! the schema doesn't exist.
+//! A poll thread calls `CachedSchemas::find` and never waits in it. A thread of this module requests schemas that aren't cached
+//! yet, and meanwhile their records wait in the poll thread. A registry that is down, fails or denies access is an outage:
+//! requests are retried without end, and nothing is dead-lettered. A record is at fault only if the registry itself answers that
+//! the schema doesn't exist, or if the schema can't be used.
 //!
 //! A schema never changes under its id, so schemas are cached without a limit in time: until the pipeline ends or restarts.
 
@@ -27,7 +27,8 @@ use crate::status::{Trouble, lock};
 /// The time after which an unknown id is requested a second time. The registry's leader assigns ids, and its followers
 /// learn of a new id a little later.
 const SECOND_REQUEST_AFTER: Duration = Duration::from_secs(1);
-/// After a second answer confirmed that one id is unknown, a single answer is enough for other ids during this time.
+/// After a second answer confirmed that an id is unknown, a single answer is enough for further ids during this time. Each such
+/// answer starts the time again.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
 /// After this time, an unknown id is requested again if a record needs it.
 const UNKNOWN_FOR: Duration = Duration::from_secs(30);
@@ -35,7 +36,7 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(30);
 /// record needs them.
 const UNKNOWN_KEPT: usize = 4096;
 
-/// How long a command waits for a schema.
+/// How long a command waits for schemas.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 /// The time between two checks whether the schema has arrived.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -44,7 +45,7 @@ pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// it is for commands and never for a poll thread.
 ///
 /// # Errors
-/// After [`PATIENCE`], with the registry's error.
+/// After [`PATIENCE`], with the registry's error if there is one.
 pub fn await_schema(schemas: Option<&CachedSchemas>, wants: impl FnMut() -> Option<SchemaId>) -> Result<(), String> {
     await_until(Instant::now() + PATIENCE, schemas, wants)
 }
@@ -93,7 +94,7 @@ struct State {
 #[derive(Debug)]
 pub struct CachedSchemas {
     pipeline: Box<str>,
-    /// Locked briefly: by poll threads once per new id, and by the requesting thread.
+    /// Locked only briefly. A poll thread that already has a plan for a record's schema doesn't lock it for this record.
     state: Mutex<State>,
     requests: Mutex<Sender<SchemaId>>,
     client: Arc<Client>,
@@ -119,9 +120,10 @@ impl CachedSchemas {
         Ok(this)
     }
 
-    /// Looks up the subjects of each schema in `of`, and calls `visit` for every other version of these subjects. `visit` gets
-    /// the id from `of`, the other version's id, and the other version's schema. Versions that are unknown or can't be used are
-    /// skipped, and so are ids in `of` that are GUIDs. Blocks, so it is for commands and never for a poll thread.
+    /// Looks up the subjects of each schema in `of`, and calls `visit` for the other versions of these subjects that
+    /// `Client::versions` returns. `visit` gets the id from `of`, the other version's id, and the other version's schema.
+    /// Versions that are unknown or can't be used are skipped, and so are ids in `of` that are GUIDs. Blocks, so it is for
+    /// commands and never for a poll thread.
     ///
     /// # Errors
     /// The registry's error, if a request for versions fails, or if not all schemas have arrived after [`PATIENCE`].
@@ -135,7 +137,7 @@ impl CachedSchemas {
             let SchemaId::Number(number) = *of else { continue };
             let others = match self.client.versions(number, deadline) {
                 Ok(others) => others,
-                // The registry no longer has the subject.
+                // The registry no longer has the schema, a subject of it, or one of the versions.
                 Err(FetchError::Unknown(_)) => continue,
                 Err(FetchError::Unusable(why)) => return Err(why),
                 Err(FetchError::Outage(trouble)) => return Err(trouble.to_string()),

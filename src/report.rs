@@ -32,10 +32,10 @@ pub struct ConsumerReport {
     pub consumer: ConsumerMetrics,
     /// The status for the page.
     pub status: Arc<ConsumerStatus>,
-    /// The plans, which know the schemas that records wait for.
+    /// The plans. They give access to the schema registry, for which records may wait.
     pub plans: Arc<PlanSource>,
-    /// Limits how often dead letters of the same reason and column are logged. A faulty sender causes thousands of dead letters
-    /// per second.
+    /// Limits how often dead letters of the same reason and column are logged. A faulty sender can cause thousands of dead
+    /// letters per second.
     pub logged: Mutex<Repeats>,
 }
 

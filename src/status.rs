@@ -1,5 +1,5 @@
-//! The status of pipelines and consumers, for `/readyz`, `/api/status` and the page. Poll loops and writers update it, each at
-//! most a few times per batch. The HTTP server reads it.
+//! The status of pipelines and consumers, for `/readyz`, `/api/status` and the page. Poll loops update it each time that they
+//! take records or wait for them, and writers per batch and per dead letter. The HTTP server reads it.
 
 mod drain;
 mod state;
@@ -29,7 +29,8 @@ pub struct ConsumerStatus {
     /// The records that the consumer's drain left unwritten.
     pub drain: Drain,
     writer: Mutex<WriterState>,
-    /// Since when records have waited for their schemas, and why; `None` if they don't wait.
+    /// Since when records have waited for a schema registry that doesn't answer, and why it doesn't; `None` if no record waits,
+    /// or the registry answers.
     schemas: Mutex<Option<(Instant, Trouble)>>,
     partitions: Mutex<Vec<PartitionStatus>>,
     joined: AtomicBool,
@@ -45,7 +46,7 @@ pub struct ConsumerStatus {
 /// The activity of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriterState {
-    /// The last batch was written, or there has been none yet.
+    /// The consumer waits neither for Postgres nor for schemas.
     Flowing,
     /// The consumer's writer waits for Postgres, or the consumer's records wait for schemas.
     Waiting {
@@ -65,20 +66,21 @@ pub enum WriterState {
 pub struct PartitionStatus {
     pub source: TopicPartition,
     pub state: PartitionState,
-    /// The next offset to deliver.
+    /// The lowest offset that may still go into a batch.
     pub next: Option<Offset>,
     /// The last known position of the ledger.
     pub committed: Option<Offset>,
-    /// The offset up to which the log was read, if no records are in the open batch or in flight. The ledger then covers
-    /// everything before it.
+    /// The offset up to which the log was read; `None` if records of the partition are in the open batch or in flight. The
+    /// ledger covers everything before this offset.
     pub read_to: Option<Offset>,
-    /// Whether the log is known to be the right one: it was compared with the last committed record, or the log
-    /// no longer has that record.
+    /// Whether the log counts as the right one: it was compared with the last committed record, there is no such record, or
+    /// the log doesn't seem to have it any more.
     pub known: bool,
     pub epoch: Option<i64>,
     /// The log-loss condition that stopped the partition; `None` if it isn't stopped.
     pub condition: Option<String>,
-    /// When the partition last made progress: by a granted claim, a record or a commit.
+    /// When the partition last made progress, by a granted claim, a record or a commit; the time of its assignment if there was
+    /// none yet.
     pub progress_at: Instant,
 }
 
@@ -231,10 +233,10 @@ impl ConsumerStatus {
     }
 
     /// Asks the poll loop to leave the group and join it again. `why` is the reason for the log. Does nothing if the inbox is
-    /// full.
+    /// full, or if the loop doesn't run.
     pub fn ask_rebuild(&self, why: &'static str) {
-        // If the inbox is full, the loop hangs in a call. If the partition still makes no progress, the watchdog asks again
-        // later.
+        // If the inbox is full, the loop probably hangs in a call. If the partition still makes no progress, the watchdog asks
+        // again later.
         if let Some(place) = self.inbox_place() {
             place.send(Message::Rebuild(why));
         }

@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 #[derive(Debug)]
 pub(crate) struct Manager {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// Whether the manager's watchdog is on: it restarts a service that is silent for longer than `WatchdogSec`.
+    /// Whether the manager's watchdog is on: it ends a service that is silent for longer than `WatchdogSec`.
     watchdog: bool,
 }
 
@@ -52,7 +52,7 @@ impl Manager {
         self.tell(&format!("STATUS={status}{watchdog}"));
     }
 
-    /// Sends a message. If the manager is gone or its queue is full, the error is ignored: the next message says the same.
+    /// Sends a message. If the manager is gone or its queue is full, the message is lost, and the log says so at level `debug`.
     fn tell(&self, message: &str) {
         if let Some((socket, manager)) = &self.socket
             && let Err(error) = socket.send_to_addr(message.as_bytes(), manager)

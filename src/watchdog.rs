@@ -13,12 +13,13 @@ use crate::pipeline::Pipeline;
 use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, WaitCause, WriterState, lock};
 
-/// A partition that has had lag and made no progress for this long is stalled. A claim, a rebalance or a write deadline takes
+/// A partition that has had lag and made no progress for this long is stalled. A claim, a rebalance or a write normally takes
 /// less time.
 pub const STALL_AFTER: Duration = Duration::from_secs(30);
 /// A poll thread that hasn't been active for this long hangs in a call.
 const POLL_STUCK_AFTER: Duration = Duration::from_secs(15);
-/// The shortest time between two rebuilds of one consumer. A consumer that is rebuilt leaves its group and joins it again.
+/// The shortest time between two rebuilds of one consumer that the watchdog requests. A consumer that is rebuilt leaves its group
+/// and joins it again.
 const REBUILD_EVERY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 /// Why a poll loop is asked to join its group again.
@@ -29,7 +30,7 @@ const NO_PROGRESS: &str = "a partition with lag makes no progress";
 pub enum Stall {
     /// The partition's writer waits for Postgres.
     WaitingForPostgres(String),
-    /// The partition's records wait for a schema registry that doesn't answer.
+    /// The partition's records wait for a schema registry that doesn't answer, or hasn't answered yet.
     WaitingForSchema(String),
     /// `flow.max_rows_per_second` holds back the partition's consumer.
     HeldByFlow,

@@ -46,8 +46,8 @@ pub enum MigrationError {
     /// The tables are not those of this version.
     #[error("the tables of schema `tidegate` are not those of this version: {0}")]
     Mismatch(#[source] MigrateError),
-    /// The migrations are applied, but something that they created is missing or hidden. The text names it, with the
-    /// remedy.
+    /// The migrations are applied, but something that they created is missing, disabled or hidden. The text names it, with
+    /// the remedy.
     #[error("{0}")]
     Damaged(String),
 }
@@ -96,8 +96,8 @@ pub enum State {
     Current,
     /// The tables don't exist, or some migrations of this version aren't applied.
     Behind,
-    /// The tables can't be used: another build created them, a migration failed half way, or a part is missing or
-    /// hidden. The text says what is wrong, with the remedy.
+    /// The tables can't be used: another build created them, a migration failed half way, or a part is missing, disabled
+    /// or hidden. The text says what is wrong, with the remedy.
     Other(String),
 }
 
@@ -184,7 +184,7 @@ async fn damage(connection: &mut PgConnection) -> Result<Option<String>, sqlx::E
 ///
 /// # Errors
 /// The error of the server; the schema is then as it was before the failing migration. It is also an error if the tables are
-/// those of another build, or if a part of them is missing or hidden.
+/// those of another build, or if a part of them is missing, disabled or hidden.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError> {
     let migrator = migrator();
     // If nothing is missing, return before taking the lock: a suspended daemon may hold the lock, and this role may
@@ -242,7 +242,8 @@ async fn applied(connection: &mut PgConnection) -> Result<Option<HashMap<i64, Ve
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map(Some)
 }
 
-/// Returns the names of the migrations that [`migrate`] would apply, in order.
+/// Returns the names of the migrations that [`migrate`] would apply, in order. A migration that another build applied with
+/// another text is among them, although [`migrate`] refuses it.
 ///
 /// # Errors
 /// The error of the server.
@@ -250,8 +251,8 @@ pub async fn pending(connection: &mut PgConnection) -> Result<Vec<String>, sqlx:
     Ok(pending_of(&migrator(), connection).await?.into_iter().map(name).collect())
 }
 
-/// Returns what [`migrate`] would run, as one script for psql; `None` if nothing is missing. The script records what it
-/// applied, so that a daemon that starts afterwards finds nothing to do.
+/// Returns a script for psql that applies what [`migrate`] would apply; `None` if nothing is missing. The script records what
+/// it applied, so that a daemon that starts afterwards finds nothing to do.
 ///
 /// # Errors
 /// The error of the server.
@@ -299,7 +300,7 @@ async fn exists(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query("SELECT to_regnamespace('tidegate') IS NOT NULL").fetch_one(connection).await?.try_get(0)
 }
 
-/// Returns SQL that grants a role what a daemon needs on schema `tidegate` if another role owns the schema.
+/// Returns SQL that grants a role the rights on schema `tidegate` that a daemon needs if another role owns the schema.
 pub fn grants(role: &str) -> String {
     let role = quote_identifier(role);
     let rights = "SELECT, INSERT, UPDATE, DELETE ON";

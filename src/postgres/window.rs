@@ -1,4 +1,4 @@
-//! Sends the rows of a window: one COPY per table and shape of row, and the merge that follows them.
+//! Sends the rows of a window: one COPY per table and shape of row, and then one merge per table if the write mode requires it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -24,7 +24,8 @@ const CHUNK: usize = 256 * 1024;
 pub(super) struct Stages {
     /// The version of the plan for which the staging tables were created.
     version: u64,
-    /// The existing staging tables, each with the oids of the target's defaults and expressions from which it was created.
+    /// The existing staging tables, each with the oids of the target's defaults and expressions from which it was created; no
+    /// oids if it needs none of them.
     there: BTreeMap<u16, Vec<i64>>,
     /// The staging tables that the current transaction created.
     new: BTreeSet<u16>,
@@ -37,7 +38,7 @@ pub(super) struct Stages {
 }
 
 impl Stages {
-    /// Begins a transaction with the plan of this version. The commit of the previous transaction has emptied all staging
+    /// Prepares for a transaction with the plan of this version. The end of the previous transaction has emptied all staging
     /// tables. From now on, no rollback removes the staging tables that the previous transaction created.
     pub(super) fn begin(&mut self, version: u64) {
         self.new.clear();
@@ -69,14 +70,14 @@ impl Stages {
 /// The result of copying a window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Copied {
-    /// Rows that were written.
+    /// The rows of the window; in mode `insert_new`, those of them that were inserted.
     pub(super) rows: u64,
     /// Deletes that found no row.
     pub(super) unmatched: u64,
 }
 
 /// Sends a window of a batch, and merges it if the table's mode requires that. Stores in `placed` the indexes of the
-/// window's rows that the last COPY contained. Leaves `placed` empty if the COPY contained all of them.
+/// window's rows that the last COPY contained. Leaves `placed` as it is if the window is sent unchanged by one COPY.
 pub(super) async fn copy(
     live: &mut Live,
     planned: &Planned,
@@ -140,8 +141,8 @@ pub(super) async fn retyped(live: &mut Live, planned: &Planned) -> Result<Option
     catalog::retyped(&mut live.connection, std::iter::once(&planned.table)).await
 }
 
-/// Runs the COPY, and the merge if there is one, without any row, for the table that was written last. This shows whether the
-/// table refuses every write, regardless of the row.
+/// Writes no row to the table that was written last: runs its merge with an empty staging table, or a COPY without rows if there
+/// is no merge. This shows whether the table refuses every write, regardless of the row.
 pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
     let (number, table) = last_written(live, planned);
     if let Some(merge) = &table.merge {
@@ -253,8 +254,8 @@ struct Group<'a> {
     rows: Vec<Placed<'a>>,
 }
 
-/// Removes the mask in front of each row, and groups rows with the same mask. The group of the previous row is tried first. With
-/// `deletes`, rows may be deletes.
+/// Removes the mask in front of each row, and groups rows with the same mask. The group of the previous row is tried first.
+/// `deletes` says whether some of the rows may be deletes.
 fn groups<'a>(mask_bytes: usize, rows: Vec<Placed<'a>>, deletes: bool) -> Vec<Group<'a>> {
     let all = rows.len();
     let mut groups: Vec<Group<'a>> = Vec::new();

@@ -76,7 +76,7 @@ pub(super) enum FetchError {
     Unknown(String),
     /// The schema exists, but can't be used.
     Unusable(String),
-    /// There is no answer, or it isn't the answer of a registry.
+    /// The request failed, or its answer is neither a schema nor says that there is none.
     Outage(Trouble),
 }
 

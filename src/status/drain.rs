@@ -36,7 +36,7 @@ impl Drain {
     }
 
     /// Returns how many records were read and not written. If the drain hasn't ended, returns instead the number of offsets
-    /// between the committed and the next position of each partition. `partitions` is the consumer's last snapshot.
+    /// between the committed and the next position, summed over all partitions. `partitions` is the consumer's last snapshot.
     pub fn unwritten(&self, partitions: &[PartitionStatus]) -> u64 {
         if let Some(Rest { open, in_flight }) = *lock(&self.0) {
             return u64::from(open) + u64::from(in_flight);

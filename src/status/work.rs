@@ -1,5 +1,5 @@
-//! The work of a consumer and its writer: time by phase, batches, dead letters, events. Poll loop and writer update it at most a
-//! few times per batch.
+//! The work of a consumer and its writer: time by phase, batches, dead letters, events. The poll loop updates it each time that
+//! it takes records or waits for them, and the writer per batch and per dead letter.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -64,10 +64,10 @@ pub struct Work {
     events: Mutex<VecDeque<Event>>,
 }
 
-/// The batches that were written.
+/// The batches that the writer has finished.
 #[derive(Clone, Debug, Default)]
 pub struct Batches {
-    /// How many batches were closed, by the limit that closed them.
+    /// How many batches the writer has finished, by what closed them: a limit, a revoked partition, or the end of the consumer.
     pub by_trigger: BTreeMap<&'static str, u64>,
     /// The last batches, the newest at the end.
     pub recent: VecDeque<BatchNote>,
@@ -78,7 +78,7 @@ pub struct BatchNote {
     pub rows: u64,
     /// The size of the batch's encoded rows, in bytes.
     pub bytes: u64,
-    /// The time from receiving the batch to its commit, waits for Postgres included.
+    /// The time from receiving the batch until the outcome of all its records was known, waits for Postgres included.
     pub took: Duration,
 }
 
@@ -162,7 +162,7 @@ impl Work {
         }
     }
 
-    /// Adds a written batch.
+    /// Adds a batch that the writer has finished.
     pub fn batch(&self, trigger: Option<Trigger>, note: BatchNote) {
         let mut batches = lock(&self.batches);
         if let Some(trigger) = trigger {
