@@ -1,4 +1,5 @@
-//! The links of the documentation: each leads to a page that exists, and to a heading that the page has.
+//! The pages of the documentation. Each link within the repository leads to a file that exists and to a heading that it has, each
+//! page is a chapter of the book, and each page that the sources name exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

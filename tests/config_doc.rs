@@ -1,5 +1,5 @@
-//! Generates `docs/configuration.md`, the reference of every key. Keys and types come from the table behind
-//! `tidegate config schema`, texts and defaults from `config/tidegate.toml`.
+//! Generates `docs/configuration.md`, the reference of every key, or compares it with what it should be. Keys and types come from
+//! the table behind `tidegate config schema`, texts and defaults from `config/tidegate.toml`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -105,7 +105,7 @@ fn sections(file: &str) -> Vec<Section<'_>> {
     sections
 }
 
-/// Writes the lines of a comment as Markdown. Indented lines stay as they are.
+/// Writes the lines of a comment as Markdown. Indented lines become a block of code.
 fn prose(comment: &[&str], page: &mut String) {
     let mut in_code = false;
     for text in comment {
@@ -150,8 +150,8 @@ fn type_of(schema: &Value) -> &str {
     schema["description"].as_str().unwrap_or("text or a table")
 }
 
-/// Returns a comment line as a list item; `None` if the line doesn't begin with keys of a
-/// column, as `hash, hash_key_file: …` does.
+/// Returns a comment line as a list item; `None` if the line doesn't begin with keys of a column, as `hash, hash_key_file: …`
+/// does.
 fn item(comment: &str, columns: &[String]) -> Option<String> {
     let (names, text) = comment.split_once(": ")?;
     let (names, condition) = names.split_once(", for ").map_or((names, None), |(names, rest)| (names, Some(rest)));
@@ -178,7 +178,7 @@ fn free(section: &Section<'_>, columns: &[String], page: &mut String) {
     }
 }
 
-/// Writes a section of known keys: for each comment a heading, with the keys that it describes.
+/// Writes a section of known keys. Each comment on keys gets a heading that names these keys; a comment without keys is text.
 fn known(section: &Section<'_>, types: &BTreeMap<String, Value>, faults: &mut Vec<String>, page: &mut String) {
     let last = section.path.rsplit('.').next().filter(|last| *last != "NAME").unwrap_or_default();
     let shown = |name: &str| if last.is_empty() { format!("`{name}`") } else { format!("`{last}.{name}`") };

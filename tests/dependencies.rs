@@ -1,5 +1,5 @@
-//! Checks that the two pure crates stay pure: their dependencies are listed here, and no dependency, direct or
-//! indirect, does I/O.
+//! Checks that the two pure crates stay pure: their direct dependencies are those listed here, and none of the crates below that
+//! do I/O is among all their dependencies. Also checks that one Rust version is promised and used.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -23,7 +23,7 @@ const FORBIDDEN: &[&str] = &[
     "ureq",
 ];
 
-/// Returns the names of all crates that a crate of the workspace depends on, as `cargo tree` prints them.
+/// Returns the names of the crates on which a crate of the workspace depends, as `cargo tree` prints them with these arguments.
 fn tree(package: &str, arguments: &[&str]) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -64,7 +64,7 @@ impl World {
         self.number(&format!("{sum}'{}'", self.name)).await
     }
 
-    /// Waits until the ledger has reached the end of every log. If it doesn't, prints the log of `daemon`.
+    /// Waits until the ledger has reached the end of every log. If that takes too long, fails with the end of the daemon's log.
     pub(crate) async fn await_written(&self, daemon: &Daemon) {
         let end: i64 = self.kafka.end_offsets(&self.topic).expect("Kafka tells its ends").into_iter().sum();
         self.await_ledger(daemon, end).await;

@@ -1,5 +1,5 @@
-//! `check` and `run` agree: in every environment, `run` flows if and only if `check` says that the pipeline is ready. Each case
-//! in `agreement_cases.rs` describes an environment, in which both commands are run.
+//! `check` and `run` agree: in every tested environment, `run` flows if and only if `check` says that the pipeline is ready. Each
+//! case of the other files `agreement_*.rs` describes an environment, in which both commands are run.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,8 +21,8 @@ use crate::cli::tidegate;
 use crate::cli_verify::transaction;
 use crate::support::{PATIENCE, program};
 
-/// The number of records in the topic. Each record is `{"id": n, "name": "v", "lat": 1.5}`. A pipeline
-/// stops if so many records become dead letters.
+/// The number of records in the topic. Each record is `{"id": n, "name": "v", "lat": 1.5}`. There are enough of them to stop a
+/// pipeline if all become dead letters.
 pub(crate) const RECORDS: i32 = 300;
 /// How many environments are tested at the same time.
 const AT_ONCE: usize = 3;

@@ -1,4 +1,5 @@
-//! The environments of `agreement.rs`. `{role}`, `{db}`, `{name}` and `{topic}` differ in each environment.
+//! The environments of `agreement.rs`. `{role}`, `{db}`, `{name}` and `{topic}` are placeholders. The first three differ in each
+//! environment.
 
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
@@ -18,7 +19,7 @@ pub(crate) struct Case {
     pub(crate) says: &'static str,
 }
 
-/// Creates a table, and a role with the rights that mode `append` needs.
+/// Creates a table and the schema of the ledger, and grants the role the rights that mode `append` needs.
 pub(crate) const BASE: &str = "
 CREATE TABLE rides (id bigint NOT NULL, name text, lat float8);
 CREATE SCHEMA tidegate AUTHORIZATION {role};
@@ -306,7 +307,7 @@ pub(crate) const CASES: &[Case] = &[
             "has rules",
         ),
     ),
-    // Triggers and defaults that draw from sequences.
+    // Triggers and defaults.
     ready(
         "a trigger that numbers rows",
         "CREATE SEQUENCE numbers; ALTER TABLE rides ADD COLUMN n bigint; GRANT INSERT ON rides TO {role}; GRANT USAGE ON SEQUENCE numbers TO {role}; CREATE FUNCTION number() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.n := nextval('public.numbers'); RETURN NEW; END$$; CREATE TRIGGER number BEFORE INSERT ON rides FOR EACH ROW EXECUTE FUNCTION number()",

@@ -1,4 +1,4 @@
-//! More environments of `agreement.rs`: event triggers, which may refuse every statement that creates or changes something.
+//! More environments of `agreement.rs`: event triggers, which may refuse statements that create or change objects, and logins.
 
 use crate::agreement_cases::{
     APPEND, BY_TIME, CREATE, Case, EVOLVE, LEDGER_MADE, ROUTED_CREATE, ROUTED_UPSERT, SORTED, UPSERT, faulty, ready,

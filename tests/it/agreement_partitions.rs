@@ -3,28 +3,28 @@
 
 use crate::agreement_cases::{BY_TIME, Case, LEDGER_MADE, faulty, ready, with};
 
-/// Creates a table that another role owns, and into which the pipeline's role may insert.
+/// SQL that creates a table that another role owns, and into which the pipeline's role may insert.
 macro_rules! foreign_table {
     () => {
         "DROP TABLE rides; CREATE TABLE rides (id bigint, at timestamptz NOT NULL) PARTITION BY RANGE (at); GRANT INSERT ON rides TO {role}; "
     };
 }
 
-/// Creates a table of the pipeline's role.
+/// SQL that creates a table of the pipeline's role.
 macro_rules! own_table {
     () => {
         "DROP TABLE rides; CREATE TABLE rides (id bigint, at timestamptz NOT NULL) PARTITION BY RANGE (at); ALTER TABLE rides OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}; "
     };
 }
 
-/// Creates a partition that includes the present. Tidegate would give it another name and other bounds.
+/// SQL that creates a partition that includes the present. Tidegate would give it another name and other bounds.
 macro_rules! present {
     () => {
         "DO $$BEGIN EXECUTE format('CREATE TABLE rides_now PARTITION OF rides FOR VALUES FROM (%L) TO (%L)', now() - interval '7 days', now() + interval '7 days'); END$$; "
     };
 }
 
-/// Creates an event trigger that refuses the commands with these tags.
+/// SQL that creates an event trigger, which refuses the commands with these tags.
 macro_rules! refusing {
     ($tags:literal) => {
         concat!(

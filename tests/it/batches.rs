@@ -55,7 +55,7 @@ async fn a_single_record_waits_for_max_age() {
     eventually("the batch is counted", PATIENCE, by_age).expect("it is counted");
 }
 
-/// A batch has records of every partition, and one statement claims all partitions of an assignment. So the number of
+/// A batch may have records of every partition, and one statement claims all partitions of an assignment. So the number of
 /// transactions depends on the number of records and of assignments, and not on the number of partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_partitions_need_no_more_transactions_than_a_few() {

@@ -93,7 +93,7 @@ fn properties(lines: &[&str]) -> String {
     format!("[kafka.properties]\ndebug = \"all\"\n{}", lines.join("\n"))
 }
 
-/// Returns configurations that contain secrets. Each configuration fails at a different step.
+/// Returns configurations that contain secrets, and that fail at different steps.
 fn failing(world: &World, folder: &Path) -> Vec<Parts> {
     let of = || Parts::of(world);
     let dead = format!("127.0.0.1:{}", free_port().expect("a port"));

@@ -8,8 +8,8 @@ use crate::cli::tidegate;
 use crate::group::{Intruder, await_shares};
 use crate::support::{PATIENCE, World};
 
-/// A pipeline without `columns`: every field goes to the column that has its name. The rate limit
-/// leaves time for a change during the drain.
+/// A pipeline without `columns`: every field goes to the column that has its name. The rate limit leaves time for a change before
+/// all records are written.
 const AUTOMATIC: &str = "table.name = \"rides\"\nbatch.max_rows = 2000\nflow.max_rows_per_second = 20_000";
 const RECORDS: i32 = 40_000;
 
@@ -82,8 +82,8 @@ async fn a_recreated_table_stops_the_pipeline_by_name() {
     world.sql(NUMBERED).await;
     let daemon = flowing(&world, &world.config(AUTOMATIC));
     world.sql("BEGIN; DROP TABLE rides; CREATE TABLE rides (seq bigint, name text); COMMIT").await;
-    // The new table differs from the old one only in its oid. A running daemon doesn't always
-    // notice the new oid, but the next start does.
+    // The new table differs from the old one only in its oid and its rows. A running daemon doesn't always notice the new oid,
+    // but the next start does.
     daemon.terminate().expect("the signal is sent");
     daemon.wait_exit(PATIENCE).expect("it ends");
     let (code, log) = world.drain(&world.config(AUTOMATIC));

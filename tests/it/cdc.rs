@@ -76,8 +76,8 @@ async fn an_append_keeps_the_history_where_a_column_says_what_happened() {
     }
 }
 
-/// A schema as Kafka Connect writes it in JSON. It is a struct whose fields have the types that
-/// Debezium's connectors for Postgres and MySQL name.
+/// A schema as Kafka Connect writes it in JSON. It is a struct whose fields have types that Debezium's connectors for Postgres
+/// and MySQL name.
 const TYPES: &str = r#"{"type":"struct","fields":[
     {"type":"int32","field":"day","name":"io.debezium.time.Date"},
     {"type":"int32","field":"never","name":"io.debezium.time.Date"},
@@ -139,8 +139,8 @@ pub(crate) fn text(text: impl AsRef<[u8]>) -> Vec<u8> {
     [long(text.as_ref().len() as i64), text.as_ref().to_vec()].concat()
 }
 
-/// Registers the schemas that Debezium would register for a table with these fields. Returns the ids of
-/// the value's schema and of the key's schema.
+/// Registers the schemas that Debezium would register for a table with these fields. Returns the ids of the value's schema and of
+/// the key's schema.
 pub(crate) fn add_changes(registry: &Registry, fields: &[String]) -> (u32, u32) {
     let row = format!(
         r#"{{"type":"record","name":"Value","fields":[{}],"connect.name":"shop.public.t.Value"}}"#,

@@ -365,7 +365,7 @@ async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
             2,
             &[("id", 0), ("v", 0)],
         ),
-        // A rejected row counts for every column, even for columns after the one that rejects the row.
+        // A rejected row counts for each column whose field it lacks, even for columns after the one that rejects the row.
         (
             &[r#"{"id":"x","v":1}"#, r#"{"id":"y"}"#, r#"{"v":2}"#],
             "columns = { id = { field = \"id\", missing = \"dead_letter\" }, v = \"v\", w = \"w\" }",
@@ -385,7 +385,7 @@ async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
             4,
             &[("id", 0), ("v", 2), ("w", 3)],
         ),
-        // In Debezium's envelope, a delete becomes a row only if a column takes the operation (`op`).
+        // With Debezium's envelope and mode append, a delete becomes a row only if a column takes the operation (`op`).
         (
             &CHANGES,
             "decode.envelope = \"debezium\"\ncolumns = { id = \"id\", v = \"v\", w = \"w\" }",

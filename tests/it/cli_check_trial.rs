@@ -1,5 +1,5 @@
-//! `check` writes the newest records in a transaction, and rolls it back. This trial leaves no row and no partition behind. It
-//! also draws no number from a sequence, because a rollback would not give the number back.
+//! `check` writes the newest records in a transaction, and rolls it back. This trial leaves no row and no partition behind. In
+//! these tests it also draws no number from a sequence, because a rollback would not give the number back.
 
 use tidegate_harness::Record;
 
@@ -11,7 +11,7 @@ const SEQUENCES: &str = "SELECT coalesce(string_agg(format('%s.%s=%s', schemanam
     FROM pg_sequences WHERE schemaname <> 'tidegate'";
 
 impl World {
-    /// Runs `check`, and checks that no sequence advanced, no row stayed and no relation was created.
+    /// Runs `check`, and checks that no sequence advanced, and that schema `public` has as many relations as before.
     async fn checked_without_a_trace(&self, pipeline: &str) -> crate::cli::Ran {
         let relations = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace";
         let before = (self.text(SEQUENCES).await, self.number(relations).await);
@@ -55,7 +55,8 @@ async fn a_check_takes_no_number_of_a_sequence_that_a_default_draws_from() {
         assert!(!ran.out.contains("not tried"), "{mode}: {ran}");
         ran.says(&says);
     }
-    // After the trial, the first row that is written gets the first number of each sequence.
+    // After the trials, the first row that is written gets the next number of each sequence, as if there had been no trial. The
+    // sequence `shared` was drawn from twice before.
     world.sql("INSERT INTO rides (id, name) VALUES (0, 'first')").await;
     assert_eq!(world.text("SELECT concat(pk, small, always, label, ticket) FROM rides").await, "111L34");
 }
@@ -156,7 +157,7 @@ async fn a_check_judges_rows_by_triggers_that_change_nothing_else() {
     ran.says(&["50 newest records → 40 rows, 10 dead letters", "not 3", "rides_id_fkey"]);
     let upsert = format!("table = {{ name = \"rides\", mode = \"upsert\", key = [\"id\"] }}\n{MAPPED}\n{letters}");
     let ran = world.checked_without_a_trace(&upsert).await.ok();
-    // The trigger runs on UPDATE. Without an existing row, `check` can't try what the trigger does.
+    // The trigger runs on UPDATE too. Without an existing row, `check` can't try what the trigger does there.
     ran.says(&["49 rows, 1 dead letter", "not 3", "trigger `judge` runs where a row exists", "foreign keys"]);
 }
 

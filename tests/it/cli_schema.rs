@@ -115,7 +115,7 @@ impl World {
         check
     }
 
-    /// Returns the columns of `t` with their types, except the columns of Kafka's metadata.
+    /// Returns the columns of `t` with their types, except `extra` and the columns of Kafka's metadata.
     pub(crate) async fn columns(&self) -> String {
         let sql = "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute \
              WHERE attrelid = 't'::regclass AND attnum > 0 AND attname NOT IN ('extra', 'kafka_partition', 'kafka_offset', 'kafka_row')";

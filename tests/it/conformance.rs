@@ -1,5 +1,5 @@
-//! The conformance table, `docs/conformance.md`. Every type is written in every format and mode to a real database, and the
-//! result is compared with that of INSERT. The test fails if the page differs from these results.
+//! The conformance table, `docs/conformance.md`. The types are written in each format and mode to a real database, and the result
+//! is compared with that of INSERT. The test fails if a value differs, or if the page differs from these results.
 //!
 //! `UPDATE_DOCS=1 cargo test --test it conformance` rewrites the page.
 

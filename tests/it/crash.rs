@@ -1,5 +1,5 @@
-//! The daemon is killed at random moments. Rows that were written stay. The other records are read again, and no row is written
-//! twice.
+//! The daemon is killed, at random moments or at a step of a write, or ended by a signal. Rows that were written stay. The other
+//! records are read again, and no row is written twice.
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ async fn killed_ten_times_at_random_moments_of_one_drain_it_loses_nothing_and_wr
     let mut at = 0;
     for kill in 1..=10 {
         let daemon = world.daemon(&with_short_sessions(&world.config(pipeline)));
-        // Half of the kills happen while the daemon joins and claims, and half while it writes.
+        // About half of the kills happen after the assignment, while the daemon claims or begins to write. The others happen
+        // after the first commit.
         if random.bool() {
             daemon.await_log("assigned", PATIENCE).expect("the group gives it partitions");
         } else {

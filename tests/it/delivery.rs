@@ -15,7 +15,7 @@ async fn what_is_in_kafka_is_in_postgres_after_a_drain() {
     );
     let started = Instant::now();
     let (code, log) = world.drain(&world.config("table.name = \"rides\""));
-    // `make deb-check` and `make image-check` print this line.
+    // The checks of the packages (`deploy/debian/installed.sh`) print this line.
     println!("10,000 rows {:?} after the daemon was started", started.elapsed());
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 10_000);

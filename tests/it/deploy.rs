@@ -1,4 +1,5 @@
-//! Compares what `deploy/` and `docs/runbook.md` say about metrics and alerts with a real daemon.
+//! Compares what `deploy/`, `docker-compose.yml` and `docs/runbook.md` say about metrics, alerts and configuration with the
+//! daemon and with each other.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

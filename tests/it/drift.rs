@@ -70,16 +70,16 @@ async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record(
     eventually_async("the ledger stands at the end", PATIENCE, settled).await.expect("it does");
 }
 
-/// Binary COPY accepts the eight bytes of an int8 as a float8, a timestamptz or a text. So Postgres doesn't notice that
-/// the column has another type.
+/// Binary COPY accepts the eight bytes of an int8 as a float8, as a timestamptz, or as a text if they are valid text. So Postgres
+/// may not notice that the column has another type.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_whose_new_type_reads_the_old_bytes_gets_the_right_values() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE readings (seq int, real_from_int int8, text_from_int int8, text_of_one_record int8)").await;
     let reading = |n: i32| {
         Record::new(format!(
-            // The bytes of this number are the text AAAAAAAA. The bytes of the number 7 aren't
-            // valid text, so Postgres refuses these bytes.
+            // The bytes of the long number are the text AAAAAAAA. The bytes of the number 7 aren't valid text, so Postgres
+            // refuses them.
             r#"{{"seq":{n},"real_from_int":{n},"text_from_int":4702111234474983745,"text_of_one_record":7}}"#
         ))
     };

@@ -1,5 +1,5 @@
-//! `evolve = "add"`: new fields become columns. If several daemons meet a new field, one of
-//! them adds the column, and no value is lost.
+//! `evolve = "add"`: new fields become columns. If several daemons meet a new field, one of them adds the column, and no value is
+//! lost.
 
 use tidegate_harness::{Daemon, Record, eventually_async, free_port};
 
@@ -10,7 +10,7 @@ use crate::support::{PATIENCE, World};
 const EVOLVING: &str =
     "table = { name = \"rides\", evolve = \"add\" }\nbatch.max_rows = 2000\nflow.max_rows_per_second = 20_000";
 
-/// Returns record number `n`. A higher number has more fields. One of the fields has values of two types.
+/// Returns record number `n`. Every thousand records, the records get one more field.
 fn growing(n: i32) -> Record {
     let mut text = format!(r#"{{"seq":{n}"#);
     for field in 0..=n / 1_000 {

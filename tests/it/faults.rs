@@ -1,5 +1,5 @@
-//! Faults that users of other Kafka sinks reported, with one test each. If another file is about the
-//! subject of a fault, the test is in that file.
+//! Faults that users of other Kafka sinks reported, with one test each. If another file is about the subject of a fault, the test
+//! is in that file.
 
 use sqlx::Executor;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Record, eventually_async, shared, usage};

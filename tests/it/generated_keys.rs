@@ -12,7 +12,8 @@ const SHOWN: &str = "SELECT coalesce(string_agg(concat_ws('/', email, v, note), 
 const UPSERT: &str = "table = { name = \"t\", mode = \"upsert\", key = [\"mail\"]";
 
 impl World {
-    /// Drains records (key, value) into a new table `t` in batches of three. Returns its rows.
+    /// Drains records (key, value) into a new table `t` in batches of three. A record whose value is empty becomes a tombstone.
+    /// Returns the rows of `t`.
     async fn keyed(&self, sql: &str, records: &[(&str, &str)], pipeline: &str) -> String {
         self.sql(sql).await;
         self.produce(records.iter().map(|(key, value)| match *value {

@@ -1,5 +1,5 @@
 //! The statements that `check` prints grant exactly the rights that are needed. A role with these rights drains the topic, and
-//! can run the commands. If one of the statements is left out, `check` names this statement.
+//! can run most other commands. If one of the statements is left out, `check` names this statement.
 
 use tidegate_harness::{Record, unique_name};
 

@@ -22,8 +22,8 @@ pub(crate) const COLUMNS: &str = "table.name = \"rides\"\nbatch = { max_age = \"
 /// The values of `group_protocol`.
 pub(crate) const PROTOCOLS: [&str; 3] = ["cooperative", "eager", "consumer"];
 
-/// Returns the lines of a pipeline with this group protocol. Its group notices a killed member within seconds. With `consumer`,
-/// settings of the broker decide how long that takes.
+/// Returns the lines of a pipeline with this group protocol. Its group notices a killed member within seconds, except with
+/// `consumer`: then settings of the broker decide how long that takes.
 pub(crate) fn pipeline(protocol: &str) -> String {
     let session = if protocol == "consumer" { "" } else { "kafka = { \"session.timeout.ms\" = \"6000\" }\n" };
     format!("group_protocol = \"{protocol}\"\n{session}{COLUMNS}")
@@ -149,7 +149,7 @@ impl Flow {
     }
 }
 
-/// A session of another client, which holds a lock until it is dropped.
+/// A session of another client, which holds a lock until this value is released or dropped.
 pub(crate) struct Intruder {
     connection: PgConnection,
 }

@@ -374,7 +374,7 @@ async fn text_that_is_a_literal_of_its_type_is_that_value() {
     assert_eq!(world.refused().await, reasons);
 }
 
-/// Creates a trigger on `t` that refuses negative values with this SQLSTATE.
+/// Returns SQL that creates a trigger on `t`, which refuses negative values with this SQLSTATE.
 fn guard(code: &str) -> String {
     format!(
         "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

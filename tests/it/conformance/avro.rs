@@ -122,7 +122,7 @@ fn map(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
     array(&members.iter().map(|(key, value)| [bytes(key.as_bytes()), value.clone()].concat()).collect::<Vec<_>>())
 }
 
-/// Decodes `\x…`; the empty text gives no bytes.
+/// Decodes hexadecimal digits, which may follow `\x`; the empty text gives no bytes.
 pub(super) fn unhex(text: &str) -> Vec<u8> {
     let digits = text.trim_start_matches("\\x").as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("digits");

@@ -158,7 +158,7 @@ pub(super) fn json() -> Format {
         Scaled(scale, bytes) => format!(r#"{{"scale":{scale},"value":"{}"}}"#, base64(bytes)).into_bytes(),
     };
     let record = |_: usize, id: usize, turn: u8, value: Option<(usize, &[u8])>| {
-        // The converter writes null for an optional field without a value.
+        // A field without a value is left out of the payload, which means null.
         let value = value.filter(|(_, json)| !json.is_empty());
         let value = value.map(|(column, json)| format!(",\"c{column}\":{}", String::from_utf8_lossy(json)));
         let payload = format!("{{\"id\":{id},\"turn\":{turn}{}}}", value.unwrap_or_default());

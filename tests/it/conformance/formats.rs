@@ -37,7 +37,7 @@ pub(super) struct Format {
 type Say = fn(usize, usize, u8, Option<(usize, &[u8])>) -> Vec<u8>;
 
 impl Format {
-    /// Returns a record with a value in one column. Without a value, all columns are absent.
+    /// Returns a record with a value in one column. All other columns are absent or null, and without a value all columns are.
     pub(super) fn record(&self, id: usize, turn: u8, value: Option<(usize, &[u8])>) -> Record {
         Record::new((self.record)(self.columns.len(), id, turn, value)).to(0)
     }
@@ -66,7 +66,7 @@ pub(super) fn json() -> Format {
     Format { name: "JSON", decode: "{ format = \"json\" }".to_owned(), schema: None, columns, record }
 }
 
-/// Returns the format CSV. All fields are quoted except NULL, which is the empty text without quotes.
+/// Returns the format CSV. All values are quoted except NULL, which is the empty text without quotes.
 fn csv() -> Format {
     let quoted = |of: &Type, json: &str, text: &str| {
         Some(format!("\"{}\"", lexical(of, json, text).replace('"', "\"\"")).into())
@@ -119,8 +119,8 @@ pub(super) fn of_types(
     columns.collect()
 }
 
-/// Returns whether the JSON of a value stays the same when it is parsed and serialized. Formats that have objects, arrays, text
-/// and numbers lose spaces, the exact digits of numbers, and the order of keys.
+/// Returns whether a column stores the same value if the value's JSON is parsed and serialized first, as formats with objects,
+/// arrays, text and numbers do. This loses spaces, the exact digits of numbers, and the order of keys, which type `json` stores.
 pub(super) fn survives(of: &Type, json: &str) -> bool {
     let value: Json = serde_json::from_str(json).expect("JSON");
     of.sql != "json" || serde_json::to_string(&value).expect("JSON") == json

@@ -351,5 +351,5 @@ pub(super) const TYPES: &[Type] = &[
     of("int4range[]", &[(r#"["[1,5)",{"lower":6},"empty"]"#, r#"{"[1,5)","[6,)",empty}"#)], &[]),
 ];
 
-/// Types without an encoder, which `check` names. A generated column can convert such a value from a text column.
+/// Types without an encoder, which `check` names. A generated column or a trigger can convert such a value from a text column.
 pub(super) const WITHOUT_ENCODER: &[&str] = &["money", "xml", "bit(8)", "tsvector", "box", "int4multirange", "pg_lsn"];
