@@ -167,7 +167,7 @@ pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<
         let sql = format!("SELECT CAST(({sql}) AS {})", column.type_text);
         match live.connection.execute(sql.as_str()).await {
             // An INSERT advances an identity's sequence even if the role has no right to the sequence, but this SELECT needs
-            // the right. So this isn't an error.
+            // the right. So this error proves nothing, and the remaining defaults aren't evaluated.
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => return Ok(()),
             outcome => outcome.map(|_| ())?,
         }
