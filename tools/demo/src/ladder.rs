@@ -1,8 +1,9 @@
 //! Experiment A, the ladder: how much batching gains. Each rung is one way to write rows, and only the last one uses
 //! Kafka.
 //!
-//! Every rung writes the same rows from this machine into the same table with the same indexes, with `fsync` on. Each rung uses
-//! the best setting that a short probe found, and runs several times. The order of the rungs is shuffled in each round.
+//! Every rung writes rows of the same records from this machine into the same table with the same indexes, with `fsync` on. A
+//! short probe finds the best setting of each rung without Kafka. Then each rung runs several times, once per round. The order of
+//! the rungs is shuffled in each round.
 
 mod direct;
 mod through_kafka;
@@ -107,7 +108,7 @@ impl Rung {
         }
     }
 
-    /// Returns the settings that the probe tries.
+    /// Returns the settings from which the probe chooses. If there is only one, it is used without a trial.
     fn settings(self) -> Vec<Setting> {
         let grid = |clients: &[usize], rows: &[usize]| {
             clients.iter().flat_map(|&clients| rows.iter().map(move |&rows| Setting { clients, rows })).collect()
@@ -182,7 +183,7 @@ pub(crate) async fn climb(stage: &Stage, screen: &Screen, folder: &Path, seed: u
     Ok(Ladder { best: best.collect() })
 }
 
-/// Finds the best setting of each rung, with one short run per setting.
+/// Finds the best setting of each rung, with one short run per setting. A rung with a single setting isn't run.
 async fn probe(
     stage: &Stage,
     screen: &Screen,

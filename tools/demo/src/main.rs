@@ -42,7 +42,7 @@ use tidegate_harness::free_port;
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The seed of all randomness.
+    /// The seed of the two experiments. The fleets of the three services have fixed seeds.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Multiplies the planned length of every experiment, for trials: 0.2 is a fifth. Published figures need 1.

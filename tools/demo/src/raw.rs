@@ -53,7 +53,7 @@ impl Table {
     /// Reads a file that [`Sheet::save`] wrote.
     ///
     /// # Errors
-    /// If the file doesn't exist, or a line has too few or too many values.
+    /// If the file can't be read or is empty, or a line has too few or too many values.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("could not read `{}`", path.display()))?;
         Self::parse(&text).with_context(|| format!("`{}`", path.display()))

@@ -62,7 +62,7 @@ impl Sentence {
 }
 
 impl Report {
-    /// Reads the raw files in `folder`.
+    /// Reads the raw files in `folder`. Only `run.json` must exist; what a missing CSV file would show is left out.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
         let table = |name: &str| -> Result<Option<Table>> {
             let path = folder.join(name);

@@ -33,14 +33,15 @@ const CLOSE_SILENT: &str = "SELECT close_silent_trips()";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"];
 /// The number of vehicles. Each vehicle sends one record per simulated second. The number is a fifth of the rate, so the
-/// simulated time runs five times as fast as the clock. As a result, trips end during the demo and cost more than the minimum.
+/// simulated time runs five times as fast as the clock. As a result, many trips end during the demo, and some cost more than the
+/// minimum.
 const VEHICLES: u32 = 1_000;
 const RATE: f64 = 5_000.0;
 /// The number of vehicles with `KEEP=1`. It equals the rate, so each vehicle sends once per second of real time.
 const VEHICLES_KEPT: u32 = 5_000;
 const BURST: f64 = 8.0;
 const BURST_AFTER: f64 = 3.0;
-/// How long the table ride_analysis is locked, in seconds.
+/// How long the table ride_analysis is locked, in seconds, in a run of full length.
 const LOCKED: f64 = 25.0;
 const LOOK: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(60);
@@ -106,7 +107,7 @@ impl Event {
 type Fleet = JoinHandle<Result<fleet::Outcome, fleet::ProduceError>>;
 
 impl Services {
-    /// Creates the tables and starts the daemon. Its page is available at `listen` soon afterwards.
+    /// Creates the topic and the tables, starts the daemon, and waits until it is ready. It serves its page at `listen`.
     pub(crate) async fn start(stage: &Arc<Stage>, listen: String) -> Result<Self> {
         stage.kafka.create_topic(TOPIC, PARTITIONS.get().into(), &[("retention.ms", RETENTION_MS)])?;
         let database = stage.postgres.create_database().await?;
@@ -217,7 +218,7 @@ impl Services {
         std::thread::spawn(move || fleet::produce(&spec, &stop, |_| {}))
     }
 
-    /// Waits until the fleet has sent everything, and stores its expected result.
+    /// Waits until the fleet has sent everything, and adds its trips to the expected results.
     fn park(&mut self, fleet: Fleet) -> Result<()> {
         let outcome = fleet.join().map_err(|_| anyhow!("the fleet panicked"))??;
         self.checks.expect(&outcome)

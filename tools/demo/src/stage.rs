@@ -36,7 +36,7 @@ impl Stage {
     /// this program.
     ///
     /// # Errors
-    /// If a server doesn't start.
+    /// If a server doesn't start, or the database can't be created.
     pub(crate) async fn set(tidegate: Option<PathBuf>) -> Result<Self> {
         let spec = PostgresSpec::default().tuned_for(TunedFor::Speed);
         let spec = POSTGRES_SETTINGS.iter().fold(spec, |spec, line| spec.setting(line));

@@ -13,7 +13,7 @@ use crate::rows::Row;
 use crate::stage::{Stage, wal_position};
 use crate::ways::{self, Way};
 
-/// Writes for the time `run`, and then completes the last transaction. Returns the rate and the costs.
+/// Writes for the time `run`. Then each client completes its current transaction. Returns the rate and the costs.
 pub(super) async fn measure(
     stage: &Stage,
     way: Way,

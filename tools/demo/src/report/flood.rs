@@ -69,8 +69,8 @@ fn fair_weather(flood: &Table, series: &Table, events: &Table) -> Vec<Sentence> 
     for line in flood.lines() {
         let way = line.text("way");
         let ((refused, _), (_, backlog)) = (before(way, "refused"), before(way, "backlog"));
-        // Batches are written every half second. So up to one second's records may be waiting although the arrangement
-        // keeps up.
+        // Two of the arrangements write a batch every half second. So up to one second's records may be waiting although an
+        // arrangement keeps up.
         let copes = refused == 0.0 && backlog <= line.count("rush_per_second");
         said.push(Sentence::new(
             Tone::Plain,

@@ -156,7 +156,7 @@ fn services_table(services: &Table) -> String {
     )
 }
 
-/// Returns text escaped for HTML and SVG, attributes included.
+/// Returns text escaped for HTML and SVG, also for attributes in double quotes.
 pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

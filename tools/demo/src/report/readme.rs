@@ -1,4 +1,4 @@
-//! Writes the figures of a run into the README: a block between two HTML comments (the marks), made from the raw files only.
+//! The figures of a run in the README: a block between two HTML comments (the marks), made from the raw files only.
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,7 +9,7 @@ use crate::raw::Table;
 const BEGINS: &str = "<!-- figures of docs/demo, written by `make demo-docs` -->\n";
 const ENDS: &str = "<!-- end of the figures -->\n";
 
-/// Replaces the text between the marks with the figures of `report`.
+/// Returns the text `readme`, with the figures of `report` between the marks.
 ///
 /// # Errors
 /// If the marks are missing, or if the run can't be published because it was shortened, used a dev build, or broke a promise.

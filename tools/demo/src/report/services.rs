@@ -34,7 +34,7 @@ fn books(services: &Table) -> Vec<Sentence> {
     of_each.collect()
 }
 
-/// The raw files from which the sentences are made: the lags over time, and the events.
+/// The raw files from which the sentences about the story are made: the lags over time, and the events.
 struct Story<'a> {
     series: &'a Table,
     events: &'a Table,
