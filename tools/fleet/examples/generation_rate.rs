@@ -1,5 +1,5 @@
-//! Measures how many records per second one core simulates and encodes: `cargo run --release --example
-//! generation_rate [vehicles]`.
+//! Measures how many records per second one core simulates and encodes:
+//! `cargo run --release -p fleet --example generation_rate [vehicles]`.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -45,12 +45,12 @@ pub struct Sighting {
 pub struct WatchSummary {
     /// How many new readings came after the first one.
     pub readings: u64,
-    /// The time from the vehicle's measurement of a reading until the reading was on the customer's screen.
+    /// The time from the vehicle's measurement of a reading until the customer read it from the table.
     pub since_measured_ms: Option<Quantiles>,
-    /// The time from the sending of a reading to Kafka until the reading was on the customer's screen.
+    /// The time from the sending of a reading to Kafka until the customer read it from the table.
     pub since_sent_ms: Option<Quantiles>,
-    /// The number of readings whose time was ahead of the clock. Such readings count as 0 ms old. A fleet's time runs
-    /// ahead if each vehicle sends more than once per second.
+    /// The number of readings whose measurement was ahead of the clock. In `since_measured_ms` they count as 0 ms. A fleet's time
+    /// runs ahead if each vehicle sends more than once per second.
     pub ahead_of_clock: u64,
 }
 

@@ -74,7 +74,7 @@ impl Ord for Pending {
 
 /// A fleet's readings in the order in which they reach Kafka.
 ///
-/// Readings on their way are kept in memory, at 100 bytes each. If 1 % of the readings are late, memory holds about as many
+/// Readings on their way are kept in memory, at about 100 bytes each. If 1 % of the readings are late, memory holds about as many
 /// readings as the fleet sends in half a second.
 #[derive(Debug, Clone)]
 pub struct Deliveries {
@@ -87,8 +87,8 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// Returns an iterator over exactly `records` records, repetitions included. If `records` is `None`, the iterator is
-    /// endless. The last records are late readings that were still on their way.
+    /// Returns an iterator over exactly `records` records, repetitions included. After the last new reading, it returns the
+    /// records that are still on their way. If `records` is `None`, new readings follow until [`Deliveries::close`] is called.
     pub fn new(fleet: Fleet, spec: DeliverySpec, records: Option<u64>) -> Self {
         let rng = Rng::with_seed(fleet.spec().seed ^ 0x6c61_7465);
         Self { fleet, spec, rng, pending: BinaryHeap::new(), left: records.unwrap_or(u64::MAX) }

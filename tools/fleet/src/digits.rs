@@ -1,17 +1,17 @@
-//! Numbers and dates as text, appended to a buffer without allocating.
+//! Numbers and dates as text. The functions that append to a buffer allocate only if the buffer must grow.
 
 use std::io::Write;
 
 use jiff::Timestamp;
 
-/// Formats a time, in milliseconds since the epoch, as RFC 3339 with milliseconds, in UTC. Correct for the years 1970 to 9999.
+/// Formats a time, in milliseconds since the epoch, as RFC 3339 with milliseconds, in UTC. Correct for the years 1970 to 9998.
 pub(crate) fn timestamp(ts_ms: i64) -> String {
     let time = Timestamp::from_millisecond(ts_ms).unwrap_or(Timestamp::MAX);
     format!("{time:.3}")
 }
 
 /// Formats a second since the epoch as RFC 3339 in UTC, up to and including the decimal point. Correct for the years
-/// 1970 to 9999.
+/// 1970 to 9998.
 pub(crate) fn date(second: i64) -> [u8; 20] {
     let mut text = *b"9999-12-31T23:59:59.000Z";
     let time = Timestamp::from_second(second).unwrap_or(Timestamp::MAX);

@@ -32,8 +32,8 @@ impl FromStr for Format {
     }
 }
 
-/// Writes readings in one format. It keeps the text of the last date, because consecutive readings usually have the same
-/// second.
+/// Writes readings in one format. It keeps the text of the last reading's date and time up to the second, because
+/// consecutive readings usually have the same second.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     format: Format,

@@ -41,7 +41,7 @@ struct FleetArgs {
     /// The number of vehicles. Each sends one record per simulated second.
     #[arg(long, default_value_t = 1_000)]
     vehicles: u32,
-    /// The seed of the random numbers: with the same seed, vehicles send the same records.
+    /// The seed of the random numbers: with the same seed and `--start`, vehicles send the same records.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The time at which the simulation starts: an RFC 3339 time, or `now` for the time at which the first record is sent.
@@ -84,8 +84,8 @@ struct ProduceArgs {
     topic: String,
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Records per second; 0 means as fast as possible. Default: the number of vehicles, which is real time. At a higher rate
-    /// the field `ts` runs ahead of the clock. Kafka's timestamp is always the time of sending.
+    /// Records per second; 0 means as fast as possible. Default: the number of vehicles, which is real time without `--repeat`.
+    /// At a higher rate the field `ts` runs ahead of the clock. Kafka's timestamp is always the time of sending.
     #[arg(long)]
     rate: Option<f64>,
     /// Ends after this many records, repetitions included.

@@ -17,7 +17,7 @@ pub enum Partitioning {
 }
 
 impl Partitioning {
-    /// Returns how many partitions are written to.
+    /// Returns how many partitions the topic needs.
     pub fn count(self) -> u16 {
         match self {
             Self::ByRegion => 2,
@@ -25,7 +25,8 @@ impl Partitioning {
         }
     }
 
-    /// Returns the partition of a reading. All readings of a vehicle have the same partition, so their order is kept.
+    /// Returns the partition of a reading. All readings of a vehicle have the same partition, so Kafka keeps the order in which
+    /// they are sent.
     pub fn of(self, reading: &Reading) -> u16 {
         match (self, reading.region) {
             (Self::ByRegion, Region::North) => 0,

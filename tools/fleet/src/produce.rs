@@ -1,8 +1,10 @@
 //! Sends a fleet's readings to Kafka, each at its intended time.
 //!
 //! This is an open loop: the schedule is fixed before the first record and never changes. If the receiver or this machine is
-//! slow, records are sent late, but the intended rate doesn't decrease. The delay is measured and reported. One thread encodes
-//! and sends. Between records, it also serves the delivery reports.
+//! slow, records are sent late, but the intended rate doesn't decrease. The delay is measured and reported. A rate of 0 has no
+//! schedule: records are sent as fast as the queue accepts them.
+//!
+//! One thread encodes and sends. Between records, it also serves the delivery reports.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,13 +25,14 @@ const SERVE_EVERY: u64 = 64;
 #[derive(Debug)]
 pub struct Outcome {
     pub summary: Summary,
-    /// The expected results of consumers, if they were requested. They include records that failed after the queue had accepted
-    /// them, because Kafka may have these nevertheless. So if `failed > refused`, an exact comparison isn't possible.
+    /// The expected results of consumers, if they were requested. They include records that the queue accepted and Kafka didn't
+    /// acknowledge, because Kafka may have these nevertheless. So if `failed > refused` or `unacked > 0`, an exact comparison
+    /// isn't possible.
     pub truth: Option<Truth>,
 }
 
-/// Sends records until a limit of `spec` is reached, or until `stop` is set. Then waits for the acknowledgements, at most for
-/// `spec.flush_timeout`. Calls `progress` twice per second.
+/// Sends records until a limit of `spec` is reached, `stop` is set, or the producer fails for good. Then waits for the
+/// acknowledgements, at most for `spec.flush_timeout`. Calls `progress` about twice per second.
 ///
 /// # Errors
 /// If `spec` is invalid, the cluster can't be reached, or the topic has too few partitions. Errors are returned only

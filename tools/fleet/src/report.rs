@@ -54,7 +54,7 @@ impl fmt::Display for Quantiles {
     }
 }
 
-/// The progress of a run, reported twice per second.
+/// The progress of a run, reported about twice per second.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Progress {
     /// Seconds since the run's start.
@@ -119,7 +119,7 @@ pub struct Summary {
     /// The time from a record's intended time to its acknowledgement. If there is no rate, the time is counted from the
     /// sending.
     pub ack_delay_ms: Option<Quantiles>,
-    /// Whether the run was stopped before its end.
+    /// Whether the stop flag or a fatal error of the producer ended the run.
     pub interrupted: bool,
     /// The last error that Kafka or the producer reported. Its cause may be over by now.
     pub last_error: Option<String>,

@@ -136,12 +136,12 @@ impl<'a> Sender<'a> {
         self.producer.in_flight_count().max(0).unsigned_abs().into()
     }
 
-    /// Serves the available delivery reports, without waiting.
+    /// Serves at most one event of librdkafka, without waiting. Such an event may contain many delivery reports.
     pub(crate) fn serve(&self) {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Serves delivery reports, and then sleeps for `for_`, but at least half a millisecond and at most 50 ms. Waiting in the
+    /// Calls [`Self::serve`], and then sleeps for `for_`, but at least half a millisecond and at most 50 ms. Waiting in the
     /// producer's `poll` instead would keep the CPU busy during the last fraction of a millisecond.
     pub(crate) fn rest(&self, for_: Duration) {
         self.serve();

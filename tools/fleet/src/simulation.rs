@@ -31,7 +31,7 @@ pub struct FleetSpec {
 }
 
 impl Default for FleetSpec {
-    /// Returns a thousand vehicles from 2026 on, half of them north, on trips of two to twenty minutes.
+    /// Returns a thousand vehicles from 2026 on, half of them north, on trips of 0.8 to 6 km.
     fn default() -> Self {
         Self {
             vehicles: 1_000,

@@ -12,7 +12,7 @@ use crate::{DeliverySpec, FleetSpec, Format, InvalidSpec, ParseError, Partitioni
 pub enum Compression {
     /// Batches are not compressed.
     None,
-    /// LZ4 is fast, and compresses JSON to half its size or less.
+    /// LZ4 is fast, and compresses JSON well.
     #[default]
     Lz4,
 }
@@ -32,7 +32,7 @@ impl FromStr for Compression {
 /// How to treat a record if the producer's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenFull {
-    /// The record and all later ones wait. They are sent late, but none is lost.
+    /// The record and all later ones wait. They are sent late, but none is dropped before the run is stopped.
     #[default]
     Wait,
     /// The record is dropped and counted as refused, as in a device with a full buffer. [`Truth`](crate::Truth) doesn't include
@@ -40,8 +40,8 @@ pub enum WhenFull {
     Refuse,
 }
 
-/// When a run ends: as soon as one of the limits is reached, or the stop flag is set. With no limit, only the flag ends the
-/// run.
+/// When a run ends: at the first limit that is reached. With or without limits, the stop flag or a fatal error of the producer
+/// ends the run too.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limit {
     /// The number of records to send. Repetitions and refused records count.
@@ -60,14 +60,15 @@ pub struct ProduceSpec {
     pub topic: String,
     /// The fleet that sends.
     pub fleet: FleetSpec,
-    /// Whether the simulation begins when the first record is sent, instead of at `fleet.start_ms`. If this is set and the rate
-    /// equals the number of vehicles, the `ts` of a reading is the time at which it should be sent.
+    /// Whether the simulation begins when the first record is sent, instead of at `fleet.start_ms`. If this is set, the rate is
+    /// steady and equals the number of vehicles, and no reading is late or repeated, then the `ts` of a reading is the time at
+    /// which it should be sent.
     pub start_now: bool,
     /// How many readings arrive late or twice.
     pub delivery: DeliverySpec,
-    /// Records per second; 0 means as fast as the queue accepts them. If it equals the number of vehicles, the simulated clock
-    /// runs in real time; at a higher rate, the readings' `ts` runs ahead of the clock. Kafka's timestamp is always the time of
-    /// sending.
+    /// Records per second; 0 means as fast as the queue accepts them. If it equals the number of vehicles and no reading is
+    /// repeated, the simulated clock runs in real time. At a higher rate, the readings' `ts` runs ahead of the clock. Kafka's
+    /// timestamp is always the time of sending.
     pub rate: f64,
     /// How the rate changes; ignored if the rate is 0.
     pub profile: Profile,

@@ -127,7 +127,7 @@ impl Truth {
         trips
     }
 
-    /// Writes one JSON object: the totals, the partitions, and the trips with their fares.
+    /// Writes one JSON object: the run's main parameters, the totals, the partitions, and the trips with their fares.
     ///
     /// # Errors
     /// If `out` cannot be written to.

@@ -1,6 +1,6 @@
 //! How one vehicle moves. It is simulated second by second, in millimetres, without floats.
 //!
-//! A million vehicles are kept in memory, so the state is small. Values that can be computed are not stored.
+//! A fleet may keep a million vehicles in memory, so the state is small. Values that can be computed are not stored.
 
 use fastrand::Rng;
 
@@ -16,7 +16,7 @@ const BRAKING: u32 = 2_000;
 const HARD_BRAKING: std::ops::Range<u32> = 5_000..8_000;
 /// Below this speed, in mm/s, hard braking doesn't occur.
 const HARD_BRAKING_FROM: u32 = 9_000;
-/// From that speed on, hard braking occurs in one of this many seconds.
+/// From that speed on, hard braking occurs in one of this many seconds on average.
 const HARD_BRAKING_ODDS: u32 = 400;
 const TRIPS_PER_SHIFT: u32 = 8;
 
@@ -169,8 +169,8 @@ impl Vehicle {
         None
     }
 
-    /// Returns the speed for the next second, in mm/s. It is the highest speed that the street and the braking distance allow.
-    /// At random, the vehicle brakes hard instead.
+    /// Returns the speed for the next second, in mm/s. It is the highest speed that the street, the vehicle's acceleration and
+    /// the braking distance allow. At random, the vehicle brakes hard instead.
     fn next_speed(&mut self, ahead: u32) -> u32 {
         if self.speed >= HARD_BRAKING_FROM && self.rng.u32(..HARD_BRAKING_ODDS) == 0 {
             return self.speed - self.rng.u32(HARD_BRAKING);
@@ -202,7 +202,7 @@ impl Vehicle {
             Plan::Straight => [self.heading, first, second],
             Plan::Turn | Plan::Halt | Plan::Finish => [first, second, self.heading],
         };
-        // In a corner of the grid, only one of the two turns is possible.
+        // At the edge of the grid, some of these ways leave the grid.
         self.heading = ways.into_iter().find(open).unwrap_or(self.heading);
         self.settle();
     }

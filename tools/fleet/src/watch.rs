@@ -13,8 +13,7 @@ use crate::customer::{Customer, Sighting, WatchSummary};
 
 /// The channel of the NOTIFY that each batch of `customer_info` sends.
 const CHANNEL: &str = "customer_info";
-/// The longest time between two reads of the row. A broken connection loses notifications, so the row is also read
-/// without a notification.
+/// The longest wait for a notification. A broken connection loses notifications, so the row is then read without one.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 const PAUSE_AFTER_A_FAULT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +39,7 @@ pub struct WatchSpec {
 }
 
 /// Watches until the trip has ended or the number of readings is reached. Calls `say` with each new sentence. If the database
-/// becomes unavailable, reports that and waits.
+/// becomes unavailable, reports that and retries.
 ///
 /// # Errors
 /// If the database can't be reached at the start.
