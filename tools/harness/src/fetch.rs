@@ -1,8 +1,8 @@
 //! Downloads the servers from Maven Central by package name, once, and keeps them in the cache.
 //!
 //! A package is complete if its marker file exists. The marker is written last, and lists every file with its size. Before each
-//! use of a package, the list is compared with the files. A package that differs from its list is downloaded again. If two
-//! processes need the same package, a lock on a file beside the package makes one of them wait.
+//! use of a package, the list is compared with the files. A package that differs from its list is downloaded again. A lock on a
+//! file beside the package lets only one process at a time download it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ pub(crate) fn kafka_of(version: &str) -> Result<Jars> {
 /// Returns the jars of Apache Kafka in this version, and of the ZooKeeper that it depends on.
 ///
 /// # Errors
-/// If `mvn` or `java` is missing or fails.
+/// If `mvn` is missing or fails.
 pub(crate) fn kafka_with_zookeeper(version: &str) -> Result<Jars> {
     let coordinates = [format!("org.apache.kafka:kafka_2.13:{version}"), LOGGING.into()];
     // The package for KRaft mode also contains a template for data folders. So this package has a name of its own.
@@ -220,7 +220,7 @@ pub(crate) fn require_java() -> Result<()> {
 pub(crate) const JAVA_MISSING: &str = "install a Java runtime of version 17 or later (Debian: apt-get install default-jre-headless) or set KAFKA_BOOTSTRAP_SERVERS";
 
 /// Unpacks the only .txz file in `unpacked` into `folder`. This program decompresses the file itself, because not every machine
-/// has `xz`. Every machine has `tar`.
+/// has `xz`. Nearly every machine has `tar`.
 fn unpack_archive(unpacked: &Path, folder: &Path) -> Result<()> {
     let archive = fs::read_dir(unpacked)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))

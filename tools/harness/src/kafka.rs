@@ -33,7 +33,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// between the check and the start, or because ZooKeeper remembers a killed broker until its session ends.
 const START_ATTEMPTS: usize = 4;
 
-/// A running Kafka. When it is dropped, its processes are killed and its data is removed.
+/// A running Kafka. If this process has started it, dropping it kills its processes and removes its data.
 #[derive(Debug)]
 pub struct Kafka {
     bootstrap_servers: String,
@@ -137,7 +137,7 @@ impl Kafka {
         Self { bootstrap_servers: bootstrap_servers.to_owned(), own: None }
     }
 
-    /// Returns the value of `bootstrap.servers`: every broker.
+    /// Returns the value of `bootstrap.servers`. If this process has started the Kafka, the value names every broker.
     pub fn bootstrap_servers(&self) -> &str {
         &self.bootstrap_servers
     }
@@ -173,7 +173,8 @@ impl Kafka {
         Ok(self.broker(broker)?.run.folder().join(format!("data-{}", broker + 1)))
     }
 
-    /// Shuts a broker down cleanly (SIGTERM): it hands its partitions over and writes all data to disk.
+    /// Shuts a broker down cleanly (SIGTERM): it hands its partitions over to other brokers, if there are any, and writes all
+    /// data to disk.
     ///
     /// # Errors
     /// If the broker isn't running, or takes longer than a minute.
@@ -295,7 +296,7 @@ fn java(
     let flags: &[&str] = match tuned_for {
         // These flags prefer fast compilation to fast code. They allow one thread for garbage collection, and little memory.
         TunedFor::Tests => &["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"],
-        // These are the flags of Kafka's own start script.
+        // These are the main flags of Kafka's own start script.
         TunedFor::Speed => {
             &["-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExplicitGCInvokesConcurrent"]
         }

@@ -1,9 +1,9 @@
 //! Free ports on loopback.
 //!
-//! Ports are chosen below the ephemeral range, from which the system takes the local ports of outgoing connections. The
-//! reason is that a restarted server needs its old port. If that port were in the ephemeral range, the system could
-//! give it to a client that tries to reconnect meanwhile. The client would then connect to itself, and the server
-//! couldn't start. For the same reason, servers don't listen on port 0: the system would choose an ephemeral port.
+//! Ports are chosen below Linux's default ephemeral range, from which the system takes the local ports of outgoing connections.
+//! The reason is that a restarted server needs its old port. If that port were in the ephemeral range, the system could give it
+//! to a client that tries to reconnect meanwhile. The client would then connect to itself, and the server couldn't start. For
+//! the same reason, servers that may be restarted don't listen on port 0: the system would choose an ephemeral port.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;

@@ -1,7 +1,7 @@
 //! A real PostgreSQL, which tests can configure, crash, and restore to an earlier state.
 //!
-//! It accepts every connection from this machine as user `postgres` without a password, over TCP on 127.0.0.1 and over
-//! a socket in its folder. If this process runs as root, Postgres runs as `nobody`, because it refuses to run as root.
+//! By default, it accepts every connection from this machine as user `postgres` without a password, over TCP on 127.0.0.1 and
+//! over a socket in its folder. If this process runs as root, Postgres runs as `nobody`, because it refuses to run as root.
 
 mod cluster;
 mod spec;
@@ -26,7 +26,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// The largest number of attempts to start. Another process may take the port between the check and the start.
 const START_ATTEMPTS: usize = 3;
 
-/// A running Postgres. When it is dropped, its processes are ended and its data is removed.
+/// A running Postgres. If this process has started it, dropping it ends its processes and removes its data.
 #[derive(Debug)]
 pub struct Postgres {
     /// The URL in two parts: before the database's name, and after it.

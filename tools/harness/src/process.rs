@@ -123,7 +123,7 @@ pub struct Program {
     pub end_signal: Signal,
 }
 
-/// A program that was started. When this value is dropped, the program is ended, with its children.
+/// A program that was started. When this value is dropped, the program is ended. If it has to be killed, so are its children.
 #[derive(Debug)]
 pub struct Process {
     run: Arc<Run>,

@@ -106,7 +106,7 @@ impl Proxy {
         self.state.control.send_modify(|control| control.refuse = refuse);
     }
 
-    /// Sets whether the proxy is silent: it accepts connections and keeps them open, but forwards nothing in either
+    /// Sets whether the proxy is silent: it accepts connections and keeps them open, but forwards no data in either
     /// direction. Data that arrives meanwhile is forwarded afterwards.
     pub fn hold(&self, hold: bool) {
         self.state.control.send_modify(|control| control.hold = hold);

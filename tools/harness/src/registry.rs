@@ -1,6 +1,6 @@
-//! A stand-in for a schema registry. It supports the part of Confluent's REST interface that a reader of schemas uses, and
-//! answers as a real registry does. It supports neither contexts nor compatibility checks nor writes by HTTP, because no
-//! test needs them.
+//! A stand-in for a schema registry. It supports the part of Confluent's REST interface that a reader of schemas uses, with the
+//! fields and the error codes that such a reader needs. It supports neither contexts nor compatibility checks nor writes by
+//! HTTP, because no test needs them.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

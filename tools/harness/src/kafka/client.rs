@@ -72,7 +72,7 @@ impl Kafka {
         Ok(watermarks.into_iter().map(|(_, end)| end).collect())
     }
 
-    /// Returns the offset of each partition's first record that still exists.
+    /// Returns the log start offset of each partition. Records before it were deleted.
     ///
     /// # Errors
     /// If the topic or one of its leaders is missing.

@@ -83,8 +83,8 @@ pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>>
                 "{security}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";"
             );
             set("oauthbearer.sasl.jaas.config", bearer);
-            // A client must authenticate again before its token expires. Otherwise the broker ends the client's
-            // session.
+            // A client must authenticate again before its token expires, and at least once per hour. Otherwise the broker closes
+            // the client's connection.
             set("oauthbearer.connections.max.reauth.ms", "3600000".to_owned());
         }
     }
@@ -95,7 +95,7 @@ impl Kafka {
     /// Returns the address (`host:port`) of the first broker's listener of this kind.
     ///
     /// # Errors
-    /// If the broker was started without [`KafkaSpec::secured`](super::KafkaSpec::secured).
+    /// If this Kafka is external, or was started without [`KafkaSpec::secured`](super::KafkaSpec::secured).
     pub fn secure_address(&self, listener: Listener) -> Result<String> {
         let broker = self.broker(0)?;
         let port = broker.secure_ports.iter().find(|(found, _)| *found == listener).map(|(_, port)| *port);
@@ -114,7 +114,7 @@ impl Kafka {
     /// Sets a user's password for SCRAM-SHA-256 and SCRAM-SHA-512.
     ///
     /// # Errors
-    /// If the broker refuses.
+    /// If `java` is missing, or the broker refuses.
     pub fn set_scram_password(&self, user: &str, password: &str) -> Result<()> {
         // One request can set a user's credentials for only one mechanism.
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {

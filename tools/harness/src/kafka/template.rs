@@ -15,7 +15,7 @@ const CLUSTER_ID: &str = "dGVtcGxhdGVvZmFsbGRhdA";
 
 /// Formats a data folder, and keeps the file that all data folders have in common. So later starts don't run the
 /// formatter, which takes as long as the start of a broker. Then runs a broker once and saves its loaded classes in an
-/// archive, with which a broker starts twice as fast.
+/// archive, with which a broker starts about twice as fast.
 pub(crate) fn prepare(jars: &Jars) -> Result<()> {
     let run = Run::start("template")?;
     let port = free_port()?;

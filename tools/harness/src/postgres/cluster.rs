@@ -31,8 +31,8 @@ pub(super) fn write_settings(spec: &PostgresSpec, data: &Path, socket_folder: &P
         socket_folder.display()
     );
     text += match spec.tuned_for {
-        // With `mmap`, shared memory of parallel queries is in files of the data folder. So a crash leaves nothing
-        // behind elsewhere.
+        // With `mmap`, the shared memory of parallel queries is in files of the data folder. So a crash leaves none of it behind
+        // elsewhere.
         TunedFor::Tests => "shared_buffers = 64MB\ndynamic_shared_memory_type = mmap\n",
         TunedFor::Speed => "shared_buffers = 512MB\nmax_wal_size = 4GB\n",
     };
