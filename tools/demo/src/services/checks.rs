@@ -41,7 +41,7 @@ pub(crate) struct Found {
 pub(crate) struct Trips {
     pub(crate) expected: u64,
     pub(crate) ended: u64,
-    /// Trips that stopped sending without having ended. They must be closed because of their silence.
+    /// Trips that haven't ended, but have been silent for so long that they must be closed.
     pub(crate) silent: u64,
     /// Trips without a row in `fare`.
     pub(crate) missing_fares: u64,
