@@ -1,5 +1,5 @@
-//! Kafka is unavailable, silent or denies access. The state and its cause appear in `/metrics`, in `/readyz`, on the
-//! page and in the log soon after the fault begins, and disappear when it ends.
+//! Kafka is unavailable, silent or denies access. Soon after the fault begins, `/metrics` shows the state, and `/readyz`, the
+//! page and the log also name the cause. When the fault ends, the state becomes normal again.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -53,7 +53,8 @@ pub(crate) fn waits(daemon: &Daemon) -> bool {
     daemon.metric("tidegate_pipeline_state", &[("state", "waiting_for_kafka")]) == Some(1.0)
 }
 
-/// Waits until the daemon waits for Kafka, and checks that log, page, metrics and readiness contain these words.
+/// Waits until `/metrics` says that the daemon waits for Kafka and `/readyz` contains these words. Checks that the page and
+/// the log contain them too.
 #[track_caller]
 fn waits_and_says(daemon: &Daemon, words: &[&str]) {
     let began = Instant::now();
@@ -72,7 +73,8 @@ fn waits_and_says(daemon: &Daemon, words: &[&str]) {
     daemon.await_until("the log says so", PATIENCE, |daemon| daemon.log().iter().any(logged)).expect("a line");
 }
 
-/// Waits until the daemon flows again, and checks that it reported that and lost nothing.
+/// Waits until the daemon no longer waits for Kafka, and checks that it logs this. Then writes the other half of the records, and
+/// checks that the table has each record once.
 async fn flows_again(world: &World, daemon: &Daemon, records: i32) {
     let ended = Instant::now();
     daemon.await_until("it doesn't wait any more", in_tests(OVER), |daemon| !waits(daemon)).expect("it is over");
@@ -122,8 +124,8 @@ async fn a_killed_broker_is_waited_for_by_name_and_what_is_not_known_is_absent()
     daemon.await_until("the lag is read", PATIENCE, lag_is_known).expect("it is read");
 }
 
-/// If the brokers don't offer the protocol, librdkafka repeats its request to the group's coordinator for ever, and reports
-/// nothing.
+/// If the brokers don't offer the protocol `consumer`, librdkafka repeats its request to the group's coordinator for
+/// ever, and reports nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_without_the_consumer_protocol_is_named_by_check_and_by_run() {
     let world = world_behind(Kafka::start(&KafkaSpec::of_version("3.9.1")).expect("Kafka starts")).await;
@@ -140,8 +142,8 @@ async fn a_broker_without_the_consumer_protocol_is_named_by_check_and_by_run() {
     world.assert_exact(500).await;
 }
 
-/// Kafka 4 has two switches for the protocol `consumer`: a setting of the brokers, and a
-/// feature. `check` and `run` name both switches.
+/// Kafka 4 has two switches for the protocol `consumer`: a setting of the brokers, and a feature. `check` and
+/// `run` name both switches.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
     let protocols = KafkaSpec::single().property("group.coordinator.rebalance.protocols", "classic");
@@ -159,8 +161,8 @@ async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
             "`kafka-features upgrade --feature group.version=1`",
             "`group.coordinator.rebalance.protocols`",
         ];
-        // A broker says that it supports the protocol's requests even if the protocol is switched off. So `check` relies on the
-        // setting, and can't see the feature's version.
+        // A broker says that it supports the protocol's requests even if the protocol is switched off. So `check` reads the
+        // setting. It can't see the feature's version.
         if is_downgraded {
             tidegate(&config, &["check"]).ok().says(&["shows only a join", words[3], words[4]]);
         } else {

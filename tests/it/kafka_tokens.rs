@@ -49,7 +49,7 @@ fn oidc(world: &World, server: &TokenServer, secret: &Path) -> String {
     )
 }
 
-/// Returns everything that a daemon shows to the outside.
+/// Returns the log of a daemon and the pages on which it could show a secret.
 fn shown(daemon: &Daemon) -> String {
     let pages = ["/metrics", "/readyz", "/api/status", "/"].map(|path| daemon.get(path).expect("it answers").body);
     daemon.log().join("\n") + &pages.concat()
@@ -79,8 +79,8 @@ async fn a_token_endpoint_is_asked_again_until_it_gives_a_token_and_before_that_
     for canary in [SECRET, "barnacle-canary"].into_iter().map(str::to_owned).chain(server.issued()) {
         assert!(!shown.contains(&canary), "a secret is shown: {canary}");
     }
-    // All clients of the process share a token: consumers, the observer, and the client that reads topic settings. On a busy
-    // machine, a token that lasts 5 s may expire between two requests of one check. So repeat the check.
+    // All of this daemon's clients share a token: the consumers, the observer, and the client that reads topic settings. `check`
+    // gets its own. On a busy machine, a token that lasts 5 s may expire between two requests of one check. So repeat the check.
     let config = oidc(&world, &server, &secret);
     eventually("check gets a token too", PATIENCE, || tidegate(&config, &["check"]).code == 0).expect("it is ready");
 }

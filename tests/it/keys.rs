@@ -1,4 +1,4 @@
-//! Keys in all forms: in envelopes, with a registry's framing, and as Java's serializers write integers. Also deletes by key.
+//! Keys in several forms: in envelopes, with a registry's framing, and as Java's serializers write integers. Also deletes by key.
 
 use tidegate_harness::{Record, Registry};
 
@@ -9,7 +9,7 @@ const UPSERT: &str =
     "table = { name = \"t\", mode = \"upsert\", key = [\"id\"], deletes = true }\ndead_letters.max_share = 1\n";
 
 impl World {
-    /// Writes the rows 1 to 9, so that the tombstones of a test can delete some of them.
+    /// Creates the table with the rows 1 to 9, so that the tombstones of a test can delete some of them.
     async fn with_rows(&self) {
         self.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text); INSERT INTO t SELECT n, 'old' FROM generate_series(1, 9) n")
             .await;

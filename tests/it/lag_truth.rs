@@ -1,5 +1,5 @@
-//! No wrong lag is shown if a topic was recreated, records were deleted, or a log ends in transaction
-//! markers. Also tests the time of the last commit.
+//! No wrong lag is shown if a topic was recreated, records were deleted, or a log ends in transaction markers. Also tests the
+//! time of the last commit.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ async fn a_claim_is_no_commit() {
     assert!(written <= moved, "the claim of {moved} is no commit, and {written} is one");
 }
 
-/// More logs end in transaction markers than one reading of the lag can check. No consumer owns the partitions.
+/// More logs end in transaction markers than the daemon checks in one reading of the lag. No consumer owns the partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_markers_at_the_ends_of_many_logs_are_no_lag() {
     const PARTITIONS: i32 = 250;

@@ -1,6 +1,6 @@
-//! The ledger's statements on the real database, with sessions that compete for one row. The tests show three things. There is
-//! one row per partition. A session that waited for a row sees the row's current state. And an update costs the same, however
-//! many old versions of the row somebody's snapshot keeps.
+//! The ledger's statements on the real database, with sessions that compete for one row. The tests show four things. There is one
+//! row per partition. A session that waited for a row sees the row's current state. A claim skips a locked row. And an update
+//! costs about the same, however many old versions of the row somebody's snapshot keeps.
 
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ impl Fixture {
         PgStore::new("rides".into(), connector, Arc::new(plans), WriterMetrics::new(&"rides".into()))
     }
 
-    /// Waits until `count` sessions of this database wait for a lock.
+    /// Waits until at least `count` sessions of this database wait for a lock.
     async fn await_waiting(&self, count: i64) {
         let sql = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -140,7 +140,7 @@ async fn no_statement_makes_a_second_row_of_a_partition() {
     assert!(refused.to_string().contains("READ COMMITTED"), "{refused}");
 }
 
-/// Starts a task that reads the outcome of a span. Returns when the task waits for the lock of the ledger's row.
+/// Starts a task that settles a span: it reads the span's row from the ledger. Returns when the task waits for the row's lock.
 async fn settling(accounting: &Fixture, span: &Span) -> JoinSet<LedgerRow> {
     let (mut store, span) = (accounting.store().await, span.clone());
     let mut settling = JoinSet::new();

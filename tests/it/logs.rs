@@ -1,4 +1,4 @@
-//! The log, as an operator reads it. Each line names its pipeline. An outage has a first line and a last line.
+//! The log, as an operator reads it. Each line about a pipeline names the pipeline. An outage has a first line and a last line.
 //! Repetitions of a line are limited. Files and pipes get plain text only.
 
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use crate::cli::tidegate;
 use crate::kafka_health::leak;
 use crate::support::{PATIENCE, World, in_tests};
 
-/// The longest time from the deletion of a topic until the daemon reports it.
+/// The longest time until the daemon shows that a topic is missing, or that it exists again.
 const SEEN: Duration = Duration::from_secs(15);
 
 fn sentence(daemon: &Daemon) -> String {

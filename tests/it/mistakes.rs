@@ -1,4 +1,5 @@
-//! Mistakes that newcomers make. The error names the mistake, the server, file or key that it concerns, and a remedy.
+//! Mistakes that newcomers make. The message names the mistake and the server, file or key that it concerns. Most
+//! messages also name a remedy.
 
 use tidegate_harness::{Daemon, free_port, unique_name};
 

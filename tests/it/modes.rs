@@ -1,4 +1,5 @@
-//! Upsert and aggregate: there is one row per key, and its values are exact, whatever happens during the drain.
+//! Upsert and aggregate: the table has one row per key, with exact values, even if daemons are killed or write the same keys.
+//! Also tests `where`, `sort_by`, and records that a mode can't write.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -48,8 +49,8 @@ impl Reading {
             self.trip,
             self.ts,
             self.meters,
-            // The rows have very different sizes, so a row's physical position in the staging table is not the order of
-            // delivery.
+            // The rows have very different sizes, so the order of their physical positions in the staging table may differ
+            // from the order of delivery.
             "x".repeat(if self.meters == 7 { 7_000 } else { 3 })
         )
     }
@@ -219,8 +220,8 @@ async fn sums_are_exact_through_kills_and_redelivery() {
     assert_eq!(world.text(FARES).await, fares(&readings));
 }
 
-/// Runs one round of 60 000 records. With `make contention MINUTES=5`, runs as many rounds as fit into five minutes,
-/// and prints the results.
+/// Runs rounds of 60 000 records, and prints the results. By default there is one round. With `make contention MINUTES=5`,
+/// another round begins until five minutes have passed.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     const ROUND: usize = 60_000;
@@ -250,7 +251,8 @@ async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
         // All records of a key have different times. So the result doesn't depend on which daemon writes first.
         let times = (0..).map(|number| ((round * ROUND) as u64) + number * 7_919 % ROUND as u64);
         readings.iter_mut().zip(times).for_each(|(reading, ts)| reading.ts = ts);
-        // Records go to random partitions, so that both daemons get records of every key all the time.
+        // Records go to the partitions in turn, whatever their key, so that both daemons of a pipeline get
+        // records of the same keys.
         world.produce(readings.iter().zip(0..).map(|(r, number)| Record::new(r.json()).to(number % 4)));
         all.append(&mut readings);
         let end = i64::try_from(2 * all.len()).unwrap();

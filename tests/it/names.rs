@@ -53,7 +53,7 @@ fn join_as(world: &World, name: &str, daemon: &Daemon, words: &str, nth: usize) 
 async fn a_consumer_that_lost_its_name_takes_it_back_each_time_when_it_is_free() {
     let world = World::new(2).await;
     world.sql(TABLE).await;
-    // The consumer's first name is derived from the host and the port.
+    // The configuration sets no `instance`, so the consumer's name is derived from the host and the port.
     let daemon = world.daemon(&world.config(COLUMNS));
     await_shares(&world, &world.name, &[&daemon], &[2]).await;
     let name = names(&world).pop().expect("the consumer has a name");
@@ -74,8 +74,8 @@ async fn a_consumer_that_lost_its_name_takes_it_back_each_time_when_it_is_free()
     }
 }
 
-/// If a name is lost after an outage, the other member is probably the consumer's own earlier session. So the consumer joins
-/// again under the same name when this happens for the first time.
+/// If a consumer loses its name after an outage, the broker probably refused a request of the consumer's own earlier session. So
+/// the first time that this happens, the consumer joins again under the same name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_loses_its_name_after_an_outage_keeps_it_once() {
     let kafka = crate::kafka_health::leak(Kafka::start(&KafkaSpec::single()).expect("Kafka starts"));

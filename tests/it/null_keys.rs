@@ -40,11 +40,11 @@ fn record((key, v): Step) -> Record {
     let fields = fields.trim_end_matches('}');
     match v {
         None => Record::tombstone().key(key_json(key)),
-        // A missing field means NULL, as in INSERT.
+        // A field that is missing means NULL here, because the column has no default.
         Some(v) if v % 5 == 0 && key.0.is_none() => {
             Record::new(format!(r#"{{"b":{},"v":{v},"note":"n"}}"#, json(key.1, true))).key(key_json(key))
         }
-        // Rows have two shapes, because some records leave out `note`. Postgres then fills in its default.
+        // Some records leave out `note`, so rows have different shapes. In a new row, Postgres then fills in the default.
         Some(v) if v % 3 == 0 => Record::new(format!(r#"{fields},"v":{v},"note":"n{v}"}}"#)).key(key_json(key)),
         Some(v) => Record::new(format!(r#"{fields},"v":{v}}}"#)).key(key_json(key)),
     }
@@ -198,7 +198,7 @@ async fn a_key_may_have_any_number_of_columns_with_null() {
     let steps: Vec<([u8; 6], Option<u32>)> = (0..400)
         .map(|n| {
             let mut key = [0; 6];
-            // At most two columns of a key aren't NULL, so there are few keys, and each occurs several times.
+            // At most two columns of a key aren't NULL, so there are few keys, and many of them occur several times.
             key[random.usize(0..6)] = random.u8(0..3);
             key[random.usize(0..6)] = random.u8(0..3);
             (key, Some(n).filter(|_| random.u8(0..5) > 0))

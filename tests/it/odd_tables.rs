@@ -1,4 +1,4 @@
-//! Tables and records that are rare. The rows must be those that INSERT of the record's own fields would make.
+//! Tables and records that are rare. The rows must be those that INSERT of each record's own fields would make.
 
 use crate::siblings::{Sibling, UPSERT, each_has_its_rows};
 

@@ -1,5 +1,5 @@
 //! Kafka's log is not the one that the ledger knows. Each cause has a name, and stops the pipeline unless configured otherwise.
-//! Lost records are counted.
+//! Records that are known to be lost are counted.
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -208,7 +208,7 @@ async fn a_topic_recreated_under_a_running_daemon_is_not_taken_for_the_old_one()
     );
 }
 
-/// To a consumer, a truncated log looks like the same log with fewer records.
+/// The test recreates the topic with the first 60 of the same records. To a consumer, that looks like a truncated log.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_log_stops_the_pipeline_by_name() {
     let world = World::new(1).await;

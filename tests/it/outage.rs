@@ -1,5 +1,5 @@
-//! The database or the broker is unavailable, refuses requests or doesn't answer. Nothing is dead-lettered, and the
-//! flow resumes without help. These tests break a connection or a session; those in `servers.rs` break whole servers.
+//! The database is unavailable, refuses requests or doesn't answer. Nothing is dead-lettered, and the flow resumes without help.
+//! These tests disturb connections, sessions and statements; those in `servers.rs` break whole servers.
 
 use std::time::Duration;
 
@@ -165,7 +165,8 @@ async fn a_statement_timeout_is_an_outage_however_often_it_comes() {
 async fn a_batch_too_large_for_the_timeout_is_halved_until_it_is_written() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
-    // Each row takes a millisecond. A quarter of the 1000 rows can be written before the deadline, but half of them can't.
+    // Each row takes a little more than a millisecond. A quarter of the 1000 rows can be written before the
+    // deadline, but half of them can't.
     world
         .sql(
             "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$;
@@ -206,7 +207,7 @@ async fn a_locked_table_is_waited_for_and_its_holder_named_and_the_group_kept() 
     assert_eq!(counted(&daemon, "tidegate_rebalances_total"), rebalances, "it never left its group");
 }
 
-/// Makes something unavailable to a daemon by the statement `hurt`, and waits until `/readyz` shows the reason. Then repairs it
+/// Makes something unavailable to a daemon by the statement `hurt`, and waits until `/readyz` names `sqlstate`. Then repairs it
 /// by the statement `mend`, and checks that a commit follows soon.
 async fn away_and_back(world: &World, daemon: &Daemon, sqlstate: &str, hurt: &str, mend: &str) {
     world.produce_numbered(0..RECORDS / 2, 2);

@@ -1,7 +1,7 @@
 //! The live page in headless Chromium. The tests check the text that a person sees.
 //!
-//! `tests/browser/run.sh` installs the browser and its driver; `TIDEGATE_SKIP_BROWSER=1` skips these tests. Screenshots of each
-//! state are stored in `target/page`.
+//! `tests/browser/run.sh` installs the browser and its driver; `TIDEGATE_SKIP_BROWSER=1` skips these tests. Screenshots are
+//! stored in `target/page`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -111,7 +111,8 @@ impl Browser {
     pub(crate) fn shoot_each(&mut self, name: &str) {
         for width in [320, 1600, 1280] {
             self.tell(&json!({"do": "resize", "width": width, "height": 900})).expect("the window changes");
-            // The charts are drawn in the next frame. A page without a daemon has no charts.
+            // The charts are drawn again in a later frame. A page without a daemon has no charts, so wait for the
+            // clock, which every page has.
             self.await_another_second();
             let sticks_out = "[...document.querySelectorAll('#app *')].filter((e) => !e.closest('.unseen, thead, .uplot, details:not([open]) > table') \
                  && e.getBoundingClientRect().right > innerWidth + 1).map((e) => `${e.tagName} ${e.id} ${e.className}: ${e.textContent.slice(0, 60)}`)";
@@ -120,8 +121,8 @@ impl Browser {
         }
     }
 
-    /// Checks that no script failed, the content policy blocked nothing, no dialog opened, and no request went to
-    /// another origin.
+    /// Checks that no script failed, the content policy blocked nothing, no dialog opened, and no request
+    /// went to another machine.
     pub(crate) fn assert_clean(&mut self) {
         let errors = self.tell(&json!({"do": "errors"})).unwrap();
         assert_eq!(errors, json!([]), "the page logged errors");
@@ -165,7 +166,7 @@ pub(crate) fn rides(world: &World, partitions: i32, count: i32) {
     world.produce((0..count).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n % partitions)));
 }
 
-/// Returns how many partitions each box contains, sorted. Checks that each partition occurs exactly once.
+/// Returns how many partitions each box contains, sorted. Checks that no partition is missing.
 fn shares(boxes: &[String], partitions: usize) -> Vec<usize> {
     let mut all: Vec<&str> = Vec::new();
     let mut sizes: Vec<usize> = boxes
@@ -369,8 +370,8 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     let painted = "(() => { const c = document.querySelector('#chart-rate canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v) => v !== 0); })()";
     assert_eq!(browser.eval(painted), true, "the chart draws");
     browser.shoot("well");
-    // Use the keyboard: move into the table and down; the sections below follow the selection. The page has selected the pipeline
-    // with the worst problem, which may be either of the two pipelines.
+    // Use the keyboard within the table; the sections below follow the selection. At first, the page has selected the pipeline
+    // with the worst problem, which may be either of the two. So select the first row before.
     browser.eval("document.querySelector('#pipelines tr[tabindex]').click()");
     browser.await_text("#readers .which", "fare");
     browser.eval("document.querySelector('#pipelines tr[tabindex=\"0\"]').focus()");
@@ -411,7 +412,7 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     assert_eq!(browser.eval(names), true, "each region has a heading");
 }
 
-/// Sends records to each partition of the topic at intervals, so that every number on the page keeps changing.
+/// Sends records to each partition of the topic at intervals, so that the numbers on the page keep changing.
 struct Trickle {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -478,8 +479,8 @@ async fn ten_pipelines_and_a_thousand_partitions_load_and_change() {
     let Some(seconds) = std::env::var("TIDEGATE_MEASURE_SECONDS").ok().and_then(|text| text.parse().ok()) else {
         return;
     };
-    // Measure the daemon's CPU time with a viewer while every number changes, with a viewer while nothing flows, and then
-    // without a viewer.
+    // Measure the daemon's CPU time with a viewer while records flow, with a viewer while nothing flows, and then without
+    // a viewer, in both cases.
     let moving = cpu_share(&daemon, seconds);
     drop(trickle);
     let still = cpu_share(&daemon, seconds);

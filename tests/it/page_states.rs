@@ -132,7 +132,7 @@ async fn partitions_that_are_being_claimed_are_shown_as_claiming() {
     browser.await_text("#sentences", "Every record is written.");
     first.terminate().unwrap();
     first.wait_exit(PATIENCE).unwrap();
-    // This session locks the ledger's rows, so claims have to wait.
+    // This session locks the ledger's rows of three of the four partitions, so their claims have to wait.
     let mut holder = world.connect().await;
     holder.execute("BEGIN; SELECT FROM tidegate.ledger WHERE partition > 0 FOR UPDATE").await.unwrap();
     let (_second, _) = start(&config);

@@ -43,7 +43,7 @@ async fn the_page_shows_a_stopped_pipeline_its_reason_and_what_to_do() {
 
     browser.view(json!({}));
     browser.open(&at);
-    // From now on the stream sends nothing, so everything that is drawn must come from the history.
+    // A page that is paused has no stream, so everything that is drawn must come from the history.
     browser.await_text("#live", "live");
     browser.tell(&json!({"do": "click", "at": "#pause"})).unwrap();
     assert_eq!(browser.text("#readers .which"), "zz_strict", "the pipeline in trouble is chosen, not the first one");

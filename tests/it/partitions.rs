@@ -57,9 +57,9 @@ async fn partitions_are_created_in_advance_and_for_late_records_and_removed_when
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE sqlstate = '23514'").await, 2);
 }
 
-/// One batch needs 150 partitions, more than are created at once. One of them can't be created, because another table
-/// has its name. So the row of this partition goes to the DEFAULT partition. Without a DEFAULT partition, the
-/// pipeline stops until the other table is gone.
+/// One batch needs 150 partitions, more than are created at once. One of them can't be created, because another table has its
+/// name. So the row of this partition goes to the DEFAULT partition. Without a DEFAULT partition, the pipeline stops, and can go
+/// on only when the other table is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_may_need_many_partitions_and_one_that_cannot_be_created_loses_no_row() {
     for default in [false, true] {
@@ -304,8 +304,8 @@ async fn a_default_partition_that_cannot_be_created_holds_up_the_start_and_dead_
     assert!(checked.code != 0 && checked.out.contains(&remedy), "{checked}");
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(70), "{log}");
-    // The text is the same for several rights. Up to PostgreSQL 14, every role may create tables in schema public, so there the
-    // role lacks only the right to read the table.
+    // Two rights are missing. Since PostgreSQL 15, the role can't create a table in schema public. Before, it can, but it can't
+    // read the table whose columns it copies. The text begins in the same way.
     assert!(log.contains("Postgres 42501 permission denied for"), "{log}");
     // A lock such as that of CREATE INDEX is waited for.
     world.sql(&format!("ALTER TABLE history OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}")).await;

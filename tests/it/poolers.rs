@@ -41,8 +41,8 @@ fn pgbouncer() -> PathBuf {
 }
 
 impl Pooler {
-    /// Starts pgbouncer in one mode, with default settings otherwise. With default settings, pgbouncer refuses
-    /// startup parameters that it doesn't track.
+    /// Starts pgbouncer in one mode. By default, pgbouncer refuses startup parameters that it doesn't track. The
+    /// configuration doesn't change that.
     fn start(world: &World, mode: &str) -> Self {
         let run = Run::start("pgbouncer").expect("a folder");
         let port = free_port().expect("a free port");

@@ -1,4 +1,5 @@
-//! PostgreSQL with TLS: each `sslmode`, client certificates and SCRAM. Servers that aren't trusted are rejected.
+//! PostgreSQL with TLS: `sslmode` from `require` to `verify-full`, client certificates and SCRAM. Servers that
+//! aren't trusted are rejected.
 
 use std::sync::{Arc, OnceLock};
 

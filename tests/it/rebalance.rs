@@ -128,7 +128,7 @@ async fn partitions_that_are_taken_and_given_back_within_a_drain_keep_flowing() 
         let world = World::new(4).await;
         world.sql(TABLE).await;
         world.produce(numbered(0, 4, 25_000));
-        // The rate limit makes the drain last longer than the second member stays, on any machine.
+        // The rate limit slows the drain down, so that it lasts longer than the second member stays.
         let pipeline = pipeline(protocol) + "\nflow = { max_rows_per_second = 12_000 }";
         let stays = world.daemon(&world.config(&pipeline));
         await_shares(&world, &world.name, &[&stays], &[4]).await;
@@ -208,9 +208,9 @@ async fn a_new_topic_that_the_pattern_matches_is_picked_up_from_its_beginning() 
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides WHERE id BETWEEN 0 AND 109").await, 110);
 }
 
-/// A Java consumer offers `range` and `cooperative-sticky`. While it is alone, its group uses `range`. Consumers of
-/// ours that offer only `cooperative-sticky` are accepted nevertheless, because the Java consumer offers this
-/// protocol too. The group then changes to it.
+/// A Java consumer offers `range` and `cooperative-sticky`. While it is alone, its group uses `range`. Consumers of ours
+/// that offer only `cooperative-sticky` are accepted nevertheless, because the Java consumer offers this protocol too. The
+/// group then changes to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_java_consumer_with_its_defaults_shares_a_group_under_both_classic_protocols() {
     let world = World::new(2).await;

@@ -7,7 +7,7 @@ use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually_async, shared};
 use crate::group::{COLUMNS, Flow, TABLE, await_exact, await_shares, logs, numbered};
 use crate::support::{PATIENCE, World};
 
-/// Returns a configuration whose sessions last longer than the test.
+/// Returns a configuration whose sessions last longer than any single wait of a test.
 fn with_endless_sessions(world: &World, protocol: &str, pipeline: &str) -> String {
     let session = "kafka = { \"session.timeout.ms\" = 200_000 }";
     world.config(&format!("group_protocol = \"{protocol}\"\n{session}\n{pipeline}\n{COLUMNS}"))

@@ -1,4 +1,5 @@
-//! Modes that merge, for records that name their table. Every table is exact, and all commands know the tables.
+//! Modes that merge, for records that name their table. Every table is exact, and `verify`, `replay` and `offsets copy`
+//! handle all of the tables.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use crate::support::{PATIENCE, World};
 
 const REGIONS: i64 = 5;
 
-/// A reading of vehicle `n % 40`: its region, time and distance. A vehicle stays in its region and partition.
+/// A reading of a vehicle: its time and its distance. The vehicle determines the region and the partition.
 struct Reading {
     vehicle: i64,
     ts: i64,
