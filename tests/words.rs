@@ -1,12 +1,12 @@
-//! Comments and documentation follow a few rules that a program can check: short English sentences, the subject first,
-//! standard verbs, "per" in statements of cost.
+//! Comments and documentation follow a few rules that a program can check: the subject first, standard verbs, "per" in statements
+//! of cost, no comment that only repeats a name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-/// A pattern that no line may match, and what to write instead.
+/// A pattern that no line of prose may match, and what to write instead.
 struct Rule {
     pattern: &'static str,
     instead: &'static str,
@@ -141,7 +141,8 @@ fn files(root: &Path) -> Vec<(PathBuf, bool)> {
     found
 }
 
-/// Returns the prose of a line, which is the whole line, or only the text after the comment's sign.
+/// Returns the prose of a line: the whole line without the signs at its beginning, or the text after a comment's sign. `None` if
+/// `comments_only` is set and the line doesn't begin with such a sign.
 fn prose(line: &str, comments_only: bool) -> Option<&str> {
     let line = line.trim();
     if !comments_only {

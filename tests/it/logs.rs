@@ -102,8 +102,8 @@ async fn a_line_that_comes_again_and_again_is_said_once() {
         *counts.entry(gist(line)).or_default() += 1;
     }
     assert!(!counts.is_empty(), "it says what it waits for: {lines:?}");
-    // Attempts 1, 2, 4, 8 and so on are logged with their number. Any other line is logged once per minute, with the number of
-    // lines that were held back.
+    // Attempts 1, 2, 4, 8 and so on are logged with their number. Any other line is logged at most once per minute, with the
+    // number of lines that were held back.
     let counted = |line: &str| line.contains("attempt=") || line.contains("repeated=");
     let most = |line: &str| if counted(line) { 7 } else { 2 };
     let often: Vec<_> = counts.iter().filter(|(line, count)| **count > most(line)).collect();

@@ -370,8 +370,8 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     let painted = "(() => { const c = document.querySelector('#chart-rate canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v) => v !== 0); })()";
     assert_eq!(browser.eval(painted), true, "the chart draws");
     browser.shoot("well");
-    // Use the keyboard within the table; the sections below follow the selection. At first, the page has selected the pipeline
-    // with the worst problem, which may be either of the two. So select the first row before.
+    // Use the keyboard within the table; the sections below follow the selection. At first, the page selects the pipeline with
+    // the worst problem, which may be either of the two. So click the first row before.
     browser.eval("document.querySelector('#pipelines tr[tabindex]').click()");
     browser.await_text("#readers .which", "fare");
     browser.eval("document.querySelector('#pipelines tr[tabindex=\"0\"]').focus()");

@@ -304,8 +304,8 @@ async fn a_default_partition_that_cannot_be_created_holds_up_the_start_and_dead_
     assert!(checked.code != 0 && checked.out.contains(&remedy), "{checked}");
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(70), "{log}");
-    // Two rights are missing. Since PostgreSQL 15, the role can't create a table in schema public. Before, it can, but it can't
-    // read the table whose columns it copies. The text begins in the same way.
+    // Several rights are missing. Since PostgreSQL 15, the role can't create a table in schema public. Before, it can, but it
+    // can't read the table whose columns the partition copies. Both messages begin in the same way.
     assert!(log.contains("Postgres 42501 permission denied for"), "{log}");
     // A lock such as that of CREATE INDEX is waited for.
     world.sql(&format!("ALTER TABLE history OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}")).await;

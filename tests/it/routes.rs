@@ -1,5 +1,5 @@
-//! `table.name = "telemetry_{region}"`: each row is written once, to the table that its record names, even if daemons are killed.
-//! A record that names no such table becomes a dead letter.
+//! `table.name = "telemetry_{region}"`: each row is written once, to the table that it names, even if daemons are killed. A
+//! record whose rows can't all be written to their tables becomes a dead letter.
 
 use tidegate_harness::{Daemon, Record, eventually_async, free_port};
 

@@ -1,5 +1,5 @@
-//! Row-level security, in every mode: if a policy refuses a row, only its record becomes a dead letter. A missing right still
-//! stops the pipeline.
+//! Row-level security in the modes append, insert_new and upsert: if a policy refuses a row, only its record becomes a dead
+//! letter. A missing right still stops the pipeline.
 
 use tidegate_harness::{Record, unique_name};
 

@@ -262,7 +262,7 @@ async fn streams_and_tables_of_ksqldb_in_json() {
         "7:n:12.5 1099511627776:s"
     );
 
-    // A table of ksqlDB: the last value of a key counts, and a record without a value deletes it.
+    // A table of ksqlDB: the last value of a key counts, and a record without a value deletes the key's row.
     let row = |n: u32| Record::new(format!(r#"{{"COUNT":{n}}}"#));
     type Key = fn(u32) -> Vec<u8>;
     let keys: [(&str, Key, &str, &str); 5] = [
@@ -309,7 +309,7 @@ async fn streams_and_tables_of_ksqldb_in_avro_and_protobuf() {
         let total = some(total.to_le_bytes().to_vec());
         framed(value, &[some(text(region)), total, some(long(1_769_860_800_123))].concat())
     };
-    // One key has KEY_FORMAT = 'AVRO'. The other one has KEY_FORMAT = 'KAFKA' with a VARCHAR.
+    // The first pair of keys has KEY_FORMAT = 'AVRO'. The second pair has KEY_FORMAT = 'KAFKA' with a VARCHAR.
     let keys: [(Vec<u8>, Vec<u8>, &str); 2] =
         [(framed(scalar, &long(7)), framed(scalar, &long(8)), "7"), (b"d-7".to_vec(), b"d-8".to_vec(), "d-7")];
     for (first, second, expected) in keys {

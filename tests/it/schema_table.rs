@@ -1,5 +1,5 @@
-//! `tidegate schema` with a table that exists. The proposal maps fields to the table's columns, and its
-//! comments name what the table would refuse.
+//! `tidegate schema` with a table that exists. The proposal maps fields to the table's columns, and its comments name
+//! what the table would refuse.
 
 use tidegate_harness::Record;
 
@@ -111,7 +111,7 @@ async fn the_table_is_that_of_the_pipeline_which_reads_the_topic() {
     assert_eq!((&new["table_exists"], &new["faults"]), (&false.into(), &serde_json::json!([])), "{new}");
     let text = tidegate(&config, &["schema", "--topic", &world.topic, "--table", "other"]).ok();
     text.says(&["# The database has no table other.\n# create = true runs this at the first start:"]);
-    // Without a database the proposal is for a new table, and says so.
+    // If the database can't be reached, the proposal is for a new table, with the note that the table may exist.
     let away = config.replace(&world.database.url, "postgres://nobody@127.0.0.1:1/nothing");
     let away = tidegate(&away, &["schema", "--topic", &world.topic]).ok();
     away.says(&["# Whether the table exists isn't known: can't reach Postgres", "create = true"]);

@@ -1,5 +1,5 @@
-//! Whole servers are killed, suspended, filled up or restored to an earlier state. All tests except that of the broker share
-//! one Postgres, which they use one after another.
+//! Whole servers are killed, stopped, filled up or restored to an earlier state. All tests except that of the broker share one
+//! Postgres, which they use one after another.
 
 use std::fs;
 use std::path::Path;
@@ -126,7 +126,7 @@ async fn a_crash_under_synchronous_commit_off_loses_no_record() {
     let (_turn, postgres) = own_postgres().await;
     let world = World::on(shared_kafka(), postgres, 2).await;
     world.sql(NUMBERED).await;
-    // Make Postgres keep commits in memory for long.
+    // Make Postgres keep commits in memory for several seconds.
     world.sql("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
     world.number("SELECT pg_reload_conf()::int::int8").await;
     world.produce_numbered(0..60_000, 2);

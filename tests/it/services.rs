@@ -1,5 +1,4 @@
-//! The three services of `config/fleet.toml`, unchanged. Their tables are compared with the results that the simulated
-//! fleet computes.
+//! The three services of `config/fleet.toml`. Their tables are compared with the results that the simulated fleet computes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -175,7 +174,7 @@ async fn fares_are_right_to_the_cent_through_kills_and_a_replay_of_everything() 
     assert_eq!(usize::try_from(again), Ok(driven.truth.trips().len()));
 }
 
-/// A record whose fields the test sets one by one.
+/// A record of which the test sets these parts. Its other fields have fixed values, or follow from the trip and the partition.
 struct Sent<'a> {
     trip: i64,
     partition: i32,
@@ -222,8 +221,9 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
         let metered = Tariff::default().fare_cents((km * KM).unsigned_abs(), (minutes * MINUTE).unsigned_abs(), 0);
         i64::try_from(metered).expect("a fare")
     };
-    // Trip 1 sends nothing more, while trip 2 in the same partition continues. A trip is silent if it is 10 minutes behind the
-    // newest record of the open trips in its partition. In trip 3's partition no other trip is open, so trip 3 is not silent.
+    // Trip 1 sends nothing more, while trip 2 in the same partition continues. A trip is silent if it is more than 10
+    // minutes behind the newest record of the open trips in its partition. In trip 3's partition no other trip is open,
+    // so trip 3 is not silent.
     world.produce([
         at(1, 0, 0, 0, Some("trip_started")),
         at(1, 0, 9, 5, None),
@@ -357,7 +357,7 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customer_sees_a_real_fleet_drive() {
     let world = World::with_services().await;
-    // All three services, unchanged, in one daemon.
+    // All three services run in one daemon.
     let daemon = world.daemon(&world.services(&["fare", "ride_analysis", "customer_info"]));
     daemon.await_ready(PATIENCE).expect("it is ready");
     let ended = std::sync::atomic::AtomicBool::new(false);

@@ -1,5 +1,5 @@
-//! The end of a run. The daemon ends in time, even if a server is unavailable. It reports how many records remain, and
-//! its exit code says whether everything was written.
+//! The end of a run. The daemon ends in time, even if a server is unavailable. It reports how many records remain, and its exit
+//! code says whether any remain that it had to write.
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::support::{PATIENCE, World, in_tests, spec};
 const DRAIN: Duration = Duration::from_secs(6);
 /// How much later than `DRAIN` a process may end.
 const SLACK: Duration = Duration::from_secs(2);
-/// The exit code of a run that ended before everything was written.
+/// The exit code of a run that ended before it had written everything that it had to write.
 const UNFINISHED: i32 = 75;
 const TO_RIDES: &str = "table.name = \"rides\"";
 
-/// Returns a pipeline into `rides` through a proxy, with short deadlines.
+/// Returns a configuration with this pipeline, a connection to Postgres through the proxy, and short deadlines.
 fn through(world: &World, proxy: &Proxy, pipeline: &str) -> String {
     let config = world.config_at(&world.database.url_at(proxy.addr()), pipeline);
     with_limits(&with_postgres(&config, SHORT_DEADLINES), "drain_timeout = \"6s\"\nclaim_grace = \"3s\"")

@@ -1,4 +1,4 @@
-//! Inputs like those on which other programs had bugs. Each case has a small input, and the rows that INSERT of the
+//! Inputs like those on which other programs had bugs. Each case has a small input, and the rows that INSERT of each
 //! record's own fields would make.
 
 use tidegate_harness::Record;

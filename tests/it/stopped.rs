@@ -1,4 +1,4 @@
-//! The daemon shows a stopped pipeline, its dead letters and its missing fields, while another pipeline flows.
+//! What the daemon shows of a stopped pipeline, its dead letters and its lag, and of a field that no record has.
 
 use tidegate_harness::{Record, eventually, unique_name};
 

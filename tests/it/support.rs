@@ -11,10 +11,10 @@ use tidegate_harness::{
 /// The longest time for anything that normally takes moments. It is long because the tests share few cores with three servers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Returns how long a test waits for what the daemon promises to do within `promised`. A release build that
-/// `TIDEGATE_PROGRAM` names must keep the promise exactly. The build of the test suite shares few cores with many
-/// servers, so it has five times as long. That still reveals a wrong wait, such as one for a session timeout.
-/// `make chaos` and `make restarts` measure the promises.
+/// Returns how long a test waits for what the daemon promises to do within `promised`. A build that `TIDEGATE_PROGRAM` names,
+/// such as a release, must keep the promise exactly. The build of the test suite shares few cores with many servers, so it
+/// has five times as long. That still reveals a wrong wait, such as one for a session timeout. `make chaos` and `make
+/// restarts` measure the promises.
 pub(crate) fn in_tests(promised: Duration) -> Duration {
     if std::env::var_os(PROGRAM).is_some() { promised } else { 5 * promised }
 }
@@ -22,7 +22,7 @@ pub(crate) fn in_tests(promised: Duration) -> Duration {
 /// The environment variable that selects another build of the daemon.
 pub(crate) const PROGRAM: &str = "TIDEGATE_PROGRAM";
 
-/// A test's own topic and database on the shared servers.
+/// A test's own topic and database, on the shared servers or on others.
 pub(crate) struct World {
     pub(crate) kafka: &'static Kafka,
     pub(crate) postgres: &'static Postgres,
@@ -51,8 +51,8 @@ impl World {
         sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("the statement runs");
     }
 
-    /// Makes `rides` refuse every insert, for a reason that waiting doesn't resolve: trigger `refuse` raises
-    /// `closed for today`.
+    /// Makes `rides` refuse every INSERT and COPY, for a reason that waiting doesn't resolve: trigger `refuse`
+    /// raises `closed for today`.
     pub(crate) async fn refuse_writes(&self) {
         self.sql(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$

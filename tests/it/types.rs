@@ -1,5 +1,5 @@
-//! Values of every type are stored as INSERT of the same text would store them. A value that INSERT refuses becomes a dead
-//! letter.
+//! Values of the common types are stored as INSERT of the same text would store them. A value that INSERT
+//! refuses becomes a dead letter.
 
 use std::fmt::Write as _;
 

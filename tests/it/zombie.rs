@@ -1,5 +1,5 @@
-//! A process that was suspended and resumes late. Meanwhile its partitions have got another owner. Its write must be
-//! refused, and its locks must delay nobody.
+//! A process that was suspended and resumes late. Meanwhile its partitions have got another owner. Its write must be refused, and
+//! its locks must not stop the new owner.
 
 use tidegate_harness::{Action, Daemon, Proxy, Trigger};
 
@@ -24,8 +24,8 @@ async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     world.sql(zombie.create).await;
     world.produce_numbered(0..RECORDS, 2);
     let proxy = Proxy::start_postgres(world.postgres.address()).expect("the proxy starts");
-    // The server's deadlines are longer here than the test's patience, so that only the new owner can end the zombie's
-    // transaction in time.
+    // `idle_in_transaction_timeout` is longer here than the test's patience, so that only the new owner can end the
+    // zombie's transaction in time.
     let lines = "lock_timeout = \"2s\"\nidle_in_transaction_timeout = \"10m\"";
     let configure = |url: &str| with_short_sessions(&with_postgres(&world.config_at(url, zombie.pipeline), lines));
     // Arm the trigger only after the first COPY has begun, because the start has transactions too.

@@ -28,7 +28,7 @@ pub(crate) struct Accounting {
     pub(crate) dead_letters: u64,
     /// Records with neither a row nor a dead letter.
     pub(crate) missing: u64,
-    /// Rows and dead letters that a record has in addition to the first one.
+    /// Rows and dead letters that a record has in addition to the first one. Several dead letters of a record count as one.
     pub(crate) twice: u64,
     /// Rows whose columns don't have the values that the record's key determines.
     pub(crate) damaged: u64,
@@ -38,7 +38,7 @@ pub(crate) struct Accounting {
     pub(crate) lost_by_kafka: u64,
     /// The first 20 findings, as text.
     pub(crate) findings: Vec<String>,
-    /// How long it took until all records were written, after the last record was sent.
+    /// The time from Kafka's last acknowledgement until all records were written, or until the wait for this was given up.
     pub(crate) drain: Duration,
 }
 

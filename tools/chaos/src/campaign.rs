@@ -12,8 +12,8 @@ use crate::stage::Stage;
 use crate::strike::RECOVERY_DEADLINE;
 use crate::watch::Recovery;
 
-/// After a fault, the campaign waits at most this long for every partition to make progress. Then it goes on to the next fault,
-/// even if some partitions have made no progress.
+/// How long after the end of a fault the campaign waits for every partition to make progress. Then, once there was a commit, it
+/// goes on to the next fault, even if some partitions have made no progress.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The faults of one kind so far: whether this kind makes the database unavailable, and how long each recovery took.
@@ -59,8 +59,8 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random:
             open.push(Open { kind: fault.kind(), place: entry.recoveries.len() - 1, over });
         }
         close(stage, &mut open, &mut tally)?;
-        // Wait for a random time, so that the next fault comes just after
-        // the flow has resumed in some cases, and later in others.
+        // Wait for a random time, so that the next fault comes just after the flow has resumed in some
+        // cases, and later in others.
         sleep(Duration::from_millis(random.u64(200..2500))).await;
         close(stage, &mut open, &mut tally)?;
     }

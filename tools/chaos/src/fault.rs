@@ -15,8 +15,8 @@ pub(crate) enum Fault {
     EndDaemon {
         daemon: usize,
     },
-    /// SIGSTOP of a daemon for `length`, 3 to 15 seconds. The session timeout of the daemon's consumers is 6 seconds, so only a
-    /// longer stop takes their partitions away.
+    /// SIGSTOP of a daemon for `length`, 3 to 15 seconds. Under the classic protocols, the session timeout of the daemon's
+    /// consumers is 6 seconds, so only a longer stop takes their partitions away.
     StopDaemon {
         daemon: usize,
         length: Duration,
@@ -80,7 +80,7 @@ pub(crate) enum Fault {
         broker: usize,
         length: Duration,
     },
-    /// A partition is added.
+    /// A partition is added, as long as the topic has fewer than 12.
     AddPartition,
     /// A column is added, retyped or dropped.
     AlterTable {

@@ -48,8 +48,8 @@ struct Times {
     whole: Vec<Duration>,
 }
 
-/// Runs the scenario with this many partitions, and holds the snapshot for `minutes`. Returns whether the cost of a batch
-/// stayed within the factor `FLAT`.
+/// Runs the scenario with this many partitions, and holds the snapshot for `minutes`. Returns whether the cost of a batch stayed
+/// within the factor `FLAT`.
 pub(crate) async fn run(output: &Output, minutes: f64, partitions: i32) -> Result<bool> {
     let postgres = Postgres::start(&PostgresSpec::default().without_fsync())?;
     let database = postgres.create_database().await?;
@@ -100,9 +100,9 @@ impl Bench {
         Ok(Self { store, claims, next: 0, looker: database.connect().await? })
     }
 
-    /// Writes batches at a constant rate for `length`, and reports their cost. The reports show the time since
-    /// `origin`, which is the start of the scenario, and `snapshot`, which is a word for the state of the
-    /// snapshot. Returns the median cost of a batch in the last report.
+    /// Writes batches at a constant rate for `length`, and reports their cost. The reports show the time since `origin`, which is
+    /// the start of the scenario, and `snapshot`, which is a word for the state of the snapshot. Returns the median cost of a
+    /// batch in the last report.
     async fn measure(
         &mut self,
         output: &Output,
@@ -142,8 +142,8 @@ impl Bench {
         Ok(last)
     }
 
-    /// Writes one batch with one record per partition. Returns how long the update of
-    /// the ledger took, and how long the whole transaction took.
+    /// Writes one batch with one record per partition. Returns how long the update of the ledger took, and how long
+    /// the whole transaction took.
     async fn write(&mut self) -> Result<(Duration, Duration), WriteError> {
         let mut batch = Batch::new();
         batch.plan_version = self.store.newest_plan();

@@ -56,7 +56,7 @@ struct Arguments {
     /// The number of daemons at the start of the scenario `campaign`.
     #[arg(long, env = "DAEMONS", default_value_t = 3)]
     daemons: usize,
-    /// How many times the scenario `restarts` repeats each measurement.
+    /// How many times the scenario `restarts` repeats a measurement. The rolling restart is measured once.
     #[arg(long, env = "ROUNDS", default_value_t = 5)]
     rounds: usize,
     /// How daemons get their names in the scenario `restarts`: `derived` (from host and port), `set` (in the

@@ -34,7 +34,7 @@ impl Output {
         &self.folder
     }
 
-    /// Prints one or several lines.
+    /// Prints one or several lines, and appends them to the log file.
     pub(crate) fn say(&self, text: impl AsRef<str>) {
         println!("{}", text.as_ref());
         // A full disk must not end a campaign, so ignore an error. The terminal shows the line in any case.

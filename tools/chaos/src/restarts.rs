@@ -1,6 +1,6 @@
 //! Measures how long partitions make no progress when a daemon ends or restarts, and how many partitions move to another daemon.
-//! Daemons end by SIGTERM or by SIGKILL. A single daemon is always started again. Of three daemons, one ends, or one restarts,
-//! or all restart in turn (a rolling restart). Everything is measured with each chosen group protocol, and with each chosen kind of
+//! Daemons end by SIGTERM or by SIGKILL. A single daemon is always started again. Of three daemons, one ends, or one restarts, or
+//! all restart in turn (a rolling restart). Everything is measured with each chosen group protocol, and with each chosen kind of
 //! instance name: derived from host and port, or configured.
 //!
 //! The numbers come from the database: each row has the time of its write, and a trigger records each claim.
@@ -180,9 +180,9 @@ impl Group {
         Ok(())
     }
 
-    /// Ends or restarts one daemon, as `fate` says, or restarts all daemons in turn for `Ending::Rolling`.
-    /// Returns the longest time in which a partition made no progress, in seconds, and how many partitions
-    /// moved. At the end, starts the daemon if it doesn't run.
+    /// Ends or restarts one daemon, as `fate` says, or restarts all daemons in turn for `Ending::Rolling`. Returns the
+    /// longest time in which a partition made no progress, in seconds, and how many partitions moved. At the end, starts the
+    /// daemon if it doesn't run.
     async fn meet(&mut self, output: &Output, fate: Ending) -> Result<(f64, u32)> {
         self.settle().await?;
         let since = self.now().await?;

@@ -14,8 +14,8 @@ use crate::watch::Recovery;
 const PARTITIONS_MAX: i32 = 12;
 const DAEMONS_MAX: usize = 5;
 const CONSUMERS_MAX: usize = 3;
-/// The longest time from the end of a fault until the first commit, and until every partition has made
-/// progress. If one of the two takes longer, the campaign fails.
+/// The longest time from the end of a fault until the first commit, and until every partition has made progress. If one of the
+/// two takes longer, the campaign fails.
 pub(crate) const RECOVERY_DEADLINE: Duration = Duration::from_secs(180);
 /// How long to wait for a COMMIT of one daemon; a daemon that owns no partition sends none.
 const COMMIT_WITHIN: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// How long to wait for an answer. A suspended database never answers; then a new connection is opened.
+/// How long to wait for an answer. A suspended database doesn't answer. Then a new connection is opened.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The next offset of a partition in the ledger, and when that offset last increased.

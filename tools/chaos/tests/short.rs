@@ -1,4 +1,4 @@
-//! A short campaign, always with the same faults.
+//! A short campaign. Its seed is fixed, so the faults always come in the same order.
 
 use std::path::Path;
 use std::process::Command;

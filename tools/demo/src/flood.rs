@@ -1,7 +1,7 @@
 //! Experiment B, the flood. An arrangement is the chain of programs from the senders to the table: three arrangements have no
 //! Kafka, and one has Kafka and Tidegate. All four get the same load, one after another. The load is an open loop: each record is
-//! sent at a planned time, whatever happened to earlier ones. It has a rush hour, during which the database is stopped. After the
-//! rush hour, the program that writes into the database is killed.
+//! sent at a planned time, whatever happened to earlier ones. The load has a rush hour, during which the database is stopped.
+//! After the rush hour, the program that writes into the database is killed.
 
 pub(crate) mod acts;
 mod around;

@@ -138,8 +138,7 @@ pub(super) fn draw(flood: &Table, series: &Table, events: &Table) -> Result<Stri
     })
 }
 
-/// Returns the number by which the values of a quantity are divided. For counts per bin, this is the length of a bin in
-/// seconds.
+/// Returns the number by which the values of a quantity are divided. For counts per bin, this is the length of a bin in seconds.
 fn unit(quantity: &Quantity, series: &Table) -> f64 {
     let bin = || series.lines().next().map_or(1.0, |line| line.count("second")).max(1e-3);
     quantity.unit.unwrap_or_else(bin)
@@ -168,7 +167,7 @@ where
     let lines = || files.series.lines().filter(|line| line.text("way") == way);
     let unit = unit(quantity, files.series);
     for (name, colour, width) in quantity.curves {
-        // Leave out bins in which no record was refused, so that no curve runs along the bottom of the panel.
+        // In the curve of refused records, leave out bins without any, so that it doesn't run along the bottom of the panel.
         let is_there = |value: &f64| *name != "refused" || *value > 0.0;
         let value = |line: Line<'_>| line.number(name).filter(is_there).map(|value| value / unit);
         let mut points: Vec<_> = lines().map(|line| (line.count("second"), value(line))).collect();
@@ -222,8 +221,8 @@ fn smoothed(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
     points.iter().enumerate().map(|(at, (second, _))| (*second, mean(at))).collect()
 }
 
-/// Marks the capacity of the buffer or log that holds the backlog. Writes a text, and draws a line if the capacity is
-/// within the axis.
+/// Marks the capacity of the buffer or log that holds the backlog. Writes a text. Also draws a line for a buffer whose
+/// capacity is within the axis.
 fn reservoir<Y>(paper: &Area<'_>, chart: &mut Chart<'_, Y>, line: Line<'_>, frame: Frame) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,
@@ -308,7 +307,7 @@ mod tests {
         assert_eq!(svg.matches("stroke=\"#DA1E28\" stroke-width=\"1\" points=\"84,").count(), 0);
         assert_eq!(svg.matches("stroke=\"#B28600\"").count(), 2);
         assert!(svg.contains("in the rush hour 20 000/s"));
-        // The memory limit is a line; the end of Kafka's retention is beyond the axis.
+        // The memory limit is a line. Kafka's retention is a text only.
         assert_eq!(svg.matches("stroke=\"#DA1E28\" stroke-width=\"2\"").count(), 1, "and none was refused");
         assert_eq!(svg.matches("\nnone refused, none lost, none twice\n").count(), 2);
         assert!(svg.contains("full at 5\n") && svg.contains("▲ 72 h of rush hour: 5.2 G records"), "{svg}");

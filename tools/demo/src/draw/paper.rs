@@ -15,7 +15,7 @@ use crate::report::escaped;
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 pub(super) type Chart<'a, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>;
 
-// Most people can distinguish these colours. Curves that may overlap also differ in width.
+// Most people can distinguish these colours. Curves that often lie upon each other also differ in width.
 pub(super) const BLUE: RGBColor = RGBColor(0x1f, 0x6f, 0xb4);
 pub(super) const VIOLET: RGBColor = RGBColor(0x8a, 0x3f, 0xfc);
 pub(super) const GREEN: RGBColor = RGBColor(0x19, 0x80, 0x38);
@@ -69,7 +69,7 @@ pub(super) fn head(area: &Area<'_>, title: &str, note: &str) -> Result<()> {
     write(area, note, NOTE, HPos::Left, (20, 46))
 }
 
-/// Returns round bounds of a logarithmic axis from `min` to at least `max`, and the number of its marks.
+/// Returns the bounds of a logarithmic axis of whole decades, from `min` to at least `max`, and the number of its marks.
 pub(super) fn decades(min: f64, max: f64) -> (Range<f64>, usize) {
     let decades = (max.max(min * 10.0) / min).log10().ceil();
     (min..min * 10_f64.powf(decades), usize::try_from(to_u64(decades)).unwrap_or(0) + 1)
@@ -113,7 +113,7 @@ impl Frame {
     }
 }
 
-/// Shades a period, behind the curves.
+/// Shades a period. Curves that are drawn later cover the shade.
 pub(super) fn shade<Y>(chart: &mut Chart<'_, Y>, (from, to): (f64, f64), colour: RGBColor) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,

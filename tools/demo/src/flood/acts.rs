@@ -32,7 +32,7 @@ impl Acts {
         self.lengths.iter().take(act).sum()
     }
 
-    /// Returns the number of the act that runs at `time`.
+    /// Returns the number of the act that runs at `time`; after the end, that of the last act.
     pub(crate) fn at(&self, time: Duration) -> usize {
         (0..4).rev().find(|act| self.begins(*act) <= time).unwrap_or(0)
     }
@@ -65,9 +65,9 @@ pub(crate) fn steady(best_of_inserts: f64) -> f64 {
     ((best_of_inserts / 2.0 / 100.0).floor() * 100.0).clamp(100.0, 5_000.0)
 }
 
-/// Returns a rate that INSERTs can't keep up with: 1.6 times their best rate, rounded up to thousands, and limited to the
-/// range from 20 000 to 60 000 records per second. At a higher rate, the load itself would use much of a small machine's
-/// CPU time.
+/// Returns a rate at which INSERTs are expected to fall behind: 1.6 times their best rate, rounded up to thousands, and
+/// limited to the range from 20 000 to 60 000 records per second. At a higher rate, the load itself would use much of a
+/// small machine's CPU time.
 pub(crate) fn rush_hour(best_of_inserts: f64) -> f64 {
     ((best_of_inserts * 1.6 / 1_000.0).ceil() * 1_000.0).clamp(20_000.0, 60_000.0)
 }

@@ -20,8 +20,8 @@ pub(super) struct Around<'a> {
     stage: Arc<Stage>,
     screen: &'a Screen,
     pub(super) acts: Acts,
-    /// The connection that reads Tidegate's ledger, to find out when all records are written.
-    /// `None` for the other arrangements, which have no ledger.
+    /// The connection that reads Tidegate's ledger, to find out when all records are written. `None` for the other
+    /// arrangements, which have no ledger.
     ledger: Option<Reconnecting>,
     meter: Meter,
     events: Arc<Mutex<Vec<(Instant, &'static str)>>>,
@@ -51,7 +51,7 @@ impl<'a> Around<'a> {
         self.outage.take().map_or(Ok(()), |outage| outage.join().map_err(|_| anyhow!("the outage panicked"))?)
     }
 
-    /// Returns the CPU seconds that the writer, the database and Kafka have used so far.
+    /// Returns the CPU seconds that the writer, the database and Kafka have used in this run so far.
     pub(super) fn cpu_seconds(&self) -> [f64; 3] {
         [WRITER, POSTGRES, KAFKA].map(|part| self.meter.seconds(part))
     }

@@ -11,7 +11,7 @@ pub(crate) const NEVER: u32 = u32::MAX;
 pub(crate) struct Mark {
     /// When the record should be sent, by the schedule. All waits are counted from this time.
     pub(crate) due: u32,
-    /// When the record was sent or refused.
+    /// When the record was sent, or dropped because the buffer was full.
     pub(crate) sent: u32,
     /// When the sender was told that the record is safe.
     pub(crate) acked: u32,
@@ -46,7 +46,7 @@ pub(crate) struct Bin {
     pub(crate) sent: u64,
     /// The number of records that were acknowledged in the bin.
     pub(crate) acked: u64,
-    /// The number of records that were refused in the bin.
+    /// The number of refused records that were sent or dropped in the bin.
     pub(crate) refused: u64,
     /// The number of records that were committed in the bin.
     pub(crate) committed: u64,
@@ -80,8 +80,8 @@ pub(crate) struct Tally {
     pub(crate) missing: u64,
     /// Records that were neither acknowledged nor refused, and are not in the table, when the run ended.
     pub(crate) waiting: u64,
-    /// The longest time from a record's intended time to its acknowledgement, in microseconds. A record that still
-    /// waits counts with its time until the end of the run.
+    /// The longest time from a record's intended time to its acknowledgement, in microseconds. A record without an
+    /// acknowledgement counts with its time until the end of the run. Refused records don't count.
     pub(crate) longest_wait: u32,
 }
 
@@ -114,7 +114,7 @@ impl Book {
     }
 
     /// Returns the first time after `from` at which the backlog is at most `rest` records. The search goes in steps of 50 ms up
-    /// to `end`.
+    /// to `end`. `None` if there is no such time.
     pub(crate) fn caught_up(&self, from: u32, end: u32, rest: u64) -> Option<u32> {
         const STEP: usize = 50_000;
         let mut change = vec![0i64; (end as usize) / STEP + 2];

@@ -25,17 +25,17 @@ const VEHICLES: u32 = 5_000;
 /// How long to wait after the last act until the remaining records are written. Records that a program then still has in memory
 /// count as missing if they were acknowledged, and as waiting otherwise.
 const SETTLE: Duration = Duration::from_secs(8);
-/// The same for the arrangement with Kafka. This time is longer, because
-/// records that wait in Kafka are safe and can be drained later.
+/// The same for the arrangement with Kafka. This time is longer, because records that wait in Kafka are safe
+/// and can be drained later.
 const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
-/// How long Kafka keeps a record, unless its disk fills up earlier.
+/// The topic's retention. Kafka keeps a record for at least this long.
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
-/// An arrangement has caught up when its backlog has at most as many records as the steady
-/// load sends within the maximum age of a batch plus this time.
+/// An arrangement has caught up when its backlog has at most as many records as the steady load sends within the maximum age
+/// of a batch plus this time.
 const CATCH_UP_ALLOWANCE: Duration = Duration::from_millis(200);
-/// In the arrangement `Buffer`, a client writes a batch when the batch has this many rows or this age.
-/// Tidegate's batch has the same limits in config/demo.toml.
+/// In the arrangement `Buffer`, a client writes a batch when the batch has this many rows or this age. Tidegate's batch has the
+/// same limits in config/demo.toml, and also one in bytes.
 const BUFFER_ROWS: usize = 50_000;
 const BUFFER_AGE: Duration = Duration::from_millis(500);
 
@@ -116,7 +116,7 @@ pub(crate) async fn run(
     drop(stage.fresh_table().await?);
     let fleet = FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() };
     let mut around = Around::new(stage, screen, acts, column == Column::Tidegate)?;
-    // The sender occupies a whole thread, so that no other task delays a record. In a real fleet, nothing delays a vehicle.
+    // The sender occupies a whole thread, so that no other task delays a record. In a real fleet, no such task delays a vehicle.
     let drove = tokio::task::block_in_place(|| -> Result<Drive> {
         match column {
             Column::Tidegate => {

@@ -10,7 +10,7 @@ use super::acts::Acts;
 use super::book::Book;
 use super::link::{Answer, Intake, Word};
 
-/// How long the sender sleeps when no record is due. So a record may be sent late, by up to this time.
+/// How long the sender sleeps when no record is due. So a record may be sent late, by about this time.
 const REST: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -30,9 +30,10 @@ pub(crate) trait Surroundings {
     fn stop_database(&mut self) -> Result<()>;
     /// Shows the progress. Called twice per second. `pid` is the writer's process id.
     fn look(&mut self, look: Look, pid: Option<u32>);
-    /// Returns whether nothing is left to wait for, so that the run can end. With a ledger: whether the ledger counts at least
-    /// `taken` written records. Without a ledger: whether `freed`, the number of records that have left the bounded buffer, is at
-    /// least `taken`. `freed` includes failed and lost records. Called after the last record was sent.
+    /// Returns whether nothing is left to wait for, so that the run can end. `taken` is the number of records that weren't
+    /// refused. With a ledger: whether the ledger counts at least `taken` written records. Without a ledger: whether `freed`, the
+    /// number of records that have left the bounded buffer, is at least `taken`. `freed` includes failed and lost records. Called
+    /// again and again after the last record was sent.
     fn settled(&mut self, taken: u64, freed: u64) -> bool;
 }
 

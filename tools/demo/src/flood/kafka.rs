@@ -78,8 +78,8 @@ impl Intake for KafkaLink<'_> {
     }
 
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()> {
-        // One call of `poll` serves one event of librdkafka. Such an event may report on
-        // many records. So repeat the call until there is no report.
+        // One call of `poll` serves one event of librdkafka. Such an event may report on many records. So repeat the call
+        // until there is no report.
         loop {
             self.producer.poll(Duration::ZERO);
             let mut reports = self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner);

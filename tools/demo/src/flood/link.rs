@@ -111,8 +111,7 @@ impl Intake for WriterLink {
     fn kill(&mut self) -> Result<()> {
         let running = self.running.take().context("the writer is not running")?;
         running.end()?;
-        // Answers that the writer sent before it was killed count too. Its pipe has been read to the end, so take them
-        // now.
+        // Answers that the writer sent before it was killed count too. Its pipe has been read to the end, so take them now.
         let mut late = Vec::new();
         self.answers(&mut late)?;
         let at = Instant::now();

@@ -26,7 +26,7 @@ pub(crate) const FREED: u8 = b'f';
 pub(crate) const BOTH: u8 = b'b';
 const FAILED: u8 = b'x';
 
-/// The time between two attempts to reach an unavailable database.
+/// The time between two attempts of a write.
 const RETRY: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
