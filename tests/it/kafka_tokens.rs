@@ -23,7 +23,7 @@ fn script(folder: &Path, lines: &str) -> PathBuf {
 }
 
 fn write(path: &Path, text: &str) {
-    // Replace the file by renaming another one, as Kubernetes does with a mounted secret.
+    // Write a new file and rename it over the old one. The replacement is atomic, as that of a mounted secret in Kubernetes is.
     let beside = path.with_extension("new");
     fs::write(&beside, text).expect("the file is written");
     fs::rename(beside, path).expect("the file is put in place");

@@ -17,7 +17,7 @@ use crate::support::{PATIENCE, World};
 /// The beginnings of lines that concern the process and not a pipeline.
 const OF_THE_PROCESS: [&str; 5] = ["listening", "tidegate", "received", "the configuration", "draining"];
 
-/// Checks that each line is plain text and names the pipeline that it is about.
+/// Checks that each line is plain text, and that it names this pipeline unless it concerns the process.
 fn assert_attributed(world: &World, lines: &[String]) {
     let of = format!("pipeline=\"{}\"", world.name);
     for line in lines {

@@ -124,7 +124,7 @@ async fn a_bounded_run_that_is_told_to_end_says_what_is_left_and_is_not_done() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     world.produce_numbered(0..100, 2);
-    // The limit is one row per second.
+    // The limit is one row per second, so that the run is told to end before it has written everything.
     let config = world.config("table.name = \"rides\"\nflow.max_rows_per_second = 1");
     let daemon = Daemon::spawn(&spec(&config).arg("--until").arg("now")).expect("the daemon starts");
     await_metric(&daemon, "tidegate_rows_written_total", 1.0);

@@ -1,4 +1,4 @@
-//! What the daemon shows of a stopped pipeline, its dead letters and its lag, and of a field that no record has.
+//! The daemon shows a stopped pipeline with its dead letters and its lag, and names a field that no record has.
 
 use tidegate_harness::{Record, eventually, unique_name};
 

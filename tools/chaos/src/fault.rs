@@ -47,9 +47,9 @@ pub(crate) enum Fault {
         broker: usize,
         length: Duration,
     },
-    /// All connections to the database are cut.
+    /// All connections of the daemons to the database are cut.
     CutDatabase,
-    /// The network to the database goes silent: connections stay open, but no data passes.
+    /// The network between all daemons and the database goes silent: connections stay open, but no data passes.
     HoldDatabase {
         length: Duration,
     },

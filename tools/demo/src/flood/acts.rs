@@ -59,8 +59,8 @@ impl Acts {
     }
 }
 
-/// Returns a rate at which every arrangement can write: half of the best rate of INSERTs, rounded down to hundreds, and limited
-/// to the range from 100 to 5 000.
+/// Returns a rate at which every arrangement is expected to keep up: half of the best rate of INSERTs, rounded down to hundreds,
+/// and limited to the range from 100 to 5 000.
 pub(crate) fn steady(best_of_inserts: f64) -> f64 {
     ((best_of_inserts / 2.0 / 100.0).floor() * 100.0).clamp(100.0, 5_000.0)
 }
