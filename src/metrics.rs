@@ -318,11 +318,10 @@ pub fn purged(pipeline: &str, cause: &'static str, letters: u64) {
     counter!(PURGED, "pipeline" => pipeline.to_owned(), "cause" => cause).increment(letters);
 }
 
-/// Sets the gauge of `flow.max_rows_per_second`. Leaves it unchanged if no limit is configured.
+/// Sets the gauge of `flow.max_rows_per_second`. Its series is absent if no limit is configured.
 pub fn flow_limit(pipeline: &Arc<str>, rate: Option<std::num::NonZeroU32>) {
-    if let Some(rate) = rate {
-        gauge!(FLOW_LIMIT, "pipeline" => Arc::clone(pipeline)).set(f64::from(rate.get()));
-    }
+    let rate = rate.map_or(UNKNOWN, |rate| f64::from(rate.get()));
+    gauge!(FLOW_LIMIT, "pipeline" => Arc::clone(pipeline)).set(rate);
 }
 
 /// Counts the records that are lost when a pipeline continues after a log-loss condition, as `on_offset_loss` says.

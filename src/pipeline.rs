@@ -347,6 +347,15 @@ impl Pipeline {
         *lock(&self.measuring) = measuring;
     }
 
+    /// Ends the measuring, and removes the series of all partitions: the pipeline that replaces this one may read other topics.
+    pub fn stop_measuring(&self) {
+        *lock(&self.measuring) = JoinSet::new();
+        for source in std::mem::take(&mut *lock(&self.lag)).partitions.keys() {
+            metrics::lag(&self.name, source, None, None);
+            metrics::log_loss(&self.name, source, None);
+        }
+    }
+
     /// Checks whether Kafka serves the pipeline. Notes the beginning and the end of an outage for the timeline. Called once per
     /// second.
     pub fn check_kafka(&self) {

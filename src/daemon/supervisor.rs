@@ -178,7 +178,13 @@ impl Supervisor {
                     let pipeline = Arc::new(pipeline);
                     {
                         let pipelines = &mut lock(&self.daemon.live).pipelines;
-                        pipelines.retain(|other| other.name != name);
+                        pipelines.retain(|other| {
+                            let stays = other.name != name;
+                            if !stays {
+                                other.stop_measuring();
+                            }
+                            stays
+                        });
                         pipelines.push(Arc::clone(&pipeline));
                         pipelines.sort_by(|a, b| a.name.cmp(&b.name));
                     }

@@ -120,17 +120,18 @@ async fn beat(
     connector: &Connector,
     connection: &mut Option<PgConnection>,
 ) -> Result<BTreeMap<String, Instance>, String> {
-    if connection.is_none() {
-        let (mut open, _) = connector.open().await.map_err(|error| error.to_string())?;
-        // An instance that crashed more than an hour ago is of no interest.
-        sqlx::query("DELETE FROM tidegate.instance WHERE seen_at < now() - interval '1 hour'")
-            .execute(&mut open)
-            .await
-            .map_err(|error| error.to_string())?;
-        *connection = Some(open);
-    }
-    let Some(open) = connection else { return Ok(BTreeMap::new()) };
+    let is_new = connection.is_none();
+    let open = match connection {
+        Some(open) => open,
+        none => none.insert(connector.open().await.map_err(|error| error.to_string())?.0),
+    };
     let work = async {
+        if is_new {
+            // An instance that crashed more than an hour ago is of no interest.
+            sqlx::query("DELETE FROM tidegate.instance WHERE seen_at < now() - interval '1 hour'")
+                .execute(&mut *open)
+                .await?;
+        }
         sqlx::query(
             "INSERT INTO tidegate.instance (id, host, url, version, consumers, stopped)
              VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb) ON CONFLICT (id)

@@ -232,7 +232,7 @@ fn facts(
         never_seen: pipeline.never_seen(),
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
-        headroom: shortest(partitions.iter().map(|p| p.retention_headroom_seconds)),
+        headroom: shortest(lag.partitions.values().map(|lag| lag.headroom.map(f64::round))),
         into: rates.mean.map(|(into, _)| into),
         out: rates.mean.map(|(_, out)| out),
         claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),

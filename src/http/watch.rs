@@ -142,6 +142,11 @@ impl Watch {
         lock(&self.timeline).enter(pipeline, event);
     }
 
+    /// Removes the samples of pipelines that were removed.
+    fn forget_all_but(&self, pipelines: &[Arc<Pipeline>]) {
+        lock(&self.samples).retain(|name, _| pipelines.iter().any(|pipeline| pipeline.name == *name));
+    }
+
     fn sample(&self, pipeline: &Pipeline) {
         let taken = |consumer: &Arc<ConsumerStatus>| {
             consumer.work.take_events().into_iter().map(|event| (consumer.number, event)).collect::<Vec<_>>()
@@ -210,9 +215,9 @@ pub(super) async fn run(site: Arc<Site>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        for pipeline in &site.daemon.pipelines() {
-            site.watch.sample(pipeline);
-        }
+        let pipelines = site.daemon.pipelines();
+        site.watch.forget_all_but(&pipelines);
+        pipelines.iter().for_each(|pipeline| site.watch.sample(pipeline));
         site.watch.note_reload(site.daemon.last_reload());
         site.watch.tell(&site);
     }

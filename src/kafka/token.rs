@@ -124,7 +124,7 @@ fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Re
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
     let until = |exp: f64| Duration::try_from_secs_f64(exp - now as f64 / 1000.0).unwrap_or_default();
     let lifetime = issued.lifetime.or_else(|| claims.exp.map(until)).ok_or_else(|| {
-        "the token's lifetime is missing: print {\"token\": \"…\", \"lifetime_seconds\": 900}".to_owned()
+        "the token's lifetime is missing: a program prints {\"token\": \"…\", \"lifetime_seconds\": 900}, an endpoint answers with \"expires_in\"".to_owned()
     })?;
     if lifetime.is_zero() {
         return Err("the token has already expired; is this machine's clock right?".to_owned());

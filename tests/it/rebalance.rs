@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tidegate_harness::{Daemon, Record, eventually, eventually_async};
+use tidegate_harness::{Daemon, Record, eventually, eventually_async, unique_name};
 
 use crate::cli::tidegate;
 use crate::group::{COLUMNS, Flow, Intruder, TABLE, await_exact, await_shares, logs, numbered, pipeline};
@@ -206,6 +206,32 @@ async fn a_new_topic_that_the_pattern_matches_is_picked_up_from_its_beginning() 
     await_shares(&world, &world.name, &[&daemon], &[3]).await;
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 110);
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides WHERE id BETWEEN 0 AND 109").await, 110);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_topic_that_another_pipeline_writes_into_the_same_table_stops_the_pattern_only() {
+    let world = World::new(1).await;
+    world.sql(TABLE).await;
+    let later = format!("{}_later", world.topic);
+    world.kafka.create_topic(&later, 1, &[]).expect("the topic is made");
+    world.kafka.produce(&later, numbered(0, 1, 50)).expect("Kafka takes the records");
+    let topics = format!("topics = [\"{}\"]", world.topic);
+    let of = |topics_line: &str, name: &str| {
+        world.config(COLUMNS).replace(&topics, topics_line).replace(&world.name, &unique_name(name))
+    };
+    let pattern = of(&format!("topic_pattern = \"^{}(_.*)?$\"", world.topic), "pattern");
+    let first = pattern.replace("(_.*)?", "");
+    let (code, log) = world.drain(&first);
+    assert_eq!(code, Some(0), "{log}");
+    let (code, log) = world.drain(&of(&format!("topics = [\"{later}\"]"), "single"));
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 50);
+
+    let (code, log) = world.drain(&pattern);
+    assert_eq!(code, Some(70), "{log}");
+    assert!(log.contains(&format!("topic `{later}` is new in pipeline `")), "{log}");
+    assert!(log.contains("so the table would have every record twice"), "{log}");
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 50, "no record is written twice");
 }
 
 /// A Java consumer offers `range` and `cooperative-sticky`. While it is alone, its group uses `range`. Consumers of ours

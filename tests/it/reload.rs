@@ -118,6 +118,32 @@ async fn a_reload_restarts_what_changed_adds_and_removes_and_the_rest_keeps_flow
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_without_a_topic_and_a_limit_removes_their_series() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint)").await;
+    let other = unique_name("left");
+    world.kafka.create_topic(&other, 1, &[]).expect("the topic is made");
+    let one = world.config("table.name = \"rides\"");
+    let topics = format!("topics = [\"{}\"]", world.topic);
+    let both =
+        one.replace(&topics, &format!("topics = [\"{}\", \"{other}\"]\nflow.max_rows_per_second = 1000", world.topic));
+    let daemon = world.daemon(&both);
+    let lag = |daemon: &Daemon, topic: &str| {
+        daemon.metric("tidegate_lag_records", &[("pipeline", &world.name), ("topic", topic)])
+    };
+    let limit = || daemon.metric("tidegate_flow_max_rows_per_second", &[("pipeline", &world.name)]);
+    let have_both = |daemon: &Daemon| lag(daemon, &world.topic).is_some() && lag(daemon, &other).is_some();
+    daemon.await_until("both topics have a lag", PATIENCE, have_both).unwrap();
+    assert_eq!(limit(), Some(1000.0));
+    hang_up(&daemon, &one);
+    reloads(&daemon, "success", 1.0);
+    let has_one = |daemon: &Daemon| lag(daemon, &world.topic).is_some() && lag(daemon, &other).is_none();
+    daemon.await_until("the topic that is read alone has a lag", PATIENCE, has_one).unwrap();
+    assert_eq!(limit(), None);
+    daemon.drain(PATIENCE).expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_so() {
     let pair = Pair::new().await;
     let (world, other) = (&pair.world, pair.other.as_str());
