@@ -55,7 +55,7 @@ pub struct Pipeline {
     measuring: Mutex<JoinSet<()>>,
     /// The phase, and the time at which the pipeline entered it, in milliseconds since the epoch.
     phase: Mutex<(PipelinePhase, i64)>,
-    /// The log ends up to which a bounded run writes.
+    /// The offsets at which a bounded run stops: where each partition's log ended at the start.
     goal: Goal,
     /// Whether a request to resume the stopped pipeline starts it again.
     awaits_resume: AtomicBool,

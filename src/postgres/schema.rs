@@ -10,7 +10,7 @@ use tidegate_rows::catalog::quote_identifier;
 
 use super::error;
 
-/// The number of our advisory lock: "tidegate" in ASCII, so that others are unlikely to use the same number.
+/// The number of the advisory lock under which migrations run: "tidegate" in ASCII, so that others are unlikely to use the same number.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"tidegate");
 /// `insufficient_privilege`
 const NO_RIGHTS: &str = "42501";

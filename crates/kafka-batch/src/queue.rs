@@ -93,9 +93,9 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         Self::make(consumer, None)
     }
 
-    /// Makes a queue for a caller that waits for a call of `on_ready` instead of waiting in [`BatchQueue::read`]. An event
-    /// doesn't end the wait of a read here, so call `read` with a timeout of zero. After a call of `on_ready`,
-    /// [`BatchQueue::is_ready`] may return true. The thread that calls `on_ready` holds the lock of a queue, and is usually
+    /// Makes a queue that calls `on_ready` when records, or events of the consumer, may have arrived. The caller waits for this
+    /// call, and not in [`BatchQueue::read`]: an event doesn't end the wait of a read here. After the call, check
+    /// [`BatchQueue::is_ready`], and call `read` with a timeout of zero. The thread that calls `on_ready` holds the lock of a queue, and is usually
     /// a thread of librdkafka. So `on_ready` must neither block nor call librdkafka.
     ///
     /// # Errors

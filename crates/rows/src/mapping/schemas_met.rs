@@ -13,17 +13,17 @@ use crate::schema::{Found, Schema, SchemaId};
 pub struct SchemasMet {
     /// The id of each schema. For a Protobuf schema, also the name of the message.
     schemas: Vec<(SchemaId, Option<String>)>,
-    /// For each slot of the plan, the part of its field's path that the schema added last lacks, as text. `None` if one of the
-    /// schemas has the whole path.
+    /// For each slot of the plan, a message that says which part of the field's path is missing in the schema that was added last.
+    /// `None` if one of the schemas has the whole path.
     lacks: Vec<Option<String>>,
     /// For each slot of the plan, another version of one of `schemas`, if that version has the whole path.
     others: Vec<Option<SchemaId>>,
 }
 
 impl SchemasMet {
-    /// Returns why no record with one of these schemas can have the field at `path`, as text: the part of the path that the
-    /// schema added last lacks. Returns `None` if one of the schemas has the field, or if no schema was added. `path` is written
-    /// as in the mapping.
+    /// Returns a message that says why records with these schemas can't have the field at `path`. It is about the schema that was
+    /// added last. Returns `None` if one of the schemas has the field, or if no schema was added. `path` is written as in the
+    /// mapping.
     pub fn lack(&self, plan: &Plan, path: &[String]) -> Option<&str> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
         self.lacks.get(slot)?.as_deref()
