@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::limits::{self, Share};
 
-/// What a reload needs to know about a running pipeline.
+/// The facts about a running pipeline that a reload needs.
 #[derive(Debug)]
 pub(super) struct Running<'a> {
     /// The configuration with which the pipeline was started.

@@ -222,7 +222,7 @@ struct JsonWalk<'w, 'p> {
     refused: Option<usize>,
 }
 
-/// What was found at the position of an array's next element or of NDJSON's next object.
+/// The value at the position of an array's next element or of NDJSON's next object.
 enum Element {
     /// An object, or any value if a column takes whole elements. `last` says whether it is the last one.
     Object { last: bool },
