@@ -133,7 +133,8 @@ impl Contender {
     }
 }
 
-/// Prints the medians of each contender's turns, and the medians of the ratios of the first contender to each other one.
+/// Prints the medians of each contender's turns, and compares the first contender with each of the others by the median
+/// ratio of their turns.
 fn report(table: TableKind, daemons: &[Contender], bare: &[Vec<Figures>; 2], versus: &[Figures]) {
     let tidegate = &daemons[0].figures;
     let ratio = |other: &[Figures], of: fn(&Figures) -> f64| {

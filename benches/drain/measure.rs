@@ -6,13 +6,13 @@ use std::fmt;
 pub(crate) struct Figures {
     /// Rows per second between 10 % and 90 % of the rows; for a bare COPY, of all rows.
     pub(crate) rows_per_second: f64,
-    /// Rows per second of the whole turn, including the start of the contender's process.
+    /// Rows per second of the whole turn. If the contender is a process, the turn includes its start.
     pub(crate) rows_per_second_whole: f64,
     /// Seconds from the start of the process to the first committed row; 0 if it wasn't measured.
     pub(crate) first_row: f64,
-    /// CPU seconds of the contender's process and its descendants per million rows; 0 for a bare COPY.
+    /// CPU seconds per million rows, used by the contender's process and its descendants; 0 for a bare COPY.
     pub(crate) cpu_per_million: f64,
-    /// CPU seconds of all processes of Postgres per million rows.
+    /// CPU seconds per million rows, used by all processes of Postgres.
     pub(crate) postgres_cpu_per_million: f64,
     /// Peak resident memory of the contender's own process, in MiB; 0 if it wasn't measured.
     pub(crate) peak_rss_mib: f64,

@@ -43,12 +43,12 @@
 //! When librdkafka stops fetching a partition, it clears the forwarding (`rd_kafka_toppar_fetch_stop`). This happens on
 //! a thread of librdkafka, possibly after `unassign` or `incremental_unassign` has returned. `assign` first stops every
 //! assigned partition, and then starts every partition of its list; partitions that are in both are stopped and started.
-//! So the old fetch may stop after `forward` was called for the new assignment, and would undo that call. The flag stays
-//! set, so records would then wait in the partition's queue, where nobody reads them. This crate closes the gap: each
-//! forwarded partition's queue has a callback, which librdkafka calls only if something arrives in the queue while the
-//! queue is not forwarded. The callback wakes the waiting read, which forwards the partition again. This also moves the
-//! records that have arrived meanwhile, in order. So no record is lost or delayed, and the callback costs nothing while
-//! the partition is forwarded.
+//! So the old fetch may stop after `forward` was called for the new assignment, and would undo that call. Records would
+//! then wait in the partition's queue, where nobody reads them: as `RD_KAFKA_Q_F_FWD_APP` is still set, librdkafka
+//! doesn't forward the partition by itself. This crate closes the gap: each forwarded partition's queue has a callback,
+//! which librdkafka calls only if something arrives in the queue while the queue is not forwarded. The callback wakes the
+//! waiting read, which forwards the partition again. This also moves the records that have arrived meanwhile, in order.
+//! So no record is lost or delayed, and the callback costs nothing while the partition is forwarded.
 //!
 //! With or without this crate, librdkafka 2.12.1 aborts the process if a partition is taken away twice before its fetch
 //! has ended (issue 5573). Two calls of `assign` or of `incremental_unassign` within milliseconds can do this. A new

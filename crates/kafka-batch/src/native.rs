@@ -280,7 +280,7 @@ impl<'m> MessageRef<'m> {
         unsafe { bytes(start, length) }
     }
 
-    /// Returns the timestamp in milliseconds since 1970.
+    /// Returns the timestamp in milliseconds since 1970; `None` if the message has none.
     pub(crate) fn timestamp(&self) -> Option<i64> {
         let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message is alive, and `kind` is a variable into which librdkafka may write.

@@ -93,10 +93,10 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         Self::make(consumer, None)
     }
 
-    /// Makes a queue that calls `on_ready` when records, or events of the consumer, may have arrived. The caller waits for this
-    /// call, and not in [`BatchQueue::read`]: an event doesn't end the wait of a read here. After the call, check
-    /// [`BatchQueue::is_ready`], and call `read` with a timeout of zero. The thread that calls `on_ready` holds the lock of a queue, and is usually
-    /// a thread of librdkafka. So `on_ready` must neither block nor call librdkafka.
+    /// Makes a queue that calls `on_ready` when records, or events of the consumer, may have arrived. Wait for this call
+    /// and not in [`BatchQueue::read`], because with such a queue an event doesn't end the wait of a read. After the call,
+    /// check [`BatchQueue::is_ready`], and call `read` with a timeout of zero. The thread that calls `on_ready` holds the
+    /// lock of a queue, and is usually a thread of librdkafka. So `on_ready` must neither block nor call librdkafka.
     ///
     /// # Errors
     /// As [`BatchQueue::new`].
@@ -192,8 +192,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         Ok(())
     }
 
-    /// Forwards a partition to the consumer's queue again, and drops its records and faults that were read and not taken. Call
-    /// this after the partition is unassigned, so that librdkafka also drops the partition's records that were not read. Does
+    /// Forwards a partition to the consumer's queue again, and drops the partition's records and faults that were read and not
+    /// taken. Call this after the partition is unassigned, so that librdkafka also drops the records that were not read. Does
     /// nothing for a partition that was not forwarded to this queue.
     pub fn unforward(&mut self, topic: &str, partition: i32) {
         if let Some(known) = self.position(topic, partition) {

@@ -26,7 +26,7 @@ pub struct BatchLimits {
     /// a record of any size can be added. Default 8 MiB.
     pub max_bytes: u64,
     /// The time within which the batch should be committed, counted from when its first record is added. The batch is closed
-    /// earlier, by the expected duration of its write, but not before half of this time. Default 500 ms.
+    /// earlier, so that the expected duration of its write remains, but not before half of this time. Default 500 ms.
     pub max_age: Duration,
 }
 

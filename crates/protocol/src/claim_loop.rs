@@ -28,8 +28,8 @@ use crate::retry::{Backoff, Disposition};
 use crate::stopped::Stopped;
 use crate::store::WriteError;
 
-/// For this time after a request, the claim of a locked row is only retried. After it, a second connection waits for the
-/// lock and identifies the session that holds it.
+/// How long a claim of a locked row is only retried, counted from the request. After this time, a second connection waits
+/// for the lock, and identifies the session that holds it.
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
@@ -66,7 +66,7 @@ pub struct ClaimRequest {
     pub wanted: Vec<Wanted>,
     /// Partitions that this owner requested before and no longer wants. Their pending requests are cancelled.
     pub withdrawn: Vec<TopicPartition>,
-    /// The name of the consumer, which the ledger shows as the owner. The name also identifies the consumer's earlier requests.
+    /// The name of the consumer. The ledger shows it as the owner. The claim loop finds a consumer's earlier requests by it.
     pub owner: Arc<str>,
     /// Where the answers are sent.
     pub answers: Sender<Message>,
@@ -116,8 +116,8 @@ pub trait ClaimLedger: Send {
         &mut self,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<TopicPartition>, WriteError>> + Send;
-    /// Adds rows with these offsets for partitions that never had a row in this pipeline. Returns the
-    /// partitions whose earlier row is missing; they get no row here.
+    /// Adds rows with these offsets for partitions that never had a row in this pipeline. Adds none for partitions
+    /// whose earlier row is missing, and returns these partitions.
     fn extend(
         &mut self,
         starts: &[(TopicPartition, Offset)],
@@ -292,8 +292,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         }
     }
 
-    /// Removes the pending requests that `request` withdraws, and enqueues the new ones. A later request for a partition
-    /// replaces an earlier one, whoever made it.
+    /// Removes the pending requests that `request` withdraws, and enqueues the new ones. A new request for a partition
+    /// replaces the pending one, even if another consumer made that.
     fn enqueue(&mut self, request: ClaimRequest) {
         // Compare the owner too: another consumer of this process may have been assigned the partition since, and have
         // requested it.

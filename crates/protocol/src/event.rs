@@ -59,8 +59,8 @@ pub enum Event<'a> {
     Rebuilding {
         why: &'a str,
     },
-    /// The consumer has stopped waiting for its delivered records to be written (the drain), and leaves the
-    /// group next. The next owner reads the unwritten records again.
+    /// The drain has ended: the consumer no longer waits until its delivered records are written, and leaves the group
+    /// next. The next owner reads the unwritten records again.
     DrainEnded {
         /// Records of the open batch, which never reached the writer.
         open: u32,
@@ -74,7 +74,8 @@ pub enum Event<'a> {
         next: Offset,
         epoch: i64,
     },
-    /// A claim or a delivered record showed that Kafka's log and the ledger disagree.
+    /// A refused claim or a delivered record showed that Kafka's log and the ledger disagree. A condition that a claim
+    /// skips at once is reported only as [`Event::ConditionSkipped`].
     LogLoss {
         source: &'a TopicPartition,
         condition: &'a LossCondition,
@@ -100,16 +101,16 @@ pub enum Event<'a> {
     /// Another claim has replaced ours.
     Fenced {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` if no write noticed this, but a comparison with a
-        /// ledger row that was read outside of writes.
+        /// If a write found the other claim: the offset at which the dropped part of the batch begins. `None` if the
+        /// other claim was found in a row that was read to compute the lag.
         from: Option<Offset>,
     },
-    /// The ledger isn't at an offset that we wrote: the database was restored, or somebody set the offset. The partition is
-    /// claimed again.
+    /// The partition is claimed again: the ledger isn't at an offset that we wrote, because the database was restored or
+    /// somebody set the offset, or it isn't certain that our transaction advanced the ledger.
     Rewound {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` if no write noticed this, but a comparison with a
-        /// ledger row that was read outside of writes.
+        /// If a write found this: the offset at which the dropped part of the batch begins. `None` if it was found in a
+        /// row that was read to compute the lag.
         from: Option<Offset>,
     },
     Committed(Committed<'a>),
@@ -170,7 +171,7 @@ pub struct DeadLettered {
 /// The activities of a writer that are timed, see [`Event::Spent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WritePhase {
-    /// `COPY`, including the poison search if there is one.
+    /// `COPY` and the merge, including the poison search if there is one.
     Copy,
     /// The update of the ledger, and `COMMIT`.
     Commit,

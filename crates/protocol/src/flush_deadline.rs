@@ -1,9 +1,8 @@
-//! Computes the flush deadline: the age at which a batch must be closed, from an estimate of the time between its
-//! closing and its commit. No I/O.
+//! Computes the flush deadline, which is the age at which a batch must be closed. No I/O.
 //!
-//! `batch.max_age` is a promise about staleness, which users observe in the table. So a batch is closed earlier, by the
-//! expected duration of its write. The duration is estimated as RFC 6298, section 2, estimates round-trip times: by a
-//! moving mean and a moving mean deviation.
+//! `batch.max_age` is a promise about staleness, which users observe in the table. So a batch is closed before `max_age`,
+//! and the time that remains is the expected duration of its write. This duration is estimated as RFC 6298, section 2,
+//! estimates round-trip times: by a moving mean and a moving mean deviation.
 
 use std::time::Duration;
 

@@ -45,12 +45,12 @@ pub struct Owned {
     pub claim: Claim,
     /// The lowest offset that may still go into a batch. Records before it are ignored.
     pub next: Offset,
-    /// The offset at which the ledger was when we last learned it, by a claim or a commit.
+    /// The ledger's offset after our last claim or commit.
     pub committed: Offset,
     /// The last committed record, if it must still be compared with the record that Kafka delivers at its offset.
     pub verify: Option<LastRecord>,
     /// The offset up to which Kafka's log was read. If this is after `next`, no record is ever delivered from the offsets in
-    /// between: they belong to transaction markers, for example, or to aborted records. Otherwise it has no meaning.
+    /// between: they belong to transaction markers, for example, or to aborted records. Otherwise this field has no meaning.
     pub read_to: Offset,
 }
 
@@ -149,8 +149,8 @@ pub enum Outcome {
     Committed(Offset),
     /// A later claim has replaced ours. The segment's uncommitted records were not written.
     Fenced,
-    /// The ledger isn't at the offset that we committed: the database was restored, or somebody set the offset. The
-    /// partition is claimed again.
+    /// The partition must be claimed again: the ledger isn't at the offset that we committed, because the database was
+    /// restored or somebody set the offset, or it isn't certain that our transaction advanced the ledger.
     Rewound,
 }
 
@@ -226,10 +226,10 @@ impl LossCondition {
     /// Returns whether a new claim may skip this condition, which was found under an earlier claim. `last` is the last
     /// committed record in the ledger row that the new claim has read.
     ///
-    /// Only a [`Self::LogReplaced`] that names the same record as `last` may be skipped. Otherwise the ledger
-    /// row may belong to another log by now: the process may have been suspended before it sent the request, or
-    /// an earlier attempt may have skipped the condition already, and its reply was lost. Skipping a part of
-    /// the other log would read records twice or leave them out.
+    /// Only a [`Self::LogReplaced`] that names the same record as `last` may be skipped. Otherwise somebody may
+    /// have skipped the condition already, and the ledger row belongs to the new log: either another owner while
+    /// this process was suspended, or an earlier attempt of ours whose reply was lost. Skipping a part of the new
+    /// log would read records twice or leave them out.
     pub fn still_met(&self, last: Option<LastRecord>) -> bool {
         matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
     }

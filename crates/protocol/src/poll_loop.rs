@@ -65,7 +65,7 @@ pub trait RecordEncoder: Send {
 pub trait LedgerReadings: Send {
     /// Returns how often a log was seen to become shorter. If the count has grown, the loop claims all owned partitions again.
     fn truncations(&self) -> u32;
-    /// Calls `each` with the newest row of each partition that was read, and with the time of the row's request.
+    /// Calls `each` once per partition whose row was read, with its newest row and the time at which that was requested.
     fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant));
 }
 
@@ -183,7 +183,7 @@ struct Member<G: Group, E, L> {
     wants_schema: bool,
     /// The headers of the record that is offered now, for an encoder that reads them before the record is taken.
     headers: Vec<u8>,
-    /// Log-loss conditions that the partition's next claim must skip, by partition.
+    /// For each of these partitions, the log-loss condition that the partition's next claim must skip.
     conditions_to_skip: HashMap<TopicPartition, LossCondition>,
     /// Claim requests that wait because the claim loop's channel was full.
     unsent_requests: Vec<ClaimRequest>,
@@ -192,7 +192,7 @@ struct Member<G: Group, E, L> {
     truncations: u32,
     commit_at: Instant,
     snapshot_at: Instant,
-    /// How many rows the rate limit still allows.
+    /// How many rows this consumer may still take of those that the rate limit last granted.
     allowance: u64,
     consumed: u64,
     spent: Spent,
@@ -372,7 +372,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     }
 
     /// Withdraws the pending requests for partitions that leave this consumer (those for which `leaves` returns
-    /// true). A claim that is made later would fence the next owner.
+    /// true). Otherwise a claim could be made later, and would fence the next owner.
     fn withdraw(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
         let withdrawn: Vec<_> = self.parts.session.claiming().filter(|source| leaves(source)).cloned().collect();
         if !withdrawn.is_empty() {

@@ -4,10 +4,11 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One call of [`RateLimit::take`] hands out at most the tokens of this duration, or 1 if that is more. With a short
-/// duration, rows flow evenly within a second; with a longer one, poll threads lock the bucket less often.
+/// One call of [`RateLimit::take`] hands out at most the tokens that accumulate in this time, or one token if fewer than one
+/// accumulates. With a short time, rows flow evenly within a second; with a longer one, poll threads lock the bucket less often.
 const PORTION: Duration = Duration::from_millis(20);
-/// The bucket holds at most the tokens of this duration, or 1 if that is more, so that no large burst follows a pause.
+/// The bucket holds at most the tokens that accumulate in this time, or one token if fewer than one accumulates. So no large
+/// burst follows a pause.
 const BURST_MAX: Duration = Duration::from_millis(100);
 
 /// Limits the rows per second that all consumers of a pipeline take together.
@@ -15,7 +16,7 @@ const BURST_MAX: Duration = Duration::from_millis(100);
 pub struct RateLimit {
     /// Rows per second; `None` means no limit.
     rate: Option<f64>,
-    /// A poll thread locks this only when it has used up the tokens of its last call.
+    /// A poll thread locks this only when it has used up the tokens of its last [`RateLimit::take`].
     bucket: Mutex<Bucket>,
 }
 
@@ -38,8 +39,8 @@ impl RateLimit {
         self.rate.is_some()
     }
 
-    /// Takes tokens from the bucket, and returns how many rows may pass now: at most what accumulates in `PORTION` (or
-    /// 1, if that is more). Returns `u64::MAX` if there is no limit.
+    /// Takes tokens from the bucket, and returns how many rows may pass now: at most as many as accumulate in `PORTION`,
+    /// or one if fewer than one accumulates. Returns `u64::MAX` if there is no limit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens are between 0 and the rate")]
     pub fn take(&self, now: Instant) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };

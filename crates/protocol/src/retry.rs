@@ -103,13 +103,13 @@ pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Di
     }
 }
 
-/// Exponential backoff with jitter on the upper half of each wait, without a limit on attempts.
+/// Exponential backoff without a limit on attempts. The upper half of each wait is random.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     attempt: u32,
 }
 
-/// The longest first wait. It is short, because a new connection often succeeds at once.
+/// The first wait, before jitter shortens it. It is short, because a new connection often succeeds at once.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait. It is short enough for the first commit within 2 s after an outage, even if the database was
 /// restored. In that case, partitions must be claimed and records read again before the commit.

@@ -13,8 +13,8 @@ impl Batch {
             .filter(move |reject| window.contains(&reject.record) && self.segments[self.segment_of(reject.record)].live)
     }
 
-    /// Returns the index of the record to which the `nth` row belongs, counted from 0 among the rows that
-    /// [`Batch::copy_ranges`] yields for the same window. `None` if there are fewer rows.
+    /// Returns the index of the record to which row number `nth` belongs; `None` if there are fewer rows. The rows are
+    /// those that [`Batch::copy_ranges`] returns for the same window, counted from 0.
     pub fn record_of_row(&self, window: Range<u32>, nth: u32) -> Option<u32> {
         let mut left = nth;
         for (_, records) in self.live_runs(window) {
@@ -86,8 +86,8 @@ impl Batch {
             .filter(|timestamp| *timestamp != NO_TIMESTAMP)
     }
 
-    /// Returns the offset of the ledger, for a segment's partition, before the record with this index is written. This
-    /// is the successor of the segment's last earlier record, or the segment's `from` if there is no earlier record.
+    /// Returns the ledger's offset for a segment's partition before the record with this index is written: the successor
+    /// of the segment's last earlier record, or the segment's `from` if there is no earlier record.
     fn end_before(&self, segment: usize, record: u32) -> Offset {
         let earlier = self.all_runs().take_while(|(_, run)| run.start < record).filter(|(index, _)| *index == segment);
         match earlier.last() {
