@@ -26,7 +26,7 @@ struct Arguments {
     /// How many records each backlog has.
     #[arg(long, default_value_t = 2_000_000)]
     records: u64,
-    /// Numbers of distinct keys among the records. Each number has a backlog and turns of its own.
+    /// Numbers of keys, of which each record gets one at random. Each number has a backlog and turns of its own.
     #[arg(long, value_delimiter = ',', default_value = "10000,1000000")]
     keys: Vec<u64>,
     /// How many turns each contender has.

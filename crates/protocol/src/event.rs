@@ -126,7 +126,7 @@ pub enum Event<'a> {
     CatalogChanged(&'a WriteError),
     /// Transactions over the same records timed out repeatedly, so the next transactions are smaller.
     WindowHalved {
-        /// Records per transaction from now on.
+        /// The most records that the next transaction may have. Each success doubles this number.
         records: u32,
     },
     /// A poison search ended, and its transaction continues with the settled records.

@@ -107,7 +107,7 @@ pub trait GroupClient: Send {
     fn assigning(&self) -> Assigning;
     /// Confirms an assignment; nothing is fetched before [`GroupClient::fetch`].
     fn accept(&mut self);
-    /// Confirms a revocation: the partitions are no longer fetched, and belong to the group again.
+    /// Confirms a revocation: the partitions are no longer fetched, and the group may assign them to other members.
     fn release(&mut self, sources: &[TopicPartition]);
     /// Starts to fetch the partitions `starts`, each at its offset. With [`Assigning::Whole`], `all` has every
     /// partition that is fetched afterwards; otherwise it is empty.
