@@ -20,7 +20,7 @@ pub enum Kind {
     Number,
     /// A JSON string, in its quotes.
     String,
-    /// Other text, unquoted: a topic, a header, an unescaped string.
+    /// Text without quotes: a topic, a header, or a string whose escapes are resolved.
     Text,
     /// Bytes that weren't inspected: a key, a header, a binary format's bytes.
     Bytes,
@@ -145,7 +145,7 @@ pub struct Value<'a> {
     pub flags: Flags,
     /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags include `INEXACT`.
     pub exponent: i32,
-    /// See `exponent`. For other kinds, see [`Kind`].
+    /// For numbers, see `exponent`; for other kinds, see [`Kind`].
     pub mantissa: u64,
     /// The bytes as in the payload: a JSON string has its quotes.
     pub raw: &'a [u8],
@@ -200,10 +200,10 @@ pub enum Reason {
     Tombstone,
     /// The record is a change that can't be applied: `truncate`, or an unknown operation.
     UnappliedChange,
-    /// A field is missing, and its column is NOT NULL without a default, or has `missing = "dead_letter"`. Or the array of the
-    /// rows is missing.
+    /// A field is missing, and its column can't be NULL and gets no default. Or the column has `missing
+    /// = "dead_letter"`, or the array of the rows is missing.
     MissingField,
-    /// A field is null, and its column is NOT NULL.
+    /// A field is null, and its column can't be NULL: it is NOT NULL, or part of a key that can't contain NULL.
     NullInNotNull,
     /// A value doesn't have the type of its column. Or the field that should contain the array of the rows isn't an array.
     TypeMismatch,
@@ -228,8 +228,8 @@ pub enum Reason {
     UnknownLabel,
     /// Postgres refused the row; the dead letter has the SQLSTATE.
     RefusedByPostgres,
-    /// The value or its row is larger than Postgres or Tidegate can handle, or the rows of one record after the first one
-    /// take more bytes than `batch.max_bytes` and more than 1 MiB.
+    /// The value or its row is larger than Postgres or Tidegate can handle. Or the record has several
+    /// rows, and all except the first together take more bytes than `batch.max_bytes` and more than 1 MiB.
     TooLarge,
 }
 

@@ -9,9 +9,9 @@
 //! - A merge with a key writes in the order of the key, so that writers don't deadlock. For an exception, see `upsert`.
 //! - The order of delivery is a column of the staging table. A sequence fills it, or the COPY does if rows leave out different
 //!   columns. The physical position of a row doesn't show the order: a small row may fill the gap that a large one left.
-//! - A column that a row leaves out gets its default from Postgres: from the target or, if the rows of a window leave out
-//!   different columns or the merge compares the column, from the staging table, which has the target's defaults. So a new row is
-//!   the one that INSERT would make of the record; see `shaped`.
+//! - A column that a row leaves out gets its default from Postgres, normally from the target. If the rows of a
+//!   window leave out different columns, or if the merge compares the column, the staging table has the target's
+//!   defaults and fills the column. So a new row is the one that INSERT would make of the record; see `shaped`.
 //! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,
 //!   until the record that Postgres refuses is alone in its part.
 
@@ -49,10 +49,10 @@ const OLD: &str = "tidegate_old";
 pub struct Merge {
     /// The staging table, as SQL names it.
     pub stage: String,
-    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before [`Self::set_defaults`]
-    /// and [`Self::add_computed`], and again if the target's defaults have changed. It runs outside of any transaction, so that
-    /// no rollback removes the table. There are two exceptions, in which it runs in the window's transaction: after such a
-    /// change, and if records name their tables.
+    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before
+    /// [`Self::set_defaults`] and [`Self::add_computed`], and again if the target's defaults or generated columns have
+    /// changed. It runs outside of any transaction, so that no rollback removes the table. There are two exceptions,
+    /// in which it runs in the window's transaction: after such a change, and if records name their tables.
     pub create: String,
     /// The columns of the staging table that need the target's defaults: those that a row may leave out and that have a default
     /// of their own. The default of a domain doesn't count.
@@ -99,7 +99,7 @@ impl Merge {
 pub struct Deletes {
     /// Locks the table's rows whose keys are in the batch, if the batch deletes rows or keeps columns. Otherwise locks nothing.
     pub lock: String,
-    /// Deletes the rows. Returns how many of the deleted keys had a row neither in the table nor in the batch.
+    /// Deletes the rows. Counts the keys of tombstones for which neither the table nor the batch had a row.
     pub delete: String,
 }
 

@@ -60,7 +60,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Plans how changes are read. Called when all columns are planned.
+    /// Plans how Debezium's changes are read. Called when all columns are planned.
     pub(super) fn change(&mut self) -> Option<Change> {
         if self.base.is_empty() {
             return None;
@@ -123,8 +123,8 @@ impl<'a> Planner<'a> {
         Some(planned)
     }
 
-    /// Plans what happens if a record lacks this column's field. The mapping has neither a `default` nor a `value` for the
-    /// column.
+    /// Plans what happens if a record lacks this column's field. Called only if the mapping has neither
+    /// a `default` nor a `value` for the column.
     fn missing(
         &mut self,
         key: &str,

@@ -1,5 +1,5 @@
-//! Compares the planned paths with the schemas that records name in a registry. So `check` can distinguish a field that none of
-//! these schemas has from a field that only these records leave out.
+//! Compares the planned paths with the schemas that records name in a registry. So `check` can
+//! distinguish two cases: no schema has the field, or a schema has it but the records leave it out.
 
 use tidegate_protocol::record::Record;
 
@@ -36,13 +36,13 @@ impl SchemasMet {
         *self.others.get(slot)?
     }
 
-    /// Returns the schemas that records named, if there is a path that all of these schemas lack.
+    /// Returns the schemas that records named; empty if each path is in at least one of these schemas.
     pub fn lacking(&self) -> Vec<SchemaId> {
         let lacks = self.lacks.iter().any(Option::is_some);
         self.schemas.iter().filter(|_| lacks).map(|(id, _)| *id).collect()
     }
 
-    /// Looks for the lacking paths in `schema`, which has the id `id` and is another version of the schema `of`.
+    /// Finds out which of the missing paths `schema` has. This schema is another version of the schema `of`, with the id `id`.
     pub fn add_version(&mut self, plan: &Plan, of: SchemaId, id: SchemaId, schema: &Schema) {
         let messages = self.schemas.iter().filter(|(met, _)| *met == of).map(|(_, message)| message.as_deref());
         let messages: Vec<_> = messages.collect();

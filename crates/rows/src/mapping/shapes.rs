@@ -1,11 +1,11 @@
-//! The shapes of a table's rows. A shape is the set of columns that a row leaves to Postgres.
+//! The shapes of a table's rows. A shape is the set of columns that a row leaves out.
 //!
 //! Binary COPY can't express DEFAULT, so a row gets a column's default only if the COPY doesn't name the column. Rows
 //! of several shapes are sent by one COPY per shape.
 
 use crate::mapping::mark;
 
-/// A column that a row may leave to Postgres.
+/// A column that a row may leave out. The column then gets its default from Postgres, or an upsert keeps its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     /// The column's name, unquoted.
@@ -16,7 +16,7 @@ pub struct LeftOut {
     pub keeps: bool,
 }
 
-/// The columns of one table that its rows may leave out, each with its bit in the mask.
+/// The columns of one table that its rows may leave out. A column's index is the number of its bit in a row's mask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shapes {
     columns: Vec<LeftOut>,
@@ -49,7 +49,8 @@ impl Shapes {
         self.columns.get(usize::from(bit)).is_some_and(|column| column.keeps)
     }
 
-    /// Returns the columns that a row may leave out, each with its bit in the mask.
+    /// Returns the columns that a row may leave out. Each comes with the number of its bit in the row's
+    /// mask. The bit is set if the row leaves the column out.
     pub fn columns(&self) -> impl Iterator<Item = (u16, &LeftOut)> {
         (0_u16..).zip(&self.columns)
     }

@@ -1,4 +1,4 @@
-//! Finds the place where a path leaves a schema, for the faults of a mapping.
+//! Finds the first name in a path that a schema doesn't have, for the faults of a mapping.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -9,7 +9,7 @@ use crate::decode::frame::SchemaHeader;
 use crate::decode::{Path, frame, protobuf};
 use crate::fault::hint;
 
-/// The place where a path leaves a schema: the first of the path's names that the schema doesn't have.
+/// The first name in a path that the schema doesn't have, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
     /// A record or message lacks the field.
@@ -58,7 +58,7 @@ impl Display for Lack {
     }
 }
 
-/// A path, as far as it has been followed.
+/// A path, and how far it has been followed.
 struct Walk<'a> {
     path: &'a [String],
     /// How many names were followed.
@@ -96,9 +96,9 @@ impl<'a> Walk<'a> {
 }
 
 impl Schema {
-    /// Returns where `path` leaves this schema. Returns `None` if the schema has the whole path, or if the path can't be checked,
-    /// for example because the schema is neither Avro nor Protobuf, or the message is unknown. `message` is the name of the
-    /// Protobuf message; without it, the file's first message is used.
+    /// Returns the first name in `path` that this schema doesn't have. Returns `None` if the schema has the whole path,
+    /// or if the path can't be checked, for example because the schema is neither Avro nor Protobuf, or the message is
+    /// unknown. `message` is the name of the Protobuf message; without it, the file's first message is used.
     pub(crate) fn lack(&self, message: Option<&str>, path: &[String], levels: &[Path]) -> Option<Lack> {
         let mut walk = Walk { path, at: 0, levels, in_json: false };
         match &self.0 {

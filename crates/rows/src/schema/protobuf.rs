@@ -78,7 +78,8 @@ pub(crate) struct Message {
     pub(crate) name: String,
     pub(crate) fields: Vec<ProtobufField>,
     pub(crate) known: Known,
-    /// The index plus 1 of the field with each number, up to the highest number below 256; 0 if there is no such field.
+    /// A lookup of fields by numbers below 256. The element at a field's number is the field's index
+    /// plus 1; 0 if no field has this number.
     dense: Vec<u16>,
 }
 

@@ -11,7 +11,7 @@ const NULLABLE_IN_INDEX: usize = 4;
 /// A key, as SQL compares it.
 pub(super) struct Key<'a> {
     pub(super) columns: &'a [String],
-    /// Those of `columns` in which NULL is a key value, in the order of the unique index.
+    /// Those of `columns` in which NULL is a key value like any other, in the order of the unique index.
     nullable: Vec<&'a str>,
     catalog: &'a Catalog,
 }
@@ -21,7 +21,7 @@ impl<'a> Key<'a> {
         Self { columns, nullable: catalog.null_keys(columns), catalog }
     }
 
-    /// Returns whether NULL is a key value in some column.
+    /// Returns whether the key has a column in which NULL is a key value like any other.
     pub(super) fn has_nulls(&self) -> bool {
         !self.nullable.is_empty()
     }

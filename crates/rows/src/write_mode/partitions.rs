@@ -108,7 +108,7 @@ fn prefix(name: &str, room_for: usize) -> String {
     format!("{}_{digest:08x}", &name[..end])
 }
 
-/// Returns the bounds of a partition by its name; `None` if [`name`] wouldn't give it this name.
+/// Returns the bounds of the partition that has this name; `None` if [`name`] gives this name to no partition.
 pub fn of_name(table: &TableName, by: &PartitionBy, partition: &TableName) -> Option<Bounds> {
     let digits = partition.name.rsplit_once("_p")?.1;
     let number = |range: std::ops::Range<usize>| digits.get(range)?.parse::<i8>().ok();

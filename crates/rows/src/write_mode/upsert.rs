@@ -70,8 +70,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Returns the statement that deletes rows. Its result is the number of deleted keys that had a row
-    /// neither in the table nor in the batch.
+    /// Returns the statement that deletes the rows of tombstones. The statement counts the keys of
+    /// tombstones for which neither the table nor the batch had a row.
     fn delete(&self) -> String {
         let (table, stage, key) = (self.table, self.stage, quoted(self.key.columns));
         let returned: Vec<_> =
@@ -103,7 +103,7 @@ impl Upsert<'_> {
         format!("{}{ORDER} DESC", newest.unwrap_or_default())
     }
 
-    /// Returns the condition under which a row of the table is replaced by one of `new`; `None` if every such row is replaced.
+    /// Returns the condition under which a row of `new` replaces the table's row with its key; `None` if there is no condition.
     fn is_replaced_condition(&self, new: &str) -> Option<String> {
         let newer = quote_identifier(self.newer_by?);
         Some(format!("({OLD}.{newer} IS NULL OR {new}.{newer} >= {OLD}.{newer})"))
