@@ -41,8 +41,8 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 /// The time between two checks whether the schema has arrived.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Waits until a record's schema is known. `wants` returns the id of the schema that the record still needs. Blocks, so
-/// it is for commands and never for a poll thread.
+/// Waits until a record's schemas are known. `wants` returns the id of a schema that the record still needs, or `None`. Blocks,
+/// so it is for commands and never for a poll thread.
 ///
 /// # Errors
 /// After [`PATIENCE`], with the registry's error if there is one.
@@ -121,12 +121,13 @@ impl CachedSchemas {
     }
 
     /// Looks up the subjects of each schema in `of`, and calls `visit` for the other versions of these subjects that
-    /// `Client::versions` returns. `visit` gets the id from `of`, the other version's id, and the other version's schema.
-    /// Versions that are unknown or can't be used are skipped, and so are ids in `of` that are GUIDs. Blocks, so it is for
+    /// `Client::versions` returns. `visit` gets the id from `of`, the other version's id, and the other version's
+    /// schema. Other versions whose schemas can't be used are skipped. A schema in `of` is skipped if its id is a GUID,
+    /// or if the registry no longer has the schema, one of its subjects or one of their versions. Blocks, so it is for
     /// commands and never for a poll thread.
     ///
     /// # Errors
-    /// The registry's error, if a request for versions fails, or if not all schemas have arrived after [`PATIENCE`].
+    /// If a request for versions fails, or if not all schemas have arrived after [`PATIENCE`].
     pub fn other_versions(
         &self,
         of: &[SchemaId],

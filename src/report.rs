@@ -16,8 +16,8 @@ use crate::repeats::Repeats;
 use crate::status::work::{self, BatchNote, DeadLetter};
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble, lock};
 
-/// If a claimed partition makes no progress for this long, the last committed record, which is fetched again, counts as compacted
-/// away.
+/// After a claim, the last committed record is fetched again, to compare it. If the partition then makes no progress for this
+/// long, the record counts as compacted away.
 const GONE_AFTER: Duration = Duration::from_secs(5);
 /// The most partitions that one line of the timeline names.
 const NAMED_PARTITIONS: usize = 8;
@@ -206,7 +206,7 @@ impl ConsumerReport {
 #[derive(Debug)]
 pub struct ClaimReport {
     pipeline: Arc<str>,
-    /// Since when claims have failed; `None` after a claim was granted.
+    /// Since when claims have failed; `None` if no claim has failed since the last one was granted.
     waiting_since: Mutex<Option<Instant>>,
 }
 

@@ -1,5 +1,6 @@
-//! The status of pipelines and consumers, for `/readyz`, `/api/status` and the page. Poll loops update it each time that they
-//! take records or wait for them, and writers per batch and per dead letter. The HTTP server reads it.
+//! The status of pipelines and consumers, for `/readyz`, `/api/status` and the page. Poll loops update it at most
+//! every 250 ms, and also after a rebalance. Writers update it after each commit and each batch, and before each
+//! retry. The HTTP server reads it.
 
 mod drain;
 mod state;
@@ -66,15 +67,15 @@ pub enum WriterState {
 pub struct PartitionStatus {
     pub source: TopicPartition,
     pub state: PartitionState,
-    /// The lowest offset that may still go into a batch.
+    /// The lowest offset that may still go into a batch; `None` if the consumer doesn't own the partition.
     pub next: Option<Offset>,
-    /// The last known position of the ledger.
+    /// The partition's last known position in the ledger; `None` if the consumer doesn't own the partition.
     pub committed: Option<Offset>,
-    /// The offset up to which the log was read; `None` if records of the partition are in the open batch or in flight. The
-    /// ledger covers everything before this offset.
+    /// The offset up to which the log was read, if the ledger covers everything before it. `None` if records of the partition are
+    /// in the open batch or in flight, or if the consumer doesn't own the partition.
     pub read_to: Option<Offset>,
-    /// Whether the log counts as the right one: it was compared with the last committed record, there is no such record, or
-    /// the log doesn't seem to have it any more.
+    /// Whether the log counts as the one that the ledger knows: it was compared with the last committed record, no record was
+    /// committed yet, or the log doesn't seem to have the record any more.
     pub known: bool,
     pub epoch: Option<i64>,
     /// The log-loss condition that stopped the partition; `None` if it isn't stopped.

@@ -21,7 +21,7 @@ impl Manager {
     /// Reads `NOTIFY_SOCKET` and `WATCHDOG_USEC`, which systemd sets for the services that it starts.
     ///
     /// # Errors
-    /// If the name isn't a valid socket name, or no datagram socket can be created.
+    /// If `NOTIFY_SOCKET` isn't a valid socket name, or no datagram socket can be created.
     pub(crate) fn from_environment() -> io::Result<Self> {
         let socket = std::env::var_os("NOTIFY_SOCKET").map(|name| open(&name)).transpose()?;
         Ok(Self { watchdog: socket.is_some() && std::env::var_os("WATCHDOG_USEC").is_some(), socket })

@@ -10,7 +10,8 @@ use tidegate_rows::catalog::quote_identifier;
 
 use super::error;
 
-/// The number of the advisory lock under which migrations run: "tidegate" in ASCII, so that others are unlikely to use the same number.
+/// The number of the advisory lock under which migrations run: "tidegate" in ASCII, so that others are
+/// unlikely to use the same number.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"tidegate");
 /// `insufficient_privilege`
 const NO_RIGHTS: &str = "42501";
@@ -131,7 +132,7 @@ async fn failed(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Erro
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// The tables on which the daemon relies; the functions and triggers follow. The migrations create all of them.
+/// The tables on which the daemon relies. It also relies on [`FUNCTIONS`] and [`TRIGGERS`]. The migrations create all of them.
 const TABLES: [&str; 5] = ["dead_letter", "instance", "ledger", "pipeline", "route"];
 const FUNCTIONS: [&str; 2] = ["advance", "one_row_per_partition"];
 const TRIGGERS: [&str; 2] = ["one_row_per_partition", "one_row_per_partition_on_rename"];
@@ -273,7 +274,8 @@ pub async fn pending_sql(connection: &mut PgConnection) -> Result<Option<String>
     Ok(Some(if exists(connection).await? { pending } else { format!("CREATE SCHEMA tidegate;\n{pending}") }))
 }
 
-/// Returns the statements that create the missing tables in an existing schema, and record the applied migrations.
+/// Returns the statements that create the missing tables in an existing schema, and record the applied migrations. `None`
+/// if no migration is missing.
 async fn pending_tables(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     let migrator = migrator();
     let pending = pending_of(&migrator, connection).await?;

@@ -24,8 +24,8 @@ const CHUNK: usize = 256 * 1024;
 pub(super) struct Stages {
     /// The version of the plan for which the staging tables were created.
     version: u64,
-    /// The existing staging tables, each with the oids of the target's defaults and expressions from which it was created; no
-    /// oids if it needs none of them.
+    /// The existing staging tables, by number. Each has the oids that the target's defaults and generation expressions had when
+    /// it was created; no oids if it uses none of them.
     there: BTreeMap<u16, Vec<i64>>,
     /// The staging tables that the current transaction created.
     new: BTreeSet<u16>,
@@ -33,7 +33,7 @@ pub(super) struct Stages {
     filled: BTreeSet<u16>,
     /// The number of the table that was written last.
     last: u16,
-    /// If records name their table: the numbers of the tables that the current transaction wrote.
+    /// The numbers of the tables that the current transaction wrote. Used only if records name their table.
     written: BTreeSet<u16>,
 }
 
@@ -70,7 +70,7 @@ impl Stages {
 /// The result of copying a window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Copied {
-    /// The rows of the window; in mode `insert_new`, those of them that were inserted.
+    /// The number of rows in the window; in mode `insert_new`, the number of rows that were inserted.
     pub(super) rows: u64,
     /// Deletes that found no row.
     pub(super) unmatched: u64,
@@ -392,8 +392,8 @@ async fn whole<'a>(
     sink.finish().await
 }
 
-/// Runs one COPY of `rows`, and adds the fields of `behind` to the end of each. Stores the rows' indexes in `placed`. Returns the
-/// number of rows.
+/// Runs one COPY of `rows`, with the fields of `behind` at the end of each row. Stores the rows' indexes in `placed`.
+/// Returns the number of rows.
 async fn picked(
     connection: &mut PgConnection,
     copy: &str,

@@ -16,13 +16,13 @@ use crate::trust;
 
 /// The most schemas that a schema may refer to, directly or indirectly.
 const REFERENCES_MAX: usize = 1_000;
-/// The most versions of a subject that [`Client::versions`] returns.
+/// [`Client::versions`] looks at the newest versions of a subject, at most at this many.
 const VERSIONS_MAX: usize = 20;
-/// The most subjects of a schema whose versions [`Client::versions`] returns.
+/// [`Client::versions`] looks at the subjects of a schema, at most at this many.
 const SUBJECTS_MAX: usize = 5;
 /// The largest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 16 << 20;
-/// The path of a schema by its GUID.
+/// The beginning of the path of a schema, before its GUID.
 const BY_GUID: &str = "/schemas/guids/";
 /// "Schema not found", "subject not found", "version not found".
 const NOT_FOUND: [u32; 3] = [40_401, 40_402, 40_403];
@@ -76,7 +76,7 @@ pub(super) enum FetchError {
     Unknown(String),
     /// The schema exists, but can't be used.
     Unusable(String),
-    /// The request failed, or its answer is neither a schema nor says that there is none.
+    /// The request failed, or its answer neither contains a schema nor says that the schema doesn't exist.
     Outage(Trouble),
 }
 
@@ -116,8 +116,8 @@ impl Client {
         Ok(document)
     }
 
-    /// Returns the numbers of the schemas that are versions of the same subjects as a schema, without duplicates. Looks only at
-    /// the first [`SUBJECTS_MAX`] subjects, and at the newest [`VERSIONS_MAX`] versions of each.
+    /// Returns the numbers of all schemas that are registered under the subjects of schema `number`, without duplicates. Looks
+    /// only at the first [`SUBJECTS_MAX`] subjects, and at the newest [`VERSIONS_MAX`] versions of each.
     ///
     /// # Errors
     /// At the first request that fails, and if requests are left at the deadline.

@@ -11,9 +11,9 @@ pub struct Drain(Mutex<Option<Rest>>);
 /// The numbers of unwritten records.
 #[derive(Clone, Copy, Debug)]
 struct Rest {
-    /// Those in the open batch.
+    /// Unwritten records in the open batch.
     open: u32,
-    /// Those in the batch that the writer handles.
+    /// Unwritten records in the batch that the writer handles.
     in_flight: u32,
 }
 

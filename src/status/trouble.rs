@@ -17,8 +17,8 @@ pub enum WaitCause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     pub cause: WaitCause,
-    /// The last error. One of Kafka begins with the broker's address if it is known, and one of the registry with the registry's
-    /// URL. Most errors of Postgres name Postgres themselves.
+    /// The last error. An error of Kafka begins with the broker's address if it is known, and an error of the registry with the
+    /// registry's URL. Most errors of Postgres begin with the word `Postgres`.
     error: String,
 }
 

@@ -15,7 +15,7 @@ use crate::metrics::epoch_ms;
 
 /// The number of batches from which medians are computed.
 const RECENT_BATCHES: usize = 128;
-/// The most dead letters per reason whose positions are kept.
+/// How many dead letters are kept with their positions, per reason: the newest ones.
 const NEWEST: usize = 5;
 /// How many events may wait to be taken. If there are more, the oldest are dropped.
 const EVENTS: usize = 100;
@@ -28,12 +28,12 @@ const EVENT_TEXT: usize = 300;
 pub enum TimePhase {
     Poll,
     Decode,
-    /// Held up by the writer, by `flow` or by a missing schema.
+    /// The poll thread is held up by the writer, by `flow` or by a missing schema.
     Held,
     Copy,
     /// The update of the ledger, and COMMIT.
     Commit,
-    /// Waiting between two attempts to write.
+    /// The writer waits between two attempts to write.
     Outage,
 }
 
@@ -110,14 +110,14 @@ pub struct Event {
     pub at_ms: i64,
     /// `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`, `instance`, `reload`
     pub kind: &'static str,
-    /// In `outage` and `recovered`, the system that a consumer begins to wait for, or no longer waits for; `None` if it isn't
-    /// known.
+    /// The system that a consumer begins to wait for (`outage`), or no longer waits for (`recovered`). `None` for all other
+    /// kinds, and if a pipeline can't start.
     pub cause: Option<WaitCause>,
     pub text: String,
 }
 
 impl Event {
-    /// Makes an event that happened now.
+    /// Makes an event with the current time, and cuts its text as [`Event::cut`] does.
     pub fn now(kind: &'static str, text: String) -> Self {
         Self { at_ms: epoch_ms(), kind, cause: None, text }.cut()
     }
