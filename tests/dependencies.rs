@@ -1,5 +1,5 @@
-//! Checks that the two pure crates stay pure: their direct dependencies are those listed here, and none of the crates below that
-//! do I/O is among all their dependencies. Also checks that one Rust version is promised and used.
+//! Checks that the two pure crates stay pure: their direct dependencies are exactly those that this file lists, and none of their
+//! dependencies, direct or indirect, is in [`FORBIDDEN`]. Also checks that one Rust version is promised and used.
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -141,8 +141,8 @@ fn files(root: &Path) -> Vec<(PathBuf, bool)> {
     found
 }
 
-/// Returns the prose of a line: the whole line without the signs at its beginning, or the text after a comment's sign. `None` if
-/// `comments_only` is set and the line doesn't begin with such a sign.
+/// Returns the prose of a line. If `comments_only` is set, that is the text after a comment's sign (such as `//`), and `None` for
+/// a line without this sign. Otherwise it is the line without Markdown's signs at its beginning.
 fn prose(line: &str, comments_only: bool) -> Option<&str> {
     let line = line.trim();
     if !comments_only {

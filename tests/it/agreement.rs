@@ -147,8 +147,8 @@ async fn put(ground: &Ground, case: &'static Case) -> Result<(), String> {
     ))
 }
 
-/// Creates special topics: an empty one, one whose records were deleted, a compacted one, one of tombstones, and one with only
-/// an aborted transaction.
+/// Creates special topics: an empty one, one whose records were deleted, a compacted one, one with only tombstones, and one with
+/// only an aborted transaction.
 fn more_topics(kafka: &Kafka, topic: &str) {
     let make = |suffix: &str, settings: &[(&str, &str)]| {
         let topic = format!("{topic}_{suffix}");

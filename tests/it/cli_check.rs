@@ -342,7 +342,7 @@ async fn check_counts_fields_in_every_format() {
 /// The records, the configuration, how many rows the records become, and for each column, how many rows lack its field.
 type MissingCase = (&'static [&'static str], &'static str, u64, &'static [(&'static str, u64)]);
 
-/// `check` counts the rows that lack a field exactly as the daemon's metric does.
+/// `check` and the daemon's metric agree on how many rows lack a field.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
     const PLAIN: [&str; 4] =

@@ -132,8 +132,8 @@ async fn two_columns_that_change_during_one_write_are_planned_again_twice() {
     assert_eq!(world.number(right).await, 2, "{}", daemon.log_tail());
 }
 
-/// A column gets another type in one of the tables that records name. Tables are planned one by one, so the other table
-/// stays as it was planned.
+/// The records name two tables, and a column of one table gets another type. Each table has its own plan, so the plan
+/// of the other table stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_type_in_one_of_the_tables_that_records_name_gets_the_right_values() {
     let world = World::new(1).await;

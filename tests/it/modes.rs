@@ -167,8 +167,8 @@ batch.max_rows = 500
 const FARES: &str = "SELECT string_agg(concat_ws(':', trip, records, meters, paused, coalesce(paused_meters, 0), started, \
      ended, first_meters, last_meters, last_state, paused_at, paused_last), ',' ORDER BY trip) FROM fare";
 
-/// Returns the expected rows. If several readings have the same time, `first` takes the earliest and `last` the latest of them,
-/// in the order of their partition.
+/// Returns the expected rows. If several readings have the same time, their order in the partition decides: `first` takes the
+/// first of them, and `last` takes the last.
 fn fares(readings: &[Reading]) -> String {
     let mut trips: BTreeMap<u64, Vec<Reading>> = BTreeMap::new();
     readings.iter().for_each(|reading| trips.entry(reading.trip).or_default().push(*reading));

@@ -182,7 +182,7 @@ async fn a_recreated_topic_is_skipped_to_its_end_with_the_policy_latest() {
     assert_eq!(world.goes_on("latest", "log_replaced", 100).await, 250.0, "what is skipped is counted");
 }
 
-/// In the worst case, the new log has grown beyond our offset before the daemon reads the log ends again.
+/// In the worst case, the new log is already longer than the old one when the daemon next asks for the ends of the logs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_recreated_under_a_running_daemon_is_not_taken_for_the_old_one() {
     let world = World::new(1).await;

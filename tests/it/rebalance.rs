@@ -235,8 +235,8 @@ async fn a_new_topic_that_another_pipeline_writes_into_the_same_table_stops_the_
 }
 
 /// A Java consumer offers `range` and `cooperative-sticky`. While it is alone, its group uses `range`. Consumers of ours
-/// that offer only `cooperative-sticky` are accepted nevertheless, because the Java consumer offers this protocol too. The
-/// group then changes to it.
+/// that offer only `cooperative-sticky` are accepted nevertheless, because the Java consumer offers it too. The group then
+/// changes to `cooperative-sticky`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_java_consumer_with_its_defaults_shares_a_group_under_both_classic_protocols() {
     let world = World::new(2).await;

@@ -189,7 +189,8 @@ async fn a_killed_daemon_flows_again_after_the_brokers_session_timeout_under_the
     }
 }
 
-/// The broker gives a returning member its old assignment, even if the member's subscription has changed.
+/// The broker gives a returning member its old assignment, even if the member's subscription has changed. The daemon must
+/// still read the new topics.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_that_returns_with_other_topics_reads_those() {
     let world = World::new(1).await;

@@ -33,7 +33,8 @@ pub(super) struct Format {
     pub(super) record: Say,
 }
 
-/// A function that encodes a record. It takes the number of columns, the id, the turn, and the index and value of one column.
+/// A function that encodes a record. It takes the number of columns, the values of `id` and `turn`, and the index and
+/// value of one other column.
 type Say = fn(usize, usize, u8, Option<(usize, &[u8])>) -> Vec<u8>;
 
 impl Format {
@@ -85,8 +86,9 @@ fn csv() -> Format {
     Format { name: "CSV", decode, schema: None, columns, record }
 }
 
-/// Returns the text of a value in a format that has only text: JSON strings without their quotes, and other JSON unchanged. The
-/// range `[1,5]` is written as Postgres writes it; as JSON it would be an array of two bounds, which has another meaning.
+/// Returns the text of a value in a format that has only text: JSON strings without their quotes (unless the column stores JSON),
+/// and other JSON unchanged. The range `[1,5]` is written as Postgres writes it; as JSON it would be an array of two bounds,
+/// which has another meaning.
 pub(super) fn lexical(of: &Type, json: &str, text: &str) -> String {
     match serde_json::from_str(json) {
         Ok(Json::Array(_)) if of.sql.ends_with("range") => text.to_owned(),
@@ -119,8 +121,9 @@ pub(super) fn of_types(
     columns.collect()
 }
 
-/// Returns whether a column stores the same value if the value's JSON is parsed and serialized first, as formats with objects,
-/// arrays, text and numbers do. This loses spaces, the exact digits of numbers, and the order of keys, which type `json` stores.
+/// Returns whether a column stores the same value if the value's JSON is parsed and serialized first, as in a format with
+/// its own objects, arrays and numbers. Parsing loses spaces, the exact digits of numbers, and the order of keys. Type
+/// `json` stores all of these.
 pub(super) fn survives(of: &Type, json: &str) -> bool {
     let value: Json = serde_json::from_str(json).expect("JSON");
     of.sql != "json" || serde_json::to_string(&value).expect("JSON") == json

@@ -177,8 +177,8 @@ fn many(values: &[Vec<u8>]) -> Vec<u8> {
     [vec![MANY], values.iter().flat_map(with_length).collect()].concat()
 }
 
-/// Returns the columns for the messages that Google and Confluent give a meaning, and for fields without presence. Each comes
-/// with the type of its field.
+/// Returns the columns for the messages to which Google and Confluent give a meaning, and for fields without presence. Each
+/// column comes with the type of its field.
 fn known() -> Vec<(String, Column)> {
     type Values = Vec<(Vec<u8>, &'static str)>;
     let mut all = Vec::new();

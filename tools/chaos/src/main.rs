@@ -46,8 +46,8 @@ struct Arguments {
     /// documentation promises the default value, for a machine that isn't overloaded.
     #[arg(long, env = "RECOVERY", default_value_t = 2.0)]
     recovery: f64,
-    /// `group_protocol` of the daemons: cooperative, eager, consumer. The scenario `restarts` accepts several, separated by
-    /// commas.
+    /// `group_protocol` of the daemons: cooperative, eager or consumer. The scenario `restarts` accepts
+    /// several, separated by commas.
     #[arg(long, env = "PROTOCOL", default_value = "cooperative")]
     protocol: String,
     /// The number of partitions in the scenario `ledger`.

@@ -34,7 +34,8 @@ pub(crate) const PARTITIONS: u32 = 2;
 /// The width of a bin of the raw series, in microseconds.
 const BIN_US: u32 = 500_000;
 
-/// The arrangements, in the order of the plot's columns. Each one uses the setting and the measured rate of a rung of the ladder.
+/// The arrangements, in the order of the plot's columns. Each one takes its setting and its measured rate from a rung (way to
+/// write rows) of experiment A, the ladder.
 const COLUMNS: [(Column, Rung); 4] = [
     (Column::Insert, Rung::Insert),
     (Column::MultiRow, Rung::Unnest),

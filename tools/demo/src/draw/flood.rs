@@ -221,8 +221,8 @@ fn smoothed(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
     points.iter().enumerate().map(|(at, (second, _))| (*second, mean(at))).collect()
 }
 
-/// Marks the capacity of the buffer or log that holds the backlog. Writes a text. Also draws a line for a buffer whose
-/// capacity is within the axis.
+/// Writes the capacity of the buffer or log that holds the backlog. For a buffer whose capacity is within
+/// the axis, also draws a line.
 fn reservoir<Y>(paper: &Area<'_>, chart: &mut Chart<'_, Y>, line: Line<'_>, frame: Frame) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,

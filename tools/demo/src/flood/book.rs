@@ -50,7 +50,7 @@ pub(crate) struct Bin {
     pub(crate) refused: u64,
     /// The number of records that were committed in the bin.
     pub(crate) committed: u64,
-    /// Records that were handed over but are not in the table, at the end of the bin. Lost records don't count.
+    /// Records that were handed over but are not in the table, at the end of the bin. A lost record counts until it is lost.
     pub(crate) backlog: u64,
     /// Bytes in the bounded buffer, at the end of the bin.
     pub(crate) buffer_bytes: u64,
