@@ -13,7 +13,7 @@ use crate::support::{PATIENCE, World};
 /// The longest wait of one poll.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Returns a client of the world's broker.
+/// Returns the settings of a client of the world's broker, in the pipeline's group.
 fn client(world: &World) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", world.kafka.bootstrap_servers()).set("group.id", &world.name);
