@@ -1,5 +1,6 @@
-//! The work of a consumer and its writer: time by phase, batches, dead letters, events. The poll loop adds its times every 250 ms.
-//! The writer adds its times after each step, and reports each batch and each dead letter. Events are added when they happen.
+//! The work of a consumer and its writer: time by phase, batches, dead letters, events. The poll loop adds its times at most
+//! every 250 ms, and also after a rebalance. The writer adds its times after each step, and reports each batch and each dead
+//! letter. Events are added when they happen.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
