@@ -37,7 +37,7 @@ use services::Services;
 use stage::Stage;
 use tidegate_harness::free_port;
 
-/// A fleet, Kafka, Tidegate, Postgres: what batching gains, what Kafka gains, and what they cost.
+/// Runs a fleet, Kafka, Tidegate and Postgres, and shows what batching gains, what Kafka gains, and what they cost.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(subcommand)]

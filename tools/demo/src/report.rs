@@ -20,7 +20,7 @@ pub(crate) use html::escaped;
 pub(crate) enum Tone {
     /// A promise that was kept.
     Kept,
-    /// A promise that was broken: the verdict is bad.
+    /// A promise that was broken. One such sentence makes the verdict bad.
     Broken,
     Plain,
     /// A comparison in which Tidegate, or Kafka, is worse.

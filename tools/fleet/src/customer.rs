@@ -79,7 +79,7 @@ impl fmt::Display for WatchSummary {
 pub struct Customer {
     at: Option<(i64, i64)>,
     last: Option<Sighting>,
-    /// The time, by the vehicle's clock, since which the odometer hasn't changed.
+    /// When the odometer was first seen at its current value, by the vehicle's clock.
     unmoved_since_ms: i64,
     said: String,
     readings: u64,

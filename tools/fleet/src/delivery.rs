@@ -15,7 +15,7 @@ use crate::{Fleet, Reading};
 pub struct DeliverySpec {
     /// The share of readings that arrive late, by 2 s to 256 s; shorter delays are more frequent.
     pub late: f64,
-    /// The share of readings that arrive twice: half of them at once, the others 1 s to 30 s later.
+    /// The share of readings that arrive twice. Half of the repetitions follow at once, the others 1 s to 30 s later.
     pub repeat: f64,
 }
 

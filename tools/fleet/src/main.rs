@@ -28,7 +28,7 @@ struct Cli {
 enum Command {
     /// Sends telemetry to a topic at a given rate, and reports how many records were acknowledged and how late they were sent.
     Produce(Box<ProduceArgs>),
-    /// Shows a trip as its customer sees it, read from the table `customer_info`, and how old that information is.
+    /// Shows a trip as its customer sees it in the table `customer_info`, and how old that information is.
     Watch(WatchArgs),
     /// Prints telemetry on standard output, one record per line, without Kafka.
     Print(PrintArgs),

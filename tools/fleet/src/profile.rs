@@ -66,7 +66,7 @@ struct Piece {
     slope: f64,
 }
 
-/// A profile with its base rate: the rate, in records per second, at each time.
+/// The rate over time, in records per second: a profile, applied to a base rate.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     /// The pieces in order of time. There is at least one, and the last one never ends.

@@ -65,7 +65,7 @@ pub struct Progress {
     pub sent: u64,
     /// Records that Kafka acknowledged.
     pub acked: u64,
-    /// Records that the producer gave up on, and records that its queue refused.
+    /// Records that the producer refused, for example because its queue was full, and records that it gave up.
     pub failed: u64,
     /// The intended rate at this moment; `None` if records are sent as fast as possible.
     pub intended_per_second: Option<f64>,
@@ -89,7 +89,8 @@ impl fmt::Display for Progress {
     }
 }
 
-/// The results of a whole run. `sent` is `acked + failed - refused + unacked`.
+/// The results of a whole run. `sent` is `acked + unacked + failed - refused`, because `failed` includes the refused
+/// records and `sent` doesn't.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Summary {
     /// Seconds from the run's start until all sent records were acknowledged or given up, or until `flush_timeout` was over.
@@ -99,10 +100,9 @@ pub struct Summary {
     /// Records that the producer's queue accepted.
     pub sent: u64,
     pub acked: u64,
-    /// Records that were refused by the queue, or given up by the producer. Kafka may have some of the records that
-    /// were given up.
+    /// Records that the producer refused, and records that it gave up. Kafka may have some of the records that were given up.
     pub failed: u64,
-    /// Failed records that the producer's queue refused. Kafka never got them.
+    /// Failed records that the producer refused, for example because its queue was full. Kafka never got them.
     pub refused: u64,
     /// Records that were neither acknowledged nor failed when the run ended.
     pub unacked: u64,

@@ -84,7 +84,7 @@ pub struct ProduceSpec {
     pub queue_kib: u32,
     /// How to treat a record if the queue is full.
     pub when_full: WhenFull,
-    /// How long to wait for acknowledgements after the last record was sent.
+    /// The longest wait for acknowledgements after the last record was sent.
     pub flush_timeout: Duration,
     /// Whether to compute the [`Truth`](crate::Truth), which takes about 100 bytes per trip.
     pub keep_truth: bool,

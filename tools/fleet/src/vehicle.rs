@@ -16,7 +16,7 @@ const BRAKING: u32 = 2_000;
 const HARD_BRAKING: std::ops::Range<u32> = 5_000..8_000;
 /// Below this speed, in mm/s, hard braking doesn't occur.
 const HARD_BRAKING_FROM: u32 = 9_000;
-/// From that speed on, hard braking occurs in one of this many seconds on average.
+/// At [`HARD_BRAKING_FROM`] and above, hard braking occurs in one of this many seconds on average.
 const HARD_BRAKING_ODDS: u32 = 400;
 const TRIPS_PER_SHIFT: u32 = 8;
 
@@ -29,7 +29,7 @@ enum Mode {
     Pausing,
 }
 
-/// Says what the vehicle does at the end of the current block. `Finish` is the end of the trip, which lies inside the block.
+/// Says what the vehicle does at the end of the current block. With `Finish`, the trip ends before that, inside the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Straight,

@@ -11,9 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::customer::{Customer, Sighting, WatchSummary};
 
-/// The channel of the NOTIFY that each batch of `customer_info` sends.
+/// The channel on which each batch of `customer_info` is announced by NOTIFY.
 const CHANNEL: &str = "customer_info";
-/// The longest wait for a notification. A broken connection loses notifications, so the row is then read without one.
+/// The longest wait for a notification. After this time, the row is read even without a notification, because a broken
+/// connection loses notifications.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 const PAUSE_AFTER_A_FAULT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -23,8 +23,8 @@ async fn connect(database: &Database) -> PgConnection {
     database.connect().await.expect("a connection")
 }
 
-/// Writes a state of trip 42, as a batch of the daemon does. The state was sent `minute` minutes after 23:00 of the day before,
-/// and the vehicle measured it 300 ms earlier.
+/// Writes a state of trip 42, as a batch of the daemon does. The state was sent `minute` minutes after 23:00 yesterday, and the
+/// vehicle measured it 300 ms earlier.
 async fn write(database: &Database, minute: i32, odometer_mm: i64, state: &str, event: Option<&str>) {
     let sql = "INSERT INTO customer_info (trip_id, region, ts, sent_at, lat, lon, speed_kmh, odometer_mm, state, event)
         SELECT 42, 'north', at - interval '300 ms', at, 52.5731, 13.401, 0, $2, $3, $4

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 /// The environment variable that names the cache folder.
 pub(crate) const CHOSEN_BY: &str = "TIDEGATE_CACHE";
-/// The default folder if this process runs as root, and the usual default is closed to other users or unknown.
+/// The default folder of a process that runs as root, if the usual default is unknown or closed to other users.
 const OF_ROOT: &str = "/var/cache/tidegate";
 
 /// Returns the path of the cache folder, and creates the folder if it is missing. The path is `$TIDEGATE_CACHE`, or
@@ -19,7 +19,7 @@ const OF_ROOT: &str = "/var/cache/tidegate";
 ///
 /// # Errors
 /// If the folder can't be created, if `$TIDEGATE_CACHE` names a folder that Postgres could not read, or if this process doesn't
-/// run as root and none of the variables is set.
+/// run as root and neither `$TIDEGATE_CACHE` nor `$XDG_CACHE_HOME` nor `$HOME` is set.
 pub fn folder() -> Result<PathBuf> {
     let folder = choose()?;
     std::fs::create_dir_all(&folder)

@@ -164,7 +164,7 @@ fn copy_jars(folder: &Path, coordinates: &[String]) -> Result<()> {
     run_maven(folder, "copy-dependencies", &folder.join("jars"), coordinates)
 }
 
-/// Runs one goal of Maven's dependency plugin, in a project that has no content except its dependencies, `coordinates`.
+/// Runs one goal of Maven's dependency plugin in a project that has nothing but dependencies: those that `coordinates` lists.
 fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[String]) -> Result<()> {
     let dependencies: String = coordinates
         .iter()
@@ -216,7 +216,7 @@ pub(crate) fn require_java() -> Result<()> {
     Ok(())
 }
 
-/// The advice for a missing `java`.
+/// The advice in errors that report a missing `java`.
 pub(crate) const JAVA_MISSING: &str = "install a Java runtime of version 17 or later (Debian: apt-get install default-jre-headless) or set KAFKA_BOOTSTRAP_SERVERS";
 
 /// Unpacks the only .txz file in `unpacked` into `folder`. This program decompresses the file itself, because not every machine

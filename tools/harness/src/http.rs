@@ -1,4 +1,4 @@
-//! A minimal HTTP client: one GET request at a time, with only as much of the protocol as Tidegate's daemon needs.
+//! A minimal HTTP client: one GET request at a time, with only as much of the protocol as requests to Tidegate's daemon need.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

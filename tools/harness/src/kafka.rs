@@ -43,7 +43,7 @@ pub struct Kafka {
 /// The state of a Kafka that this process has started.
 #[derive(Debug)]
 struct Own {
-    /// The lock is contended if parallel tests stop and start brokers of a shared Kafka.
+    /// The locks may be contended, because several threads may use the same Kafka.
     brokers: Vec<Mutex<Broker>>,
     #[expect(dead_code, reason = "held to live as long as its broker")]
     zookeeper: Option<Process>,
@@ -261,7 +261,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Waits until the port accepts connections. If it doesn't, the process is dropped, which kills it.
+    /// Waits until the broker's port accepts connections. After a failure, drops the process, which kills the broker.
     fn await_listening(&mut self) -> Result<()> {
         let process = self.running()?;
         let ready = process.await_ready("the broker", START_DEADLINE, || is_listening(self.port));

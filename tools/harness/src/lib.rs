@@ -60,7 +60,7 @@ pub fn start_both(kafka: &KafkaSpec, postgres: &PostgresSpec) -> anyhow::Result<
     })
 }
 
-/// Returns a name that no other test uses: `prefix_` and 12 random characters. Kafka and Postgres accept it unquoted.
+/// Returns a name that no other test uses: `prefix`, `_` and 12 random letters. Kafka and Postgres accept it unquoted.
 pub fn unique_name(prefix: &str) -> String {
     let random: String = std::iter::repeat_with(fastrand::lowercase).take(12).collect();
     format!("{prefix}_{random}")

@@ -40,7 +40,7 @@ struct Own {
     run: Arc<Run>,
     program: Program,
     data: PathBuf,
-    /// The lock is contended if parallel tests stop and start a shared Postgres.
+    /// The lock may be contended, because several threads may use the same Postgres.
     process: Mutex<Option<Process>>,
 }
 

@@ -1,4 +1,5 @@
-//! Runs one arrangement, from an empty table to the comparison of the table with the acknowledged records.
+//! Runs one arrangement (one of the four programs of experiment B), from an empty table to the comparison of the table with
+//! the acknowledged records.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,20 +23,20 @@ use crate::screen::Screen;
 use crate::stage::Stage;
 
 const VEHICLES: u32 = 5_000;
-/// How long to wait after the last act until the remaining records are written. Records that a program then still has in memory
-/// count as missing if they were acknowledged, and as waiting otherwise.
+/// The longest wait, after the last act, for the remaining records to be written. Records that a program then still has in
+/// memory count as missing if they were acknowledged, and as waiting otherwise.
 const SETTLE: Duration = Duration::from_secs(8);
-/// The same for the arrangement with Kafka. This time is longer, because records that wait in Kafka are safe
-/// and can be drained later.
+/// The longest wait, after the last act, for Tidegate to write the remaining records. It is longer than [`SETTLE`], because
+/// records that wait in Kafka are safe.
 const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
 /// The topic's retention. Kafka keeps a record for at least this long.
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
-/// An arrangement has caught up when its backlog has at most as many records as the steady load sends within the maximum age
+/// An arrangement has caught up when its backlog is small: at most the records that the steady load sends in the maximum age
 /// of a batch plus this time.
 const CATCH_UP_ALLOWANCE: Duration = Duration::from_millis(200);
-/// In the arrangement `Buffer`, a client writes a batch when the batch has this many rows or this age. Tidegate's batch has the
-/// same limits in config/demo.toml, and also one in bytes.
+/// In the arrangement `Buffer`, a client writes a batch when it has this many rows, or when it is [`BUFFER_AGE`] old. In
+/// config/demo.toml, Tidegate's batch has the same two limits, and also one in bytes.
 const BUFFER_ROWS: usize = 50_000;
 const BUFFER_AGE: Duration = Duration::from_millis(500);
 
@@ -73,7 +74,7 @@ pub(crate) struct Outcome {
     pub(crate) killed: u32,
     pub(crate) backlog_at_return: u64,
     pub(crate) caught_up: Option<u32>,
-    /// Records in the bounded buffer, acknowledged or not.
+    /// Records in the bounded buffer when the writer was killed, acknowledged or not.
     pub(crate) buffered_at_kill: u64,
     pub(crate) buffered_at_return: u64,
     pub(crate) bytes_per_record: f64,

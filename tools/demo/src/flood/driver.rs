@@ -30,10 +30,10 @@ pub(crate) trait Surroundings {
     fn stop_database(&mut self) -> Result<()>;
     /// Shows the progress. Called twice per second. `pid` is the writer's process id.
     fn look(&mut self, look: Look, pid: Option<u32>);
-    /// Returns whether nothing is left to wait for, so that the run can end. `taken` is the number of records that weren't
-    /// refused. With a ledger: whether the ledger counts at least `taken` written records. Without a ledger: whether `freed`, the
-    /// number of records that have left the bounded buffer, is at least `taken`. `freed` includes failed and lost records. Called
-    /// again and again after the last record was sent.
+    /// Returns whether the run can end, because no record is left to wait for. Called twice per second after the last record
+    /// was sent. `taken` is the number of records that weren't refused. `freed` is the number of records that have left the
+    /// bounded buffer, failed and lost records included. With a ledger, the run can end when the ledger counts at least `taken`
+    /// written records; without a ledger, when `freed` is at least `taken`.
     fn settled(&mut self, taken: u64, freed: u64) -> bool;
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct KafkaLink<'a> {
 }
 
 impl<'a> KafkaLink<'a> {
-    /// Starts the arrangement. `start` starts a daemon. It is called now, and again after the daemon was killed.
+    /// Starts the arrangement. Calls `start` now, and again after the daemon was killed; `start` must start a daemon.
     pub(crate) fn start(servers: &str, topic: &str, start: impl Fn() -> Result<Daemon> + 'a) -> Result<Self> {
         let producer: BaseProducer<Reports> = ClientConfig::new()
             .set("bootstrap.servers", servers)

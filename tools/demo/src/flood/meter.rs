@@ -1,4 +1,4 @@
-//! The CPU time of parts of the demo whose processes may restart.
+//! Measures the CPU time of the writer, of the database and of Kafka, over restarts of their processes.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ pub(crate) const WRITER: usize = 0;
 pub(crate) const POSTGRES: usize = 1;
 pub(crate) const KAFKA: usize = 2;
 
-/// Adds up the CPU time that each part used, over restarts of its process. The time is sampled twice per second. What a process
-/// uses between its last sample and its end isn't counted.
+/// Adds up the CPU time of the writer, of the database and of Kafka. Their processes may restart. The time is sampled twice per
+/// second. The time that a process uses between its last sample and its end isn't counted.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     last: [Option<(u32, Duration)>; 3],

@@ -13,7 +13,8 @@ use crate::rows::Row;
 use crate::stage::{Stage, wal_position};
 use crate::ways::{self, Way};
 
-/// Writes for the time `run`. Then each client completes its current transaction. Returns the rate and the costs.
+/// Lets the clients write rows for the time `run`. Each client completes its last transaction. Returns the number of
+/// rows, the time and the costs.
 pub(super) async fn measure(
     stage: &Stage,
     way: Way,

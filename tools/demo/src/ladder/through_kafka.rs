@@ -18,7 +18,7 @@ const PARTITIONS: NonZeroU16 = NonZeroU16::new(2).expect("two is not zero");
 const LOOK: Duration = Duration::from_millis(10);
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Fills the topic that every run reads from its beginning.
+/// Fills the topic. Every run of this rung reads the topic from the beginning.
 pub(super) fn load(stage: &Stage, fleet: FleetSpec, records: u64) -> Result<()> {
     stage.kafka.create_topic(TOPIC, PARTITIONS.get().into(), &[])?;
     let mut spec = ProduceSpec::new(stage.kafka.bootstrap_servers(), TOPIC);

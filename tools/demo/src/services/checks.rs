@@ -15,8 +15,8 @@ use crate::raw::Sheet;
 
 /// How long a trip is silent before it is closed, as in close_silent_trips() of config/fleet.sql.
 const SILENCE_MS: i64 = 10 * 60_000;
-/// How far apart in time the newest readings of two partitions may be. close_silent_trips() compares a trip with the
-/// newest reading of its partition; this check compares it with the newest reading of all partitions.
+/// The largest allowed time between the newest readings of two partitions. It matters because close_silent_trips() compares a
+/// trip with the newest reading of its partition, and this check compares the trip with the newest reading of all partitions.
 const TOLERANCE_MS: i64 = 10_000;
 
 /// The expected trips of all fleets so far, by trip id.
@@ -56,7 +56,7 @@ pub(crate) struct Trips {
     /// Trips that cost more than the minimum. Only their fares depend on distance and time, so only they test the
     /// computation.
     pub(crate) above_minimum: u64,
-    /// The sum of the fares by the truth, in cents.
+    /// The sum of the expected fares, in cents.
     pub(crate) true_cents: i128,
     /// The sum of the fares in the table, in cents.
     pub(crate) found_cents: i128,

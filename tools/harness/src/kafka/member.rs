@@ -1,4 +1,4 @@
-//! A consumer of Kafka's own Java client, as a member of a group.
+//! Runs Kafka's own Java client as a consumer in a group.
 
 use anyhow::Result;
 

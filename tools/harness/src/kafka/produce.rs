@@ -63,7 +63,7 @@ impl Record {
 }
 
 impl Kafka {
-    /// Sends records, idempotently and with acks=all. Returns their number after the last one was acknowledged.
+    /// Sends records, idempotently and with acks=all, and waits until all are acknowledged. Returns how many were sent.
     ///
     /// A million small records take one or two seconds. Records of one partition keep their order.
     ///

@@ -44,9 +44,8 @@ pub(crate) fn prepare(jars: &Jars) -> Result<()> {
 const CHECKPOINTS: [&str; 2] =
     ["bootstrap.checkpoint", "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint"];
 
-/// Copies the file with the features of a formatted cluster from one folder to another. In a data folder, the file has one of
-/// the paths in `CHECKPOINTS`. `from` turns such a path into the path in the first folder, and `to` into the path in the
-/// second.
+/// Copies the checkpoint, the file with a cluster's features, from one folder to another. The file has one of the paths in
+/// `CHECKPOINTS`. `from` turns such a path into the file's path in the first folder, and `to` into that in the second.
 pub(super) fn copy_checkpoint(from: impl Fn(&str) -> PathBuf, to: impl Fn(&str) -> PathBuf) -> Result<()> {
     let path = CHECKPOINTS.into_iter().find(|path| from(path).is_file()).context("the formatter left no checkpoint")?;
     let target = to(path);
