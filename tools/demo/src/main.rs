@@ -54,11 +54,11 @@ struct Arguments {
     /// The folder for the report, the plots and the raw files.
     #[arg(long, default_value = "target/demo")]
     out: PathBuf,
-    /// Runs nothing: makes plots and report again from the raw files.
+    /// Runs no experiment: recreates the plots and the report from the raw files.
     #[arg(long)]
     redraw: bool,
-    /// Runs nothing: makes plots and report again, copies raw files and plots into this folder, and writes the run's figures
-    /// into the README.
+    /// Runs no experiment: recreates the plots and the report, copies the raw files and the plots into this folder, and writes
+    /// the run's figures into the README.
     #[arg(long, value_name = "FOLDER")]
     publish: Option<PathBuf>,
     /// The README whose figures `--publish` replaces.

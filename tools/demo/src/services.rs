@@ -45,7 +45,8 @@ const BURST_AFTER: f64 = 3.0;
 const LOCKED: f64 = 25.0;
 const LOOK: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(60);
-/// How long Kafka keeps records, in milliseconds, as in docker-compose.yml. The page shows it as a red line.
+/// How long Kafka keeps records, in milliseconds; the same time as in docker-compose.yml. The live page
+/// shows this time as a red line.
 const RETENTION_MS: &str = "259200000";
 /// The time between two runs of `close_silent_trips()`, as docs/fleet.md recommends.
 const CLOSE: Duration = Duration::from_secs(60);
