@@ -22,8 +22,8 @@ use crate::retry::{Disposition, Severity, Stage, classify, classify_at_start};
 pub trait Transaction: Send {
     /// Opens a connection if there is none, and executes `BEGIN ISOLATION LEVEL READ COMMITTED`.
     fn begin(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Copies the rows of a window's live segments into the table. Returns the number of these rows; in the write mode
-    /// `insert_new`, of those that were inserted.
+    /// Copies the rows of a window into the table, except those of segments that were dropped from the batch. Returns how many
+    /// rows were copied, or in the write mode `insert_new` inserted.
     fn copy(&mut self, batch: &Batch, window: Range<u32>) -> impl Future<Output = Result<u64, WriteError>> + Send;
     /// Executes `SAVEPOINT`.
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
@@ -76,7 +76,7 @@ pub trait Planner: Send {
     }
     /// Reads the catalog again and makes a new plan.
     fn replan(&mut self) -> impl Future<Output = Result<(), ReplanError>> + Send;
-    /// Switches [`Planner::encode`] to the newest plan of the pipeline's writers. Returns the plan's version.
+    /// Makes [`Planner::encode`] use the newest plan that any writer of the pipeline has made. Returns the plan's version.
     fn newest_plan(&mut self) -> u64;
     /// Appends a record's rows. Returns their number.
     ///

@@ -42,7 +42,7 @@ struct Script {
     /// The errors with which the next rounds fail, in reverse order.
     failures: Vec<WriteError>,
     without_row: BTreeSet<i32>,
-    /// Partitions that had a row before. The row is lost.
+    /// Partitions whose ledger row existed, and was then lost.
     lost: BTreeSet<i32>,
     locked: BTreeSet<i32>,
     /// Partitions whose ends Kafka doesn't know.

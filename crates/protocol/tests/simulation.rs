@@ -14,9 +14,9 @@
 //! | the log is the one that the ledger knew | `LogNotVerified` |
 //! | progress after all faults have ended | `AckLost`, `LedgerUnseen`, `RetentionUnseen`, `SettleSaysAgain`, `ClaimWritesNoId` |
 //!
-//! Two planted bugs break no invariant, because the ledger corrects them. With `SettleSaysDone`, the writer is told that every
-//! span whose outcome it reads was committed: the next write finds another offset in the ledger. With
-//! `UnknownCommitTakenAsFailed`, every COMMIT with an unknown outcome counts as a failed one, with the same effect.
+//! Two planted bugs break no invariant, because the ledger corrects them. With `SettleSaysDone`, a writer that reads the
+//! outcome of a span always gets the answer "committed". With `UnknownCommitTakenAsFailed`, every COMMIT with an unknown
+//! outcome counts as a failed one. If the truth is different, the next write finds an unexpected offset in the ledger.
 //!
 //! `AdvanceDoesNotLookAgain` is a ledger update that doesn't read the row again after it got the lock. In random schedules,
 //! another owner rarely changes the row during the wait for a lock. So a schedule made for this bug (`aimed.rs`) finds it.

@@ -239,8 +239,8 @@ fn theirs() -> LedgerRow {
     LedgerRow::Found { claim: Some(ClaimId::from_u128(2)), epoch: 6, next: Offset::new(0) }
 }
 
-/// Returns a batch with these records, each a partition and an offset. Records with negative partitions are rejected by the
-/// mapping; their partition is the positive number. Each partition begins at the offset of its first record.
+/// Returns a batch with these records, each a partition and an offset. A negative partition -p means a record of partition p that
+/// the mapping rejects. Each partition begins at the offset of its first record.
 fn batch(records: &[(i32, i64)]) -> Batch {
     let mut batch = Batch::new();
     let mut segments = BTreeMap::new();

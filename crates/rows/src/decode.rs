@@ -34,8 +34,8 @@ use crate::value::{DecodeError, Flags, Slot, Value};
 /// The path of a field from the top level, one element per level.
 pub(crate) type Path = Vec<String>;
 
-/// How the decoder treats leftovers. These are the top-level fields of a row
-/// with which no path begins, so that no column takes a value from them.
+/// How the decoder treats leftovers: those top-level fields of a row from
+/// which no column takes a value, because no path begins with their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leftovers {
     Ignore,
@@ -53,7 +53,7 @@ pub(crate) struct Fields {
     pub(crate) made: Vec<u8>,
     /// The fields that are leftovers, as `"key":value`, each followed by a comma.
     pub(crate) leftovers: Vec<u8>,
-    /// The flags that an object made of the leftovers inherits from its members.
+    /// The flags that the leftovers have together: the column for unknown fields gets all of them as one JSON object.
     pub(crate) leftovers_flags: Flags,
     /// Whether the value may hold another row.
     pub(crate) more: bool,
@@ -80,8 +80,8 @@ impl Fields {
         }
     }
 
-    /// Copies slots: to the other paths of a field that several paths
-    /// name, and from the row before a change. Each pair is (from, to).
+    /// Copies slots; each pair is (from, to). There are two uses: if several paths name the same field, the field was decoded into
+    /// the slot of only one of them; and a delete in Debezium's envelope takes its fields from the row before the change.
     #[inline]
     pub(crate) fn copy(&mut self, copies: &[(u16, u16)]) {
         for (from, to) in copies {
@@ -122,8 +122,9 @@ pub(crate) enum Decoder {
 
 impl Decoder {
     /// Plans the search for `paths`, which are distinct. `base` is the path to the object that holds the record's fields: `after`
-    /// in Debezium's envelope, else empty. If there are `levels`, the elements of the array at the last of these paths are rows;
-    /// for `levels` and `by_name`, see [`RowsDecoder::new`]. Formats with a registry get their schemas from `schemas`.
+    /// in Debezium's envelope, else empty. `levels` are the paths of nested arrays, from the outermost to the innermost: each
+    /// element of the innermost is a row. For `by_name`, see [`RowsDecoder::new`]. Formats with a registry
+    /// get their schemas from `schemas`.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],

@@ -373,15 +373,16 @@ impl Encoder {
         unknown
     }
 
-    /// Notes the fields of a record that will become columns, or in a trial would become columns.
+    /// Notes the fields of a record that will become columns. In a command that adds no columns,
+    /// such as `tidegate check`, notes those that would become columns.
     pub fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
         let plan = Arc::clone(&self.plan);
         let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };
         self.each_row(record, payload, |this| found.note(&this.fields.leftovers, given_up));
     }
 
-    /// Calls `visit` for each row of a record's value, after it was decoded into `self.fields`. Ends at the first row that
-    /// can't be decoded.
+    /// Decodes the rows of a record's value into `self.fields`, one after another, and calls `visit` after each. Ends at the
+    /// first row that can't be decoded.
     fn each_row(&mut self, record: &Record<'_>, payload: &[u8], mut visit: impl FnMut(&mut Self)) {
         let header = self.header(record.headers, &frame::OF_VALUE);
         let mut more = self.decoder.decode(payload, header, &mut self.fields) == Ok(true);

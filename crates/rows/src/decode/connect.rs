@@ -148,7 +148,8 @@ fn logical(schema: &Json, path: &Path) -> Option<Logical> {
     Logical::of(at.get("name")?.as_str()?, scale.and_then(|scale| i32::try_from(scale).ok()))
 }
 
-/// Returns the whole number that a JSON number expresses without a fraction or an exponent.
+/// Returns the value of a JSON number that is written without a fraction and without an exponent. `None` for other values,
+/// and for numbers that `i64` can't hold.
 fn whole(value: &Value<'_>) -> Option<i64> {
     let plain = value.kind == Kind::Number && value.exponent == 0 && !value.flags.has(Flags::INEXACT);
     let number = i128::from(value.mantissa);

@@ -24,7 +24,7 @@ pub const COLUMNS_MAX: usize = 400;
 pub enum GivenUp {
     /// The fields with these names.
     Names(BTreeSet<String>),
-    /// All fields. This is for a trial that changes nothing.
+    /// All fields: no column is added. This is for commands that only try a mapping, such as `tidegate check`.
     All,
 }
 
@@ -98,7 +98,8 @@ impl GivenUp {
 }
 
 impl NewFields {
-    /// Notes the fields of a record that have no column, except those that were given up. In a trial, all are noted.
+    /// Notes the fields of a record that have no column, except those whose names `given_up` lists. With [`GivenUp::All`], which
+    /// lists no names, notes all of them.
     pub fn note(&mut self, leftovers: &[u8], given_up: &GivenUp) {
         for (name, value) in Members::of(leftovers) {
             let passed_over = matches!(given_up, GivenUp::Names(names) if names.contains(&name));

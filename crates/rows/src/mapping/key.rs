@@ -40,7 +40,7 @@ pub(super) struct KeyReader {
     enveloped: ConnectDecoder,
     avro: Option<AvroDecoder>,
     protobuf: Option<ProtobufDecoder>,
-    /// The kinds of the schemas that occurred so far. There are few of them.
+    /// For each schema that occurred so far, the decoder for it. There are few schemas, so they are searched one by one.
     kinds: Vec<(SchemaId, Framed)>,
     fields: Fields,
     /// Whether each column reads the bytes of the current key by the column's type,
@@ -212,7 +212,7 @@ impl KeyReader {
             && self.fields.slots[1].kind != Kind::Missing
     }
 
-    /// Returns the whole key that was read last, for a column with this encoding.
+    /// Returns the key that was read last, as a whole, for a column with this encoding.
     ///
     /// # Errors
     /// If the column can't read the bytes of the key.

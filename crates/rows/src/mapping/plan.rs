@@ -23,7 +23,7 @@ use crate::schema::Schemas;
 use crate::spec::{Column, Decode, KeyFormat, NulPolicy, RowSpec, Source, UnknownFields, WriteMode};
 use crate::write_mode;
 
-/// The limit on the rows of one record after the first row is `batch.max_bytes` or this many bytes, whichever is larger.
+/// All rows of one record, except the first row, may together have `batch.max_bytes` or this many bytes, whichever is larger.
 const RECORD_BYTES: usize = 1 << 20;
 
 /// The source of a column's values.
@@ -113,7 +113,8 @@ pub(super) struct Change {
     /// Pairs of slots: the slot of a field in the row before the change, and the slot of the same field in the row after the
     /// change.
     pub(super) before: Vec<(u16, u16)>,
-    /// Whether a column takes `op`. If so, a delete that isn't applied is written as a row with the values before the delete.
+    /// Whether a column takes `op`. If so, a pipeline that doesn't delete rows writes each delete as a row with the values before
+    /// the delete.
     pub(super) shown: bool,
 }
 

@@ -40,7 +40,7 @@ pub(super) struct AvroPlan {
     pub(super) root: FieldTarget,
     /// The name of the schema's first field that no column takes, if records with such fields are rejected.
     pub(super) refused: Option<String>,
-    /// `"name":` of the fields that go to the leftovers.
+    /// The keys of the fields that go to the leftovers, each as JSON text with its colon: `"name":`.
     pub(super) keys: Vec<Box<[u8]>>,
     /// Slots to copy, as (from, to), for fields that several paths name.
     pub(super) copies: Vec<(u16, u16)>,

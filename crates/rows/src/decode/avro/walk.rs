@@ -20,7 +20,7 @@ pub(super) struct Broken;
 /// Limit on the elements of arrays and maps, per byte of the value. Some elements take no bytes (nulls, empty records),
 /// so the end of the bytes doesn't limit them.
 const ELEMENTS_PER_BYTE: usize = 8;
-/// Limit on the JSON made of a value, in bytes per byte of the value.
+/// Limit on the JSON text that is made from a value: bytes of text per byte of the value.
 const JSON_PER_BYTE: usize = 32;
 /// JSON below this size, in bytes, is always accepted.
 const JSON_AT_LEAST: usize = 1 << 20;

@@ -24,7 +24,7 @@ pub(super) struct Broken;
 /// Limit on steps, per byte of the value. A step reads a tag, or an element of a packed list. A byte may take several steps: a
 /// field is read more than once if it is a list or map, or if one column takes the field and others take parts of it.
 const STEPS_PER_BYTE: usize = 64;
-/// Limit on the JSON made of a value, in bytes per byte of the value.
+/// Limit on the JSON text that is made from a value: bytes of text per byte of the value.
 const JSON_PER_BYTE: usize = 32;
 /// JSON below this size, in bytes, is always accepted.
 const JSON_AT_LEAST: usize = 1 << 20;
@@ -253,7 +253,8 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Calls `read` with an empty message, from its tag at position 0 to the end that `read` gets, in place of the payload.
+    /// Calls `read` while an empty message replaces the payload. The tag of this message is at position 0, and `read` gets the
+    /// position at which the message ends.
     fn empty_message(&mut self, read: impl FnOnce(&mut Self, usize) -> Result<(), Broken>) -> Result<(), Broken> {
         const TAG_AND_LENGTH: &[u8] = &[0x12, 0];
         let (bytes, at) = (std::mem::replace(&mut self.bytes, TAG_AND_LENGTH), std::mem::take(&mut self.at));
