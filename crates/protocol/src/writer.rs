@@ -131,7 +131,7 @@ impl<S: Store> Writer<S> {
     }
 
     /// Makes the writer end with [`Stopped::Outage`] instead of waiting for Postgres: for commands that a person runs. It still
-    /// waits for the outcome of a COMMIT.
+    /// waits if it needs the ledger, for example to find the outcome of a COMMIT.
     #[must_use]
     pub fn without_waiting(self) -> Self {
         Self { patience: Patience::None, ..self }

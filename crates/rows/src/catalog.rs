@@ -14,13 +14,14 @@ pub struct Catalog {
     pub row_security: bool,
     /// The columns in the table's order, without dropped ones.
     pub columns: Vec<CatalogColumn>,
-    /// The unique indexes that `ON CONFLICT` can use: those that are valid, not deferrable, not partial, and on plain columns.
+    /// The unique indexes that `ON CONFLICT (columns)` can use: those that are valid, not deferrable, not partial, and on plain
+    /// columns.
     pub unique: Vec<UniqueIndex>,
     /// Whether any unique index or exclusion constraint exists, so that a row may conflict with another.
     pub may_conflict: bool,
 }
 
-/// A unique index that `ON CONFLICT` can use.
+/// A unique index that `ON CONFLICT (columns)` can use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UniqueIndex {
     /// The index's key columns, without those of `INCLUDE`.

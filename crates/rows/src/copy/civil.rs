@@ -129,7 +129,8 @@ impl TextReader<'_> {
         Ok((year, month, day))
     }
 
-    /// Reads `12:34`, `12:34:56`, `12:34:56.789` or `123456.789`. As in Postgres, 24:00:00 and a leap second roll over.
+    /// Reads `12:34`, `12:34:56`, `12:34:56.789` or `123456.789`. As in Postgres, 24:00:00 is accepted, and a leap second is the
+    /// first second of the next minute.
     fn clock(&mut self) -> Result<Clock, Reason> {
         let (hour, minute, second) = if self.digits() == 6 {
             (self.number(2, 2)?, self.number(2, 2)?, self.number(2, 2)?)

@@ -94,7 +94,7 @@ impl Applied {
     /// Prepares a function for a column with this encoding.
     ///
     /// # Errors
-    /// If the function can't be used for such a column; the text says why.
+    /// If the function can't be used for such a column, or if its numbers have too many digits; the text says why.
     pub(super) fn new(function: &Function, encoding: &Encoding) -> Result<Self, String> {
         match function {
             Function::Linear { scale, offset } => {

@@ -73,7 +73,7 @@ pub(super) struct PlannedColumn {
     /// The slot of the column's field, if its value is written unchanged: the column has no `keep`, no `function` and no `fold`.
     /// Most columns are like this, and are recognized by this one check.
     pub(super) plain: Option<u16>,
-    /// Whether no earlier column takes the same field.
+    /// Whether the column takes a field that no earlier column takes.
     pub(super) is_first_of_field: bool,
     pub(super) encoding: Encoding,
     pub(super) nul: NulPolicy,
