@@ -51,7 +51,7 @@ pub struct Writer<S> {
     /// Whether Postgres has accepted rows in a committed transaction, and no later transaction has dead-lettered a record for a
     /// cause that may affect all records.
     accepted_before: bool,
-    /// Whether every refusal counts as the fault of its record.
+    /// Whether a record that Postgres refuses counts as faulty even if Postgres accepted no other record.
     blames_records: bool,
 }
 

@@ -137,7 +137,7 @@ pub(crate) struct SimStore {
     daemon: u64,
     connection: Option<Connection>,
     plan: u64,
-    /// The daemon's newest plan, for its poll thread.
+    /// The version of the daemon's newest plan. The daemon's poll loop reads it too.
     plans: Arc<AtomicU64>,
 }
 

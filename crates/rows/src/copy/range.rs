@@ -88,7 +88,7 @@ fn put(
     text::patch_len(len_at, out)
 }
 
-/// Returns the binary form of a bound as an integer, if such integers sort like the bounds themselves.
+/// Returns the binary form of a bound as an integer; `None` for types whose bounds don't sort like these integers.
 fn integer(field: &[u8], bound: &Encoding) -> Option<i64> {
     match bound {
         Encoding::Numeric(_) => None,

@@ -41,7 +41,7 @@ pub struct NewFields(pub BTreeMap<String, NewType>);
 /// The type of an added column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewType {
-    /// For fields that were only booleans.
+    /// For fields whose values were all booleans.
     Bool,
     Numeric,
     Text,

@@ -5,7 +5,7 @@ use crate::decode::Fields;
 use crate::mapping::row_filter::Check;
 use crate::value::{Kind, Value};
 
-/// A bool field that is true.
+/// A field of COPY: a bool that is true.
 const COUNTED: [u8; 5] = [0, 0, 0, 1, 1];
 
 /// How a column of mode aggregate gets its input.

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::value::Reason;
 
-/// The length of the table's index and of the length field, in bytes.
+/// The number of bytes in front of a mark's mask: two for the table's index, and four for the length.
 const HEAD: usize = 6;
 
 /// The mark of a row that is being written.

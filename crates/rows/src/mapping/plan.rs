@@ -152,9 +152,9 @@ pub struct Plan {
     pub(super) leftovers: Leftovers,
     /// Rows that don't match this filter are dropped.
     pub(super) keep: Option<Check>,
-    /// Whether tombstones delete. If so, each row ends with a bool that says whether the row is a delete.
+    /// Whether a tombstone deletes the row with its key. If so, each row ends with a bool that says whether the row is a delete.
     pub(super) deletes: bool,
-    /// Set if unknown fields become columns (`evolve`). Contains the fields that don't.
+    /// Set if unknown fields become columns (`evolve`). Contains those unknown fields that don't become columns.
     pub(super) evolves: Option<GivenUp>,
     /// Set if records name their table.
     pub(super) router: Option<Router>,
