@@ -26,7 +26,7 @@ pub enum FatalError {
     /// Postgres refused a statement, and a retry would be refused too.
     #[error("{text}")]
     Refused { text: String, sqlstate: String },
-    /// A pipeline stopped, or Tidegate has a bug.
+    /// A pipeline stopped, a command found faults or couldn't finish its work, or Tidegate has a bug.
     #[error("{0}")]
     Stopped(String),
 }

@@ -9,7 +9,7 @@ use crate::config::Start;
 use crate::error::FatalError;
 use crate::metrics::epoch_ms;
 
-/// An offset, an end of the log, or a time.
+/// An offset, the beginning or the end of the log, or a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LogPosition {
     At(Offset),

@@ -239,8 +239,8 @@ pub(super) async fn instances(connection: &mut PgConnection, pipeline: &str) -> 
     rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
 }
 
-/// Returns the open connections of running instances of this pipeline, as the pids of their backends. Returns none for a replay:
-/// its connections have the name of no pipeline.
+/// Returns the open connections by which instances run this pipeline, as the pids of their backends. Returns none for a replay,
+/// because the name of its connections contains no pipeline.
 pub(super) async fn live(
     config: &Config,
     connection: &mut PgConnection,

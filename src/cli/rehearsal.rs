@@ -55,12 +55,13 @@ pub(super) fn boundless() -> DeadLetterLimits {
 pub(super) struct Rehearsal {
     inner: PgStore,
     make: Option<String>,
-    /// Statements that run before rows are shown.
+    /// SQL that runs before the rows of [`Findings::rows`] are read; see [`Self::showing_after`].
     before_shown: String,
     guarded: bool,
     findings: Arc<Mutex<Findings>>,
     shown: usize,
-    /// The dead letters of the current transaction. They are counted where the daemon would commit it.
+    /// The dead letters of the current transaction. When the daemon would commit the transaction, they are added to the
+    /// findings.
     letters: Vec<TrialDeadLetter>,
 }
 
@@ -78,7 +79,7 @@ impl Rehearsal {
         Self { guarded, ..self }
     }
 
-    /// Runs these statements before rows are shown, and undoes them afterwards.
+    /// Runs this SQL before the rows of [`Findings::rows`] are read, and undoes it afterwards.
     #[must_use]
     pub(super) fn showing_after(self, before_shown: String) -> Self {
         Self { before_shown, ..self }

@@ -26,7 +26,7 @@ pub const CLAIM_GRACE: Duration = Duration::from_secs(10);
 /// `postgres.connect_timeout`: enough for TLS and authentication over a slow link, and shorter than `limits.drain_timeout`.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `schema_registry.timeout`: an answer has only a few KiB, so a slower request is better retried.
+/// `schema_registry.timeout`: an answer has only a few KiB, so a request that takes longer is better sent again.
 pub const REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `postgres.lock_timeout`: longer than other transactions normally take, and short enough that a blocker is reported soon.

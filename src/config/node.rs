@@ -21,7 +21,7 @@ use super::units;
 /// The state that all nodes of a tree share.
 pub(super) struct Reader {
     pub(super) places: Places,
-    /// The place of a fault if neither its key nor a table that would contain it is set.
+    /// The place that a fault has if its key isn't set, and no table that would contain the key is set either.
     pub(super) top: SourceLocation,
     pub(super) faults: RefCell<Vec<Fault>>,
 }
@@ -88,8 +88,8 @@ impl<'a> ConfigNode<'a> {
         }
     }
 
-    /// Returns which of several mutually exclusive keys is set. If different layers set two of them, the later layer wins. If one
-    /// layer (a file, or the environment) sets two, notes a fault.
+    /// Returns which of several mutually exclusive keys is set. A layer is a file or the environment. If different layers set
+    /// different keys, the key of the latest layer wins. If the latest of these layers sets two keys itself, notes a fault.
     pub(super) fn one_of<'n>(&self, names: &[&'n str]) -> Option<(&'n str, ConfigNode<'a>)> {
         let mut set: Vec<_> =
             names.iter().map(|name| (*name, self.at(name))).filter(|(_, node)| node.is_set()).collect();

@@ -165,7 +165,7 @@ fn check(name: &str, value: &str) -> Result<(), String> {
 }
 
 /// Returns our own message for an error, because librdkafka's message may repeat the value, which may be secret.
-/// librdkafka has one error code for a bad value and for a feature that its build lacks, so the text decides.
+/// librdkafka has the same error code for a bad value and for a feature that its build lacks. Only its message tells them apart.
 fn in_our_words(name: &str, error: &KafkaError) -> String {
     let words = match error {
         KafkaError::ClientConfig(_, words, ..) => words.as_str(),

@@ -34,7 +34,7 @@ type Outcome = Result<Remainder, Stopped>;
 /// Runs the pipelines of a process.
 pub(super) struct Supervisor {
     daemon: Arc<Daemon>,
-    /// This daemon's name, which the names of its consumers in their groups contain.
+    /// This daemon's name. In their groups, its consumers have names that contain this name.
     name: InstanceName,
     manager: Arc<Manager>,
     until: Until,
@@ -43,7 +43,7 @@ pub(super) struct Supervisor {
     /// Pipelines that start as soon as no other pipeline is ending. The starting and the ending pipelines together might
     /// exceed the memory budget.
     waiting: BTreeSet<Arc<str>>,
-    /// The unwritten remainders of pipelines that ended without a fault.
+    /// For pipelines that ended without a fault: the records that they left unwritten.
     remainders: BTreeMap<Arc<str>, Remainder>,
     /// The tasks that wait for requests to resume, one per stopped pipeline; each returns the pipeline's name.
     resumes: JoinSet<Arc<str>>,

@@ -7,7 +7,8 @@ use super::report::PipelineReport;
 use crate::cli::show;
 use crate::config::Config;
 
-/// How many connections a pipeline has besides those of its consumers: one for claims, and one for lag.
+/// How many connections a pipeline keeps open besides those of its consumers: one for claims, and one for lag. Its maintenance
+/// opens further connections for a short time.
 const PER_PIPELINE: i64 = 2;
 
 /// Reports limits that are too low for the daemon's connections, and settings under which a COMMIT would wait for ever.

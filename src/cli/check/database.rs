@@ -152,7 +152,7 @@ fn planned(
 }
 
 /// Makes the plans for the tables that the pipeline knows already, and for those that the newest records name, as far as
-/// `max_tables` allows. If a table doesn't exist yet and the daemon would create it, its plan is for the table to create.
+/// `max_tables` allows. If a table doesn't exist yet, the plan is made for the table that the daemon would create.
 pub(super) async fn for_named(
     config: &Config,
     pipeline: &Pipeline,

@@ -168,7 +168,8 @@ impl EventTriggers {
         Ok(self.judge(tried, what, report))
     }
 
-    /// Reports a refusal as a fault, and a lock as a warning. Returns false only for a refusal.
+    /// Reports a fault if Postgres refused a statement, and a warning if another session's lock kept a statement from being
+    /// tried. Returns false only if Postgres refused a statement.
     fn judge(&self, tried: Tried, what: &str, report: &mut PipelineReport) -> bool {
         match tried {
             Tried::Accepted => true,
@@ -286,7 +287,7 @@ impl EventTriggers {
 /// Tries the statement that adds columns for new fields.
 ///
 /// # Errors
-/// The error of a query, and of a connection.
+/// If a query fails, or if no connection can be opened.
 pub(super) async fn on_columns(
     config: &Config,
     pipeline: &Pipeline,

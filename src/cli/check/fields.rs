@@ -1,5 +1,5 @@
-//! Counts in how many of the sampled rows each column's field is present, and reports columns whose field is missing or
-//! rare. Handles all formats. Only [`Fields::look_at_versions`] does I/O.
+//! For each column, counts the sampled rows that have its field. Reports columns whose field is missing or rare. Handles all
+//! formats. Only [`Fields::look_at_versions`] does I/O.
 
 use std::collections::BTreeSet;
 

@@ -18,8 +18,8 @@ use tidegate_rows::spec::WriteMode;
 
 use crate::config::Pipeline;
 
-/// The most numbers that lie between a sequence's next number and the trial's first one, if the role can read the sequence. This
-/// distance keeps the trial's numbers apart from those that clients draw meanwhile.
+/// The largest distance between a sequence's next number and the first number of the trial, if the role can read the sequence.
+/// The distance keeps the trial's numbers apart from those that clients draw meanwhile.
 const AHEAD: i128 = 1_000_000;
 
 /// The stand-ins of one trial.
@@ -29,8 +29,8 @@ pub(super) struct Setup {
     pub(super) make: Vec<String>,
     /// The catalogs of the stand-ins. Each key is the oid of the table that is replaced, as in the plan.
     pub(super) targets: BTreeMap<u32, Catalog>,
-    /// Statements that run before the first rows are shown. They set the temporary sequences to the numbers that `run` would
-    /// draw.
+    /// Statements that run before the rows for the report are read. They set the temporary sequences to the numbers that `run`
+    /// would draw.
     pub(super) show: Vec<String>,
     /// Whether the transaction becomes read-only after the stand-ins were created.
     pub(super) read_only: bool,
@@ -44,7 +44,7 @@ pub(super) struct Trials {
     /// The trial that runs triggers and functions on temporary tables in a read-only transaction, where they can't
     /// change anything. `None` if [`Self::suspects`] is empty, or if such a trial isn't possible.
     pub(super) guarded: Option<Setup>,
-    /// The trial that writes to the tables themselves.
+    /// The trial that writes to the tables themselves. If a default draws from a sequence, it writes through a view of the table.
     pub(super) direct: Setup,
     /// The trial that writes to temporary tables, runs no trigger, and calls no function that may change anything.
     pub(super) bare: Setup,

@@ -30,8 +30,8 @@ pub(super) struct Columns {
     pub(super) columns: Vec<Proposed>,
     /// Whether some field has no column of its own.
     pub(super) incomplete: bool,
-    /// The arrays whose elements are the rows. Each is nested in the elements of the one before it, and its path is relative to
-    /// such an element.
+    /// The paths of the arrays that lead to the rows; empty if no array does. Each further array is in the elements of the one
+    /// before, and its path begins there. The elements of the last array are the rows.
     pub(super) levels: Vec<Vec<String>>,
     /// The fields for which an existing table has no column.
     pub(super) unmapped: Vec<Vec<String>>,
@@ -98,8 +98,8 @@ impl Columns {
         }
     }
 
-    /// Returns whether an object's members become columns. They do only if every value is an
-    /// object or null, and the members are few and all scalars.
+    /// Returns whether an object's members become columns. They do only if every value is an object or null, the members are
+    /// few, and each member is a scalar or only wraps one; see [`wrapped`].
     fn is_spread(&self, node: &Node) -> bool {
         let is_scalar = |name: &str, member: &Node| {
             let is_scalar = member.seen.objects + member.seen.arrays == 0;

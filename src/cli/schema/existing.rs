@@ -23,7 +23,8 @@ struct Candidate<'n> {
     named: Vec<String>,
     /// How many names of `path` lead to the array whose elements have the field. 0 for a field of the record itself.
     level: usize,
-    /// The number of elements of this array in all records. For a field of the record itself, the number of records.
+    /// If the field is in the elements of an array: the number of elements of that array in all records. Otherwise the number of
+    /// records.
     rows: u64,
     node: &'n Node,
     /// The type of the value, if `node` is an object that only wraps a value to give its type, such as `{"$oid": "…"}`.

@@ -22,7 +22,7 @@ pub(super) const KEY_COLUMN: &str = "kafka_key";
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) tombstones: u64,
-    /// The number of values that begin with the id of a schema, and whose fields aren't known, usually because the schema isn't.
+    /// The number of values that begin with the id of a schema, and whose fields aren't known. Usually the schema isn't known.
     pub(super) unknown_schemas: u64,
     shapes: BTreeMap<Shape, Rows>,
     keys: Keys,
@@ -39,8 +39,8 @@ struct Rows {
 #[derive(Debug)]
 pub(super) struct Proposal {
     pub(super) shape: Shape,
-    /// The arrays whose elements are the rows. Each is nested in the elements of the one before it, and its path is relative to
-    /// such an element.
+    /// The paths of the arrays that lead to the rows; empty if no array does. Each further array is in the elements of the one
+    /// before, and its path begins there. The elements of the last array are the rows.
     pub(super) levels: Vec<Vec<String>>,
     pub(super) columns: Vec<Proposed>,
     /// Whether every field has a column.

@@ -31,7 +31,8 @@ pub(super) struct Keys {
     registered: u64,
     protobuf: bool,
     scalar: Option<&'static str>,
-    /// The fields whose values have been equal to the key in every record so far that has a key and exactly one JSON row.
+    /// The fields whose value was equal to the record's key in all records so far. Records without a key, or without exactly one
+    /// JSON row, are ignored. `None` if all records were ignored.
     alike: Option<Vec<String>>,
 }
 
@@ -51,7 +52,7 @@ struct Binary {
 pub(super) struct KeyPlan {
     /// The columns that identify a row.
     pub(super) names: Vec<String>,
-    /// The type of a column for the key. `None` if fields contain the key, or if no record has one.
+    /// The type of a column for the key. `None` if fields contain the key, or if no record has a key.
     pub(super) column: Option<Typed>,
     /// `decode.key_format`, if it has to be stated.
     pub(super) format: Option<&'static str>,

@@ -12,7 +12,7 @@ use crate::cli::show;
 /// The column for fields that have no column of their own.
 pub(super) const EXTRA: &str = "extra";
 
-/// Names for the columns of a proposal that no field fills.
+/// Finds names for a proposal's columns that no field fills, such as the column for the record's offset.
 struct Others<'a> {
     columns: &'a [Proposed],
     /// The table, if it exists.
