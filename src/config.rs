@@ -96,7 +96,7 @@ pub struct Config {
 impl Config {
     /// Reads the files in order. A later file overrides an earlier one: tables are merged key by key, and any other
     /// value is replaced. Then reads the variables of `env` that begin with [`ENVIRONMENT_PREFIX`]; they override all
-    /// files. Pass [`variables`].
+    /// files. [`variables`] returns those of the process.
     ///
     /// # Errors
     /// All faults together. But if files can't be read or aren't TOML, only these faults are returned.
@@ -253,7 +253,7 @@ impl Limits {
         self.drain_timeout - 2 * self.reserve()
     }
 
-    /// Returns the longest time from the stop until a pipeline has ended.
+    /// Returns how long a pipeline may take to end after it was told to stop.
     pub fn pipeline_timeout(&self) -> Duration {
         self.drain_timeout - self.reserve()
     }

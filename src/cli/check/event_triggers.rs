@@ -190,7 +190,7 @@ impl EventTriggers {
     /// Tries to create or update the tables of schema `tidegate`, if they aren't up to date.
     ///
     /// # Errors
-    /// The error of a query, and of a broken connection.
+    /// If a query fails, or if the connection breaks.
     pub(super) async fn on_ledger(
         &self,
         connection: &mut PgConnection,
@@ -206,7 +206,7 @@ impl EventTriggers {
     /// a start of the daemon does. Returns false if Postgres refuses something that the daemon can't run without.
     ///
     /// # Errors
-    /// The error of a query, and of a broken connection.
+    /// If a query fails, or if the connection breaks.
     pub(super) async fn on_tables(
         &self,
         connection: &mut PgConnection,
@@ -258,7 +258,7 @@ impl EventTriggers {
     /// the trials can be made; if not, a warning says why.
     ///
     /// # Errors
-    /// The error of a query, and of a broken connection.
+    /// If a query fails, or if the connection breaks.
     pub(super) async fn on_trials(
         &self,
         connection: &mut PgConnection,

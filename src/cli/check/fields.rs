@@ -34,7 +34,7 @@ pub(super) struct Share {
     /// The part of the field's path that the registry's schemas lack, as a text for the report.
     #[serde(skip)]
     lack: Option<String>,
-    /// Another version of the registry's schemas that has the field.
+    /// The id of another version of the records' schemas that has the field, if their own versions lack it.
     #[serde(skip)]
     version: Option<SchemaId>,
 }
@@ -48,7 +48,7 @@ pub(super) struct Fields {
     shares: Vec<Share>,
     /// The registry's schemas that the records name.
     schemas: SchemasMet,
-    /// Why some other versions of these schemas could not be read. `None` if all were read, or if none was needed.
+    /// Why some other versions of the records' schemas could not be read. `None` if all were read, or if none was needed.
     unread: Option<String>,
     /// The paths of the fields that JSON records have.
     seen: BTreeSet<String>,

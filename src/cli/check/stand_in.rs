@@ -2,8 +2,8 @@
 //! might leave something behind. ROLLBACK undoes rows, but it doesn't undo `nextval`: a rolled-back row of a serial column still
 //! uses up a number.
 //!
-//! - If defaults draw from a sequence, the rows are written through a temporary view of the table, whose defaults draw from
-//!   temporary sequences. Constraints, triggers, row security and existing rows are those of the table itself.
+//! - If defaults draw from a sequence, the rows are written through a temporary view of the table. The view's defaults draw
+//!   from temporary sequences. Constraints, triggers, row security and existing rows are those of the table itself.
 //! - Triggers, and defaults that call functions, may draw from any sequence. They first run on a temporary table in a read-only
 //!   transaction, in which Postgres refuses every draw and every write, except in temporary relations. Only if nothing is
 //!   refused are the rows then tried on the table itself.
@@ -50,9 +50,9 @@ pub(super) struct Trials {
     pub(super) bare: Setup,
     /// Triggers and defaults that may change something, as text for people.
     pub(super) suspects: Vec<String>,
-    /// The reason why no trial may write to the tables themselves: for example, a trigger that runs only where a row
-    /// exists can't be tried on an empty temporary table first. `None` if the outcome of the guarded trial decides. There
-    /// may be a reason with or without [`Self::guarded`].
+    /// The reason why no trial may write to the tables themselves. For example, a trigger that runs only on existing rows
+    /// can't be tried on an empty temporary table first. `None` if the outcome of the guarded trial decides whether a trial
+    /// may write to them. There may be a reason with or without [`Self::guarded`].
     pub(super) untriable: Option<String>,
     /// Sequences that have no number left, with the columns that draw from them.
     pub(super) exhausted: Vec<String>,

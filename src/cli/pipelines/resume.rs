@@ -8,8 +8,8 @@ use crate::cli::{Files, names, parse, reach, show, start_command_logging};
 use crate::error::FatalError;
 use crate::postgres::resume;
 
-/// How long the command waits until an instance says that the pipeline has stopped there.
-/// Instances update their rows in `tidegate.instance` every 3 s.
+/// How long the command waits for an instance that reports the pipeline as stopped. Instances update their rows in
+/// `tidegate.instance` every 3 s.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The time between two reads of the instances' rows.
 const LOOK: Duration = Duration::from_millis(250);

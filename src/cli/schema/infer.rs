@@ -59,8 +59,8 @@ pub(super) struct Proposal {
 pub(super) enum Mode {
     /// Each record adds rows.
     Append,
-    /// Each record writes the row of its key. Records without a value, Debezium's deletes, and
-    /// records whose field `delete_where` is the text `true` delete this row.
+    /// Each record writes the row of its key. The row is deleted by a record without a value, by a delete of Debezium, and by a
+    /// record whose field `delete_where` is the text `true`.
     Upsert {
         /// The columns of the table's key. If empty, the table's key is the column for the record's key.
         key: Vec<String>,
