@@ -8,7 +8,7 @@
 //! - the buffers of a database connection;
 //! - with the write mode upsert, the search for the newest row of each key.
 //!
-//! A record of any size is added to a batch. So a record that is larger than these reserves isn't covered.
+//! A batch accepts a record of any size. So with a record that is larger than these parts, a consumer can exceed its share.
 
 use tidegate_rows::spec::WriteMode;
 use tidegate_rows::write_mode::newest::BYTES_PER_ROW;
@@ -24,8 +24,8 @@ const RECORD_ASSUMED: u64 = 128;
 const REPLIES: u64 = 3;
 /// The size of a decompressed reply, as a multiple of the size that was received. For a batch compressed by LZ4, librdkafka
 /// allocates 4 times the batch's size, and 7 times if that isn't enough; zstd compresses JSON by about such a factor too. The
-/// queue's limit doesn't bound this memory: a reply that is requested just below the limit exceeds the limit by all its
-/// records.
+/// queue's limit doesn't bound this memory: librdkafka may request a reply while the queue is just below its limit, and then
+/// the queue exceeds its limit by all records of this reply.
 const DECOMPRESSED: u64 = 8;
 /// The number of replies that are kept in memory while the poll loop takes a bulk of records. Usually one reply contains the
 /// whole bulk.

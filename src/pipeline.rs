@@ -40,7 +40,7 @@ use crate::report::{ClaimReport, ConsumerReport};
 use crate::status::{ConsumerStatus, PipelineState, WriterState, lock};
 use crate::watchdog;
 
-/// A pipeline of the daemon: its configuration, its status, and the start of its tasks.
+/// A pipeline of the daemon, with its configuration and its status. Starts the pipeline's tasks.
 #[derive(Debug)]
 pub struct Pipeline {
     pub config: config::Pipeline,

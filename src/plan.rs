@@ -420,7 +420,7 @@ fn plan_routes(
     Ok(Planned { version, plan: Arc::new(plan), table, routes, known })
 }
 
-/// Converts an error of a statement that isn't about a record, either to an outage or to a fault that stops the pipeline.
+/// Converts the error of a statement that writes no records: either to an outage, or to a fault that stops the pipeline.
 fn fault(error: sqlx::Error) -> ReplanError {
     let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
     match error.disposition() {

@@ -112,7 +112,7 @@ pub(super) struct ConsumerView {
     pub(super) rows: u64,
     pub(super) buffered_bytes: u64,
     pub(super) waiting: Option<WaitingView>,
-    /// Shares of the last ten seconds, from 0 to 1.
+    /// How the consumer spent the last ten seconds, as shares from 0 to 1.
     pub(super) time: TimeView,
     pub(super) partitions: Vec<OwnedView>,
 }

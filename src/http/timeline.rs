@@ -58,9 +58,9 @@ struct Wait {
 }
 
 impl Waits {
-    /// Turns what the consumers reported since the last call into lines. The first consumer that waits begins an outage, and
-    /// the last one that resumes ends it. Partitions that are assigned or revoked together share a line, and so do partitions
-    /// with the same outcome.
+    /// Returns the timeline's lines for the events that consumers have reported since the last call. The first consumer that
+    /// waits begins an outage, and the last one that resumes ends it. Partitions that are assigned or revoked together share a
+    /// line, and so do partitions with the same outcome.
     pub(super) fn lines(&mut self, mut events: Vec<(u32, Event)>) -> Vec<Event> {
         events.sort_by_key(|(_, event)| event.at_ms);
         let mut lines: Vec<Event> = Vec::new();

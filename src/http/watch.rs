@@ -65,7 +65,8 @@ pub(super) struct Rates {
     pub(super) best: f64,
     /// The shares of each consumer's time, in the order of `TimePhase`.
     pub(super) cycles: Vec<[f64; 6]>,
-    /// The dead letters of the last five minutes, if they are news.
+    /// The dead letters of the last five minutes. `None` if there are none, or if a small share of the records has been
+    /// dead-lettered for longer than that.
     pub(super) dead: Option<RecentDeadLetters>,
 }
 

@@ -92,7 +92,7 @@ pub(super) struct Facts {
     pub(super) never_seen: Vec<NeverSeen>,
 }
 
-/// The dead letters of the last five minutes, if they are news.
+/// The dead letters of the last five minutes, for a sentence about them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct RecentDeadLetters {
     pub(super) count: u64,

@@ -14,7 +14,7 @@ use crate::status::work::BatchNote;
 pub(super) struct BatchesView {
     /// The number of batches written since the start, by the trigger that closed them.
     pub(super) by_trigger: BTreeMap<Cow<'static, str>, u64>,
-    /// The median over the last 128 batches of each consumer.
+    /// The median number of rows per batch, over the last 128 batches of each consumer.
     pub(super) rows_median: Option<u64>,
     pub(super) bytes_median: Option<u64>,
     pub(super) write_p50_ms: Option<f64>,

@@ -184,7 +184,8 @@ impl KafkaClient {
         }
     }
 
-    /// Commits positions again: the position of the next partition in turn, and of one partition per denied topic.
+    /// Commits positions again, because Kafka's answer shows whether the client still has its rights: the position of the next
+    /// partition in turn, and of one partition per denied topic.
     fn probe(&mut self) {
         let mut again = BTreeMap::new();
         let next = match &self.probed {

@@ -60,7 +60,7 @@ pub struct HealthStatistics {
 }
 
 impl KafkaHealth {
-    /// Returns the health for a daemon's pipeline, which logs failed connections as warnings.
+    /// Returns the health for a daemon's pipeline. It logs failed connections as warnings.
     pub fn new(pipeline: Arc<str>, servers: &str, group: &str) -> Self {
         Self {
             pipeline,
@@ -72,7 +72,7 @@ impl KafkaHealth {
         }
     }
 
-    /// Returns the health for a command, which doesn't warn of failed connections.
+    /// Returns the health for a command. It doesn't warn of failed connections.
     pub fn of_command(servers: &str, group: &str) -> Self {
         Self { logs: false, ..Self::new("".into(), servers, group) }
     }
@@ -82,7 +82,7 @@ impl KafkaHealth {
         &self.pipeline
     }
 
-    /// Notes that a request is made. The silence is measured from the first request since the last answer.
+    /// Notes that a request is made. How long Kafka hasn't answered is measured from the first request since its last answer.
     pub fn asked(&self) {
         lock(&self.state).asked_at.get_or_insert_with(Instant::now);
     }

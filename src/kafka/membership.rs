@@ -28,7 +28,8 @@ const KEEP_EVERY: Duration = Duration::from_secs(600);
 /// How long a consumer waits after its first loss of a name before it asks whether the name is free. The wait doubles
 /// with each loss, because taking a name back costs a rebalance.
 const PAUSE_FIRST: Duration = Duration::from_secs(10);
-/// The longest such wait. A consumer that has kept its name for this long after taking it back starts with the first wait again.
+/// The longest wait before a consumer asks whether its lost name is free. If a consumer has kept its name for this long after
+/// taking it back, the waits start with [`PAUSE_FIRST`] again.
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
 
 /// The longest name of a daemon, in bytes. A member's name also has the pipeline's name, the consumer's number and a digest, and
@@ -53,7 +54,7 @@ impl InstanceName {
         }
     }
 
-    /// Returns an id of this process, which contains the name.
+    /// Returns an id of this process, made of the instance's name, the process's id and a random number.
     pub fn id(&self) -> String {
         format!("{}-{}-{:04x}", self.text, std::process::id(), fastrand::u16(..))
     }
@@ -127,7 +128,7 @@ struct Name {
     lost_at: Option<Instant>,
     /// When the consumer took the name back.
     taken_back_at: Option<Instant>,
-    /// How often the name was lost. The count starts again after the consumer has had the name for [`PAUSE_MAX`].
+    /// How many times the name was lost. The count starts again after the consumer has had the name for [`PAUSE_MAX`].
     losses: u32,
     /// When the consumer last kept its name although the broker had taken the name from it.
     kept_at: Option<Instant>,

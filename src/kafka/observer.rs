@@ -36,7 +36,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest wait until librdkafka has logged the list of requests that a broker supports.
 const LIST_PATIENCE: Duration = Duration::from_secs(2);
-/// The longest time of one poll during that wait.
+/// The longest time of one poll while [`LIST_PATIENCE`] runs.
 const LIST_POLL: Duration = Duration::from_millis(10);
 
 /// The most partitions in one request for offsets. librdkafka searches two lists for each partition of an answer, so that
@@ -203,8 +203,8 @@ impl Observer {
         self.ask_until_answered("", || self.client.client().fetch_cluster_id(METADATA_PATIENCE).ok_or_else(unknown))
     }
 
-    /// Makes a request, and notes in the health whether it was answered. `topic` is the topic that the error names if Kafka
-    /// denies access; empty if the request is about no topic.
+    /// Makes a request, and notes in the [`KafkaHealth`] whether Kafka answered. If Kafka denies access, the error names `topic`,
+    /// which is empty if the request is about no topic.
     fn question<T>(&self, topic: &str, ask: impl FnOnce() -> KafkaResult<T>) -> Answer<T> {
         self.serve();
         self.health.asked();

@@ -36,9 +36,9 @@ const FETCH_MIN_BYTES: u64 = 200_000;
 const FETCH_WAIT_MAX: Duration = Duration::from_millis(100);
 /// The broker may wait for at most `batch.max_age` divided by this number.
 const FETCH_WAIT_SHARE: u32 = 5;
-/// The shortest wait that is useful. With a shorter one, fetches of an empty log would return so often that they cost more than
-/// they save. If `batch.max_age` allows only a shorter wait, librdkafka's own defaults are used, with which the broker sends at
-/// once.
+/// The shortest useful `fetch.wait.max.ms`. With a shorter wait, fetches of an empty log would return so often that they cost
+/// more than they save. If `batch.max_age` allows only a shorter wait, librdkafka's own defaults are used, with which the broker
+/// sends at once.
 const FETCH_WAIT_MIN: Duration = Duration::from_millis(10);
 
 const FETCH_MIN_BYTES_KEY: &str = "fetch.min.bytes";
@@ -78,8 +78,8 @@ const CONTENTS: &[(&str, &str)] = &[
     ("ssl.keystore.location", "a PKCS#12 keystore, and \"ssl.keystore.password\" must have its password"),
 ];
 
-/// Returns the message that librdkafka refuses to make a client with these settings. If files can't be read, the message names
-/// them, because `error`, librdkafka's own text, names no file.
+/// Returns the message that librdkafka refuses to make a client with these settings. If files that the settings name can't be
+/// read, the message lists the files, because `error`, librdkafka's own text, names no file.
 pub fn refused(settings: &Settings, error: &KafkaError) -> String {
     let unread = FILES_READ_ONCE.iter().filter_map(|name| {
         let path = settings.get(name).filter(|path| *path != "probe")?;

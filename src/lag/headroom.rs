@@ -29,8 +29,8 @@ impl Retentions {
         self.known.get(topic).copied()
     }
 
-    /// Stores the result of an attempt to read the retention of `topics`; `read` has those that could be read. Returns the topics
-    /// whose retention has become unreadable with this attempt, each with whether an earlier value is known.
+    /// Stores the result of an attempt to read the retention of `topics`. `read` has the retentions that could be read. Returns
+    /// the topics whose retention has become unreadable with this attempt, each with whether an earlier value is known.
     pub(super) fn keep<'a>(
         &mut self,
         topics: &'a [String],

@@ -29,7 +29,7 @@ pub(super) struct Known {
     inflow: VecDeque<(i64, Offset)>,
     /// The log's end in the last reading.
     end: Option<Offset>,
-    /// How often the end went back.
+    /// How many times the log's end moved back.
     truncations: u32,
     /// The start of the log.
     pub(super) low: Option<Offset>,

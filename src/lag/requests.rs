@@ -23,14 +23,14 @@ const MARKS_MAX: u64 = 16;
 pub(super) struct Effort {
     /// The most partitions for which a timestamp is requested, and also the most for which the end of the log is read.
     pub partitions: usize,
-    /// After this time, no further topic's ranges are read.
+    /// Once the ends of logs have been read for this long, those of no further topic are read.
     pub reading: Duration,
 }
 
 impl Effort {
     /// The effort of one of the daemon's readings. The next readings make the requests that are left.
     pub(super) const BOUNDED: Self = Self { partitions: 200, reading: Duration::from_secs(2) };
-    /// The effort of the only reading of a command.
+    /// The effort of a command's reading: unlimited, because a command takes only one reading.
     pub(super) const WHOLE: Self = Self { partitions: usize::MAX, reading: Duration::MAX };
 }
 

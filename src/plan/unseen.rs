@@ -62,7 +62,8 @@ impl Unseen {
         never.map(|(column, (path, _))| NeverSeen { column: column.clone(), path: path.clone() }).collect()
     }
 
-    /// Returns the number of rows and the columns whose field no record has had, if the log is to name them now: once per plan.
+    /// Returns what the log must say now: the number of rows, and the columns whose field no record has had. `None` if there is
+    /// nothing to say, or if the log has named such columns since the plan was made.
     pub(super) fn news(&mut self) -> Option<(u64, Vec<NeverSeen>)> {
         if self.named || self.rows < NEVER_SEEN_AFTER {
             return None;

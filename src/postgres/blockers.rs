@@ -98,9 +98,9 @@ impl Blocker {
     }
 }
 
-/// Runs `work` on the backend `pid`, where it may wait for locks. If the work takes longer than a second, ends blocking sessions
-/// of this pipeline whose client sends nothing. Also returns a description of the blockers that were seen last; `None` if none
-/// were seen.
+/// Runs `work`, whose statements run in the backend `pid` and may wait for locks. If the work takes longer than a second, ends
+/// blocking sessions of this pipeline whose client sends nothing. Also returns a description of the blockers that were seen
+/// last; `None` if none were seen.
 pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output = T>) -> (T, Option<String>) {
     let mut note = None;
     let result = tokio::select! {

@@ -42,8 +42,8 @@ JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 JOIN pg_catalog.pg_attrdef x ON x.adrelid = a.attrelid AND x.adnum = a.attnum
 WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = 's'";
 
-/// Reads columns with their types. A domain is followed down to its base type. The innermost modifier applies, and so does
-/// every NOT NULL on the way.
+/// Reads columns with their types. For a column of a domain, reads the domain's base type, also through several domains. The
+/// type modifier nearest to the base type applies. The column is NOT NULL if the table or one of its domains says so.
 const COLUMNS: &str = "
 WITH RECURSIVE columns AS (
     SELECT a.attnum, a.attname::text AS name, a.atttypid AS own, a.atttypid AS base, a.atttypmod AS typmod,

@@ -28,8 +28,8 @@ macro_rules! committed_at {
 }
 pub(crate) use committed_at;
 
-/// Finds the position of each row, and then locks exactly that version of the row. The search for positions doesn't depend on
-/// locks, so a locked row is simply skipped. A row that advances between the two steps is skipped too.
+/// First reads the position (`next_offset`) of each row, whether the row is locked or not. Then locks the row with this position.
+/// The second step skips a row that is locked, or that has advanced since the first step.
 ///
 /// A claim's number is the time in milliseconds, or one more than the number before it if that is higher. So
 /// if an older copy of the database is restored, each claim in it has a lower number than any claim that this

@@ -178,8 +178,8 @@ impl Connector {
         Ok((servers, password))
     }
 
-    /// Returns the password that `password_command` prints. Returns the previous password again for as long as its lifetime
-    /// allows.
+    /// Returns the password that `password_command` prints. Returns the previous password again until four fifths of its lifetime
+    /// have passed, or until a server refuses it.
     async fn ask_for_password(&self, command: &[String]) -> Result<Secret, String> {
         let mut known = self.learned.password.lock().await;
         if let Some((password, _)) = known.as_ref().filter(|(_, until)| Instant::now() < *until) {

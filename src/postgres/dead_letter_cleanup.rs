@@ -39,7 +39,7 @@ DELETE FROM tidegate.dead_letter WHERE id IN (
     SELECT d.id FROM tidegate.dead_letter d JOIN sized s ON s.id = d.id WHERE s.with_newer > $2
     ORDER BY d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED)";
 
-/// Separates a pipeline's name from a replay's name in the replay's key. No pipeline's name has a space.
+/// Stands between the pipeline's name and the replay's name in a [`replay_key`]. No pipeline's name has a space.
 const REPLAY: &str = " replay ";
 
 /// Returns the key of a replay. The replay's ledger rows and dead letters are stored under this key.

@@ -184,7 +184,7 @@ async fn reject_second_feed(connection: &mut PgConnection, wanted: &Registration
 }
 
 /// Creates the ledger rows of partitions that appeared after the registration. `starts` has the oldest offset of each.
-/// Existing rows are kept. Returns the partitions that are registered but have no row: their rows are lost.
+/// Existing rows are kept. Returns the partitions that are registered but have no ledger row: their rows are lost.
 ///
 /// # Errors
 /// [`RegisterError::Differs`] if another pipeline writes one of these topics into a table of this pipeline, and the topic is new

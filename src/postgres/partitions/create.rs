@@ -40,7 +40,7 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// Returns whether this is the partition of the given time.
+    /// Returns whether this partition has these bounds.
     pub(super) fn is_of(&self, bounds: &Bounds) -> bool {
         self.bounds.as_ref() == Some(bounds)
     }
@@ -53,8 +53,8 @@ impl Missing {
 /// whether existing partitions accept its rows or not. `logged` suppresses warnings that were logged shortly before.
 ///
 /// # Errors
-/// The error of the database. A refusal is an error in three cases: no partition accepts the rows; `purpose` is [`Purpose::Rows`]
-/// and waiting resolves the refusal; the configured DEFAULT partition doesn't exist.
+/// The error of the database. A refusal is an error in three cases: no partition accepts rows for which `purpose` requires one;
+/// `purpose` is [`Purpose::Rows`] and waiting resolves the refusal; the configured DEFAULT partition doesn't exist.
 pub async fn create(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -98,7 +98,7 @@ pub async fn create(
 /// A partition that Postgres refuses.
 struct Refused {
     missing: Missing,
-    /// Whether the refusal says nothing about other partitions, and was logged.
+    /// Whether the reason of the refusal concerns this partition alone. Such a refusal has already been logged.
     of_one: bool,
     error: sqlx::Error,
 }
@@ -111,9 +111,10 @@ impl AllRefused {
     /// Decides whether the refusals are an error; if not, logs a warning.
     ///
     /// # Errors
-    /// The error of a refused partition whose rows no existing partition accepts. Also the last error in two cases: `purpose` is
-    /// [`Purpose::Rows`] and waiting resolves this error; or the DEFAULT partition is configured and doesn't exist. Only the
-    /// DEFAULT partition accepts rows for which no other partition may be created.
+    /// The error of a refused partition whose rows no existing partition accepts; with [`Purpose::InAdvance`], only of the
+    /// current partition. Also the last error in two cases: `purpose` is [`Purpose::Rows`] and waiting resolves this error; or
+    /// the DEFAULT partition is configured and doesn't exist. The latter is an error because only the DEFAULT partition accepts
+    /// rows for which Tidegate may not create a partition.
     async fn judge(
         mut self,
         connection: &mut PgConnection,

@@ -61,8 +61,8 @@ pub async fn without_place(
     Ok(outside.into_iter().filter_map(|n| wanted.get(usize::try_from(n).ok()?).copied()).collect())
 }
 
-/// Returns the relations that aren't partitions of this table, but have the name of one: of a partition that wouldn't be expired,
-/// or of the DEFAULT partition if it is configured and doesn't exist.
+/// Returns the relations that have the name of a partition, but aren't partitions of this table. Names of expired partitions
+/// don't count. The name of the DEFAULT partition counts if that partition is configured and doesn't exist.
 ///
 /// # Errors
 /// The error of the database.
