@@ -166,7 +166,7 @@ impl std::fmt::Debug for WriterMetrics {
 }
 
 impl WriterMetrics {
-    /// Makes the handles for one pipeline.
+    /// Makes the handles for a writer of this pipeline.
     pub fn new(pipeline: &Arc<str>) -> Self {
         let name = || Arc::clone(pipeline);
         Self {
@@ -238,7 +238,7 @@ impl WriterMetrics {
         self.unknown.increment(1);
     }
 
-    /// Counts that the ledger wasn't at the offset where Tidegate left it.
+    /// Counts a rewind: the ledger wasn't at the offset where Tidegate left it.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::plan::NeverSeen;
 use crate::status::{PipelineState, Trouble, WaitCause};
 
-/// In seconds. A pipeline's headroom is reported as a problem if it is shorter than this, and also shorter than the time that the
-/// oldest unwritten record has already waited.
+/// A pipeline's headroom is reported as a problem if it is shorter than this, in seconds, and also shorter than the time that
+/// the oldest unwritten record has already waited.
 const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A pipeline is behind if its oldest unwritten record is older than this, in seconds.
 const BEHIND: f64 = 10.0;

@@ -22,8 +22,8 @@ pub(super) struct Known {
     /// Log ends with the times at which they were first seen, oldest first. A log end at or before the ledger's
     /// position is removed as soon as there is a newer log end.
     samples: VecDeque<(i64, Offset)>,
-    /// The newest log end that was at or before the ledger's position, with the time of
-    /// a reading that saw this end. Every record from this end on came after that time.
+    /// The newest log end that was at or before the ledger's position, with the time of a reading that saw this
+    /// end. Every record at this offset or a later one came after that time.
     written: Option<(i64, Offset)>,
     /// The log ends of the last readings with their times, for the inflow. Ends that are already written are kept here.
     inflow: VecDeque<(i64, Offset)>,
@@ -34,7 +34,7 @@ pub(super) struct Known {
     /// The start of the log.
     pub(super) low: Option<Offset>,
     /// If a consumer of this process owns the partition: the ledger's position as the consumer knows it, and the offset up to
-    /// which it has read.
+    /// which the consumer has read.
     pub(super) read: Option<(Offset, Offset)>,
     /// An offset and the timestamp of its record, to the second. If the offset holds no record, the timestamp
     /// is an earlier record's. Requested from Kafka if all samples are after the ledger's position.

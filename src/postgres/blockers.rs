@@ -62,8 +62,8 @@ WHERE l.locktype = 'relation' AND l.granted AND l.relation IN (to_regclass($1), 
     AND coalesce(a.xact_start <= clock_timestamp() - $3 * interval '1 ms', true)
 GROUP BY l.pid, a.application_name, a.state, a.xact_start ORDER BY a.xact_start";
 
-/// Describes the sessions that hold locks of the tables `parent` or `partition`, in transactions that are at least `since` old.
-/// Both names are quoted. The text is empty if there is no such session any more.
+/// Describes the sessions that hold locks of the tables `parent` or `partition`, in transactions that are at least `since` old or
+/// whose age isn't visible to our role. Both names are quoted. The text is empty if there is no such session any more.
 ///
 /// # Errors
 /// The error of the query.

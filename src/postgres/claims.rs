@@ -7,9 +7,10 @@ use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
 /// SQL for the time at which records of the ledger's row `l` were last committed; NULL if no commit is known. `updated_at`
 /// is the time of the last claim, or of the last commit if that is later. A claim's number (`epoch`) is its time in
-/// milliseconds, so an `updated_at` after this time belongs to a commit. `offsets set` gives its claim another number, but
-/// also clears `last_offset`. Before a claim overwrites `updated_at`, it copies the time of the last commit to
-/// `committed_at`. The form `read` also works in the database of an older daemon, which lacks the column `committed_at`.
+/// milliseconds, so an `updated_at` after this time belongs to a commit. The claim of `offsets set` has a number that isn't its
+/// time. But `offsets set` also clears `last_offset`, so its `updated_at` doesn't count as a commit. Before a claim overwrites
+/// `updated_at`, it copies the time of the last commit to `committed_at`. The form `read` also works in the database of an older
+/// daemon, which lacks the column `committed_at`.
 macro_rules! committed_at {
     () => {
         $crate::postgres::claims::committed_at!("l.committed_at")
@@ -31,9 +32,9 @@ pub(crate) use committed_at;
 /// First reads the position (`next_offset`) of each row, whether the row is locked or not. Then locks the row with this position.
 /// The second step skips a row that is locked, or that has advanced since the first step.
 ///
-/// A claim's number is the time in milliseconds, or one more than the number before it if that is higher. So
-/// if an older copy of the database is restored, each claim in it has a lower number than any claim that this
-/// statement has made since. This also holds for a copy from a timeline that an earlier restore abandoned.
+/// A claim's number is the time in milliseconds, or one more than the row's previous number if that is higher. So each claim in
+/// a restored copy of the database has a lower number than any claim that this statement made after the copy. This also holds
+/// for a copy from a timeline that an earlier restore abandoned.
 const CLAIM: &str = concat!(
     "
 WITH free AS MATERIALIZED (

@@ -32,7 +32,7 @@ pub(super) fn only_the_default() -> PostgresError {
     PostgresError::new("23514", "some rows have no partition but the default one")
 }
 
-/// Returns an error like the one that Postgres returns for a value of another type than its column. Binary COPY doesn't
+/// Returns an error like the one that Postgres returns for a value whose type isn't its column's. Binary COPY doesn't
 /// detect every such value.
 pub(super) fn retyped(column: &str) -> PostgresError {
     let message = format!("the type of column `{column}` has changed since the rows were encoded");

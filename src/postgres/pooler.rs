@@ -23,8 +23,8 @@ pub(super) enum Pooling {
 }
 
 /// Finds out with a second connection how sessions are assigned. If each connection has its own session, then a
-/// transaction on the second connection doesn't run in the session of the first, and the first has the same session
-/// afterwards. Uses no prepared statement, because the pooler may refuse one. Returns `None` if the
+/// transaction on the second connection doesn't run in the first connection's session, and the first connection still
+/// has its session afterwards. Uses no prepared statement, because the pooler may refuse one. Returns `None` if the
 /// second connection can't be opened or used.
 pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -> Result<Option<Pooling>, sqlx::Error> {
     let pid = backend(first).await?;

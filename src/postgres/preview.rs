@@ -1,5 +1,5 @@
-//! Returns the first rows of a batch, for `check`, as the table would store them. They are read from the staging table, or from
-//! a temporary table like the target. They are never read from the target itself, which may be huge.
+//! Returns the first rows of a batch, for `check`, as the table would store them. The rows are read from the staging table, or
+//! from a temporary table that is defined like the target. They are never read from the target itself, which may be huge.
 
 use std::ops::Range;
 

@@ -202,7 +202,7 @@ pub fn reason_for_this_partition(error: &dyn DatabaseError) -> Option<&'static s
 }
 
 /// Returns whether a user can remove the reason of the refusal: another table has the partition's name, or another partition
-/// covers a part of its range. Until then, possibly no partition accepts rows of this range.
+/// covers a part of its range. Until the user does so, possibly no partition accepts rows of this range.
 fn may_be_mended(error: &dyn DatabaseError) -> bool {
     matches!(error.code().as_deref(), Some("42P07" | "42P17"))
 }

@@ -17,7 +17,7 @@ use crate::postgres::blockers::holders;
 use crate::postgres::error::cause;
 use crate::repeats::Repeats;
 
-/// How long a removal waits for each of its locks. Meanwhile, writers may wait behind it.
+/// How long a removal waits for each of its locks. While the removal waits, writers may wait behind it.
 const WAIT: Duration = Duration::from_secs(1);
 /// `lock_not_available`
 const LOCKED: &str = "55P03";
