@@ -69,7 +69,7 @@ impl DerefMut for Settings {
     }
 }
 
-/// The content that the file of a property must have. OpenSSL's errors, which librdkafka passes on, don't say it.
+/// The content that the file of each property must have. OpenSSL's errors, which librdkafka passes on, don't name it.
 const CONTENTS: &[(&str, &str)] = &[
     ("ssl.ca.location", "the authorities' certificates in PEM"),
     ("ssl.certificate.location", "a certificate in PEM"),

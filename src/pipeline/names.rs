@@ -1,5 +1,5 @@
-//! Gives consumers their names in the group back: a consumer that lost its name joins without one, and joins again under its
-//! name once no other member has it.
+//! Gives consumers back the names that they lost: a consumer that lost its name joins the group without one, and joins again
+//! under its name once no other member has it.
 
 use std::sync::Arc;
 use std::time::Duration;
