@@ -24,7 +24,7 @@ const SUBJECTS_MAX: usize = 5;
 const ANSWER_MAX: u64 = 16 << 20;
 /// The beginning of the path of a schema, before its GUID.
 const BY_GUID: &str = "/schemas/guids/";
-/// "Schema not found", "subject not found", "version not found".
+/// The error codes "subject not found", "version not found" and "schema not found", in this order.
 const NOT_FOUND: [u32; 3] = [40_401, 40_402, 40_403];
 
 /// A schema, as the registry returns it.

@@ -149,8 +149,9 @@ pub enum Outcome {
     Committed(Offset),
     /// A later claim has replaced ours. The segment's uncommitted records were not written.
     Fenced,
-    /// The partition must be claimed again: the ledger isn't at the offset that we committed, because the database was
-    /// restored or somebody set the offset, or it isn't certain that our transaction advanced the ledger.
+    /// The partition must be claimed again, for one of two reasons. Either the ledger isn't at the offset that we committed: the
+    /// database was restored, or somebody set the offset. Or the ledger is at the end of what we wrote, but it isn't certain that
+    /// our transaction advanced it.
     Rewound,
 }
 

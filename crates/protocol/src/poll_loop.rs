@@ -91,7 +91,8 @@ pub struct PollLoop<G: Group, E, L> {
     /// Creates members of the group.
     pub group: G,
     pub encoder: E,
-    /// Ledger rows that were read outside of writes.
+    /// The newest ledger rows that were read to compute the lag. The loop compares its partitions with them, and so notices a later
+    /// claim, or a database that was restored.
     pub readings: L,
     /// The consumer's partitions and batches.
     pub session: Session,

@@ -83,7 +83,7 @@ impl WaitFlag {
 struct Contents {
     rows: u64,
     dead_letters: Vec<DeadLettered>,
-    /// Whether Postgres accepted rows, even if they were rolled back later.
+    /// Whether Postgres accepted a row of this batch.
     accepted: bool,
     /// Whether some dead letters have a fault that may affect all records.
     suspects: bool,

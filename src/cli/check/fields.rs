@@ -187,7 +187,7 @@ impl Fields {
     /// Checks the columns that have no mapping. They are filled from fields of the same names. It is normal that a single column
     /// has no field, so such a column is only reported if a field has a similar name. If no column has a mapping, and no record
     /// has any of these fields, that is a fault: the rows would consist of nothing but defaults and NULLs. It is no fault if
-    /// `evolve` or `unknown_fields` takes the records' fields.
+    /// `evolve` or the column of `unknown_fields` takes the records' fields, nor with Protobuf, whose records leave out fields.
     fn unmapped(&self, pipeline: &Pipeline, mapped: &BTreeSet<&str>, report: &mut PipelineReport) {
         let shares = &self.shares;
         let takes_any = pipeline.table.evolve || matches!(pipeline.unknown_fields, UnknownFields::Column(_));

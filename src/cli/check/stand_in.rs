@@ -18,8 +18,9 @@ use tidegate_rows::spec::WriteMode;
 
 use crate::config::Pipeline;
 
-/// The largest distance between a sequence's next number and the first number of the trial, if the role can read the sequence.
-/// The distance keeps the trial's numbers apart from those that clients draw meanwhile.
+/// The distance between a sequence's next number and the first number of the trial; half of the remaining numbers if that is less.
+/// If the role can't read the sequence, the distance is always half. It keeps the trial's numbers apart from those that clients
+/// draw meanwhile.
 const AHEAD: i128 = 1_000_000;
 
 /// The stand-ins of one trial.

@@ -27,7 +27,7 @@ pub(crate) struct JsonDecoder {
     slots: usize,
     leftovers: Leftovers,
     /// The node of the object whose members can be leftovers. A leftover is a member from which no column takes a value.
-    /// `u16::MAX` if that object lies inside another one and no path looks into it; then no member is a leftover.
+    /// `u16::MAX` if this object is nested and no path leads into it: then the decoder finds no leftovers.
     top: u16,
     /// The slot for a whole array element, if a column takes it. The element may then be any value, not only an object.
     whole: Option<u16>,
