@@ -129,15 +129,22 @@ impl TextReader<'_> {
         Ok((year, month, day))
     }
 
-    /// Reads `12:34`, `12:34:56`, `12:34:56.789` or `123456.789`. As in Postgres, 24:00:00 is accepted, and a leap second is the
-    /// first second of the next minute.
+    /// Reads `12:34`, `12:34:56`, `12:34:56.789`, `34:56.789` or `123456.789`. As in Postgres, 24:00:00 is accepted, and a leap
+    /// second is the first second of the next minute.
     fn clock(&mut self) -> Result<Clock, Reason> {
         let (hour, minute, second) = if self.digits() == 6 {
             (self.number(2, 2)?, self.number(2, 2)?, self.number(2, 2)?)
         } else {
             let hour = self.number(2, 2)?;
             let minute = if self.eat(b':') { self.number(2, 2)? } else { return Err(BAD) };
-            (hour, minute, if self.eat(b':') { self.number(2, 2)? } else { 0 })
+            if self.eat(b':') {
+                (hour, minute, self.number(2, 2)?)
+            } else if self.0.first() == Some(&b'.') {
+                // Postgres reads two numbers with a fraction as minutes and seconds.
+                (0, hour, minute)
+            } else {
+                (hour, minute, 0)
+            }
         };
         let micros = if matches!(self.0.first(), Some(b'.' | b',')) { self.fraction()? } else { 0 };
         let total = ((hour * 60 + minute) * 60 + second) * MICROS_PER_SECOND + micros;

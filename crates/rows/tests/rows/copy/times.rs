@@ -110,6 +110,10 @@ fn a_time_that_depends_on_a_session_or_says_more_than_its_column_is_refused() {
     assert_eq!(good("date", &json("2000-01-02T23:00:00-05")), 1_i32.to_be_bytes());
     assert_eq!(micros("time", "2026-01-01 00:00:01+01"), 1_000_000);
     assert_eq!(micros("time", "24:00:00"), 86_400_000_000);
+    // PostgreSQL reads two numbers with a fraction as minutes and seconds: '34:56.5'::time is 00:34:56.5.
+    assert_eq!(micros("time", "34:56.5"), (34 * 60 + 56) * 1_000_000 + 500_000);
+    assert_eq!(micros("timestamp", "2026-01-01 34:56.5"), micros("timestamp", "2026-01-01 00:34:56.5"));
+    assert_eq!(bad("time", "\"61:00.5\""), Reason::OutOfRange);
     assert_eq!(bad("time", "\"24:00:01\""), Reason::OutOfRange);
 }
 
