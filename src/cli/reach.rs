@@ -239,8 +239,7 @@ pub(super) async fn instances(connection: &mut PgConnection, pipeline: &str) -> 
     rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
 }
 
-/// Returns the open connections by which instances run this pipeline, as the pids of their backends. Returns none for a replay,
-/// because the name of its connections contains no pipeline.
+/// Returns the open connections by which instances run this pipeline, or commands this replay, as the pids of their backends.
 pub(super) async fn live(
     config: &Config,
     connection: &mut PgConnection,

@@ -32,6 +32,7 @@ use crate::error::FatalError;
 use crate::kafka::observer::{Answer, Observer, partitions_of};
 use crate::metrics::WriterMetrics;
 use crate::plan::PlanSource;
+use crate::postgres::connect::Connector;
 use crate::postgres::{PgStore, dead_letter_cleanup};
 use crate::report::Counts;
 
@@ -118,7 +119,9 @@ async fn replay(
     into: Option<TableName>,
     arguments: &Arguments,
 ) -> Result<Report, FatalError> {
-    let connector = reach::connector(config);
+    let key = key(&pipeline, arguments);
+    // The connections have the replay's name, so that other commands see that it runs.
+    let connector = Connector::new(Arc::new(config.postgres.clone()), Some(&key));
     reach::migrate(&connector).await?;
     let mut connection = reach::open(&connector).await?;
     if let Some(into) = into {
@@ -127,7 +130,6 @@ async fn replay(
     let pipeline = &pipeline;
     let plans = Arc::new(PlanSource::load(pipeline, &mut connection).await.map_err(reach::unplanned)?);
     let planned = plans.current();
-    let key = key(pipeline, arguments);
     let cluster_id = {
         let observer = reach::observer(config, pipeline)?;
         reach::ask(config, &observer, Observer::cluster_id).await?

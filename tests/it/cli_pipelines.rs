@@ -34,9 +34,9 @@ async fn a_removed_pipeline_is_listed_and_forgotten_with_its_replays() {
     assert_eq!((&known["partitions"], &known["topics"][0]), (&2.into(), &world.topic.as_str().into()), "{known}");
 
     // Standard input isn't a terminal, so nobody can confirm.
-    let again = format!("the next start of a pipeline named `{}` reads its topics from the beginning", world.name);
+    let again = format!("the next start of a pipeline named `{}` reads its topics from `start` on", world.name);
     let asked = tidegate(&without, &["pipelines", "forget", &world.name]);
-    asked.fails(64, &["4 positions", "--yes", &again, "writes rows again"]);
+    asked.fails(64, &["4 positions", "--yes", &again, "writes those rows again"]);
     tidegate(&without, &["pipelines", "forget", "nobody", "--yes"]).fails(64, &["nobody", &world.name]);
     let known = "SELECT count(*) FROM tidegate.pipeline";
     assert_eq!(world.number(known).await, 2, "nothing is forgotten yet");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use sqlx::Executor;
 use tidegate_harness::{Record, eventually_async};
 
 use crate::cli::tidegate;
@@ -88,6 +89,36 @@ async fn a_replay_that_is_killed_again_and_again_goes_on_and_writes_nothing_twic
     assert!(at < 30_000, "it was killed in the middle: {at}");
     tidegate(&config, &replay).ok().says(&["the rest of an earlier run"]);
     assert_eq!(world.ids("again").await, sum(0..30_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_runs_is_not_forgotten() {
+    let world = World::new(1).await;
+    world.sql(TABLE).await;
+    let config = world.config("table.name = \"rides\"");
+    world.rides(0, 100, 1);
+    world.drained(&config);
+    let mut holder = world.connect().await;
+    holder.execute("BEGIN; LOCK TABLE again IN SHARE MODE").await.expect("it locks");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tidegate.toml");
+    fs::write(&file, &config).expect("the configuration is written");
+    let mut child = Command::new(program())
+        .args(["replay", "--from", "earliest", "--into", "again", "--config"])
+        .arg(&file)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'again'::regclass";
+    let waiting = async || world.number(waits).await > 0;
+    eventually_async("the replay waits for the table", PATIENCE, waiting).await.expect("it waits");
+    let name = world.text(&format!("SELECT name FROM tidegate.pipeline WHERE name <> '{}'", world.name)).await;
+    let forget = ["pipelines", "forget", name.as_str(), "--yes"];
+    tidegate(&config, &forget).fails(64, &["runs", "stop it first"]);
+    holder.execute("COMMIT").await.expect("it unlocks");
+    assert!(child.wait().expect("it ends").success());
+    tidegate(&config, &forget).ok().says(&["the same `tidegate replay` would write its rows again"]);
+    assert_eq!(world.ids("again").await, sum(0..100));
 }
 
 #[tokio::test(flavor = "multi_thread")]

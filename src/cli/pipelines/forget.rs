@@ -88,8 +88,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
 }
 
 /// Returns an error if the pipeline is running, or if both its table and its configuration still exist: the next start would then
-/// write the table's rows a second time. A replay that is running isn't noticed, because its connections don't have its name. If
-/// its registration is removed, its next write fails.
+/// write the table's rows a second time. For a replay, returns an error if a command runs it.
 async fn refuse(
     config: &Config,
     connection: &mut PgConnection,
@@ -115,8 +114,11 @@ async fn refuse(
     Ok(())
 }
 
-/// Returns a sentence about what the next start does after the pipeline was forgotten.
+/// Returns a sentence about what the next start, or the same replay, does after it was forgotten.
 fn after(name: &str) -> String {
+    if dead_letter_cleanup::pipeline_of(name) != name {
+        return "the same `tidegate replay` would write its rows again".to_owned();
+    }
     format!(
         "the next start of a pipeline named `{name}` reads its topics from `start` on, by default from the beginning, and writes those rows again"
     )
