@@ -48,7 +48,7 @@ struct Line {
     retention_unlimited: bool,
     owner: Option<String>,
     epoch: i64,
-    /// Seconds since records were last committed; `null` if none were ever committed.
+    /// Seconds since records were last committed; `null` if no commit is known.
     last_commit_seconds: Option<f64>,
     /// The log-loss condition of the partition, if there is one: for example, the ledger's position is no longer in the
     /// log.

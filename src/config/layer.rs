@@ -17,7 +17,7 @@ use toml_edit::{Item, Key, TableLike};
 use super::fault::{Fault, SourceLocation};
 use super::schema::Kind;
 
-/// The only key that the `config` crate sees.
+/// The only top key that a layer gives to the `config` crate. All of the layer's keys are below it.
 const TOP: &str = "tidegate";
 
 /// The place of each key, and whether the key is a table.

@@ -43,7 +43,7 @@ pub enum TokenSource {
     },
 }
 
-/// A token endpoint and the contents of a request.
+/// A token endpoint, and the credentials and parameters with which tokens are requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oidc {
     pub endpoint: String,

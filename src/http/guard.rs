@@ -26,7 +26,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
 
-/// The host names that requests may use.
+/// The host names under which the page and its data are served.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     /// The host of `http.url`.

@@ -10,8 +10,8 @@
 //! - A broker doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member.
 //! - Kafka answers that it doesn't have a listed topic.
 //!
-//! The lines that librdkafka logs about connections are not such a signal, because one of several brokers may be down without
-//! harm. They are shown as the cause of an outage, and [`KafkaHealth::was_troubled`] uses them.
+//! A failed connection, which librdkafka logs, doesn't count as an outage, because one of several brokers may be down without
+//! harm. It is shown as the cause of an outage, and [`KafkaHealth::was_troubled`] reports it.
 
 mod state;
 
@@ -60,7 +60,7 @@ pub struct HealthStatistics {
 }
 
 impl KafkaHealth {
-    /// Returns the health for a daemon's pipeline. It logs failed connections as warnings.
+    /// Makes the state for a pipeline of the daemon. Failed connections are logged as warnings.
     pub fn new(pipeline: Arc<str>, servers: &str, group: &str) -> Self {
         Self {
             pipeline,
@@ -72,7 +72,7 @@ impl KafkaHealth {
         }
     }
 
-    /// Returns the health for a command. It doesn't warn of failed connections.
+    /// Makes the state for a command. Failed connections are logged only at level debug.
     pub fn of_command(servers: &str, group: &str) -> Self {
         Self { logs: false, ..Self::new("".into(), servers, group) }
     }
@@ -145,9 +145,9 @@ impl KafkaHealth {
     }
 
     /// Notes whether a broker offers the group protocol `consumer`, which this pipeline uses. For each new connection,
-    /// librdkafka lists the requests that the broker supports. `None` is the start of such a list. If an earlier list named the
-    /// protocol's request, that still counts; otherwise the broker counts as not offering the protocol until a line of the list
-    /// names the request.
+    /// librdkafka lists the requests that the broker supports. `is_offered` is `None` when such a list begins. From then on the
+    /// broker counts as not offering the protocol until a line of the list names the protocol's request, unless an earlier list
+    /// has named it.
     pub fn consumer_protocol(&self, broker: String, is_offered: Option<bool>) {
         lock(&self.state).consumer_protocol(broker, is_offered);
     }

@@ -1,4 +1,4 @@
-//! The pipeline's rows of the ledger.
+//! Reads the ledger rows of a pipeline, from which its lag is computed.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

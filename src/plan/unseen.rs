@@ -8,7 +8,7 @@ use tidegate_rows::mapping::MissingField;
 /// After this many rows, the fields that no row has had are named.
 const NEVER_SEEN_AFTER: u64 = 1000;
 
-/// The counts since the current plan's first row.
+/// The rows since the current plan was made, and how many of them lacked each column's field.
 #[derive(Debug, Default)]
 pub(super) struct Unseen {
     /// The version of the plan.

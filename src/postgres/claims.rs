@@ -96,7 +96,8 @@ pub async fn claim(
         .collect()
 }
 
-/// Waits until no other session locks a partition's row. The statement's own lock ends with the statement.
+/// Waits until no other session locks a partition's ledger row. To find this out, it locks the row itself, and releases the
+/// lock at once.
 ///
 /// # Errors
 /// The error of the statement: 55P03 after `lock_timeout`.

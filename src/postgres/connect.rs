@@ -46,7 +46,7 @@ pub(crate) const FIXED: &[(&str, &str, u32)] = &[
 /// How long a server may take before the next one is tried in parallel.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Opens connections for one pipeline. Cheap to clone.
+/// Opens connections to Postgres, for a pipeline, for the daemon itself or for a command. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connector {
     config: Arc<Postgres>,
@@ -75,7 +75,8 @@ struct Refused {
 }
 
 impl Connector {
-    /// Makes a connector for a pipeline; `None` is for the daemon itself and for commands.
+    /// Makes a connector. The name of `pipeline` becomes a part of the connections' `application_name`, by which commands find
+    /// the running pipelines. `None` is for the connections of the daemon itself, of commands and of stopped pipelines.
     pub fn new(config: Arc<Postgres>, pipeline: Option<&str>) -> Self {
         let name = pipeline.map_or_else(|| "tidegate".to_owned(), |pipeline| format!("tidegate {pipeline}"));
         // The server truncates names at 63 bytes.
@@ -88,7 +89,7 @@ impl Connector {
         &self.application_name
     }
 
-    /// Returns the pipeline's name, or `tidegate` for the daemon itself, as a field of log lines.
+    /// Returns the pipeline's name for log lines; `tidegate` if the connections belong to no pipeline.
     pub fn pipeline(&self) -> &str {
         self.application_name.strip_prefix("tidegate ").unwrap_or(&self.application_name)
     }

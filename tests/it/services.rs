@@ -95,7 +95,7 @@ impl Drive {
 /// The readings that a drive (one run of the simulated fleet) sent, and the results that the services must reach.
 pub(crate) struct Driven {
     pub(crate) truth: Truth,
-    /// Each reading once, by trip and time.
+    /// The readings by trip and time. A reading that was sent twice is here once.
     pub(crate) readings: BTreeMap<(u64, i64), Reading>,
 }
 
@@ -174,7 +174,8 @@ async fn fares_are_right_to_the_cent_through_kills_and_a_replay_of_everything() 
     assert_eq!(usize::try_from(again), Ok(driven.truth.trips().len()));
 }
 
-/// A record of which the test sets these parts. Its other fields have fixed values, or follow from the trip and the partition.
+/// The parts of a record that the test chooses. The record's other fields have fixed values, or follow from the trip and the
+/// partition.
 struct Sent<'a> {
     trip: i64,
     partition: i32,

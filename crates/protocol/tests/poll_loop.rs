@@ -61,7 +61,7 @@ struct Script {
     spent: Spent,
 }
 
-/// Plays the consumer, the encoder, the readings of the ledger and the listener.
+/// A fake in place of the group's client, the encoder, the ledger's readings and the listener.
 #[derive(Clone)]
 struct Fake {
     script: Arc<Mutex<Script>>,

@@ -45,7 +45,7 @@ const SHOWN: usize = 20;
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) rows: u64,
-    /// How many of these rows are deletes.
+    /// How many of the `rows` delete a row of the table.
     pub(super) deletes: u64,
     pub(super) dead_letters: u64,
     pub(super) reasons: BTreeMap<&'static str, u64>,

@@ -60,7 +60,7 @@ struct Report {
     /// Dead letters that were deleted because the current mapping accepts their records. Records that the row filter leaves out
     /// count too.
     replayed: u64,
-    /// Rows that were written. Existing keys that the table's mode skips are not counted.
+    /// Rows that were written. Rows that the table's mode skips, because their key exists already, are not counted.
     rows: u64,
     /// Dead letters that are kept with their new reason.
     failed_again: u64,
@@ -294,7 +294,8 @@ struct Page {
     remaining: BTreeSet<i64>,
 }
 
-/// A store in which the dead letters take the place of the ledger.
+/// A store that writes rows as the daemon's store does. Instead of advancing ledger rows, its transactions delete the dead
+/// letters whose rows they wrote.
 #[derive(Debug)]
 struct ReplayStore {
     inner: PgStore,

@@ -32,7 +32,7 @@ pub(super) struct Sample {
 #[derive(Debug, Default)]
 struct Rows {
     records: u64,
-    /// The fields of all these rows.
+    /// The fields that occur in these rows.
     root: Node,
 }
 

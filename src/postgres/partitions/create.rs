@@ -103,7 +103,8 @@ struct Refused {
     error: sqlx::Error,
 }
 
-/// The partitions that Postgres refuses. If waiting resolves a refusal, it is the last one.
+/// The partitions that Postgres refuses. A refusal that waiting resolves is the last one, because no more partitions are tried
+/// after it.
 #[derive(Default)]
 struct AllRefused(Vec<Refused>);
 
@@ -111,10 +112,13 @@ impl AllRefused {
     /// Decides whether the refusals are an error; if not, logs a warning.
     ///
     /// # Errors
-    /// The error of a refused partition whose rows no existing partition accepts; with [`Purpose::InAdvance`], only of the
-    /// current partition. Also the last error in two cases: `purpose` is [`Purpose::Rows`] and waiting resolves this error; or
-    /// the DEFAULT partition is configured and doesn't exist. The latter is an error because only the DEFAULT partition accepts
-    /// rows for which Tidegate may not create a partition.
+    /// The error of the last refusal, in two cases:
+    /// - The DEFAULT partition is configured and doesn't exist. Without it, no partition accepts rows for which Tidegate may not
+    ///   create one.
+    /// - `purpose` is [`Purpose::Rows`], and waiting resolves the last refusal.
+    ///
+    /// Otherwise the error of a refused partition whose rows no existing partition accepts. With [`Purpose::InAdvance`], only
+    /// the current partition counts for this.
     async fn judge(
         mut self,
         connection: &mut PgConnection,

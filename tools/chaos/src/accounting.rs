@@ -28,7 +28,8 @@ pub(crate) struct Accounting {
     pub(crate) dead_letters: u64,
     /// Records with neither a row nor a dead letter.
     pub(crate) missing: u64,
-    /// Rows and dead letters that a record has in addition to the first one. Several dead letters of a record count as one.
+    /// How many rows and dead letters are surplus: a record should have one row or one dead letter. Several dead letters of a
+    /// record count as one.
     pub(crate) twice: u64,
     /// Rows whose columns don't have the values that the record's key determines.
     pub(crate) damaged: u64,

@@ -20,7 +20,7 @@ const HERE_METRES: f64 = 100.0;
 /// If there is no news for this long, the customer is told so. Normally a vehicle sends once per second.
 const NO_NEWS_MS: i64 = 10_000;
 
-/// The latest state of a trip, as read. Times are in milliseconds since the epoch.
+/// The latest state of a trip, as the customer read it from the table. Times are in milliseconds since the epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sighting {
     /// When the vehicle measured the state.
@@ -40,7 +40,7 @@ pub struct Sighting {
     pub ended: bool,
 }
 
-/// The number of readings that a customer has seen, and how old they were when the customer read them.
+/// How many new readings a customer has seen, and how old they were when the customer read them.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct WatchSummary {
     /// How many new readings came after the first one.

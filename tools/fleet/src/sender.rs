@@ -78,9 +78,9 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) partition: u16,
     pub(crate) key: &'a [u8],
     pub(crate) payload: &'a [u8],
-    /// The time from the sender's start at which the record should be sent.
+    /// When the record should be sent, as the time since the sender's start.
     pub(crate) intended: Duration,
-    /// The time from the sender's start at which the record is sent.
+    /// When the record is really sent, as the time since the sender's start.
     pub(crate) now: Duration,
 }
 

@@ -224,7 +224,7 @@ struct JsonWalk<'w, 'p> {
 
 /// The value at the position of an array's next element or of NDJSON's next object.
 enum Element {
-    /// An object, or any value if a column takes whole elements. `last` says whether it is the last one.
+    /// An object, or any value if a column takes whole elements. `last` says whether no element or object follows.
     Object { last: bool },
     /// Another value, which begins at `start`.
     Other { start: usize },

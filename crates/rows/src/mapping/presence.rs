@@ -7,7 +7,7 @@ use crate::mapping::plan::{Feed, Plan, PlannedColumn, WhenMissing};
 use crate::mapping::{Encoder, Refusal};
 use crate::value::Kind;
 
-/// The counts since the last call of [`Encoder::take_missing`].
+/// The rows since the last call of [`Encoder::take_missing`], and how many of them lacked each field.
 #[derive(Debug)]
 pub(super) struct Presence {
     pub(super) rows: u64,
@@ -15,7 +15,7 @@ pub(super) struct Presence {
     missing: Vec<u64>,
 }
 
-/// A column whose field was missing in some rows.
+/// A column that takes a field, and how many rows lacked the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingField<'a> {
     pub column: &'a str,
@@ -34,7 +34,7 @@ impl Presence {
     }
 
     /// Counts the column's field if it is missing in the current row. A field that several columns take is counted
-    /// once. A field that contains the placeholder of `keep` isn't missing.
+    /// once. A field that contains the placeholder of `keep` isn't counted.
     #[inline]
     pub(super) fn note(&mut self, column: &PlannedColumn, fields: &Fields) {
         if let Feed::Field(slot) = column.feed
@@ -57,8 +57,8 @@ impl Plan {
 
 impl Encoder {
     /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the
-    /// number of rows. A record that is encoded twice counts twice. If records name their table, the columns are those of the
-    /// first table.
+    /// number of all rows since then. A record that is encoded twice counts twice. If records name their table, the columns are
+    /// those of the first table.
     pub fn take_missing(&mut self, mut each: impl FnMut(MissingField<'_>)) -> u64 {
         for column in &self.plan.columns {
             let Feed::Field(slot) = column.feed else { continue };

@@ -17,7 +17,7 @@ pub(crate) enum Lack {
         /// The record's or message's full name, with its kind.
         whose: String,
         field: String,
-        /// `; did you mean …?`, or a list of the fields that the record or message has, or empty.
+        /// The end of the message: `; did you mean …?` or a list of the existing fields. May be empty.
         hint: String,
     },
     /// The path continues after a field that has no fields itself.
@@ -29,7 +29,7 @@ pub(crate) enum Lack {
     },
 }
 
-/// If no field has a similar name, all fields are listed, but only if there are at most this many.
+/// The most fields that a message lists. If no field has a similar name, the message lists all fields, unless there are more.
 const NAMED_MAX: usize = 12;
 
 impl Lack {
@@ -58,15 +58,15 @@ impl Display for Lack {
     }
 }
 
-/// A path, and how far it has been followed.
+/// A path, and how far it has been followed in a schema.
 struct Walk<'a> {
     path: &'a [String],
     /// How many names were followed.
     at: usize,
     /// The arrays whose elements are rows, each by its path from the top.
     levels: &'a [Path],
-    /// Whether the values at this point are read from JSON that the decoder has rendered, because they are in the elements of
-    /// an array.
+    /// Whether the path has entered the elements of an array. The decoder renders these elements as JSON, so the names below are
+    /// looked up in that JSON.
     in_json: bool,
 }
 

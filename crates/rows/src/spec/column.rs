@@ -40,7 +40,7 @@ pub struct Column {
     pub aggregate: Option<Aggregate>,
 }
 
-/// A function of a value that is neither missing nor null.
+/// A function that changes a column's values. It isn't applied to missing fields and nulls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Function {
     /// `scale` and `offset`: the number times `scale` plus `offset`, computed exactly.

@@ -8,7 +8,7 @@ use crate::catalog::{Catalog, TypeKind, quote_identifier};
 /// so four columns make sixteen conditions.
 const NULLABLE_IN_INDEX: usize = 4;
 
-/// A key, as SQL compares it.
+/// The columns of a key, for the SQL that compares keys.
 pub(super) struct Key<'a> {
     pub(super) columns: &'a [String],
     /// Those of `columns` in which NULL is a key value like any other, in the order of the unique index.
