@@ -20,7 +20,7 @@ use super::schema::Kind;
 /// The only top key that a layer gives to the `config` crate. All of the layer's keys are below it.
 const TOP: &str = "tidegate";
 
-/// The place of each key, and whether the key is a table.
+/// Where each key is set, and whether the key is a table.
 #[derive(Clone, Default)]
 pub(super) struct Places(HashMap<Vec<String>, (SourceLocation, bool)>);
 

@@ -21,7 +21,7 @@ use super::settings::Settings;
 
 /// If Kafka sends nothing for this long, reading is given up. [`Reader::with_silence_limit`] sets another limit.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// The longest wait between two checks of the elapsed time.
+/// The longest wait for one record. After each wait, the time since Kafka last sent something is checked.
 const POLL: Duration = Duration::from_millis(200);
 
 /// Reads ranges of logs.

@@ -216,8 +216,8 @@ impl Connector {
         Ok(options.application_name(&self.application_name).disable_statement_logging())
     }
 
-    /// Opens a connection to one server. Fails if a pooler shares its sessions, or if the server refuses writes and `must_write`
-    /// is set.
+    /// Opens a connection to one server. Fails if a pooler gives each transaction another session, or if `must_write` is set and
+    /// the server refuses writes.
     async fn try_server(&self, options: &PgConnectOptions, must_write: bool) -> Result<(PgConnection, i32), Cause> {
         let work = async {
             let mut connection = options.connect().await?;

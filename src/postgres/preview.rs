@@ -59,8 +59,8 @@ fn left_out<'p>(table: &'p PlannedTable, batch: &Batch, window: Range<u32>) -> V
     table.shapes.columns().filter(|(bit, _)| mark::has(&every, *bit)).map(|(_, column)| column.name.as_str()).collect()
 }
 
-/// Returns SQL for a JSON object with the defaults of the columns that the merge leaves to the table. `left_out` are
-/// the columns for which no row has a value.
+/// Returns the SQL of a JSON object that has the defaults of all columns that the merge doesn't fill. `left_out` are the mapped
+/// columns for which no row has a value.
 async fn filled_in(
     connection: &mut PgConnection,
     table: &PlannedTable,

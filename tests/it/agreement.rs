@@ -119,7 +119,7 @@ pub(crate) fn flows(config: &str) -> (bool, String) {
     )
 }
 
-/// Runs both commands in the environment of a case. If they disagree, the error describes the disagreement.
+/// Runs `check` and `run` in the environment of a case. If they disagree, the error describes the disagreement.
 async fn put(ground: &Ground, case: &'static Case) -> Result<(), String> {
     let environment = Environment::new(ground, case).await;
     environment.sql(case.name, crate::agreement_cases::BASE).await;
@@ -199,7 +199,7 @@ impl Drop for Sets<'_> {
     }
 }
 
-/// Runs both commands in the environment of each case.
+/// Runs `check` and `run` in the environment of each case. Fails if they disagree in any.
 fn agree(cases: &[&'static Case]) {
     let kafka = shared::kafka().expect("Kafka starts");
     let topic = unique_name("agree");

@@ -1,4 +1,5 @@
-//! Names of consumers in their group (`group.instance.id`): another member takes one, and the consumer takes it back.
+//! Names of consumers in their group (`group.instance.id`): another member takes a consumer's name, and the consumer takes the
+//! name back.
 
 use std::time::Duration;
 

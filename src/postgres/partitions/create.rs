@@ -177,7 +177,7 @@ fn remedy(lacking: &[super::Lack]) -> String {
     }
 }
 
-/// Returns whether Postgres refused a statement and its session goes on.
+/// Returns whether Postgres refused a statement, and the session can still be used.
 fn is_refusal(error: &dyn DatabaseError) -> bool {
     error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| error.severity() == PgSeverity::Error)
 }

@@ -15,7 +15,7 @@ impl<S: Store> Writer<S> {
     /// Copies the window range by range, until each record that Postgres refuses has been copied alone, or the
     /// attempts are used up. `row` is the number of the row that the first error named, if it named a row. If
     /// `plan_is_right` is set, the plan is known to match the table; see [`is_record`]. Returns where the
-    /// settled records end (those that were copied, or refused alone), and the refused ones.
+    /// settled records end (those that were copied, or refused alone), and the refused records.
     pub(super) async fn search(
         &mut self,
         batch: &Batch,

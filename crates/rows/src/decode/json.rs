@@ -51,8 +51,8 @@ impl JsonDecoder {
         }
     }
 
-    /// Makes a decoder for which the leftovers are members of the object at `base`. If
-    /// `base` isn't empty and no path looks into that object, there are no leftovers.
+    /// Makes a decoder that finds leftovers (members without a column) in the object at `base`. If `base` isn't empty and no path
+    /// looks into that object, the decoder finds none.
     pub(crate) fn within(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this = Self::new(paths, leftovers);
         // An object inside another one has a node only if a path looks into it. Without a
@@ -370,8 +370,8 @@ impl JsonWalk<'_, '_> {
         }
     }
 
-    /// Reads a key that matches no guess, up to the key's value. Returns the key's flags.
-    /// If the key is known, or is remembered from now on, also returns its id and target.
+    /// Reads a key that differs from both keys that were guessed, up to its value. Returns the key's flags. If the key is known,
+    /// or is remembered from now on, also returns its id and target.
     #[inline(never)]
     fn unexpected_key(
         &mut self,

@@ -65,8 +65,8 @@ struct Walk<'a> {
     at: usize,
     /// The arrays whose elements are rows, each by its path from the top.
     levels: &'a [Path],
-    /// Whether the path has entered the elements of an array. The decoder renders these elements as JSON, so the names below are
-    /// looked up in that JSON.
+    /// Whether the path has entered the elements of an array. The decoder renders these as JSON, with the fields' own names. So
+    /// aliases and JSON names don't count from there on.
     in_json: bool,
 }
 

@@ -1,6 +1,6 @@
-//! How a merge compares keys. Columns of a key are compared with `=`. This isn't enough if the unique index is NULLS NOT
-//! DISTINCT. NULL is then a key value like any other: the index accepts each key with NULLs only once, and ON CONFLICT finds the
-//! row with that key.
+//! How a merge compares keys. Columns of a key are compared with `=`, which never finds NULLs equal. If the unique index is NULLS
+//! NOT DISTINCT, NULL is a key value like any other: the index accepts each key with NULLs only once, and ON CONFLICT finds the
+//! row with that key. So columns that may be NULL are then compared in other ways.
 
 use crate::catalog::{Catalog, TypeKind, quote_identifier};
 

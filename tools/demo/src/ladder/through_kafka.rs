@@ -1,4 +1,4 @@
-//! The last rung: the daemon with its ledger writes the same rows, from JSON in Kafka.
+//! The last rung of the ladder: the daemon with its ledger writes the same rows as the other rungs, from JSON in Kafka.
 
 use std::num::NonZeroU16;
 use std::sync::atomic::AtomicBool;
