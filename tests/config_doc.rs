@@ -69,7 +69,7 @@ struct Entry<'a> {
     keys: Vec<(&'a str, &'a str, bool)>,
 }
 
-/// A section of the reference file; the path of the first one is empty.
+/// A section of the reference file. The path of the first section (the keys of the top level) is empty.
 #[derive(Default)]
 struct Section<'a> {
     path: String,

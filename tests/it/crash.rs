@@ -1,5 +1,5 @@
-//! The daemon is killed, at random moments or at a step of a write, or ended by a signal. Rows that were written stay. The other
-//! records are read again, and no row is written twice.
+//! The daemon is killed at a random moment or at a chosen step of a write, or a signal ends it. Rows that were written stay.
+//! Records that weren't written are read again, and no row is written twice.
 
 use std::time::Duration;
 

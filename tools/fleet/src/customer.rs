@@ -95,8 +95,8 @@ impl Customer {
         Self { at, ..Self::default() }
     }
 
-    /// Processes a state that was read at `now_ms`. Returns the sentence for the customer; `None` if it is the same as the last
-    /// one.
+    /// Processes a state that was read at `now_ms`. Returns the sentence for the customer; `None` if the customer was told the
+    /// same sentence last time.
     pub fn see(&mut self, sighting: Option<&Sighting>, now_ms: i64) -> Option<String> {
         let Some(sighting) = sighting else { return self.say("no such trip yet".to_owned()) };
         match &self.last {
