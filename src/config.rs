@@ -192,8 +192,8 @@ pub struct Postgres {
     /// The longest wait for one answer of Postgres. After this time, the connection is closed, and the ledger says whether the
     /// transaction was committed. Default [`defaults::WRITE_TIMEOUT`].
     pub write_timeout: Duration,
-    /// How long a transaction may be idle, for example because its client is suspended, before Postgres ends its session, which
-    /// releases its locks. Default [`defaults::IDLE_IN_TRANSACTION_TIMEOUT`].
+    /// How long a transaction may be idle, for example because its client is suspended. After this time, Postgres ends the
+    /// session, which releases the locks. Default [`defaults::IDLE_IN_TRANSACTION_TIMEOUT`].
     pub idle_in_transaction_timeout: Duration,
 }
 
@@ -239,10 +239,11 @@ pub enum LogFormat {
 pub struct Limits {
     /// The memory budget of the process, in bytes, Kafka's prefetch included. Default [`defaults::MEMORY`].
     pub memory: u64,
-    /// How long a shutdown may take in total. A revoke waits at most 5 s for the batches in flight, and never longer than
-    /// [`Limits::flush_timeout`]. Default [`defaults::DRAIN_TIMEOUT`].
+    /// How long a shutdown may take in total. If Kafka revokes a partition, the consumer waits for its batches in flight for at
+    /// most 5 s, and never longer than [`Limits::flush_timeout`]. Default [`defaults::DRAIN_TIMEOUT`].
     pub drain_timeout: Duration,
-    /// How long a fenced owner waits for Kafka's revoke before it claims again. Default [`defaults::CLAIM_GRACE`].
+    /// How long a fenced owner waits for Kafka to revoke the partition, before it claims the partition again. Default
+    /// [`defaults::CLAIM_GRACE`].
     pub claim_grace: Duration,
 }
 

@@ -27,7 +27,7 @@ pub struct Issued {
     pub principal: Option<String>,
 }
 
-/// The JSON form of the output.
+/// The program's output, if it is a JSON object.
 #[derive(Deserialize)]
 struct Document {
     #[serde(alias = "password")]

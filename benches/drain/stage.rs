@@ -1,4 +1,4 @@
-//! The servers, the backlog, and each contender's turn.
+//! Starts the servers, produces the backlog, and measures how fast each contender drains it.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -46,7 +46,7 @@ pub(crate) struct DaemonTurn<'a> {
     pub(crate) memory: &'a str,
 }
 
-/// The servers that all turns share. There is one topic per number of partitions, and all topics have the same records.
+/// The servers that all turns share. There is one topic for each number of partitions, and all topics have the same records.
 pub(crate) struct Stage {
     kafka: Kafka,
     postgres: Postgres,

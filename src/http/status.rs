@@ -25,7 +25,7 @@ use crate::pipeline::{Pipeline, PipelinePhase};
 use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, WaitCause, WriterState, lock};
 
-/// A partition that no consumer of this instance has is marked [`Sign::Silent`] if it has lag, and if its ledger row hasn't
+/// If a partition isn't assigned to this instance, it is marked [`Sign::Silent`] once it has lag and its ledger row hasn't
 /// changed for more than this many seconds.
 const SILENT: f64 = 12.0;
 

@@ -1,8 +1,8 @@
 //! Gives running Kafka clients their credentials: tokens before they expire, and passwords whose file has changed.
 //!
 //! One [`Keeper`] serves all clients of the process that have the same source. It has its own thread, because a request to an
-//! endpoint or a program blocks, and no poll loop may wait for it. The thread ends when nobody holds the keeper any more. The
-//! clients themselves don't hold it; the settings from which they were made do.
+//! endpoint or a program blocks, and a poll loop must not block. The thread ends when nobody holds the keeper any more. The
+//! keeper is held by the settings from which clients are made, and not by the clients themselves.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};

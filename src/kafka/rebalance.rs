@@ -43,7 +43,7 @@ struct Broker {
     throttle: Throttle,
 }
 
-/// The delays by the broker's quotas since the last statistics.
+/// The delays that the broker's quotas caused since the last statistics.
 #[derive(Deserialize)]
 struct Throttle {
     /// The longest delay, in milliseconds.
@@ -131,8 +131,9 @@ impl Notes {
         std::mem::take(&mut *lock(&self.events))
     }
 
-    /// Takes the offsets up to which logs were read, from librdkafka's last statistics; none if there were no statistics since
-    /// the last call. A partition is left out while librdkafka holds records of it that are still to be delivered.
+    /// Takes from librdkafka's last statistics the offset up to which each log was read. Returns nothing
+    /// if there were no statistics since the last call. A partition is left out while librdkafka holds
+    /// records of it that are still to be delivered.
     pub fn take_read(&self) -> Vec<(TopicPartition, Offset)> {
         std::mem::take(&mut *lock(&self.read))
     }

@@ -50,7 +50,8 @@ pub async fn is_known(connection: &mut PgConnection, pipeline: &str) -> Result<b
 /// Registers a pipeline with its partitions' starting offsets, or compares it with the existing registration.
 ///
 /// # Errors
-/// [`RegisterError::Differs`] stops the pipeline and names the remedy.
+/// [`RegisterError::Differs`] if the existing registration is another one, or if another pipeline already feeds the table from
+/// one of the topics. The pipeline then stops, and the error names the remedy.
 pub async fn register(
     connection: &mut PgConnection,
     wanted: &Registration,
@@ -183,12 +184,12 @@ async fn reject_second_feed(connection: &mut PgConnection, wanted: &Registration
     )))
 }
 
-/// Creates the ledger rows of partitions that appeared after the registration. `starts` has the oldest offset of each.
-/// Existing rows are kept. Returns the partitions that are registered but have no ledger row: their rows are lost.
+/// Creates the ledger rows of partitions that appeared after the registration. `starts` has the oldest offset of each. Existing
+/// rows are kept. Returns the partitions that are registered but have lost their ledger row.
 ///
 /// # Errors
 /// [`RegisterError::Differs`] if another pipeline writes one of these topics into a table of this pipeline, and the topic is new
-/// here.
+/// in this pipeline.
 pub async fn extend(
     connection: &mut PgConnection,
     pipeline: &str,

@@ -274,8 +274,8 @@ pub async fn pending_sql(connection: &mut PgConnection) -> Result<Option<String>
     Ok(Some(if exists(connection).await? { pending } else { format!("CREATE SCHEMA tidegate;\n{pending}") }))
 }
 
-/// Returns the statements that create the missing tables in an existing schema, and record the applied migrations. `None`
-/// if no migration is missing.
+/// Returns the statements that apply the missing migrations in an existing schema, and record them as applied. `None` if no
+/// migration is missing.
 async fn pending_tables(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     let migrator = migrator();
     let pending = pending_of(&migrator, connection).await?;

@@ -1,4 +1,5 @@
-//! The live page with problems. Each problem is described at the top, in the pipeline's row and on the board.
+//! The live page while something is wrong. The page must describe each problem at the
+//! top, in the pipeline's row and on the board.
 
 use serde_json::json;
 use sqlx::Executor;

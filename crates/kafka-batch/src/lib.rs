@@ -86,12 +86,11 @@
 //!   record has arrived.
 //!
 //! # Memory
-//! A record borrows the buffer of its fetch response or, if the record was compressed, the buffer into which its record
-//! batch was decompressed. A buffer is freed with the last record that uses it. A bulk keeps its records until it is
-//! dropped, and the `BatchQueue` keeps those that were not taken. So up to 512 records keep up to 512 buffers in
-//! memory, in practice two or three. These records no longer count for `queued.max.messages.kbytes`. The forwarded
-//! partitions of one consumer share that limit, as they do on the consumer's queue. A read allocates nothing in this
-//! crate.
+//! A record borrows the buffer of its fetch response or, if the record was compressed, the buffer into which its record batch was
+//! decompressed. A buffer is freed with the last record that uses it. A bulk keeps its records until it is dropped, and the
+//! `BatchQueue` keeps those that were not taken. So up to 512 records keep up to 512 buffers in memory; in practice, they keep
+//! two or three. These records no longer count for `queued.max.messages.kbytes`. The forwarded partitions of one consumer share
+//! that limit, as they do on the consumer's queue. A read allocates nothing in this crate.
 //!
 //! `rd_kafka_consume_callback_queue` costs as little as a bulk read, and moves the position record by record. But that
 //! function takes the whole queue at once: librdkafka would continue to fetch, beyond its limits, while the callbacks

@@ -66,7 +66,8 @@ pub struct ClaimRequest {
     pub wanted: Vec<Wanted>,
     /// Partitions that this owner requested before and no longer wants. Their pending requests are cancelled.
     pub withdrawn: Vec<TopicPartition>,
-    /// The name of the consumer. The ledger shows it as the owner. The claim loop finds a consumer's earlier requests by it.
+    /// The name of the consumer. The ledger shows it as the owner. By this name, the claim
+    /// loop finds a consumer's earlier requests.
     pub owner: Arc<str>,
     /// Where the answers are sent.
     pub answers: Sender<Message>,
@@ -143,10 +144,10 @@ pub trait ClaimLedger: Send {
         claimed: &Claimed,
         to: Offset,
     ) -> impl Future<Output = Result<Option<Claim>, WriteError>> + Send;
-    /// Waits, on a separate connection and for a limited time, until nobody holds the lock on a partition's
-    /// row. Terminates sessions of this pipeline that hold the lock and whose client sends nothing, and reports
-    /// other holders. Makes no claim. `waits` is the number of this call: 1 for the first one after a time
-    /// without pending requests. The number limits how often the wait is logged.
+    /// Waits, on a separate connection and for a limited time, until nobody holds the lock on a partition's row. Terminates
+    /// sessions of this pipeline that hold the lock and whose client sends nothing, and reports other holders. Makes no claim.
+    /// `waits` is the number of this call: 1 for the first call after a time without pending requests. The number limits how
+    /// often the wait is logged.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -292,8 +293,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         }
     }
 
-    /// Removes the pending requests that `request` withdraws, and enqueues the new ones. A new request for a partition
-    /// replaces the pending one, even if another consumer made that.
+    /// Removes the pending requests that `request` withdraws, and enqueues the new ones. A new request for a partition replaces
+    /// the pending request, even one that another consumer made.
     fn enqueue(&mut self, request: ClaimRequest) {
         // Compare the owner too: another consumer of this process may have been assigned the partition since, and have
         // requested it.

@@ -20,8 +20,8 @@ pub struct Partition {
     pub progress_at: Instant,
 }
 
-/// The state of an assigned partition. If a partition isn't assigned, no [`Partition`] exists for it. The state "in doubt"
-/// isn't here, because only the writer knows it: it lasts from a COMMIT without a reply until the ledger is read.
+/// The state of an assigned partition. If a partition isn't assigned, no [`Partition`] exists for it. This enum doesn't have the
+/// state "in doubt", because only the writer knows it. That state lasts from a COMMIT without a reply until the ledger is read.
 #[derive(Debug)]
 pub enum State {
     /// A claim was requested; nothing is fetched before it is granted.
@@ -227,10 +227,10 @@ impl LossCondition {
     /// Returns whether a new claim may skip this condition, which was found under an earlier claim. `last` is the last
     /// committed record in the ledger row that the new claim has read.
     ///
-    /// Only a [`Self::LogReplaced`] that names the same record as `last` may be skipped. Otherwise somebody may
-    /// have skipped the condition already, and the ledger row belongs to the new log: either another owner while
-    /// this process was suspended, or an earlier attempt of ours whose reply was lost. Skipping a part of the new
-    /// log would read records twice or leave them out.
+    /// Only a [`Self::LogReplaced`] that names the same record as `last` may be skipped. Otherwise the condition may
+    /// have been skipped already: by another owner while this process was suspended, or by an earlier attempt of ours
+    /// whose reply was lost. The ledger row then belongs to the new log. Skipping to another offset of the new log
+    /// would read records twice or leave them out.
     pub fn still_met(&self, last: Option<LastRecord>) -> bool {
         matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
     }

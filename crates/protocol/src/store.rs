@@ -23,7 +23,7 @@ pub trait Transaction: Send {
     /// Opens a connection if there is none, and executes `BEGIN ISOLATION LEVEL READ COMMITTED`.
     fn begin(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Copies the rows of a window into the table, except those of segments that were dropped from the batch. Returns how many
-    /// rows were copied, or in the write mode `insert_new` inserted.
+    /// rows were copied; in the write mode `insert_new`, how many were inserted.
     fn copy(&mut self, batch: &Batch, window: Range<u32>) -> impl Future<Output = Result<u64, WriteError>> + Send;
     /// Executes `SAVEPOINT`.
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
@@ -131,7 +131,7 @@ pub enum Holder {
 }
 
 impl LedgerRow {
-    /// Compares the row with our claim. No other function compares the numbers of claims.
+    /// Compares the row with our claim. No other function compares the epochs of claims.
     pub fn holder(self, ours: Claim) -> Holder {
         match self {
             Self::Found { claim, next, .. } if claim == Some(ours.id) => Holder::Us(next),

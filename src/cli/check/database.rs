@@ -34,7 +34,7 @@ pub(super) struct PostgresReport {
     pub(super) version: String,
     pub(super) database: String,
     pub(super) user: String,
-    /// Whether the pipeline has already been started on this database. False also if the role has no right to read this.
+    /// Whether the pipeline has already been started on this database; false also if the role has no right to read the ledger.
     pub(super) registered: bool,
     pub(super) table_exists: bool,
 }
@@ -52,7 +52,7 @@ impl PostgresReport {
 pub(super) struct Plans {
     pub(super) source: PlanSource,
     pub(super) make_table: Option<String>,
-    /// The event triggers that the statements of the daemon may run.
+    /// The event triggers that the daemon's statements may fire.
     pub(super) triggers: Option<EventTriggers>,
 }
 

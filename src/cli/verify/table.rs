@@ -22,7 +22,7 @@ pub(super) struct Columns {
     topic: String,
 }
 
-/// The contents of table and dead letters for one partition.
+/// The numbers of rows and dead letters of one partition, as counted in the table and in the dead letters.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) rows: u64,

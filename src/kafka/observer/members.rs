@@ -12,9 +12,9 @@ use super::{Answer, Observer, TIMEOUT};
 use crate::kafka::fault::Fault;
 use crate::kafka::rebalance::Notes;
 
-/// The broker's setting that lists the group protocols that it accepts.
+/// The broker's setting with the list of the group protocols that clients may use.
 const PROTOCOLS_KEY: &str = "group.coordinator.rebalance.protocols";
-/// The time between two requests to a group's coordinator while it is being chosen.
+/// The time between two requests to a group's coordinator while Kafka chooses the coordinator.
 const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// A consumer group as Kafka describes it.
@@ -26,7 +26,8 @@ pub struct Group {
     pub members: usize,
     /// Whether all members have our `client.id`, as all consumers of daemons with this configuration have.
     pub is_ours: bool,
-    /// The protocol by which its members share the partitions, such as `cooperative-sticky`; empty if the broker doesn't say.
+    /// The protocol by which the group's members share the partitions, such as
+    /// `cooperative-sticky`; empty if the broker doesn't say.
     pub protocol: String,
 }
 

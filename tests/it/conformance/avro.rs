@@ -129,7 +129,7 @@ pub(super) fn unhex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(byte).collect()
 }
 
-/// Returns the logical types: the name on the page, the schema, and the column with its values.
+/// Returns the logical types: the name for `docs/conformance.md`, the schema, and the column with its values.
 fn logical() -> Vec<(String, String, Column)> {
     type Values = Vec<(Vec<u8>, &'static str)>;
     let mut all = Vec::new();

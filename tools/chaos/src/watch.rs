@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// How long to wait for an answer. A suspended database doesn't answer. Then a new connection is opened.
+/// How long to wait for an answer before a new connection is opened. A suspended database doesn't answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The next offset of a partition in the ledger, and when that offset last increased.
@@ -29,9 +29,9 @@ struct View {
 /// Durations since the end of a fault.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recovery {
-    /// The time until the first commit.
+    /// The time from the end of the fault until the first commit.
     pub(crate) first: Duration,
-    /// The time until every partition had advanced, or until the wait for this was given up.
+    /// The time from the end of the fault until every partition had advanced, or until the wait for this was given up.
     pub(crate) all: Duration,
 }
 

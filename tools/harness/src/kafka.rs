@@ -26,7 +26,7 @@ use crate::process::{Output, Process, Program, Run, Signal};
 use crate::tls::Authority;
 use crate::{Proxy, TunedFor, fetch, free_port};
 
-/// The longest time for a start. It is long, because a build may use all cores while three brokers start.
+/// The longest time that a start of Kafka may take. It is long, because a build may use all cores while three brokers start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// The largest number of attempts to start Kafka or one broker. A start may fail because another process takes a port
@@ -202,7 +202,7 @@ impl Kafka {
     /// connections, and until any broker answers a request.
     ///
     /// # Errors
-    /// If it is running already or doesn't start.
+    /// If the broker is running already or doesn't start.
     pub fn start_again(&self, broker: usize) -> Result<()> {
         let mut broker = self.broker(broker)?;
         ensure!(broker.process.is_none(), "the broker is running already");

@@ -73,7 +73,7 @@ pub(super) struct PlannedColumn {
     /// The slot of the column's field, if its value is written unchanged: the column has no `keep`, no `function` and no `fold`.
     /// Most columns are like this, and are recognized by this one check.
     pub(super) plain: Option<u16>,
-    /// Whether the column takes a field that no earlier column takes.
+    /// Whether no earlier column takes the same field. A missing field is counted only for the first column that takes it.
     pub(super) is_first_of_field: bool,
     pub(super) encoding: Encoding,
     pub(super) nul: NulPolicy,
@@ -132,8 +132,8 @@ pub struct Plan {
     /// The path to the object that holds the record's fields, from the top of the value or of its `payload`: `after` in
     /// Debezium's envelope, else empty.
     pub(super) base: Vec<String>,
-    /// The paths of the arrays whose elements are rows, from the outermost array to the innermost. With `by_name`, a field is
-    /// taken from the element if the element has a field of that name.
+    /// The paths of the arrays whose elements are rows, from the outermost array to the innermost. With `by_name`, a column takes
+    /// the element's field of its name; if the element lacks this field, it takes the one around the array.
     pub(super) levels: Vec<Path>,
     pub(super) by_name: bool,
     /// Set if records are changes in Debezium's envelope.
@@ -423,7 +423,7 @@ impl Plan {
     }
 }
 
-/// Returns whether columns take the decoded key and not the key's raw bytes.
+/// Returns whether a column that takes the key gets the decoded key instead of the raw bytes.
 fn reads_keys(spec: &RowSpec<'_>) -> bool {
     !matches!(spec.shape.keys, KeyFormat::Auto)
         || matches!(spec.decode, Decode::ConnectJson | Decode::ChangeJson)

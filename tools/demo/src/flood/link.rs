@@ -19,7 +19,7 @@ pub(crate) enum Word {
     /// The record has left the bounded buffer.
     Freed,
     Both,
-    /// The receiver has given up the record.
+    /// The receiver has given up on the record, which then counts as refused.
     Failed,
     /// The record was acknowledged, and was lost with the memory of a killed process.
     Lost,
