@@ -93,8 +93,8 @@ fn source(kafka: &Kafka, pipeline: &Pipeline) -> Option<Source> {
 }
 
 impl Keeper {
-    /// Gives a client the credentials, now if they are known, and whenever they change, for as long as `owner` lives. `client`
-    /// returns the client that `owner` contains.
+    /// Gives a client the current credentials, if they are known, and the new ones after each change, for as long as `owner`
+    /// lives. `client` returns the client that `owner` contains.
     pub fn serve<T: Send + Sync + 'static, C: ClientContext + 'static>(
         &self,
         owner: &Arc<T>,

@@ -106,7 +106,8 @@ async fn a_column_whose_new_type_reads_the_old_bytes_gets_the_right_values() {
     }
 }
 
-/// Two columns change while a batch is being written. The first plan after that knows only of one change.
+/// Two columns change while a batch is being written. The first new plan knows only one of the
+/// changes, so a second new plan is needed.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_columns_that_change_during_one_write_are_planned_again_twice() {
     let world = World::new(1).await;

@@ -113,8 +113,8 @@ pub enum SpanOutcome {
     Done,
     /// The ledger has our claim and is at `from`: the span must be written again.
     Again,
-    /// The database was restored, to a state before our claim or to another offset under our claim; or somebody set the
-    /// offset without a new claim.
+    /// The row is missing, has an older claim, or has our claim and another offset: the database was restored, or somebody
+    /// changed the row.
     Rewound,
     /// A later claim has replaced ours.
     Fenced,
@@ -162,7 +162,7 @@ pub struct WriteError {
 /// Why a write failed.
 #[derive(Debug)]
 pub enum Cause {
-    /// The connection could not be opened or broke, or the server's reply could not be parsed.
+    /// The connection could not be opened, or it broke, or the server's reply could not be parsed.
     Connection(String),
     /// No server was contacted, because the address or the password isn't available: a file, a program or the URL is at
     /// fault. The text says which one.
@@ -330,8 +330,8 @@ impl std::error::Error for WriteError {}
 pub enum ReplanError {
     /// The catalog couldn't be read, or the table couldn't be changed.
     Write(WriteError),
-    /// The table is missing, was replaced by another one, no longer matches the mapping, or can't be changed as records
-    /// need. The text says which, and what to do.
+    /// The table is missing, was replaced by another one, no longer matches the mapping, or can't be changed in the way that
+    /// records require. The text says which, and what to do.
     Unplannable(String),
 }
 

@@ -417,7 +417,7 @@ impl Plan {
         self.columns.iter().map(|column| column.name.as_str())
     }
 
-    /// Returns the name of the column with this index, to which a rejection refers.
+    /// Returns the name of the column with this index. A rejection refers to a column by this index.
     pub fn column_name(&self, column: u16) -> Option<&str> {
         self.columns.get(usize::from(column)).map(|column| column.name.as_str())
     }

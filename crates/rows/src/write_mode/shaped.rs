@@ -34,7 +34,7 @@ pub struct Shaped {
     pub merge: String,
     /// Set if tombstones delete rows.
     pub deletes: Option<Deletes>,
-    /// Picks the rows that must be copied, if there is only one group.
+    /// Picks the rows that must be copied; `None` if every row must be copied, as with several groups.
     pub newest: Option<Newest>,
     /// Whether staged rows take defaults of the staging table. If so, these must be the target's current defaults.
     pub defaults: bool,
