@@ -72,7 +72,7 @@ pub struct PlannedTable {
     columns: Vec<String>,
     /// The COPY statement for complete rows.
     pub copy: String,
-    /// The merge after the COPY, for modes that don't copy directly into the table.
+    /// The statements that stage rows and merge them into the table; `None` if COPY writes directly into the table.
     pub merge: Option<Merge>,
     /// The columns that a row may leave out.
     pub shapes: Shapes,
@@ -122,8 +122,8 @@ impl PlanSource {
     /// tables, the plan is for the tables that they have named so far, and no table is created.
     ///
     /// # Errors
-    /// [`ReplanError::Write`] if Postgres returns an error.
-    /// [`ReplanError::Unplannable`] if no plan is possible; the text says why.
+    /// [`ReplanError::Unplannable`] if no plan is possible, or if Postgres refuses to create the table with its
+    /// `after_create`; the text says why. [`ReplanError::Write`] if Postgres returns another error.
     pub async fn load(config: &Pipeline, connection: &mut PgConnection) -> Result<Self, ReplanError> {
         if config.table.route.is_some() {
             return Self::of_routes(config, known(config, connection).await?);
@@ -153,8 +153,8 @@ impl PlanSource {
         }
     }
 
-    /// Returns the columns of the mapping whose field no record has had since the newest plan; none before 1000 rows. Leaves out
-    /// columns with a default, and columns for which the mapping says what a missing field means.
+    /// Returns the columns of the mapping whose field no record has had since the newest plan. Returns none before this plan has
+    /// encoded 1000 rows. Leaves out columns with a default, and columns for which the mapping says what a missing field means.
     pub fn never_seen(&self) -> Vec<NeverSeen> {
         lock(&self.unseen).never_seen()
     }

@@ -128,8 +128,8 @@ impl PgStore {
         self.live.take().ok_or_else(|| WriteError { stage, cause: cause() })
     }
 
-    /// Puts the connection back if its state is known, and converts the result of a step. If there is a `note`, it replaces the
-    /// note of an error that Postgres returned.
+    /// Converts the error of a step to a [`WriteError`]. Puts the connection back into the store if the connection's state is
+    /// known. `note` replaces the note of an error that Postgres returned.
     fn keep<T>(
         &mut self,
         stage: Stage,

@@ -25,13 +25,13 @@ pub use trouble::{Trouble, WaitCause};
 pub struct ConsumerStatus {
     /// The consumer's number within the pipeline and this process, from 0.
     pub number: u32,
-    /// The consumer's work since the start.
+    /// The consumer's time by phase, its batches, dead letters and events.
     pub work: Work,
     /// The records that the consumer's drain left unwritten.
     pub drain: Drain,
     writer: Mutex<WriterState>,
-    /// Since when records have waited for a schema registry that doesn't answer, and why it doesn't; `None` if no record waits,
-    /// or the registry answers.
+    /// If records wait because a schema registry doesn't answer: since when, and the reason why it doesn't answer. Otherwise
+    /// `None`.
     schemas: Mutex<Option<(Instant, Trouble)>>,
     partitions: Mutex<Vec<PartitionStatus>>,
     joined: AtomicBool,
@@ -74,8 +74,8 @@ pub struct PartitionStatus {
     /// The offset up to which the log was read, if the ledger covers everything before it. `None` if records of the partition are
     /// in the open batch or in flight, or if the consumer doesn't own the partition.
     pub read_to: Option<Offset>,
-    /// Whether the log counts as the one that the ledger knows: it was compared with the last committed record, no record was
-    /// committed yet, or the log doesn't seem to have the record any more.
+    /// Whether the log counts as the one that the ledger describes. It does if its copy of the last committed record was
+    /// compared, if no record was committed yet, or if the log doesn't seem to contain that record any more.
     pub known: bool,
     pub epoch: Option<i64>,
     /// The log-loss condition that stopped the partition; `None` if it isn't stopped.
@@ -86,7 +86,7 @@ pub struct PartitionStatus {
 }
 
 impl PartitionStatus {
-    /// Makes the status of a partition of which nothing but its state and its progress is known.
+    /// Makes the status of a partition from its state and the time of its last progress. Leaves all other fields unknown.
     pub fn new(source: TopicPartition, state: PartitionState, progress_at: Instant) -> Self {
         Self {
             source,
@@ -166,7 +166,8 @@ impl ConsumerStatus {
         };
     }
 
-    /// Returns the activity of the whole consumer. It waits if its writer waits for Postgres, or if its records wait for schemas.
+    /// Returns the activity of the whole consumer. The consumer counts as waiting if its writer waits for Postgres, or if its
+    /// records wait for schemas.
     pub fn writer(&self) -> WriterState {
         let writer = lock(&self.writer).clone();
         match (&writer, &*lock(&self.schemas)) {

@@ -1,5 +1,5 @@
-//! The pages of the documentation. Each link within the repository leads to a file that exists and to a heading that it has, each
-//! page is a chapter of the book, and each page that the sources name exists.
+//! Checks the pages of the documentation. Each link within the repository leads to an existing file and, if it names a heading,
+//! to an existing heading. Each page is a chapter of the book, and each page that the sources name exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

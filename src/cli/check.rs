@@ -59,7 +59,7 @@ pub(super) struct KafkaReport {
     pub(super) bootstrap_servers: String,
     pub(super) cluster_id: String,
     pub(super) group: String,
-    /// `null` if Kafka knows no such group yet, or if the group could not be read.
+    /// The state of the consumer group. `null` if Kafka doesn't know the group yet, or if the group could not be read.
     pub(super) group_state: Option<String>,
     pub(super) group_members: usize,
     pub(super) topics: BTreeMap<String, TopicReport>,
@@ -203,8 +203,8 @@ async fn trial(
 const LESS_CHECKED: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
 
 /// Runs the guarded trial, if there is one, and then the direct trial; see [`Trials`]. If the direct trial isn't safe, or if its
-/// rows need a partition that the daemon would create, tries the records on temporary tables instead, and warns about what this
-/// leaves out. If the daemon can't create partitions, reports a fault for rows that no existing partition accepts.
+/// rows need a partition that the daemon would create, tries the records on temporary tables instead, and warns that this
+/// leaves some checks out. If the daemon can't create partitions, reports a fault for rows that no existing partition accepts.
 async fn attempts(
     config: &Config,
     pipeline: &Pipeline,

@@ -223,7 +223,7 @@ async fn existing_table(arguments: &Arguments, config: &Config, table: &str) -> 
     Ok(found.map_or(Asked::Missing, |found| Asked::Exists(Box::new(found))))
 }
 
-/// Returns the error of a sample from which nothing can be proposed.
+/// Returns the error for a sample that allows no proposal.
 fn without_fields(arguments: &Arguments, sample: &Sample, table: &str, catalog: Option<&Catalog>) -> FatalError {
     if let (Some(catalog), Some(of_new)) = (catalog, sample.propose(None)) {
         let fields: Vec<_> = of_new.columns.iter().take(10).map(|column| path_text(&column.path)).collect();
@@ -352,8 +352,8 @@ fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, Head, String), 
     Ok((config, Head::default(), table))
 }
 
-/// Returns the connection settings that make the proposed pipeline a complete configuration. These are `head`, or
-/// placeholders if `head` is empty, because then the settings are in an existing file.
+/// Returns the connection settings that make the proposed pipeline a complete configuration, so that it can be parsed. These are
+/// `head`. If `head` is empty because the user's file has the settings already, placeholders are returned.
 fn connections(config: &Config, head: &str) -> String {
     if head.is_empty() {
         let registry =

@@ -1,5 +1,5 @@
-//! Determines which consumer of which instance reads each partition, from our own consumers, the owners in the ledger,
-//! and the rows of `tidegate.instance`. No I/O.
+//! Determines which consumer of which instance reads each partition. Combines the state of our own consumers, the owners in the
+//! ledger, and the rows of `tidegate.instance`. No I/O.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! Decides which dead letters are news. After five minutes without dead letters, the next ones are news for five minutes. Dead
-//! letters that are a large share of the records are always news. If a small share goes on for longer, it is no longer news: the
-//! page still counts these dead letters, but has no sentence about them. No I/O.
+//! Decides which dead letters are news: the page has a sentence about these. After five minutes without dead letters, the next
+//! ones are news for five minutes. If a small share of the records becomes dead letters for longer than that, the page only
+//! counts these dead letters. If a large share does, the dead letters remain news. No I/O.
 
 use std::collections::VecDeque;
 
@@ -8,8 +8,8 @@ use super::words::RecentDeadLetters;
 
 /// The number of samples for which dead letters count as recent. There is one sample per second.
 const SAMPLES: usize = 300;
-/// Dead letters are news at any time if their share is at least this. The share is the number of dead letters divided by the
-/// number of rows and dead letters.
+/// If at least this share of the records becomes dead letters, these are always news: the page has a sentence about them,
+/// however long they go on. The share is the number of dead letters divided by the number of rows and dead letters.
 const MANY: f64 = 0.01;
 
 /// The last samples of one pipeline's rows and dead letters.

@@ -8,7 +8,7 @@ use crate::status::work::Event;
 
 /// How many events are kept.
 pub(super) const EVENTS: usize = 500;
-/// How many partitions a line names. Further ones are only counted.
+/// How many partitions a line of the timeline names. Further partitions are only counted.
 const PLACES: usize = 4;
 
 /// The last [`EVENTS`] events of the daemon.

@@ -30,7 +30,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const FRAMES: usize = 8;
 /// How many viewers are served at the same time.
 const VIEWERS: usize = 64;
-/// The number of samples over which shares of time and forecasts are computed.
+/// The number of samples from which means, forecasts and the shares of a consumer's time are computed.
 const SAMPLES: usize = 10;
 /// Log ends that were read longer ago than this are out of date.
 const STALE: Duration = Duration::from_secs(5);
@@ -57,7 +57,8 @@ struct Viewers {
 pub(super) struct Rates {
     pub(super) into: Option<f64>,
     pub(super) out: Option<f64>,
-    /// Both rates as means of the last samples, so that sentences about them don't change every second.
+    /// The mean rates of the last samples, into Kafka and into Postgres. Sentences use these means, so that the sentences don't
+    /// change every second.
     pub(super) mean: Option<(f64, f64)>,
     pub(super) rows: f64,
     /// Seconds until the backlog is gone, at the rates of the last samples.
@@ -280,8 +281,8 @@ impl PipelineSamples {
         self.rates.best = f64::from(self.history.best_of_the_hour(now_ms));
     }
 
-    /// Computes the rates from the changes of log ends and ledger since the previous reading. Returns lag, wait and
-    /// headroom. If the log ends are out of date, clears the rates and returns `None`.
+    /// Computes the rates from the changes of log ends and ledger since the previous reading. Returns the lag in records, the
+    /// lag in seconds, and the headroom. If the log ends are out of date, clears the rates and returns `None`.
     fn rates_of_the_logs(&mut self, pipeline: &Pipeline, now: Instant) -> Option<(f64, f64, Option<f64>)> {
         let view = lock(&pipeline.lag);
         let fresh = view.seen_at.is_some_and(|at| now.duration_since(at) < STALE);

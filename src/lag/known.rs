@@ -13,7 +13,7 @@ use super::ledger::LedgerEntry;
 
 /// The number of log ends that are kept per partition. They tell the age of the oldest unwritten record, to the second.
 const SAMPLES: usize = 900;
-/// The number of log ends from which the inflow is computed: those of about a minute.
+/// The number of log ends from which the inflow, the growth of the log, is computed: those of about a minute.
 const INFLOW_SAMPLES: usize = 60;
 
 /// The state of one partition. Times are in milliseconds since the epoch.
@@ -25,7 +25,8 @@ pub(super) struct Known {
     /// The newest log end that was at or before the ledger's position, with the time of a reading that saw this
     /// end. Every record at this offset or a later one came after that time.
     written: Option<(i64, Offset)>,
-    /// The log ends of the last readings with their times, for the inflow. Ends that are already written are kept here.
+    /// The log ends of the last readings with their times, from which the inflow is computed. Includes log ends that the ledger's
+    /// position has passed.
     inflow: VecDeque<(i64, Offset)>,
     /// The log's end in the last reading.
     end: Option<Offset>,
@@ -41,8 +42,9 @@ pub(super) struct Known {
     pub(super) made_at: Option<(Offset, i64)>,
     /// A range at the log's end that was read, and whether Kafka delivered a record of this range.
     pub(super) end_read: Option<(Range<Offset>, bool)>,
-    /// The numbers of the readings in which `made_at` and `end_read` were last requested; 0 if they never were.
+    /// The number of the reading in which `made_at` was last requested; 0 if it never was.
     pub(super) dated_in: u64,
+    /// The number of the reading in which `end_read` was last requested; 0 if it never was.
     pub(super) end_read_in: u64,
 }
 
@@ -167,7 +169,7 @@ impl Known {
     }
 }
 
-/// Returns the recent inflow in offsets per second.
+/// Returns the inflow: the recent growth of the log, in offsets per second.
 fn inflow(ends: &mut VecDeque<(i64, Offset)>, last: (i64, Offset)) -> f64 {
     ends.push_back(last);
     if ends.len() > INFLOW_SAMPLES {

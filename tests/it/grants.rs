@@ -174,8 +174,8 @@ async fn grants_are_exact(scenarios: &[Scenario]) {
 }
 
 impl Case<'_> {
-    /// Checks that the other commands work with the rights of a drain. `verify` may fail, but must then name the right that is
-    /// missing.
+    /// Checks that commands such as `lag` and `offsets set` work for a role that has only the printed rights. `verify` may fail,
+    /// but must then name the missing right.
     async fn serves_the_commands(&self) {
         for arguments in [&["lag"][..], &["offsets", "show"], &["pipelines", "list"], &["dead-letters", "list"]] {
             tidegate(&self.config, arguments).ok();

@@ -30,8 +30,8 @@ impl Typed {
         Self { unit: Some(unit), ..Self::plain("timestamptz") }
     }
 
-    /// Returns the type of a column for arrays whose elements have this type: `int8[]` for `int8`. Returns `jsonb` if the
-    /// elements are arrays or jsonb, or are times that have a unit or lack a zone.
+    /// Returns the type of a column for arrays whose elements have this type: `int8[]` for `int8`. Returns `jsonb` for elements
+    /// of type `jsonb`, for arrays of arrays, for times that are numbers, and for times without a zone.
     pub(super) fn array(&self) -> Self {
         let is_scalar = self.name != "jsonb" && !self.name.ends_with("[]") && self.unit.is_none() && !self.local;
         Self::plain(if is_scalar { format!("{}[]", self.name).into() } else { Cow::Borrowed("jsonb") })

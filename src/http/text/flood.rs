@@ -4,7 +4,8 @@ use super::super::history::Columns;
 use super::super::words::whole;
 use super::{FLOOD_SECONDS, label};
 
-/// Returns both rates of the last minute, as two lines of bars with a common scale. Empty if both were always 0 or unknown.
+/// Returns the rates into Kafka and into Postgres in the last minute, as two lines of bars with a common scale. Returns no lines
+/// if both rates were always 0 or unknown.
 pub(super) fn draw(history: &Columns) -> Vec<String> {
     let column = |rates: &[Option<f32>]| -> Vec<Option<f64>> {
         let last = &rates[rates.len().saturating_sub(FLOOD_SECONDS)..];

@@ -13,7 +13,7 @@ pub(super) struct Column {
     pub(super) mapping: String,
     /// The field's type, as the format calls it.
     pub(super) sent_as: String,
-    /// The path below the field, if the column takes a part of it.
+    /// The path within the field's value, if the column takes only a part of this value; else empty.
     pub(super) below: &'static str,
     /// Each value as encoded in a record, and as given to INSERT (`None` is NULL).
     pub(super) values: Vec<(Vec<u8>, Option<&'static str>)>,
@@ -38,7 +38,8 @@ pub(super) struct Format {
 type Say = fn(usize, usize, u8, Option<(usize, &[u8])>) -> Vec<u8>;
 
 impl Format {
-    /// Returns a record with a value in one column. All other columns are absent or null, and without a value all columns are.
+    /// Returns a record with `id` and `turn`. `value` is the index and the value of one other column. All further columns are
+    /// absent or null.
     pub(super) fn record(&self, id: usize, turn: u8, value: Option<(usize, &[u8])>) -> Record {
         Record::new((self.record)(self.columns.len(), id, turn, value)).to(0)
     }
@@ -97,8 +98,8 @@ pub(super) fn lexical(of: &Type, json: &str, text: &str) -> String {
     }
 }
 
-/// Returns the columns of the types. `say` encodes a value, from its JSON and from the text given to INSERT; it returns
-/// `None` if the format can't express it.
+/// Returns one column per type. `say` encodes a value for a record, from the value's JSON and the text given to INSERT; `None`
+/// means that the format can't express the value.
 pub(super) fn of_types(
     sent_as: impl Fn(&Type) -> String,
     say: impl Fn(&Type, &str, &str) -> Option<Vec<u8>>,

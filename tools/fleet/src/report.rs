@@ -71,7 +71,7 @@ pub struct Progress {
     pub intended_per_second: Option<f64>,
     /// Records sent per second since the last report.
     pub sent_per_second: f64,
-    /// How late the latest record was sent, in milliseconds.
+    /// How long after its intended time the most recent record was sent, in milliseconds.
     pub behind_ms: f64,
 }
 

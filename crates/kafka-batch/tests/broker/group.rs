@@ -35,7 +35,7 @@ impl Member {
         Self { queue, incremental: protocol != "eager", assigned: BTreeSet::new(), rebalances: 0 }
     }
 
-    /// Serves the consumer's queue and answers the group's decisions. Returns whether there was a decision.
+    /// Serves the consumer's queue, and answers the group's assignments and revocations. Returns whether there were any.
     fn answer(&mut self) -> bool {
         let polled = self.queue.consumer().poll(Duration::ZERO);
         assert!(!matches!(polled, Some(Ok(_))), "a record came to the consumer's queue");
@@ -80,7 +80,8 @@ impl Member {
         said
     }
 
-    /// Reads until the group decides something. The timeout is so long that only an event can end the wait of a read in time.
+    /// Reads until the group assigns or revokes partitions. The timeout is so long that only such an event can end the wait of a
+    /// read in time.
     fn await_event(&mut self) {
         let started = Instant::now();
         while !self.answer() {

@@ -15,7 +15,7 @@ use crate::stopped::Stopped;
 
 /// If a [`Hold`] lasts this long, the consumer reports its partitions as paused.
 const PAUSED_AFTER: Duration = Duration::from_secs(1);
-/// The time between two checks for a requested schema.
+/// The time between two checks whether a requested schema has arrived.
 const SCHEMA_WAIT: Duration = Duration::from_millis(5);
 
 impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
@@ -43,7 +43,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     }
 
     /// Returns why no records may be taken from Kafka now; `None` if they may be taken. If the allowance is used up, first takes
-    /// more of it from the rate limit.
+    /// a new one from the rate limit.
     fn hold(&mut self, now: Instant) -> Option<Hold> {
         if self.parts.session.is_full() {
             return Some(Hold::Full);

@@ -25,7 +25,7 @@ const UNITS: &[(&[&str], Interval)] = &[
     (&["year", "years", "yr", "yrs", "y"], Interval { months: 12, days: 0, micros: 0 }),
 ];
 
-/// Writes an interval. Only units below a day may have a fraction: the length of half a month is undefined.
+/// Writes an interval. Rejects a fraction of a day or of a longer unit, because months and days have no fixed length.
 pub(super) fn interval(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().and_then(|text| std::str::from_utf8(text).ok()).ok_or(Reason::TypeMismatch)?;
     let parsed = match text.strip_prefix('P') {

@@ -27,8 +27,9 @@ const NEGATIVE: u16 = 0x4000;
 const NAN: u16 = 0xc000;
 const INFINITY: u16 = 0xd000;
 const NEGATIVE_INFINITY: u16 = 0xf000;
-/// The limits of Postgres: the most digits after the point, and the highest weight of the first group.
+/// The most digits after the point that Postgres accepts.
 const MAX_SCALE: i64 = 0x3fff;
+/// The highest weight of the first group of digits that Postgres accepts.
 const MAX_WEIGHT: i64 = 0x7fff;
 
 /// Appends a numeric field, from a number or from text that contains one: amounts of money often come as text. `groups` is

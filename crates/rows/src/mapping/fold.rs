@@ -13,12 +13,13 @@ const COUNTED: [u8; 5] = [0, 0, 0, 1, 1];
 pub(super) struct Fold {
     /// Whether the aggregate is a count: then only the presence of a value matters.
     pub(super) counts: bool,
-    /// Rows that don't match this filter give no input.
+    /// The column's own filter. A row that doesn't match it doesn't change the aggregate.
     pub(super) condition: Option<Check>,
 }
 
 impl Fold {
-    /// Writes the row's input and returns true. If the input is the unchanged value, writes nothing and returns false.
+    /// Writes the input that a row gives to the aggregate, and returns true. If this input is the column's value, writes nothing
+    /// and returns false; the caller then encodes the value.
     pub(super) fn put(
         &self,
         value: &Value<'_>,

@@ -23,7 +23,7 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Reserves space for a mark with an empty mask of `mask_bytes` bytes. The row follows.
+    /// Reserves space for a mark with an empty mask of `mask_bytes` bytes. The caller then appends the row.
     #[inline]
     pub(super) fn open(table: u16, mask_bytes: usize, rows: &mut Vec<u8>) -> Self {
         rows.resize(rows.len() + HEAD + mask_bytes, 0);

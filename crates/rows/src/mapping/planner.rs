@@ -22,8 +22,8 @@ use crate::write_mode;
 pub(super) struct Planner<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) mode: &'a WriteMode,
-    /// The columns from which Postgres computes a generated column of an upsert's key. A record that deletes must have values for
-    /// them.
+    /// If the key of an upsert has generated columns: the columns from which Postgres computes them. A record that deletes a row
+    /// must have values for these columns.
     key_inputs: Vec<String>,
     /// Whether the mapping was made from the catalog rather than by the user.
     pub(super) automatic: bool,
@@ -158,7 +158,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Plans a row filter, and the slot of the field that it tests.
+    /// Plans a row filter. Reserves a slot for the field that the filter tests.
     pub(super) fn check(&mut self, condition: &RowFilter) -> Option<Check> {
         self.slot(&condition.field).map(|slot| Check::new(slot, condition))
     }

@@ -57,7 +57,7 @@ pub(crate) enum AvroNode {
     },
     /// Text with a logical type of Debezium.
     NamedText(Logical),
-    /// Debezium's record of a scale and an unscaled number.
+    /// Debezium's `VariableScaleDecimal`: a record of a scale and an unscaled number.
     VariableDecimal,
     /// Months, days and milliseconds, each a little-endian u32.
     Duration,

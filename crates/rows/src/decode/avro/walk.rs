@@ -32,7 +32,7 @@ pub(super) struct AvroWalk<'w> {
     pub(super) at: usize,
     pub(super) fields: &'w mut Fields,
     pub(super) what: &'static str,
-    /// How many further elements arrays and maps may have.
+    /// How many more elements of arrays and maps may be read.
     elements: usize,
     /// The limit on the length of [`Fields::made`], in bytes.
     made_limit: usize,
