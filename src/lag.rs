@@ -97,7 +97,7 @@ pub struct PartitionLag {
     /// Seconds until Kafka deletes the oldest unwritten record: infinite if the topic's retention is unlimited, `None` if the
     /// time is unknown.
     pub headroom: Option<f64>,
-    /// The claim that holds the partition.
+    /// The id of the claim in the ledger; `None` if nobody has claimed the partition since its ledger row was created.
     pub claim: Option<ClaimId>,
     /// The owner that last claimed the partition.
     pub owner: Option<String>,

@@ -107,8 +107,8 @@ const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
 ];
 
-/// Properties that name files. librdkafka reads these files only when it creates a client. If a value is a folder or
-/// `probe`, no digest is kept for it.
+/// Properties that name files. librdkafka reads these files only when it creates a client. So a digest of each file is kept,
+/// by which a reload notices that the file was replaced. There is no digest if the value is a folder or `probe`.
 pub(crate) const FILES_READ_ONCE: &[&str] =
     &["ssl.ca.location", "ssl.certificate.location", "ssl.crl.location", "ssl.key.location", "ssl.keystore.location"];
 

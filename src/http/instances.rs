@@ -27,7 +27,7 @@ const DEREGISTER_MAX: Duration = Duration::from_secs(2);
 /// The other instances, as last read from the database.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instances {
-    /// The instances seen in the last 15 s, by id.
+    /// The other instances that were seen in the last 15 s, by id; at most 200.
     pub(super) others: BTreeMap<String, Instance>,
     /// When the instances were last read: the instant, and the time in milliseconds since the epoch.
     pub(super) looked: Option<(Instant, i64)>,

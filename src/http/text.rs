@@ -78,7 +78,7 @@ pub(crate) fn render(status: &Status, history: impl Fn(&str) -> Option<Columns>)
     text
 }
 
-/// Returns whether the lag was never read, or too long ago to be shown as the current one.
+/// Returns whether the lag was never read, or was read so long ago that it must not be shown as the current lag.
 fn stale(pipeline: &PipelineView, now_ms: i64) -> bool {
     pipeline.lag_seen_ms.is_none_or(|at| now_ms - at > 10_000)
 }
@@ -287,7 +287,7 @@ fn line(text: &mut String, line: &str) {
     let _infallible = writeln!(text, "{plain}");
 }
 
-/// Returns the word that stands for a value in the document, such as `insert_new`.
+/// Returns the word by which the JSON document shows `value`, such as `insert_new` for a write mode.
 fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,

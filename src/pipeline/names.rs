@@ -12,13 +12,14 @@ use crate::kafka::membership::Membership;
 use crate::kafka::observer::SharedObserver;
 use crate::status::ConsumerStatus;
 
-/// The time between two checks whether a consumer without its name has waited long enough. If one has, Kafka is asked which names
-/// are in use.
+/// The time between two checks for consumers that have been without their name for long
+/// enough. If there are any, Kafka is asked which names are in use.
 const LOOK: Duration = Duration::from_secs(5);
-/// Why the poll loop joins again.
+/// The reason that is given when a poll loop joins the group again under its name.
 const NAME_FREE: &str = "its name in the group is free";
 
-/// Gives lost names back to these consumers of the group, for as long as the pipeline runs.
+/// Tells each of these consumers that has lost its name in the group (`group.instance.id`) to join again once the name is
+/// free. Runs until the future is dropped.
 ///
 /// # Cancel safety
 /// May be dropped at any point.

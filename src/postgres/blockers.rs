@@ -18,10 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// for its client at two checks in a row, without a change of state between them.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// A session that holds a lock for which another session waits.
+/// A session, or a prepared transaction, that holds a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocker {
-    /// The pid of the session's backend.
+    /// The pid of the session's backend; 0 for a prepared transaction.
     pub pid: i32,
     application_name: String,
     state: String,

@@ -24,8 +24,8 @@ const CHUNK: usize = 256 * 1024;
 pub(super) struct Stages {
     /// The version of the plan for which the staging tables were created.
     version: u64,
-    /// The existing staging tables, by number. Each has the oids that the target's defaults and generation expressions had when
-    /// it was created; no oids if it uses none of them.
+    /// The existing staging tables, by number. The value has the oids of the target's defaults and generation expressions at
+    /// the time when the staging table was created. It is empty if the staging table uses none of them.
     there: BTreeMap<u16, Vec<i64>>,
     /// The staging tables that the current transaction created.
     new: BTreeSet<u16>,
@@ -201,8 +201,8 @@ pub(super) async fn copy_into(
     Ok(())
 }
 
-/// Sends rows of one shape into `table`, a name as SQL. `copy` is `None` if these rows leave out every column. Then an INSERT
-/// gives each of them the defaults of all columns.
+/// Sends rows of one shape into `table`, a name as SQL. If the rows leave out every column, `copy` is `None`, and an INSERT
+/// gives each row the defaults of all columns.
 async fn direct(
     connection: &mut PgConnection,
     table: &str,
@@ -221,7 +221,8 @@ async fn direct(
     }
 }
 
-/// Sends each row of a window to the table that it is marked for, in the order of the plan, all in the current transaction.
+/// Sends each row of a window to the table that the row's mark names. The tables are written one after the other, in the
+/// order of the plan, all in the current transaction.
 async fn by_table(
     live: &mut Live,
     planned: &Planned,
@@ -346,9 +347,9 @@ pub(super) async fn create(
     Ok(oids)
 }
 
-/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. Creates it again if
-/// the target's defaults or generated columns have changed, and rows will take the defaults (`defaults`) or the merge compares
-/// generated columns.
+/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. If rows will take
+/// the target's defaults (`defaults`), or if the merge compares generated columns, also creates the table again after a
+/// default or generated column of the target has changed.
 async fn stage(
     live: &mut Live,
     number: u16,

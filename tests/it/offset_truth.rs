@@ -1,5 +1,5 @@
-//! Kafka's log is not the one that the ledger knows. Each cause has a name, and stops the pipeline unless configured otherwise.
-//! Records that are known to be lost are counted.
+//! Tests what the daemon does if Kafka's log is not the one that the ledger knows. Each cause has a name, and stops the
+//! pipeline unless configured otherwise. Records that are known to be lost are counted.
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;

@@ -90,7 +90,8 @@ fn describe<C: ClientContext, T>(
     Ok(Some(read(group)))
 }
 
-/// Returns the names of a described group's members. The caller holds the event to which the description belongs.
+/// Returns the names of a described group's members. The caller must keep the
+/// event that owns the description until this function returns.
 fn names(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> Vec<String> {
     // SAFETY: the description is alive.
     let count = unsafe { rd::rd_kafka_ConsumerGroupDescription_member_count(group) };
@@ -105,8 +106,8 @@ fn names(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> Vec<String> {
     (0..count).filter_map(name).collect()
 }
 
-/// Returns whether a described group's operations include reading; `None` if the description doesn't list them. The
-/// caller holds the event to which the description belongs.
+/// Returns whether a described group's operations include reading; `None` if the description doesn't list them. The caller
+/// must keep the event that owns the description until this function returns.
 fn operations(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> Option<bool> {
     let mut count = 0;
     // SAFETY: the description is alive.

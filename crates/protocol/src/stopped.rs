@@ -25,7 +25,8 @@ pub enum Stopped {
     /// made, and the write fails with the same error again.
     #[error("{0}, even after the catalog was read again")]
     ReplanDidNotHelp(#[source] Box<WriteError>),
-    /// The table is missing, was replaced by another one, no longer matches the mapping, or can't be changed as records need.
+    /// The table is missing, was replaced by another one, no longer
+    /// matches the mapping, or can't be changed as the records require.
     #[error("{0}")]
     Unplannable(String),
     /// The dead-letter budget is used up.

@@ -29,7 +29,7 @@ struct Script {
     failures: Vec<(&'static str, WriteError)>,
     /// Records that Postgres refuses, by their offsets, with the SQLSTATE.
     bad: BTreeMap<i64, &'static str>,
-    /// Whether an error names its row.
+    /// Whether the error of a refused COPY names the row that Postgres refuses.
     names_rows: bool,
     /// The version of the newest plan.
     plan: u64,

@@ -97,15 +97,16 @@ impl Merge {
 /// The statements that delete the rows of tombstones. They run before the merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletes {
-    /// Locks the table's rows whose keys are in the batch, if the batch deletes rows or keeps columns. Otherwise locks nothing.
+    /// Locks the table's rows whose keys are in the batch, if the batch deletes rows, or if rows leave out columns that keep
+    /// their values. Otherwise locks nothing.
     pub lock: String,
-    /// Deletes the rows. Counts the keys of tombstones for which neither the table nor the batch had a row.
+    /// Deletes the rows of tombstones. Counts the keys of tombstones for which neither the table nor the batch had a row.
     pub delete: String,
 }
 
-/// Returns whether rows are first copied into a staging table, and then merged. All modes except `append` need that,
-/// and so does `sort_by`. Views and tables with row-level security need it too: Postgres accepts INSERT into these, and
-/// refuses COPY.
+/// Returns whether rows are first copied into a staging table, and then merged. All modes except `append` need that, and so
+/// does `sort_by`. Tables with row-level security need it too, and so do the views in the trials of `tidegate check`:
+/// Postgres accepts INSERT into these, and refuses COPY.
 pub fn is_staged(spec: &RowSpec<'_>, catalog: &Catalog) -> bool {
     !matches!(spec.table.mode, WriteMode::Append)
         || !spec.table.sort_by.is_empty()
@@ -143,8 +144,8 @@ struct Staged<'a> {
     /// Columns that are not merged, and that are set to NULL in the staging table. Otherwise Postgres would evaluate
     /// their defaults there, which may advance a sequence.
     nulled: Vec<&'a str>,
-    /// Merged columns, each with its bit in the mask. If a record leaves such a column out, an upsert keeps the
-    /// column's value in a row that exists.
+    /// Merged columns, each with its bit in the mask of [`LEFT_OUT`]. If a record leaves such a column out, an upsert keeps
+    /// the column's value in a row that exists.
     kept: Vec<(u16, &'a str)>,
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Share {
     /// The part of the field's path that the registry's schemas lack, as a text for the report.
     #[serde(skip)]
     lack: Option<String>,
-    /// The id of another version of the records' schemas that has the field, if their own versions lack it.
+    /// If the records' schemas lack the field: the id of another version of these schemas that has it.
     #[serde(skip)]
     version: Option<SchemaId>,
 }
@@ -98,7 +98,7 @@ impl Fields {
         (self.rows, self.shares) = (records, counts.into_iter().map(share).collect());
     }
 
-    /// Remembers a record's schema and the names of its fields.
+    /// Remembers a record's schema and, if the record is JSON, the names of its fields.
     pub(super) fn see(&mut self, record: &Record<'_>, encoder: &Encoder) {
         encoder.meet_schema(record, &mut self.schemas);
         // Field names are suggested for JSON records only.

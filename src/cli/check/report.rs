@@ -39,8 +39,8 @@ pub(super) struct PipelineReport {
     pub(super) offline: bool,
     #[serde(skip)]
     pub(super) unreachable: bool,
-    /// Why the pipeline can't create partitions, and the remedy. `None` if it can create them. Also `None` if it can't run
-    /// without new partitions: then the reason is one of the faults.
+    /// Why the pipeline can't create partitions, and the remedy. `None` if the pipeline can create partitions. Also `None` if
+    /// it can't run without new partitions; then the reason is one of the faults.
     #[serde(skip)]
     pub(super) no_new_partitions: Option<String>,
     /// Relations that aren't partitions of the table, but have names that new partitions would get. So the pipeline can't create
@@ -81,7 +81,8 @@ impl Memory {
     }
 }
 
-/// Names of the deadlines, the shortest first. Each must be shorter than the next one.
+/// The deadlines of which each must be shorter than the next one. The
+/// report prints them in this order, before the other deadlines.
 const DEADLINES: [&str; 5] = ["lock", "statement", "write", "drain", "max_poll_interval"];
 
 impl PipelineReport {

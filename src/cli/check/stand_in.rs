@@ -18,9 +18,9 @@ use tidegate_rows::spec::WriteMode;
 
 use crate::config::Pipeline;
 
-/// The distance between a sequence's next number and the first number of the trial; half of the remaining numbers if that is less.
-/// If the role can't read the sequence, the distance is always half. It keeps the trial's numbers apart from those that clients
-/// draw meanwhile.
+/// Keeps the trial's numbers apart from those that clients draw meanwhile: the distance between a sequence's next number and
+/// the first number of the trial. If that is more than half of the sequence's remaining numbers, or if the role can't read
+/// the sequence, the distance is half of the remaining numbers.
 const AHEAD: i128 = 1_000_000;
 
 /// The stand-ins of one trial.
@@ -45,15 +45,16 @@ pub(super) struct Trials {
     /// The trial that runs triggers and functions on temporary tables in a read-only transaction, where they can't
     /// change anything. `None` if [`Self::suspects`] is empty, or if such a trial isn't possible.
     pub(super) guarded: Option<Setup>,
-    /// The trial that writes to the tables themselves. If a default draws from a sequence, it writes through a view of the table.
+    /// The trial that writes to the tables themselves. If a default draws
+    /// from a sequence, this trial writes through a view of the table.
     pub(super) direct: Setup,
     /// The trial that writes to temporary tables, runs no trigger, and calls no function that may change anything.
     pub(super) bare: Setup,
     /// Triggers and defaults that may change something, as text for people.
     pub(super) suspects: Vec<String>,
     /// The reason why no trial may write to the tables themselves. For example, a trigger that runs only on existing rows
-    /// can't be tried on an empty temporary table first. `None` if the outcome of the guarded trial decides whether a trial
-    /// may write to them. There may be a reason with or without [`Self::guarded`].
+    /// can't be tried on an empty temporary table first. `None` if nothing is suspect, or if the outcome of the guarded trial
+    /// decides whether the direct trial runs. If there is a reason, [`Self::guarded`] may be set or not.
     pub(super) untriable: Option<String>,
     /// Sequences that have no number left, with the columns that draw from them.
     pub(super) exhausted: Vec<String>,
@@ -277,7 +278,7 @@ struct Sequence {
     column: String,
     oid: i64,
     name: String,
-    /// The call that draws from the sequence, as the default's text writes it.
+    /// The call in the default's text that draws from the sequence, such as `nextval('s'::regclass)`.
     draw: String,
     increment: i64,
     min: i64,
@@ -294,10 +295,11 @@ impl Sequence {
         format!("tidegate_numbers_{}", self.oid)
     }
 
-    /// Returns two statements. One creates a temporary copy of the sequence, and the other sets the copy to the number that the
-    /// sequence itself would give next. Returns `None` if the sequence has no number left. The copy starts ahead of the numbers
-    /// that others may draw during the trial, but not too far ahead, because a default may put the number into a text of
-    /// limited length. If the role can't read the last number, the copy starts halfway between the sequence's start and its end.
+    /// Returns two statements. The first creates a temporary copy of the sequence for the trial. The copy starts ahead of the
+    /// numbers that others may draw during the trial, but not too far ahead, because a default may put the number into a text
+    /// of limited length. If the role can't read the last number, the copy starts halfway between the sequence's start and
+    /// its end. The second statement sets the copy to the number that the sequence itself would give next; it runs before the
+    /// rows for the report are read. Returns `None` if the sequence has no number left.
     fn temporary_copy(&self, found: &Catalog) -> Option<(String, String)> {
         let of = found.columns.iter().find(|column| column.name == self.column);
         let (lowest, highest) = match of.map(|of| of.base_type.as_str()) {
@@ -429,8 +431,8 @@ enum Reach {
     /// The trigger can run on a temporary table too. But it also runs on UPDATE or DELETE, which only happen if a row exists
     /// already.
     Existing,
-    /// The trigger can only run on its own table. It belongs to one partition, it is a rule, or the role has no right to call
-    /// its function.
+    /// The trigger can only run on its own table, because it belongs to one partition, is a rule, or calls a function that
+    /// the role has no right to call.
     Nowhere,
 }
 

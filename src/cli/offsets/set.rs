@@ -43,7 +43,7 @@ pub(in crate::cli) struct Arguments {
 struct Move {
     topic: String,
     partition: i32,
-    /// `null` if the ledger had no row.
+    /// The position before the change; `null` if the ledger had no row for the partition.
     from: Option<i64>,
     to: i64,
     /// The number of the log's offsets that will be read again. At most this many records are read again, fewer if the log has
@@ -172,8 +172,8 @@ const INSERT: &str = "
 INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset, first_offset, claim_id, epoch, owner)
 VALUES ($1, $2, $3, $4, $4, gen_random_uuid(), 1, 'tidegate offsets set')";
 
-/// Sets the positions in one transaction. Rows are locked in the order in which every writer locks them. So a batch is
-/// either committed before this transaction or refused after it.
+/// Sets the positions in one transaction. First locks the ledger rows, so that each batch is either committed before this
+/// transaction or refused after it. Every writer locks the rows in the same order, so there is no deadlock.
 async fn apply(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

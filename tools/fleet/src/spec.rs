@@ -46,8 +46,8 @@ pub enum WhenFull {
 pub struct Limit {
     /// The number of records to send. Repetitions and refused records count.
     pub records: Option<u64>,
-    /// The length of the run, in seconds. If there is a rate, all records are sent that are due within this time, even if that
-    /// takes longer.
+    /// The length of the run, in seconds. If a rate is set, all records that
+    /// are due within this time are sent, even if that takes longer.
     pub seconds: Option<f64>,
 }
 
@@ -60,15 +60,15 @@ pub struct ProduceSpec {
     pub topic: String,
     /// The fleet that sends.
     pub fleet: FleetSpec,
-    /// Whether the simulation begins when the first record is sent, instead of at `fleet.start_ms`. If this is set, the rate is
-    /// steady and equals the number of vehicles, and no reading is late or repeated, then the `ts` of a reading is the time at
-    /// which it should be sent.
+    /// Whether the simulation begins when the first record is sent, instead of at `fleet.start_ms`. With `start_now`, the
+    /// `ts` of a reading is the time at which it should be sent, under two conditions: the rate is steady and equals the
+    /// number of vehicles, and no reading is late or repeated.
     pub start_now: bool,
     /// How many readings arrive late or twice.
     pub delivery: DeliverySpec,
-    /// Records per second; 0 means as fast as the queue accepts them. If it equals the number of vehicles and no reading is
-    /// repeated, the simulated clock runs in real time. At a higher rate, the readings' `ts` runs ahead of the clock. Kafka's
-    /// timestamp is always the time of sending.
+    /// Records per second; 0 means as fast as the queue accepts them. If the rate equals the number of vehicles and no
+    /// reading is repeated, the simulated clock runs in real time. At a higher rate, the simulated clock, and so the
+    /// readings' `ts`, runs ahead of real time. Kafka's timestamp is always the time of sending.
     pub rate: f64,
     /// How the rate changes; ignored if the rate is 0.
     pub profile: Profile,
@@ -133,9 +133,9 @@ pub enum ProduceError {
     #[error("topic `{topic}` has {found} partitions, of {needed} needed; create it first")]
     Partitions {
         topic: String,
-        /// 0 if there is no such topic.
+        /// The number of partitions that the topic has; 0 if the topic doesn't exist.
         found: usize,
-        /// The number that the partitioning needs.
+        /// The number of partitions that the partitioning needs.
         needed: u16,
     },
 }

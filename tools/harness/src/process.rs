@@ -123,7 +123,8 @@ pub struct Program {
     pub end_signal: Signal,
 }
 
-/// A program that was started. When this value is dropped, the program is ended. If it has to be killed, so are its children.
+/// A program that was started. Dropping this value ends the program.
+/// If the program has to be killed, its children are killed too.
 #[derive(Debug)]
 pub struct Process {
     run: Arc<Run>,

@@ -43,7 +43,7 @@ pub(crate) struct Cell {
 /// The state that a failover or a restore replaces as a whole.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Data {
-    /// `None` if the row is missing.
+    /// The ledger row of each partition; `None` if the row is missing.
     pub(crate) ledger: Vec<Option<Cell>>,
     /// For each partition, the ledger row that an operator has deleted and will put back.
     lost: Vec<Option<Cell>>,
@@ -77,15 +77,15 @@ pub(crate) enum Op {
     Rollback,
     Settle(Vec<usize>),
     WithoutRow(Vec<usize>),
-    /// Adds rows for partitions that never had one. Each entry is a partition, an offset and a log.
+    /// Adds ledger rows for partitions that never had a row. Each entry is a partition, an offset and a log.
     Extend(Vec<(usize, Offset, usize)>),
-    /// Adds rows for partitions whose row is lost.
+    /// Adds ledger rows for partitions whose row is lost. The entries are like those of `Extend`.
     InsertRows(Vec<(usize, Offset, usize)>),
     Claim(Vec<(usize, ClaimId)>),
     StepOver {
         partition: usize,
         claim: ClaimId,
-        /// The claim that the row has afterwards.
+        /// The claim that replaces `claim` in the ledger row.
         renewed: ClaimId,
         from: Offset,
         to: Offset,

@@ -9,8 +9,9 @@ use crate::spec::NulPolicy;
 use crate::value::{Flags, Kind, Reason, Value};
 
 impl Encoding {
-    /// Writes a value with [`Flags::BINARY`]: one of a binary format, or JSON's bare NaN or infinity. If the column doesn't take
-    /// it directly, its text is rendered first, or it is rejected (for example, a number for a bool column).
+    /// Writes a value with [`Flags::BINARY`]: a value of a binary format, or JSON's bare NaN or infinity. If the column's
+    /// encoding can't take the value itself, the value is rendered as text, and the text is written. Some combinations are
+    /// rejected, for example a number for a bool column.
     #[inline(never)]
     pub(super) fn put_binary(
         &self,
@@ -53,7 +54,7 @@ impl Encoding {
         Ok(())
     }
 
-    /// Writes a value by its text.
+    /// Renders a value as text, and writes the text into the column.
     fn by_text(
         &self,
         value: &Value<'_>,

@@ -47,7 +47,8 @@ impl<'a> Decimal<'a> {
         Some(Self { negative, whole, fraction, exponent })
     }
 
-    /// Makes a decimal of a whole number that has no lexeme; its digits are written into `digits`.
+    /// Makes a decimal of a whole number that has no lexeme, such as
+    /// a number of a binary format. Writes the digits into `digits`.
     pub(super) fn of_integer(mut number: u64, negative: bool, digits: &'a mut [u8; 20]) -> Self {
         let mut first = digits.len();
         for (at, digit) in digits.iter_mut().enumerate().rev() {

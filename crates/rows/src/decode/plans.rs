@@ -1,4 +1,4 @@
-//! Keeps the plans of the writers' schemas that occurred so far, by the schemas' ids.
+//! Keeps the plans of the schemas that occurred so far. A plan is found by its schema's id.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::value::Reason;
 /// added. Each is rebuilt when its schema occurs again.
 const KEPT: usize = 1024;
 
-/// The plan, or the fault, of each schema that occurred.
+/// For each schema that occurred: its plan, or the reason why values with this schema are rejected.
 #[derive(Debug)]
 pub(super) struct Plans<P> {
     registry: Option<Arc<dyn Schemas>>,
@@ -28,8 +28,8 @@ pub(super) struct Plans<P> {
 pub(super) struct Framed<'a> {
     /// The schema's id; `None` for a local schema.
     pub(super) id: Option<SchemaId>,
-    /// The index at which the payload continues after the frame's schema id; 0 if it has
-    /// no frame. In a Protobuf frame, the message indexes come next, then the message.
+    /// The index at which the payload continues after the frame's schema id; 0 if the value has no frame. In a Protobuf
+    /// frame, the message indexes come next, then the message.
     pub(super) start: usize,
     /// The rest of the header after the schema's id, if a header names the schema. For Protobuf, this is
     /// the message indexes, or nothing.
@@ -70,7 +70,8 @@ impl<P> Plans<P> {
         self.find(id, make)
     }
 
-    /// Sets `last` to the index of this schema's plan. Returns the id if the schema isn't loaded yet.
+    /// Sets `last` to the index of this schema's plan, which is made
+    /// if necessary. Returns the id if the schema isn't loaded yet.
     #[inline(never)]
     fn find(
         &mut self,

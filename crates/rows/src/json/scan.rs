@@ -48,7 +48,7 @@ impl<'a> Scanner<'a> {
         self.bytes.get(self.at).copied().unwrap_or(0)
     }
 
-    /// Returns the next eight bytes, the first one in the lowest byte; zeros beyond the end.
+    /// Returns the next eight bytes, the first one in the lowest byte. Bytes beyond the end of the text are zeros.
     #[inline]
     fn word(&self) -> u64 {
         match self.bytes.get(self.at..).and_then(|tail| tail.first_chunk::<8>()) {
@@ -258,7 +258,8 @@ impl<'a> Scanner<'a> {
         Ok(unit)
     }
 
-    /// Reads a number, and writes its mantissa and exponent to the slot. The mantissa is valid only if `WANTED`.
+    /// Reads a number, and writes its mantissa and exponent to the slot. The mantissa is valid only if `WANTED`, and only if
+    /// the returned flags don't include `INEXACT`.
     #[inline]
     pub(crate) fn number<const WANTED: bool>(&mut self, slot: &mut Slot) -> Result<Flags, Broken> {
         let mut flags = Flags::NONE;
@@ -297,7 +298,8 @@ impl<'a> Scanner<'a> {
         Ok(flags)
     }
 
-    /// Reads a run of digits. Returns `mantissa` with these digits appended (wrapping), and the number of digits.
+    /// Reads a run of digits. Returns `mantissa`, to which the digits
+    /// are appended (wrapping) if `WANTED`, and the number of digits.
     #[inline]
     fn digits<const WANTED: bool>(&mut self, mut mantissa: u64) -> (u64, u32) {
         let start = self.at;

@@ -78,7 +78,7 @@ impl Router {
         Self { schema, name, tables: HashMap::new(), refused: HashMap::new(), is_full: false }
     }
 
-    /// Uses the slots that another plan has for the same placeholders.
+    /// Takes over the slots of `other`, the router of the plan whose slots all tables share.
     pub(super) fn take_slots(&mut self, other: Option<Self>) {
         if let Some(Self { schema, name, .. }) = other {
             (self.schema, self.name) = (schema, name);
@@ -149,7 +149,7 @@ impl Router {
         })
     }
 
-    /// Returns the name in `named` if that table receives no rows yet, and tables may still be added.
+    /// Returns the table name in `named`, if the table receives no rows yet and the pipeline may still add tables.
     pub(super) fn unknown(&self, named: &[u8]) -> Option<TableName> {
         (!self.is_full && !self.tables.contains_key(named)).then(|| of_key(named))
     }

@@ -68,7 +68,7 @@ pub(super) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults) 
     found
 }
 
-/// Returns whether rows have the column.
+/// Returns whether the copied rows have the column.
 fn fills(spec: &RowSpec<'_>, name: &String) -> bool {
     spec.table.evolve
         || spec.columns.is_none_or(|columns| columns.iter().any(|column| column.name == *name))

@@ -16,7 +16,7 @@ pub(super) struct Upsert<'a> {
     pub(super) set: &'a [&'a str],
     /// The columns that an update sets to the table's defaults.
     pub(super) reset: &'a [&'a str],
-    /// Columns that some records leave unchanged, with their bits in the mask.
+    /// Columns that some records leave unchanged, each with its bit in the mask of [`LEFT_OUT`].
     pub(super) kept: &'a [(u16, &'a str)],
     /// Columns that are not inserted, and that are set to NULL in the staging table. Otherwise Postgres would evaluate their
     /// defaults there, which may advance a sequence.
@@ -31,9 +31,9 @@ impl Upsert<'_> {
     /// last tombstone deletes the table's row and cancels the batch's earlier records of the key, and a later record makes a new
     /// row.
     ///
-    /// If the batch deletes rows or keeps columns, the table's rows whose keys are in the batch are locked first, in the order of
-    /// the key. A key that isn't in the table can't be locked. So if two writers insert the same new keys and delete others,
-    /// Postgres may abort one of them (40P01); its transaction is retried.
+    /// If the batch deletes rows, or if rows leave out columns that keep their values, the table's rows whose keys are in the
+    /// batch are locked first, in the order of the key. A key that isn't in the table can't be locked. So if two writers
+    /// insert the same new keys and delete others, Postgres may abort one of them (40P01); its transaction is retried.
     pub(super) fn sql(&self) -> String {
         let mut statements = Vec::new();
         if !self.deletes && !self.kept.is_empty() {

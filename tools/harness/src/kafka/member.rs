@@ -13,8 +13,8 @@ pub struct JavaConsumer {
 }
 
 impl Kafka {
-    /// Starts Kafka's console consumer. It offers the assignors that Java clients offer by default. It joins the group soon
-    /// after this function has returned.
+    /// Starts Kafka's console consumer, with the assignors that Java clients offer by default. The consumer joins the group
+    /// soon after this function has returned.
     ///
     /// # Errors
     /// If Kafka's jars can't be downloaded, or if the process can't be started. If the jars are in the cache, a missing `java`
