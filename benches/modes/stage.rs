@@ -1,4 +1,4 @@
-//! The servers, the backlog, and each contender's turn.
+//! The servers, the backlog, and the turns of the two contenders: Tidegate, and SQL written by hand.
 
 use std::fmt;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub(crate) enum Mode {
 impl Mode {
     pub(crate) const ALL: [Mode; 3] = [Self::Append, Self::Upsert, Self::Aggregate];
 
-    /// Returns the statement that creates the table, which is the same for both contenders.
+    /// Returns the statement that creates the table. It is the same for Tidegate and for the hand-written SQL.
     fn table(self) -> &'static str {
         match self {
             Self::Append => "CREATE TABLE t (id int8, ts int8, n int8, note text)",
@@ -48,7 +48,7 @@ impl Mode {
         }
     }
 
-    /// Returns the query whose result must be the same for both contenders.
+    /// Returns the query whose result must be the same after Tidegate's turn and after that of the hand-written SQL.
     fn digest(self) -> &'static str {
         match self {
             Self::Append => "SELECT count(*)::text || ':' || sum(hashint8(id)::int8 + hashint8(n))::text FROM t",

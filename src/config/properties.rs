@@ -220,7 +220,7 @@ fn why_not(name: &str) -> Option<String> {
     })
 }
 
-/// Notes properties of `table` that contradict the pipeline's group protocol.
+/// Notes a fault for each property of `table` that contradicts the pipeline's group protocol.
 pub(super) fn check_protocol(table: &ConfigNode<'_>, pipeline: &str, is_consumer_protocol: bool) {
     for (name, broker) in CLASSIC_ONLY.iter().filter(|_| is_consumer_protocol) {
         if table.at(name).is_set() {

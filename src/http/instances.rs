@@ -19,9 +19,9 @@ use crate::metrics::epoch_ms;
 use crate::postgres::connect::Connector;
 use crate::status::lock;
 
-/// The time between two heartbeats.
+/// The time between two regular updates of this daemon's row.
 const INTERVAL: Duration = Duration::from_secs(3);
-/// The longest time for deleting the row at the end.
+/// The longest time that a daemon spends on deleting its row when it ends.
 const DEREGISTER_MAX: Duration = Duration::from_secs(2);
 
 /// The other instances, as last read from the database.

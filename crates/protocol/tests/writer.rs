@@ -35,7 +35,7 @@ struct Script {
     plan: u64,
     /// The versions of the plans that the next replans make.
     next_plans: VecDeque<u64>,
-    /// If set, another writer makes this plan when a COPY fails.
+    /// If set: the version of the plan that another writer makes when the next COPY fails.
     plan_of_others: Option<u64>,
     /// For each of the next ledger updates, the partitions that don't advance.
     not_advanced: VecDeque<Vec<i32>>,

@@ -126,7 +126,7 @@ pub struct MergeTarget<'a> {
     /// The configuration of the rows, including the write mode.
     pub spec: &'a RowSpec<'a>,
     pub catalog: &'a Catalog,
-    /// The columns of a complete row (one that leaves no column out), unquoted, in order.
+    /// The columns of a complete row (one that leaves no column out), unquoted, in the order of the row's fields.
     pub columns: &'a [&'a str],
     /// The columns that a row may leave out.
     pub shapes: &'a Shapes,

@@ -66,7 +66,7 @@ impl ConsumerContext for Notes {
     }
 }
 
-/// A record that outlives its bulk.
+/// A copy of a record, which outlives the bulk (the records of one read).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owned {
     pub(crate) topic: String,
