@@ -55,7 +55,7 @@ const FLOW_LIMIT: &str = "tidegate_flow_max_rows_per_second";
 const BUILD_INFO: &str = "tidegate_build_info";
 const RELOADS: &str = "tidegate_config_reloads_total";
 const RELOAD_SUCCEEDED: &str = "tidegate_config_last_reload_successful";
-/// The name that Prometheus' own client libraries use.
+/// The name by which Prometheus' own client libraries export the resident memory.
 const RESIDENT: &str = "process_resident_memory_bytes";
 
 /// The classes of errors, as [`WriteError::sqlstate_class`] names them, whose series are registered in advance. They contain the
@@ -289,7 +289,7 @@ impl ConsumerMetrics {
         self.consumed.increment(records);
     }
 
-    /// Counts a rebalance of the group.
+    /// Counts an assignment or a revocation of partitions in a rebalance of the group.
     pub fn rebalanced(&self) {
         self.rebalances.increment(1);
     }
@@ -408,7 +408,7 @@ pub fn forget(pipeline: &str) {
     lock(&FORGOTTEN).insert(pipeline.to_owned());
 }
 
-/// Marks the pipeline as no longer removed.
+/// Marks the pipeline as no longer removed, so that its series are exported again.
 pub fn remember(pipeline: &str) {
     lock(&FORGOTTEN).remove(pipeline);
 }
@@ -419,8 +419,8 @@ pub fn epoch_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Registers series of a pipeline whose labels are known in advance, with the value 0.
-/// If a series appeared only with its first event, a rate over it would miss that event.
+/// Registers a pipeline's series with the value 0, as far as their labels are known in advance. If a series appeared only with
+/// its first event, a rate over it would miss that event.
 pub fn touch(pipeline: &Arc<str>, consumers: u32) {
     drop(WriterMetrics::new(pipeline));
     for consumer in 0..consumers {

@@ -45,7 +45,7 @@ pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// so it is for commands and never for a poll thread.
 ///
 /// # Errors
-/// After [`PATIENCE`], with the registry's error if there is one.
+/// If a schema isn't known after [`PATIENCE`]. The error says why the registry doesn't answer, if it doesn't.
 pub fn await_schema(schemas: Option<&CachedSchemas>, wants: impl FnMut() -> Option<SchemaId>) -> Result<(), String> {
     await_until(Instant::now() + PATIENCE, schemas, wants)
 }
@@ -216,7 +216,7 @@ struct Worker {
     client: Arc<Client>,
     pipeline: Box<str>,
     schemas: Weak<CachedSchemas>,
-    /// Until when one answer is enough for an unknown id.
+    /// The end of [`TRUSTED_FOR`]. Until then, one answer is enough to find that an id is unknown; later, two are needed.
     trusted_until: Option<Instant>,
 }
 

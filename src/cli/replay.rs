@@ -69,7 +69,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Serialize)]
 struct Report {
     pipeline: String,
-    /// The key in the ledger and in the dead letters.
+    /// The replay's key in the ledger and in the dead letters.
     replay: String,
     table: String,
     /// Whether an earlier run has begun this replay. If so, this run only writes the records that were left.

@@ -70,8 +70,8 @@ impl Supervisor {
         }
     }
 
-    /// Runs the pipelines until all have ended. Returns the result of the process, and the time of the shutdown; `None` if the
-    /// pipelines ended without one.
+    /// Runs the pipelines until all have ended. Returns the result of the process, and the time at which the shutdown was
+    /// requested; `None` if the pipelines ended without a shutdown.
     pub(super) async fn run<S: Future<Output = ()>>(
         mut self,
         control: Control<S>,

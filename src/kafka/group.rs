@@ -133,8 +133,8 @@ impl KafkaClient {
     }
 
     /// Returns the error that ended this client, if any. Two errors have the kind `Broken`, so that a new client is tried after
-    /// them: the member lost its name, or the client has no right to read the group. For a missing right, librdkafka ends the
-    /// client only under KIP-848.
+    /// them: the broker took or refused the member's `group.instance.id`, or the client has no right to read the group. For a
+    /// missing right, librdkafka ends the client only under KIP-848.
     fn fatal(&self) -> Option<ReadError> {
         let (code, text) = self.consumer.client().fatal_error()?;
         if code == Code::GroupAuthorizationFailed {
@@ -184,8 +184,8 @@ impl KafkaClient {
         }
     }
 
-    /// Commits positions again, because Kafka's answer shows whether the client still has its rights: the position of the next
-    /// partition in turn, and of one partition per denied topic.
+    /// Commits the position of the next partition in turn again, and that of one partition per denied topic. Kafka's answers show
+    /// whether the client still has its rights.
     fn probe(&mut self) {
         let mut again = BTreeMap::new();
         let next = match &self.probed {

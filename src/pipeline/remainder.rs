@@ -19,7 +19,7 @@ use crate::lag::PartitionLag;
 use crate::pipeline::start::StartError;
 use crate::status::{PartitionState, PartitionStatus, WriterState, lock};
 
-/// The time between two checks of the ledger's readings. The ledger itself is read about once per second.
+/// The time between two checks of the positions that were last read from the ledger. They are read about once per second.
 const LOOK: Duration = Duration::from_millis(50);
 /// The most partitions that a message names.
 const NAMED: usize = 8;

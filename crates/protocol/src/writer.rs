@@ -48,8 +48,9 @@ pub struct Writer<S> {
     window_max: u32,
     /// The contents of the current transaction.
     contents: Contents,
-    /// Whether Postgres has accepted rows in a committed transaction, and no later transaction has dead-lettered a record for a
-    /// cause that may affect all records.
+    /// Whether Postgres accepted rows in an earlier transaction. If it did, a record that Postgres refuses is at fault even if its
+    /// window has no other record. Becomes false if a transaction without an accepted row dead-letters a record for a cause that
+    /// may affect all records.
     accepted_before: bool,
     /// Whether a record that Postgres refuses counts as faulty even if Postgres accepted no other record.
     blames_records: bool,
@@ -83,7 +84,7 @@ impl WaitFlag {
 struct Contents {
     rows: u64,
     dead_letters: Vec<DeadLettered>,
-    /// Whether Postgres accepted a row of this batch.
+    /// Whether Postgres accepted a row in this transaction.
     accepted: bool,
     /// Whether some dead letters have a fault that may affect all records.
     suspects: bool,
@@ -452,7 +453,7 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Replans, and retries while the catalog can't be read.
+    /// Makes a new plan from the table's current definition, and retries while the catalog can't be read.
     async fn replan(&mut self) -> Result<(), Stopped> {
         loop {
             match self.store.replan().await {

@@ -21,7 +21,7 @@ const OF_TIME: &[&str] = &[
     "expires",
     "seen",
 ];
-/// Words that may follow a word for a time. Most of them name the unit.
+/// Words that may follow one of [`OF_TIME`] at the end of a field's name, as in `created_ms`. Most of them name the unit.
 const OF_UNIT: &[&str] = &[
     "s",
     "sec",

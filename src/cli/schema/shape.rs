@@ -168,8 +168,8 @@ fn member<'a>(object: &'a [u8], wanted: &str) -> Option<Value<'a>> {
     Members::of(object).find(|(name, _)| name == wanted).map(|(_, value)| value)
 }
 
-/// Splits Kafka Connect's envelope into schema and payload. `None` if one of them is missing, if
-/// the payload isn't an object, or if other members exist.
+/// Splits Kafka Connect's envelope into schema and payload; the inner `Option` is `None` if the schema is null. Returns `None`
+/// if one of them is missing, if the payload isn't an object, or if other members exist.
 fn envelope(object: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     if Members::of(object).any(|(name, _)| name != "schema" && name != "payload") {
         return None;

@@ -12,17 +12,17 @@ use crate::status::Trouble;
 const SILENT_AFTER: Duration = Duration::from_secs(8);
 /// A group without a coordinator for this long is an outage.
 const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
-/// A denial is over if it isn't repeated for this long, and the consumer is then a settled member of its group.
+/// A denial counts as over once it hasn't been repeated for this long and the consumer is a settled member of its group.
 const DENIED_FOR: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// When the first request since Kafka's last answer was made; `None` if no request waits for an answer.
     pub(super) asked_at: Option<Instant>,
-    /// The fault of the last request that Kafka denied; `None` once a request is answered.
+    /// The fault of the last request that Kafka denied; `None` once a later request succeeds.
     pub(super) denied: Option<Fault>,
-    /// The fault of the last request that failed for a reason other than a denial or a failed connection; `None` once a request
-    /// is answered.
+    /// The fault of the last request that failed for a reason other than a denial or a failed connection; `None` once a later
+    /// request succeeds.
     pub(super) failed: Option<Fault>,
     /// For each broker, the fault of its connections, with the time at which it was stored. Removed once a connection to the
     /// broker works.

@@ -1,4 +1,4 @@
-//! Compares the truth with a consumer that knows only the records' bytes.
+//! Compares [`Truth`], the results that the producer expects, with those of a consumer that knows only the records' bytes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,7 +20,7 @@ struct Trip {
     readings: u64,
 }
 
-/// Reads every record, drops duplicates, and adds up the rest.
+/// Reads every record, drops duplicates, and computes each trip's result from the rest.
 #[derive(Default)]
 struct Consumer {
     seen: HashSet<(u64, u64)>,

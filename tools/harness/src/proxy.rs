@@ -33,7 +33,7 @@ pub struct Proxy {
     runtime: Option<Runtime>,
 }
 
-/// The state that all connections read.
+/// The state that the proxy and its connections share.
 #[derive(Debug)]
 struct State {
     control: watch::Sender<Control>,

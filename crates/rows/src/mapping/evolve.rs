@@ -18,11 +18,11 @@ use crate::value::{Kind, Value};
 /// page.
 pub const COLUMNS_MAX: usize = 400;
 
-/// Fields that don't become columns, because the table has too many columns, no column can have the
-/// field's name, or the column of that name can't be filled.
+/// The unknown fields that don't become columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GivenUp {
-    /// The fields with these names.
+    /// The fields with these names: the table has too many columns, no column can have the field's name, or the column of that
+    /// name can't be filled.
     Names(BTreeSet<String>),
     /// All fields: no column is added. This is for commands that only try a mapping, such as `tidegate check`.
     All,
@@ -98,8 +98,8 @@ impl GivenUp {
 }
 
 impl NewFields {
-    /// Notes the fields of a record that have no column, except those whose names `given_up` lists. With [`GivenUp::All`], which
-    /// lists no names, notes all of them.
+    /// Notes the fields of a record that have no column and aren't null. Leaves out the names in [`GivenUp::Names`]. With
+    /// [`GivenUp::All`] no name is left out, so that `tidegate check` can show which columns the daemon would add.
     pub fn note(&mut self, leftovers: &[u8], given_up: &GivenUp) {
         for (name, value) in Members::of(leftovers) {
             let passed_over = matches!(given_up, GivenUp::Names(names) if names.contains(&name));

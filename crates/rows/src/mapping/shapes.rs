@@ -23,7 +23,7 @@ pub struct Shapes {
 }
 
 impl Shapes {
-    /// Adds a column, and returns its bit.
+    /// Adds a column, and returns the number of its bit in the masks. The arguments are those of [`LeftOut`].
     pub(super) fn add(&mut self, name: &str, place: usize, keeps: bool) -> u16 {
         self.columns.push(LeftOut { name: name.to_owned(), place, keeps });
         u16::try_from(self.columns.len() - 1).expect("a table has at most 1600 columns")

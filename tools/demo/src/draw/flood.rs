@@ -15,7 +15,7 @@ use crate::raw::{Line, Table};
 const LEFT: i32 = 84;
 const TOP: i32 = 134;
 const SIZE: (u32, u32) = (262, 132);
-/// The distance between two panels, in pixels.
+/// The distances from a panel's left edge to that of the next column, and from its top to that of the next row, in pixels.
 const STEP: (i32, i32) = (280, 174);
 const MIB: f64 = 1_048_576.0;
 /// The approximate width of a character of a heading, in tenths of a pixel.

@@ -10,7 +10,7 @@ use crate::{TunedFor, versions};
 #[derive(Debug, Clone)]
 pub struct KafkaSpec {
     pub(super) layout: Layout,
-    /// The version of the Maven packages.
+    /// The version of Kafka's Maven packages, and so of the brokers.
     pub(super) version: String,
     pub(super) tuned_for: TunedFor,
     pub(super) properties: Vec<(String, String)>,
