@@ -356,7 +356,7 @@ pub fn log_loss(pipeline: &Arc<str>, source: &TopicPartition, condition: Option<
     }
 }
 
-/// Sets the age of the newest reading of lag and headroom; `None` before the first.
+/// Sets the age of the newest reading of lag and headroom; `None` before the first reading.
 pub fn lag_age(pipeline: &Arc<str>, age: Option<Duration>) {
     gauge!(LAG_AGE, "pipeline" => Arc::clone(pipeline)).set(age.map_or(UNKNOWN, |age| age.as_secs_f64()));
 }

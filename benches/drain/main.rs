@@ -53,7 +53,7 @@ struct Arguments {
     /// Another build of the daemon, which takes turns with this one. With `--steady`, it runs instead of this one.
     #[arg(long, value_name = "PROGRAM")]
     other: Option<PathBuf>,
-    /// Numbers of partitions. Each number has a topic and turns of its own.
+    /// The numbers of partitions to compare. Each number has a topic and turns of its own.
     #[arg(long, value_delimiter = ',', default_value = "4")]
     partitions: Vec<NonZeroU16>,
     /// Compresses the records with LZ4.

@@ -16,7 +16,8 @@ const SIZES: &[(&str, u64)] = &[
 
 const DURATIONS: &[(&str, u64)] = &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Reads bytes such as `"8MiB"`. B, KB, MB, GB and TB are powers of 1000; KiB, MiB, GiB and TiB are powers of 1024.
+/// Reads a size such as `"8MiB"`, and returns it in bytes. B, KB, MB, GB and TB are powers of 1000; KiB, MiB, GiB and TiB are
+/// powers of 1024.
 ///
 /// # Errors
 /// If the text isn't valid. The error says what is wrong, and what to write.
@@ -24,7 +25,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     parse(text, SIZES).ok_or_else(|| format!("{text:?} is not a size; write a whole number and a unit, as in \"8MiB\""))
 }
 
-/// Reads a duration such as `"500ms"`: ms, s, m, h, d.
+/// Reads a duration such as `"500ms"`. The units are ms, s, m, h and d.
 ///
 /// # Errors
 /// If the text isn't valid. The error says what is wrong, and what to write.

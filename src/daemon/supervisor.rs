@@ -205,7 +205,8 @@ impl Supervisor {
         }
     }
 
-    /// Reads the configuration again and applies what changed. A configuration that is refused changes nothing.
+    /// Reads the configuration again and applies what changed. A configuration that is refused changes nothing. A bounded run
+    /// doesn't read it again.
     fn reload(&mut self, load: &dyn Fn() -> Result<Config, crate::config::Faults>) {
         if self.until == Until::Now {
             warn!("the configuration is not reloaded: a bounded run keeps the one that it started with");

@@ -57,8 +57,8 @@ pub struct Remainder {
 pub enum Remaining {
     /// The run never learned the log ends.
     Unknown,
-    /// Per partition, the number of offsets from the ledger's position to the log's end at the start of the run.
-    /// Partitions with no such offset are left out.
+    /// Per partition, the number of offsets from the ledger's position to the end that the log had when the run started.
+    /// Partitions that are written up to this end are left out.
     Offsets(Vec<(TopicPartition, u64)>),
 }
 

@@ -177,8 +177,8 @@ pub struct Fault<'b> {
 }
 
 impl<'b> Fault<'b> {
-    /// Returns the error code. A number that the bindings don't know becomes [`RDKafkaErrorCode::Unknown`];
-    /// [`Fault::text`] still names it.
+    /// Returns the error code. A number that the bindings don't know becomes [`RDKafkaErrorCode::Unknown`]; [`Fault::text`]
+    /// usually describes the error nevertheless.
     pub fn code(&self) -> RDKafkaErrorCode {
         let number = self.message.error_number();
         rd_kafka_resp_err_t::try_from(number).map_or(RDKafkaErrorCode::Unknown, RDKafkaErrorCode::from)

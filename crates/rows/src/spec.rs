@@ -30,7 +30,7 @@ pub struct RowSpec<'a> {
     pub keep: Option<&'a RowFilter>,
     /// How to treat fields without a column.
     pub unknown_fields: &'a UnknownFields,
-    /// `batch.max_bytes`. A record may have several rows. Together, all except the first may take this
-    /// many bytes, or 1 MiB if `max_bytes` is less.
+    /// `batch.max_bytes`. The rows of a record after its first one may together take this many bytes, or 1 MiB if `max_bytes` is
+    /// less.
     pub max_bytes: u64,
 }

@@ -44,7 +44,7 @@ impl Shapes {
         self.columns.len().div_ceil(8)
     }
 
-    /// Returns whether an upsert keeps the present value of this column if the row exists already.
+    /// Returns whether an upsert of an existing row keeps this column's value if the record leaves the column out.
     pub(super) fn keeps(&self, bit: u16) -> bool {
         self.columns.get(usize::from(bit)).is_some_and(|column| column.keeps)
     }

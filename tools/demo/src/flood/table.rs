@@ -10,8 +10,8 @@ use crate::stage::Stage;
 const ROWS: &str = "COPY (SELECT vehicle_id, seq,
     (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::int8 FROM ride) TO STDOUT";
 
-/// Adds every row to the book. `started_us` is the schedule's start, in microseconds since the epoch. Vehicles are numbered
-/// from 1 to `vehicles` and send in turn, so a vehicle's number and the sequence number give a record's index.
+/// Adds every row of the table to the book. `started_us` is the schedule's start, in microseconds since 1970. Vehicles are
+/// numbered from 1 to `vehicles` and send in turn, so a vehicle's number and the sequence number give a record's index.
 pub(super) async fn read(stage: &Stage, book: &mut Book, started_us: i64, vehicles: u32) -> Result<()> {
     let mut connection = stage.database.connect().await?;
     let mut chunks = connection.copy_out_raw(ROWS).await?;

@@ -1,4 +1,5 @@
-//! The rungs without Kafka: clients in this process, each with its own connection and its own share of the rows.
+//! The ladder's rungs without Kafka. Their clients run in this process, each with its own connection and its own share of the
+//! rows.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
