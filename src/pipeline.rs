@@ -172,7 +172,7 @@ impl Pipeline {
     }
 
     /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are
-    /// written. Returns the unwritten remainder. After `stop`, the pipeline ends within
+    /// written. Returns which records are still unwritten. After `stop`, the pipeline ends within
     /// [`config::Limits::pipeline_timeout`], even during an outage. `owner` is the instance's id. Each claim stores
     /// it in the ledger, with the consumer's number. `name` is the name under which its consumers join their group.
     ///
@@ -347,7 +347,8 @@ impl Pipeline {
         *lock(&self.measuring) = measuring;
     }
 
-    /// Ends the measuring, and removes the series of all partitions: the pipeline that replaces this one may read other topics.
+    /// Ends the measuring of lag and dead letters. Removes the series of all partitions, because the pipeline that replaces this
+    /// one may read other topics.
     pub fn stop_measuring(&self) {
         *lock(&self.measuring) = JoinSet::new();
         for source in std::mem::take(&mut *lock(&self.lag)).partitions.keys() {

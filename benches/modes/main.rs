@@ -26,13 +26,14 @@ struct Arguments {
     /// How many records each backlog has.
     #[arg(long, default_value_t = 2_000_000)]
     records: u64,
-    /// Numbers of keys, of which each record gets one at random. Each number has a backlog and turns of its own.
+    /// How many distinct keys a backlog has; each record gets one of these keys at random. For each number in the list, a new
+    /// backlog is made and measured.
     #[arg(long, value_delimiter = ',', default_value = "10000,1000000")]
     keys: Vec<u64>,
-    /// How many turns each contender has.
+    /// How many times the daemon and the hand-written SQL each write the backlog, per mode.
     #[arg(long, default_value_t = 3)]
     turns: usize,
-    /// The most rows per batch, for both contenders.
+    /// The most rows per batch, for the daemon and for the hand-written SQL.
     #[arg(long, default_value_t = 50_000)]
     batch: u32,
     /// How many consumers the daemon has, and how many connections the hand-written SQL uses.

@@ -79,7 +79,8 @@ impl Rehearsal {
         Self { guarded, ..self }
     }
 
-    /// Runs this SQL before the rows of [`Findings::rows`] are read, and undoes it afterwards.
+    /// Sets the SQL that runs before the rows of [`Findings::rows`] are read, and whose effects are undone afterwards. It sets
+    /// sequences, so that these rows have the numbers that `run` would give them.
     #[must_use]
     pub(super) fn showing_after(self, before_shown: String) -> Self {
         Self { before_shown, ..self }

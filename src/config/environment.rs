@@ -14,7 +14,8 @@ use super::layer::Layer;
 use super::schema::{Kind, ROOT};
 use super::{ENVIRONMENT_PREFIX, properties};
 
-/// Returns the variables that begin with the prefix as a layer over `files`.
+/// Makes the layer of the environment from the variables whose names begin with the prefix. `files` are the layers below: a
+/// part of a variable's name is first looked up among their keys.
 pub(super) fn layer(
     number: usize,
     files: &Value,
@@ -101,7 +102,7 @@ fn resolve(name: &str, files: &Value) -> Result<(Vec<String>, Kind), (Vec<String
     Ok((path, kind))
 }
 
-/// Returns the key that a part of a variable's name means, if no file sets that key.
+/// Returns the key that a part of a variable's name means. Called if the part matches none of the keys that the files set.
 fn unset<'a>(part: &str, kind: Kind, existing: impl Iterator<Item = &'a str>) -> Result<String, String> {
     match kind {
         Kind::Table(keys) | Kind::TextOr(keys) => pick(part, keys.iter().map(|key| key.name))?
@@ -151,7 +152,7 @@ pub(super) fn fold(name: &str) -> String {
         .collect()
 }
 
-/// Reads a variable's text as the type of its key.
+/// Converts a variable's text to the type of the key that the variable sets.
 fn value(layer: &mut Layer, path: &[String], text: &str, kind: Kind, place: &SourceLocation) -> Result<Value, String> {
     let digits = || text.trim().replace('_', "");
     let wrong = || format!("{text:?} is not {}", kind.expected());

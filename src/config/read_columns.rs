@@ -97,7 +97,7 @@ fn function(node: &ConfigNode<'_>) -> Option<Function> {
     Some(Function::Hash(HashKey::new(bytes)))
 }
 
-/// The shortest key, in bytes. Shorter ones can be guessed.
+/// The shortest key of the function `hash`, in bytes. Shorter keys can be guessed.
 const HASH_KEY_MIN: usize = 16;
 
 /// Reads the one of `field`, `meta`, `header` and `value` that is set. If none is set, notes a fault and returns a placeholder. A

@@ -1,5 +1,6 @@
 //! Checks the parameters of a Postgres URL. The driver would ignore an unknown parameter, and log it with its value at
-//! each connection. Here it is a fault. A fault's text repeats no value, except the path of a file that can't be read.
+//! each connection. This module reports it as a fault. The fault's text repeats no value, except the path of a file that can't
+//! be read.
 
 use std::path::Path;
 

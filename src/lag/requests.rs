@@ -1,6 +1,6 @@
 //! Requests to Kafka for timestamps and for the records at the ends of logs, with which the lag is computed more exactly.
-//! They are made in every tenth reading, and only if needed. In the daemon, each reading makes a limited number of them, so
-//! that it ends within a few seconds however many partitions there are. The next reading makes the requests that are left.
+//! Every tenth reading makes those requests that are needed. In the daemon, their number per reading is limited, so that a
+//! reading ends within a few seconds however many partitions there are. The readings after it make the requests that are left.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -23,14 +23,14 @@ const MARKS_MAX: u64 = 16;
 pub(super) struct Effort {
     /// The most partitions for which a timestamp is requested, and also the most for which the end of the log is read.
     pub partitions: usize,
-    /// Once the ends of logs have been read for this long, those of no further topic are read.
+    /// How long the ends of logs may be read. After this time, the ends of the remaining topics are left for the next reading.
     pub reading: Duration,
 }
 
 impl Effort {
-    /// The effort of one of the daemon's readings. The next readings make the requests that are left.
+    /// The limits of a reading of the daemon. The requests beyond them are left for the next readings.
     pub(super) const BOUNDED: Self = Self { partitions: 200, reading: Duration::from_secs(2) };
-    /// The effort of a command's reading: unlimited, because a command takes only one reading.
+    /// The limits of a command's reading: none, because a command takes only one reading.
     pub(super) const WHOLE: Self = Self { partitions: usize::MAX, reading: Duration::MAX };
 }
 
@@ -70,8 +70,8 @@ impl LagWatch {
         }
     }
 
-    /// Requests the timestamp of the oldest unwritten record of each partition whose samples
-    /// are all after this record. Returns whether partitions are left for the next reading.
+    /// Requests timestamps of the oldest unwritten records: for each partition with a lag, unless a known log end or an earlier
+    /// answer already tells the age of this record. Returns whether partitions are left for the next reading.
     pub(super) async fn request_timestamps(&mut self, places: &[Place], now: i64, effort: Effort) -> bool {
         let (known, slow) = (&self.known, self.slow_reading);
         let unknown = |place: &&Place| {

@@ -76,7 +76,7 @@ impl Actions {
 /// The result of a delivered record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// The record has rows in the open batch, or was skipped by rule.
+    /// The record has rows in the open batch, or was skipped by a rule such as the row filter.
     Accepted,
     /// The record can't become rows with the current plan.
     Rejected,
@@ -178,7 +178,7 @@ impl Session {
     }
 
     /// Handles a record of the partition in `slot`. The slot must come from [`Session::slot_of`], called after the last
-    /// revocation. `headers` appends the record's headers, in the form of [`Headers`].
+    /// revocation. `headers` appends the record's headers to a buffer of the batch, in the form of [`Headers`].
     pub fn deliver(
         &mut self,
         slot: usize,

@@ -60,7 +60,8 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// Prepares for the next row: clears everything, and makes `slots` slots, each for a missing field.
+    /// Prepares for the next row: clears everything, and makes `slots` slots. Until a slot is filled, its field counts as
+    /// missing.
     #[inline]
     pub(crate) fn reset(&mut self, slots: usize) {
         self.slots.clear();

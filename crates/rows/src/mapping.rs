@@ -72,11 +72,11 @@ pub struct Encoder {
     named: Vec<u8>,
     /// Unescaped text, for the comparisons of `where` and `keep`.
     compared: Vec<u8>,
-    /// Reads the keys of records. Set if deletes or columns need them.
+    /// Reads the keys of records. `None` if neither deletes nor columns need the keys.
     keys: Option<KeyReader>,
     /// The index of the row in its record, from 0.
     row: u32,
-    /// How many rows so far are deletes.
+    /// How many of the rows so far delete the row of their key.
     deletes: u64,
     presence: Presence,
     /// Whether headers may name the schemas of records.

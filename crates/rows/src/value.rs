@@ -54,7 +54,7 @@ impl Flags {
     pub const NONE: Flags = Flags(0);
     /// A string has a backslash.
     pub const ESCAPED: Flags = Flags(1);
-    /// The text contains a NUL, or a string or key within the array or object does.
+    /// The value is text that contains a NUL, or an array or object in which a string or a key contains one.
     pub const NUL: Flags = Flags(2);
     /// A number has a minus sign.
     pub const NEGATIVE: Flags = Flags(4);
@@ -200,12 +200,12 @@ pub enum Reason {
     Tombstone,
     /// The record is a change that can't be applied: `truncate`, or an unknown operation.
     UnappliedChange,
-    /// A field is missing, and its column can't be NULL and gets no default. Or the column has `missing
-    /// = "dead_letter"`, or the array of the rows is missing.
+    /// A field is missing, and its column can't be NULL and gets no default. Or its column has
+    /// `missing = "dead_letter"`. Or the array whose elements should become rows is missing.
     MissingField,
     /// A field is null, and its column can't be NULL: it is NOT NULL, or part of a key that can't contain NULL.
     NullInNotNull,
-    /// A value doesn't have the type of its column. Or the field that should contain the array of the rows isn't an array.
+    /// A value doesn't have the type of its column. Or the field whose elements should become rows isn't an array.
     TypeMismatch,
     /// A value has the type of its column, but exceeds the limits of the type.
     OutOfRange,
@@ -213,8 +213,8 @@ pub enum Reason {
     TooLong,
     /// Text contains a NUL, which Postgres can't store.
     NulInText,
-    /// Text isn't a date, time or timestamp that can be read. Or a time without a zone is for a timestamptz column without
-    /// `zone`.
+    /// Text isn't a date, time or timestamp that can be read. Or a timestamptz column gets a date or time that names no zone, and
+    /// the column's mapping has no `zone`.
     InvalidTimestamp,
     /// Text isn't a UUID.
     InvalidUuid,

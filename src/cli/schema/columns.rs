@@ -30,8 +30,8 @@ pub(super) struct Columns {
     pub(super) columns: Vec<Proposed>,
     /// Whether some field has no column of its own.
     pub(super) incomplete: bool,
-    /// The paths of the arrays that lead to the rows; empty if no array does. Each further array is in the elements of the one
-    /// before, and its path begins there. The elements of the last array are the rows.
+    /// The paths of the nested arrays that lead to the rows, outermost first; empty if a record is one row. The path of an inner
+    /// array begins at an element of the array around it. The elements of the last array are the rows.
     pub(super) levels: Vec<Vec<String>>,
     /// The fields for which an existing table has no column.
     pub(super) unmapped: Vec<Vec<String>>,
@@ -152,7 +152,7 @@ fn arrays<'n>(node: &'n Node, rows: u64, path: &mut Vec<String>, found: &mut Vec
     }
 }
 
-/// Returns whether all elements are objects, and aren't the key-value pairs of a map.
+/// Returns whether the elements of an array may become rows: all are objects, and they aren't the key-value pairs of a map.
 fn is_row(element: &Node) -> bool {
     let is_pair =
         element.members.len() == 2 && element.members.iter().all(|(name, _)| matches!(name.as_str(), "key" | "value"));

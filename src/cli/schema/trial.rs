@@ -23,7 +23,7 @@ use crate::kafka::settings::Settings;
 use crate::plan::PlanSource;
 use crate::registry;
 
-/// The most kinds of dead letters that are reported.
+/// The most kinds of dead letters that are reported. A kind is a reason and a column.
 const KINDS_MAX: usize = 20;
 
 /// The outcome of trying a proposal with the table.
@@ -96,7 +96,7 @@ pub(super) async fn compare(
 }
 
 impl Compared {
-    /// Returns the faults and findings as comments of the configuration.
+    /// Returns the faults and findings as comment lines for the proposed configuration.
     pub(super) fn comments(&self, table: &Catalog) -> String {
         let faults = self.faults.iter().map(|fault| format!("#   FAULT: {}\n", show::safe(fault)));
         let findings = self.findings.iter().map(|finding| format!("#   {}\n", show::safe(finding)));

@@ -7,8 +7,8 @@
 //!                                        └──first of each──▶ Truth ──▶ JSON or CSV
 //! ```
 //!
-//! At the other end, a customer reads the table: `customer_info` ──Sighting──▶ [`Customer`] ──▶ sentences, and the age of the
-//! readings.
+//! [`Customer`] is the reader at the other end. From the rows of the table `customer_info` (each a [`Sighting`]) it makes the
+//! sentences that a customer sees, and measures how old the readings are.
 //!
 //! Everything except [`produce()`], [`create_topic`], [`watch()`] and [`watch_until`] is pure: the same spec and seed give the
 //! same bytes on any machine. The simulation never reads the clock. It starts at [`FleetSpec::start_ms`], and advances by one

@@ -237,7 +237,7 @@ fn guid(id: u32) -> [u8; 16] {
     guid
 }
 
-/// Returns a GUID in the form that the registry's paths use.
+/// Returns a schema's GUID as text, in the form that occurs in the paths of requests.
 fn guid_text(id: u32) -> String {
     let digits: String = guid(id).iter().map(|byte| format!("{byte:02x}")).collect();
     [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")

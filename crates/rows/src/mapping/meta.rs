@@ -16,7 +16,7 @@ use crate::mapping::plan::Feed;
 use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Value};
 
-/// How a column reads the bytes of a key or a header.
+/// How a column reads bytes without a type of their own: a key, a header, a field of CSV or a raw value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     /// As bytes.
@@ -24,7 +24,7 @@ pub(crate) enum Reading {
     /// As UTF-8 text.
     Text,
     Json,
-    /// As a JSON number or bool if it is one, otherwise as text.
+    /// As a JSON number or boolean if the bytes are one, otherwise as text.
     Literal,
 }
 
@@ -62,8 +62,8 @@ impl Reading {
     }
 }
 
-/// Whether a number of Kafka's metadata must be written as digits.
-/// Columns of integers and timestamps need only the number itself.
+/// Whether a column needs the digits of a number that isn't a field, such as the offset. Columns of integers and timestamps
+/// need only the number itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lexeme {
     Wanted,

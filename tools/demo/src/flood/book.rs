@@ -42,7 +42,7 @@ pub(crate) struct Bin {
     pub(crate) second: f64,
     /// The number of records that were due in the bin.
     pub(crate) intended: u64,
-    /// The number of records that were handed over to the receiver in the bin.
+    /// The number of records that were handed over to the receiver in the bin, without the refused ones.
     pub(crate) sent: u64,
     /// The number of records that were acknowledged in the bin.
     pub(crate) acked: u64,
@@ -50,13 +50,14 @@ pub(crate) struct Bin {
     pub(crate) refused: u64,
     /// The number of records that were committed in the bin.
     pub(crate) committed: u64,
-    /// Records that were handed over but are not in the table, at the end of the bin. A lost record counts until it is lost.
+    /// Records that were handed over but are not in the table, at the end of the bin. Refused records don't count, and a lost
+    /// record counts until it is lost.
     pub(crate) backlog: u64,
     /// Bytes in the bounded buffer, at the end of the bin.
     pub(crate) buffer_bytes: u64,
     /// The median wait of the records due in the bin, in microseconds: the time from a record's intended time to its
     /// acknowledgement. A record that was never acknowledged counts as waiting until the run ended. Refused records don't count.
-    /// `None` if there are no other records.
+    /// `None` if no record counts.
     pub(crate) wait_p50: Option<u32>,
     /// The 99th percentile of the waits that `wait_p50` describes.
     pub(crate) wait_p99: Option<u32>,
@@ -86,7 +87,7 @@ pub(crate) struct Tally {
 }
 
 impl Book {
-    /// Adds a record that was sent or refused. Records are added in order of their index.
+    /// Adds a record that was sent, or dropped because the buffer was full. Records are added in order of their index.
     pub(crate) fn sent(&mut self, due: u32, sent: u32, bytes: usize) {
         let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
         let (acked, freed, committed, lost) = (NEVER, NEVER, NEVER, NEVER);
@@ -106,8 +107,8 @@ impl Book {
         }
     }
 
-    /// Returns how many records had been handed over by the time `at`, but were not in the table then. A record that is lost
-    /// with a killed writer counts until the kill.
+    /// Returns how many records had been handed over by the time `at`, but were not in the table then. Refused records don't
+    /// count, and a record that is lost with a killed writer counts until the kill.
     pub(crate) fn backlog(&self, at: u32) -> u64 {
         let taken = self.marks.iter().filter(|mark| !mark.refused && mark.sent <= at);
         taken.filter(|mark| mark.left() > at).count() as u64

@@ -112,8 +112,8 @@ impl Story<'_> {
         (!of_each.is_empty()).then(|| Sentence::new(Tone::Worse, text))
     }
 
-    /// Checks the other services during the time in which `ride_analysis` was locked. Each must have written at least
-    /// half as many records as arrived.
+    /// Checks the other services during the time in which the table `ride_analysis` was locked. Each must have written at
+    /// least half as many records as were sent.
     fn locked(&self) -> Option<Sentence> {
         let (from, to) = (self.when("locked")?, self.when("unlocked")?);
         let (locked, others): (Vec<_>, Vec<_>) =
