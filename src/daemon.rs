@@ -23,7 +23,7 @@ use crate::systemd::Manager;
 use crate::{cgroup, http, metrics};
 use supervisor::Supervisor;
 
-/// The state of a daemon that its HTTP server shows.
+/// A daemon's state, as its HTTP server shows it.
 #[derive(Debug)]
 pub struct Daemon {
     /// The instance's id: its name, its process id, and a random part.

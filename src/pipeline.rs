@@ -68,7 +68,7 @@ pub struct Pipeline {
 pub enum PipelinePhase {
     /// The pipeline connects to Kafka and Postgres, and registers.
     Starting {
-        /// The reason for waiting, if it waits.
+        /// The reason for waiting; `None` if the pipeline doesn't wait.
         waiting_for: Option<String>,
     },
     /// The pipeline reads and writes.

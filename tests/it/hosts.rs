@@ -45,7 +45,7 @@ impl Pair {
         Self { primary, replica, world, config }
     }
 
-    /// Promotes the replica to primary, and makes the world use it.
+    /// Promotes the replica to primary, and lets the test look at the tables there from now on.
     async fn promote(&mut self) -> Instant {
         self.replica.promote().await.expect("the replica is promoted");
         let promoted = Instant::now();

@@ -41,8 +41,8 @@ fn pgbouncer() -> PathBuf {
 }
 
 impl Pooler {
-    /// Starts pgbouncer in one mode. By default, pgbouncer refuses startup parameters that it doesn't track. The
-    /// configuration doesn't change that.
+    /// Starts pgbouncer in one mode. The configuration keeps pgbouncer's default of refusing startup parameters that it doesn't
+    /// track.
     fn start(world: &World, mode: &str) -> Self {
         let run = Run::start("pgbouncer").expect("a folder");
         let port = free_port().expect("a free port");

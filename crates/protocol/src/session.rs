@@ -90,7 +90,7 @@ pub enum Delivery {
 pub struct Ack {
     /// The outcome of each segment of the batch, in order; `None` for a segment that was dropped before it was written.
     pub outcomes: Vec<Option<Outcome>>,
-    /// The batch, so that its buffers are reused.
+    /// The batch itself, handed back so that the session reuses its buffers.
     pub batch: Batch,
 }
 

@@ -55,7 +55,7 @@ pub(crate) struct Fields {
     pub(crate) leftovers: Vec<u8>,
     /// The flags that the leftovers have together: the column for unknown fields gets all of them as one JSON object.
     pub(crate) leftovers_flags: Flags,
-    /// Whether the value may hold another row.
+    /// Whether the record's value may contain another row after this one.
     pub(crate) more: bool,
 }
 

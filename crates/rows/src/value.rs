@@ -228,8 +228,8 @@ pub enum Reason {
     UnknownLabel,
     /// Postgres refused the row; the dead letter has the SQLSTATE.
     RefusedByPostgres,
-    /// The value or its row is larger than Postgres or Tidegate can handle. Or the record has several
-    /// rows, and all except the first together take more bytes than `batch.max_bytes` and more than 1 MiB.
+    /// The value or its row is larger than Postgres or Tidegate can handle. Or the record has several rows, and those after the
+    /// first take more bytes than the limit: `batch.max_bytes`, but at least 1 MiB.
     TooLarge,
 }
 
