@@ -25,7 +25,7 @@ impl Default for Repeats {
 struct Line {
     /// When the line was last logged.
     said_at: Instant,
-    /// How many times the line was suppressed since then.
+    /// How many times the line was suppressed since it was last logged.
     held_back: u32,
 }
 

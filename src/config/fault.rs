@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::path::PathBuf;
 
-/// The origin of a key or a value.
+/// Where a key or a value of the configuration was set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SourceLocation {
-    /// A whole file. `layer` is its number among the layers.
+    /// A whole file. `layer` is the number of the file among the layers of the configuration.
     File {
         layer: usize,
         file: PathBuf,

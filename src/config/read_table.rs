@@ -38,7 +38,7 @@ pub(super) fn target(pipeline: &ConfigNode<'_>, columns: Option<&[Column]>) -> T
     }
 }
 
-/// Notes options that can't be combined with placeholders in the table's name.
+/// Reports options that can't be combined with placeholders in the table's name.
 fn routed(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>, columns: Option<&[Column]>, route: &Route) {
     if node.at("mode").text() == Some("upsert") && deletes(pipeline, node) && route.needs_value() {
         node.at("deletes").fault(
@@ -158,8 +158,8 @@ fn newer_by(node: &ConfigNode<'_>, columns: Option<&[Column]>, key: &[String]) -
     Some(name.to_owned())
 }
 
-/// Checks the columns for mode `aggregate`. Each column must be part of the key or have an aggregate. With `first`,
-/// `by` must name a column with aggregate `min`; with `last`, one with `max`.
+/// Checks the columns for mode `aggregate`. Each column must be part of the key or have an aggregate. With `first`, `by` must
+/// name a column with aggregate `min`; with `last`, a column with `max`.
 fn aggregates(pipeline: &ConfigNode<'_>, columns: Option<&[Column]>, key: &[String]) {
     let Some(columns) = columns else {
         if !pipeline.at("columns").is_set() {

@@ -11,9 +11,9 @@ const COARSE: (usize, u32) = (1440, 60);
 /// The values of one period. Rates are records per second; unknown values are NaN.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
-    /// The rate into Kafka.
+    /// The rate at which producers send records into Kafka.
     pub(super) into: f32,
-    /// The rate from Kafka into Postgres.
+    /// The rate at which records are written into Postgres.
     pub(super) out: f32,
     /// The number of records not written yet.
     pub(super) lag: f32,
@@ -99,8 +99,8 @@ impl History {
         }
     }
 
-    /// Returns the highest mean rate into Postgres over a minute of the last hour. Minutes with fewer than ten samples don't
-    /// count; without any other minute, returns 0.
+    /// Returns the mean rate into Postgres in the best minute of the last hour. Minutes with fewer than ten samples don't count.
+    /// Returns 0 if no minute counts.
     pub(super) fn best_of_the_hour(&self, now_ms: i64) -> f32 {
         let recent = |cell: &&Cell| cell.seen >= 10 && self.coarse.at_ms(cell) > now_ms - 3_600_000;
         self.coarse.cells.iter().filter(recent).map(|cell| cell.sample.out).fold(0.0, f32::max)

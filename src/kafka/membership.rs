@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, GroupProtocol, Pipeline, Topics};
 use crate::status::lock;
 
-/// If Kafka was unavailable within this time, a member that lost its name may have lost it to its own earlier session:
-/// see [`Membership::lost`].
+/// If Kafka was unavailable within this time before a member lost its name, the member may have lost the name to its own earlier
+/// session: see [`Membership::lost`].
 pub const TROUBLED_WITHIN: Duration = Duration::from_secs(60);
 /// Within this time, a consumer joins again at most once under a name that the broker has just taken from it. After a second
 /// loss, it joins without a name until the name is free. So two daemons with one name can't keep ending each other's
@@ -59,7 +59,7 @@ impl InstanceName {
         format!("{}-{}-{:04x}", self.text, std::process::id(), fastrand::u16(..))
     }
 
-    /// Returns whether the ids belong to two processes with the same name.
+    /// Returns whether two ids made by [`Self::id`] belong to different processes with the same instance name.
     pub fn is_shared(one: &str, other: &str) -> bool {
         let name = |id: &str| id.rsplitn(3, '-').nth(2).map(str::to_owned);
         one != other && name(one).is_some_and(|name| !name.is_empty()) && name(one) == name(other)
@@ -68,8 +68,8 @@ impl InstanceName {
     /// Returns the membership of a pipeline's consumer. `shutdown` is cancelled when the pipeline is told to end, at the end of
     /// the daemon or by a reload.
     ///
-    /// `None` with KIP-848 if the configuration sets no name. With that protocol, a dead member keeps its partitions until its
-    /// session times out, whether it has a name or not. With a name, a member that was stopped would keep them for as long.
+    /// `None` with KIP-848 if the configuration sets no name. With that protocol, a name has no advantage after a crash: any dead
+    /// member keeps its partitions until its session times out. A name would make a stopped member keep its partitions too.
     pub fn member(&self, pipeline: &Pipeline, consumer: u32, shutdown: CancellationToken) -> Option<Membership> {
         if pipeline.group_protocol == GroupProtocol::Consumer && !self.is_set {
             return None;
@@ -113,9 +113,10 @@ pub struct Membership {
     /// Whether the member can leave the group. Under KIP-848 it can't, because librdkafka ends the membership of a
     /// named member only temporarily.
     leaves: bool,
-    /// Cancelled when the pipeline is told to end; `None` if the configuration doesn't promise that the daemon comes back.
+    /// Cancelled when the pipeline is told to end. `None` if `instance` isn't set, because only `instance` promises that
+    /// the daemon comes back.
     comes_back: Option<CancellationToken>,
-    /// Whether the consumer has its name, shared by all its clients.
+    /// Whether the consumer has its name. The consumer's clients, of which each replaces the one before it, share this value.
     name: Arc<Mutex<Name>>,
     /// The text about the loss of the name, made once per client: a client may report its fatal error more than once.
     told: Arc<OnceLock<String>>,
@@ -126,7 +127,7 @@ pub struct Membership {
 struct Name {
     /// When another member got the name; `None` while the consumer has it.
     lost_at: Option<Instant>,
-    /// When the consumer took the name back.
+    /// When the consumer last took its name back; `None` if it never did.
     taken_back_at: Option<Instant>,
     /// How many times the name was lost. The count starts again after the consumer has had the name for [`PAUSE_MAX`].
     losses: u32,
@@ -184,13 +185,13 @@ impl Membership {
     }
 
     /// Decides what a fatal error of the consumer means for its name. If the broker took the name from the member or refuses it,
-    /// returns the message for the operator, and notes the loss unless the consumer may keep the name. `None` for any other
-    /// error.
+    /// returns the message for the operator, and notes the loss unless the consumer may keep the name. Returns `None` for any
+    /// other error.
     ///
-    /// `troubled` says whether Kafka was unavailable within [`TROUBLED_WITHIN`]. If so, the consumer may have lost the
-    /// name to itself: during the outage its session ended, and the client joined again under its name. The broker then
-    /// refuses a request that is left from the earlier session. So the consumer joins again under its name once, and
-    /// gives the name up only if it is refused again within ten minutes.
+    /// `troubled` says whether Kafka was unavailable within [`TROUBLED_WITHIN`]. If so, the consumer's own earlier session may be
+    /// the cause: during the outage this session ended, and the client joined again under its name. The broker then refuses a
+    /// late request of the earlier session. So if the broker took the name, the consumer joins again under this name once, and
+    /// gives the name up only if the broker takes it again within ten minutes.
     pub fn lost(&self, fatal: Code, troubled: bool) -> Option<String> {
         if !matches!(fatal, Code::FencedInstanceId | Code::UnreleasedInstanceId) {
             return None;

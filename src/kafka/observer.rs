@@ -34,17 +34,17 @@ use crate::lag::headroom::Retention;
 /// The longest time for one request.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest wait until librdkafka has logged the list of requests that a broker supports.
+/// The longest wait for librdkafka to log which requests a broker supports.
 const LIST_PATIENCE: Duration = Duration::from_secs(2);
-/// The longest time of one poll while [`LIST_PATIENCE`] runs.
+/// The longest time of one poll within [`LIST_PATIENCE`].
 const LIST_POLL: Duration = Duration::from_millis(10);
 
 /// The most partitions in one request for offsets. librdkafka searches two lists for each partition of an answer, so that
 /// a request for 1,000 partitions costs it a million comparisons.
 const PARTITIONS_PER_REQUEST: usize = 100;
 
-/// How long one request for metadata or for the cluster's id waits. After this time, the request is repeated. It is given up if
-/// a connection has failed, or after [`TIMEOUT`].
+/// How long one request for metadata or for the cluster's id waits for an answer. Then the request is repeated, until [`TIMEOUT`]
+/// has passed or a connection has failed.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
 /// The longest time for a second connection, which finds out why a certificate isn't trusted.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
@@ -102,7 +102,7 @@ impl SharedObserver {
         &self.0.health
     }
 
-    /// Makes a request, which may block. It runs to its end even if the future is dropped.
+    /// Makes a request, which may block. The request runs to its end even if the future is dropped.
     ///
     /// # Errors
     /// The error of the request, or that it panicked.
@@ -406,7 +406,8 @@ impl Observer {
     }
 
     /// Returns the timestamps of these records, to the second, in milliseconds since the epoch. `now_ms` is the current time. If
-    /// an offset holds no record, returns the timestamp of an earlier record.
+    /// an offset holds no record, returns the timestamp of an earlier record. If timestamps decrease within a partition, the
+    /// result may be too high.
     ///
     /// # Errors
     /// The error of Kafka.

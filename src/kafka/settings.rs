@@ -37,14 +37,14 @@ const FETCH_WAIT_MAX: Duration = Duration::from_millis(100);
 /// The broker may wait for at most `batch.max_age` divided by this number.
 const FETCH_WAIT_SHARE: u32 = 5;
 /// The shortest useful `fetch.wait.max.ms`. With a shorter wait, fetches of an empty log would return so often that they cost
-/// more than they save. If `batch.max_age` allows only a shorter wait, librdkafka's own defaults are used, with which the broker
-/// sends at once.
+/// more than they save. If `batch.max_age` allows only a shorter wait, librdkafka's defaults are used: the broker then answers a
+/// fetch as soon as there is a record.
 const FETCH_WAIT_MIN: Duration = Duration::from_millis(10);
 
 const FETCH_MIN_BYTES_KEY: &str = "fetch.min.bytes";
 const FETCH_WAIT_KEY: &str = "fetch.wait.max.ms";
 
-/// The time between two statistics of librdkafka, which say how far logs were read.
+/// The time between two reports of statistics by librdkafka. The statistics say how far logs were read.
 const STATISTICS_MS: u32 = 2_000;
 
 /// librdkafka's settings for one client, and the keeper of credentials that change while it runs.
@@ -69,7 +69,8 @@ impl DerefMut for Settings {
     }
 }
 
-/// The content that the file of each property must have. OpenSSL's errors, which librdkafka passes on, don't name it.
+/// For each property that names a file, the content that the file must have. OpenSSL's errors, which librdkafka passes on, don't
+/// say which content is expected.
 const CONTENTS: &[(&str, &str)] = &[
     ("ssl.ca.location", "the authorities' certificates in PEM"),
     ("ssl.certificate.location", "a certificate in PEM"),
@@ -223,10 +224,10 @@ fn client(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     Settings { config, credentials: credentials::keeper(kafka, pipeline) }
 }
 
-/// Makes TLS connections trust the system's certificate authorities, unless the user names others. The linked OpenSSL
-/// looks for their certificates in the folder for which it was built, which other machines don't have. With the value `probe`,
-/// librdkafka searches the folders that known distributions use. `SSL_CERT_FILE` and `SSL_CERT_DIR` name another file or folder,
-/// as for connections to Postgres. `variable` reads an environment variable.
+/// Makes TLS connections trust the system's certificate authorities, unless the user names other authorities. The linked OpenSSL
+/// looks for certificates in the folder for which it was built, which most machines don't have. So `ssl.ca.location` is set to
+/// `probe`, with which librdkafka searches the folders of known distributions. `SSL_CERT_FILE` and `SSL_CERT_DIR` name another
+/// file or folder, as for connections to Postgres. `variable` reads an environment variable.
 fn trust_the_system(config: &mut ClientConfig, variable: impl Fn(&str) -> Option<String>) {
     let is_tls = config.get("security.protocol").is_some_and(|protocol| protocol.to_ascii_lowercase().contains("ssl"));
     if !is_tls || config.get("ssl.ca.pem").is_some() {

@@ -26,14 +26,14 @@ pub(super) fn is_no_partition(error: &sqlx::Error) -> bool {
     error.is_some_and(|error| error.code() == "23514" && error.routine() == Some("ExecFindPartition"))
 }
 
-/// Returns an error like the one that Postgres returns if a table has no partition for a row. Used if the row would go
-/// to the DEFAULT partition.
+/// Returns an error like the one that Postgres returns if a table has no partition for a row. Used if only the DEFAULT partition
+/// would accept the row.
 pub(super) fn only_the_default() -> PostgresError {
     PostgresError::new("23514", "some rows have no partition but the default one")
 }
 
-/// Returns an error like the one that Postgres returns for a value whose type isn't its column's. Binary COPY doesn't
-/// detect every such value.
+/// Returns an error like the one that Postgres returns for a value that doesn't have its column's type. Needed because binary
+/// COPY doesn't detect every such value.
 pub(super) fn retyped(column: &str) -> PostgresError {
     let message = format!("the type of column `{column}` has changed since the rows were encoded");
     PostgresError { column: Some(column.to_owned()), ..PostgresError::new("42804", message) }
@@ -71,8 +71,8 @@ pub(crate) fn message(error: &PgDatabaseError) -> String {
     message
 }
 
-/// Returns whether the error has a context. For a statement other than COPY, this means that it occurred in a function of the
-/// database, for example because the function raised it.
+/// Returns whether the error has a context, in which Postgres says where it occurred. An error of a statement that creates a
+/// table has one if it occurred in a function of the database, such as that of an event trigger.
 pub(crate) fn is_raised(error: &dyn DatabaseError) -> bool {
     error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::r#where).is_some()
 }
@@ -80,9 +80,9 @@ pub(crate) fn is_raised(error: &dyn DatabaseError) -> bool {
 /// Returns the line of an error's context that names the innermost function, such as
 /// `PL/pgSQL function rides_guard() line 3 at RAISE`.
 ///
-/// Other lines are never shown, because they may contain values: `COPY rides, line 1, column name: "…"`, or a statement that
-/// a function has put together. A value may contain line breaks, and so may look like another line. Therefore the search
-/// skips whole statements only, and the next line counts only if it has exactly the form of a line that names a function.
+/// Other lines are never shown, because they may contain values: `COPY rides, line 1, column name: "…"`, or a statement that a
+/// function has put together. A value may contain line breaks, and so may look like another line. Therefore the search skips only
+/// lines that contain a whole statement. The next line counts only if it has exactly the form of a line that names a function.
 fn function(context: &str) -> Option<&str> {
     let is_statement = |line: &&str| line.starts_with("SQL statement \"") && line.ends_with('"');
     context.lines().find(|line| !is_statement(line)).filter(|line| names_function(line))

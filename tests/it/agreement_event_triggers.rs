@@ -1,4 +1,4 @@
-//! More environments of `agreement.rs`: event triggers, which may refuse statements that create or change objects, and logins.
+//! More environments of `agreement.rs`: event triggers, which may refuse logins and statements that create or change objects.
 
 use crate::agreement_cases::{
     APPEND, BY_TIME, CREATE, Case, EVOLVE, LEDGER_MADE, ROUTED_CREATE, ROUTED_UPSERT, SORTED, UPSERT, faulty, ready,

@@ -69,7 +69,7 @@ pub(crate) async fn await_shares(world: &World, pipeline: &str, daemons: &[&Daem
     assert!(settled.is_ok(), "shares are {seen:?}, by the ledger {named:?}, not {expected:?}\n{}", logs(daemons));
 }
 
-/// Returns how many partitions each owner has in the ledger, in descending order.
+/// Returns how many partitions each consumer owns according to the ledger, in descending order.
 async fn owners(ledger: &mut PgConnection, pipeline: &str) -> Vec<usize> {
     let sql =
         "SELECT count(*) FROM tidegate.ledger WHERE pipeline = $1 AND owner IS NOT NULL GROUP BY owner ORDER BY 1 DESC";
@@ -155,7 +155,7 @@ pub(crate) struct Intruder {
 }
 
 impl Intruder {
-    /// The `application_name` of the session, as in `pg_stat_activity`.
+    /// The `application_name` by which `pg_stat_activity` shows this session.
     pub(crate) const NAME: &str = "nightly_report";
 
     /// Opens a transaction, runs `sql` in it, and leaves it open.

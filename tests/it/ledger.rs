@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::support::PATIENCE;
 
-/// A database with the ledger's tables, and a pipeline `rides` that has no rows yet.
+/// A database with the ledger's tables, and a pipeline `rides` that has no row in the ledger yet.
 struct Fixture {
     database: Database,
 }
@@ -55,7 +55,7 @@ impl Fixture {
         self.database.connect().await.expect("Postgres takes a connection")
     }
 
-    /// Returns the offsets of all rows that the ledger has for partition 0.
+    /// Returns the offset of each ledger row for partition 0, in ascending order.
     async fn positions(&self) -> Vec<i64> {
         let sql = "SELECT next_offset FROM tidegate.ledger WHERE partition = 0 ORDER BY next_offset";
         let rows = sqlx::query(sql).fetch_all(&mut self.connect().await).await.expect("the query runs");

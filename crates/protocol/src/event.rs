@@ -62,9 +62,9 @@ pub enum Event<'a> {
     /// The drain has ended: the consumer no longer waits until its delivered records are written, and leaves the group
     /// next. The next owner reads the unwritten records again.
     DrainEnded {
-        /// Records of the open batch, which never reached the writer.
+        /// How many records the open batch has. They never reached the writer.
         open: u32,
-        /// Records of the batch that the writer still handles. An [`Event::BatchWritten`] may follow.
+        /// How many records the writer has not finished. An [`Event::BatchWritten`] may follow.
         in_flight: u32,
     },
     /// A claim was granted.
@@ -74,8 +74,8 @@ pub enum Event<'a> {
         next: Offset,
         epoch: i64,
     },
-    /// A refused claim or a delivered record showed that Kafka's log and the ledger disagree. A condition that a claim
-    /// skips at once is reported only as [`Event::ConditionSkipped`].
+    /// A refused claim or a delivered record showed that Kafka's log and the ledger disagree. If a claim skips the log-loss
+    /// condition at once, only [`Event::ConditionSkipped`] is reported.
     LogLoss {
         source: &'a TopicPartition,
         condition: &'a LossCondition,
@@ -86,7 +86,7 @@ pub enum Event<'a> {
         condition: &'a LossCondition,
         /// The offset from which the partition is read now.
         to: Offset,
-        /// Records that are known to be lost.
+        /// How many records are known to be lost.
         lost: u64,
     },
     /// A round of claims failed and is retried.
@@ -101,23 +101,23 @@ pub enum Event<'a> {
     /// Another claim has replaced ours.
     Fenced {
         source: &'a TopicPartition,
-        /// If a write found the other claim: the offset at which the dropped part of the batch begins. `None` if the
-        /// other claim was found in a row that was read to compute the lag.
+        /// The offset at which the dropped part of the batch begins, if a write found the other claim. `None` if the other claim
+        /// was found in a row that was read to compute the lag.
         from: Option<Offset>,
     },
     /// The partition is claimed again: the ledger isn't at an offset that we wrote, because the database was restored or
     /// somebody set the offset, or it isn't certain that our transaction advanced the ledger.
     Rewound {
         source: &'a TopicPartition,
-        /// If a write found this: the offset at which the dropped part of the batch begins. `None` if it was found in a
-        /// row that was read to compute the lag.
+        /// The offset at which the dropped part of the batch begins, if a write found the wrong offset in the ledger. `None` if
+        /// the offset was found in a row that was read to compute the lag.
         from: Option<Offset>,
     },
     Committed(Committed<'a>),
     /// The outcome of every segment of a batch is known.
     BatchWritten {
         batch: &'a Batch,
-        /// The time since the writer received the batch.
+        /// How long the writer took, from receiving the batch to this event.
         took: Duration,
     },
     /// The reply to a COMMIT was lost, or doesn't show the outcome. So the outcome will be read from the ledger.
@@ -126,14 +126,14 @@ pub enum Event<'a> {
     CatalogChanged(&'a WriteError),
     /// Transactions over the same records timed out repeatedly, so the next transactions are smaller.
     WindowHalved {
-        /// The most records that the next transaction may have. Each success doubles this number.
+        /// The most records that the next transaction may have. Each commit doubles this number.
         records: u32,
     },
-    /// A poison search ended, and its transaction continues with the settled records.
+    /// A poison search ended. Its transaction continues with the records that were copied and those that Postgres refuses.
     PoisonFound {
-        /// How many steps the search took. Each step needs one COPY, or none if its records have no rows.
+        /// How many parts of the window the search tried to copy. A part without rows counts too, but needs no COPY.
         copies: u32,
-        /// How many records were found that Postgres refuses.
+        /// How many of the records Postgres refuses.
         records: usize,
     },
     /// The writer waits before it retries.
@@ -152,7 +152,7 @@ pub struct Committed<'a> {
     pub batch: &'a Batch,
     /// The range of the committed records in the batch.
     pub window: Range<u32>,
-    /// How many rows the transaction copied; in the write mode `insert_new`, how many of them it inserted.
+    /// How many rows the committed records have; in the write mode `insert_new`, how many of these rows were inserted.
     pub rows: u64,
     pub dead_letters: &'a [DeadLettered],
 }
@@ -195,7 +195,7 @@ pub enum Hold {
 pub struct Snapshot<'a> {
     /// The session, which has the partitions and the open batch.
     pub session: &'a Session,
-    /// The number of fetched partitions if a [`Hold`] has lasted for a second or longer; otherwise 0.
+    /// How many partitions are paused: all that are fetched, if a [`Hold`] has lasted for a second or longer; otherwise 0.
     pub paused: usize,
     /// Whether records wait for a schema.
     pub waits_for_schema: bool,
@@ -211,10 +211,10 @@ pub struct Snapshot<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spent {
     pub poll: Duration,
-    /// Taking records, which includes decoding and encoding them.
+    /// The time in which records were taken, decoded and encoded.
     pub work: Duration,
-    /// Taking no records, for any reason in [`Hold`].
+    /// The time in which no records were taken, for any reason in [`Hold`].
     pub held: Duration,
-    /// The part of `held` in which the rate limit was used up or a schema was missing.
+    /// The part of `held` for which the reason was the rate limit or a missing schema.
     pub flow: Duration,
 }

@@ -93,9 +93,9 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
 
 /// Classifies an error from the server at a start, when nothing has worked yet.
 ///
-/// A running pipeline waits and retries after any error that ends its session, because it has worked before. At a start, a
-/// missing database and a role without the right to connect are mistakes. A password may be refused while it is being
-/// rotated, so the pipeline waits.
+/// At a start, a missing database or a role without the right to connect is a mistake, so the pipeline stops. A running pipeline
+/// has worked before, so it waits after these errors too. After a refused password, the pipeline waits in both cases, because the
+/// password may be about to change.
 pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
     match (stage, sqlstate) {
         (Stage::Connect, "3D000" | "42501") => Disposition::Stop,
@@ -103,7 +103,7 @@ pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Di
     }
 }
 
-/// Exponential backoff without a limit on attempts. The upper half of each wait is random.
+/// Exponential backoff without a limit on attempts. Each wait is shortened at random, at most by half.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     attempt: u32,
@@ -126,8 +126,8 @@ impl Backoff {
         self.attempt
     }
 
-    /// Counts a failure and returns how long to wait. `jitter` is random in `0.0..1.0`; half of the wait depends on it, so that
-    /// a fleet of daemons doesn't retry at the same instant.
+    /// Counts a failure and returns how long to wait. `jitter` is random in `0.0..1.0`. Half of the wait depends on `jitter`, so
+    /// that several daemons don't retry at the same instant.
     pub fn next(&mut self, jitter: f64) -> Duration {
         let exponent = self.attempt.min(16);
         self.attempt = self.attempt.saturating_add(1);

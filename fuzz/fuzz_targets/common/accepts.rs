@@ -39,8 +39,8 @@ pub fn micros(field: &[u8]) -> i64 {
     micros
 }
 
-/// Panics if Postgres would refuse the text for the type json; if `binary` is set, for the type jsonb, which
-/// also resolves the escapes in strings.
+/// Panics if Postgres would refuse the text for the type json, or for the type jsonb if `binary` is set. For jsonb, Postgres also
+/// resolves the escapes in strings.
 fn json(field: &[u8], binary: bool) {
     let text = if binary { std::str::from_utf8(field).expect("UTF-8") } else { text(field) };
     let valid = serde_json::from_str::<&serde_json::value::RawValue>(text);

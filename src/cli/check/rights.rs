@@ -9,7 +9,7 @@ use super::report::PipelineReport;
 use crate::config::Pipeline;
 use crate::postgres::{partitions, schema};
 
-/// Reports the missing rights on schema `tidegate`, and a schema that this version can't use.
+/// Reports the missing rights on schema `tidegate`, and a state of the schema that this version can't use.
 pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut PipelineReport) -> Result<(), sqlx::Error> {
     let row = sqlx::query(
         "SELECT to_regnamespace('tidegate') IS NOT NULL, has_database_privilege(current_database(), 'CREATE'),
@@ -138,8 +138,8 @@ pub(super) async fn to_make(
     Ok(exists && usage && create)
 }
 
-/// Reports a missing right to call `function`, which takes an advisory lock. Under this lock, instances create tables,
-/// columns and partitions one at a time.
+/// Reports a missing right to call `function`, which takes an advisory lock. Instances take such locks so that only one of them
+/// migrates the ledger, or creates a table, columns or partitions, at a time.
 async fn to_lock(
     connection: &mut PgConnection,
     function: &str,

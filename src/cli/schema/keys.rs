@@ -52,9 +52,9 @@ struct Binary {
 pub(super) struct KeyPlan {
     /// The columns that identify a row.
     pub(super) names: Vec<String>,
-    /// The type of a column for the key. `None` if fields contain the key, or if no record has a key.
+    /// The type of a column for the key. `None` if columns of the values' fields contain the key, or if no record has a key.
     pub(super) column: Option<Typed>,
-    /// `decode.key_format`, if it has to be stated.
+    /// The value of `decode.key_format`; `None` if it can be left out.
     pub(super) format: Option<&'static str>,
     /// Whether every record has a key.
     pub(super) complete: bool,
@@ -132,8 +132,8 @@ impl Keys {
         integer(key).map(|number| number.to_string())
     }
 
-    /// Returns the columns and the format for the keys. `columns` are the columns of the values' fields. If a record has
-    /// `several` rows, they all have the same key, so the key doesn't identify a row.
+    /// Returns the columns and the format for the keys. `columns` are the columns of the values' fields. `several` says whether a
+    /// record may have several rows. If so, the rows of a record have the same key, so the key doesn't identify a row.
     pub(super) fn plan(&self, columns: &[Proposed], several: bool, values_are_registered: bool) -> KeyPlan {
         let keyed = self.records - self.absent;
         if keyed == 0 {

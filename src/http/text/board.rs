@@ -10,7 +10,7 @@ const PARTITIONS: usize = 24;
 /// How many partitions with the most lag are named.
 const WORST: usize = 5;
 
-/// Returns the partitions with the most lag, the worst first.
+/// Describes the partitions with the most lag, beginning with the most. Partitions without lag are left out.
 pub(super) fn behind(partitions: &[PartitionView]) -> Vec<String> {
     let mut worst: Vec<&PartitionView> = partitions.iter().filter(|p| p.lag_records > 0).collect();
     worst.sort_by_key(|partition| std::cmp::Reverse(partition.lag_records));
@@ -24,7 +24,7 @@ pub(super) fn behind(partitions: &[PartitionView]) -> Vec<String> {
         .collect()
 }
 
-/// Returns the partitions that nobody reads, each with its last owner.
+/// Describes the partitions that nobody reads: the last owner of each, and for how long nobody has read it.
 pub(super) fn unread(pipeline: &PipelineView, places: &[usize], now_ms: i64) -> String {
     let name = |partition: &PartitionView| {
         let last = partition.owner.as_ref().map_or_else(
@@ -36,7 +36,7 @@ pub(super) fn unread(pipeline: &PipelineView, places: &[usize], now_ms: i64) -> 
     named(pipeline, places, name).join(", ")
 }
 
-/// Returns the partitions of one consumer, each with its state in words unless it is flowing.
+/// Describes the partitions of one consumer. The state of a partition is added in words, unless its records are flowing.
 pub(super) fn chips(pipeline: &PipelineView, seat: &BoardConsumer) -> String {
     let places = &seat.partitions;
     if places.is_empty() {

@@ -12,8 +12,8 @@ use crate::stage::Stage;
 use crate::strike::RECOVERY_DEADLINE;
 use crate::watch::Recovery;
 
-/// How long after the end of a fault the campaign waits for every partition to make progress. Then, once there was a commit, it
-/// goes on to the next fault, even if some partitions have made no progress.
+/// How long after the end of a fault the campaign waits for progress of every partition. It waits for the first commit in any
+/// case, and then goes on to the next fault.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The faults of one kind so far: whether this kind makes the database unavailable, and how long each recovery took.

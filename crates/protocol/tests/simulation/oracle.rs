@@ -1,6 +1,6 @@
-//! Checks the invariants. In every state of the database, the table and the dead letters together contain each record that Kafka
-//! still has before the ledger's offset once, and no later record of the same log. Both are in the order of the log. Only records
-//! that a rule skips, and excused records, may be missing. At the end, no record is left to write.
+//! Checks the invariants. In every state of the database, each record before the ledger's offset that Kafka still has is exactly
+//! once in the table or in the dead letters. No record of the same log at or after this offset is in either. Both are in the
+//! order of the log. Only records that a rule skips, and excused records, may be missing. At the end, no record is left to write.
 
 use std::collections::BTreeMap;
 

@@ -13,7 +13,7 @@ pub(crate) struct EitherDecoder {
     plain: JsonDecoder,
     wrapped: ConnectDecoder,
     is_wrapped: bool,
-    /// The slot of `op`, which every change has.
+    /// The slot of the field `op`, by which a change is recognized; `None` if `op` isn't among the planned fields.
     op: Option<usize>,
 }
 

@@ -30,7 +30,8 @@ pub enum Decode {
     Protobuf(SchemaSource),
 }
 
-/// The parts of a record besides the fields of one row: an envelope, arrays of rows, a key, and the filter for rows that delete.
+/// How a record is read, apart from the fields of one row: its key, its envelope, arrays of rows, and the filter for rows that
+/// delete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// `decode.key_format`: how keys are read.
@@ -40,7 +41,7 @@ pub struct Shape {
     /// `decode.rows`: the paths of arrays whose elements are rows. Each further array is inside the elements of the
     /// previous one.
     pub rows: Vec<Vec<String>>,
-    /// `table.delete_where`: a row that matches this filter deletes the table's row with its key.
+    /// `table.delete_where`: a record's row that matches this filter deletes the row with the same key from the table.
     pub delete_where: Option<RowFilter>,
 }
 
@@ -58,11 +59,10 @@ impl Shape {
 /// How a record's key is decoded. Keys are decoded for deletes and for columns with `meta = "key"`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyFormat {
-    /// `"auto"`: JSON if the key is an object or a quoted string, or if it has a registry's framing and any JSON value
-    /// follows. An object may have Kafka Connect's envelope. Each column reads any other key by its own type. If the
-    /// value's format uses a schema registry, a key that names its schema is decoded by that schema. Columns with
-    /// `meta = "key"` use these rules only if the values have an envelope or come with a registry's schemas;
-    /// otherwise, each column reads the key's bytes by its own type.
+    /// `"auto"`: JSON if the key is an object or a quoted string, or any JSON value behind a registry's frame. An object may have
+    /// Kafka Connect's envelope. Each column reads any other key by its own type. If the value's format uses a schema registry, a
+    /// key that names its schema is decoded by that schema. Columns with `meta = "key"` use these rules only if the values have
+    /// an envelope or come with a registry's schemas; otherwise, each column reads the key's bytes by its own type.
     Auto,
     /// `"json"`: a JSON value. It may have a registry's framing, and an object may have Kafka Connect's envelope.
     Json,
@@ -134,8 +134,7 @@ impl fmt::Debug for SchemaSource {
 }
 
 impl SchemaSource {
-    /// Returns whether values are framed: they begin with a zero byte and a schema id. A header may name the schema
-    /// instead.
+    /// Returns whether values begin with a frame (a zero byte and a schema id), unless a header names their schema.
     pub fn framed(&self) -> bool {
         match self {
             Self::Registry => true,
@@ -158,7 +157,7 @@ impl Decode {
         matches!(self, Self::Avro(SchemaSource::Registry) | Self::Protobuf(SchemaSource::Registry))
     }
 
-    /// Returns whether a value names its schema, either in a frame or in a header.
+    /// Returns whether values name their schema, in a frame or in a header.
     pub(crate) fn may_be_framed(&self) -> bool {
         matches!(self, Self::Avro(source) | Self::Protobuf(source) if source.framed())
     }

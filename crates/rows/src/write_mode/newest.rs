@@ -10,14 +10,14 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use crate::catalog::{Catalog, TypeKind};
 use crate::spec::WriteMode;
 
-/// How the rows of a plan are compared.
+/// How rows of a plan with the same key are compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Newest {
     /// The indexes of the key's columns in the row, ascending.
     key: Vec<usize>,
     newer_by: Option<usize>,
-    /// Whether each row ends with a field that says if the row is a tombstone. If so, a key's last tombstone and its last other
-    /// row are both copied: the other row may come after the tombstone, and then makes a new row.
+    /// Whether each row ends with a field that says if the row is a tombstone. If so, two rows of each key are copied: the last
+    /// tombstone, and the last row that isn't one. If the latter comes after the tombstone, it makes a new row.
     marked: bool,
 }
 
@@ -38,8 +38,9 @@ struct Seen<'a> {
 }
 
 impl Newest {
-    /// Returns how the rows of an upsert are compared. `None` for every other mode, for `newer_by` together with `deletes`, if
-    /// the rows lack a column of the key or `newer_by`, and if only Postgres can tell which row is newer.
+    /// Returns how the rows of an upsert are compared. Returns `None` for every other mode, and for `newer_by` together with
+    /// `deletes`. Also returns `None` if the rows lack a column of the key or `newer_by`, or if only Postgres can compare the
+    /// values of `newer_by`.
     pub(super) fn of(mode: &WriteMode, columns: &[&str], catalog: &Catalog) -> Option<Self> {
         let WriteMode::Upsert { key, newer_by, deletes } = mode else { return None };
         let place = |name: &str| columns.iter().position(|column| *column == name);
