@@ -77,7 +77,7 @@ async fn a_claim_takes_a_minute(protocol: &str) {
 const OTHERS: &str = "SELECT count(*) FROM rides WHERE part <> 1";
 const LOCKED: &str = "SELECT count(*) FROM rides WHERE part = 1";
 
-/// Returns how many partitions of a daemon wait for their claim, if the daemon owns three others; otherwise 0.
+/// Returns how many partitions of a daemon wait for their claim. Returns 0 unless the daemon owns exactly three others.
 fn claims_open(daemon: &Daemon) -> usize {
     let Ok(status) = daemon.status_json() else { return 0 };
     let partitions = status["pipelines"][0]["consumers"][0]["partitions"].as_array().cloned().unwrap_or_default();

@@ -149,8 +149,8 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     daemon.await_ready(PATIENCE).expect("it is ready");
 }
 
-/// After good records come only tombstones, skipped records and bad records. The ledger must not advance past them
-/// while the good records aren't written.
+/// After good records come only records without rows: tombstones, skipped records and bad records. The ledger must not advance
+/// past these later records while the good records aren't written.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ledger_passes_records_without_rows_only_when_all_before_them_are_written() {
     let world = World::new(1).await;

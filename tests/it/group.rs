@@ -52,8 +52,8 @@ fn owned(consumer: &Value) -> Option<usize> {
     settled.then_some(partitions.len())
 }
 
-/// Waits until each consumer of all `daemons` owns as many partitions as `expected` says, in descending order. The
-/// ledger must show the same numbers.
+/// Waits until the consumers of `daemons` own as many partitions as `expected` says. `expected` has one number per consumer, in
+/// descending order. The ledger must show the same numbers.
 pub(crate) async fn await_shares(world: &World, pipeline: &str, daemons: &[&Daemon], expected: &[usize]) {
     let (mut seen, mut named) = (Vec::new(), Vec::new());
     // A consumer without partitions has no ledger row.
