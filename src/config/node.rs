@@ -21,7 +21,7 @@ use super::units;
 /// The state that all nodes of a tree share.
 pub(super) struct Reader {
     pub(super) places: Places,
-    /// The place that a fault has if its key isn't set, and no table that would contain the key is set either.
+    /// The place of a fault whose key isn't set, if no table that would contain the key is set either.
     pub(super) top: SourceLocation,
     pub(super) faults: RefCell<Vec<Fault>>,
 }
@@ -231,8 +231,8 @@ impl<'a> ConfigNode<'a> {
         Some(command)
     }
 
-    /// Reads a path to a file. A relative path starts from the folder of the configuration file
-    /// that sets it, or from the current folder if a variable sets it.
+    /// Reads a path to a file. A relative path starts from the folder of the configuration file that sets it, or from the
+    /// current folder if an environment variable sets it.
     pub(super) fn file(&self) -> Option<PathBuf> {
         let text = self.text()?;
         if text.is_empty() {

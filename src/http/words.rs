@@ -40,7 +40,8 @@ pub(super) struct Sentence {
     pub(super) level: Level,
     /// The pipeline that the sentence is about, if it is about one.
     pub(super) pipeline: Option<String>,
-    /// The subject of the sentence. It stays the same while the numbers in the sentence change.
+    /// Names the problem, for example `headroom`. It stays the same while the numbers in `text` change, so the
+    /// page can tell a new problem from a known one.
     pub(super) kind: Cow<'static, str>,
     pub(super) text: String,
     /// The anchor of the runbook's section about this problem; `None` if nothing has to be done.
@@ -96,7 +97,7 @@ pub(super) struct Facts {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct RecentDeadLetters {
     pub(super) count: u64,
-    /// The number of dead letters divided by the number of rows and dead letters of those five minutes, from 0 to 1.
+    /// The number of dead letters divided by the number of rows and dead letters of the last five minutes, from 0 to 1.
     pub(super) share: f64,
 }
 

@@ -125,7 +125,7 @@ pub(super) enum StartError {
 enum Fault {
     /// The start is retried without end.
     Outage,
-    /// The start is retried, unless the attempt before failed for the same reason.
+    /// The start is retried, unless the previous attempt failed with the same text.
     FinalIfRepeated,
     /// The start is never retried.
     Final,

@@ -10,7 +10,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Row};
 use tokio::time::timeout;
 
-/// The longest time for a second connection. A pooler without free sessions keeps it waiting.
+/// The longest time for opening a second connection, and then for its BEGIN. A pooler
+/// without free sessions keeps that connection waiting.
 const SECOND_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How a pooler assigns sessions.

@@ -16,13 +16,13 @@ use crate::trust;
 
 /// The most schemas that a schema may refer to, directly or indirectly.
 const REFERENCES_MAX: usize = 1_000;
-/// [`Client::versions`] looks at the newest versions of a subject, at most at this many.
+/// [`Client::versions`] looks at no more than this many versions of a subject, the newest ones.
 const VERSIONS_MAX: usize = 20;
-/// [`Client::versions`] looks at the subjects of a schema, at most at this many.
+/// [`Client::versions`] looks at no more than this many subjects of a schema.
 const SUBJECTS_MAX: usize = 5;
 /// The largest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 16 << 20;
-/// The beginning of the path of a schema, before its GUID.
+/// The beginning of the path with which a schema is requested by its GUID. The GUID follows.
 const BY_GUID: &str = "/schemas/guids/";
 /// The error codes "subject not found", "version not found" and "schema not found", in this order.
 const NOT_FOUND: [u32; 3] = [40_401, 40_402, 40_403];
@@ -58,7 +58,7 @@ struct Place {
 /// A version of a subject.
 #[derive(Deserialize)]
 struct Numbered {
-    /// The number of the version's schema.
+    /// The number by which records name this version's schema.
     id: u32,
 }
 

@@ -1,6 +1,6 @@
-//! The work of a consumer and its writer: time by phase, batches, dead letters, events. The poll loop adds its times at most
-//! every 250 ms, and also after a rebalance. The writer adds its times after each step, and reports each batch and each dead
-//! letter. Events are added when they happen.
+//! The work of a consumer and its writer: time by phase, batches, dead letters, events. The poll loop adds its times about every
+//! 250 ms, after a rebalance, and when it leaves the group. The writer adds its times after each step, and reports each batch and
+//! each dead letter. Events are added when they happen.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -16,7 +16,7 @@ use crate::metrics::epoch_ms;
 
 /// The number of batches from which medians are computed.
 const RECENT_BATCHES: usize = 128;
-/// How many dead letters are kept with their positions, per reason: the newest ones.
+/// How many dead letters per reason are kept with their positions: the newest ones.
 const NEWEST: usize = 5;
 /// How many events may wait to be taken. If there are more, the oldest are dropped.
 const EVENTS: usize = 100;
@@ -58,7 +58,8 @@ pub enum Hold {
 pub struct Work {
     /// The time by phase, in microseconds.
     micros: [AtomicU64; PHASES],
-    /// 0: not held; 1: full; 2: flow; 3: a schema.
+    /// Why no records are taken, as a number: 1 for [`Hold::Full`], 2 for [`Hold::Flow`],
+    /// 3 for [`Hold::Schema`]; 0 if they are taken.
     held: AtomicU64,
     batches: Mutex<Batches>,
     dead: Mutex<BTreeMap<&'static str, DeadLetters>>,
@@ -123,7 +124,7 @@ impl Event {
         Self { at_ms: epoch_ms(), kind, cause: None, text }.cut()
     }
 
-    /// Cuts the text to 300 bytes and an ellipsis if it is longer.
+    /// Cuts a text of more than 300 bytes to at most 300 bytes and an ellipsis.
     #[must_use]
     pub fn cut(mut self) -> Self {
         if self.text.len() > EVENT_TEXT {

@@ -95,7 +95,8 @@ impl Drop for Queue {
 
 /// The messages of a bulk. The array of slots is reused for the next bulk.
 ///
-/// Invariant: `first <= taken <= end <= MAX_MESSAGES`, and the slots from `first` to `end` hold messages that are owned here.
+/// Invariant: `first <= taken <= end <= MAX_MESSAGES`, and the slots from `first` to `end` hold messages that this value owns. Of
+/// these, the messages before `taken` were taken.
 pub(crate) struct Messages {
     slots: Box<[*mut rd::rd_kafka_message_t]>,
     first: usize,

@@ -44,7 +44,7 @@ struct Own {
 }
 
 impl Own {
-    /// Ends any wait of the caller.
+    /// Calls `on_ready`; if there is none, ends a wait in [`BatchQueue::read`].
     fn wake(&self) {
         match &self.on_ready {
             Some(on_ready) => on_ready(),
@@ -132,8 +132,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
     }
 
     /// Commits positions without waiting for Kafka's answer, which arrives on the consumer's own queue: a later
-    /// [`BaseConsumer::poll`] passes it to [`ConsumerContext::commit_callback`]. [`BaseConsumer`]'s own asynchronous
-    /// commit passes no answer on: librdkafka discards it.
+    /// [`BaseConsumer::poll`] passes it to [`ConsumerContext::commit_callback`]. [`BaseConsumer`]'s own asynchronous commit
+    /// reports no answer, because librdkafka discards it.
     ///
     /// # Errors
     /// If the consumer is closed.

@@ -29,7 +29,7 @@ pub enum GroupEvent {
     },
 }
 
-/// How an assignment is changed.
+/// How the client changes its assignment. This depends on the group's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Assigning {
     /// Each change names only the partitions that are added or removed.
@@ -103,7 +103,7 @@ pub trait GroupClient: Send {
     /// Returns the offsets up to which Kafka's logs were read, for partitions whose records have all been taken. Such an offset
     /// may be higher than the successor of the last record's offset, because of transaction markers or aborted records.
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)>;
-    /// Returns how an assignment is changed.
+    /// Returns how the client changes its assignment.
     fn assigning(&self) -> Assigning;
     /// Confirms an assignment; nothing is fetched before [`GroupClient::fetch`].
     fn accept(&mut self);

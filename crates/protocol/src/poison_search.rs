@@ -112,8 +112,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// Runs a whole search over `len` records. COPY refuses a range that has records of `bad`. `hint_of` gets the first of
-    /// these, and returns the record that the error of COPY names.
+    /// Runs a whole search over `len` records. COPY refuses a range that has records of `bad`. `hint_of` gets the first such
+    /// record of the range, and returns the record that the error of COPY names.
     fn run(len: u32, bad: &BTreeSet<u32>, hint_of: impl Fn(u32) -> Option<u32>, cap: u32) -> (Vec<u32>, Search, u32) {
         let first_bad = |range: &Range<u32>| bad.range(range.clone()).next().copied();
         let mut search = Search::new(len, first_bad(&(0..len)).and_then(&hint_of), cap);

@@ -35,7 +35,8 @@ use crate::writer::WaitFlag;
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// How often offsets that changed are committed to Kafka. These offsets are only for tools that show lag.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// The shortest time between two regular snapshots. A rebalance causes a snapshot too.
+/// The shortest time between two regular snapshots of the consumer. A rebalance causes a
+/// snapshot too, and so does the end of the membership.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
 /// The longest time that a revocation waits for the delivered records to be written. After it, the revoked partitions'
 /// records in the open batch are dropped. The next owner's claim fences those that the writer still has.
@@ -65,7 +66,8 @@ pub trait RecordEncoder: Send {
 pub trait LedgerReadings: Send {
     /// Returns how often a log was seen to become shorter. If the count has grown, the loop claims all owned partitions again.
     fn truncations(&self) -> u32;
-    /// Calls `each` once per partition whose row was read, with its newest row and the time at which that was requested.
+    /// Calls `each` once per partition whose ledger row was read, with the newest row and the time
+    /// at which the read of this row was requested.
     fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant));
 }
 

@@ -80,8 +80,8 @@ pub struct CatalogColumn {
     /// precision and scale.
     pub typmod: i32,
     pub not_null: bool,
-    /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's default or
-    /// its identity.
+    /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's
+    /// default, its identity or its generation expression.
     pub has_default: bool,
     /// The oid of the column's own default (`pg_attrdef.oid`), or of its identity's sequence. If the default is changed,
     /// its oid changes too. `None` if the column has neither of them (a domain's default doesn't count), or if it is generated.
@@ -118,7 +118,7 @@ pub enum RelationKind {
 /// The kind of a column's base type.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum TypeKind {
-    /// A base type or a range. Its oid says which one.
+    /// A base type or a range type. The oid of the type says which type it is.
     #[default]
     Scalar,
     Enum {

@@ -16,7 +16,7 @@ pub use outline::Outline;
 pub use parse::{avro_file, of_text, proto_file};
 use protobuf::ProtoFile;
 
-/// The deepest nesting of a binary value, and of an Avro schema.
+/// The deepest nesting that is accepted, in binary values and in Avro schemas.
 pub(crate) const MAX_DEPTH: u32 = 128;
 
 /// A parsed schema, from which decoders make plans.

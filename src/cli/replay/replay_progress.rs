@@ -14,7 +14,7 @@ use crate::error::FatalError;
 use crate::postgres::claims;
 use crate::postgres::connect::Connector;
 
-/// The owner's name in the ledger, for people.
+/// The name that the ledger shows as the owner of a replay's partitions.
 const OWNER: &str = "tidegate replay";
 /// How many times a claim is tried while another session, for example that of a killed run, still
 /// has rows locked. The constant below is the pause after each try.
@@ -42,7 +42,7 @@ pub(super) struct Open {
     pub(super) end: Offset,
 }
 
-/// The key of a replay, and the cluster and table that belong to it.
+/// A replay in the ledger: its key (its name in `tidegate.pipeline`), its cluster and its table.
 pub(super) struct ReplayProgress {
     key: String,
     cluster_id: String,
@@ -104,8 +104,8 @@ impl ReplayProgress {
         rows.iter().map(stretch).collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Stores all ranges in the ledger, in one transaction. The replay's registration has no topics. With topics, it
-    /// would conflict with the pipeline's registration if both wrote to the same table.
+    /// Registers the replay, and stores all its ranges in the ledger, in one transaction. The registration names no topics: with
+    /// topics, it would conflict with the registration of the pipeline if both write to the same table.
     pub(super) async fn begin(
         &self,
         connection: &mut PgConnection,

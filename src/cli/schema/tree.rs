@@ -1,4 +1,4 @@
-//! Collects the fields of a sample's rows in a tree, and the values of each field. Pure.
+//! Collects the fields of a sample's rows in a tree, and counts the values of each field. Pure.
 
 use serde_json::Value as Json;
 use tidegate_rows::json::members::{Elements, Members};
@@ -17,7 +17,7 @@ const DEPTH_MAX: usize = 10;
 #[derive(Debug, Default)]
 pub(super) struct Node {
     pub(super) seen: Seen,
-    /// The type that the record's schema declares.
+    /// The type that the record's schema declares for this field.
     pub(super) declared: Option<Typed>,
     /// The members, in the order in which they first occurred.
     pub(super) members: Vec<(String, Node)>,

@@ -37,9 +37,9 @@ pub(super) struct PartitionReport {
     /// The contradiction between Kafka and the ledger: a log-loss condition, or a partition that
     /// Kafka doesn't have. `null` if there is none.
     pub(super) condition: Option<String>,
-    /// Whether the last committed record is in Kafka: `known again` if so, `another` if a different record has its offset,
-    /// `gone` if no record has its offset. `null` if the ledger has no such record, if Kafka's log no longer reaches back to it,
-    /// or if `condition` was found first.
+    /// Whether the last committed record is in Kafka: `known again` if so, `another` if a different record has its
+    /// offset, `gone` if no record has its offset. `null` if this wasn't checked: the ledger has no last record, Kafka
+    /// has deleted it, or `condition` was found first.
     pub(super) last_record: Option<&'static str>,
     pub(super) rows: Option<u64>,
     pub(super) dead_letters: Option<u64>,

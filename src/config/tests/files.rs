@@ -15,7 +15,8 @@ const SCHEMAS: [&str; 2] = [
 ];
 const REGISTRY: &str = "decode.format = 'avro'\n[schema_registry]\nurl = \"https://127.0.0.1:8081\"\n";
 
-/// Files that are read when the configuration is read, or when a client is created.
+/// Files that are read when the configuration is read, or when a client is created. So a
+/// reload must notice that the content has changed.
 const COMPARED: &[Case] = &[
     ("schema_registry.ca_file", "REGISTRY ca_file = 'FILE'", ["one", "two"]),
     ("pipelines.decode.schema_file", "decode = { format = 'avro', schema_file = 'FILE' }", SCHEMAS),
@@ -92,7 +93,7 @@ fn a_reload_notices_a_new_content_of_every_file_that_is_not_read_when_it_is_used
     }
 }
 
-/// A new key fails here until it is in one of the lists above.
+/// This test fails for a new key that names a file, until the key is in one of the lists above.
 #[test]
 fn every_key_that_names_a_file_is_tried() {
     fn find(kind: Kind, path: &str, found: &mut Vec<String>) {

@@ -26,9 +26,10 @@ pub struct RangesRead {
 }
 
 impl Observer {
-    /// Reads these ranges. Returns which of them were read, and which of those that were read contain no record that Kafka would
-    /// deliver. Such a range holds at most transaction markers and aborted records. The ranges of one topic are read together.
-    /// After `limit`, no further topic is read; the first topic is always read. Topics that can't be read are left out.
+    /// Reads these ranges. Returns the partitions whose range was read and, among these, the partitions whose range contains
+    /// no record that Kafka would deliver. A range without such a record holds at most transaction markers and aborted
+    /// records. The ranges of one topic are read together. After `limit`, no further topic is read; the first topic is always
+    /// read. Topics that can't be read are left out.
     ///
     /// # Errors
     /// If no client can be created, or none of the topics could be read.

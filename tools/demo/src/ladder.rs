@@ -1,9 +1,9 @@
 //! Experiment A, the ladder: how much batching gains. Each rung is one way to write rows, and only the last one uses
 //! Kafka.
 //!
-//! Every rung writes rows of the same records from this machine into the same table with the same indexes, with `fsync` on. A
-//! short probe finds the best setting of each rung without Kafka. Then each rung runs several times, once per round. The order of
-//! the rungs is shuffled in each round.
+//! Every rung writes rows of the same records from this machine into the same table with the same indexes, with `fsync` on.
+//! For each rung without Kafka, a short probe finds the best setting. Then every rung runs several times, once per round. The
+//! order of the rungs is shuffled in each round.
 
 mod direct;
 mod through_kafka;

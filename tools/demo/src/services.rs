@@ -92,7 +92,7 @@ enum Event {
 }
 
 impl Event {
-    /// Returns the name in the raw file.
+    /// Returns the event's name in `services-events.csv`.
     fn name(self) -> &'static str {
         match self {
             Self::Burst => "burst",
@@ -108,7 +108,7 @@ impl Event {
 type Fleet = JoinHandle<Result<fleet::Outcome, fleet::ProduceError>>;
 
 impl Services {
-    /// Creates the topic and the tables, starts the daemon, and waits until it is ready. It serves its page at `listen`.
+    /// Creates the topic and the tables, starts the daemon, and waits until it is ready. The daemon serves its page at `listen`.
     pub(crate) async fn start(stage: &Arc<Stage>, listen: String) -> Result<Self> {
         stage.kafka.create_topic(TOPIC, PARTITIONS.get().into(), &[("retention.ms", RETENTION_MS)])?;
         let database = stage.postgres.create_database().await?;

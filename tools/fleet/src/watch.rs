@@ -39,7 +39,7 @@ pub struct WatchSpec {
     pub readings: Option<u64>,
 }
 
-/// Watches until the trip has ended or the number of readings is reached. Calls `say` with each new sentence. If the database
+/// Watches until the trip has ended or `spec.readings` is reached. Calls `say` with each new sentence. If the database
 /// becomes unavailable, reports that and retries.
 ///
 /// # Errors

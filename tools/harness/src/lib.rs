@@ -43,7 +43,7 @@ pub enum TunedFor {
     /// A quick start and low memory use: the suite starts servers often and puts little load on them.
     #[default]
     Tests,
-    /// Settings for measurements: Java compiles fully, and there is room for caches.
+    /// Settings for measurements: Java's optimizing compiler is on, and there is more memory.
     Speed,
 }
 

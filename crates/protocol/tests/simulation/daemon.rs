@@ -272,7 +272,7 @@ impl RecordEncoder for SimEncoder {
     }
 }
 
-/// Counts the events that the loops report. A replay also prints most of them.
+/// Counts the events that the loops report. If a seed is replayed, most of the events are also printed.
 struct Watch {
     sim: Arc<Sim>,
     number: u64,

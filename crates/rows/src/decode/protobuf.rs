@@ -2,7 +2,7 @@
 //! decoded by its plan, without building a tree of its values.
 //!
 //! With a registry, each record names its schema and the message in it. With a local file, the configuration can name the
-//! message. If it doesn't, each value's frame names the message; values without a frame are of the file's first message.
+//! message. If it doesn't, each value's frame names the message; a value without a frame has the file's first message type.
 //!
 //! If a record lacks a field without presence, the field has its default, as the format says:
 //! zero, false, the empty text, the first name of an enum, an empty list or map. If it lacks

@@ -22,14 +22,15 @@ enum Origin {
     Around(u16),
     /// A field of the element. The number is its slot in the decoder of elements.
     Element(u16),
-    /// The element's field, or the field around the array if the element lacks it.
+    /// A field of the element or, if the element lacks it, the field around the array. The numbers are the field's slots in the
+    /// decoder of elements and in the inner decoder.
     Either(u16, u16),
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Array {
     end: usize,
-    /// Whether the array's text was made by the decoder, so that it isn't in the payload.
+    /// Whether the inner decoder rendered the array's text, which is then in [`Fields::made`] and not in the payload.
     made: bool,
 }
 
@@ -42,8 +43,8 @@ pub(crate) struct RowsDecoder {
     path: String,
     slot: usize,
     from: Vec<Origin>,
-    /// The fields that the inner decoder found outside the current array: those that columns need as slots, and those without a
-    /// column as leftovers. Every row of the array gets both.
+    /// The fields that the inner decoder found outside the current array. The fields that columns need are slots, and the fields
+    /// without a column are leftovers. Every row of the array gets both.
     around: Fields,
     element: Fields,
     array: Option<Array>,
@@ -135,7 +136,7 @@ impl RowsDecoder {
         }
     }
 
-    /// Decodes the row of the next element. Returns whether there is one.
+    /// Decodes the row of the next element. Returns `false` if no element is left.
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         loop {
             if let Some(array) = self.array.take() {

@@ -19,9 +19,9 @@ fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     }
 }
 
-/// Returns whether a value is this placeholder, by which Debezium says that the record leaves the value out. In place of an
-/// array, Debezium writes a list that contains only the placeholder; in place of an array of numbers, the placeholder's bytes;
-/// in place of a map, a map from the placeholder to itself.
+/// Returns whether a value is the placeholder `text`, which Debezium writes where a record leaves a value out. In place of an
+/// array, Debezium writes a list that contains only the placeholder; in place of an array of numbers, the placeholder's bytes; in
+/// place of a map, a map from the placeholder to itself.
 #[inline(never)]
 pub(super) fn stands_for_missing(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     match value.kind {

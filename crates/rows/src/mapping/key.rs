@@ -30,8 +30,8 @@ enum Framed {
 #[derive(Debug)]
 pub(super) struct KeyReader {
     format: KeyFormat,
-    /// Whether a key that names its schema is decoded by that schema: the
-    /// key's format is `auto`, and the values' schemas are in a registry.
+    /// Whether the key's format is `auto` and the values' schemas are in a registry. If so, a key that
+    /// names its schema is decoded by that schema.
     framed: bool,
     schemas: Option<Arc<dyn Schemas>>,
     json: JsonDecoder,
@@ -43,8 +43,8 @@ pub(super) struct KeyReader {
     /// For each schema that occurred so far, the decoder for it. There are few schemas, so they are searched one by one.
     kinds: Vec<(SchemaId, Framed)>,
     fields: Fields,
-    /// Whether each column reads the bytes of the current key by the column's type,
-    /// because the key is text, or is neither framed nor a JSON object or string.
+    /// Whether each column reads the bytes of the current key by the column's type. This applies to the format `text`, and in the
+    /// format `auto` to a key that neither names a schema nor is a JSON object or string.
     plain: bool,
 }
 
@@ -232,7 +232,8 @@ impl KeyReader {
     }
 }
 
-/// Returns the schema that the key names in its header, or if there is no such header, in its frame.
+/// Returns the schema that the record's header names for the key. Without such a header,
+/// returns the schema that the key's frame names.
 fn named(key: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
     match header {
         Some(header) => frame::of_header(header.schema).map(|(id, _)| id),

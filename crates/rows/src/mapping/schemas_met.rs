@@ -42,7 +42,7 @@ impl SchemasMet {
         self.schemas.iter().filter(|_| lacks).map(|(id, _)| *id).collect()
     }
 
-    /// Finds out which of the missing paths `schema` has. This schema is another version of the schema `of`, with the id `id`.
+    /// Finds out which of the missing paths `schema` has. `schema` has the id `id`, and is another version of the schema `of`.
     pub fn add_version(&mut self, plan: &Plan, of: SchemaId, id: SchemaId, schema: &Schema) {
         let messages = self.schemas.iter().filter(|(met, _)| *met == of).map(|(_, message)| message.as_deref());
         let messages: Vec<_> = messages.collect();

@@ -45,7 +45,7 @@ pub(crate) struct Drive {
     pub(crate) started: Instant,
     /// The start of the run in microseconds since the epoch, for comparison with the clock of Postgres.
     pub(crate) started_us: i64,
-    /// When the writer was killed, in microseconds since the run's start.
+    /// When the writer was killed, in microseconds since the run's start. If it wasn't killed, this is the end of the run.
     pub(crate) killed_us: u32,
     /// When the run ended, in microseconds since its start.
     pub(crate) ended_us: u32,

@@ -13,11 +13,11 @@ pub(super) enum FieldTarget {
     Skip,
     /// A column takes the value.
     Slot(u16),
-    /// Columns take parts of the value. The number is the index of the [`PlannedValue`].
+    /// Columns take parts of the value. The number is the index of the value's plan in [`AvroPlan::places`].
     Into(u32),
     /// A column takes the value, and other columns take parts of it.
     Both(u16, u32),
-    /// The value goes to the leftovers. The number is the index of the field's key in `keys`.
+    /// The value goes to the leftovers. The number is the index of the field's key in [`AvroPlan::keys`].
     Leftover(u32),
 }
 

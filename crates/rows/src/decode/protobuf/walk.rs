@@ -94,8 +94,8 @@ impl<'w> ProtobufWalk<'w> {
         Err(Broken)
     }
 
-    /// Decodes a message from which columns take parts, up to `end`. `top` says whether the message is the record itself: only
-    /// there, fields that the schema lacks are rejected.
+    /// Decodes a message from which columns take parts, up to `end`. `top` says whether the message is the record itself. Fields
+    /// that the schema lacks are rejected only in the record itself.
     fn message(&mut self, place: u32, end: usize, depth: u32, top: bool) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
