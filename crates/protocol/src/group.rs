@@ -67,7 +67,7 @@ pub struct ReadError {
 /// How the poll loop must react to an error of Kafka's client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadErrorKind {
-    /// An offset is outside of the log. The error names no partition.
+    /// An offset is outside of the log. The error names no partition, so the poll loop claims all owned partitions again.
     OutOfRange,
     Retried,
     /// The Kafka client is broken, and a new one may work.

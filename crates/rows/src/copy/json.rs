@@ -32,7 +32,8 @@ pub(super) fn json(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Resul
     patch_len(len_at, out)
 }
 
-/// Writes jsonb: the version byte 1, then the text, which Postgres parses. jsonb can't hold a NUL, in strings or keys.
+/// Writes jsonb: the version byte 1, then the text, which Postgres parses. jsonb
+/// can't hold a NUL, neither in strings nor in keys.
 pub(super) fn jsonb(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Result<(), Reason> {
     if value.kind == Kind::Text {
         return text(&value, nul, true, out);
