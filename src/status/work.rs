@@ -110,10 +110,10 @@ pub struct DeadLetter {
 pub struct Event {
     /// Milliseconds since the epoch.
     pub at_ms: i64,
-    /// `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`, `instance`, `reload`
+    /// One of `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`, `instance`, `reload`
     pub kind: &'static str,
     /// The system that a consumer begins to wait for (`outage`), or no longer waits for (`recovered`). `None` for all other
-    /// kinds, and if a pipeline can't start.
+    /// kinds, and for waits of the whole pipeline: it can't start, or Kafka doesn't serve it.
     pub cause: Option<WaitCause>,
     pub text: String,
 }

@@ -1,4 +1,5 @@
-//! More environments of `agreement.rs`: limits, settings of a role, tables that refuse rows, and topics.
+//! More environments in which `check` and `run` must agree (see `agreement.rs`): limits, settings
+//! of a role, tables that refuse rows, and topics.
 
 use crate::agreement_cases::{Case, UPSERT, faulty, ready, with};
 

@@ -133,8 +133,8 @@ fn bench(c: &mut Criterion, name: &str, specs: &[Spec], make: impl Fn(&mut fastr
     bench_format(c, name, specs, &Decode::Json, |rng| make(rng).into_bytes());
 }
 
-/// Measures records with `shapes` different sets of fields, in turns. All columns of the table have
-/// defaults, so a row leaves out the columns of the missing fields.
+/// Measures records with `shapes` different sets of fields, which take turns. All columns of the table have defaults, so a row
+/// leaves out the columns of the missing fields.
 fn bench_shapes(c: &mut Criterion, name: &str, shapes: usize) {
     let mut turn = 0;
     bench_records(c, name, encoder(TELEMETRY, &Decode::Json, true), |rng| {

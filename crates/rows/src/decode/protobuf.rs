@@ -32,7 +32,7 @@ use walk::{Broken, ProtobufWalk};
 /// The deepest nesting of message types that a frame may name.
 const INDEXES_MAX: usize = 32;
 
-/// A schema, and the plans of those of its messages that occurred in values so far.
+/// A schema, and the plans of its message types that occurred in values so far.
 type Made = (Arc<Schema>, Vec<(MessageId, ProtobufPlan)>);
 
 /// Finds the planned fields in Protobuf's wire format.

@@ -8,7 +8,7 @@ use crate::mapping::plan::Plan;
 use crate::mapping::{Encoder, tombstone};
 use crate::schema::{Found, Schema, SchemaId};
 
-/// The schemas that records of one plan named.
+/// The schemas that records named in a registry, and the paths of one plan that these schemas lack.
 #[derive(Debug, Default)]
 pub struct SchemasMet {
     /// The id of each schema. For a Protobuf schema, also the name of the message.
