@@ -62,7 +62,7 @@ pub struct Oidc {
 /// token is needed, or if librdkafka makes its own.
 ///
 /// # Errors
-/// If a setting is missing or contradicts another. The text says which one, without values.
+/// If a setting is missing, has an invalid value, or contradicts another. The text names the setting, and shows no value.
 pub fn source(
     properties: &BTreeMap<&str, &Secret>,
     file: impl Fn(&str) -> Option<PathBuf>,

@@ -93,7 +93,7 @@ pub(super) struct PipelineView {
     pub(super) retention_headroom_seconds: Option<f64>,
     /// Whether Kafka keeps the records of all the topics without any limit.
     pub(super) retention_unlimited: bool,
-    /// The system that limits the pipeline's speed now, as a sentence such as "Postgres is the limit: …".
+    /// A sentence that says what limits the pipeline's speed now, or that nothing does. `None` if that isn't known.
     pub(super) limit: Option<String>,
     pub(super) batches: BatchesView,
     pub(super) dead: Vec<DeadView>,

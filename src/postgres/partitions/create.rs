@@ -117,8 +117,8 @@ impl AllRefused {
     ///   create one.
     /// - `purpose` is [`Purpose::Rows`], and waiting resolves the last refusal.
     ///
-    /// Otherwise the error of a refused partition whose rows no existing partition accepts. With [`Purpose::InAdvance`], only
-    /// the current partition counts for this.
+    /// Otherwise the error of the first refused partition whose rows no existing partition accepts. With [`Purpose::InAdvance`],
+    /// only a refusal of the current partition is such an error.
     async fn judge(
         mut self,
         connection: &mut PgConnection,

@@ -12,7 +12,8 @@ use crate::world::World;
 
 /// Checks a transaction before its COMMIT. Reports a violation if the transaction continues in another log than the
 /// ledger's, although the daemon could have noticed: the other log has a different record at the last committed
-/// offset. In any case, those records of the other log that precede the transaction's first record need not be written.
+/// offset. Whether or not this is a violation, excuses the records of the new log before the transaction's first record:
+/// they may be missing from the table.
 pub(crate) fn before_commit(world: &mut World, backend: u64) {
     let mut crossed = Vec::new();
     for span in world.server.moves_of(backend) {

@@ -99,7 +99,8 @@ impl GivenUp {
 
 impl NewFields {
     /// Notes the fields of a record that have no column and aren't null. Leaves out the names in [`GivenUp::Names`]. With
-    /// [`GivenUp::All`] no name is left out, so that `tidegate check` can show which columns the daemon would add.
+    /// [`GivenUp::All`], which only trials use, nothing is left out: the trial adds no column, but `tidegate check` shows the
+    /// columns that the daemon would add.
     pub fn note(&mut self, leftovers: &[u8], given_up: &GivenUp) {
         for (name, value) in Members::of(leftovers) {
             let passed_over = matches!(given_up, GivenUp::Names(names) if names.contains(&name));
