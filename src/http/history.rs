@@ -13,7 +13,7 @@ const COARSE: (usize, u32) = (1440, 60);
 pub(super) struct Sample {
     /// The rate at which producers send records into Kafka.
     pub(super) into: f32,
-    /// The rate at which records are written into Postgres.
+    /// The rate at which the ledger advances.
     pub(super) out: f32,
     /// The number of records not written yet.
     pub(super) lag: f32,

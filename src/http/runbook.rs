@@ -44,7 +44,8 @@ fn body(markdown: &str) -> String {
     html
 }
 
-/// Converts one line to HTML: links and code become elements, and all other text is escaped.
+/// Converts one line to HTML: code and links within the runbook become elements, links to other documents become plain text, and
+/// all text is escaped.
 fn inline(line: &str) -> String {
     let mut html = String::new();
     let mut rest = line;

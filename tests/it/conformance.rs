@@ -31,8 +31,8 @@ fn definition(columns: &[Column], key: &str) -> String {
     format!("(id int, turn int, {}{key})", columns.join(", "))
 }
 
-/// Returns the configuration lines for a mode in three parts: for the table, for the mapping of the column `turn`, and the text
-/// that is appended to the mapping of each other column.
+/// Returns what a mode adds to three places of the configuration: to the table, to the mapping of `turn`, and to the mapping of
+/// each tested column.
 fn of_mode(mode: &str) -> (&'static str, &'static str, &'static str) {
     match mode {
         "append" => ("", "", ""),

@@ -204,7 +204,7 @@ pub struct ClaimLoop<C, K> {
     random: Rng,
     listener: Arc<dyn Listener>,
     pending: Vec<Pending>,
-    /// The answers of this round, which are sent at its end. Each consumer's channel has one entry.
+    /// The answers of this round, grouped by the consumer's channel on which they are sent at the end of the round.
     answered: Vec<(Sender<Message>, Vec<ClaimAnswer>)>,
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Proposed {
     pub(super) typed: Typed,
     /// How many rows have the field with a value other than null.
     pub(super) with_value: u64,
-    /// The number of rows that could have the field: records, or elements of an array.
+    /// The number of rows that could have the field.
     pub(super) rows: u64,
 }
 
@@ -37,8 +37,8 @@ pub(super) struct Columns {
     pub(super) unmapped: Vec<Vec<String>>,
 }
 
-/// Where fields are: in the elements of the array at the path `prefix`, or in the record itself if `prefix` is empty.
-/// `rows` is the number of elements or records.
+/// Where fields are: in the elements of the array at the path `prefix`, or, if `prefix` is empty, in the rows as the format of
+/// values gives them. `rows` is the number of these objects.
 struct Level<'a> {
     prefix: &'a [String],
     rows: u64,

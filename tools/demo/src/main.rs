@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the demo. Returns whether the verdict is good: no promise of Tidegate was broken.
+/// Runs the demo, or redraws an earlier run. Returns whether the verdict is good: no promise of Tidegate was broken.
 async fn demo(arguments: &Arguments) -> Result<bool> {
     let Arguments { seed, scale, out, .. } = arguments;
     let screen = Screen::new();

@@ -37,10 +37,9 @@ fn compared(table: &Table) -> impl Iterator<Item = (&'static str, &String)> {
         .chain(table.sort_by.iter().map(|name| ("table.sort_by", name)))
 }
 
-/// Reports columns that the merge compares but for which Postgres gets no values: the rows must have the
-/// column, or the columns from which Postgres computes it. Also reports generated columns that a merge
-/// can't compare. Returns whether any such column was reported. Finally reports `missing = "keep"` for a
-/// column from which a compared column is computed; the returned value ignores these reports.
+/// Checks the columns of the key, `newer_by` and `sort_by`. Reports a column that the copied rows lack, a generated column whose
+/// inputs they lack, and a generated column that can't be compared. Returns whether it reported any of these. Also reports
+/// `missing = "keep"` for an input of a generated column; this doesn't change the result.
 pub(super) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults) -> bool {
     let mut found = false;
     for (place, name) in compared(spec.table) {
