@@ -68,7 +68,7 @@ fn flood(flood: &Table) -> String {
         )
     });
     text += "| | records refused | acknowledged, then lost | written twice | longest wait for an answer | \
-             readable after (median of the steady phase) | CPU seconds | of these, Kafka's |\n\
+             time until the row is readable (median of the steady phase) | CPU seconds | of these, Kafka's |\n\
              |---|--:|--:|--:|--:|--:|--:|--:|\n";
     for line in flood.lines() {
         let cpu =
