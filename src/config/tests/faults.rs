@@ -124,6 +124,19 @@ fn words_that_are_not_known_are_named_with_those_that_are() {
 }
 
 #[test]
+fn the_envelope_is_checked_for_each_format() {
+    for (format, word, expected) in [
+        ("json", "debezum", "\"debezum\" is not known here, did you mean \"debezium\"?"),
+        ("avro", "debezum", "\"debezum\" is not known here, did you mean \"debezium\"?"),
+        ("protobuf", "connect", "\"connect\" belongs to format \"json\""),
+    ] {
+        let faults = faults(&format!("[pipelines.rides.decode]\nformat = \"{format}\"\nenvelope = \"{word}\""));
+        let said = |fault: &String| fault.contains(".envelope: ") && fault.contains(expected);
+        assert!(faults.iter().any(said), "{format}: {faults:?}");
+    }
+}
+
+#[test]
 fn keys_that_exclude_each_other_are_named() {
     fault_of(
         "topic_pattern = \"^t\"",
