@@ -102,14 +102,19 @@ impl Filter {
     }
 
     /// Fails if a dead letter of `--id` doesn't exist or belongs to another pipeline.
-    async fn find_ids(&self, connection: &mut PgConnection, pipelines: &[&Pipeline]) -> Result<(), FatalError> {
+    /// `keys` are those of `pipelines`.
+    async fn find_ids(
+        &self,
+        connection: &mut PgConnection,
+        keys: &[String],
+        pipelines: &[&Pipeline],
+    ) -> Result<(), FatalError> {
         if self.ids.is_empty() {
             return Ok(());
         }
-        let keys = keys(connection, pipelines).await?;
         let found =
             sqlx::query_scalar("SELECT id FROM tidegate.dead_letter WHERE id = ANY ($1) AND pipeline = ANY ($2)");
-        let found: Vec<i64> = found.bind(&self.ids).bind(&keys).fetch_all(connection).await.map_err(failed)?;
+        let found: Vec<i64> = found.bind(&self.ids).bind(keys).fetch_all(connection).await.map_err(failed)?;
         match self.ids.iter().find(|id| !found.contains(id)) {
             Some(id) => Err(unknown(*id, pipelines)),
             None => Ok(()),

@@ -107,10 +107,16 @@ const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
 ];
 
-/// Properties that name files. librdkafka reads these files only when it creates a client. So a digest of each file is kept,
-/// by which a reload notices that the file was replaced. There is no digest if the value is a folder or `probe`.
-pub(crate) const FILES_READ_ONCE: &[&str] =
-    &["ssl.ca.location", "ssl.certificate.location", "ssl.crl.location", "ssl.key.location", "ssl.keystore.location"];
+/// Properties that name files, and the content that each file must have. OpenSSL's errors, which librdkafka passes on, don't say
+/// which content is expected. librdkafka reads these files only when it creates a client. So a digest of each file is kept, by which
+/// a reload notices that the file was replaced. There is no digest if the value is a folder or `probe`.
+pub(crate) const FILES_READ_ONCE: &[(&str, &str)] = &[
+    ("ssl.ca.location", "the authorities' certificates in PEM"),
+    ("ssl.certificate.location", "a certificate in PEM"),
+    ("ssl.crl.location", "a list of revoked certificates in PEM"),
+    ("ssl.key.location", "a private key in PEM; if it is encrypted, \"ssl.key.password\" must have its password"),
+    ("ssl.keystore.location", "a PKCS#12 keystore, and \"ssl.keystore.password\" must have its password"),
+];
 
 /// For each property: its value, the file from which the value was read, and a digest of the file that the value names.
 type Read = (BTreeMap<String, Secret>, BTreeMap<String, PathBuf>, BTreeMap<String, Content>);
@@ -146,7 +152,7 @@ pub(super) fn read(table: &ConfigNode<'_>) -> Read {
             files.insert(name.to_owned(), file);
         }
         // If a file can't be read, it has no digest, and librdkafka reports the error when the client is created.
-        if FILES_READ_ONCE.contains(&name)
+        if FILES_READ_ONCE.iter().any(|(file, _)| *file == name)
             && let Ok(content) = Content::of(Path::new(&value))
         {
             contents.insert(name.to_owned(), content);

@@ -103,7 +103,7 @@ pub(super) fn decode(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry
 fn envelope<'a>(node: &ConfigNode<'a>) -> Option<&'a str> {
     let words = ["none", "connect", "debezium"].map(|word| (word, word));
     let word = node.at("envelope").choice(&words);
-    if word == Some("connect") && !matches!(node.at("format").text(), None | Some("json")) {
+    if word == Some("connect") && matches!(node.at("format").text(), Some("avro" | "protobuf")) {
         node.at("envelope")
             .fault("\"connect\" belongs to format \"json\"; the schemas of other formats are not in the value");
     }

@@ -178,13 +178,9 @@ impl Supervisor {
                     let pipeline = Arc::new(pipeline);
                     {
                         let pipelines = &mut lock(&self.daemon.live).pipelines;
-                        pipelines.retain(|other| {
-                            let stays = other.name != name;
-                            if !stays {
-                                other.stop_measuring();
-                            }
-                            stays
-                        });
+                        pipelines
+                            .extract_if(.., |other| other.name == name)
+                            .for_each(|replaced| replaced.stop_measuring());
                         pipelines.push(Arc::clone(&pipeline));
                         pipelines.sort_by(|a, b| a.name.cmp(&b.name));
                     }

@@ -69,20 +69,10 @@ impl DerefMut for Settings {
     }
 }
 
-/// For each property that names a file, the content that the file must have. OpenSSL's errors, which librdkafka passes on, don't
-/// say which content is expected.
-const CONTENTS: &[(&str, &str)] = &[
-    ("ssl.ca.location", "the authorities' certificates in PEM"),
-    ("ssl.certificate.location", "a certificate in PEM"),
-    ("ssl.crl.location", "a list of revoked certificates in PEM"),
-    ("ssl.key.location", "a private key in PEM; if it is encrypted, \"ssl.key.password\" must have its password"),
-    ("ssl.keystore.location", "a PKCS#12 keystore, and \"ssl.keystore.password\" must have its password"),
-];
-
 /// Returns the message that librdkafka refuses to make a client with these settings. If files that the settings name can't be
 /// read, the message lists the files, because `error`, librdkafka's own text, names no file.
 pub fn refused(settings: &Settings, error: &KafkaError) -> String {
-    let unread = FILES_READ_ONCE.iter().filter_map(|name| {
+    let unread = FILES_READ_ONCE.iter().filter_map(|(name, _)| {
         let path = settings.get(name).filter(|path| *path != "probe")?;
         let why =
             std::fs::metadata(path).and_then(|found| if found.is_dir() { Ok(()) } else { File::open(path).map(drop) });
@@ -93,7 +83,7 @@ pub fn refused(settings: &Settings, error: &KafkaError) -> String {
         return unread.join("; ");
     }
     let text = format!("librdkafka refuses `kafka.properties`: {error}");
-    let at_fault = CONTENTS.iter().find(|(name, _)| text.contains(name));
+    let at_fault = FILES_READ_ONCE.iter().find(|(name, _)| text.contains(name));
     match at_fault.and_then(|(name, content)| Some((settings.get(name)?, content))) {
         Some((path, content)) => format!("{text}; {path:?} must have {content}"),
         None => text,
@@ -247,7 +237,7 @@ mod tests {
     fn a_file_with_other_content_is_named_with_what_must_be_in_it() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n").unwrap();
-        for (name, content) in CONTENTS {
+        for (name, content) in FILES_READ_ONCE {
             let mut settings = Settings { config: ClientConfig::new(), credentials: None };
             settings.set("security.protocol", "ssl").set(*name, file.path().to_str().unwrap());
             let error = settings.create::<rdkafka::consumer::BaseConsumer>().map(drop).unwrap_err();

@@ -162,26 +162,49 @@ pub fn other_table(pipeline: &str, table: impl std::fmt::Display, oid: u32) -> S
 }
 
 async fn reject_second_feed(connection: &mut PgConnection, wanted: &Registration) -> Result<(), RegisterError> {
-    // If records name their tables, each table is checked when it is named for the first time.
-    if wanted.target_oid == 0 {
-        return Ok(());
-    }
     let topics: Vec<&str> = wanted.topics.keys().map(String::as_str).collect();
-    let other = sqlx::query(
-        "SELECT name, topic FROM tidegate.pipeline, jsonb_object_keys(topics) AS topic
-         WHERE (target_oid = $1 OR EXISTS (SELECT FROM tidegate.route WHERE pipeline = name AND table_oid = $1))
-         AND topic = ANY ($2) LIMIT 1",
-    )
-    .bind(i64::from(wanted.target_oid))
-    .bind(&topics)
-    .fetch_optional(connection)
-    .await?;
-    let Some(row) = other else { return Ok(()) };
-    let (name, topic): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    let tables = [i64::from(wanted.target_oid)];
+    let Some(Feeder { pipeline, topic, .. }) = feeder(connection, &wanted.pipeline, &topics, &tables).await? else {
+        return Ok(());
+    };
     Err(RegisterError::Differs(format!(
-        "pipeline `{name}` feeds `{}` from topic `{topic}` already, so the table would have every record twice: was `{}` renamed? `tidegate offsets copy {name} {}` takes its positions over",
+        "pipeline `{pipeline}` feeds `{}` from topic `{topic}` already, so the table would have every record twice: was `{}` renamed? `tidegate offsets copy {pipeline} {}` takes its positions over",
         wanted.target, wanted.pipeline, wanted.pipeline
     )))
+}
+
+/// A pipeline that writes a topic into a table.
+pub(super) struct Feeder {
+    pub(super) pipeline: String,
+    pub(super) topic: String,
+    pub(super) table: String,
+}
+
+/// Returns another pipeline than `pipeline` that writes one of these topics into one of these tables; `None` if there is none. A
+/// table is given by its oid. The oid 0 is ignored: it is the target of a pipeline whose records name their tables. Each of those
+/// tables is checked when a record names it for the first time.
+///
+/// # Errors
+/// The error of the statement.
+pub(super) async fn feeder(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    topics: &[&str],
+    tables: &[i64],
+) -> Result<Option<Feeder>, sqlx::Error> {
+    let found = sqlx::query(
+        "SELECT p.name, topic, t.oid::oid::regclass::text
+         FROM unnest($3::int8[]) AS t (oid)
+         JOIN tidegate.pipeline p ON p.target_oid = t.oid
+             OR EXISTS (SELECT FROM tidegate.route r WHERE r.pipeline = p.name AND r.table_oid = t.oid)
+         CROSS JOIN jsonb_object_keys(p.topics) AS topic
+         WHERE p.name <> $1 AND topic = ANY ($2) AND t.oid <> 0 LIMIT 1",
+    );
+    let found = found.bind(pipeline).bind(topics).bind(tables).fetch_optional(connection).await?;
+    let read = |row: sqlx::postgres::PgRow| {
+        Ok(Feeder { pipeline: row.try_get(0)?, topic: row.try_get(1)?, table: row.try_get(2)? })
+    };
+    found.map(read).transpose()
 }
 
 /// Creates the ledger rows of partitions that appeared after the registration. `starts` has the oldest offset of each. Existing
@@ -242,19 +265,15 @@ async fn reject_shared_topics(
     if topics.is_empty() {
         return Ok(());
     }
-    let other = sqlx::query(
-        "WITH ours AS (SELECT target_oid AS oid FROM tidegate.pipeline WHERE name = $1
-             UNION SELECT table_oid FROM tidegate.route WHERE pipeline = $1)
-         SELECT p.name, topic, ours.oid::oid::regclass::text
-         FROM tidegate.pipeline p CROSS JOIN jsonb_object_keys(p.topics) AS topic JOIN ours
-             ON p.target_oid = ours.oid OR EXISTS (SELECT FROM tidegate.route r WHERE r.pipeline = p.name AND r.table_oid = ours.oid)
-         WHERE p.name <> $1 AND topic = ANY ($2) AND ours.oid <> 0 LIMIT 1",
-    );
+    let tables = "SELECT target_oid FROM tidegate.pipeline WHERE name = $1
+         UNION SELECT table_oid FROM tidegate.route WHERE pipeline = $1";
+    let tables: Vec<i64> = sqlx::query_scalar(tables).bind(pipeline).fetch_all(&mut *connection).await?;
     let topics: Vec<&str> = topics.into_iter().collect();
-    let Some(row) = other.bind(pipeline).bind(topics).fetch_optional(connection).await? else { return Ok(()) };
-    let (name, topic, table): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let Some(Feeder { pipeline: other, topic, table }) = feeder(connection, pipeline, &topics, &tables).await? else {
+        return Ok(());
+    };
     Err(RegisterError::Differs(format!(
-        "topic `{topic}` is new in pipeline `{pipeline}`, and pipeline `{name}` writes it into `{table}` already, so the table would have every record twice: exclude the topic from `topic_pattern`"
+        "topic `{topic}` is new in pipeline `{pipeline}`, and pipeline `{other}` writes it into `{table}` already, so the table would have every record twice: exclude the topic from `topic_pattern`"
     )))
 }
 

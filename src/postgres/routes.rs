@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use sqlx::{Connection, PgConnection, Row};
 use tidegate_rows::catalog::{Catalog, TableName};
 
+use super::register;
+
 /// The answer to a request to write into a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TableClaim {
@@ -86,15 +88,12 @@ pub(crate) async fn claim(
     let mut transaction = connection.begin().await?;
     // Take the same lock as a registration, so that two pipelines that reach the same table see each other.
     sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
-    let other = sqlx::query(
-        "SELECT p.name FROM tidegate.pipeline p JOIN tidegate.pipeline o ON o.name = $1
-         WHERE p.name <> $1 AND jsonb_exists_any(p.topics, ARRAY(SELECT jsonb_object_keys(o.topics)))
-         AND (p.target_oid = $2 OR EXISTS (SELECT FROM tidegate.route r WHERE r.pipeline = p.name AND r.table_oid = $2))
-         LIMIT 1",
-    );
+    let topics = sqlx::query_scalar("SELECT jsonb_object_keys(topics) FROM tidegate.pipeline WHERE name = $1");
+    let topics: Vec<String> = topics.bind(pipeline).fetch_all(&mut *transaction).await?;
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
     let oid = i64::from(catalog.oid);
-    if let Some(row) = other.bind(pipeline).bind(oid).fetch_optional(&mut *transaction).await? {
-        return Ok(TableClaim::Fed { by: row.try_get(0)? });
+    if let Some(feeder) = register::feeder(&mut transaction, pipeline, &topics, &[oid]).await? {
+        return Ok(TableClaim::Fed { by: feeder.pipeline });
     }
     let TableName { schema, name } = &catalog.table;
     let noted = sqlx::query(

@@ -1,9 +1,11 @@
 //! `tidegate replay`: writes a range of a topic again, exactly once, and only if that is safe.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use sqlx::Executor;
+use tempfile::TempDir;
 use tidegate_harness::{Record, eventually_async};
 
 use crate::cli::tidegate;
@@ -21,6 +23,20 @@ impl World {
 fn sum(range: std::ops::Range<i64>) -> (i64, i64, i64) {
     let count = range.end - range.start;
     (count, count, range.sum())
+}
+
+/// Writes the configuration into a file of a new folder. The folder is deleted when it is dropped.
+fn written(config: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tidegate.toml");
+    fs::write(&file, config).expect("the configuration is written");
+    (folder, file)
+}
+
+/// Starts a command that the test doesn't wait for yet.
+fn spawn(file: &Path, arguments: &[&str]) -> Child {
+    let mut command = Command::new(program());
+    command.args(arguments).arg("--config").arg(file).stdout(Stdio::null()).spawn().expect("it starts")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,19 +82,11 @@ async fn a_replay_that_is_killed_again_and_again_goes_on_and_writes_nothing_twic
     let config = world.config("table.name = \"rides\"\nbatch.max_rows = 500\nflow.max_rows_per_second = 20_000");
     world.rides(0, 30_000, 2);
     world.drained(&config);
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("tidegate.toml");
-    fs::write(&file, &config).expect("the configuration is written");
+    let (_folder, file) = written(&config);
     let replay = ["replay", "--from", "earliest", "--into", "again"];
     let mut at = 0;
     for _ in 0..3 {
-        let mut child = Command::new(program())
-            .args(replay)
-            .arg("--config")
-            .arg(&file)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("it starts");
+        let mut child = spawn(&file, &replay);
         let rows = async || world.number("SELECT count(*) FROM again").await;
         let moved = eventually_async("it writes", PATIENCE, async || rows().await >= at + 2_000).await;
         child.kill().expect("it dies");
@@ -100,15 +108,8 @@ async fn a_replay_that_runs_is_not_forgotten() {
     world.drained(&config);
     let mut holder = world.connect().await;
     holder.execute("BEGIN; LOCK TABLE again IN SHARE MODE").await.expect("it locks");
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("tidegate.toml");
-    fs::write(&file, &config).expect("the configuration is written");
-    let mut child = Command::new(program())
-        .args(["replay", "--from", "earliest", "--into", "again", "--config"])
-        .arg(&file)
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("it starts");
+    let (_folder, file) = written(&config);
+    let mut child = spawn(&file, &["replay", "--from", "earliest", "--into", "again"]);
     let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'again'::regclass";
     let waiting = async || world.number(waits).await > 0;
     eventually_async("the replay waits for the table", PATIENCE, waiting).await.expect("it waits");

@@ -54,8 +54,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
     let pipelines = arguments.common.pipelines(&config)?;
     let mut connection = open(&config).await?;
-    arguments.filter.find_ids(&mut connection, &pipelines).await?;
     let keys = keys(&mut connection, &pipelines).await?;
+    arguments.filter.find_ids(&mut connection, &keys, &pipelines).await?;
     let sql = matching!(
         "SELECT pipeline, reason, count(*), (extract(epoch FROM min(created_at)) * 1000)::int8,
              (extract(epoch FROM max(created_at)) * 1000)::int8 FROM tidegate.dead_letter",

@@ -34,8 +34,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = common.load()?;
     let pipelines = common.pipelines(&config)?;
     let mut connection = open(&config).await?;
-    filter.find_ids(&mut connection, &pipelines).await?;
     let keys = keys(&mut connection, &pipelines).await?;
+    filter.find_ids(&mut connection, &keys, &pipelines).await?;
     if !yes {
         let row = filter.bind(matching!("SELECT count(*) FROM tidegate.dead_letter", ""), &keys);
         let row = row.fetch_one(&mut connection).await.map_err(failed)?;

@@ -73,7 +73,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let mut reports = Vec::new();
     let mut connection = super::open(&config).await?;
     let pipelines = common.pipelines(&config)?;
-    filter.find_ids(&mut connection, &pipelines).await?;
+    let keys = super::keys(&mut connection, &pipelines).await?;
+    filter.find_ids(&mut connection, &keys, &pipelines).await?;
     for pipeline in pipelines {
         let keys = super::keys(&mut connection, &[pipeline]).await?;
         let none = keys.is_empty().then(|| pipeline.name.clone());

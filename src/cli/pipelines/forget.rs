@@ -116,7 +116,7 @@ async fn refuse(
 
 /// Returns a sentence about what the next start, or the same replay, does after it was forgotten.
 fn after(name: &str) -> String {
-    if dead_letter_cleanup::pipeline_of(name) != name {
+    if dead_letter_cleanup::is_replay(name) {
         return "the same `tidegate replay` would write its rows again".to_owned();
     }
     format!(

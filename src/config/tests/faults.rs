@@ -134,6 +134,10 @@ fn the_envelope_is_checked_for_each_format() {
         let said = |fault: &String| fault.contains(".envelope: ") && fault.contains(expected);
         assert!(faults.iter().any(said), "{format}: {faults:?}");
     }
+    fault_of(
+        "decode = { format = \"csv\", envelope = \"connect\" }",
+        "tidegate.toml:1:28  pipelines.rides.decode.envelope: belongs to format \"json\", \"avro\", \"protobuf\", and this is \"csv\"",
+    );
 }
 
 #[test]
