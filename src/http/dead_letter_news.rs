@@ -17,8 +17,8 @@ const MANY: f64 = 0.01;
 pub(super) struct DeadLetterNews {
     /// Per sample, the numbers of rows and of dead letters since the pipeline's start. The newest sample is at the end.
     seen: VecDeque<(u64, u64)>,
-    /// The number of consecutive calls of [`DeadLetterNews::take`] that counted a dead letter in the last [`SAMPLES`]
-    /// samples.
+    /// For how many calls of [`DeadLetterNews::take`] in a row there has been a recent dead letter: one within the [`SAMPLES`]
+    /// samples before the call.
     lasted: usize,
 }
 

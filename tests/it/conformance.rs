@@ -234,9 +234,10 @@ fn section(page: &mut String, format: &Format, cells: &[Vec<String>]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_conformance_table_says_what_the_database_has() {
     let mut page = "# Conformance\n\n\
-        This page is made by `UPDATE_DOCS=1 cargo test --test it conformance`. On every run, the same test compares it with the real Kafka\n\
-        and the real Postgres. A cell such as `5 of 6` says: six values were tried, NULL among them, and five arrived equal to what INSERT of\n\
-        the same text gives. In the modes that merge rows, each key has an earlier record.\n\n\
+        This page is made by `UPDATE_DOCS=1 cargo test --test it conformance`, with a real Kafka and a real Postgres. On every run, the same\n\
+        test compares the page with its results. A cell such as `5 of 6` says: six values were tried, and five arrived equal to what INSERT\n\
+        of the same text gives. NULL is one of the values wherever the format and the mapping can express it. In the modes that merge rows,\n\
+        each key has an earlier record.\n\n\
         Values that a format can't express are listed below its table. JSON has no NaN and no infinities; they are sent as text, or bare as\n\
         Python writes them. The tables of Avro and Protobuf end with the types that only these formats have, each written to a column that\n\
         fits it. Fields of CSV and raw values are the text that Postgres reads; json, points, arrays and ranges may also be JSON.\n\n\

@@ -82,8 +82,8 @@
 //! - A [`Fault`] that has an offset also moves the position, to the offset *after* the fault's own. When `poll` returns an
 //!   error, the position stays. For the end of a partition and for a failed fetch, the fault's own offset is the next one
 //!   to fetch. If the partition is then paused before its next record arrives, a resume skips one record. So after a
-//!   fault, **seek to the next offset before the partition is resumed** (or assign it there), or don't pause it before a
-//!   record has arrived.
+//!   fault, do one of two things. Don't pause the partition until its next record has arrived. Or, **before you resume it, seek
+//!   to the fault's own offset** (or assign the partition at that offset).
 //!
 //! # Memory
 //! A record borrows the buffer of its fetch response or, if the record was compressed, the buffer into which its record batch was

@@ -60,7 +60,8 @@ impl Proxy {
         Self::listen(upstream.into(), false)
     }
 
-    /// Starts a proxy in front of a Postgres at `upstream`. Triggers can be set with [`Proxy::arm`].
+    /// Starts a proxy in front of a Postgres at `upstream`. It reads the protocol, so [`Proxy::arm`] can make it act on a chosen
+    /// message.
     ///
     /// # Errors
     /// If it can't listen.

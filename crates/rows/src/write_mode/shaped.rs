@@ -1,4 +1,5 @@
-//! The statements for a window of a table whose rows may leave columns out. A shape is the set of columns that a row leaves out.
+//! The statements that write the rows of one transaction (a window of the batch) into a table, if rows may leave columns out. A
+//! shape is the set of columns that a row leaves out.
 //! The rows of one shape are a group. There is one COPY into the staging table per group, and one merge for all groups.
 //!
 //! - A column that all rows of the window leave out, apart from tombstones, is not part of the merge. So a new row gets the
