@@ -205,7 +205,7 @@ async fn apply(
     let again: u64 = moved.iter().map(|m| m.read_again).sum();
     if again > 0 && pipeline.table.mode == WriteMode::Append && !yes {
         return Err(FatalError::Config(format!(
-            "up to {} would be read again, and mode append would write their rows twice: remove the rows from `{}` first, or say --yes",
+            "up to {} would be read again, and mode append would write their rows twice: remove the rows from `{}` first, or say --yes; if the topic was recreated, those rows are of the old log: keep them, and say --yes",
             show::counted(again, "record", "records"),
             pipeline.table.name
         )));
