@@ -41,7 +41,7 @@ struct Registered {
     topics: Vec<String>,
     registered_ms: i64,
     partitions: i64,
-    /// When records were last committed, in Unix milliseconds. `None` if none were ever committed.
+    /// When records were last committed, in Unix milliseconds. `None` if no commit is known.
     moved_ms: Option<i64>,
     dead_letters: i64,
 }

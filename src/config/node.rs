@@ -21,7 +21,7 @@ use super::units;
 /// The state that all nodes of a tree share.
 pub(super) struct Reader {
     pub(super) places: Places,
-    /// The place of a fault whose key isn't set, if no table that would contain the key is set either.
+    /// The place that a fault gets if neither its key nor a table that would contain the key is set.
     pub(super) top: SourceLocation,
     pub(super) faults: RefCell<Vec<Fault>>,
 }

@@ -34,7 +34,7 @@ pub(super) fn routes() -> Router<Arc<Site>> {
     })
 }
 
-/// Returns the page, with a snapshot in plain text in it.
+/// Returns the page's HTML with `snapshot` inserted, which is plain text and is escaped.
 pub(super) fn index(snapshot: &str) -> String {
     INDEX.replacen(SNAPSHOT, &escape(snapshot), 1)
 }

@@ -19,7 +19,7 @@ use crate::metrics::epoch_ms;
 use crate::postgres::connect::Connector;
 use crate::status::lock;
 
-/// The time between two regular updates of this daemon's row.
+/// The time between two regular updates of this daemon's row in `tidegate.instance`.
 const INTERVAL: Duration = Duration::from_secs(3);
 /// The longest time that a daemon spends on deleting its row when it ends.
 const DEREGISTER_MAX: Duration = Duration::from_secs(2);

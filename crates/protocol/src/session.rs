@@ -42,7 +42,7 @@ struct InFlight {
 #[derive(Debug)]
 struct PartitionEntry {
     partition: Partition,
-    /// The partition's segment in the open batch.
+    /// The index of the partition's segment in the open batch; `None` if the partition has no segment there.
     segment: Option<usize>,
 }
 

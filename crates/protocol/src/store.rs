@@ -126,7 +126,8 @@ pub enum Holder {
     /// Our claim; the ledger is at this offset.
     Us(Offset),
     Fenced,
-    /// An older claim, or no row: the database was restored to a state before our claim, or the row was deleted or recreated.
+    /// The row has an older claim or is missing: the database was restored to a state before our claim, or somebody deleted or
+    /// recreated the row.
     Rewound,
 }
 

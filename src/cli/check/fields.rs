@@ -44,7 +44,7 @@ pub(super) struct Share {
 pub(super) struct Fields {
     /// The number of rows, counted as for the metric `tidegate_fields_missing_total`.
     rows: u64,
-    /// Each column that a field fills.
+    /// The columns that fields fill, each with the number of rows that have its field.
     shares: Vec<Share>,
     /// The registry's schemas that the records name.
     schemas: SchemasMet,

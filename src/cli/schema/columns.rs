@@ -37,8 +37,8 @@ pub(super) struct Columns {
     pub(super) unmapped: Vec<Vec<String>>,
 }
 
-/// Where fields are: in the elements of the array at the path `prefix`, or, if `prefix` is empty, in the rows as the format of
-/// values gives them. `rows` is the number of these objects.
+/// The objects that contain fields: the elements of the array at the path `prefix`. If `prefix` is empty, they are the rows as
+/// the format of values gives them. `rows` is the number of these objects.
 struct Level<'a> {
     prefix: &'a [String],
     rows: u64,

@@ -53,7 +53,7 @@ pub(super) struct Consumer {
 }
 
 impl State {
-    /// Stores the fault of a failed connection, unless the fault that is known says more.
+    /// Stores the fault of a failed connection, unless the fault that is already stored says more.
     pub(super) fn connection_failed(&mut self, broker: String, fault: Fault) {
         if fault.cause != Cause::Closed {
             self.troubled_at = Some(Instant::now());

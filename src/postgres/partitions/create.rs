@@ -26,7 +26,7 @@ pub enum Purpose {
     /// Rows that will be written later. The first of the wanted partitions is the current one. Some partition must accept rows
     /// with the current time.
     InAdvance,
-    /// Rows that wait to be written. Some partition must accept each of them.
+    /// Rows that wait to be written. Each of them needs a partition that accepts it.
     Rows,
 }
 
@@ -177,7 +177,7 @@ fn remedy(lacking: &[super::Lack]) -> String {
     }
 }
 
-/// Returns whether Postgres refused a statement, and the session can still be used.
+/// Returns whether the error is a refused statement after which the session can still be used.
 fn is_refusal(error: &dyn DatabaseError) -> bool {
     error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| error.severity() == PgSeverity::Error)
 }

@@ -3,7 +3,7 @@
 
 use super::formats::{Column, Format};
 
-/// A value as a converter writes it.
+/// A value as one of Kafka Connect's converters writes it.
 enum Said {
     Number(i64),
     Text(&'static str),

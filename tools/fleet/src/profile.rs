@@ -24,7 +24,7 @@ pub enum Profile {
     },
     /// After `after` seconds, the rate jumps to `factor` times the base rate.
     Burst {
-        /// The factor by which the base rate is multiplied. With 0, nothing is sent during the burst.
+        /// The rate during the burst, as a multiple of the base rate. With 0, nothing is sent during the burst.
         factor: f64,
         after: f64,
         /// How many seconds the burst lasts.

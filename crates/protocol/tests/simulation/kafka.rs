@@ -15,7 +15,7 @@ pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(9);
 pub(crate) enum Kind {
     Good,
     Double,
-    /// Skipped by rule: no row, no dead letter.
+    /// A record that the configuration skips: it makes neither a row nor a dead letter.
     Skipped,
     Undecodable,
     /// Postgres refuses the record when it is copied.

@@ -1,6 +1,7 @@
-//! Checks the invariants. In every state of the database, each record before the ledger's offset that Kafka still has is exactly
-//! once in the table or in the dead letters. No record of the same log at or after this offset is in either. Both are in the
-//! order of the log. Only records that a rule skips, and excused records, may be missing. At the end, no record is left to write.
+//! Checks the invariants, in every state of the database. If Kafka still has a record before the ledger's offset, the record is
+//! exactly once in the table or in the dead letters. Only records that a rule skips, and excused records, may be missing. No
+//! record of the same log at or after the ledger's offset is in the table or in the dead letters. Rows and dead letters are in
+//! the order of the log. At the end, no record is left to write.
 
 use std::collections::BTreeMap;
 

@@ -6,8 +6,8 @@ use crate::decode::json::{JsonDecoder, byte_order_mark};
 use crate::decode::{Fields, Leftovers, Path};
 use crate::value::{DecodeError, Kind, Reason};
 
-/// Finds the planned fields in changes. Each record is first decoded in the form of the previous one. If that fails, it is
-/// decoded in the other form.
+/// Finds the planned fields in Debezium's changes, which come in two forms: plain JSON, or wrapped in Kafka Connect's envelope.
+/// Each record is first decoded in the form of the previous one. If that fails, it is decoded in the other form.
 #[derive(Debug)]
 pub(crate) struct EitherDecoder {
     plain: JsonDecoder,

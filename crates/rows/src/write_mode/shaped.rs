@@ -35,7 +35,7 @@ pub struct Shaped {
     pub merge: String,
     /// Set if tombstones delete rows.
     pub deletes: Option<Deletes>,
-    /// Picks the rows that must be copied; `None` if every row must be copied, as with several groups.
+    /// Picks the rows that must be copied; `None` if every row must be copied, for example if there are several groups.
     pub newest: Option<Newest>,
     /// Whether staged rows take defaults of the staging table. If so, these must be the target's current defaults.
     pub defaults: bool,

@@ -28,7 +28,7 @@ pub(super) struct Checks {
 /// A trip in the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// The fare in cents, computed from the trip's distance and times; `None` if there is no row.
+    /// The fare in cents, computed from the trip's distance and times; `None` if the view `fares` has no fare for the trip.
     pub(crate) fare: Option<i64>,
     /// The charged amount in cents, with all adjustments; `None` while the trip isn't closed.
     pub(crate) charged: Option<i64>,

@@ -124,7 +124,7 @@ impl Lags {
         format!("sent {:>9}  {}", grouped(last.sent as f64), lags.collect::<Vec<_>>().join("  "))
     }
 
-    /// Returns the highest lag of a service, in records.
+    /// Returns the highest lag of a service since [`Self::begin`], in records.
     pub(super) fn largest(&self, service: usize) -> i64 {
         self.looks.iter().map(|look| look.sent - look.written[service]).max().unwrap_or(0)
     }
