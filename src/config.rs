@@ -219,7 +219,7 @@ pub struct Http {
 /// `[log]`
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Log {
-    /// The format of log lines. Default text.
+    /// The format of log lines; the default is text.
     pub format: LogFormat,
     /// The least severe level that is logged. Default [`defaults::LOG_LEVEL`].
     pub level: tracing::Level,

@@ -8,7 +8,7 @@ pub const UNAVAILABLE: u8 = 69;
 /// A fault stopped the daemon or a command: `EX_SOFTWARE`.
 pub const SOFTWARE: u8 = 70;
 
-/// The process ended before all was written, and the next start continues: `EX_TEMPFAIL`.
+/// The process ended before all records were written, and the next start continues: `EX_TEMPFAIL`.
 pub const UNFINISHED: u8 = 75;
 
 /// Why a command or the daemon failed.
@@ -20,7 +20,7 @@ pub enum FatalError {
     /// A service, such as Kafka or Postgres, can't be reached, and the command doesn't wait any longer.
     #[error("{0}")]
     Unavailable(String),
-    /// The process ended before all was written. The text says what is left.
+    /// The process ended before all records were written. The text says what is left.
     #[error("{0}")]
     Unfinished(String),
     /// Postgres refused a statement, and a retry would be refused too.

@@ -183,7 +183,7 @@ impl<'a> ConfigNode<'a> {
         self.fault(format!("{value} is out of range; it goes from {from} to {to}"));
     }
 
-    /// Reads one of a few words.
+    /// Reads a text that must be one of `words`, and returns the word's meaning.
     pub(super) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);

@@ -107,7 +107,7 @@ impl KafkaHealth {
         state.denied = Some(fault);
     }
 
-    /// Stores which listed topics don't exist, according to Kafka's answer.
+    /// Stores which of the topics that the pipeline's `topics` list don't exist, according to Kafka's answer.
     pub fn topics_missing(&self, topics: Vec<String>) {
         let mut state = lock(&self.state);
         state.missing = match state.missing.take() {

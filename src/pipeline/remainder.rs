@@ -63,7 +63,7 @@ pub enum Remaining {
 }
 
 impl Remainder {
-    /// Returns whether no record is left.
+    /// Returns whether nothing is left to write.
     pub fn is_empty(&self) -> bool {
         self.unwritten == 0 && self.remaining.is_none()
     }

@@ -1,7 +1,7 @@
 //! Deletes the dead letters of a pipeline and of its replays: those older than the retention, and then the oldest ones
 //! if the total size exceeds its limit. Also counts a pipeline's own dead letters for the metrics.
 //!
-//! Every instance does this, and skips dead letters that another instance, or a replay, has locked.
+//! Every instance that runs the pipeline does this, and skips dead letters that another instance, or a replay, has locked.
 
 use std::sync::Arc;
 use std::time::Duration;

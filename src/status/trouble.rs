@@ -28,7 +28,8 @@ impl Trouble {
         Self { cause: WaitCause::Kafka, error: error.to_string() }
     }
 
-    /// Returns the trouble with listed topics that don't exist, according to Kafka's answer. `missing` is never empty.
+    /// Returns the trouble with `missing`: the topics that the pipeline's `topics` list and Kafka doesn't have. There is at
+    /// least one.
     pub fn topics(missing: &[String]) -> Self {
         let names = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let error = match missing.len() {

@@ -117,13 +117,13 @@ pub trait ClaimLedger: Send {
         &mut self,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<TopicPartition>, WriteError>> + Send;
-    /// Adds rows with these offsets for partitions that never had a row in this pipeline. Adds none for partitions
-    /// whose earlier row is missing, and returns these partitions.
+    /// Adds ledger rows with these offsets for partitions that never had a row in this pipeline. Adds none for
+    /// partitions whose earlier row is missing, and returns these partitions.
     fn extend(
         &mut self,
         starts: &[(TopicPartition, Offset)],
     ) -> impl Future<Output = Result<Vec<TopicPartition>, WriteError>> + Send;
-    /// Adds rows with these offsets for partitions whose rows are lost.
+    /// Adds ledger rows with these offsets for partitions whose ledger rows are lost.
     fn insert_lost_rows(
         &mut self,
         places: &[(TopicPartition, Offset)],

@@ -101,8 +101,8 @@ pub enum Event<'a> {
     /// Another claim has replaced ours.
     Fenced {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch begins, if a write found the other claim. `None` if the other claim
-        /// was found in a row that was read to compute the lag.
+        /// The offset at which the dropped part of the batch begins, if a write found the new claim. `None` if the new claim
+        /// was found in a ledger row that was read to compute the lag.
         from: Option<Offset>,
     },
     /// The partition is claimed again: the ledger isn't at an offset that we wrote, because the database was restored or
@@ -110,7 +110,7 @@ pub enum Event<'a> {
     Rewound {
         source: &'a TopicPartition,
         /// The offset at which the dropped part of the batch begins, if a write found the wrong offset in the ledger. `None` if
-        /// the offset was found in a row that was read to compute the lag.
+        /// the wrong offset was found in a ledger row that was read to compute the lag.
         from: Option<Offset>,
     },
     Committed(Committed<'a>),

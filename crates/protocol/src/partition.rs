@@ -235,7 +235,7 @@ impl LossCondition {
         matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
     }
 
-    /// Returns what is wrong, without a remedy: for a pipeline that continues because `on_offset_loss` says so.
+    /// Returns what is wrong, without a remedy. Used if the pipeline continues, as `on_offset_loss` says.
     pub fn fact(&self) -> String {
         match self {
             Self::LedgerLost => {

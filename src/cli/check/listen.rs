@@ -14,7 +14,7 @@ use crate::cli::status;
 pub(super) enum Finding {
     /// For example, the address isn't one of this machine, or another program has the port.
     Fault(String),
-    /// A daemon runs there already: probably the one whose configuration is checked.
+    /// A daemon already listens at the address: probably the one whose configuration is checked.
     Warning(String),
 }
 

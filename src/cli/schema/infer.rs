@@ -14,7 +14,7 @@ use super::values::Typed;
 
 /// The field with which Debezium's unwrapping transform marks the rows of deletes.
 const DELETED: &str = "__deleted";
-/// The column for the records' key, if no field contains the key.
+/// The name of the column that gets the records' key, if no field contains the key.
 pub(super) const KEY_COLUMN: &str = "kafka_key";
 
 /// A sample of records.

@@ -36,7 +36,7 @@ pub(super) struct Keys {
     alike: Option<Vec<String>>,
 }
 
-/// Keys of the same length that aren't text.
+/// Counts of the keys that have the same length and aren't text.
 #[derive(Debug, Default)]
 struct Binary {
     count: u64,

@@ -81,7 +81,7 @@ struct Run<'a, P> {
     spec: &'a ProduceSpec,
     stop: &'a AtomicBool,
     progress: P,
-    /// `None` means as fast as possible.
+    /// When each record should be sent. `None` means that records are sent as fast as possible.
     schedule: Option<Schedule>,
     records: Option<u64>,
     truth: Option<Truth>,

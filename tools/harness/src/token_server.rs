@@ -55,7 +55,7 @@ impl TokenServer {
         format!("http://{}/oauth2/token", self.address)
     }
 
-    /// Returns the tokens that were issued, in order.
+    /// Returns the tokens that were issued, the oldest first.
     pub fn issued(&self) -> Vec<String> {
         self.state().issued.clone()
     }

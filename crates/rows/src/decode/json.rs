@@ -224,7 +224,8 @@ struct JsonWalk<'w, 'p> {
 
 /// The value at the position of an array's next element or of NDJSON's next object.
 enum Element {
-    /// An object, or any value if a column takes whole elements. `last` says whether no element or object follows.
+    /// An object. If a column takes whole elements, any other value counts as an object too. `last` says whether no further
+    /// element or object follows.
     Object { last: bool },
     /// Another value, which begins at `start`.
     Other { start: usize },

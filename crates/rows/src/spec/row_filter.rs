@@ -3,13 +3,13 @@
 /// Tests on one field of a row. A row matches if it passes all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowFilter {
-    /// The path from the top level, one element per level.
+    /// The path of the tested field, from the top level; one element per level.
     pub field: Vec<String>,
     /// The tests. There is at least one.
     pub tests: Vec<Test>,
 }
 
-/// A test. Values are JSON text: `"paused"`, `3`, `true`.
+/// A test of the field's value. Values to compare with are JSON text: `"paused"`, `3`, `true`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Test {
     /// `equals`: the field is this text, number or boolean. Numbers are equal by value: 1 and 1.0.

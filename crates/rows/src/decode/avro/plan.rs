@@ -15,7 +15,7 @@ pub(super) enum FieldTarget {
     Slot(u16),
     /// Columns take parts of the value. The number is the index of the value's plan in [`AvroPlan::places`].
     Into(u32),
-    /// A column takes the value, and other columns take parts of it.
+    /// A column takes the value, as with [`Self::Slot`], and other columns take parts of it, as with [`Self::Into`].
     Both(u16, u32),
     /// The value goes to the leftovers. The number is the index of the field's key in [`AvroPlan::keys`].
     Leftover(u32),
