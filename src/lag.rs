@@ -135,7 +135,8 @@ pub struct LagWatch {
     /// Whether the last reading left timestamps or ends of logs to be requested by the next one.
     more_due: bool,
     sources: Vec<TopicPartition>,
-    /// Listed topics that didn't exist according to Kafka's last answer. While there are any, each reading requests the topics.
+    /// The topics in the pipeline's `topics` that don't exist, according to Kafka's last answer. While there are any, each
+    /// reading requests the topics.
     missing: Vec<String>,
     /// Whether the next reading must request the topics: at the start, and after a
     /// request for log ends has failed. A deleted topic may be the cause of the failure.

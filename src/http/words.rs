@@ -63,7 +63,7 @@ pub(super) struct Facts {
     pub(super) throttled: f64,
     /// The first partition with a log-loss condition: some of its records may be lost.
     pub(super) may_be_lost: Option<String>,
-    /// The topics that the pipeline's `topics` list and Kafka doesn't have.
+    /// The topics in the pipeline's `topics` that Kafka doesn't have.
     pub(super) missing_topics: Vec<String>,
     pub(super) lag_records: u64,
     pub(super) lag_seconds: f64,

@@ -8,7 +8,7 @@
 //! - A request is denied, or the group's members don't all offer our assignor. While this lasts, a consumer repeats the request
 //!   every few seconds.
 //! - A broker doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member.
-//! - Kafka answers that it doesn't have a listed topic.
+//! - Kafka answers that it doesn't have one of the topics in the pipeline's `topics`.
 //!
 //! A failed connection, which librdkafka logs, doesn't count as an outage, because one of several brokers may be down without
 //! harm. It is shown as the cause of an outage, and [`KafkaHealth::was_troubled`] reports it.
@@ -107,7 +107,7 @@ impl KafkaHealth {
         state.denied = Some(fault);
     }
 
-    /// Stores which of the topics that the pipeline's `topics` list don't exist, according to Kafka's answer.
+    /// Stores which of the topics in the pipeline's `topics` don't exist, according to Kafka's answer.
     pub fn topics_missing(&self, topics: Vec<String>) {
         let mut state = lock(&self.state);
         state.missing = match state.missing.take() {
@@ -117,7 +117,7 @@ impl KafkaHealth {
         };
     }
 
-    /// Returns the listed topics that, according to Kafka's answer, don't exist.
+    /// Returns the topics in the pipeline's `topics` that don't exist, according to Kafka's answer.
     pub fn missing_topics(&self) -> Vec<String> {
         lock(&self.state).missing.as_ref().map(|(_, topics)| topics.clone()).unwrap_or_default()
     }

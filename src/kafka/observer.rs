@@ -133,7 +133,7 @@ pub fn partitions_of(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
     all.map(|(topic, n)| TopicPartition::new(topic.as_str(), n)).collect()
 }
 
-/// Returns the listed topics that are missing from `found`, the topics that Kafka has. A pattern lists none.
+/// Returns the topics that `wanted` lists and that are missing from `found`, the topics that Kafka has. A pattern lists none.
 pub fn missing_topics(wanted: &Topics, found: &BTreeMap<String, i32>) -> Vec<String> {
     match wanted {
         Topics::List(names) => names.iter().filter(|name| !found.contains_key(*name)).cloned().collect(),

@@ -28,8 +28,7 @@ impl Trouble {
         Self { cause: WaitCause::Kafka, error: error.to_string() }
     }
 
-    /// Returns the trouble with `missing`: the topics that the pipeline's `topics` list and Kafka doesn't have. There is at
-    /// least one.
+    /// Returns the trouble with `missing`: the topics in the pipeline's `topics` that Kafka doesn't have. There is at least one.
     pub fn topics(missing: &[String]) -> Self {
         let names = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let error = match missing.len() {

@@ -28,7 +28,8 @@ pub(super) struct State {
     /// broker works.
     pub(super) connections: BTreeMap<String, (Instant, Fault)>,
     pub(super) consumers: BTreeMap<u32, Consumer>,
-    /// The listed topics that don't exist, according to Kafka's answers, and since when at least one has been missing.
+    /// The topics in the pipeline's `topics` that don't exist, according to Kafka's answers, and since when at least one has
+    /// been missing.
     pub(super) missing: Option<(Instant, Vec<String>)>,
     /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use this protocol.
     pub(super) only_classic: BTreeSet<String>,
