@@ -32,7 +32,7 @@ pub struct ConsumerReport {
     pub consumer: ConsumerMetrics,
     /// The status for the page.
     pub status: Arc<ConsumerStatus>,
-    /// The plans. They give access to the schema registry, for which records may wait.
+    /// The plans, which know why a schema registry doesn't answer while records wait for it.
     pub plans: Arc<PlanSource>,
     /// Limits how often dead letters of the same reason and column are logged. A faulty sender can cause thousands of dead
     /// letters per second.

@@ -116,7 +116,7 @@ pub struct Membership {
     /// Cancelled when the pipeline is told to end. `None` if `instance` isn't set, because only `instance` promises that
     /// the daemon comes back.
     comes_back: Option<CancellationToken>,
-    /// Whether the consumer has its name. The consumer's clients, of which each replaces the one before it, share this value.
+    /// Whether the consumer has its name. When a consumer replaces its client, the new client shares this value with the old one.
     name: Arc<Mutex<Name>>,
     /// The text about the loss of the name, made once per client: a client may report its fatal error more than once.
     told: Arc<OnceLock<String>>,

@@ -205,7 +205,7 @@ mod tests {
         er%2Faws4_request&X-Amz-Date=20261129T221854Z&X-Amz-Expires=900&X-Amz-Signature=fcafb047a8513bc43c8468a829fbfd\
         bce124e96fabd624424c733e57bf873d9b&X-Amz-SignedHeaders=host";
 
-    /// Encodes a URL as the signers do.
+    /// Encodes a URL as AWS's signers do.
     fn signed(url: &str) -> String {
         let mut text = Vec::new();
         base64::encode(url.as_bytes(), &mut text);

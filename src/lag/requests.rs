@@ -14,8 +14,8 @@ use super::{LagWatch, PartitionLag};
 use crate::kafka::times::Undated;
 use crate::status::Trouble;
 
-/// A lag of at most this many offsets that doesn't change may consist of transaction markers only. Then its range is read, to
-/// find out.
+/// A lag of at most this many offsets that doesn't change may consist of transaction markers only. To find out, a reading reads
+/// the offsets between the ledger's position and the log's end.
 const MARKS_MAX: u64 = 16;
 
 /// How much one reading may request.
@@ -163,7 +163,7 @@ impl LagWatch {
 mod tests {
     use super::*;
 
-    /// A fake of the requests: each reading requests what is selected, and notes the reading's number.
+    /// Imitates the requests: each reading requests the selected partitions, and notes its number as their last reading.
     #[test]
     fn each_reading_requests_a_limited_number_and_the_oldest_first() {
         const MAX: usize = 200;

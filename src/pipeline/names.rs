@@ -18,8 +18,8 @@ const LOOK: Duration = Duration::from_secs(5);
 /// The reason that is given when a poll loop joins the group again under its name.
 const NAME_FREE: &str = "its name in the group is free";
 
-/// Tells each of these consumers that has lost its name in the group (`group.instance.id`) to join again once the name is
-/// free. Runs until the future is dropped.
+/// If one of these consumers has lost its name in the group (`group.instance.id`), tells it to join again once the name
+/// is free. Runs until the future is dropped.
 ///
 /// # Cancel safety
 /// May be dropped at any point.

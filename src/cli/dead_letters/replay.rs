@@ -422,9 +422,9 @@ impl Transaction for ReplayStore {
 }
 
 impl Ledger for ReplayStore {
-    /// Finds out whether a transaction in doubt was committed. Locks the dead letters that the transaction deletes,
-    /// which waits until the transaction has ended. After a commit, these dead letters no longer exist. A transaction
-    /// that deletes none only changes reasons. It counts as not committed: repeating it does no harm, except that
+    /// Finds out whether a transaction in doubt was committed. Locks the dead letters that the transaction deletes, which
+    /// waits until the transaction has ended. After a commit, these dead letters no longer exist. If the transaction deletes
+    /// no dead letter, it only changes reasons, and counts as not committed: repeating it does no harm, except that
     /// `replays` may then count this replay twice.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.inner.disconnect();

@@ -109,8 +109,9 @@ impl State {
         self.connections.values().max_by_key(|(at, _)| *at).map(|(_, fault)| fault)
     }
 
-    /// Returns why Kafka doesn't serve the pipeline, and since when. A fault takes precedence over a missing topic, which Kafka
-    /// reports only while it answers requests. `servers` is named if no failed connection explains an unanswered request.
+    /// Returns why Kafka doesn't serve the pipeline, and since when. A fault takes precedence over a missing
+    /// topic, which Kafka reports only while it answers requests. If a request isn't answered and no known fault
+    /// explains this, the text names `servers`.
     pub(super) fn trouble(&self, now: Instant, servers: &str) -> Option<(Instant, Trouble)> {
         if let Some((since, fault)) = self.fault(now, servers) {
             return Some((since, Trouble::kafka(&fault)));

@@ -50,7 +50,7 @@ pub(crate) enum Trouble {
     None,
     /// The connection is cut before the statement arrives.
     CutBefore,
-    /// The statement never arrives, without any error.
+    /// The statement never arrives, and the caller gets no error.
     SilentBefore,
     /// The server refuses the statement.
     Refused(Severity, &'static str),

@@ -97,7 +97,7 @@ pub(super) struct PlannedColumn {
 #[derive(Debug)]
 pub struct Taken {
     pub catalog: Catalog,
-    /// The names of the columns that are filled, in the order of the rows.
+    /// The names of the columns that are filled, in the order in which each row has their values.
     pub columns: Vec<String>,
     /// The COPY statement for rows that leave no column out.
     pub copy: String,

@@ -36,7 +36,7 @@ impl SchemasMet {
         *self.others.get(slot)?
     }
 
-    /// Returns the schemas that records named; empty if each path is in at least one of these schemas.
+    /// Returns the schemas that records named, if at least one path is in none of these schemas. Otherwise returns an empty list.
     pub fn lacking(&self) -> Vec<SchemaId> {
         let lacks = self.lacks.iter().any(Option::is_some);
         self.schemas.iter().filter(|_| lacks).map(|(id, _)| *id).collect()

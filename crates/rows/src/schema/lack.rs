@@ -29,7 +29,7 @@ pub(crate) enum Lack {
     },
 }
 
-/// The most fields that a message lists. If no field has a similar name, the message lists all fields, unless there are more.
+/// If no field has a similar name, the error message lists all fields, unless there are more than this many.
 const NAMED_MAX: usize = 12;
 
 impl Lack {
@@ -89,7 +89,7 @@ impl<'a> Walk<'a> {
         is_level
     }
 
-    /// Returns the name that was followed last.
+    /// Returns the last name of the part of the path that has been followed.
     fn last(&self) -> String {
         self.path.get(self.at.saturating_sub(1)).cloned().unwrap_or_default()
     }

@@ -49,7 +49,7 @@ impl Upsert<'_> {
         statements.join("; ")
     }
 
-    /// Returns the statements that delete rows, if tombstones delete. They run before those of [`Self::sql`].
+    /// Returns the statements that delete rows; `None` unless `deletes` is set. They run before those of [`Self::sql`].
     pub(super) fn deletions(&self) -> Option<Deletes> {
         self.deletes.then(|| Deletes { lock: self.lock(), delete: self.delete() })
     }

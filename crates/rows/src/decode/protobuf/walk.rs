@@ -194,7 +194,7 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Reads the entries of a map from which columns take the values of some keys. Starts at the current position.
+    /// Reads the entries of a map, for columns that take the values of some of its keys. Starts at the current position.
     fn look_up(&mut self, field: &ProtobufField, place: u32, end: usize, depth: u32) -> Result<(), Broken> {
         let (plan, file) = (self.plan, self.file);
         let FieldKind::Message(entry) = field.kind else { return Ok(()) };
