@@ -26,7 +26,7 @@ use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, WaitCause, WriterState, lock};
 
 /// If a partition isn't assigned to this instance, it is marked [`Sign::Silent`] once it has lag and its ledger row hasn't
-/// changed for more than this many seconds.
+/// changed for more than this many seconds, unless it has a log-loss condition.
 const SILENT: f64 = 12.0;
 
 /// With a timeline, returns the whole document. Without one, returns the document whose changes are sent to viewers.

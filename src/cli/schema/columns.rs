@@ -18,9 +18,9 @@ pub(super) struct Proposed {
     pub(super) name: String,
     pub(super) path: Vec<String>,
     pub(super) typed: Typed,
-    /// How many rows have the field with a value other than null.
+    /// How many records, or array elements, have the field with a value other than null.
     pub(super) with_value: u64,
-    /// The number of rows that could have the field.
+    /// The number of records, or of array elements, that could have the field.
     pub(super) rows: u64,
 }
 
@@ -129,8 +129,9 @@ impl Columns {
     }
 }
 
-/// Returns the path and the elements of the array whose elements should be the rows. Returns `None` unless `node` has exactly one
-/// array of objects that is always present (it may be null), and at most [`BESIDE_MAX`] scalar fields.
+/// Returns the path and the elements of the array whose elements should be the rows. That is the only array of objects that every
+/// record has (it may be null), at most three names deep; arrays of key-value pairs don't count. Returns `None` if there are
+/// several such arrays or none, or more than [`BESIDE_MAX`] scalar fields.
 pub(super) fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
     let mut found = Vec::new();
     arrays(node, node.seen.objects, &mut Vec::new(), &mut found);

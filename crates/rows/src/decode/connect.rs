@@ -18,7 +18,7 @@ use crate::value::{Flags, Kind, Reason, Slot, Value, shown};
 /// How many schemas are cached. Each topic of a pipeline can have its own schema.
 const REMEMBERED: usize = 16;
 
-/// The bytes of a schema, and the logical types that it gives to slots.
+/// A schema that occurred before: its bytes, by which it is recognized, and the logical types of the slots to which it gives one.
 #[derive(Debug, Default)]
 struct Known {
     bytes: Vec<u8>,

@@ -151,7 +151,7 @@ fn read<'a>(bytes: &'a [u8], reading: Reading, what: &str) -> Result<Value<'a>, 
     }
 }
 
-/// Reads a field of CSV, or a raw value, for its column. Numbers and booleans follow Postgres' own rules.
+/// Reads a field of CSV, or a raw value, as the type of its column requires. Numbers and booleans follow Postgres' own rules.
 #[inline]
 pub(super) fn lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
     if value.flags.has(Flags::NUMERIC) && takes_numbers(encoding) {

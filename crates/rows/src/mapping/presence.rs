@@ -11,7 +11,7 @@ use crate::value::Kind;
 #[derive(Debug)]
 pub(super) struct Presence {
     pub(super) rows: u64,
-    /// For each slot, how many of the rows lacked its field.
+    /// For each slot, how many of these rows lacked the slot's field.
     missing: Vec<u64>,
 }
 

@@ -52,7 +52,7 @@ pub struct ShapeCopy {
 /// The fields that are added to the end of a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddedFields {
-    /// Fields that are the same for all rows.
+    /// The encoded fields that are the same for all rows.
     pub fields: Vec<u8>,
     /// How many fields are added, including the row's number in the order of delivery.
     pub count: u16,
