@@ -1,6 +1,6 @@
-//! Counts how many rows lack the field of each column. A row is counted as soon as the encoder begins to
-//! write its columns, even if a column then rejects it. So these rows aren't counted: rows that delete,
-//! rows with a new field (`evolve`), rows that name no valid table, and rows that the row filter drops.
+//! Counts how many rows lack the field of each column. A row is counted as soon as the encoder begins to write its columns, even
+//! if a column then rejects it. So these rows aren't counted: rows that delete, rows that are rejected because of a new or
+//! unknown field, rows that name no valid table, and rows that the row filter drops.
 
 use crate::decode::{Fields, Path};
 use crate::mapping::plan::{Feed, Plan, PlannedColumn, WhenMissing};
