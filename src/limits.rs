@@ -30,8 +30,8 @@ const DECOMPRESSED: u64 = 8;
 /// The number of replies that are kept in memory while the poll loop takes a bulk of records. Usually one reply contains the
 /// whole bulk.
 const BULK_REPLIES: u64 = 1;
-/// A consumer's memory for replies, as a multiple of `fetch.max.bytes`. Replies in flight count as received and as
-/// decompressed, those of the bulk only as decompressed.
+/// A consumer's memory for replies, as a multiple of `fetch.max.bytes`. A reply in flight counts twice, as received and as
+/// decompressed. A reply of the bulk counts only as decompressed.
 const BUFFERS: u64 = REPLIES * (1 + DECOMPRESSED) + BULK_REPLIES * DECOMPRESSED;
 /// Batches that a consumer holds: the open one, and the one in flight.
 const BATCHES: u64 = 2;

@@ -57,7 +57,7 @@ pub enum WriterState {
         trouble: Trouble,
         /// The number of failed attempts to write; always 1 if the consumer waits for schemas.
         attempt: u32,
-        /// The time of the next attempt.
+        /// The time of the next attempt; the current time if the consumer waits for schemas.
         retry_at: Instant,
     },
 }

@@ -1,5 +1,5 @@
-//! `tidegate check`: checks what can be known before the daemon runs. It creates no tables, registers no pipeline, and joins no
-//! group. The trial, which writes the newest records, is rolled back.
+//! `tidegate check`: checks what can be known before the daemon runs. It registers no pipeline and joins no group. The newest
+//! records are written as a trial, for which a missing table is created too. The trial is rolled back.
 
 mod capacity;
 mod creation;

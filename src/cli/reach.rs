@@ -239,7 +239,7 @@ pub(super) async fn instances(connection: &mut PgConnection, pipeline: &str) -> 
     rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
 }
 
-/// Returns the open connections by which instances run this pipeline, or commands this replay, as the pids of their backends.
+/// Returns the pids of the backends that serve this pipeline's instances. For a replay, they serve the commands that run it.
 pub(super) async fn live(
     config: &Config,
     connection: &mut PgConnection,

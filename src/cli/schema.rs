@@ -352,8 +352,8 @@ fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, Head, String), 
     Ok((config, Head::default(), table))
 }
 
-/// Returns the connection settings that make the proposed pipeline a complete configuration, so that it can be parsed. These are
-/// `head`. If `head` is empty because the user's file has the settings already, placeholders are returned.
+/// Returns connection settings with which the proposed pipeline can be parsed as a complete configuration. Returns `head` if it
+/// has such settings. If `head` is empty, because the user's file has the settings already, returns placeholders.
 fn connections(config: &Config, head: &str) -> String {
     if head.is_empty() {
         let registry =

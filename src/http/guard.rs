@@ -68,7 +68,7 @@ fn name_of(host: &str) -> &str {
     if has_port { name } else { host }
 }
 
-/// Rejects requests with unknown hosts, and adds the security headers to every answer.
+/// Rejects requests that `Guard::admits` refuses because of their `Host`, and adds the security headers to every answer.
 pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let mut response = if guard.admits(host, request.uri().path()) {

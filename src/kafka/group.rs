@@ -132,9 +132,9 @@ impl KafkaClient {
         self.report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
     }
 
-    /// Returns the error that ended this client, if any. Two errors have the kind `Broken`, so that a new client is tried after
-    /// them: the broker took or refused the member's `group.instance.id`, or the client has no right to read the group. For a
-    /// missing right, librdkafka ends the client only under KIP-848.
+    /// Returns the error that ended this client, if any. An error has the kind `Broken` if a new client is to be tried. There are
+    /// two such errors. Either the broker took the member's name (`group.instance.id`) away or refuses it, or the client has no
+    /// right to read the group. Only under KIP-848 does librdkafka end the client because of a missing right.
     fn fatal(&self) -> Option<ReadError> {
         let (code, text) = self.consumer.client().fatal_error()?;
         if code == Code::GroupAuthorizationFailed {
@@ -184,8 +184,8 @@ impl KafkaClient {
         }
     }
 
-    /// Commits the position of the next partition in turn again, and that of one partition per denied topic. Kafka's answers show
-    /// whether the client still has its rights.
+    /// Commits two kinds of positions once more: that of one partition, in turn, and that of one partition per denied topic.
+    /// Kafka's answers show whether the client still has its rights.
     fn probe(&mut self) {
         let mut again = BTreeMap::new();
         let next = match &self.probed {

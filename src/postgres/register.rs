@@ -27,8 +27,8 @@ pub struct Registration {
 pub enum RegisterError {
     /// Postgres returned an error.
     Database(sqlx::Error),
-    /// The pipeline is registered with another cluster, group or table, or another pipeline
-    /// already feeds its table from one of its topics. The text says which, and what to do.
+    /// The configuration contradicts a registration. Either this pipeline is registered with another cluster, group or table. Or
+    /// another pipeline already feeds this pipeline's table from one of its topics. The text says which, and what to do.
     Differs(String),
 }
 

@@ -347,9 +347,9 @@ pub(super) async fn create(
     Ok(oids)
 }
 
-/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. If rows will take
-/// the target's defaults (`defaults`), or if the merge compares generated columns, also creates the table again after a
-/// default or generated column of the target has changed.
+/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. Creates it again after
+/// a default or a generated column of the target has changed, but only if the staging table uses these: rows will take the
+/// target's defaults (`defaults`), or the merge compares generated columns.
 async fn stage(
     live: &mut Live,
     number: u16,

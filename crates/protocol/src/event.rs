@@ -105,8 +105,8 @@ pub enum Event<'a> {
         /// was found in a ledger row that was read to compute the lag.
         from: Option<Offset>,
     },
-    /// The partition is claimed again: the ledger isn't at an offset that we wrote, because the database was restored or
-    /// somebody set the offset, or it isn't certain that our transaction advanced the ledger.
+    /// The partition is claimed again, for one of two reasons. The ledger isn't at an offset that we wrote: the database was
+    /// restored, or somebody set the offset. Or it isn't certain that our transaction advanced the ledger.
     Rewound {
         source: &'a TopicPartition,
         /// The offset at which the dropped part of the batch begins, if a write found the wrong offset in the ledger. `None` if

@@ -51,7 +51,7 @@ pub(crate) struct Fields {
     pub(crate) slots: Vec<Slot>,
     /// Bytes that don't occur in the payload. Slots with the flag `MADE` point here.
     pub(crate) made: Vec<u8>,
-    /// The fields that are leftovers, as `"key":value`, each followed by a comma.
+    /// The unknown fields, if a column collects them: each as `"key":value`, followed by a comma.
     pub(crate) leftovers: Vec<u8>,
     /// The flags that the leftovers have together: the column for unknown fields gets all of them as one JSON object.
     pub(crate) leftovers_flags: Flags,

@@ -163,8 +163,8 @@ impl StandIn<'_> {
         format!("tidegate_trial_{}", self.found.oid)
     }
 
-    /// Registers the stand-in, a view or a temporary table, in place of the table. Both are registered as a view: since COPY
-    /// can't write to a view, the writer then stages the rows in every mode.
+    /// Registers the stand-in in place of the table. The stand-in is a view or a temporary table, and is always registered as a
+    /// view. Since COPY can't write to a view, the writer then stages the rows in every mode.
     fn stands_in(&self, setup: &mut Setup) {
         let table = TableName { schema: "pg_temp".to_owned(), name: self.name() };
         let mut catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };

@@ -87,8 +87,9 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     ))
 }
 
-/// Returns an error if the pipeline is running, or if both its table and its configuration still exist: the next start would then
-/// write the table's rows a second time. For a replay, returns an error if a command runs it.
+/// Returns an error if the pipeline or one of its replays is running. Also returns an error if both the pipeline's table and its
+/// configuration still exist: the next start would then write the table's rows a second time. A replay is running while a command
+/// has connections for it.
 async fn refuse(
     config: &Config,
     connection: &mut PgConnection,

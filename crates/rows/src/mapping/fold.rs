@@ -18,8 +18,8 @@ pub(super) struct Fold {
 }
 
 impl Fold {
-    /// Writes the input that a row gives to the aggregate, and returns true. If this input is the column's value, writes nothing
-    /// and returns false; the caller then encodes the value.
+    /// Writes the input that a row gives to the aggregate, and returns true. If this input is simply `value`, writes nothing and
+    /// returns false: the caller then encodes `value`.
     pub(super) fn put(
         &self,
         value: &Value<'_>,

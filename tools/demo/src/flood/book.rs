@@ -42,7 +42,7 @@ pub(crate) struct Bin {
     pub(crate) second: f64,
     /// The number of records that were due in the bin.
     pub(crate) intended: u64,
-    /// The number of records that were handed over to the receiver in the bin, without the refused ones.
+    /// The number of records that were handed over during the bin, without the refused ones.
     pub(crate) sent: u64,
     /// The number of records that were acknowledged in the bin.
     pub(crate) acked: u64,
