@@ -35,7 +35,7 @@ const SAMPLES: usize = 10;
 /// Log ends that were read longer ago than this are out of date.
 const STALE: Duration = Duration::from_secs(5);
 
-/// The results of the last samples.
+/// The last samples, the timeline, and what the viewers of the live page have been sent.
 #[derive(Debug)]
 pub(super) struct Watch {
     samples: Mutex<BTreeMap<Arc<str>, PipelineSamples>>,

@@ -184,8 +184,8 @@ impl KafkaClient {
         }
     }
 
-    /// Commits two kinds of positions once more: that of one partition, in turn, and that of one partition per denied topic.
-    /// Kafka's answers show whether the client still has its rights.
+    /// Commits positions that were committed before: that of the partition whose turn it is, and that of one partition per denied
+    /// topic. Kafka's answers show whether the client still has its rights.
     fn probe(&mut self) {
         let mut again = BTreeMap::new();
         let next = match &self.probed {

@@ -342,7 +342,7 @@ impl Session {
         }
     }
 
-    /// Claims a partition again, to skip the log-loss condition that it met.
+    /// Claims a partition again. The caller makes the new claim skip the log-loss condition that stopped the partition.
     pub fn claim_again(&mut self, source: &TopicPartition, now: Instant) {
         if let Some(index) = self.index.of(source) {
             self.ask(index, now);

@@ -33,7 +33,8 @@ struct Arguments {
     /// The scenario.
     #[arg(long, env = "SCENARIO", default_value = "campaign")]
     scenario: Scenario,
-    /// How long faults are injected, the database is unavailable, or the snapshot is held, in minutes.
+    /// In the scenario `campaign`, how many minutes faults are injected; in `outage`, how many minutes the database is
+    /// unavailable; in `ledger`, how many minutes the snapshot is held.
     #[arg(long, env = "MINUTES", default_value_t = 5.0)]
     minutes: f64,
     /// The seed of the schedule of faults; by default random.

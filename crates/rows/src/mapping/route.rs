@@ -78,7 +78,7 @@ impl Router {
         Self { schema, name, tables: HashMap::new(), refused: HashMap::new(), is_full: false }
     }
 
-    /// Takes over the slots of `other`, the router of the plan whose slots all tables share.
+    /// Takes over the slots of `other`, the router of the first table's plan. The plans of all tables use the same slots.
     pub(super) fn take_slots(&mut self, other: Option<Self>) {
         if let Some(Self { schema, name, .. }) = other {
             (self.schema, self.name) = (schema, name);
