@@ -289,7 +289,7 @@ impl ConsumerMetrics {
         self.consumed.increment(records);
     }
 
-    /// Counts an assignment or a revocation of partitions in a rebalance of the group.
+    /// Counts a revocation of partitions, or an assignment, in a rebalance of the group. An assignment may add no partition.
     pub fn rebalanced(&self) {
         self.rebalances.increment(1);
     }
