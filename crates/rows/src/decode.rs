@@ -82,7 +82,8 @@ impl Fields {
     }
 
     /// Copies slots; each pair is (from, to). This is needed in two cases. If several paths name the same field, the field was
-    /// decoded into the slot of only one path. And a delete in Debezium's envelope takes its fields from the row before the change.
+    /// decoded into the slot of only one path. And a delete in Debezium's envelope takes its fields from the row before the
+    /// change.
     #[inline]
     pub(crate) fn copy(&mut self, copies: &[(u16, u16)]) {
         for (from, to) in copies {
