@@ -129,8 +129,8 @@ pub struct LagWatch {
     known: HashMap<TopicPartition, Known>,
     /// The number of the current reading, counted from 1.
     readings: u64,
-    /// The number of the last slow reading (see [`SLOW_EVERY`]). From one slow reading to the next, a partition's timestamp and
-    /// the records at the end of its log are each requested at most once.
+    /// The number of the last slow reading (see [`SLOW_EVERY`]). From one slow reading to the next, two things are requested
+    /// at most once per partition: the timestamp of its oldest unwritten record, and the records at the end of its log.
     slow_reading: u64,
     /// Whether the last reading left timestamps or ends of logs to be requested by the next one.
     more_due: bool,

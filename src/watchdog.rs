@@ -195,7 +195,7 @@ mod tests {
         PartitionStatus::new(TopicPartition::new("t", 0), state, progress_at)
     }
 
-    /// Diagnoses a partition that is owned and has lag, and whose writer flows. `change` may change any of these facts.
+    /// Diagnoses a partition that is owned and has lag, and whose writer waits for nothing. `change` may change these facts.
     fn diagnosis(idle: Duration, change: impl FnOnce(&mut PartitionStatus, &mut Observation<'_>)) -> Option<Stall> {
         let start = Instant::now();
         let now = start + idle;

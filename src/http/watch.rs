@@ -66,8 +66,8 @@ pub(super) struct Rates {
     pub(super) best: f64,
     /// The shares of each consumer's time, in the order of `TimePhase`.
     pub(super) cycles: Vec<[f64; 6]>,
-    /// The dead letters of the last five minutes. `None` if there are none, or if a small share of the records has been
-    /// dead-lettered for longer than that.
+    /// The dead letters of the last five minutes, if they are news. `None` if there are none, or if a small share of the records
+    /// has been dead-lettered for more than five minutes.
     pub(super) dead: Option<RecentDeadLetters>,
 }
 

@@ -82,7 +82,7 @@ impl KafkaHealth {
         &self.pipeline
     }
 
-    /// Notes that a request is made. How long Kafka hasn't answered is measured from the first request since its last answer.
+    /// Notes that a request is made. Kafka's silence is measured from the first request after its last answer.
     pub fn asked(&self) {
         lock(&self.state).asked_at.get_or_insert_with(Instant::now);
     }

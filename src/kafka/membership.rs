@@ -125,7 +125,7 @@ pub struct Membership {
 /// Whether a consumer has its name.
 #[derive(Debug, Default)]
 struct Name {
-    /// When another member got the name; `None` while the consumer has it.
+    /// When the consumer lost the name to another member; `None` while the consumer has the name.
     lost_at: Option<Instant>,
     /// When the consumer last took its name back; `None` if it never did.
     taken_back_at: Option<Instant>,

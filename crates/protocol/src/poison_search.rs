@@ -27,7 +27,7 @@ pub enum Step {
     /// All records are settled, or the attempts are used up. The records before `settled` can be committed, and the next
     /// transaction handles the remaining ones.
     Done {
-        /// The end of the settled prefix.
+        /// The number of settled records. They are the first ones of the window.
         settled: u32,
     },
 }

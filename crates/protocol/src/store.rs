@@ -99,7 +99,7 @@ pub enum LedgerRow {
     Found {
         /// The id of the claim that may advance the row; `None` if the partition was never claimed.
         claim: Option<ClaimId>,
-        /// The number of that claim. Each new claim of a partition gets a higher number.
+        /// The number of the last claim; 0 if the partition was never claimed. Each new claim gets a higher number.
         epoch: i64,
         /// The offset of the ledger.
         next: Offset,

@@ -193,8 +193,8 @@ pub(super) async fn for_named(
     accepted(open, pipeline, Plans { source, make_table, triggers }, report).await.map_err(failed)
 }
 
-/// Returns whether one of the time ranges `wanted` has no existing partition that accepts its rows. True also if this can't be
-/// found out.
+/// Returns whether one of the time ranges `wanted` has no existing partition that accepts its rows. Also returns true if Postgres
+/// can't evaluate the conditions of the partitions.
 pub(super) async fn lack_place(
     config: &Config,
     pipeline: &Pipeline,

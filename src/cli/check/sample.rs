@@ -55,10 +55,10 @@ pub(super) struct Sample {
     pub(super) first_rows: Vec<String>,
     /// For each column, how many rows have its field.
     pub(super) fields: Vec<fields::Share>,
-    /// The word for the counted rows in the text: `records` or `rows`.
+    /// The word by which the report's text calls what was counted: `records` or `rows`.
     #[serde(skip)]
     counted: &'static str,
-    /// The words for a row of `first_rows` in the text: `row` or `row before the merge`.
+    /// The words by which the report's text calls a row of `first_rows`: `row` or `row before the merge`.
     #[serde(skip)]
     shown: &'static str,
     /// The statement that `evolve` would run for fields that have no column yet.

@@ -115,7 +115,7 @@ async fn refuse(
     Ok(())
 }
 
-/// Returns a sentence about what the next start, or the same replay, does after it was forgotten.
+/// Returns a sentence about the next run of the pipeline or replay `name`, after the registration was forgotten.
 fn after(name: &str) -> String {
     if dead_letter_cleanup::is_replay(name) {
         return "the same `tidegate replay` would write its rows again".to_owned();

@@ -37,8 +37,8 @@ pub(super) struct Columns {
     pub(super) unmapped: Vec<Vec<String>>,
 }
 
-/// The objects that contain fields: the elements of the array at the path `prefix`. If `prefix` is empty, they are the rows as
-/// the format of values gives them. `rows` is the number of these objects.
+/// The objects whose members become columns. They are the elements of the array at the path `prefix`; if `prefix` is empty, they
+/// are the rows that the format makes of the values. `rows` is the number of these objects.
 struct Level<'a> {
     prefix: &'a [String],
     rows: u64,

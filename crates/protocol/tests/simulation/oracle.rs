@@ -1,7 +1,7 @@
-//! Checks the invariants, in every state of the database. If Kafka still has a record before the ledger's offset, the record is
-//! exactly once in the table or in the dead letters. Only records that a rule skips, and excused records, may be missing. No
-//! record of the same log at or after the ledger's offset is in the table or in the dead letters. Rows and dead letters are in
-//! the order of the log. At the end, no record is left to write.
+//! Checks the invariants. In every state of the database, each record before the ledger's offset that Kafka still has is exactly
+//! once in the table or in the dead letters. Neither of them contains a record of the same log at or after this offset, and both
+//! are in the order of the log. Only two kinds of records may be missing: those that a rule skips, and those that are excused
+//! because the ledger moved past them into another log, or past a log-loss condition. At the end, no record is left to write.
 
 use std::collections::BTreeMap;
 

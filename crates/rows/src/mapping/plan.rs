@@ -133,7 +133,8 @@ pub struct Plan {
     /// Debezium's envelope, else empty.
     pub(super) base: Vec<String>,
     /// The paths of the arrays whose elements are rows, from the outermost array to the innermost. With `by_name`, a column takes
-    /// the element's field of its name; if the element lacks this field, it takes the one around the array.
+    /// the element's field with the column's name. If the element lacks this field, the column takes the field with this name
+    /// around the array.
     pub(super) levels: Vec<Path>,
     pub(super) by_name: bool,
     /// Set if records are changes in Debezium's envelope.

@@ -5,9 +5,9 @@ use crate::spec::Source;
 /// How a record names its table. The text from the record only becomes part of a quoted identifier, and is never executed as SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The parts of the schema's name.
+    /// The name of the table's schema in Postgres, as fixed texts and placeholders.
     pub schema: Vec<Part>,
-    /// The parts of the table's name.
+    /// The table's name without the schema, as fixed texts and placeholders.
     pub name: Vec<Part>,
     /// `max_tables`: how many different tables the records of the pipeline may name. A record that names a further one is a
     /// dead letter.
