@@ -64,7 +64,7 @@ pub struct PgStore {
     pipeline: Arc<str>,
     connector: Connector,
     rows: PlannedEncoder,
-    /// The connection; `None` if none is open, and while a step runs on it.
+    /// The connection. `None` if no connection is open, or while a step uses the connection.
     live: Option<Live>,
     metrics: WriterMetrics,
     /// The time that the open transaction has spent in copying and merging rows.

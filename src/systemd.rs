@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The connection to the service manager. If the daemon wasn't started by one, every message is dropped.
+/// The connection to the service manager. If no service manager started the daemon, every message is dropped.
 #[derive(Debug)]
 pub(crate) struct Manager {
     socket: Option<(UnixDatagram, SocketAddr)>,

@@ -12,7 +12,7 @@ use crate::status::work::BatchNote;
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct BatchesView {
-    /// The number of batches written since the start, by the trigger that closed them.
+    /// The number of batches written since the pipeline's start, by the trigger that closed them.
     pub(super) by_trigger: BTreeMap<Cow<'static, str>, u64>,
     /// The median number of rows per batch, over the last 128 batches of each consumer.
     pub(super) rows_median: Option<u64>,
@@ -25,7 +25,7 @@ pub(super) struct BatchesView {
 #[serde(default)]
 pub(super) struct DeadView {
     pub(super) reason: Cow<'static, str>,
-    /// The number of dead letters since the start, in this instance.
+    /// The number of dead letters that this instance has written since the pipeline's start.
     pub(super) count: u64,
     /// The positions in Kafka of the newest dead letters. Their contents are only in the database.
     pub(super) newest: Vec<PlaceView>,

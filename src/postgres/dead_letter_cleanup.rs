@@ -47,7 +47,7 @@ pub fn replay_key(pipeline: &str, replay: &str) -> String {
     format!("{pipeline}{REPLAY}{replay}")
 }
 
-/// Returns whether a key is a replay's.
+/// Returns whether a key belongs to a replay, and isn't a pipeline's name.
 pub fn is_replay(key: &str) -> bool {
     pipeline_of(key) != key
 }

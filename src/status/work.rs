@@ -53,7 +53,7 @@ pub enum Hold {
     Schema,
 }
 
-/// One consumer's work since the start.
+/// One consumer's work since the pipeline's start.
 #[derive(Debug, Default)]
 pub struct Work {
     /// The time by phase, in microseconds.

@@ -30,7 +30,7 @@ pub(super) struct Counts {
     pub(super) distinct: u64,
     /// The number of rows and dead letters in excess of one per record.
     pub(super) twice: u64,
-    /// The number of rows of records at or after the ledger's position.
+    /// The number of rows whose records are at or after the ledger's position.
     pub(super) beyond: u64,
 }
 

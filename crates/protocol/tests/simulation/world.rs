@@ -86,7 +86,7 @@ impl World {
         self.violation.get_or_insert(what);
     }
 
-    /// In a replay, prints the text that `what` returns, with the time since the start.
+    /// If `TIDEGATE_SEED` repeats one seed, prints the text that `what` returns, with the time since the start.
     pub(crate) fn trace(&self, what: impl FnOnce() -> String) {
         if self.verbose {
             println!("{:>9.3} {}", self.started.elapsed().as_secs_f64(), what());

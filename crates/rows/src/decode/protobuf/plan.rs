@@ -27,7 +27,7 @@ pub(super) struct PlannedValue {
     pub(super) message: MessageId,
     /// The target of each field of the message; empty for a map.
     pub(super) targets: Vec<FieldTarget>,
-    /// If this is a map, the targets of the keys that paths name.
+    /// For a map: the target of each key that a path names.
     pub(super) keys: Vec<(Box<[u8]>, FieldTarget)>,
     /// Slots that get a default if their field is absent, each with the index of the field.
     pub(super) defaults: Vec<(u16, u16)>,
