@@ -150,7 +150,8 @@ impl<S: Store> Writer<S> {
         Arc::clone(&self.waits)
     }
 
-    /// Writes batches until the sender is gone. Sends one ack per batch, however long the database is unavailable.
+    /// Writes batches until their sender or the receiver of the acks is gone. Sends one ack per batch, however long the
+    /// database is unavailable.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required; records that aren't acknowledged are still in Kafka.
@@ -172,7 +173,7 @@ impl<S: Store> Writer<S> {
     /// batch before.
     ///
     /// # Errors
-    /// [`Stopped`] if manual action is required.
+    /// [`Stopped`] if manual action is required, or if Postgres is unavailable and the writer must not wait.
     pub async fn write(&mut self, batch: &mut Batch) -> Result<Vec<Option<Outcome>>, Stopped> {
         let started = now();
         let mut outcomes = vec![None; batch.segments().len()];
