@@ -45,7 +45,7 @@ pub enum WriteMode {
         key: Vec<String>,
     },
     /// `upsert`: a record replaces the mapped columns of the row with its key, or makes a new row. If several records
-    /// have the same key, the one delivered last wins.
+    /// have the same key, the one delivered last wins, unless `newer_by` is set.
     Upsert {
         /// `key`: columns that have a unique index.
         key: Vec<String>,
