@@ -21,7 +21,8 @@ struct Candidate<'n> {
     /// The part of the path whose names are compared with the column's name. The rest of the path is inside an object
     /// that only says the value's type, such as `{"$oid": …}`.
     named: Vec<String>,
-    /// 0 for a field of the record itself. For a field of an array's elements, `path` begins with the array's path, of this length.
+    /// The length of the array's path, with which `path` begins, if the field is in an array's elements. 0 for a field of the
+    /// record itself.
     level: usize,
     /// If the field is in the elements of an array: the number of elements of that array in all records. Otherwise the number of
     /// records.
