@@ -171,10 +171,10 @@ impl Pipeline {
         *lock(&self.phase) = (phase, metrics::epoch_ms());
     }
 
-    /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are written. Returns
-    /// which records are still unwritten. After `stop`, the pipeline ends within [`config::Limits::pipeline_timeout`], even
-    /// during an outage. `owner` is the instance's id. Each claim stores it in the ledger, with the consumer's number. `name` is
-    /// the name under which the pipeline's consumers join their group.
+    /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are
+    /// written. Returns which records are still unwritten. After `stop`, the pipeline ends within
+    /// [`config::Limits::pipeline_timeout`], even during an outage. `owner` is the instance's id, which each claim stores
+    /// in the ledger, with the consumer's number. `name` is the name under which the pipeline's consumers join their group.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required.

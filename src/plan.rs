@@ -109,7 +109,8 @@ impl PlannedTable {
         Self::new(config, taken, *number)
     }
 
-    /// Calls `ask` with this table as the target of a merge, and returns the result of `ask`. `spec` is the pipeline's.
+    /// Calls `ask` with this table as the target of a merge, and returns the result of `ask`. `spec` has the settings of the
+    /// pipeline.
     pub fn with<T>(&self, spec: &RowSpec<'_>, ask: impl FnOnce(MergeTarget<'_>) -> T) -> T {
         let Self { catalog, columns, shapes, number, .. } = self;
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();

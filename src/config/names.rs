@@ -24,7 +24,7 @@ pub(super) fn pipeline(name: &str) -> Result<(), String> {
     Err("a pipeline's name has 1 to 63 of A-Z a-z 0-9 _ -".to_owned())
 }
 
-/// Checks a daemon's name. The `group.instance.id` of each of its consumers begins with it.
+/// Checks a daemon's name, with which the `group.instance.id` of each of the daemon's consumers begins.
 pub(super) fn instance(name: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if (1..=100).contains(&name.len()) && name.bytes().all(allowed) {

@@ -23,7 +23,7 @@ pub(super) struct DeadLetterNews {
 }
 
 impl DeadLetterNews {
-    /// Adds a sample. Returns the dead letters of the last five minutes if they are news.
+    /// Adds a sample. Returns the dead letters of the last five minutes if the page must have a sentence about them.
     pub(super) fn take(&mut self, rows: u64, dead: u64) -> Option<RecentDeadLetters> {
         // The counters of a restarted pipeline begin at 0.
         if self.seen.back().is_some_and(|(rows_before, dead_before)| *rows_before > rows || *dead_before > dead) {

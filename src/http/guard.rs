@@ -1,8 +1,8 @@
 //! Decides which requests are answered, and sets the security headers of the answers.
 //!
 //! The page has no password, so another web page must not be able to read it through a visitor's browser. The owner of such a
-//! page could point a host name at our address (DNS rebinding), so unknown names in the `Host` header are rejected. An IP
-//! address can't be pointed elsewhere, so addresses are accepted.
+//! page could point a host name at our address (DNS rebinding). So the page and its data are served only if the `Host` header has
+//! a known name or an IP address, because an IP address can't be pointed elsewhere.
 
 use std::net::IpAddr;
 

@@ -34,7 +34,7 @@ const HEARTBEAT_MS: u32 = 500;
 const FETCH_MIN_BYTES: u64 = 200_000;
 /// The longest time that the broker waits for [`FETCH_MIN_BYTES`].
 const FETCH_WAIT_MAX: Duration = Duration::from_millis(100);
-/// The broker may wait for at most `batch.max_age` divided by this number.
+/// The broker waits for [`FETCH_MIN_BYTES`] for at most `batch.max_age` divided by this number.
 const FETCH_WAIT_SHARE: u32 = 5;
 /// The shortest useful `fetch.wait.max.ms`. With a shorter wait, fetches of an empty log would return so often that they cost
 /// more than they save. If `batch.max_age` allows only a shorter wait, librdkafka's defaults are used: the broker then answers a

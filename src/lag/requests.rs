@@ -30,7 +30,7 @@ pub(super) struct Effort {
 impl Effort {
     /// The limits of one reading by the daemon. Requests beyond these limits are left for the next readings.
     pub(super) const BOUNDED: Self = Self { partitions: 200, reading: Duration::from_secs(2) };
-    /// The limits of a command's reading: none, because a command takes only one reading.
+    /// No limits, for commands: a command takes only one reading, so no request can be left for a later one.
     pub(super) const WHOLE: Self = Self { partitions: usize::MAX, reading: Duration::MAX };
 }
 

@@ -3,7 +3,7 @@
 
 use crate::agreement_cases::{APPEND, CREATE, Case, EVOLVE, INSERT_NEW, LEDGER_MADE, UPSERT, faulty, ready, with};
 
-/// Returns the case with an existing ledger, which the case's SQL changes. Most of the changes are damage.
+/// Returns the case with a ledger that exists before the case's SQL runs. This SQL changes the ledger, and mostly damages it.
 const fn damaged(case: Case) -> Case {
     Case { before: LEDGER_MADE, ..case }
 }

@@ -20,7 +20,8 @@ use crate::record::{Headers, Record};
 /// The limits at which a batch is closed. The batch is closed as soon as it has reached one of them and the writer is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
-    /// The number of rows. A batch with twice this number of records is closed too, even if it has fewer rows. Default 50 000.
+    /// The number of rows at which a batch is closed. If many records have no rows, the batch is closed at twice this number of
+    /// records. Default 50 000.
     pub max_rows: NonZeroU32,
     /// The size in bytes of rows, raw records and entries together. This limit is checked before a record is added, so
     /// a record of any size can be added. Default 8 MiB.

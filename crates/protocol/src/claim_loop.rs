@@ -28,8 +28,8 @@ use crate::retry::{Backoff, Disposition};
 use crate::stopped::Stopped;
 use crate::store::WriteError;
 
-/// How long a claim of a locked row is only retried, counted from the request. After this time, a second connection waits
-/// for the lock, and identifies the session that holds it.
+/// For this long after its request, a claim of a locked row is only retried. After this time, a second connection also waits
+/// for the lock, and identifies the session that holds the lock.
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);

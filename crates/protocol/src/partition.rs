@@ -171,7 +171,7 @@ pub struct Grant {
     pub next: Offset,
     /// Where fetching begins: at `next`, or at the last committed record if that must be compared.
     pub fetch: Offset,
-    /// The last committed record, if it must be compared.
+    /// The last committed record, if it must be compared with the record that Kafka delivers at its offset.
     pub verify: Option<LastRecord>,
 }
 

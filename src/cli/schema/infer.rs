@@ -47,7 +47,7 @@ pub(super) struct Proposal {
     pub(super) complete: bool,
     /// The value of `decode.key_format`, if it has to be stated.
     pub(super) key_format: Option<&'static str>,
-    /// The type of a column for the key. `None` if none is proposed.
+    /// The type of the column that stores the record's key; `None` if no such column is proposed.
     pub(super) key_column: Option<Typed>,
     pub(super) mode: Mode,
     /// The fields for which an existing table has no column.

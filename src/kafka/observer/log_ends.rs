@@ -28,8 +28,8 @@ pub struct RangesRead {
 impl Observer {
     /// Reads these ranges. Returns the partitions whose range was read and, among these, the partitions whose range contains
     /// no record that Kafka would deliver. A range without such a record holds at most transaction markers and aborted
-    /// records. The ranges of one topic are read together. Topics that can't be read are left out. After `limit`, no further
-    /// topic is read; the first topic is always read. Once a topic couldn't be read, `limit` is at most [`SILENCE_MAX`].
+    /// records. The ranges of one topic are read together. Topics that can't be read are left out. The first topic is always
+    /// read. No further topic is read after `limit`, or after `SILENCE_MAX` if a topic couldn't be read.
     ///
     /// # Errors
     /// If no client can be created, or none of the topics could be read.

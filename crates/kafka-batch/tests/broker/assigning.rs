@@ -48,8 +48,8 @@ fn a_partition_that_is_assigned_again_at_once_goes_on() {
     }
 }
 
-/// `assign` stops and starts partitions that were already assigned, and the caller doesn't forward these partitions
-/// again.
+/// `assign` stops and restarts the partitions that were already assigned. The caller calls `forward` only for the new
+/// partition.
 #[test]
 fn an_assignment_of_more_partitions_keeps_the_earlier_ones() {
     let topic = topic(4);
