@@ -47,7 +47,7 @@ pub(super) struct Held<'a> {
     pub(super) owner: Option<&'a str>,
 }
 
-/// A living instance, with its consumers of the pipeline.
+/// An instance that is running, with the consumers that it has for the pipeline.
 #[derive(Clone, Debug)]
 pub(super) struct Living {
     pub(super) instance: String,

@@ -28,7 +28,7 @@ pub(crate) struct World {
     pub(crate) postgres: &'static Postgres,
     pub(crate) topic: String,
     pub(crate) database: Database,
-    /// The name of the pipeline and its group.
+    /// The name of the pipeline. Its consumer group has the same name.
     pub(crate) name: String,
 }
 

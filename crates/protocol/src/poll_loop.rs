@@ -107,7 +107,7 @@ pub struct PollLoop<G: Group, E, L> {
     pub owner: Arc<str>,
     /// The channel to the writer, with room for one batch.
     pub outbox: Sender<Batch>,
-    /// Whether the writer waits for Postgres.
+    /// Whether the writer has had to wait for Postgres with the current batch.
     pub writer_waits: Arc<WaitFlag>,
     /// The channel to the claim loop.
     pub claims: Sender<ClaimRequest>,

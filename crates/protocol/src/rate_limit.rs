@@ -39,8 +39,8 @@ impl RateLimit {
         self.rate.is_some()
     }
 
-    /// Takes tokens from the bucket, and returns how many rows may pass now: at most as many as accumulate in `PORTION`,
-    /// or one if fewer than one accumulates. Returns `u64::MAX` if there is no limit.
+    /// Takes tokens from the bucket: at most those that accumulate in `PORTION`, or one token if fewer than one accumulates.
+    /// Returns their number, which is how many rows may pass now. Returns `u64::MAX` if there is no limit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens are between 0 and the rate")]
     pub fn take(&self, now: Instant) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };

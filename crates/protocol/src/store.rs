@@ -97,7 +97,7 @@ pub enum LedgerRow {
     Missing,
     /// The row exists, with this claim and this offset.
     Found {
-        /// The id of the claim that may advance the row; `None` if the partition was never claimed.
+        /// The id of the claim that may advance the row; `None` if the partition wasn't claimed since the row was created.
         claim: Option<ClaimId>,
         /// The number of the last claim; 0 if the partition was never claimed. Each new claim gets a higher number.
         epoch: i64,

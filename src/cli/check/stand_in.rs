@@ -26,7 +26,7 @@ const AHEAD: i128 = 1_000_000;
 /// The stand-ins of one trial.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Setup {
-    /// Statements that create the stand-ins, run in each transaction.
+    /// Statements that create the stand-ins. Each transaction of the trial begins with them.
     pub(super) make: Vec<String>,
     /// The catalogs of the stand-ins. Each key is the oid of the table that is replaced, as in the plan.
     pub(super) targets: BTreeMap<u32, Catalog>,

@@ -127,7 +127,8 @@ fn ensure_package(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
     Ok(folder)
 }
 
-/// Writes the marker: for each file one line with its size, a space, and its path below `folder`.
+/// Writes the file that marks a package as complete. It has one line per file of the package: the size, a space, and the path
+/// below `folder`.
 fn write_marker(folder: &Path) -> Result<()> {
     let mut lines = String::new();
     let mut to_visit = vec![folder.to_owned()];

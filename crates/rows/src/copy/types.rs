@@ -98,7 +98,8 @@ pub struct TypeText {
 }
 
 impl TypeText {
-    /// Returns the type for SQL, built from known parts only.
+    /// Returns the type as SQL. The SQL has only names from [`KNOWN`] and numbers, and no text that a user wrote. `None` if the
+    /// type isn't in [`KNOWN`].
     pub fn to_sql(self) -> Option<String> {
         let name = by_oid(self.oid)?.name;
         // Without quotes, `char` means another type.

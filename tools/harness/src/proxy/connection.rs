@@ -17,11 +17,13 @@ const READ_BYTES: usize = 64 * 1024;
 /// How the proxy ends a connection before either side has closed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// Both sides are reset. Data that was not forwarded yet is lost.
+    /// The connections to both sides are reset. Data that was not forwarded yet is lost.
     Reset,
-    /// The server gets the end of the stream after everything that was forwarded; the client is reset.
+    /// The server gets the end of the stream after everything that was forwarded; the connection to the client is
+    /// reset.
     ResetClient,
-    /// The client gets the end of the stream after everything that was forwarded; the server is reset.
+    /// The client gets the end of the stream after everything that was forwarded; the connection to the server is
+    /// reset.
     ResetServer,
 }
 
