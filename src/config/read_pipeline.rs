@@ -33,7 +33,7 @@ pub(super) fn all(table: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>
 }
 
 /// Notes a fault if two pipelines have the same group, or write the same topic into the same table. The fault is noted
-/// at the pipeline that comes later in the files.
+/// at the pipeline that comes later in the files. Topics that match a pattern are compared only when a pipeline is registered.
 fn apart(one: (&Pipeline, &ConfigNode<'_>), other: (&Pipeline, &ConfigNode<'_>)) {
     let in_order = |path: &[&str]| {
         let [first, second] = [one.1, other.1].map(|node| path.iter().fold(node.clone(), |node, name| node.at(name)));

@@ -41,7 +41,8 @@ pub enum Disposition {
     /// Possibly one record's own fault, for example because a trigger raised an error of its own. The error is
     /// treated as [`Self::Record`] if Postgres accepts other records, otherwise as [`Self::Stop`].
     Suspect,
-    /// The plan that encoded the rows doesn't fit the catalog: read the catalog again, and re-encode.
+    /// The plan that encoded the rows doesn't fit the catalog, or the table lacks a partition: read the catalog again, make a
+    /// new plan, and encode the rows again.
     Plan,
     /// Not the data's fault: wait, and retry the whole transaction without limit.
     Outage,

@@ -39,8 +39,9 @@ pub(crate) fn head(payload: &[u8]) -> usize {
 #[derive(Debug)]
 pub(crate) struct HeaderNames {
     confluent: &'static [u8],
-    /// The headers of Apicurio Registry, the preferred one first. The registry's Confluent-compatible interface
-    /// identifies schemas by content id, or by global id in its legacy mode.
+    /// The headers of Apicurio Registry: the one with the content id, and the one with the global id. If a record has both,
+    /// the content id is used, because the registry's Confluent-compatible interface finds a schema by its global id only in
+    /// legacy mode.
     apicurio: [&'static [u8]; 2],
     /// The header by which Apicurio's serializers name the Protobuf message.
     message: &'static [u8],
