@@ -42,7 +42,7 @@ pub struct PlanSource {
     version: AtomicU64,
     /// New fields that can't become columns. In the daemon, only writers lock this, when they make a new plan.
     given_up: Mutex<GivenUp>,
-    /// Tables that records name and that can't receive rows, each with the reason. Locked by writers.
+    /// Tables that records name and that can't receive rows, each with the reason. Only writers lock this.
     refused: Mutex<BTreeMap<TableName, String>>,
     /// The fields that records lack. Poll threads and writers lock this about once per batch.
     unseen: Mutex<Unseen>,

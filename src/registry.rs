@@ -94,7 +94,7 @@ struct State {
 #[derive(Debug)]
 pub struct CachedSchemas {
     pipeline: Box<str>,
-    /// Locked only briefly. A poll thread that already has a plan for a record's schema doesn't lock it for this record.
+    /// The cached schemas. Locked only briefly: a poll thread that already has a plan for a record's schema doesn't lock them.
     state: Mutex<State>,
     requests: Mutex<Sender<SchemaId>>,
     client: Arc<Client>,

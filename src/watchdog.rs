@@ -69,7 +69,7 @@ impl fmt::Display for Stall {
     }
 }
 
-/// The facts about a partition that one check uses.
+/// The facts about one partition from which [`diagnose`] finds out why it makes no progress.
 #[derive(Debug)]
 pub struct Observation<'a> {
     pub partition: &'a PartitionStatus,

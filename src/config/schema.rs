@@ -1,6 +1,6 @@
 //! The keys that exist and their types. Files, environment and faults all use this one table.
 
-/// The type of a key's value.
+/// The type that the value of a configuration key must have.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Text,

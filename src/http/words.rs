@@ -89,7 +89,7 @@ pub(super) struct Facts {
     pub(super) dead_reason: Option<Cow<'static, str>>,
     /// Whether `flow` holds back consumers.
     pub(super) held_by_flow: bool,
-    /// The mapped columns whose field no record has had.
+    /// The mapped columns whose field no record has had, as `PlanSource::never_seen` returns them.
     pub(super) never_seen: Vec<NeverSeen>,
 }
 

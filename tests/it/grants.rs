@@ -128,7 +128,7 @@ impl<'s> Case<'s> {
         Self { scenario, world, role, config }
     }
 
-    /// Returns the statements that `check` prints, with placeholders in place of this case's names.
+    /// Returns the statements that `check` prints to grant the missing rights, with placeholders in place of this case's names.
     fn missing(&self) -> Vec<String> {
         let report = tidegate(&self.config, &["check", "--json"]).json();
         let grants = report["pipelines"][0]["grants"].as_array().expect("statements").clone();

@@ -163,7 +163,7 @@ pub enum End {
     High,
 }
 
-/// One end of the log of each partition for which Kafka answered.
+/// For each partition for which Kafka answered, one end of its log.
 pub type Ends = HashMap<TopicPartition, Offset>;
 
 /// Asks Kafka where its logs begin and end.

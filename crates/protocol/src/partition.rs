@@ -72,7 +72,7 @@ impl Partition {
         self.change_state(State::Claiming { since: now })
     }
 
-    /// Returns whether an answer is for the current request.
+    /// Returns whether `request` is the number of the partition's current claim request. Answers to earlier requests are ignored.
     pub fn is_current_request(&self, request: u64) -> bool {
         matches!(self.state, State::Claiming { .. }) && self.request_id == request
     }

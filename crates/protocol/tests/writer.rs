@@ -41,7 +41,7 @@ struct Script {
     not_advanced: VecDeque<Vec<i32>>,
     /// If set, the next COPY that begins at this record times out, and so does the COPY after it.
     late_from: Option<u32>,
-    /// The ledger rows that are read next.
+    /// The ledger rows that the next reads of the ledger return.
     rows: VecDeque<Vec<LedgerRow>>,
     flag: Option<Arc<WaitFlag>>,
 }

@@ -102,7 +102,7 @@ impl Fields {
     }
 }
 
-/// Converts a position in a payload. It fits into 32 bits, because a record's length in Kafka is below 2 GiB.
+/// Converts a position in a payload to 32 bits. It always fits, because a record's length in Kafka is below 2 GiB.
 #[inline]
 pub(crate) fn narrow(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)

@@ -129,7 +129,7 @@ impl Slot {
 
     pub(crate) const NULL: Slot = Slot { kind: Kind::Null, ..Slot::MISSING };
 
-    /// Returns the slot with the bytes that it points to.
+    /// Returns the slot's value, with the bytes of `payload` to which the slot points.
     #[inline]
     pub fn of<'a>(&self, payload: &'a [u8]) -> Value<'a> {
         let raw = payload.get(self.start as usize..).and_then(|tail| tail.get(..self.len as usize)).unwrap_or_default();

@@ -27,7 +27,7 @@ pub(super) struct Keys {
     /// Other keys, by their length.
     binary: BTreeMap<usize, Binary>,
     /// The number of Avro and Protobuf keys whose schema is known. They begin with a registry's frame: a zero byte, and the
-    /// number of their schema. If these keys aren't records, `scalar` is their column type.
+    /// number of their schema. If these keys have no fields, `scalar` is the type of the column that stores them.
     registered: u64,
     protobuf: bool,
     scalar: Option<&'static str>,

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-/// An endpoint that listens on its own port until the process ends.
+/// A stand-in for a token endpoint. It listens on its own port until the process ends.
 #[derive(Debug, Clone)]
 pub struct TokenServer {
     address: SocketAddr,

@@ -74,7 +74,7 @@ fn unit(name: &str) -> Option<Interval> {
     UNITS.iter().find(|(names, _)| names.contains(&name.as_str())).map(|(_, unit)| *unit)
 }
 
-/// Reads the text after the `P`: `1Y2M3W4DT5H6M7.8S`.
+/// Reads an ISO 8601 duration without the `P` at its beginning: `1Y2M3W4DT5H6M7.8S`.
 fn iso(text: &str) -> Option<Interval> {
     let (date, time) = match text.split_once('T') {
         Some((date, time)) => (date, Some(time)),

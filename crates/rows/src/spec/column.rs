@@ -16,7 +16,7 @@ pub struct Column {
     /// replaces other names of a type by Postgres' own: `float8`, `varchar(16)`, `numeric(10,2)[]`. So the part before `(` or `[`
     /// is a `pg_type.typname`.
     pub type_name: Option<String>,
-    /// `unit`: numbers are epochs in this unit.
+    /// `unit`: numbers are times since 1970 in this unit.
     pub unit: Option<EpochUnit>,
     /// `zone`: text without a zone is a local time in this zone.
     pub zone: Option<TimeZone>,

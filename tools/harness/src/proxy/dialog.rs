@@ -115,7 +115,7 @@ impl Dialog {
         }
     }
 
-    /// Makes the proxy drop the reply that begins after this many `ReadyForQuery` messages.
+    /// Makes the proxy drop the reply that begins once the server has sent `ready_before` messages `ReadyForQuery`.
     pub(super) fn drop_reply(&mut self, ready_before: u64, watched: Arc<TriggerState>) {
         self.drop_after = Some((ready_before, watched));
     }

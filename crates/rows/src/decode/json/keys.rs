@@ -56,7 +56,7 @@ struct KeyNode {
     learned: u16,
 }
 
-/// The index of a key in the table.
+/// The index of a key in the field `keys` of [`Keys`].
 pub(super) type KeyId = u16;
 
 /// The keys of all objects from which columns take parts. Node 0 is the record.
