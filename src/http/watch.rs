@@ -281,8 +281,8 @@ impl PipelineSamples {
         self.rates.best = f64::from(self.history.best_of_the_hour(now_ms));
     }
 
-    /// Computes the rates from the changes of log ends and ledger since the previous reading. Returns the lag in records, the
-    /// lag in seconds, and the headroom. If the log ends are out of date, clears the rates and returns `None`.
+    /// Computes the rates: how far the ledger and the ends of the logs have moved since the previous reading. Returns the lag in
+    /// records, the lag in seconds, and the headroom. If the known ends are out of date, clears the rates and returns `None`.
     fn rates_of_the_logs(&mut self, pipeline: &Pipeline, now: Instant) -> Option<(f64, f64, Option<f64>)> {
         let view = lock(&pipeline.lag);
         let fresh = view.seen_at.is_some_and(|at| now.duration_since(at) < STALE);

@@ -208,7 +208,7 @@ impl Fault {
         Self { broker: Some(servers.to_owned()), cause: Cause::TimedOut, text: "requests time out".to_owned() }
     }
 
-    /// Returns the fault of a request that failed with this error, for no known reason.
+    /// Returns the fault of a request that failed with `error`, whose cause isn't known.
     pub fn answer(error: &impl fmt::Display) -> Self {
         Self { broker: None, cause: Cause::Other, text: error.to_string() }
     }

@@ -35,7 +35,7 @@ impl Search {
         Self { low: since.map_or(oldest, |since| since.clamp(oldest, high)), high, stride: since.map(|_| PRECISION_MS) }
     }
 
-    /// Returns the time for which to request an offset; `None` once the timestamp is known to the second.
+    /// Returns the time for which to request an offset next; `None` once the record's timestamp is known to the second.
     pub fn next(&self) -> Option<i64> {
         let middle = i64::midpoint(self.low, self.high);
         (self.high - self.low > PRECISION_MS)

@@ -1,6 +1,6 @@
 //! Requests to Kafka for timestamps and for the records at the ends of logs, with which the lag is computed more exactly.
-//! Every tenth reading makes those requests that are needed. In the daemon, their number per reading is limited, so that a
-//! reading ends within a few seconds however many partitions there are. The readings after it make the requests that are left.
+//! Every tenth reading makes the requests that are needed. In the daemon, the number of requests per reading is limited, so that
+//! a reading ends within a few seconds however many partitions there are. The next readings make the requests that are left.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;

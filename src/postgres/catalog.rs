@@ -98,7 +98,7 @@ LEFT JOIN LATERAL (
 ) f ON true
 ORDER BY i.attnum";
 
-/// Finds a column that no longer has the type that was planned for.
+/// Finds a column that no longer has the type that it has in the plan.
 const RETYPED: &str = "
 SELECT p.name FROM unnest($1::text[], $2::text[], $3::int8[]) AS p (relation, name, type)
 WHERE (SELECT a.atttypid FROM pg_catalog.pg_attribute a

@@ -113,7 +113,7 @@ async fn stock(connector: &Connector, pipeline: &str) -> Result<(i64, f64), Writ
 /// configured. Failures are retried a minute later.
 ///
 /// # Cancel safety
-/// May be dropped at any point: each page is its own transaction.
+/// May be dropped at any point: each page of dead letters is deleted in a transaction of its own.
 pub async fn keep(connector: Connector, config: Pipeline) {
     if config.dead_letter_retention == DeadLetterRetention::default() {
         return;

@@ -285,7 +285,7 @@ struct Sequence {
     max: i64,
     start: i64,
     cycle: bool,
-    /// The number drawn last. `None` if none was drawn yet, or if the role has no right to read it.
+    /// The last number that was drawn from the sequence. `None` if none was drawn yet, or if the role has no right to read it.
     last: Option<i64>,
     may_look: bool,
 }

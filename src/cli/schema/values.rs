@@ -248,8 +248,8 @@ fn is_span(text: &str) -> bool {
     }
 }
 
-/// Returns whether the text is a number as a program writes it; a whole number must fit into 64 bits. Codes that only look like
-/// numbers often have leading zeros or more digits.
+/// Returns whether the text is a number and not a code that only looks like one. Such codes often have leading zeros, which JSON
+/// doesn't allow in numbers, or too many digits for a whole number of 64 bits.
 fn is_number(text: &str) -> bool {
     let is_whole = !text.contains('.');
     json_number(text)

@@ -3,7 +3,7 @@
 use super::formats::{Column, Format};
 
 /// The secret key of the function `hash`. In the mappings below, the word `KEY` is replaced by the path of a file that contains
-/// it.
+/// this secret key.
 pub(super) const KEY: &str = "a key of more than sixteen bytes";
 
 /// A mapping, the column's type, and each value in JSON with the text that INSERT is given.

@@ -9,9 +9,10 @@ use crate::decode::Fields;
 use crate::json;
 use crate::value::{Flags, Kind, Slot};
 
-/// Milliseconds or microseconds from this number on mean infinity, as Postgres' JDBC driver and Debezium write it.
+/// A time in milliseconds or microseconds means infinity if it is at least this number: Postgres' JDBC driver and Debezium write
+/// infinity so.
 const INFINITY: i64 = 9_223_372_036_825_200_000;
-/// Numbers up to this one mean negative infinity.
+/// A time means negative infinity if it is at most this number.
 const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 
 /// A logical type: what its values mean.
@@ -19,11 +20,11 @@ const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 pub(crate) enum Logical {
     /// Days since 1970. The extremes of 32 bits mean infinity.
     Day,
-    /// A time since midnight, in this unit (see [`in_micros`]).
+    /// A time since midnight. The number says the unit, as for [`in_micros`].
     Clock(i64),
-    /// A time since 1970, in this unit (see [`in_micros`]).
+    /// A time since 1970. The number says the unit, as for [`in_micros`].
     Instant(i64),
-    /// A duration, in this unit (see [`in_micros`]).
+    /// A duration. The number says the unit, as for [`in_micros`].
     Span(i64),
     /// An unscaled number in two's complement, and its scale.
     Decimal(i32),

@@ -137,8 +137,8 @@ pub fn is_expired(by: &PartitionBy, bounds: &Bounds, now: i64) -> bool {
 }
 
 /// Returns the partitions that the times of encoded rows belong to, at most 64. They may exist already. Partitions in `tried` are
-/// left out, and so are those that no record may create: expired ones, ones after the `ahead` next intervals, and ones too far in
-/// the past. Each item of `rows` has encoded rows, and the index of the time column in them.
+/// left out, and so are those that no record may create: expired ones, ones more than `ahead` intervals after the current one, and
+/// ones too far in the past. Each item of `rows` has encoded rows, and the index of the time column in them.
 pub fn needed<'a>(
     by: &PartitionBy,
     catalog: &Catalog,
