@@ -132,7 +132,7 @@ pub struct LagWatch {
     /// The number of the last slow reading (see [`SLOW_EVERY`]). From one slow reading to the next, two things are requested
     /// at most once per partition: the timestamp of its oldest unwritten record, and the records at the end of its log.
     slow_reading: u64,
-    /// Whether the last reading left timestamps or ends of logs to be requested by the next one.
+    /// Whether the last reading reached its limit, so that the next reading must make the remaining requests.
     more_due: bool,
     sources: Vec<TopicPartition>,
     /// The topics in the pipeline's `topics` that don't exist, according to Kafka's last answer. While there are any, each

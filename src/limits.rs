@@ -71,7 +71,7 @@ pub struct Prefetch {
 pub struct Share {
     /// The limits on the prefetch of one consumer.
     pub prefetch: Prefetch,
-    /// The most that the whole pipeline may hold, in bytes.
+    /// The most memory that all consumers of the pipeline together may use, in bytes.
     pub bytes: u64,
 }
 

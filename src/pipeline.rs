@@ -57,7 +57,7 @@ pub struct Pipeline {
     phase: Mutex<(PipelinePhase, i64)>,
     /// The offsets at which a bounded run stops: where each partition's log ended at the start.
     goal: Goal,
-    /// Whether a request to resume the stopped pipeline starts it again.
+    /// Whether the stopped pipeline is started again when somebody runs `tidegate pipelines resume`.
     awaits_resume: AtomicBool,
     /// The plans of the running pipeline.
     plans: Mutex<Weak<PlanSource>>,
@@ -154,7 +154,7 @@ impl Pipeline {
         self.awaits_resume.store(true, Ordering::Relaxed);
     }
 
-    /// Returns why the pipeline stopped, if a request to resume it would start it again.
+    /// Returns why the pipeline stopped, if `tidegate pipelines resume` would start it again.
     pub fn resumable(&self) -> Option<String> {
         match self.phase() {
             PipelinePhase::Stopped { why } if self.awaits_resume.load(Ordering::Relaxed) => Some(why),

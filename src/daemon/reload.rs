@@ -22,7 +22,7 @@ pub(super) struct Changes {
     pub(super) kept: Vec<Arc<str>>,
     /// Pipelines that drain and start again with the new configuration, each with the reason.
     pub(super) restarted: Vec<(Arc<str>, &'static str)>,
-    /// Pipelines that start: new ones, stopped ones, and those that were already told to end.
+    /// Pipelines that start: they are new, have stopped, or were told to end before this reload.
     pub(super) started: Vec<Arc<str>>,
     /// Pipelines that drain and are removed.
     pub(super) removed: Vec<Arc<str>>,

@@ -97,7 +97,7 @@ impl SharedObserver {
         Observer::new(config, health).map(|observer| Self(Arc::new(observer)))
     }
 
-    /// Returns the health in which requests are recorded.
+    /// Returns the health, in which the observer notes whether Kafka answers its requests.
     pub fn health(&self) -> &KafkaHealth {
         &self.0.health
     }

@@ -24,7 +24,7 @@ pub(super) struct Retentions {
 }
 
 impl Retentions {
-    /// Returns the last retention that was read; `None` if none was.
+    /// Returns the topic's last known retention; `None` if it was never read.
     pub(super) fn of(&self, topic: &str) -> Option<Retention> {
         self.known.get(topic).copied()
     }

@@ -262,7 +262,7 @@ impl<'m> MessageRef<'m> {
         unsafe { (*self.fields()).offset }
     }
 
-    /// Returns the value, or the text of an error.
+    /// Returns the record's value; if the message is an error, the error's text.
     pub(crate) fn payload(&self) -> Option<&'m [u8]> {
         // SAFETY: the message is alive.
         let start = unsafe { (*self.fields()).payload };

@@ -118,7 +118,7 @@ pub struct PollLoop<G: Group, E, L> {
     /// The rate limit that all consumers of the pipeline share.
     pub rate_limit: Arc<RateLimit>,
     pub listener: Arc<dyn Listener>,
-    /// Ends the loop after a drain, see `drain_timeout`.
+    /// When this token is cancelled, the loop drains for at most `drain_timeout`, and ends.
     pub stop: CancellationToken,
 }
 

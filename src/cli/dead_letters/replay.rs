@@ -36,7 +36,7 @@ use crate::registry;
 use crate::report::Counts;
 use crate::status::lock;
 
-/// The most dead letters in one page.
+/// The most dead letters in one page. A page is replayed as one batch.
 const PAGE: i64 = 1000;
 /// The most bytes of keys and values in one page. A single dead letter may be larger.
 const PAGE_BYTES: i64 = 8 << 20;

@@ -40,7 +40,7 @@ struct Own {
     run: Arc<Run>,
     program: Program,
     data: PathBuf,
-    /// The lock may be contended, because several threads may use the same Postgres.
+    /// The process is behind a lock, because several threads may use the same Postgres.
     process: Mutex<Option<Process>>,
 }
 

@@ -66,7 +66,7 @@ impl Bench {
         claim
     }
 
-    /// Assigns and grants a partition, and checks that it is then fetched from `next`. Leaves no actions.
+    /// Assigns and grants a partition, and checks that it is then fetched from `next`. Takes the actions, so that none are left.
     fn own(&mut self, partition: i32, next: i64) -> Claim {
         let request_id = self.assign(partition);
         let claim = self.grant(partition, request_id, next, None);

@@ -110,7 +110,7 @@ impl RowsDecoder {
         self.next(payload, fields)
     }
 
-    /// Starts to read an array that was found: keeps the fields around it, which every row of the array gets.
+    /// Starts to read the array in the decoded value. Stores the fields around the array, because every row gets them.
     fn enter(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
         std::mem::swap(&mut self.around.slots, &mut fields.slots);
         std::mem::swap(&mut self.around.leftovers, &mut fields.leftovers);

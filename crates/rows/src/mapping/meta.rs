@@ -24,7 +24,7 @@ pub(crate) enum Reading {
     /// As UTF-8 text.
     Text,
     Json,
-    /// As a JSON number or boolean if the bytes are one, otherwise as text.
+    /// The column reads the bytes as a JSON number or boolean if they are one, otherwise as text.
     Literal,
 }
 

@@ -100,7 +100,7 @@ impl Message {
 pub(crate) struct Enum {
     /// The numbers and their names, sorted by number.
     values: Vec<(i32, Box<str>)>,
-    /// The name that stands for the value of an absent field.
+    /// The name of the value that an absent field has.
     pub(crate) default: Box<str>,
 }
 

@@ -138,7 +138,7 @@ pub enum Source {
     Record,
 }
 
-/// The unit of a number that is an epoch.
+/// The unit of a number that counts the time since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EpochUnit {
     Seconds,
