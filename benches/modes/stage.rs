@@ -172,8 +172,8 @@ impl Stage {
         Ok(connection)
     }
 
-    /// Checks that the table's digest is the same as after the earlier turns of this mode. Otherwise the contenders did
-    /// different work, and their times can't be compared.
+    /// Checks that the table's digest is the same as after the earlier turns of this mode. If it differs, the contenders
+    /// did different work, and their times can't be compared.
     async fn check(&self, mode: Mode, connection: &mut PgConnection) -> Result<()> {
         let found: String = sqlx::query(mode.digest()).fetch_one(&mut *connection).await?.try_get(0)?;
         connection.execute("CREATE TABLE IF NOT EXISTS digest (mode text PRIMARY KEY, found text)").await?;

@@ -50,8 +50,8 @@ pub(crate) struct Bin {
     pub(crate) refused: u64,
     /// The number of records that were committed in the bin.
     pub(crate) committed: u64,
-    /// Records that were handed over but are not in the table, at the end of the bin. Refused records don't count, and a lost
-    /// record counts until it is lost.
+    /// Records that were handed over but are not in the table, at the end of the bin. Refused records don't count. A record
+    /// that is lost later counts until then.
     pub(crate) backlog: u64,
     /// Bytes in the bounded buffer, at the end of the bin.
     pub(crate) buffer_bytes: u64,
