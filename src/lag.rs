@@ -1,6 +1,6 @@
-//! Measures the lag of a pipeline: the difference between the log ends in Kafka and the ledger's positions.
+//! Measures the lag of a pipeline: the difference between the ends of Kafka's logs and the ledger's positions.
 //!
-//! Tidegate requests the log ends itself, because librdkafka's figures don't change while a partition is paused. The
+//! Tidegate requests these ends itself, because librdkafka's figures don't change while a partition is paused. The
 //! ledger is read for every partition of the pipeline, whichever instance owns it, so every instance shows the whole
 //! pipeline.
 
@@ -138,8 +138,8 @@ pub struct LagWatch {
     /// The topics in the pipeline's `topics` that don't exist, according to Kafka's last answer. While there are any, each
     /// reading requests the topics.
     missing: Vec<String>,
-    /// Whether the next reading must request the topics: at the start, and after a
-    /// request for log ends has failed. A deleted topic may be the cause of the failure.
+    /// Whether the next reading must request the topics: at the start, and after a request for the ends of the logs has
+    /// failed. A deleted topic may be the cause of the failure.
     topics_due: bool,
     retention: Retentions,
 }
@@ -256,13 +256,13 @@ impl LagWatch {
         let ends = self.ask(move |observer| observer.ends(&sources, End::High)).await;
         // If this request fails, the cause may be a deleted topic.
         let mut ends = ends.inspect_err(|_| self.topics_due = true)?;
-        // If the database is down, the log ends are nevertheless compared with
-        // the ledger's last known positions, so that the growing lag is shown.
+        // If the database is down, the ends of the logs are nevertheless compared with the ledger's last known positions, so
+        // that the growing lag is shown.
         let rows = self.rows(connection).await;
         if let Ok(rows) = &rows {
-            // The ledger was read after the log ends, so a position beyond its log's end may only mean that records were written
-            // in between. Request these ends again. If an end is still before the position, the log isn't the one that the
-            // ledger describes.
+            // The ledger was read after the ends of the logs, so a position beyond its log's end may only mean that records were
+            // written in between. Request these ends again. If an end is still before the position, the log isn't the one that
+            // the ledger describes.
             let beyond = rows.iter().filter(|(source, row)| ends.get(*source).is_some_and(|end| row.next > *end));
             let beyond: Vec<_> = beyond.map(|(source, _)| source.clone()).collect();
             if !beyond.is_empty() {

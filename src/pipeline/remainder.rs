@@ -33,11 +33,11 @@ enum State {
     /// The run isn't bounded: the pipeline runs until it is told to end.
     #[default]
     Unbounded,
-    /// The log ends are not known yet.
+    /// The run is bounded, but the ends of the logs are not known yet.
     Unknown,
-    /// The run writes up to these log ends.
+    /// The run writes up to these offsets, at which the logs ended when it started.
     Ends(BTreeMap<TopicPartition, Offset>),
-    /// All records up to the log ends are written.
+    /// All records before the ends of the logs are written.
     Reached,
 }
 
@@ -55,7 +55,7 @@ pub struct Remainder {
 /// How many records a bounded run has not written yet, if known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remaining {
-    /// The run never learned the log ends.
+    /// The run never learned the ends of the logs.
     Unknown,
     /// Per partition, the number of offsets from the ledger's position to the end that the log had when the run started.
     /// Partitions that are written up to this end are left out.
@@ -68,8 +68,8 @@ impl Remainder {
         self.unwritten == 0 && self.remaining.is_none()
     }
 
-    /// Returns the number of unwritten records. For a bounded run whose log ends are known, these are all records before the log
-    /// ends; otherwise only those that were read.
+    /// Returns the number of unwritten records. If the run is bounded and knows the ends of the logs, this counts all records
+    /// before these ends. Otherwise it counts only the records that were read.
     pub fn records(&self) -> u64 {
         match &self.remaining {
             Some(Remaining::Offsets(partitions)) => partitions.iter().map(|(_, records)| records).sum(),
@@ -102,7 +102,7 @@ impl fmt::Display for Remainder {
 }
 
 impl Goal {
-    /// Makes the run bounded. Its log ends are requested later, by [`stop_when_written`].
+    /// Makes the run bounded. The ends of the logs are requested later, by [`stop_when_written`].
     pub(super) fn bound(&self) {
         *lock(&self.0) = State::Unknown;
     }
@@ -155,10 +155,10 @@ impl Pipeline {
     }
 }
 
-/// Requests the current log ends, and cancels `stop` when two conditions hold. First, the ledger has reached these ends,
-/// whichever instance wrote the records. Second, all our consumers have joined the group, and the logs of the partitions that
-/// they own are known to be those that the ledger describes. Without the second condition, the records of a recreated topic
-/// would look as if they were written. If no topic matches the pipeline's pattern, cancels `stop` at once.
+/// Requests the current ends of the logs, and cancels `stop` when two conditions hold. First, the ledger has reached these
+/// ends, whichever instance wrote the records. Second, all our consumers have joined the group, and the logs of their partitions
+/// are known to be those that the ledger describes. Without the second condition, the records of a recreated topic would look as
+/// if they were written.
 pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedObserver, stop: CancellationToken) {
     let ends = ends_now(&pipeline, &observer).await;
     *lock(&pipeline.goal.0) = State::Ends(ends.clone());
@@ -193,7 +193,7 @@ pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedO
     }
 }
 
-/// Returns the current log ends; retries until Kafka answers.
+/// Returns the current ends of the logs. Retries until Kafka answers.
 async fn ends_now(pipeline: &Pipeline, observer: &SharedObserver) -> BTreeMap<TopicPartition, Offset> {
     let mut backoff = Backoff::new();
     loop {
