@@ -62,7 +62,7 @@ pub struct Segment {
     pub source: TopicPartition,
     /// The claim under which the records were consumed.
     pub claim: Claim,
-    /// The offset of the ledger when all earlier batches are written.
+    /// The ledger's position in this partition once all earlier batches are written.
     pub from: Offset,
     /// The offset of the ledger after this batch: the successor of the last delivered offset.
     pub to: Offset,

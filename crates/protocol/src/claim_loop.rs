@@ -97,7 +97,7 @@ pub struct ClaimAnswer {
 pub struct Claimed {
     pub source: TopicPartition,
     pub claim: Claim,
-    /// The offset of the ledger.
+    /// The ledger's position in this partition: the offset of the next record to write.
     pub next: Offset,
     /// The last committed record; `None` if the row names none, for example before the first commit.
     pub last: Option<LastRecord>,

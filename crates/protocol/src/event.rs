@@ -70,7 +70,7 @@ pub enum Event<'a> {
     /// A claim was granted.
     Claimed {
         source: &'a TopicPartition,
-        /// The offset of the ledger.
+        /// The ledger's position in this partition: the offset of the next record to write.
         next: Offset,
         epoch: i64,
     },

@@ -167,7 +167,7 @@ impl Owned {
 pub struct Grant {
     /// The claim, which the ledger now has.
     pub claim: Claim,
-    /// The offset of the ledger.
+    /// The ledger's position in this partition: the offset of the next record to write.
     pub next: Offset,
     /// Where fetching begins: at `next`, or at the last committed record if that must be compared.
     pub fetch: Offset,
@@ -183,14 +183,14 @@ pub enum LossCondition {
     LedgerLost,
     /// Kafka deleted records that were not written yet: its log begins after the ledger's offset.
     RetentionPassed {
-        /// The offset of the ledger.
+        /// The ledger's position in this partition: the offset of the next record to write.
         next: Offset,
         /// The oldest offset that Kafka has.
         low: Offset,
     },
     /// The log ends before the ledger's offset: it was truncated, or the topic was recreated.
     LogShorter {
-        /// The offset of the ledger.
+        /// The ledger's position in this partition: the offset of the next record to write.
         next: Offset,
         high: Offset,
     },

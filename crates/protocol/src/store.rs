@@ -101,7 +101,7 @@ pub enum LedgerRow {
         claim: Option<ClaimId>,
         /// The number of the last claim; 0 if the partition was never claimed. Each new claim gets a higher number.
         epoch: i64,
-        /// The offset of the ledger.
+        /// The ledger's position in this partition: the offset of the next record to write.
         next: Offset,
     },
 }

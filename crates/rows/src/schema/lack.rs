@@ -61,7 +61,7 @@ impl Display for Lack {
 /// A path, and how far it has been followed in a schema.
 struct Walk<'a> {
     path: &'a [String],
-    /// How many names were followed.
+    /// How many names of the path have been followed.
     at: usize,
     /// The arrays whose elements are rows, each by its path from the top.
     levels: &'a [Path],
