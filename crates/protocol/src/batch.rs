@@ -64,7 +64,7 @@ pub struct Segment {
     pub claim: Claim,
     /// The ledger's position in this partition once all earlier batches are written.
     pub from: Offset,
-    /// The offset of the ledger after this batch: the successor of the last delivered offset.
+    /// The ledger's position in this partition after this batch: the offset after the last delivered one.
     pub to: Offset,
     /// Whether the segment's records are to be written. False once the segment was dropped, for example because its partition
     /// was revoked.

@@ -48,7 +48,7 @@ pub(crate) enum AvroNode {
         local: bool,
     },
     Uuid,
-    /// Sixteen bytes.
+    /// A UUID as 16 bytes.
     FixedUuid,
     /// A number with a logical type of Kafka Connect or Debezium. `int` says whether the underlying type is int.
     Named {
