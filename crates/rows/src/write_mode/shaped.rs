@@ -5,8 +5,9 @@
 //! - A column that all rows of the window leave out, apart from tombstones, is not part of the merge. So a new row gets the
 //!   column's default from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is reset to its
 //!   default, as `missing` says.
-//! - A column that only some rows leave out gets its default in the staging table. So does a column that the merge compares (one
-//!   of the key, `newer_by` or `sort_by`, or an input of a generated one), even if all rows leave it out.
+//! - A column that only some rows leave out gets its default in the staging table. So does a column that the merge compares, even
+//!   if all rows leave it out. These columns are the ones of the key, `newer_by` and `sort_by`, and if one of them is generated,
+//!   also its inputs.
 //! - If there are several groups, each row carries its number in the order of delivery. The sequence of the staging
 //!   table can't number the rows, because the groups are copied one after the other.
 

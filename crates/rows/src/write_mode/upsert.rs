@@ -31,9 +31,9 @@ impl Upsert<'_> {
     /// last tombstone deletes the table's row and cancels the batch's earlier records of the key, and a later record makes a new
     /// row.
     ///
-    /// If the batch deletes rows, or if rows leave out columns that keep their values, the table's rows whose keys are in the
-    /// batch are locked first, in the order of the key. A key that isn't in the table can't be locked. So if two writers
-    /// insert the same new keys and delete others, Postgres may abort one of them (40P01); its transaction is retried.
+    /// The table's rows with the keys of the batch are locked first, in the order of the key, in two cases: the batch deletes
+    /// rows, or columns keep their values if a row leaves them out. A key that isn't in the table can't be locked. So if two
+    /// writers insert the same new keys and delete others, Postgres may abort one of them (40P01). Its transaction is retried.
     pub(super) fn sql(&self) -> String {
         let mut statements = Vec::new();
         if !self.deletes && !self.kept.is_empty() {
