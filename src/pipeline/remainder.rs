@@ -155,10 +155,10 @@ impl Pipeline {
     }
 }
 
-/// Requests the current ends of the logs, and cancels `stop` when two conditions hold. First, the ledger has reached these
-/// ends, whichever instance wrote the records. Second, all our consumers have joined the group, and the logs of their partitions
-/// are known to be those that the ledger describes. Without the second condition, the records of a recreated topic would look as
-/// if they were written.
+/// Requests the current log ends, and cancels `stop` when two conditions hold. First, the ledger has reached these ends,
+/// whichever instance wrote the records. Second, all our consumers have joined the group, and the logs of the partitions that
+/// they own are known to be those that the ledger describes. Without the second condition, the records of a recreated topic
+/// would look as if they were written. If no topic matches the pipeline's pattern, cancels `stop` at once.
 pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedObserver, stop: CancellationToken) {
     let ends = ends_now(&pipeline, &observer).await;
     *lock(&pipeline.goal.0) = State::Ends(ends.clone());

@@ -16,8 +16,8 @@ pub struct Newest {
     /// The indexes of the key's columns in the row, ascending.
     key: Vec<usize>,
     newer_by: Option<usize>,
-    /// Whether each row ends with a field that says if the row is a tombstone. If so, up to two rows of each key are copied:
-    /// the last tombstone, and the last row that isn't a tombstone. If the tombstone comes first, the other row is a new row.
+    /// Whether each row ends with a field that says if the row is a tombstone. If so, up to two rows of each key are copied: the
+    /// last tombstone, and the newest row that isn't a tombstone. If this row comes after the tombstone, it makes a new row.
     marked: bool,
 }
 
