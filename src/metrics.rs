@@ -371,7 +371,7 @@ pub fn fields_missing(pipeline: &str, column: &str, rows: u64) {
     counter!(FIELDS_MISSING, "pipeline" => pipeline.to_owned(), "column" => column.to_owned()).increment(rows);
 }
 
-/// Sets the number of dead letters and the age of the oldest in seconds; `None` if they aren't known.
+/// Sets the number of dead letters, counted up to 100,000, and the age of the oldest in seconds. `None`: they aren't known.
 pub fn dead_letter_stock(pipeline: &Arc<str>, stock: Option<(i64, f64)>) {
     #[expect(clippy::cast_precision_loss, reason = "a count below 100,001")]
     let (letters, oldest) = stock.map_or((UNKNOWN, UNKNOWN), |(letters, oldest)| (letters as f64, oldest));

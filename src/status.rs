@@ -74,9 +74,9 @@ pub struct PartitionStatus {
     /// The offset up to which the log was read. The lag is counted from this offset, so offsets without records don't count.
     /// `None` if records of the partition are in the open batch or in flight, or if the consumer doesn't own the partition.
     pub read_to: Option<Offset>,
-    /// Whether the log counts as the one that the ledger describes. It does in three cases: the last committed record was
-    /// compared with the log's record at the same offset; no record was committed yet; or the log doesn't seem to contain the
-    /// last committed record any more.
+    /// Whether the log counts as the one that the ledger describes. True if the log's record at the last committed offset was
+    /// compared with the ledger, if no record was committed yet, or if the log seems to have no record at that offset
+    /// any more.
     pub known: bool,
     pub epoch: Option<i64>,
     /// The log-loss condition that stopped the partition; `None` if it isn't stopped.

@@ -117,7 +117,8 @@ impl Stage {
         Ok(Self { kafka, _postgres: postgres, database, records, keys, batch, connections })
     }
 
-    /// Measures a turn of the daemon. Returns the rows per second between 10 % and 90 % of the records.
+    /// Measures how fast the daemon writes all records of the topic. Returns the rows per second between 10 % and 90 % of the
+    /// records.
     pub(crate) async fn drain(&self, mode: Mode) -> Result<f64> {
         let mut connection = self.fresh_table(mode).await?;
         let settings = format!(

@@ -99,7 +99,7 @@ impl Layer {
         Ok(layer)
     }
 
-    /// Sets a value from the environment at a path.
+    /// Sets the key at `path` to a value from the environment.
     pub(super) fn set(&mut self, path: &[String], value: Value, place: &SourceLocation) {
         let is_table = matches!(value.kind, ValueKind::Table(_));
         self.places.insert(path, place.clone(), is_table);

@@ -184,8 +184,8 @@ impl KafkaClient {
         }
     }
 
-    /// Commits positions that were committed before: that of the partition whose turn it is, and that of one partition per denied
-    /// topic. Kafka's answers show whether the client still has its rights.
+    /// Repeats commits that were made before: for one partition, which is another one at each call, and for one partition of
+    /// each denied topic. Kafka's answers show whether the client still has its rights.
     fn probe(&mut self) {
         let mut again = BTreeMap::new();
         let next = match &self.probed {

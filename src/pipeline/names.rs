@@ -12,8 +12,8 @@ use crate::kafka::membership::Membership;
 use crate::kafka::observer::SharedObserver;
 use crate::status::ConsumerStatus;
 
-/// The time between two checks for consumers that have been without their name for long
-/// enough. If there are any, Kafka is asked which names are in use.
+/// The time between two checks whether a consumer that lost its name has waited long enough. If one has, Kafka is asked which
+/// names are in use.
 const LOOK: Duration = Duration::from_secs(5);
 /// The reason that is given when a poll loop joins the group again under its name.
 const NAME_FREE: &str = "its name in the group is free";

@@ -133,7 +133,7 @@ impl Goal {
 
 impl Pipeline {
     /// Returns the unwritten remainder, after the pipeline's workers have ended. `waiting_for` is the system that the pipeline
-    /// waits for; it is dropped if nothing is left unwritten.
+    /// waits for. The result names this system only if records are left unwritten.
     pub(super) fn remainder(&self, waiting_for: Option<String>) -> Remainder {
         let unwritten = self.consumers.iter().map(|consumer| consumer.drain.unwritten(&consumer.partitions())).sum();
         let left = self.goal.remaining(self);

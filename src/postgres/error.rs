@@ -71,8 +71,8 @@ pub(crate) fn message(error: &PgDatabaseError) -> String {
     message
 }
 
-/// Returns whether the error has a context, in which Postgres says where it occurred. An error of a statement that creates a
-/// table has one if it occurred in a function of the database, such as that of an event trigger.
+/// Returns whether the error has a context, in which Postgres says where the error occurred. If a statement that creates a table
+/// fails, its error has a context if a function of the database failed, such as that of an event trigger.
 pub(crate) fn is_raised(error: &dyn DatabaseError) -> bool {
     error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::r#where).is_some()
 }

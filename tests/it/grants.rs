@@ -9,7 +9,7 @@ use crate::support::World;
 /// A pipeline, and the tables into which it writes.
 struct Scenario {
     name: &'static str,
-    /// SQL that a superuser runs first.
+    /// SQL that a superuser runs before the pipeline starts.
     sql: &'static str,
     /// The pipeline's configuration lines after `topics`.
     pipeline: &'static str,

@@ -110,7 +110,7 @@ pub enum Event<'a> {
     Rewound {
         source: &'a TopicPartition,
         /// The offset at which the dropped part of the batch begins, if a write found the wrong offset in the ledger. `None` if
-        /// the wrong offset was found in a ledger row that was read to compute the lag.
+        /// the wrong offset was found in a row that was read to compute the lag.
         from: Option<Offset>,
     },
     Committed(Committed<'a>),

@@ -38,8 +38,8 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two regular snapshots of the consumer. A rebalance causes a
 /// snapshot too, and so does the end of the membership.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
-/// The longest time that a revocation waits for the delivered records to be written. After it, the revoked partitions'
-/// records in the open batch are dropped. The next owner's claim fences those that the writer still has.
+/// The longest time that a revocation waits for the delivered records to be written. After this time, the revoked
+/// partitions' records in the open batch are dropped. The next owner's claim fences the records that the writer still has.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
 /// The wait before a failed consumer is rebuilt.
 const REBUILD_PAUSE: Duration = Duration::from_secs(1);
@@ -101,7 +101,7 @@ pub struct PollLoop<G: Group, E, L> {
     /// The policy for the log-loss conditions that the session reports.
     pub on_offset_loss: OffsetLossPolicy,
     /// The longest duration of the drain, in which the delivered records are written. The drain begins at `stop`, or before
-    /// the client is replaced. After it, the consumer leaves the group.
+    /// the client is replaced. After the drain, the consumer leaves the group.
     pub drain_timeout: Duration,
     /// The name of this consumer, which the ledger shows as the owner.
     pub owner: Arc<str>,

@@ -333,7 +333,7 @@ impl Session {
     }
 
     /// Claims all owned partitions again. Each new claim compares the ledger with the partition's log. Called if something is
-    /// wrong with the log of a partition, but it isn't known of which one.
+    /// wrong with the log of one partition, and it isn't known which one.
     pub fn claim_all_again(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if matches!(self.partitions[index].partition.state, State::Owned(_)) {

@@ -51,8 +51,8 @@ pub struct Merge {
     pub stage: String,
     /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before
     /// [`Self::set_defaults`] and [`Self::add_computed`], and again if the target's defaults or generated columns have
-    /// changed. The daemon runs it outside of any transaction, so that no rollback removes the table. There are two
-    /// exceptions, in which it runs in the window's transaction: after such a change, and if records name their tables.
+    /// changed. It runs outside of any transaction, so that no rollback removes the table. There are two exceptions, in which
+    /// it runs in the window's transaction: if these defaults or columns have changed, and if records name their tables.
     pub create: String,
     /// The columns of the staging table that need the target's defaults: those that a row may leave out and that have a default
     /// of their own. The default of a domain doesn't count.

@@ -127,7 +127,7 @@ pub(super) struct Done {
 pub(super) enum Tried {
     /// All records were tried.
     Done(Box<Done>),
-    /// The trial was read-only, and Postgres refused a change. The text is its message.
+    /// The trial was read-only, and Postgres refused a change. The text is Postgres's message.
     WouldChange(String),
     /// Rows need these partitions, and the daemon would create those that are missing.
     LacksPartition(Vec<Bounds>),

@@ -5,8 +5,8 @@
 //! - If defaults draw from a sequence, the rows are written through a temporary view of the table. The view's defaults draw
 //!   from temporary sequences. Constraints, triggers, row security and existing rows are those of the table itself.
 //! - Triggers, and defaults that call functions, may draw from any sequence. They first run on a temporary table in a read-only
-//!   transaction, in which Postgres refuses every draw and every write, except in temporary relations. Only if nothing is
-//!   refused are the rows then tried on the table itself.
+//!   transaction, in which Postgres refuses every draw and every write, except in temporary relations. The rows are then
+//!   tried on the table itself only if nothing was refused.
 //! - If a trigger or default can't be tried safely on the table itself, the report names it. The rows are then only tried on a
 //!   temporary table.
 

@@ -52,7 +52,8 @@ struct Binary {
 pub(super) struct KeyPlan {
     /// The columns that identify a row.
     pub(super) names: Vec<String>,
-    /// The type of a column for the key. `None` if columns of the values' fields contain the key, or if no record has a key.
+    /// The type of a column for the key. `None` if columns that are filled from the values contain the key already, or if no
+    /// record has a key.
     pub(super) column: Option<Typed>,
     /// The value of `decode.key_format`; `None` if it can be left out.
     pub(super) format: Option<&'static str>,

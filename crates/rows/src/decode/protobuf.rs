@@ -183,11 +183,9 @@ pub(crate) fn type_ref(file: &ProtoFile, payload: &[u8], start: usize) -> Option
 /// and the message type; `None` if the message type isn't known.
 ///
 /// Apicurio's serializers of version 3 also write a type reference before the message; those of version 2 don't. If there is
-/// neither a name nor a type reference, the kind of id decides:
-///
-/// - A number isn't from Confluent's serializers, because these write message indexes after it. So the message type is known only
-///   if the file has a single outermost message.
-/// - A GUID means the file's first message type.
+/// neither a name nor a type reference, the kind of id decides. Confluent's serializers write message indexes after a numeric id,
+/// so a numeric id without indexes isn't theirs: the message type is then known only if the file has a single outermost message.
+/// A GUID without indexes means the file's first message type.
 pub(crate) fn headed(
     file: &ProtoFile,
     payload: &[u8],

@@ -14,7 +14,7 @@ use crate::fault::hint;
 pub(crate) enum Lack {
     /// A record or message lacks the field.
     Field {
-        /// The record's or message's full name, with its kind.
+        /// The kind and the full name of the Avro record or Protobuf message.
         whose: String,
         field: String,
         /// The end of the message: `; did you mean …?` or a list of the existing fields. May be empty.

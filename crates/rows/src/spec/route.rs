@@ -15,7 +15,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// Returns whether a field is part of the name. If so, a record without a value names no table.
+    /// Returns whether a field of the value is part of the table's name. If so, a record without a value names no table.
     pub fn needs_value(&self) -> bool {
         self.schema.iter().chain(&self.name).any(|part| matches!(part, Part::Value(Source::Field(_))))
     }

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use crate::catalog::{Catalog, TypeKind};
 use crate::spec::WriteMode;
 
-/// How rows of a plan with the same key are compared.
+/// How the rows of a plan are compared, to find those that may be the newest of their key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Newest {
     /// The indexes of the key's columns in the row, ascending.

@@ -1,6 +1,6 @@
 //! Decodes a message. Each planned field becomes a slot. A list, a map or a message that a column takes as a whole is rendered as
-//! JSON, except for the messages that stand for one value (see `known`). If columns take only parts of it, only these are read.
-//! Fields that no column needs are skipped.
+//! JSON, except for the messages that stand for one value (see `known`). If columns take only parts of a value, only these parts
+//! are read. Fields that no column needs are skipped.
 //!
 //! If a field that isn't a list or a map occurs twice, the last value wins. The elements of a list may be scattered over their
 //! message, so all of them are gathered when the first one is found. A value that takes more steps, or makes more JSON, than its
