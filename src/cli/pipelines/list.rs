@@ -25,7 +25,7 @@ struct Line {
     configured: bool,
     /// Whether the pipeline is registered in the database.
     registered: bool,
-    /// The number of open connections of instances that run the pipeline now. Always 0 for a replay.
+    /// The number of Postgres connections by which instances run the pipeline now. Always 0 for a replay.
     connections: usize,
     /// The instances on which the pipeline has stopped, each with the reason.
     stopped: BTreeMap<String, String>,

@@ -46,7 +46,8 @@ pub(super) struct PartitionReport {
     /// Records in Kafka from `first` up to the ledger's position that are neither in the table nor in the dead letters.
     pub(super) missing: Option<u64>,
     pub(super) twice: Option<u64>,
-    /// Rows of records at or after the ledger's position. These records will be read and written again.
+    /// Rows of records at or after the ledger's position. These records will be read again, and written a second time unless the
+    /// mode prevents that.
     pub(super) beyond: Option<u64>,
     /// Offsets from `first` up to the ledger's position that have neither a row nor a dead letter, and that Kafka has already
     /// deleted. It can't be known whether they held records.

@@ -47,7 +47,7 @@ pub(super) struct Consumer {
     /// Whether the consumer was a settled member of its group at the last statistics; `None` before the first statistics of its
     /// client.
     pub(super) is_settled: Option<bool>,
-    /// What Kafka denies the consumer, and when it last did.
+    /// The denials that the consumer got from Kafka, each with the time of the last one.
     pub(super) denied: Vec<(Fault, Instant)>,
     /// The longest time by which a quota delayed an answer to this consumer, according to the last statistics.
     pub(super) throttled: Duration,

@@ -93,16 +93,18 @@ pub enum AggregateFunction {
     Count,
     Min,
     Max,
-    /// The value of the record with the smallest `by`. If several records have this `by`, the one delivered first counts. NULL
-    /// if that record has no value.
+    /// The value of the record with the smallest value in column `by`. If several records have this smallest value, the one
+    /// delivered first counts. NULL if that record has no value.
     First {
-        /// The name of another mapped column with `aggregate = "min"`, which stores the smallest value seen so far.
+        /// The name of another mapped column, with `aggregate = "min"`. It stores the smallest value that it got from the
+        /// records of the key.
         by: String,
     },
-    /// The value of the record with the largest `by`. If several records have this `by`, the one delivered last counts. NULL if
-    /// that record has no value.
+    /// The value of the record with the largest value in column `by`. If several records have this largest value, the one
+    /// delivered last counts. NULL if that record has no value.
     Last {
-        /// The name of another mapped column with `aggregate = "max"`, which stores the largest value seen so far.
+        /// The name of another mapped column, with `aggregate = "max"`. It stores the largest value that it got from the
+        /// records of the key.
         by: String,
     },
 }
