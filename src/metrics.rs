@@ -211,7 +211,7 @@ impl WriterMetrics {
         self.end_to_end.count(batch.timestamps(window), now_ms);
     }
 
-    /// Counts the deletes of a committed transaction that found no row.
+    /// Counts those deletes of a committed transaction whose key was neither in the table nor in the batch.
     pub fn unmatched(&self, deletes: u64) {
         self.unmatched.increment(deletes);
     }

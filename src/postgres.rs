@@ -69,7 +69,7 @@ pub struct PgStore {
     metrics: WriterMetrics,
     /// The time that the open transaction has spent in copying and merging rows.
     copy_time: Duration,
-    /// How many deletes of the open transaction found no row.
+    /// The number of deletes of the open transaction whose key was neither in the table nor in the batch.
     unmatched: u64,
     /// Partitions that rows of the current window need and that possibly don't exist.
     missing: Vec<Bounds>,

@@ -36,7 +36,7 @@ pub(super) struct TrialDeadLetter {
 pub(super) struct Findings {
     pub(super) reasons: BTreeMap<&'static str, u64>,
     pub(super) letters: Vec<TrialDeadLetter>,
-    /// The first rows that were written, as JSON objects.
+    /// A few of the rows, as JSON objects; see [`PgStore::preview`].
     pub(super) rows: Vec<String>,
     /// Postgres's message about a change that it refused because the transaction is read-only; see [`Rehearsal::guarded`].
     pub(super) would_change: Option<String>,

@@ -64,7 +64,7 @@ pub struct Observer {
     /// The admin client, which has its own connections. It is created only when it is needed, because a client that ends during
     /// its login logs a warning.
     admin: OnceLock<Arc<AdminClient<DefaultClientContext>>>,
-    /// Settings of further clients, which are created when they are needed.
+    /// The settings for the clients that are created only when they are needed, such as the admin client.
     settings: Settings,
 }
 

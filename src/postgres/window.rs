@@ -72,7 +72,7 @@ impl Stages {
 pub(super) struct Copied {
     /// The number of rows in the window; in mode `insert_new`, the number of rows that were inserted.
     pub(super) rows: u64,
-    /// Deletes that found no row.
+    /// The number of deletes whose key was neither in the table nor in the batch.
     pub(super) unmatched: u64,
 }
 

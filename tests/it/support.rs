@@ -38,7 +38,7 @@ impl World {
         Self::on(shared::kafka().expect("Kafka starts"), shared::postgres().expect("Postgres starts"), partitions).await
     }
 
-    /// Creates a world like [`World::new`], on other servers.
+    /// Creates a world like [`World::new`], on these servers.
     pub(crate) async fn on(kafka: &'static Kafka, postgres: &'static Postgres, partitions: i32) -> Self {
         let topic = unique_name("telemetry");
         kafka.create_topic(&topic, partitions, &[]).expect("the topic is made");

@@ -132,7 +132,7 @@ pub enum Holder {
 }
 
 impl LedgerRow {
-    /// Compares the row with our claim. No other function compares the epochs of claims.
+    /// Compares the row with our claim. No other function compares the numbers (`epoch`) of claims.
     pub fn holder(self, ours: Claim) -> Holder {
         match self {
             Self::Found { claim, next, .. } if claim == Some(ours.id) => Holder::Us(next),

@@ -65,7 +65,8 @@ impl ReplayProgress {
         &self.key
     }
 
-    /// Deletes the key from the ledger, which fences a run in progress. The table's rows and the dead letters are kept.
+    /// Deletes the replay's registration, and with it the replay's ledger rows. This fences a run in progress. The table's rows
+    /// and the dead letters are kept.
     pub(super) async fn forget(&self, connection: &mut PgConnection) -> Result<(), FatalError> {
         let gone = sqlx::query("DELETE FROM tidegate.pipeline WHERE name = $1").bind(&self.key);
         gone.execute(connection).await.map_err(failed)?;

@@ -25,7 +25,7 @@ impl Region {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     Driving,
-    /// The vehicle stands, for example at a light or for a passenger. This is not paused time.
+    /// The vehicle stands, for example at a light or for a passenger. This time doesn't count as paused time.
     Stopped,
     /// The driver has a break, which counts as paused time in `paused_ms`.
     Paused,

@@ -31,7 +31,7 @@ pub struct FleetSpec {
 }
 
 impl Default for FleetSpec {
-    /// Returns a thousand vehicles from 2026 on, half of them north, on trips of 0.8 to 6 km.
+    /// Returns a thousand vehicles, half of them in the north, on trips of 0.8 to 6 km. The simulated time begins in 2026.
     fn default() -> Self {
         Self {
             vehicles: 1_000,

@@ -18,12 +18,12 @@ use crate::value::{DecodeError, Flags, Kind, Reason, Slot, shown};
 /// Where a row's slot comes from.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
-    /// A field around the array. The number is its slot in the inner decoder.
+    /// A field outside of the array. The number is its slot in the inner decoder.
     Around(u16),
     /// A field of the element. The number is its slot in the decoder of elements.
     Element(u16),
-    /// A field of the element or, if the element lacks it, the field around the array. The numbers are the field's slots in the
-    /// decoder of elements and in the inner decoder.
+    /// A field of the element or, if the element lacks it, the field of this name outside of the array. The numbers are the
+    /// field's slots in the decoder of elements and in the inner decoder.
     Either(u16, u16),
 }
 
@@ -52,8 +52,8 @@ pub(crate) struct RowsDecoder {
 
 impl RowsDecoder {
     /// Plans the search for `paths`. `levels` has the path of at least one array; each further array lies in the elements of
-    /// the one before it. With `by_name`, a path of one name is looked up in the element, and if the element lacks it, around the
-    /// array.
+    /// the one before it. With `by_name`, a path of one name is looked up in the element and, if the element lacks it, outside of
+    /// the array.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],

@@ -144,7 +144,7 @@ pub struct Plan {
     /// How keys are read, and the paths that are looked up in them.
     pub(super) keys: KeyFormat,
     pub(super) key_paths: Vec<Path>,
-    /// Whether a column takes the key, decoded by its format.
+    /// Whether a column takes the decoded key instead of the raw bytes.
     pub(super) reads_keys: bool,
     /// The source of schemas, for formats that use a registry.
     pub(super) schemas: Option<Arc<dyn Schemas>>,
@@ -408,7 +408,7 @@ impl Plan {
         &self.copy_statement
     }
 
-    /// Returns the table of the rows.
+    /// Returns the table that receives the rows.
     pub fn table(&self) -> &TableName {
         &self.table
     }
