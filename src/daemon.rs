@@ -59,8 +59,8 @@ pub struct Reload {
 }
 
 impl Daemon {
-    /// Returns the current configuration. A pipeline that a reload left running was started with an earlier configuration. What
-    /// the pipeline uses is equal in both configurations, apart from its share of the memory budget.
+    /// Returns the current configuration. A pipeline that a reload left running was started with an earlier configuration. The
+    /// settings that the pipeline uses are equal in both configurations, apart from its share of the memory budget.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&lock(&self.live).config)
     }

@@ -137,7 +137,7 @@ pub struct Lack {
     pub statement: String,
 }
 
-/// Returns the rights that the role needs to create and remove partitions, and lacks; none if the table doesn't exist.
+/// Returns those rights for creating and removing partitions that the role lacks; none if the table doesn't exist.
 ///
 /// # Errors
 /// The error of the query.
