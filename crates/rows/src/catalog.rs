@@ -43,7 +43,7 @@ impl Catalog {
         Self { table, oid: 0, kind, row_security: false, columns, unique, may_conflict: false }
     }
 
-    /// Returns whether a unique index has these columns and no others.
+    /// Returns whether one of the indexes in [`Self::unique`] has these columns and no others.
     pub fn is_unique(&self, key: &[String]) -> bool {
         self.unique.iter().any(|index| index.is_on(key))
     }
