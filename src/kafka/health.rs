@@ -145,9 +145,9 @@ impl KafkaHealth {
     }
 
     /// Notes whether a broker offers the group protocol `consumer`, which this pipeline uses. For each new connection,
-    /// librdkafka lists the requests that the broker supports. `is_offered` is `None` when such a list begins. If no earlier list of
-    /// this broker has named the protocol's request, the broker counts as not offering the protocol until a line of the new list
-    /// names the request.
+    /// librdkafka lists the requests that the broker supports. `is_offered` is `None` when such a list begins. If no earlier
+    /// list of this broker has named the protocol's request, the broker counts as not offering the protocol until a line of
+    /// the new list names the request.
     pub fn consumer_protocol(&self, broker: String, is_offered: Option<bool>) {
         lock(&self.state).consumer_protocol(broker, is_offered);
     }
