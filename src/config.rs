@@ -239,8 +239,9 @@ pub enum LogFormat {
 pub struct Limits {
     /// The memory budget of the process, in bytes, Kafka's prefetch included. Default [`defaults::MEMORY`].
     pub memory: u64,
-    /// How long a shutdown may take in total. If Kafka revokes a partition, the consumer waits for its batches in flight for at
-    /// most 5 s, and never longer than [`Limits::flush_timeout`]. Default [`defaults::DRAIN_TIMEOUT`].
+    /// How long a shutdown may take in total. It also limits another wait: if Kafka revokes a partition, the consumer first
+    /// writes what it has read, for at most 5 s or [`Limits::flush_timeout`], whichever is shorter. Default
+    /// [`defaults::DRAIN_TIMEOUT`].
     pub drain_timeout: Duration,
     /// How long a fenced owner waits for Kafka to revoke the partition, before it claims the partition again. Default
     /// [`defaults::CLAIM_GRACE`].

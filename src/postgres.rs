@@ -71,7 +71,8 @@ pub struct PgStore {
     copy_time: Duration,
     /// The number of deletes of the open transaction whose key was neither in the table nor in the batch.
     unmatched: u64,
-    /// Partitions that rows of the current window need and that possibly don't exist.
+    /// The table's partitions that the rows of the current transaction (the window of the batch) need, and that possibly don't
+    /// exist.
     missing: Vec<Bounds>,
     /// The indexes of the window's rows that the last COPY contained; empty if it contained all.
     placed: Vec<u32>,

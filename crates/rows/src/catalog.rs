@@ -76,8 +76,8 @@ pub struct CatalogColumn {
     pub type_text: String,
     /// The kind of the base type.
     pub kind: TypeKind,
-    /// `atttypmod` of the base type, -1 if there is none. For varchar(n), for example, it contains the length; for numeric,
-    /// precision and scale.
+    /// The type modifier: the column's `atttypmod`, or that of its domain or of its elements' domain; -1 if there is none. For
+    /// varchar(n), for example, it contains the length; for numeric, precision and scale.
     pub typmod: i32,
     pub not_null: bool,
     /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's

@@ -29,7 +29,7 @@ pub fn zookeeper() -> String {
     chosen.unwrap_or_else(|| WITH_ZOOKEEPER.to_owned())
 }
 
-/// Returns whether a Kafka that has a single broker runs with ZooKeeper.
+/// Returns whether `TIDEGATE_KAFKA` chooses ZooKeeper. This applies to a single broker; clusters always run in KRaft mode.
 pub fn with_zookeeper() -> bool {
     chosen("TIDEGATE_KAFKA").is_some_and(|version| version.ends_with(ZOOKEEPER))
 }

@@ -3,7 +3,8 @@
 //!
 //! With a registry, each record names its schema by an id, and there is one plan per id;
 //! with a local schema there is one plan. Fields are found by name or alias, so schemas of
-//! any version fill the same columns. A field that the writer's schema lacks is missing.
+//! any version fill the same columns. A field that the writer's schema lacks is treated
+//! like a field that a JSON record lacks.
 
 mod plan;
 #[cfg(test)]

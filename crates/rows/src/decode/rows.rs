@@ -18,7 +18,8 @@ use crate::value::{DecodeError, Flags, Kind, Reason, Slot, shown};
 /// Where a row's slot comes from.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
-    /// A field outside of the array. The number is its slot in the inner decoder.
+    /// A field outside of the array. The number is its slot in the decoder that finds the array and the fields around it
+    /// (`RowsDecoder::inner`).
     Around(u16),
     /// A field of the element. The number is its slot in the decoder of elements.
     Element(u16),

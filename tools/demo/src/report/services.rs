@@ -34,7 +34,8 @@ fn books(services: &Table) -> Vec<Sentence> {
     of_each.collect()
 }
 
-/// The raw files from which the sentences about the story are made: the lags over time, and the events.
+/// The raw files of the last part of the demo, in which the three services go through a burst, a kill and a locked table: the
+/// lags over time, and the events. The report's sentences are made from them.
 struct Story<'a> {
     series: &'a Table,
     events: &'a Table,

@@ -19,7 +19,7 @@ impl Frames {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Removes and returns the next whole message that has a type.
+    /// Removes and returns the next message, which must begin with a type byte. `None` if it hasn't arrived as a whole yet.
     pub(super) fn next_typed(&mut self) -> Option<Vec<u8>> {
         self.take(TYPE_BYTES)
     }
