@@ -161,7 +161,8 @@ fn item(comment: &str, columns: &[String]) -> Option<String> {
     are_keys.then(|| format!("- `{}`{condition}: {text}", names.join("`, `")))
 }
 
-/// Writes a section whose keys are chosen by the user or by another program: its text, and its lines as an example.
+/// Writes the section of a table whose keys are free, because the user or another program chooses them: the comments as text, and
+/// the keys as an example.
 fn free(section: &Section<'_>, columns: &[String], page: &mut String) {
     for entry in section.entries.iter().filter(|entry| !entry.comment.is_empty() || !entry.keys.is_empty()) {
         let items: Vec<String> =

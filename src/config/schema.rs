@@ -219,7 +219,7 @@ impl Kind {
     }
 
     /// Returns whether names in this table may contain dots. TOML reads such a name without quotes
-    /// (`sasl.password = …`) as a nested table, so nested tables are joined to names with dots.
+    /// (`sasl.password = …`) as a nested table, so the keys of nested tables are joined by dots into one name.
     pub(super) fn is_flat(&self) -> bool {
         matches!(self, Kind::Properties | Kind::Settings)
     }

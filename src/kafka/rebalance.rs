@@ -69,8 +69,8 @@ struct Partition {
     fetchq_cnt: i64,
 }
 
-/// The consumer's context: the queue between callbacks and the poll thread. Only the polling thread ever takes the locks. They
-/// exist only because the types of `rdkafka` require them.
+/// The context of a consumer: its callbacks put events here, and the poll loop takes them. Both run on the thread that polls the
+/// consumer, so no lock is ever waited for. The locks exist because the types of `rdkafka` require them.
 #[derive(Debug)]
 pub struct Notes {
     health: Arc<KafkaHealth>,

@@ -12,8 +12,8 @@ use crate::kafka::membership::Membership;
 use crate::kafka::observer::SharedObserver;
 use crate::status::ConsumerStatus;
 
-/// The time between two checks whether a consumer that lost its name has waited long enough. If one has, Kafka is asked which
-/// names are in use.
+/// How often the consumers that lost their names are checked. If one of them has waited long enough to try to get its name back,
+/// Kafka is asked which names are in use.
 const LOOK: Duration = Duration::from_secs(5);
 /// The reason that is given when a poll loop joins the group again under its name.
 const NAME_FREE: &str = "its name in the group is free";

@@ -86,7 +86,8 @@ impl DeadLetterBudget {
         Self { limits, slices: VecDeque::new() }
     }
 
-    /// Returns a message for the operator if `dead` more dead letters among `records` more records would exceed the budget.
+    /// Returns a message for the operator if the budget would be exceeded by `records` further records, of which `dead` are dead
+    /// letters.
     /// `why` describes these dead letters.
     pub fn refuses(&mut self, records: u64, dead: u64, now: Instant, why: impl FnOnce() -> String) -> Option<String> {
         if dead == 0 {

@@ -185,7 +185,7 @@ fn bench_keyed(
     group.finish();
 }
 
-/// Returns a local schema. `kind` is the name of the schema's type in a registry.
+/// Parses `text` as a local schema. `kind` is the schema language as a registry spells it: `AVRO` or `PROTOBUF`.
 fn local(kind: &str, text: &str) -> SchemaSource {
     let schema = schema::of_text(Some(kind), text, &[]).unwrap_or_else(|why| panic!("{why}"));
     SchemaSource::Local { file: PathBuf::from("bench"), schema: Arc::new(schema), framed: false, message: None }

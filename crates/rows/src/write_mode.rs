@@ -189,8 +189,8 @@ impl MergeTarget<'_> {
         matches!(self.spec.table.mode, WriteMode::Upsert { deletes: true, .. })
     }
 
-    /// Returns the COPY into the staging table. The COPY names `columns`, then the mark of tombstones if they delete rows, then
-    /// the columns in `behind`.
+    /// Returns the COPY into the staging table. Its columns are `columns`, then [`DELETED`] if tombstones delete rows, then
+    /// those in `behind`.
     fn copy(&self, columns: &[&str], behind: &[String]) -> String {
         let mut names: Vec<_> = columns.iter().map(|column| quote_identifier(column)).collect();
         names.extend(self.deletes().then(|| DELETED.to_owned()));

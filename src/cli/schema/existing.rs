@@ -18,8 +18,8 @@ const NAMED_MAX: usize = 20;
 /// A field that may fill a column.
 struct Candidate<'n> {
     path: Vec<String>,
-    /// The part of the path whose names are compared with the column's name. The rest of the path is inside an object
-    /// that only says the value's type, such as `{"$oid": …}`.
+    /// The path without the names inside a wrapper object, such as `{"$oid": …}`. Its names are compared with the column's
+    /// name. Equals `path` if nothing wraps the value.
     named: Vec<String>,
     /// The length of the array's path, with which `path` begins, if the field is in an array's elements. 0 for a field of the
     /// record itself.

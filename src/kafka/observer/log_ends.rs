@@ -29,7 +29,8 @@ impl Observer {
     /// Reads these ranges. Returns the partitions whose range was read and, among these, the partitions whose range contains
     /// no record that Kafka would deliver. A range without such a record holds at most transaction markers and aborted
     /// records. The ranges of one topic are read together. Topics that can't be read are left out. The first topic is always
-    /// read. No further topic is read after `limit`, or after `SILENCE_MAX` if a topic couldn't be read.
+    /// read. No further topic is begun once the call has taken `limit`. As soon as a topic couldn't be read, the limit is at most
+    /// `SILENCE_MAX`.
     ///
     /// # Errors
     /// If no client can be created, or none of the topics could be read.

@@ -22,7 +22,7 @@ const END_DEADLINE: Duration = Duration::from_secs(90);
 pub(crate) struct StageSpec {
     pub(crate) binary: PathBuf,
     pub(crate) daemons: usize,
-    /// The number of consumers of each daemon, except those that `Fault::ChangeDaemons` adds.
+    /// The number of consumers of each daemon. Daemons that `Fault::ChangeDaemons` adds have another number.
     pub(crate) consumers: usize,
     pub(crate) partitions: i32,
     /// The setting `group_protocol` of the pipeline.

@@ -46,7 +46,7 @@ pub fn zookeeper_kafka() -> Result<&'static Kafka> {
 /// Returns a Postgres that this process has started, or the one that `DATABASE_URL` names.
 ///
 /// # Errors
-/// If it could not be started.
+/// If it could not be started, or if `DATABASE_URL` isn't a URL.
 pub fn postgres() -> Result<&'static Postgres> {
     static POSTGRES: Once<Postgres> = OnceLock::new();
     once(&POSTGRES, || match set_variable("DATABASE_URL") {

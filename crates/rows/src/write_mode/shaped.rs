@@ -2,9 +2,9 @@
 //! shape is the set of columns that a row leaves out.
 //! The rows of one shape are a group. There is one COPY into the staging table per group, and one merge for all groups.
 //!
-//! - A column that all rows of the window leave out, apart from tombstones, is not part of the merge. So a new row gets the
-//!   column's default from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is reset to its
-//!   default, as `missing` says.
+//! - If every row of the window leaves a column out, the column is not part of the merge; tombstones don't count here. So a new
+//!   row gets the column's default from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is reset
+//!   to its default, as `missing` says.
 //! - A column that only some rows leave out gets its default in the staging table. So does a column that the merge compares, even
 //!   if all rows leave it out. These columns are the ones of the key, `newer_by` and `sort_by`, and if one of them is generated,
 //!   also its inputs.

@@ -14,7 +14,7 @@ use super::trigger::{Action, Seen, TriggerState};
 
 const READ_BYTES: usize = 64 * 1024;
 
-/// How the proxy ends a connection before either side has closed it.
+/// How the proxy ends a connection that the two sides haven't both closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// The connections to both sides are reset. Data that was not forwarded yet is lost.
