@@ -74,7 +74,7 @@ impl NewType {
 }
 
 impl GivenUp {
-    /// Returns whether the field of this name is given up, so that it doesn't become a column.
+    /// Returns whether the field of this name is given up: it doesn't become a column.
     pub fn holds(&self, name: &str) -> bool {
         match self {
             Self::Names(names) => names.contains(name),
