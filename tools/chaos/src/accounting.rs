@@ -18,10 +18,10 @@ use crate::stage::{Stage, TOPIC};
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_secs(30);
 
-/// The result of the comparison at the end of a campaign.
+/// The result of the comparison at the end of a campaign. The comparison read `produced` records from Kafka and `rows` rows from
+/// the table. Each record should have exactly one row.
 #[derive(Debug, Default)]
 pub(crate) struct Accounting {
-    /// Records that the comparison read from Kafka.
     pub(crate) produced: u64,
     pub(crate) rows: u64,
     /// Records with a dead letter.
@@ -31,7 +31,7 @@ pub(crate) struct Accounting {
     /// How many rows and dead letters are surplus: a record should have one row or one dead letter. Several dead letters of a
     /// record count as one.
     pub(crate) twice: u64,
-    /// Rows whose columns don't have the values that the record's key determines.
+    /// Rows whose columns differ from the values that the record's key determines.
     pub(crate) damaged: u64,
     /// Rows at offsets where Kafka has no record.
     pub(crate) strange: u64,

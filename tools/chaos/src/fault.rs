@@ -3,20 +3,27 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A fault, with the parameters that were drawn for it. `daemon` is a random number that selects one of the running daemons: the
-/// daemon's index is this number modulo the number of daemons.
+/// A fault, with the parameters that were drawn for it. `daemon` selects one of the running daemons: the daemon's index is this
+/// number modulo the number of daemons. `broker` is the index of one of the three brokers. The first word of a fault's name says
+/// what happens:
+///
+/// - `Kill` and `Crash`: SIGKILL. A killed daemon is replaced; a crashed server is started again.
+/// - `End`: SIGTERM. The daemon is replaced.
+/// - `Stop` and `Pause`: SIGSTOP for `length`.
+/// - `Cut`: all connections to the server are reset. They can be opened again at once.
+/// - `Hold`: for `length`, the connections to the server stay open, but no data passes.
+/// - `CutOne` and `HoldOne`: the same, but only the connections of one daemon to the database.
+/// - `Lock`: another session holds a lock for `length`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// SIGKILL of a daemon, which is then replaced.
     KillDaemon {
         daemon: usize,
     },
-    /// SIGTERM of a daemon, which is then replaced.
     EndDaemon {
         daemon: usize,
     },
-    /// SIGSTOP of a daemon for `length`, 3 to 15 seconds. Under the classic protocols, the session timeout of the daemon's
-    /// consumers is 6 seconds, so only a longer stop takes their partitions away.
+    /// Lasts 3 to 15 seconds. Under the classic protocols, the session timeout of the daemon's consumers is 6 seconds, so only a
+    /// longer stop takes their partitions away.
     StopDaemon {
         daemon: usize,
         length: Duration,
@@ -29,36 +36,28 @@ pub(crate) enum Fault {
     TerminateBackend,
     /// `pg_cancel_backend` for all backends of the daemons.
     CancelBackends,
-    /// The database crashes and starts again.
     CrashDatabase,
     RestartDatabase,
-    /// SIGSTOP of the database's processes.
     PauseDatabase {
         length: Duration,
     },
-    /// An older copy of the database is restored.
+    /// An older copy of the database replaces its data.
     RestoreDatabase,
-    /// One of three brokers crashes and starts again.
     CrashBroker {
         broker: usize,
     },
-    /// SIGSTOP of one of three brokers.
     PauseBroker {
         broker: usize,
         length: Duration,
     },
-    /// All connections of the daemons to the database are cut.
     CutDatabase,
-    /// The network between all daemons and the database goes silent: connections stay open, but no data passes.
     HoldDatabase {
         length: Duration,
     },
-    /// All connections of one daemon to the database are cut.
     CutOne {
         daemon: usize,
     },
-    /// The network between one daemon and the database goes silent. That daemon still reaches Kafka, so it keeps its
-    /// partitions.
+    /// The daemon still reaches Kafka, so it keeps its partitions.
     HoldOne {
         daemon: usize,
         length: Duration,
@@ -71,11 +70,9 @@ pub(crate) enum Fault {
     LoseCommit {
         daemon: usize,
     },
-    /// All connections to a broker are cut.
     CutBroker {
         broker: usize,
     },
-    /// The network to a broker goes silent.
     HoldBroker {
         broker: usize,
         length: Duration,
@@ -86,18 +83,16 @@ pub(crate) enum Fault {
     AlterTable {
         step: usize,
     },
-    /// Another session locks the table.
     LockTable {
         length: Duration,
     },
-    /// Another session locks the ledger.
     LockLedger {
         length: Duration,
     },
 }
 
-/// The deck of cards from which faults are drawn, in an order that depends on the seed. Each kind of fault has one or more
-/// cards. The deck is shuffled again only when all cards were drawn.
+/// The deck of cards from which faults are drawn, in an order that depends on the seed. Each kind of fault has one or more cards.
+/// The deck is shuffled again only after all cards were drawn.
 #[derive(Debug, Default)]
 pub(crate) struct Deck {
     left: Vec<u32>,
@@ -107,7 +102,6 @@ pub(crate) struct Deck {
 const CARDS: u32 = 42;
 
 impl Deck {
-    /// Draws the next fault.
     pub(crate) fn draw(&mut self, random: &mut fastrand::Rng) -> Fault {
         if self.left.is_empty() {
             self.left = (0..CARDS).collect();
@@ -152,7 +146,8 @@ impl Fault {
         }
     }
 
-    /// Returns whether the fault makes the database unavailable to all daemons. Such a fault is over when the database is back.
+    /// Returns whether the fault keeps all daemons from committing until it is over: the database is unavailable or unreachable,
+    /// or the table or the ledger is locked. After such a fault, the campaign limits the time to the first commit.
     pub(crate) fn is_outage(&self) -> bool {
         matches!(
             self,
@@ -167,7 +162,6 @@ impl Fault {
         )
     }
 
-    /// Returns the name of the fault's kind.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::KillDaemon { .. } => "daemon: kill -9",

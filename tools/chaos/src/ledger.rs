@@ -22,13 +22,11 @@ use tokio::time::interval;
 
 use crate::output::Output;
 
-/// The time between two batches: five batches per second.
 const EVERY: Duration = Duration::from_millis(200);
 /// How long batches are measured before the snapshot is taken, and again after the snapshot is released.
 const BESIDE: Duration = Duration::from_secs(60);
-/// The time between two reports.
 const REPORT: Duration = Duration::from_secs(30);
-/// The most that a batch may cost at the end of the snapshot, as a multiple of the cost of a batch before the snapshot.
+/// How many times as much a batch may cost at the end of the snapshot as before the snapshot.
 const FLAT: f64 = 1.5;
 
 const CONFIG: &str = "[kafka]\nbootstrap_servers = \"127.0.0.1:9\"\n[postgres]\nurl = \"URL\"\n\

@@ -16,7 +16,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 /// How long a record may take to be delivered. The time is long, because a campaign makes brokers unavailable, and the
 /// producer must not give up a record meanwhile.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(600);
-/// The time between two readings of the number of partitions.
+/// How often the producer asks for the topic's number of partitions, which a fault may increase.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(5);
 
@@ -69,10 +69,10 @@ pub(crate) fn checksum(seq: i64, text: &str) -> i64 {
     i64::from_ne_bytes(hash.to_ne_bytes())
 }
 
-/// The records that Kafka acknowledged.
+/// The outcomes of the records that were sent: Kafka acknowledged `count` of them, and didn't take `failed` of them. `acked` has
+/// one bit per record, by its number, which is set if Kafka acknowledged the record.
 #[derive(Debug, Default)]
 pub(crate) struct Delivered {
-    /// One bit per record: whether it was acknowledged.
     acked: Vec<u64>,
     pub(crate) count: u64,
     pub(crate) failed: u64,
@@ -129,7 +129,6 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts a producer that sends `rate` records per second until [`Load::end`].
     pub(crate) fn start(bootstrap_servers: &str, topic: &str, rate: f64) -> Result<Self> {
         let producer: BaseProducer<Acks> = ClientConfig::new()
             .set("bootstrap.servers", bootstrap_servers)
@@ -146,7 +145,6 @@ impl Load {
         Ok(Self { stop, sent, thread: Some(thread) })
     }
 
-    /// Returns how many records were sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }

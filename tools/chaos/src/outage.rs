@@ -17,7 +17,6 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(1800);
 /// The daemon has caught up when its lag is at most the number of records that arrive in this many seconds.
 const CAUGHT_UP_SECONDS: f64 = 1.5;
 
-/// A sample of the daemon's metrics.
 #[derive(Clone, Copy, Debug)]
 struct Look {
     rss: u64,

@@ -34,14 +34,12 @@ impl Output {
         &self.folder
     }
 
-    /// Prints one or several lines, and appends them to the log file.
     pub(crate) fn say(&self, text: impl AsRef<str>) {
         println!("{}", text.as_ref());
         // A full disk must not end a campaign, so ignore an error. The terminal shows the line in any case.
         drop(writeln!(self.file.lock().unwrap_or_else(PoisonError::into_inner), "{}", text.as_ref()));
     }
 
-    /// Stores the log of a daemon.
     pub(crate) fn keep(&self, name: &str, lines: &[String]) {
         drop(std::fs::write(self.folder.join(format!("{name}.log")), lines.join("\n") + "\n"));
     }

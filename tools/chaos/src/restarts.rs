@@ -25,7 +25,6 @@ const PARTITIONS: i32 = 6;
 const CONSUMERS: usize = 2;
 /// The time between two records of a partition.
 const EVERY: Duration = Duration::from_millis(20);
-/// The longest wait for a group to settle, for a daemon to drain, or for records to arrive.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The broker's session timeout under KIP-848, in milliseconds. The broker's default is 45000.
 const BROKER_SESSION_MS: &str = "10000";
@@ -40,7 +39,6 @@ const CLAIMS: &str =
     CREATE TRIGGER note_claim AFTER UPDATE ON tidegate.ledger FOR EACH ROW
         WHEN (OLD.claim_id IS DISTINCT FROM NEW.claim_id) EXECUTE FUNCTION note_claim()";
 
-/// The ways in which a daemon is ended or restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     TermAndStart,
@@ -71,7 +69,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) rounds: usize,
 }
 
-/// Runs the measurements, and prints a table. Always returns true, because this scenario has no limits to check.
+/// Runs the measurements, and prints a table. Returns true if no step fails, because this scenario has no limits to check.
 pub(crate) async fn run(output: &Output, plan: &Plan<'_>) -> Result<bool> {
     let spec = KafkaSpec::single()
         .property("group.consumer.session.timeout.ms", BROKER_SESSION_MS)
@@ -324,7 +322,6 @@ impl Load {
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Stops producing. Returns how many records were sent.
     fn stop(&mut self) -> Result<i64> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("it runs")?;

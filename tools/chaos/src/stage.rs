@@ -14,26 +14,22 @@ use crate::output::Output;
 use crate::watch::Watch;
 
 pub(crate) const TOPIC: &str = "chaos";
-/// How long a daemon may take to drain and end.
 const END_DEADLINE: Duration = Duration::from_secs(90);
 
-/// The parameters of a stage.
+/// The parameters of a stage. `rate` is the number of records per second. The settings go into configurations: `protocol` is
+/// `group_protocol` of the pipeline, `batch` is `batch` of the pipeline, `memory` is `limits.memory` of the daemons, and `topic`
+/// has the settings of the topic.
 #[derive(Clone, Debug)]
 pub(crate) struct StageSpec {
     pub(crate) binary: PathBuf,
     pub(crate) daemons: usize,
-    /// The number of consumers of each daemon. Daemons that `Fault::ChangeDaemons` adds have another number.
+    /// The number of consumers of each daemon. A daemon that `Fault::ChangeDaemons` adds has 1 to 3 consumers instead.
     pub(crate) consumers: usize,
     pub(crate) partitions: i32,
-    /// The setting `group_protocol` of the pipeline.
     pub(crate) protocol: String,
-    /// Records per second.
     pub(crate) rate: f64,
-    /// The setting `limits.memory` of the daemons.
     pub(crate) memory: String,
-    /// The `batch` settings of the pipeline.
     pub(crate) batch: String,
-    /// The settings of the topic.
     pub(crate) topic: Vec<(&'static str, String)>,
 }
 
@@ -45,7 +41,6 @@ pub(crate) struct Member {
     number: usize,
 }
 
-/// The servers, the daemons, the networks between them, the producer, and the task that watches the ledger.
 pub(crate) struct Stage {
     pub(crate) cast: StageSpec,
     pub(crate) kafka: Kafka,
@@ -54,7 +49,7 @@ pub(crate) struct Stage {
     pub(crate) database: Database,
     pub(crate) members: Vec<Member>,
     pub(crate) partitions: i32,
-    /// The folder that contains the copy of the database for a restore.
+    /// Contains the copy of the database that the next restore uses.
     folder: TempDir,
     pub(crate) load: Load,
     pub(crate) watch: Watch,
@@ -131,7 +126,6 @@ impl Stage {
         Ok(())
     }
 
-    /// Returns the path of the database's copy, which the next restore uses.
     pub(crate) fn copy(&self) -> PathBuf {
         self.folder.path().join("data")
     }
@@ -157,7 +151,6 @@ impl Stage {
         }
     }
 
-    /// Returns the last log lines of all daemons.
     pub(crate) fn log_tails(&self) -> String {
         self.members.iter().map(|member| member.daemon.log_tail()).collect::<Vec<_>>().join("\n--\n")
     }

@@ -26,12 +26,11 @@ struct View {
     last_move: Option<Instant>,
 }
 
-/// Durations since the end of a fault.
+/// Two durations since the end of a fault: until the first commit, and until every partition had advanced. If the wait for the
+/// latter was given up, `all` is the time until then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recovery {
-    /// The time from the end of the fault until the first commit.
     pub(crate) first: Duration,
-    /// The time from the end of the fault until every partition had advanced, or until the wait for this was given up.
     pub(crate) all: Duration,
 }
 
@@ -56,7 +55,6 @@ impl Watch {
         lock(&self.view).last_move.filter(|at| *at > since)
     }
 
-    /// Returns whether every partition has advanced since `since`.
     pub(crate) fn all_moved(&self, since: Instant) -> bool {
         let view = lock(&self.view);
         !view.partitions.is_empty() && view.partitions.values().all(|seen| seen.moved_at > since)

@@ -20,37 +20,33 @@ const HERE_METRES: f64 = 100.0;
 /// If there is no news for this long, the customer is told so. Normally a vehicle sends once per second.
 const NO_NEWS_MS: i64 = 10_000;
 
-/// The latest state of a trip, as the customer read it from the table. Times are in milliseconds since the epoch.
+/// The latest state of a trip, as the customer read it from the table `customer_info`. The vehicle measured the state at `ts_ms`,
+/// and its reading was handed to Kafka at `sent_ms`; both are in milliseconds since the epoch. `region` is `north` or `south`,
+/// and `state` is `driving`, `stopped` or `paused`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sighting {
-    /// When the vehicle measured the state.
     pub ts_ms: i64,
-    /// When the state was handed to Kafka.
     pub sent_ms: i64,
-    /// `north` or `south`.
     pub region: String,
     /// Latitude and longitude in millionths of a degree.
     pub at: (i64, i64),
     pub speed_kmh: f64,
     /// Distance since the trip's start, in millimetres.
     pub odometer_mm: i64,
-    /// `driving`, `stopped` or `paused`.
     pub state: String,
-    /// Whether the trip is over.
     pub ended: bool,
 }
 
-/// How many new readings a customer has seen, and how old they were when the customer read them.
+/// How many new readings a customer has seen after the first one, and how old they were when the customer read them.
+/// `since_measured_ms` counts a reading's age from its measurement by the vehicle, and `since_sent_ms` from its sending to Kafka.
+/// Both are `None` if there was no new reading.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct WatchSummary {
-    /// How many new readings came after the first one.
     pub readings: u64,
-    /// The time from the vehicle's measurement of a reading until the customer read it from the table.
     pub since_measured_ms: Option<Quantiles>,
-    /// The time from the sending of a reading to Kafka until the customer read it from the table.
     pub since_sent_ms: Option<Quantiles>,
-    /// The number of readings whose measurement was ahead of the clock. In `since_measured_ms` they count as 0 ms. A fleet's time
-    /// runs ahead if each vehicle sends more than once per second.
+    /// How many readings were measured at a time that was ahead of the customer's clock. In `since_measured_ms` they count as 0
+    /// ms. A fleet's time runs ahead of the clock if each vehicle sends more than once per second.
     pub ahead_of_clock: u64,
 }
 
@@ -118,17 +114,14 @@ impl Customer {
         self.say(words)
     }
 
-    /// Returns how many new readings came after the first one.
     pub fn readings(&self) -> u64 {
         self.readings
     }
 
-    /// Returns whether the trip is over.
     pub fn is_done(&self) -> bool {
         self.last.as_ref().is_some_and(|last| last.ended)
     }
 
-    /// Returns the summary of the readings so far.
     pub fn summary(&self) -> WatchSummary {
         WatchSummary {
             readings: self.readings,
@@ -180,7 +173,6 @@ fn spoken(ms: i64) -> String {
     if ms < 60_000 { format!("{} s", ms / 1_000) } else { format!("{} min", ms / 60_000) }
 }
 
-/// Returns the middle of a region's street grid.
 fn middle(region: &str) -> (i64, i64) {
     let region = if region == Region::North.as_str() { Region::North } else { Region::South };
     Crossing { east: CROSSINGS / 2, north: CROSSINGS / 2 }.position(Heading::North, 0, region)

@@ -10,7 +10,6 @@ use fastrand::Rng;
 
 use crate::{Fleet, Reading};
 
-/// How many readings are late or repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct DeliverySpec {
     /// The share of readings that arrive late, by 2 s to 256 s; shorter delays are more frequent.
@@ -19,20 +18,16 @@ pub struct DeliverySpec {
     pub repeat: f64,
 }
 
-/// Whether the reading was sent before.
+/// Whether a record is the first one of its reading, or repeats the first one byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Arrival {
-    /// The reading was not sent before.
     First,
-    /// The reading was sent before, byte for byte the same.
     Repeat,
 }
 
-/// One record to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
     pub reading: Reading,
-    /// Whether the reading arrives for the first time or again.
     pub arrival: Arrival,
     /// Whether the record is delayed, so that readings that were taken later may arrive before it.
     pub late: bool,

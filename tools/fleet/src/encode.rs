@@ -8,7 +8,6 @@ use std::str::FromStr;
 use crate::digits::{date, decimal, integer, padded};
 use crate::{ParseError, Reading};
 
-/// The form of the record that a reading becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
     /// All 13 fields, about 225 bytes.
@@ -43,12 +42,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Returns an encoder for `format`.
     pub fn new(format: Format) -> Self {
         Self { format, second: 0, date: *b"1970-01-01T00:00:00." }
     }
 
-    /// Appends the record to `out`, without a line's end.
+    /// Appends the record to `out`, without a line break at its end.
     pub fn write(&mut self, reading: &Reading, out: &mut Vec<u8>) {
         match self.format {
             Format::Telemetry => self.telemetry(reading, out),

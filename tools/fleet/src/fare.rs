@@ -21,16 +21,14 @@ use std::str::FromStr;
 
 use crate::ParseError;
 
-/// Prices in whole cents. None is negative.
+/// The prices from which a fare is computed, in whole cents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Tariff {
     pub base_cents: u32,
     pub per_km_cents: u32,
     /// The price of each minute that was not paused.
     pub per_minute_cents: u32,
-    /// The price of each paused minute.
     pub per_paused_minute_cents: u32,
-    /// The lowest price of a trip.
     pub minimum_cents: u32,
 }
 
@@ -47,7 +45,6 @@ impl Default for Tariff {
 }
 
 impl Tariff {
-    /// Returns the fare in cents.
     pub fn fare_cents(&self, odometer_mm: u64, duration_ms: u64, paused_ms: u64) -> i128 {
         // A cent has 3 000 000 parts. This is the least common multiple of the millimetres in a kilometre and the milliseconds
         // in a minute.

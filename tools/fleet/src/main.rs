@@ -334,7 +334,7 @@ fn write_truth(path: &Path, truth: &Truth, tariff: &Tariff) -> Result<()> {
     File::create(path).and_then(write).with_context(|| format!("could not write the truth to `{}`", path.display()))
 }
 
-/// When the simulated clock begins.
+/// When the simulated clock begins: at the current time, or at a time in milliseconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
     Now,
@@ -342,7 +342,6 @@ enum Start {
 }
 
 impl Start {
-    /// Returns milliseconds since the epoch.
     fn ms(self) -> i64 {
         match self {
             Self::Now => jiff::Timestamp::now().as_millisecond(),

@@ -17,7 +17,6 @@ pub enum Partitioning {
 }
 
 impl Partitioning {
-    /// Returns how many partitions the topic needs.
     pub fn count(self) -> u16 {
         match self {
             Self::ByRegion => 2,

@@ -21,7 +21,6 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// Delivery reports are served at least once per this many records.
 const SERVE_EVERY: u64 = 64;
 
-/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     pub summary: Summary,
@@ -194,7 +193,7 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Returns how many records were due by now, including those that were not sent.
+    /// Returns how many records were due by now, whether or not they were sent.
     fn intended(&self, now: Duration) -> u64 {
         match &self.schedule {
             Some(schedule) => schedule.intended(now).min(self.records.unwrap_or(u64::MAX)),

@@ -11,25 +11,18 @@ use crate::ParseError;
 /// The rate over time, in multiples of the base rate. After the profile's end, the base rate continues.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Profile {
-    /// The rate is always the base rate.
     #[default]
     Steady,
     /// The rate rises to `peak` times the base rate, stays there, and falls again. It rises for two fifths of the time, and
     /// falls for two fifths.
     RushHour {
-        /// The peak, as a multiple of the base rate.
         peak: f64,
         /// The whole time in seconds, from the base rate back to the base rate.
         seconds: f64,
     },
-    /// After `after` seconds, the rate jumps to `factor` times the base rate.
-    Burst {
-        /// The rate during the burst, as a multiple of the base rate. With 0, nothing is sent during the burst.
-        factor: f64,
-        after: f64,
-        /// How many seconds the burst lasts.
-        seconds: f64,
-    },
+    /// After `after` seconds, the rate jumps to `factor` times the base rate, and stays there for `seconds` seconds. If `factor`
+    /// is 0, nothing is sent in that time.
+    Burst { factor: f64, after: f64, seconds: f64 },
 }
 
 impl FromStr for Profile {
@@ -53,16 +46,14 @@ impl FromStr for Profile {
     }
 }
 
-/// A part of a schedule, in which the rate changes linearly.
+/// A part of a schedule, in which the rate changes linearly. The part begins `start` seconds after the schedule's start, and
+/// `before` records should be sent earlier. At its start the rate is `rate` records per second. It changes by `slope` records per
+/// second in each second.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
-    /// The piece's start, in seconds since the schedule's start.
     start: f64,
-    /// The number of records that should be sent before the piece.
     before: f64,
-    /// The rate at the piece's start, in records per second.
     rate: f64,
-    /// The growth of the rate within the piece, in records per second per second.
     slope: f64,
 }
 
@@ -109,7 +100,6 @@ impl Schedule {
         whole((count - 1e-6).ceil())
     }
 
-    /// Returns the rate at `at`, in records per second.
     pub fn rate(&self, at: Duration) -> f64 {
         let at = at.as_secs_f64();
         let piece = self.last(|piece| piece.start <= at);

@@ -5,14 +5,11 @@
 /// The half of the city in which a vehicle works. A vehicle never changes its region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Region {
-    /// Partition 0 of [`Partitioning::ByRegion`](crate::Partitioning::ByRegion).
     North,
-    /// Partition 1 of [`Partitioning::ByRegion`](crate::Partitioning::ByRegion).
     South,
 }
 
 impl Region {
-    /// Returns the region's name in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::North => "north",
@@ -21,7 +18,6 @@ impl Region {
     }
 }
 
-/// The vehicle's activity at the instant of the reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     Driving,
@@ -32,7 +28,6 @@ pub enum State {
 }
 
 impl State {
-    /// Returns the state's name in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Driving => "driving",
@@ -42,17 +37,15 @@ impl State {
     }
 }
 
-/// Marks a trip's first and last reading.
+/// Marks a trip's first and last reading. The counters (odometer and paused time) are zero in the first reading. In the last,
+/// they are the trip's totals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// The trip's first reading; its counters are zero.
     TripStarted,
-    /// The trip's last reading; its counters are the trip's totals.
     TripEnded,
 }
 
 impl Event {
-    /// Returns the event's name in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TripStarted => "trip_started",
@@ -61,36 +54,32 @@ impl Event {
     }
 }
 
-/// One record of one vehicle. `(vehicle_id, seq)` identifies it, and so does `index`.
+/// One record of one vehicle. `(vehicle_id, seq)` identifies it, and so does `index`. The counters `odometer_mm` and `paused_ms`
+/// begin at zero with each trip, and never decrease within a trip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// The vehicle, and the record's key.
+    /// The id of the vehicle, which is also the record's key.
     pub vehicle_id: u32,
-    /// The driver on shift. Two drivers share a vehicle.
+    /// The id of the driver on shift. Two drivers share a vehicle.
     pub driver_id: u32,
     /// `n · TRIP_STRIDE + vehicle_id` for the vehicle's trip number `n`, counted from 0: 42 is vehicle 42's first trip, and
     /// `30_000_042` its fourth.
     pub trip_id: u64,
-    /// The half of the city in which the vehicle works.
     pub region: Region,
     /// When the reading was taken, in milliseconds since the epoch.
     pub ts_ms: i64,
-    /// Latitude in millionths of a degree.
+    /// Latitude and longitude are in millionths of a degree.
     pub lat_e6: i64,
-    /// Longitude in millionths of a degree.
     pub lon_e6: i64,
     /// Speed in tenths of a kilometre per hour.
     pub speed_tenths: u32,
-    /// Distance since the trip's start. It never decreases within a trip.
     pub odometer_mm: u64,
-    /// Break time since the trip's start. It never decreases within a trip.
     pub paused_ms: u64,
-    /// Whether the vehicle drives, stands, or waits for its driver's break to end.
     pub state: State,
-    /// Whether the trip begins or ends with this reading.
+    /// `None` if the reading is neither the first nor the last of its trip.
     pub event: Option<Event>,
-    /// The number of the reading among the readings of its vehicle, from 0, without gaps.
+    /// The number of the reading among the readings of its vehicle, counted from 0 without gaps.
     pub seq: u64,
-    /// The number of the reading among all readings of the fleet, from 0, without gaps, in the order of `ts_ms`.
+    /// The number of the reading among all readings of the fleet, counted from 0 without gaps, in the order of `ts_ms`.
     pub index: u64,
 }

@@ -33,7 +33,6 @@ impl Delays {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Quantiles {
     pub p50: f64,
-    /// The 99th percentile.
     pub p99: f64,
     pub max: f64,
 }
@@ -54,18 +53,15 @@ impl fmt::Display for Quantiles {
     }
 }
 
-/// The progress of a run, reported about twice per second.
+/// The progress of a run, reported about twice per second. The counts are totals since the run's start: `intended` records were
+/// due, the producer's queue accepted `sent` of them, and Kafka acknowledged `acked` of these.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Progress {
-    /// Seconds since the run's start.
     pub seconds: f64,
-    /// Records that were due so far.
     pub intended: u64,
-    /// Records that the producer's queue accepted.
     pub sent: u64,
-    /// Records that Kafka acknowledged.
     pub acked: u64,
-    /// Records that the producer refused, for example because its queue was full, and records that it gave up.
+    /// Records that the producer refused, for example because its queue was full, and records that the producer gave up.
     pub failed: u64,
     /// The intended rate at this moment; `None` if records are sent as fast as possible.
     pub intended_per_second: Option<f64>,
@@ -89,18 +85,17 @@ impl fmt::Display for Progress {
     }
 }
 
-/// The results of a whole run. `sent` is `acked + unacked + failed - refused`, because `failed` includes the refused
-/// records and `sent` doesn't.
+/// The results of a whole run. `sent` counts the records that the producer's queue accepted. It is `acked + unacked + failed -
+/// refused`, because `failed` includes the refused records and `sent` doesn't.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Summary {
     /// Seconds from the run's start until all sent records were acknowledged or given up, or until `flush_timeout` was over.
     pub seconds: f64,
     /// Records that were due; equals `sent + refused` unless the run was interrupted.
     pub intended: u64,
-    /// Records that the producer's queue accepted.
     pub sent: u64,
     pub acked: u64,
-    /// Records that the producer refused, and records that it gave up. Kafka may have some of the records that were given up.
+    /// Records that the producer refused, and records that the producer gave up. Kafka may have some of the latter.
     pub failed: u64,
     /// Failed records that the producer refused, for example because its queue was full. Kafka never got them.
     pub refused: u64,
@@ -112,7 +107,6 @@ pub struct Summary {
     pub late: u64,
     /// The total size of the sent payloads, in bytes.
     pub bytes: u64,
-    /// Acknowledged records per second.
     pub acked_per_second: f64,
     /// The time from a record's intended time to its sending; `None` if there is no rate, or if no record was sent.
     pub send_delay_ms: Option<Quantiles>,

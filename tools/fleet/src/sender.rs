@@ -14,7 +14,6 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use crate::report::Delays;
 use crate::{Compression, ProduceError, ProduceSpec, Quantiles};
 
-/// How long a cluster may take to return a topic's metadata.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The totals of the delivery reports. librdkafka's reports and errors arrive on the sending thread, so the locks are
@@ -73,24 +72,23 @@ impl ProducerContext for Acks {
     }
 }
 
-/// A record to send, with its times.
+/// A record to send. Its times count from the sender's start: the schedule wants the record to be sent at `intended`, and the
+/// producer gets it at `now`, which also becomes the record's timestamp in Kafka.
 pub(crate) struct Outgoing<'a> {
     pub(crate) partition: u16,
     pub(crate) key: &'a [u8],
     pub(crate) payload: &'a [u8],
-    /// When the record should be sent, as the time since the sender's start.
     pub(crate) intended: Duration,
-    /// When the record is really sent, as the time since the sender's start.
     pub(crate) now: Duration,
 }
 
-/// A producer. Its times are measured from its start.
+/// A producer. The times of an [`Outgoing`] record count from `started`, when the producer had reached the cluster. The delivery
+/// reports count from `Acks::origin`, which is earlier by `connecting`.
 pub(crate) struct Sender<'a> {
     producer: BaseProducer<Acks>,
     topic: &'a str,
     started: Instant,
     started_ms: i64,
-    /// How long connecting took: the time from `Acks::origin` to `started`.
     connecting: Duration,
 }
 
@@ -118,7 +116,6 @@ impl<'a> Sender<'a> {
         Ok(Self { producer, topic, started, started_ms, connecting })
     }
 
-    /// Returns the sender's start, in milliseconds since the epoch.
     pub(crate) fn started_ms(&self) -> i64 {
         self.started_ms
     }
@@ -131,7 +128,6 @@ impl<'a> Sender<'a> {
         self.producer.context()
     }
 
-    /// Returns how many records are neither acknowledged nor given up.
     pub(crate) fn in_flight(&self) -> u64 {
         self.producer.in_flight_count().max(0).unsigned_abs().into()
     }
@@ -170,12 +166,11 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// Why the producer refused a record.
+/// Why the producer refused a record. After `Fatal`, the producer never accepts a record again; after the others, it may accept
+/// the next one.
 pub(crate) enum Refusal {
     QueueFull,
-    /// This record is at fault. Others may be accepted.
     Record,
-    /// The producer will never accept a record again.
     Fatal,
 }
 

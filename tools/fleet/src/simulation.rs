@@ -13,25 +13,22 @@ pub const TRIP_STRIDE: u64 = 10_000_000;
 /// can express.
 const LATEST_START_MS: i64 = 250_000_000_000_000;
 
-/// The parameters of a fleet. The same parameters give the same readings.
+/// The parameters of a fleet, in which each vehicle sends one reading per simulated second. The same parameters give the same
+/// readings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetSpec {
-    /// The number of vehicles. Each sends once per simulated second.
     pub vehicles: u32,
     /// The id of the first vehicle. If the vehicle ids of two fleets don't overlap, their trip ids don't overlap either.
     pub first_vehicle: u32,
-    /// The seed, which decides every turn and every stop.
     pub seed: u64,
     /// The first reading's time, in milliseconds since the epoch.
     pub start_ms: i64,
-    /// The share of vehicles in the region north, in thousandths.
     pub north_permille: u32,
     /// The shortest and the longest trip, in metres.
     pub trip_metres: [u32; 2],
 }
 
 impl Default for FleetSpec {
-    /// Returns a thousand vehicles, half of them in the north, on trips of 0.8 to 6 km. The simulated time begins in 2026.
     fn default() -> Self {
         Self {
             vehicles: 1_000,
@@ -44,19 +41,14 @@ impl Default for FleetSpec {
     }
 }
 
-/// Why a fleet's parameters are invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSpec {
-    /// There are no vehicles, or their ids are so high that two trips would have the same id.
     #[error("`vehicles` must be at least 1, and the last id below {TRIP_STRIDE}")]
     Vehicles,
-    /// The start is before 1970, or so late that the simulation could leave the years that RFC 3339 can express.
     #[error("`start` must lie between the years 1970 and 9800")]
     Start,
-    /// The share of the north is more than 1000 thousandths.
     #[error("`north_permille` must be at most 1000")]
     North,
-    /// A trip could be shorter than 10 m or longer than 1000 km, or the shortest trip is longer than the longest.
     #[error("`trip_metres` must be a range within 10 to 1000000")]
     TripMetres,
 }
@@ -103,7 +95,6 @@ impl Fleet {
         }
     }
 
-    /// Returns the time of the next reading.
     pub fn next_ts_ms(&self) -> i64 {
         let phase = u64::from(self.turn) * 1_000 / u64::from(self.spec.vehicles);
         self.spec.start_ms + (self.second * 1_000 + phase).cast_signed()
@@ -122,7 +113,6 @@ impl Fleet {
         Ok(self)
     }
 
-    /// Returns the parameters that the fleet was made from.
     pub fn spec(&self) -> &FleetSpec {
         &self.spec
     }
@@ -169,7 +159,7 @@ impl Iterator for Fleet {
     }
 }
 
-/// Returns the region of a vehicle. Both regions are spread evenly over the ids.
+/// Returns the region of the vehicle with the index `turn`. The vehicles of each region are spread evenly over the indexes.
 fn region(turn: u32, north_permille: u32) -> Region {
     let north = u64::from(north_permille);
     let turn = u64::from(turn);

@@ -7,12 +7,9 @@ use rdkafka::error::KafkaError;
 
 use crate::{DeliverySpec, FleetSpec, Format, InvalidSpec, ParseError, Partitioning, Profile};
 
-/// How the batches are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
-    /// Batches are not compressed.
     None,
-    /// LZ4 is fast, and compresses JSON well.
     #[default]
     Lz4,
 }
@@ -46,55 +43,46 @@ pub enum WhenFull {
 pub struct Limit {
     /// The number of records to send. Repetitions and refused records count.
     pub records: Option<u64>,
-    /// The length of the run, in seconds. If a rate is set, all records that
-    /// are due within this time are sent, even if that takes longer.
+    /// The length of the run, in seconds. If a rate is set, all records that are due within this time are sent, even if that
+    /// takes longer.
     pub seconds: Option<f64>,
 }
 
-/// One run of the producer.
 #[derive(Debug, Clone)]
 pub struct ProduceSpec {
-    /// `host:port`, or several with commas.
+    /// One or more brokers, each as `host:port`, separated by commas.
     pub bootstrap_servers: String,
     /// The topic, which must have at least as many partitions as the partitioning needs.
     pub topic: String,
-    /// The fleet that sends.
     pub fleet: FleetSpec,
     /// Whether the simulation begins when the first record is sent, instead of at `fleet.start_ms`. With `start_now`, the
     /// `ts` of a reading is the time at which it should be sent, under two conditions: the rate is steady and equals the
     /// number of vehicles, and no reading is late or repeated.
     pub start_now: bool,
-    /// How many readings arrive late or twice.
     pub delivery: DeliverySpec,
     /// Records per second; 0 means as fast as the queue accepts them. If the rate equals the number of vehicles and no
     /// reading is repeated, the simulated clock runs in real time. At a higher rate, the simulated clock, and so the
     /// readings' `ts`, runs ahead of real time. Kafka's timestamp is always the time of sending.
     pub rate: f64,
-    /// How the rate changes; ignored if the rate is 0.
+    /// Ignored if `rate` is 0.
     pub profile: Profile,
-    /// When the run ends.
     pub limit: Limit,
-    /// How readings are assigned to partitions.
     pub partitioning: Partitioning,
-    /// The format of the records.
     pub format: Format,
-    /// The compression of the batches.
     pub compression: Compression,
-    /// The size of the producer's queue, in KiB.
     pub queue_kib: u32,
-    /// How to treat a record if the queue is full.
     pub when_full: WhenFull,
     /// The longest wait for acknowledgements after the last record was sent.
     pub flush_timeout: Duration,
     /// Whether to compute the [`Truth`](crate::Truth), which takes about 100 bytes per trip.
     pub keep_truth: bool,
-    /// Settings of librdkafka. They override the settings that this crate makes.
+    /// Settings of librdkafka, as names and values. They override the settings that this crate makes.
     pub settings: Vec<(String, String)>,
 }
 
 impl ProduceSpec {
-    /// Returns the specification of a thousand vehicles that each send once per second, until the run is stopped. There
-    /// is one partition per region.
+    /// Returns the specification of a thousand vehicles that each send once per second, until the run is stopped. There is one
+    /// partition per region.
     pub fn new(bootstrap_servers: impl Into<String>, topic: impl Into<String>) -> Self {
         Self {
             bootstrap_servers: bootstrap_servers.into(),
@@ -120,22 +108,18 @@ impl ProduceSpec {
 /// Why a run did not begin. After it has begun, errors are counted in its [`Summary`](crate::Summary).
 #[derive(Debug, thiserror::Error)]
 pub enum ProduceError {
-    /// The fleet's parameters are invalid.
     #[error(transparent)]
     Fleet(#[from] InvalidSpec),
-    /// The rate is invalid.
     #[error("`rate` must be zero or positive, not {0}")]
     Rate(f64),
     /// A setting is wrong, or the cluster was not reached.
     #[error("could not start the producer")]
     Kafka(#[from] KafkaError),
-    /// The topic is missing, or has too few partitions.
     #[error("topic `{topic}` has {found} partitions, of {needed} needed; create it first")]
     Partitions {
         topic: String,
-        /// The number of partitions that the topic has; 0 if the topic doesn't exist.
+        /// How many partitions the topic has; 0 if it doesn't exist.
         found: usize,
-        /// The number of partitions that the partitioning needs.
         needed: u16,
     },
 }

@@ -4,7 +4,6 @@
 
 use crate::Region;
 
-/// Length of a block, from crossing to crossing.
 pub(crate) const BLOCK_MM: u32 = 200_000;
 /// The number of crossings along one side of a region's grid. The side is 9.4 km long.
 pub(crate) const CROSSINGS: u8 = 48;
@@ -34,7 +33,7 @@ impl Heading {
     }
 }
 
-/// Where two streets meet.
+/// Where two streets meet, counted from the grid's south-western corner, which is (0, 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Crossing {
     pub(crate) east: u8,

@@ -11,25 +11,23 @@ use serde::{Serialize, Serializer};
 use crate::digits::timestamp;
 use crate::{Arrival, Delivery, Event, FleetSpec, Partitioning, Reading, Region, Tariff};
 
-/// The expected result for one trip, from the readings that were sent.
+/// The expected result for one trip, from the readings that were sent. `start_ms` and `end_ms` are the times of the earliest and
+/// the latest reading, in milliseconds since the epoch; in the file they are in RFC 3339. `odometer_mm` and `paused_ms` are the
+/// largest values among the readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TripTruth {
-    /// The trip's id, unique in the fleet.
     pub trip_id: u64,
     pub vehicle_id: u32,
     pub driver_id: u32,
     #[serde(serialize_with = "region")]
     pub region: Region,
-    /// The time of the earliest reading, in milliseconds since the epoch; in the file it is in RFC 3339.
     #[serde(rename = "start_ts", serialize_with = "rfc3339")]
     pub start_ms: i64,
-    /// The time of the latest reading, in milliseconds since the epoch; in the file it is in RFC 3339.
     #[serde(rename = "end_ts", serialize_with = "rfc3339")]
     pub end_ms: i64,
     pub odometer_mm: u64,
-    /// The largest `paused_ms` among the readings.
     pub paused_ms: u64,
-    /// Whether the trip's last reading (its end) was sent.
+    /// Whether the reading that ends the trip was sent.
     pub ended: bool,
     pub readings: u64,
 }
@@ -59,12 +57,10 @@ impl TripTruth {
         self.readings += 1;
     }
 
-    /// Returns the time from the earliest reading to the latest.
     pub fn duration_ms(&self) -> u64 {
         (self.end_ms - self.start_ms).unsigned_abs()
     }
 
-    /// Returns the fare for the readings so far.
     pub fn fare_cents(&self, tariff: &Tariff) -> i128 {
         tariff.fare_cents(self.odometer_mm, self.duration_ms(), self.paused_ms)
     }
@@ -92,7 +88,6 @@ impl Truth {
         Self { fleet, partitioning, partitions, trips: HashMap::new() }
     }
 
-    /// Counts a record that was sent.
     pub fn add(&mut self, delivery: &Delivery) {
         let reading = &delivery.reading;
         let partition = &mut self.partitions[usize::from(self.partitioning.of(reading))];

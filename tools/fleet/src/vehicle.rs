@@ -14,9 +14,8 @@ const CREEP: u32 = 2_000;
 const ACCELERATION: u32 = 1_800;
 const BRAKING: u32 = 2_000;
 const HARD_BRAKING: std::ops::Range<u32> = 5_000..8_000;
-/// Below this speed, in mm/s, hard braking doesn't occur.
+/// At this speed (in mm/s) and above, hard braking occurs in one of [`HARD_BRAKING_ODDS`] seconds on average; below, never.
 const HARD_BRAKING_FROM: u32 = 9_000;
-/// At [`HARD_BRAKING_FROM`] and above, hard braking occurs in one of this many seconds on average.
 const HARD_BRAKING_ODDS: u32 = 400;
 const TRIPS_PER_SHIFT: u32 = 8;
 

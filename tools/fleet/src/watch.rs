@@ -19,20 +19,18 @@ const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 const PAUSE_AFTER_A_FAULT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Selects a trip's latest state. All times are in milliseconds since the epoch.
 const SIGHTING: &str = "
 SELECT (extract(epoch FROM ts) * 1000)::int8, (extract(epoch FROM sent_at) * 1000)::int8, region,
     round(lat * 1e6)::int8, round(lon * 1e6)::int8, speed_kmh::float8, odometer_mm, state, event IS NOT DISTINCT FROM 'trip_ended'
 FROM public.customer_info WHERE trip_id = $1";
 
-/// Which trip to watch, and for how long.
 #[derive(Debug, Clone)]
 pub struct WatchSpec {
     /// The URL of the database with the table `customer_info`: `postgres://…`.
     pub database_url: String,
-    /// The trip whose vehicle the customer waits for.
     pub trip_id: u64,
-    /// Where the customer waits, in millionths of a degree; the middle of the vehicle's region by default.
+    /// Where the customer waits: latitude and longitude in millionths of a degree. `None` means the middle of the vehicle's
+    /// region.
     pub at: Option<(i64, i64)>,
     /// The number of new readings after which the watch ends, not counting the first one. `None` means that only the end of the
     /// trip ends the watch.

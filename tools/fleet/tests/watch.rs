@@ -75,7 +75,6 @@ async fn a_customer_hears_of_each_change_and_of_the_end() {
     connect(&database).await.close().await.expect("closed");
 }
 
-/// Closes the connections of the listener.
 async fn sever(database: &Database) {
     let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE 'LISTEN%'";
@@ -104,7 +103,6 @@ impl Started {
         Self { _run: run, process }
     }
 
-    /// Sends a signal. Returns how the program ended, and what it printed.
     fn end(self, signal: Signal) -> (ExitStatus, String) {
         // Take the other pipe too, so that the program can write to it without an error.
         let (mut out, _said) = self.process.take_pipes().expect("its pipes");
