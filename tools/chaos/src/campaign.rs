@@ -12,26 +12,26 @@ use crate::stage::Stage;
 use crate::strike::RECOVERY_DEADLINE;
 use crate::watch::Recovery;
 
-/// How long after the end of a fault the campaign waits for progress of every partition. It waits for the first commit in any
-/// case, and then goes on to the next fault.
+/// How long after the end of a fault the campaign waits until every partition has made progress. Then it goes on to the next
+/// fault. This limit doesn't apply to the first commit, for which it waits longer.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// The faults of one kind so far: whether this kind makes the database unavailable, and how long each recovery took.
+/// The faults of one kind so far: whether the kind is an outage, as `Fault::is_outage` says, and how long each recovery took.
 #[derive(Debug, Default)]
 struct Tally {
     outage: bool,
     recoveries: Vec<Recovery>,
 }
 
-/// A fault after which some partitions have made no progress yet.
+/// A fault after which some partitions haven't made progress yet. `place` is its index in the recoveries of its kind.
 struct Open {
     kind: &'static str,
     place: usize,
     over: Instant,
 }
 
-/// Runs the campaign. Returns true if the record accounting is exact and, after each outage, the first commit came within
-/// `soon` of the database's return.
+/// Runs the campaign. Returns true if the record accounting is exact and, after each outage, the first commit came within `soon`
+/// of the outage's end.
 pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random: &mut fastrand::Rng) -> Result<bool> {
     stage.postgres.stop()?;
     stage.copy_database()?;
@@ -125,7 +125,7 @@ fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str,
     Ok(())
 }
 
-/// Prints the recovery times. Returns true if, after each outage, the first commit came within `soon` of the database's return.
+/// Prints the recovery times. Returns true if, after each outage, the first commit came within `soon` of the outage's end.
 fn report(stage: &Stage, tally: &BTreeMap<&'static str, Tally>, soon: Duration) -> bool {
     let say = |text: String| stage.output.say(text);
     say(format!(

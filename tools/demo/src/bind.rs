@@ -13,7 +13,6 @@ const TIMESTAMPTZ: Oid = Oid(1184);
 const TIMESTAMPTZ_ARRAY: Oid = Oid(1185);
 const MICROS_1970_TO_2000: i64 = 946_684_800_000_000;
 
-/// A `timestamptz`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Timestamptz(jiff::Timestamp);
 

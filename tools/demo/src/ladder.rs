@@ -30,10 +30,9 @@ pub(crate) const RUNGS: [Rung; 7] =
 const RUNS: usize = 5;
 const RECORDS: u64 = 400_000;
 const VEHICLES: u32 = 10_000;
-/// Rows per COPY; the limit of Tidegate's batch is the same.
+/// Rows per COPY. In config/demo.toml, Tidegate's batch has the same limit.
 const COPY_ROWS: usize = 50_000;
 
-/// A way to write the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Rung {
     Insert,
@@ -52,23 +51,22 @@ pub(crate) struct Setting {
     pub(crate) rows: usize,
 }
 
+/// The result of one run on a rung. CPU times are in seconds. The client is Tidegate on the last rung, and this process on the
+/// others. `kafka_cpu` is 0 on the rungs without Kafka.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     pub(crate) rows: u64,
     pub(crate) seconds: f64,
-    /// The CPU time of the database, in seconds.
     pub(crate) database_cpu: f64,
-    /// The CPU time of the client, in seconds. On the last rung, the client is Tidegate.
     pub(crate) client_cpu: f64,
-    /// The CPU time of Kafka, in seconds; 0 on the rungs without Kafka.
     pub(crate) kafka_cpu: f64,
     pub(crate) wal_bytes: i64,
-    /// The number of rows that caused the costs. It is higher than `rows` if `rows` excludes the rows that were written
-    /// at the start.
+    /// How many rows the costs (CPU times and WAL) belong to. It is more than `rows` if `rows` excludes the rows that were
+    /// written at the start.
     pub(crate) rows_of_costs: u64,
 }
 
-/// The results that experiment B, the flood, needs.
+/// The results of this experiment that experiment B, the flood, needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Ladder {
     best: Vec<(Rung, Setting, Spread)>,
@@ -125,7 +123,7 @@ impl Rung {
 }
 
 impl Ladder {
-    /// Returns the setting of a rung, and its rows per second.
+    /// Returns the best setting of a rung, and its rows per second.
     pub(crate) fn of(&self, rung: Rung) -> Option<(Setting, Spread)> {
         self.best.iter().find(|(other, ..)| *other == rung).map(|(_, setting, spread)| (*setting, *spread))
     }
@@ -223,7 +221,6 @@ impl Sample {
     }
 }
 
-/// Returns the fleet that all rungs use.
 fn fleet(seed: u64) -> FleetSpec {
     FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() }
 }

@@ -9,7 +9,6 @@ use sqlx::Row;
 
 use crate::stage::{POSTGRES_SETTINGS, Stage};
 
-/// Writes `run.json` into `folder`. `began` is the time at which the run began.
 pub(crate) async fn save(stage: &Stage, folder: &Path, seed: u64, scale: f64, began: jiff::Timestamp) -> Result<()> {
     let mut connection = stage.database.connect().await?;
     let postgres: String = sqlx::query("SELECT version()").fetch_one(&mut connection).await?.try_get(0)?;

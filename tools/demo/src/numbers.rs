@@ -1,6 +1,5 @@
 //! Summaries of many numbers, and numbers formatted for people.
 
-/// The minimum, the median and the maximum of some runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) min: f64,
@@ -9,7 +8,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Summarizes the values. Returns `None` if there are none.
+    /// Returns `None` if there are no values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = values.into_iter().collect();
         sorted.sort_by(f64::total_cmp);

@@ -26,10 +26,6 @@ impl Sheet {
         self.text.push('\n');
     }
 
-    /// Writes the lines to a file. If the file exists, its old content is replaced.
-    ///
-    /// # Errors
-    /// If the file can't be written.
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
         fs::write(path, &self.text).with_context(|| format!("could not write `{}`", path.display()))
     }
@@ -42,7 +38,6 @@ pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
-/// A line of a [`Table`], with the names of the columns.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line<'a> {
     columns: &'a [String],

@@ -15,26 +15,22 @@ use serde_json::Value;
 use crate::raw::Table;
 pub(crate) use html::escaped;
 
-/// The kind of a sentence.
+/// The kind of a sentence. `Kept` and `Broken` are about promises of Tidegate: one broken promise makes the verdict bad. `Worse`
+/// is for a comparison in which Tidegate, or Kafka, is worse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
-    /// A promise that was kept.
     Kept,
-    /// A promise that was broken. One such sentence makes the verdict bad.
     Broken,
     Plain,
-    /// A comparison in which Tidegate, or Kafka, is worse.
     Worse,
 }
 
-/// A sentence of the verdict.
 #[derive(Clone, Debug)]
 pub(crate) struct Sentence {
     pub(crate) tone: Tone,
     pub(crate) text: String,
 }
 
-/// All data and sentences of the report.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) ladder: Vec<Sentence>,
@@ -89,7 +85,6 @@ impl Report {
         self.ladder.iter().chain(&self.flood).chain(&self.services)
     }
 
-    /// Returns whether every promise was kept.
     pub(crate) fn is_good(&self) -> bool {
         self.sentences().all(|sentence| sentence.tone != Tone::Broken)
     }

@@ -42,10 +42,6 @@ fn timestamptz<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamptz, D::Err
 }
 
 impl Row {
-    /// Decodes a record's value.
-    ///
-    /// # Errors
-    /// If the JSON isn't a record as the fleet sends it.
     pub(crate) fn decode(json: &[u8]) -> Result<Self> {
         serde_json::from_slice(json).context("the record is not the fleet's")
     }
@@ -56,12 +52,10 @@ pub(crate) fn binary_header(out: &mut Vec<u8>) {
     out.extend_from_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
 }
 
-/// Appends the trailer that ends a binary COPY.
 pub(crate) fn binary_trailer(out: &mut Vec<u8>) {
     out.extend_from_slice(&(-1i16).to_be_bytes());
 }
 
-/// Appends one row of a binary COPY.
 pub(crate) fn binary_row(row: &Row, out: &mut Vec<u8>) {
     fn field<const N: usize>(out: &mut Vec<u8>, bytes: [u8; N]) {
         out.extend_from_slice(&u32::try_from(N).unwrap_or(u32::MAX).to_be_bytes());

@@ -15,7 +15,6 @@ pub(crate) struct Screen {
     last_step: Mutex<Option<Instant>>,
 }
 
-/// The shortest time between two progress lines if stdout isn't a terminal.
 const STEP: Duration = Duration::from_secs(2);
 const BAR: u64 = 12;
 
@@ -29,7 +28,6 @@ impl Screen {
         self.line(&format!("\n{bold}{:>4.0} s  {text}{plain}", self.started.elapsed().as_secs_f64()));
     }
 
-    /// Prints a permanent line.
     pub(crate) fn say(&self, text: &str) {
         self.line(&format!("        {text}"));
     }
@@ -38,7 +36,6 @@ impl Screen {
         print(&format!("{}{text}\n", if self.terminal { "\r\x1b[2K" } else { "" }));
     }
 
-    /// Prints the current progress.
     pub(crate) fn step(&self, text: &str) {
         if self.terminal {
             return print(&format!("\r\x1b[2K{:>4.0} s  {text}", self.started.elapsed().as_secs_f64()));

@@ -45,8 +45,8 @@ const BURST_AFTER: f64 = 3.0;
 const LOCKED: f64 = 25.0;
 const LOOK: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(60);
-/// How long Kafka keeps records, in milliseconds; the same time as in docker-compose.yml. The live page
-/// shows this time as a red line.
+/// How long Kafka keeps records, in milliseconds; the same time as in docker-compose.yml. The live page shows this time as a red
+/// line.
 const RETENTION_MS: &str = "259200000";
 /// The time between two runs of `close_silent_trips()`, as docs/fleet.md recommends.
 const CLOSE: Duration = Duration::from_secs(60);
@@ -56,25 +56,23 @@ const CLOSE: Duration = Duration::from_secs(60);
 const FIRST_STARTS_MS: i64 = -30 * 60_000;
 const NEXT_START_MS: i64 = -10 * 60_000;
 
-/// The services of the demo while they run.
 #[derive(Debug)]
 pub(crate) struct Services {
     stage: Arc<Stage>,
     database: Database,
     daemon: Daemon,
-    /// The address of the daemon's live page.
+    /// The address of the daemon's HTTP server, which serves the live page.
     pub(crate) listen: String,
     lags: Lags,
     checks: Checks,
-    /// How many fleets have started; each has its own vehicles.
+    /// How many fleets have started. No two of them share a vehicle.
     fleets: u32,
     /// The connection that closes silent trips (trips without new records).
     closer: Reconnecting,
-    /// When silent trips were last closed.
+    /// When silent trips were last closed, which happens once per [`CLOSE`].
     closed: Instant,
 }
 
-/// An event of the story, at a fixed second.
 struct Moment {
     second: f64,
     event: Event,
@@ -92,7 +90,6 @@ enum Event {
 }
 
 impl Event {
-    /// Returns the event's name in `services-events.csv`.
     fn name(self) -> &'static str {
         match self {
             Self::Burst => "burst",
@@ -122,7 +119,7 @@ impl Services {
         Ok(Self { stage, database, daemon, listen, lags, checks, fleets: 0, closer, closed })
     }
 
-    /// Runs the warm-up, which shows that rows are written within seconds of the start.
+    /// Sends records for a short time, and prints how soon the first rows and all rows were in the tables.
     pub(crate) async fn warm_up(&mut self, screen: &Screen, scale: f64) -> Result<()> {
         let seconds = 5.0 * scale;
         let fleet = self.send(Profile::Steady, seconds, FIRST_STARTS_MS);
@@ -142,7 +139,8 @@ impl Services {
         Ok(())
     }
 
-    /// Runs the whole story. Writes `services-series.csv` and `services-events.csv`.
+    /// Runs the story: sends records, and lets the events happen at their times. Writes `services-series.csv` and
+    /// `services-events.csv` into `folder`.
     pub(crate) async fn story(&mut self, screen: &Screen, folder: &Path, scale: f64) -> Result<()> {
         self.lags.begin();
         let at = |second: f64, event| Moment { second: second * scale, event };
@@ -294,8 +292,8 @@ impl Services {
 
 /// Starts a daemon that serves its page at `listen`, or on a free port if `listen` is `None`.
 fn spawn(stage: &Stage, database: &Database, listen: Option<&str>) -> Result<Daemon> {
-    // A killed consumer keeps its partitions until its session ends. The default
-    // session timeout is long for a demo, so use a shorter one.
+    // A killed consumer keeps its partitions until its session ends. The default session timeout is long for a demo, so use a
+    // shorter one.
     let spec = DaemonSpec::new(&stage.tidegate, CONFIG).env("TIDEGATE__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "6000");
     let spec = listen.into_iter().fold(spec, |spec, address| spec.http_address(address));
     Daemon::spawn(&spec.on(stage.kafka.bootstrap_servers(), &database.url)?)

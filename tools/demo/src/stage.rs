@@ -14,12 +14,10 @@ use crate::rows;
 /// The configuration of the daemon that the experiments measure.
 const MEASURED: &str = include_str!("../../../config/demo.toml");
 
-/// The servers that all experiments share.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) kafka: Kafka,
     pub(crate) postgres: Postgres,
-    /// The database of the experiments.
     pub(crate) database: Database,
     pub(crate) tidegate: PathBuf,
     /// The postmaster's process id; 0 while it is stopped.
@@ -79,7 +77,6 @@ impl Stage {
         Ok(connection)
     }
 
-    /// Starts the daemon that the experiments measure. It reads `topic` in the consumer group `group`.
     pub(crate) fn daemon(&self, topic: &str, group: &str) -> Result<Daemon> {
         let spec = DaemonSpec::new(&self.tidegate, MEASURED)
             .env("TIDEGATE__PIPELINES__RIDE__TOPICS", topic)

@@ -11,10 +11,8 @@ const MAX_PARAMETERS: usize = 65_535;
 const PARAMETERS: usize = 13;
 /// The largest number of rows of one `VALUES`.
 pub(crate) const MAX_VALUES_ROWS: usize = MAX_PARAMETERS / PARAMETERS;
-/// The number of bytes that are passed to a COPY at a time.
 const CHUNK: usize = 256 << 10;
 
-/// A way to write rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// `INSERT … VALUES (…)`, prepared.

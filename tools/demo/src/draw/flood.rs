@@ -144,7 +144,6 @@ fn unit(quantity: &Quantity, series: &Table) -> f64 {
     quantity.unit.unwrap_or_else(bin)
 }
 
-/// Draws one quantity of one arrangement.
 fn panel<Y>(
     paper: &Area<'_>,
     frame: Frame,
@@ -211,7 +210,7 @@ fn outcome(flood: &Table, way: &str) -> (Look, String) {
     }
 }
 
-/// Returns each value as the mean of itself and its neighbours.
+/// Returns each value as the mean of itself and its neighbours. A value that is `None` stays `None`.
 fn smoothed(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
     let mean = |at: usize| {
         let near = &points[at.saturating_sub(SMOOTH / 2)..points.len().min(at + SMOOTH / 2 + 1)];

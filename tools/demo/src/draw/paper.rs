@@ -63,7 +63,6 @@ pub(super) fn write(area: &Area<'_>, text: &str, look: Look, align: HPos, at: (i
     Ok(area.draw_text(text, &look.style(align), at)?)
 }
 
-/// Draws the title and the line below it.
 pub(super) fn head(area: &Area<'_>, title: &str, note: &str) -> Result<()> {
     write(area, title, TITLE, HPos::Left, (20, 24))?;
     write(area, note, NOTE, HPos::Left, (20, 46))
@@ -123,7 +122,6 @@ where
     Ok(())
 }
 
-/// Draws a vertical line at `second`.
 pub(super) fn moment<Y>(chart: &mut Chart<'_, Y>, second: f64) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,

@@ -8,19 +8,17 @@ use fleet::{Profile, Schedule};
 /// The names of the acts. Texts and comments count the acts from 1; the functions below count them from 0.
 pub(crate) const NAMES: [&str; 4] = ["steady", "rush hour", "database stopped", "writer killed"];
 
-/// The times and rates of the acts, the same for every arrangement.
+/// The acts, the same for every arrangement. `steady` and `rush` are rates in records per second. `rush` is the rate of the rush
+/// hour, which is acts 2 and 3.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Acts {
-    /// Records per second outside of the rush hour.
     pub(crate) steady: f64,
-    /// Records per second in the rush hour, which is acts 2 and 3.
     pub(crate) rush: f64,
-    /// The length of each act.
     pub(crate) lengths: [Duration; 4],
 }
 
 impl Acts {
-    /// Returns the acts. `scale` shortens all of them, for trials; it is 1 in a full run.
+    /// Makes the acts. `scale` multiplies their lengths: it is 1 in a full run, and less in trials.
     pub(crate) fn new(steady: f64, rush: f64, scale: f64) -> Self {
         let lengths = [4, 5, 20, 10].map(|seconds| Duration::from_secs(seconds).mul_f64(scale));
         Self { steady, rush: rush.max(steady), lengths }
@@ -32,7 +30,7 @@ impl Acts {
         self.lengths.iter().take(act).sum()
     }
 
-    /// Returns the number of the act that runs at `time`; after the end, that of the last act.
+    /// Returns the number of the act that runs at `time`, counted from 0. After the end, the last act counts as running.
     pub(crate) fn at(&self, time: Duration) -> usize {
         (0..4).rev().find(|act| self.begins(*act) <= time).unwrap_or(0)
     }
@@ -53,7 +51,6 @@ impl Acts {
         Schedule::new(profile, self.steady)
     }
 
-    /// Returns the number of records of a run.
     pub(crate) fn records(&self) -> u64 {
         self.schedule().intended(self.end())
     }

@@ -46,12 +46,11 @@ impl<'a> Around<'a> {
         })
     }
 
-    /// Waits until the outage is over, if it hasn't ended yet.
     pub(super) fn await_database(&mut self) -> Result<()> {
         self.outage.take().map_or(Ok(()), |outage| outage.join().map_err(|_| anyhow!("the outage panicked"))?)
     }
 
-    /// Returns the CPU seconds that the writer, the database and Kafka have used in this run so far.
+    /// Returns the CPU seconds of the writer, of the database and of Kafka, in this order.
     pub(super) fn cpu_seconds(&self) -> [f64; 3] {
         [WRITER, POSTGRES, KAFKA].map(|part| self.meter.seconds(part))
     }

@@ -7,23 +7,21 @@ use crate::numbers::quantile;
 /// The time of an event that hasn't happened.
 pub(crate) const NEVER: u32 = u32::MAX;
 
+/// The history of one record. Its times are in microseconds since the schedule's start, or [`NEVER`]. The schedule wants the
+/// record to be sent at `due`, and all waits count from this time. The record was sent at `sent`, or was dropped then because the
+/// buffer was full. At `acked`, the sender was told that the record is safe. At `freed`, the record left the bounded buffer. At
+/// `committed`, Postgres committed the record's first row (by its commit timestamp). The table has `copies` rows of the record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
-    /// When the record should be sent, by the schedule. All waits are counted from this time.
     pub(crate) due: u32,
-    /// When the record was sent, or dropped because the buffer was full.
     pub(crate) sent: u32,
-    /// When the sender was told that the record is safe.
     pub(crate) acked: u32,
-    /// When the record left the bounded buffer.
     pub(crate) freed: u32,
-    /// When the record's first row was committed, by Postgres' commit timestamp.
     pub(crate) committed: u32,
     /// When the record was lost. A record is lost when a process that has acknowledged it is killed before writing it.
     pub(crate) lost: u32,
     /// The length of the record's JSON, in bytes.
     pub(crate) bytes: u16,
-    /// How many rows the record has in the table.
     pub(crate) copies: u8,
     /// Whether the record was dropped because the buffer was full, or given up by the receiver.
     pub(crate) refused: bool,
@@ -35,49 +33,42 @@ pub(crate) struct Book {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// The counts of one interval of the run, usually half a second.
+/// The counts of one bin, which is an interval of the run, usually half a second. In the bin, `intended` records were due, `sent`
+/// records were sent and not refused, `acked` records were acknowledged, and `committed` records were committed. `refused` counts
+/// the refused records that were sent or dropped in the bin.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Bin {
     /// The end of the bin, in seconds since the start.
     pub(crate) second: f64,
-    /// The number of records that were due in the bin.
     pub(crate) intended: u64,
-    /// The number of records that were handed over during the bin, without the refused ones.
     pub(crate) sent: u64,
-    /// The number of records that were acknowledged in the bin.
     pub(crate) acked: u64,
-    /// The number of refused records that were sent or dropped in the bin.
     pub(crate) refused: u64,
-    /// The number of records that were committed in the bin.
     pub(crate) committed: u64,
-    /// Records that were handed over but are not in the table, at the end of the bin. Refused records don't count. A record
+    /// At the end of the bin, how many records had been sent but were not in the table. Refused records don't count. A record
     /// that is lost later counts until then.
     pub(crate) backlog: u64,
-    /// Bytes in the bounded buffer, at the end of the bin.
+    /// How many bytes were in the bounded buffer at the end of the bin.
     pub(crate) buffer_bytes: u64,
-    /// The median wait of the records due in the bin, in microseconds: the time from a record's intended time to its
-    /// acknowledgement. A record that was never acknowledged counts as waiting until the run ended. Refused records don't count.
-    /// `None` if no record counts.
+    /// The median, the 99th percentile and the longest of the waits of the records due in the bin, in microseconds. A wait is the
+    /// time from a record's intended time to its acknowledgement. A record that was never acknowledged counts as waiting until
+    /// the run ended. Refused records don't count. `None` if no record counts.
     pub(crate) wait_p50: Option<u32>,
-    /// The 99th percentile of the waits that `wait_p50` describes.
     pub(crate) wait_p99: Option<u32>,
-    /// The longest of the waits that `wait_p50` describes.
     pub(crate) wait_max: Option<u32>,
 }
 
-/// The record accounting of a run: what became of its records.
+/// The record accounting of a run: what became of its records. The table has `rows` rows of `in_table` distinct records; the
+/// difference is `twice`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) intended: u64,
     pub(crate) refused: u64,
     pub(crate) acked: u64,
-    /// The number of rows in the table.
     pub(crate) rows: u64,
-    /// The number of distinct records in the table.
     pub(crate) in_table: u64,
-    /// The number of duplicate rows.
     pub(crate) twice: u64,
-    /// Records that were acknowledged but are not in the table, so data was lost.
+    /// Records that were acknowledged but are not in the table. Their data was lost.
     pub(crate) missing: u64,
     /// Records that were neither acknowledged nor refused, and are not in the table, when the run ended.
     pub(crate) waiting: u64,
@@ -107,8 +98,8 @@ impl Book {
         }
     }
 
-    /// Returns how many records had been handed over by the time `at`, but were not in the table then. Refused records don't
-    /// count, and a record that is lost with a killed writer counts until the kill.
+    /// Returns how many records had been sent by the time `at`, but were not in the table then. Refused records don't count. A
+    /// record that is lost with a killed writer counts until the kill.
     pub(crate) fn backlog(&self, at: u32) -> u64 {
         let taken = self.marks.iter().filter(|mark| !mark.refused && mark.sent <= at);
         taken.filter(|mark| mark.left() > at).count() as u64
@@ -176,7 +167,6 @@ impl Book {
         bins
     }
 
-    /// Compares the acknowledged records with the rows in the table. `end` is the time at which the run ended.
     pub(crate) fn tally(&self, end: u32) -> Tally {
         let mut tally = Tally { intended: self.marks.len() as u64, ..Tally::default() };
         for mark in &self.marks {

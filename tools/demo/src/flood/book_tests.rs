@@ -2,7 +2,6 @@ use super::*;
 
 const SECOND: u32 = 1_000_000;
 
-/// Returns ten records of 100 bytes, one every 100 ms.
 fn ten() -> Book {
     let mut book = Book::default();
     for n in 0..10 {

@@ -59,7 +59,10 @@ impl fmt::Display for Column {
     }
 }
 
-/// The result of a run. Times are in microseconds since the first record's intended time.
+/// The result of a run. The times `end`, `returned` (when the database was back), `killed` (when the writer was killed) and
+/// `caught_up` are in microseconds since the first record's intended time. `caught_up` is `None` if the backlog wasn't small
+/// again before the end. `buffered_at_kill` and `buffered_at_return` count the records that were in the bounded buffer at these
+/// times, acknowledged or not.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) setting: String,
@@ -74,11 +77,10 @@ pub(crate) struct Outcome {
     pub(crate) killed: u32,
     pub(crate) backlog_at_return: u64,
     pub(crate) caught_up: Option<u32>,
-    /// Records in the bounded buffer when the writer was killed, acknowledged or not.
     pub(crate) buffered_at_kill: u64,
     pub(crate) buffered_at_return: u64,
     pub(crate) bytes_per_record: f64,
-    /// CPU seconds of writer, database and Kafka.
+    /// The CPU seconds of the writer, of the database and of Kafka, in this order.
     pub(crate) cpu: [f64; 3],
     pub(crate) log_bytes: u64,
     pub(crate) table_bytes: i64,
@@ -105,7 +107,6 @@ impl Outcome {
     }
 }
 
-/// Runs one arrangement through the four acts.
 pub(crate) async fn run(
     stage: &Arc<Stage>,
     screen: &Screen,

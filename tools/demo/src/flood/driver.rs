@@ -10,7 +10,7 @@ use super::acts::Acts;
 use super::book::Book;
 use super::link::{Answer, Intake, Word};
 
-/// How long the sender sleeps when no record is due. So a record may be sent late, by about this time.
+/// How long the sender sleeps when no record is due. A record may be sent late by about this time.
 const REST: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -37,19 +37,16 @@ pub(crate) trait Surroundings {
     fn settled(&mut self, taken: u64, freed: u64) -> bool;
 }
 
-/// The result of a run.
+/// The result of a run. `started_us` is in microseconds since the epoch, for comparison with the clock of Postgres. `killed_us`
+/// and `ended_us` are in microseconds since the run's start. The writer was killed at `killed_us`, when `buffered_at_kill`
+/// records were in the bounded buffer. If it wasn't killed, `killed_us` is the end of the run.
 #[derive(Debug)]
 pub(crate) struct Drive {
     pub(crate) book: Book,
-    /// The start of the run, as a monotonic time.
     pub(crate) started: Instant,
-    /// The start of the run in microseconds since the epoch, for comparison with the clock of Postgres.
     pub(crate) started_us: i64,
-    /// When the writer was killed, in microseconds since the run's start. If it wasn't killed, this is the end of the run.
     pub(crate) killed_us: u32,
-    /// When the run ended, in microseconds since its start.
     pub(crate) ended_us: u32,
-    /// Records in the bounded buffer when the writer was killed.
     pub(crate) buffered_at_kill: u64,
 }
 

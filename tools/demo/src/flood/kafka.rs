@@ -40,7 +40,8 @@ pub(crate) struct KafkaLink<'a> {
 }
 
 impl<'a> KafkaLink<'a> {
-    /// Starts the arrangement. Calls `start` now, and again after the daemon was killed; `start` must start a daemon.
+    /// Connects the producer, and starts Tidegate's daemon by calling `start`. After the daemon was killed, `start` is called
+    /// again.
     pub(crate) fn start(servers: &str, topic: &str, start: impl Fn() -> Result<Daemon> + 'a) -> Result<Self> {
         let producer: BaseProducer<Reports> = ClientConfig::new()
             .set("bootstrap.servers", servers)

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use super::writer::{ACKED, ANSWER_BYTES, BOTH, FREED, WriterArguments};
 
-/// The receiver's answer to a record.
+/// The receiver's answer to a record. `Both` is `Acked` and `Freed` at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
     /// The receiver has acknowledged the record: the record is safe, by the receiver's own definition.
@@ -32,7 +32,7 @@ pub(crate) struct Answer {
     pub(crate) word: Word,
 }
 
-/// The receiver of one arrangement.
+/// The receiver of one arrangement: a writer process, or Kafka with Tidegate behind it.
 pub(crate) trait Intake {
     /// Offers a record. Returns false if there is no room. Never blocks.
     fn offer(&mut self, index: u32, vehicle: u32, json: &[u8]) -> Result<bool>;
@@ -52,10 +52,10 @@ pub(crate) struct WriterLink {
     arguments: WriterArguments,
     running: Option<Running>,
     answered: (Sender<Answer>, Receiver<Answer>),
-    /// The records without an answer. When the writer is killed, they are sent again to the new writer, as a client
-    /// would do.
+    /// The JSON of each record that has no answer yet, by index. When the writer is killed, these records are sent again to the
+    /// new writer, as a client would do.
     unacked: BTreeMap<u32, Box<[u8]>>,
-    /// Records that were acknowledged and are still in the writer's memory.
+    /// Records that were acknowledged and are still in the writer's memory. They are lost if the writer is killed.
     in_memory: std::collections::BTreeSet<u32>,
     late: Vec<Answer>,
 }

@@ -40,7 +40,6 @@ impl Meter {
         self.last[part] = Some((pid, used));
     }
 
-    /// Returns the CPU time that `part` has used, in seconds.
     pub(crate) fn seconds(&self, part: usize) -> f64 {
         self.total[part].as_secs_f64()
     }

@@ -26,7 +26,6 @@ pub(crate) const FREED: u8 = b'f';
 pub(crate) const BOTH: u8 = b'b';
 const FAILED: u8 = b'x';
 
-/// The time between two attempts of a write.
 const RETRY: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -82,8 +81,7 @@ struct Queue {
     more: Notify,
 }
 
-/// Runs until the input ends, and then exits at once. Records that are still in memory are lost; the parent process counts
-/// them.
+/// Runs until the input ends, and then exits at once. Records that are still in memory are lost.
 pub(crate) async fn run(arguments: WriterArguments) -> Result<()> {
     let queue = Arc::new(Queue::default());
     let (answers, outgoing) = channel();

@@ -14,7 +14,6 @@ use crate::stage::{Stage, wal_position};
 
 const TOPIC: &str = "ladder";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(2).expect("two is not zero");
-/// The time between two readings of the ledger.
 const LOOK: Duration = Duration::from_millis(10);
 const DEADLINE: Duration = Duration::from_secs(60);
 

@@ -41,14 +41,12 @@ struct Story<'a> {
     events: &'a Table,
 }
 
-/// The figures of a service during a period.
+/// The figures of a service during a period: its highest lag (`most_behind`, in records), and the records per second that were
+/// `written` by the service and `sent` to Kafka.
 struct Stretch {
     service: String,
-    /// The highest lag, in records.
     most_behind: f64,
-    /// The records written per second.
     written: f64,
-    /// The records sent per second.
     sent: f64,
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Checks {
     trips: HashMap<i64, TripTruth>,
 }
 
-/// A trip in the tables.
+/// A trip in the tables of two services: `fare` and `customer_info`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
     /// The fare in cents, computed from the trip's distance and times; `None` if the view `fares` has no fare for the trip.
@@ -36,18 +36,16 @@ pub(crate) struct Found {
     pub(crate) seen_ms: Option<i64>,
 }
 
-/// Counts of trips, from the comparison of the tables with the truth.
+/// Counts of trips, from the comparison of the tables with the truth. `true_cents` is the sum of the expected fares, and
+/// `found_cents` is the sum of the fares in the view `fares`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trips {
     pub(crate) expected: u64,
     pub(crate) ended: u64,
     /// Trips that haven't ended, but have been silent for so long that they must be closed.
     pub(crate) silent: u64,
-    /// Trips without a row in `fare`.
     pub(crate) missing_fares: u64,
-    /// Trips without a row in `customer_info`.
     pub(crate) missing_customers: u64,
-    /// Trips whose fare differs from the truth.
     pub(crate) wrong_fares: u64,
     /// Trips that ended or fell silent without being charged the fare, and trips that were charged too early.
     pub(crate) wrong_charges: u64,
@@ -56,14 +54,11 @@ pub(crate) struct Trips {
     /// Trips that cost more than the minimum. Only their fares depend on distance and time, so only they test the
     /// computation.
     pub(crate) above_minimum: u64,
-    /// The sum of the expected fares, in cents.
     pub(crate) true_cents: i128,
-    /// The sum of the fares in the table, in cents.
     pub(crate) found_cents: i128,
 }
 
 impl Trips {
-    /// Compares the tables with the truth.
     pub(crate) fn reconcile<'a>(
         truth: impl IntoIterator<Item = &'a TripTruth> + Clone,
         found: &HashMap<i64, Found>,
@@ -111,7 +106,8 @@ impl Checks {
         Ok(())
     }
 
-    /// Queries every table, and writes `services.csv` into `folder`. Returns whether all results are right.
+    /// Compares the tables of all services with the expected results, and writes `services.csv` into `folder`. Returns whether
+    /// all tables are right.
     pub(super) async fn run(
         &self,
         connection: &mut PgConnection,

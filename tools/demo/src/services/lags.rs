@@ -63,18 +63,17 @@ impl Lags {
         self.last().sent
     }
 
-    /// Returns how many records each service has processed, from the ledger.
+    /// Returns how many records each of [`SERVICES`] has processed, from the ledger.
     pub(super) fn written(&self) -> [i64; 3] {
         self.last().written
     }
 
-    /// Returns the time from the start until every service had written rows; `None` if a service hasn't written any
-    /// yet.
+    /// Returns the time from [`Self::begin`] until every service had written rows; `None` if a service hasn't written any yet.
     pub(super) fn first_seen(&self) -> Option<Duration> {
         self.looks.iter().find(|look| look.written.iter().all(|written| *written > 0)).map(|look| look.at)
     }
 
-    /// Returns whether all services have written everything that was sent.
+    /// Returns whether no service has a lag: all of them have written everything that was sent. False if nothing was sent yet.
     pub(super) fn are_gone(&self) -> bool {
         let last = self.last();
         last.sent > 0 && last.written.iter().all(|written| *written >= last.sent)
@@ -114,7 +113,6 @@ impl Lags {
         self.looks.last().copied().unwrap_or_default()
     }
 
-    /// Returns the current progress, as text.
     pub(super) fn line(&self) -> String {
         let last = self.last();
         let lags = SERVICES.iter().zip(last.written).map(|(service, written)| {
