@@ -88,8 +88,7 @@ impl Delivered {
 
 #[derive(Debug, Default)]
 struct Acks {
-    /// Only the sending thread uses the lock, because delivery reports arrive on that thread too. So the lock is never
-    /// contended.
+    /// Delivery reports arrive on the sending thread, so only that thread uses the lock, and the lock is never contended.
     delivered: Mutex<Delivered>,
 }
 

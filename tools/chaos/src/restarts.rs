@@ -119,8 +119,7 @@ pub(crate) async fn run(output: &Output, plan: &Plan<'_>) -> Result<bool> {
 struct Group {
     specs: Vec<DaemonSpec>,
     daemons: Vec<Option<Daemon>>,
-    /// The index in `daemons` of each process, by process id. Processes that have ended stay in the map, because old claims name
-    /// them.
+    /// The index in `daemons` of each process, by process id. Ended processes stay in the map, because old claims name them.
     places: HashMap<String, usize>,
     load: Load,
     looker: PgConnection,
@@ -290,8 +289,7 @@ fn pid(owner: &str) -> String {
     owner.rsplit('-').nth(1).unwrap_or_default().to_owned()
 }
 
-/// A producer on its own thread. Until it is stopped, it sends one record to each partition and pauses for [`EVERY`], again and
-/// again.
+/// A producer on its own thread. Until it is stopped, it sends one record to each partition per [`EVERY`].
 struct Load {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<i64>>>,

@@ -32,9 +32,8 @@ const TOPIC: &str = "telemetry";
 const CLOSE_SILENT: &str = "SELECT close_silent_trips()";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"];
-/// The number of vehicles. Each vehicle sends one record per simulated second. The number is a fifth of the rate, so the
-/// simulated time runs five times as fast as the clock. As a result, many trips end during the demo, and some cost more than the
-/// minimum.
+/// The number of vehicles is a fifth of the rate, and each vehicle sends one record per simulated second. So the simulated time
+/// runs five times as fast as the clock. As a result, many trips end during the demo, and some cost more than the minimum.
 const VEHICLES: u32 = 1_000;
 const RATE: f64 = 5_000.0;
 /// The number of vehicles with `KEEP=1`. It equals the rate, so each vehicle sends once per second of real time.
@@ -45,8 +44,7 @@ const BURST_AFTER: f64 = 3.0;
 const LOCKED: f64 = 25.0;
 const LOOK: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(60);
-/// How long Kafka keeps records, in milliseconds; the same time as in docker-compose.yml. The live page shows this time as a red
-/// line.
+/// How long Kafka keeps records, in milliseconds, as in docker-compose.yml. The live page shows this time as a red line.
 const RETENTION_MS: &str = "259200000";
 /// The time between two runs of `close_silent_trips()`, as docs/fleet.md recommends.
 const CLOSE: Duration = Duration::from_secs(60);

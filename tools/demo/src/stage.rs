@@ -53,8 +53,7 @@ impl Stage {
         Some(self.postgres_pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// Shuts the database down cleanly, and starts it again after `how_long`. Calls `told` at the beginning and at the end.
-    /// Blocks.
+    /// Shuts the database down cleanly, and starts it again after `how_long`. Blocks. Calls `told` at the beginning and the end.
     pub(crate) fn stop_database(&self, how_long: Duration, told: impl Fn(&'static str)) -> Result<()> {
         self.postgres_pid.store(0, Ordering::Relaxed);
         told("database stopped");

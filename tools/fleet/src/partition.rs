@@ -6,8 +6,7 @@ use std::str::FromStr;
 
 use crate::{ParseError, Reading, Region};
 
-/// How readings are assigned to partitions. Kafka's own hash isn't used, because [`Truth`](crate::Truth) must know the
-/// partition too.
+/// How readings are assigned to partitions. Kafka's hash isn't used, because [`Truth`](crate::Truth) must know the partition too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Partitioning {
     /// North is partition 0, south is partition 1.

@@ -5,16 +5,14 @@
 use crate::vehicle::Vehicle;
 use crate::{Reading, Region};
 
-/// The difference between two consecutive trip ids of one vehicle. Vehicle ids are below this number, so trip ids are
-/// unique.
+/// The difference between two consecutive trip ids of one vehicle. It is above all vehicle ids, so trip ids are unique.
 pub const TRIP_STRIDE: u64 = 10_000_000;
 
 /// The latest start, in milliseconds since the epoch: about a century before the end of year 9999, the last year that RFC 3339
 /// can express.
 const LATEST_START_MS: i64 = 250_000_000_000_000;
 
-/// The parameters of a fleet, in which each vehicle sends one reading per simulated second. The same parameters give the same
-/// readings.
+/// The parameters of a fleet. Each vehicle sends one reading per simulated second. The same parameters give the same readings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetSpec {
     pub vehicles: u32,

@@ -32,8 +32,7 @@ pub enum WhenFull {
     /// The record and all later ones wait. They are sent late, but none is dropped before the run is stopped.
     #[default]
     Wait,
-    /// The record is dropped and counted as refused, as in a device with a full buffer. [`Truth`](crate::Truth) doesn't include
-    /// it.
+    /// The record is dropped and counted as refused, as in a device with a full buffer. It isn't in [`Truth`](crate::Truth).
     Refuse,
 }
 

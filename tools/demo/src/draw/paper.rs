@@ -132,8 +132,7 @@ where
     Ok(())
 }
 
-/// Draws a curve through the points. The curve is interrupted where a point has no value. Values beyond the axis are drawn at
-/// its end.
+/// Draws a curve through the points, interrupted where a point has no value. Values beyond the axis are drawn at its end.
 pub(super) fn curve<Y>(chart: &mut Chart<'_, Y>, points: &[(f64, Option<f64>)], style: ShapeStyle) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,

@@ -69,8 +69,7 @@ pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     pub(crate) bins: Vec<Bin>,
     pub(crate) events: Vec<(u32, String)>,
-    /// The median and the 99th percentile of the time from a record's intended time to its commit, in the first act (the steady
-    /// one).
+    /// The median and the 99th percentile of the time from a record's intended time to its commit, in the first (steady) act.
     pub(crate) commit_latency: Option<(u32, u32)>,
     pub(crate) end: u32,
     pub(crate) returned: u32,

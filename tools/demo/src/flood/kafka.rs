@@ -40,8 +40,7 @@ pub(crate) struct KafkaLink<'a> {
 }
 
 impl<'a> KafkaLink<'a> {
-    /// Connects the producer, and starts Tidegate's daemon by calling `start`. After the daemon was killed, `start` is called
-    /// again.
+    /// Connects the producer, and starts Tidegate's daemon by `start`, which is called again after the daemon was killed.
     pub(crate) fn start(servers: &str, topic: &str, start: impl Fn() -> Result<Daemon> + 'a) -> Result<Self> {
         let producer: BaseProducer<Reports> = ClientConfig::new()
             .set("bootstrap.servers", servers)

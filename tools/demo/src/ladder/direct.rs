@@ -74,8 +74,7 @@ struct Client {
 }
 
 impl Client {
-    /// Writes rows until the time is over. If the rows run out, begins with the first one again. Returns how many rows it
-    /// wrote.
+    /// Writes rows until the time is over, and returns their number. If the rows run out, begins with the first one again.
     async fn write(&mut self, rows: &[Row], of_a_transaction: usize) -> Result<u64> {
         let mut written = 0;
         for chunk in std::iter::repeat_with(|| rows.chunks_exact(of_a_transaction)).flatten() {

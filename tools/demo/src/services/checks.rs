@@ -51,8 +51,8 @@ pub(crate) struct Trips {
     pub(crate) wrong_charges: u64,
     /// Trips for which the customer sees a reading that isn't the latest.
     pub(crate) stale_customers: u64,
-    /// Trips that cost more than the minimum. Only their fares depend on distance and time, so only they test the
-    /// computation.
+    /// Trips that cost more than the minimum. Only these test the computation, because only their fares depend on distance and
+    /// time.
     pub(crate) above_minimum: u64,
     pub(crate) true_cents: i128,
     pub(crate) found_cents: i128,
