@@ -189,3 +189,32 @@ async fn dead_letters_of_a_replay_can_be_replayed_into_their_own_table() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 3, "the pipeline's own table is left alone");
     tidegate(&config, &["dead-letters", "list"]).ok().says(&["no dead letters"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_may_overwrite_a_newer_row_must_be_confirmed() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id int PRIMARY KEY, lat float8 CONSTRAINT low CHECK (lat < 90), at bigint)").await;
+    let config = world.letters_config(r#"{ name = "rides", mode = "upsert", key = ["id"] }"#);
+    tidegate(&config, &["migrate", "--apply"]).ok();
+    let replay = ["dead-letters", "replay", "--all"];
+    tidegate(&config, &replay).ok().says(&["0 dead letters replayed"]);
+    for lat in [95, 2] {
+        world.produce([ride(1, lat)]);
+        world.drained(&config);
+    }
+    world.sql("ALTER TABLE rides DROP CONSTRAINT low").await;
+    tidegate(&config, &replay).fails(64, &["1 dead letter of", "an old record would replace a newer row", "--yes"]);
+    assert_eq!(world.number("SELECT lat::int8 FROM rides").await, 2, "nothing was replayed");
+    // With `newer_by`, the newer row stays without a question.
+    let newer = world.letters_config(r#"{ name = "rides", mode = "upsert", key = ["id"], newer_by = "at" }"#);
+    tidegate(&newer, &replay).ok().says(&["1 dead letter replayed"]);
+    assert_eq!(world.number("SELECT lat::int8 FROM rides").await, 2, "the newer row stays");
+    world.sql("ALTER TABLE rides ADD CONSTRAINT low CHECK (lat < 90)").await;
+    for lat in [96, 3] {
+        world.produce([ride(1, lat)]);
+        world.drained(&config);
+    }
+    world.sql("ALTER TABLE rides DROP CONSTRAINT low").await;
+    tidegate(&config, &["dead-letters", "replay", "--all", "--yes"]).ok().says(&["1 dead letter replayed (1 row)"]);
+    assert_eq!(world.number("SELECT lat::int8 FROM rides").await, 96, "as was asked for");
+}

@@ -168,7 +168,7 @@ async fn a_table_without_partitions_takes_the_replay_of_one_that_has_some_and_de
     world.produce([Record::new("{").key(key(9)).to(0)]);
     let rest = ["replay", "--from", "4", "--into", "again", "--json"];
     assert_eq!(tidegate(&config, &rest).ok().json()["dead_letters"], 1);
-    tidegate(&config, &["dead-letters", "replay", "--all"]).fails(70, &["1 dead letter failed again"]);
+    tidegate(&config, &["dead-letters", "replay", "--all", "--yes"]).fails(70, &["1 dead letter failed again"]);
 }
 
 fn tidegate_time(seconds: i64) -> String {

@@ -25,6 +25,7 @@ use tidegate_rows::mapping::Encoder;
 use super::{Filter, failed, matching};
 use crate::cli::progress::Progress;
 use crate::cli::rehearsal::boundless;
+use crate::cli::replay::safe::needs_order;
 use crate::cli::{Common, reach, show};
 use crate::config::{Config, Pipeline, table_name};
 use crate::error::FatalError;
@@ -52,6 +53,10 @@ pub(in crate::cli) struct Arguments {
     /// --topic, --since, --until and --older-than, and refused with any of them.
     #[arg(long)]
     all: bool,
+    /// Replay also into a table in mode upsert without newer_by, or with deletes. There an old record can replace or delete a row
+    /// that a later record wrote. Without this option such a replay is refused.
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -67,21 +72,27 @@ struct Report {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
-    let Arguments { common, filter, all } = arguments;
+    let Arguments { common, filter, all, yes } = arguments;
     filter.check(*all)?;
     let config = common.load()?;
-    let mut reports = Vec::new();
     let mut connection = super::open(&config).await?;
     let pipelines = common.pipelines(&config)?;
     let keys = super::keys(&mut connection, &pipelines).await?;
     filter.find_ids(&mut connection, &keys, &pipelines).await?;
+    let mut targets = Vec::new();
     for pipeline in pipelines {
         let keys = super::keys(&mut connection, &[pipeline]).await?;
         let none = keys.is_empty().then(|| pipeline.name.clone());
         for key in keys.into_iter().chain(none) {
-            let target = target(&mut connection, pipeline, &key, filter).await?;
-            reports.push(replay(&config, &target, &[key], filter).await?);
+            if !yes {
+                refuse_disorder(&mut connection, pipeline, &key, filter).await?;
+            }
+            targets.push((target(&mut connection, pipeline, &key, filter).await?, key));
         }
+    }
+    let mut reports = Vec::new();
+    for (target, key) in targets {
+        reports.push(replay(&config, &target, &[key], filter).await?);
     }
     let failed_again: u64 = reports.iter().map(|report| report.failed_again).sum();
     if common.json {
@@ -114,6 +125,33 @@ fn text(reports: &[Report]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// Returns how many dead letters of `key` the filter selects.
+async fn selected(connection: &mut PgConnection, key: &str, filter: &Filter) -> Result<u64, FatalError> {
+    let count = filter.bind(matching!("SELECT count(*) FROM tidegate.dead_letter", ""), &[key.to_owned()]);
+    let count: i64 = count.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(failed)?;
+    Ok(count.unsigned_abs())
+}
+
+/// Fails if the filter selects dead letters of `key`, and the mode of their table depends on the order of a key's records. Records
+/// that came later are in the table already.
+async fn refuse_disorder(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    key: &str,
+    filter: &Filter,
+) -> Result<(), FatalError> {
+    let Some(why) = needs_order(&pipeline.table.mode) else { return Ok(()) };
+    let count = selected(connection, key, filter).await?;
+    if count == 0 {
+        return Ok(());
+    }
+    Err(FatalError::Config(format!(
+        "{} of `{key}` can damage its table in mode upsert: {why}; nothing was replayed. Look at them with `tidegate dead-letters \
+         list` and `show`, and add --yes to replay them all the same",
+        show::counted(count, "dead letter", "dead letters")
+    )))
+}
+
 /// Returns the pipeline with the table that the dead letters of `key` were meant for. If `key` is a replay with
 /// `--into`, this is the table of that option. Fails if `key` is a forgotten replay and `filter` selects dead letters of it.
 async fn target(
@@ -133,9 +171,7 @@ async fn target(
         .and_then(|row| row.map(|row| row.try_get(0)).transpose())
         .map_err(failed)?;
     let Some(table) = known else {
-        let meant = filter.bind(matching!("SELECT count(*) FROM tidegate.dead_letter", ""), &[key.to_owned()]);
-        let meant: i64 = meant.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(failed)?;
-        return if meant == 0 {
+        return if selected(connection, key, filter).await? == 0 {
             Ok(pipeline)
         } else {
             Err(FatalError::Config(format!(

@@ -7,13 +7,7 @@ pub(in crate::cli) fn refuses(mode: &WriteMode, columns: &[Column]) -> Option<St
     match mode {
         WriteMode::Append => Some("mode append would write every row once more".to_owned()),
         WriteMode::InsertNew { .. } => None,
-        WriteMode::Upsert { deletes: true, .. } => {
-            Some("with `deletes` an old tombstone would delete a newer row".to_owned())
-        }
-        WriteMode::Upsert { newer_by: None, .. } => {
-            Some("without `newer_by` an old record would replace a newer row".to_owned())
-        }
-        WriteMode::Upsert { newer_by: Some(_), .. } => None,
+        WriteMode::Upsert { .. } => needs_order(mode).map(str::to_owned),
         WriteMode::Aggregate { .. } => columns.iter().find_map(|column| {
             let counts = match &column.aggregate.as_ref()?.function {
                 AggregateFunction::Sum | AggregateFunction::Count => true,
@@ -24,6 +18,20 @@ pub(in crate::cli) fn refuses(mode: &WriteMode, columns: &[Column]) -> Option<St
             };
             counts.then(|| format!("column `{}` is a sum or a count, and would include each record twice", column.name))
         }),
+    }
+}
+
+/// Returns why a record that is written after later records of its key could damage the table's content; `None` if the
+/// order doesn't matter.
+pub(in crate::cli) fn needs_order(mode: &WriteMode) -> Option<&'static str> {
+    match mode {
+        WriteMode::Upsert { deletes: true, .. } => Some(
+            "with `deletes` an old tombstone would delete a newer row, and an old record would restore a deleted row",
+        ),
+        WriteMode::Upsert { newer_by: None, .. } => Some("without `newer_by` an old record would replace a newer row"),
+        WriteMode::Upsert { .. } | WriteMode::Append | WriteMode::InsertNew { .. } | WriteMode::Aggregate { .. } => {
+            None
+        }
     }
 }
 
