@@ -1,10 +1,7 @@
 //! The syntax of names: pipelines, instances, topics, tables, columns, types, and paths into a record.
 
-use tidegate_rows::catalog::TableName;
+use tidegate_rows::catalog::{LONGEST_NAME, TableName};
 use tidegate_rows::copy::types::{self, TypeText};
-
-/// The longest name that Postgres doesn't truncate, in bytes.
-const LONGEST_IDENTIFIER: usize = 63;
 
 /// Type names that people write but that Postgres' catalog doesn't have.
 const TYPE_ALIASES: &[(&str, &str)] = &[("double", "float8"), ("string", "text")];
@@ -50,8 +47,8 @@ pub(super) fn identifier(name: &str) -> Result<(), String> {
     if name.is_empty() || name.contains('\0') {
         return Err(format!("{name:?} is not a name that Postgres accepts"));
     }
-    if name.len() > LONGEST_IDENTIFIER {
-        return Err(format!("{name:?} has {} bytes; Postgres cuts names after {LONGEST_IDENTIFIER}", name.len()));
+    if name.len() > LONGEST_NAME {
+        return Err(format!("{name:?} has {} bytes; Postgres cuts names after {LONGEST_NAME}", name.len()));
     }
     Ok(())
 }

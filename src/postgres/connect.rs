@@ -14,6 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Executor, Row};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::{Cause, WriteError};
+use tidegate_rows::catalog::{LONGEST_NAME, shortened};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -51,6 +52,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 pub struct Connector {
     config: Arc<Postgres>,
     application_name: Arc<str>,
+    pipeline: Arc<str>,
     learned: Arc<Learned>,
 }
 
@@ -79,9 +81,11 @@ impl Connector {
     /// the running pipelines. `None` is for the connections of the daemon itself, of commands and of stopped pipelines.
     pub fn new(config: Arc<Postgres>, pipeline: Option<&str>) -> Self {
         let name = pipeline.map_or_else(|| "tidegate".to_owned(), |pipeline| format!("tidegate {pipeline}"));
-        // The server truncates names at 63 bytes.
-        let name = name.get(..63).unwrap_or(&name);
-        Self { config, application_name: name.into(), learned: Arc::default() }
+        // The server would replace characters outside of ASCII, and truncate a long name. Then the name would match no session,
+        // or those of two pipelines.
+        let application_name = shortened(&name.escape_default().to_string(), LONGEST_NAME).into();
+        let pipeline = pipeline.unwrap_or("tidegate").into();
+        Self { config, application_name, pipeline, learned: Arc::default() }
     }
 
     /// Returns the `application_name` of every connection.
@@ -91,7 +95,7 @@ impl Connector {
 
     /// Returns the pipeline's name for log lines; `tidegate` if the connections belong to no pipeline.
     pub fn pipeline(&self) -> &str {
-        self.application_name.strip_prefix("tidegate ").unwrap_or(&self.application_name)
+        &self.pipeline
     }
 
     /// Returns the longest wait for an answer of Postgres.
@@ -336,4 +340,31 @@ fn secret_file(key: &str, path: &Path) -> Result<String, String> {
     let text =
         std::fs::read_to_string(path).map_err(|error| format!("can't read `{key}` {}: {error}", path.display()))?;
     Ok(text.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn each_pipeline_has_an_application_name_that_postgres_keeps() {
+        let toml = "[kafka]\nbootstrap_servers = \"127.0.0.1\"\n[postgres]\nurl = \"postgres://tidegate@127.0.0.1/t\"\n\
+                    [pipelines.rides]\ntopics = [\"t\"]\ntable = { name = \"rides\" }\n";
+        let config = Arc::new(Config::parse("test.toml", toml).expect("a configuration").postgres);
+        let application_name = |pipeline: &str| {
+            let connector = Connector::new(Arc::clone(&config), Some(pipeline));
+            assert_eq!(connector.pipeline(), pipeline, "log lines have the whole name");
+            connector.application_name().to_owned()
+        };
+        assert_eq!(application_name("rides"), "tidegate rides");
+        let long = "a-pipeline-of-one-fleet-whose-name-is-as-long-as-is-allowed-";
+        let names =
+            [format!("{long}in1"), format!("{long}in2"), "rides replay é".to_owned(), "rides replay è".to_owned()];
+        let names = names.map(|name| application_name(&name));
+        for (at, name) in names.iter().enumerate() {
+            assert!(name.len() <= 63 && name.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{name}");
+            assert!(!names[..at].contains(name), "{name} belongs to two pipelines");
+        }
+    }
 }

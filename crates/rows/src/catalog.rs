@@ -1,5 +1,24 @@
 //! The target table as Postgres describes it. Mappings are planned against it.
 
+/// The longest name in bytes that Postgres doesn't truncate: of a table, of a column or of an application.
+pub const LONGEST_NAME: usize = 63;
+
+/// Returns the name if it has at most `longest` bytes. A longer one is truncated and followed by a digest of the whole name, so
+/// that two names that differ at their end remain different. `longest` must be at least 9.
+pub fn shortened(name: &str, longest: usize) -> String {
+    if name.len() <= longest {
+        return name.to_owned();
+    }
+    // FNV-1a, 32 bits (Fowler, Noll, Vo).
+    let digest =
+        name.bytes().fold(0x811c_9dc5_u32, |digest, byte| (digest ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let mut end = longest - 9;
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}_{digest:08x}", &name[..end])
+}
+
 /// A table with its columns and unique indexes. The daemon's module `postgres::catalog` reads it from the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalog {

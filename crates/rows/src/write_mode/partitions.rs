@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use crate::catalog::{Catalog, CatalogColumn, TableName};
+use crate::catalog::{Catalog, CatalogColumn, LONGEST_NAME, TableName, shortened};
 use crate::spec::{IntervalUnit, PartitionBy};
 
 const HOUR: i64 = 3_600_000_000;
@@ -20,8 +20,6 @@ const LATE_INTERVALS: i64 = 400;
 /// The most partitions that are created at once for the rows of a batch. If the batch needs more partitions, these are created in
 /// further steps, and the batch is retried after each step.
 const NEEDED_AT_ONCE: usize = 64;
-/// The longest identifier that Postgres doesn't truncate, in bytes.
-const LONGEST_NAME: usize = 63;
 
 /// The time that a partition covers, in microseconds since 1970 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,8 +73,8 @@ impl Bounds {
     }
 }
 
-/// Returns the partition's name, such as `telemetry_p20260131`, in the schema of the table. If the table's name is too long, it
-/// is truncated and followed by a digest of the whole name, which keeps the partition's name distinct.
+/// Returns the partition's name, such as `telemetry_p20260131`, in the schema of the table. A table's
+/// name that is too long is [`shortened`].
 pub fn name(table: &TableName, by: &PartitionBy, bounds: &Bounds) -> TableName {
     let format = match by.interval.unit {
         IntervalUnit::Hour => "_p%Y%m%d%H",
@@ -85,27 +83,13 @@ pub fn name(table: &TableName, by: &PartitionBy, bounds: &Bounds) -> TableName {
     };
     let suffix =
         Timestamp::from_microsecond(bounds.from).map_or_else(|_| String::new(), |at| at.strftime(format).to_string());
-    TableName { schema: table.schema.clone(), name: prefix(&table.name, suffix.len()) + &suffix }
+    TableName { schema: table.schema.clone(), name: shortened(&table.name, LONGEST_NAME - suffix.len()) + &suffix }
 }
 
 /// Returns the name of the DEFAULT partition.
 pub fn default_name(table: &TableName) -> TableName {
     const SUFFIX: &str = "_default";
-    TableName { schema: table.schema.clone(), name: prefix(&table.name, SUFFIX.len()) + SUFFIX }
-}
-
-fn prefix(name: &str, room_for: usize) -> String {
-    if name.len() + room_for <= LONGEST_NAME {
-        return name.to_owned();
-    }
-    // FNV-1a, 32 bits (Fowler, Noll, Vo).
-    let digest =
-        name.bytes().fold(0x811c_9dc5_u32, |digest, byte| (digest ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let mut end = LONGEST_NAME - room_for - 9;
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}_{digest:08x}", &name[..end])
+    TableName { schema: table.schema.clone(), name: shortened(&table.name, LONGEST_NAME - SUFFIX.len()) + SUFFIX }
 }
 
 /// Returns the bounds of the partition that has this name; `None` if [`name`] gives this name to no partition.
