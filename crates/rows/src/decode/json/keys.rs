@@ -11,6 +11,8 @@ use crate::decode::Path;
 
 /// How many keys without a column are remembered per object.
 const LEARNED_KEYS: u16 = 256;
+/// No key without a column is added if a decoder has this many keys.
+const MOST_KEYS: usize = 16_384;
 /// Keys without a column aren't remembered if they are longer than this, in bytes.
 const LEARNED_KEY_LEN: usize = 64;
 /// How many bytes of a key one step compares.
@@ -96,7 +98,8 @@ impl Keys {
         if let Some(id) = self.nodes[usize::from(node)].keys.get(name) {
             return *id;
         }
-        let id = KeyId::try_from(self.keys.len()).expect("columns and learned keys are far fewer than 65 536");
+        let id = KeyId::try_from(self.keys.len())
+            .expect("learning stops at MOST_KEYS, and a table has at most 1600 columns");
         let text: Box<[u8]> = [b"\"", name, b"\":"].concat().into();
         let mut head = [0; HEAD];
         let mut mask = [0; HEAD];
@@ -155,7 +158,11 @@ impl Keys {
         let place = &self.nodes[usize::from(node)];
         let id = match place.keys.get(name) {
             Some(id) => *id,
-            None if place.learned < LEARNED_KEYS && name.len() <= LEARNED_KEY_LEN && is_plain(name) => {
+            None if place.learned < LEARNED_KEYS
+                && self.keys.len() < MOST_KEYS
+                && name.len() <= LEARNED_KEY_LEN
+                && is_plain(name) =>
+            {
                 self.nodes[usize::from(node)].learned += 1;
                 self.key_of(node, name)
             }

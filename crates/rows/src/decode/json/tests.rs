@@ -243,6 +243,21 @@ fn keys_that_never_come_back_do_not_pile_up() {
 }
 
 #[test]
+fn many_objects_with_many_unknown_keys_are_decoded() {
+    let objects = 0..300;
+    let paths: Vec<Path> = objects.clone().map(|n| vec![format!("o{n}"), "a".to_owned()]).collect();
+    let mut decoder = JsonDecoder::new(&paths, Leftovers::Ignore);
+    let unknown: String = (0..256).map(|n| format!("\"k{n}\":0,")).collect();
+    let members: Vec<_> = objects.map(|n| format!("\"o{n}\":{{{unknown}\"a\":{n}}}")).collect();
+    let text = format!("{{{}}}", members.join(","));
+    let mut fields = Fields::default();
+    for _ in 0..2 {
+        assert_eq!(decoder.object(text.as_bytes(), 0, &mut fields), Ok(()));
+        assert!((0..).zip(&fields.slots).all(|(n, slot)| slot.mantissa == n), "each object's own `a`");
+    }
+}
+
+#[test]
 fn an_arrays_elements_are_found_as_if_each_stood_alone() {
     let mut decoder = JsonDecoder::new(&paths(), Leftovers::Collect);
     let objects = [r#"{"a":1,"b":{"x":2}}"#, r#"{}"#, r#" {"z":[1,2],"a":"é"} "#, r#"{"a":null,"zz":3}"#];
