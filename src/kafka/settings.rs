@@ -118,7 +118,10 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Sett
     let fetch_wait = (pipeline.batch.max_age / FETCH_WAIT_SHARE).min(FETCH_WAIT_MAX);
     if fetch_wait >= FETCH_WAIT_MIN {
         set_default(&mut config, FETCH_MIN_BYTES_KEY, FETCH_MIN_BYTES.min(prefetch.fetch_partition_bytes).to_string());
-        set_default(&mut config, FETCH_WAIT_KEY, fetch_wait.as_millis().to_string());
+    }
+    if fetch_wait >= FETCH_WAIT_MIN || waits_for_bytes(&config) {
+        // The default of 500 ms would be longer than a short `max_age`.
+        set_default(&mut config, FETCH_WAIT_KEY, fetch_wait.as_millis().max(1).to_string());
     }
     if pipeline.group_protocol != GroupProtocol::Consumer {
         set_default(&mut config, "heartbeat.interval.ms", HEARTBEAT_MS.to_string());
@@ -151,10 +154,18 @@ pub fn assignor(protocol: GroupProtocol) -> Option<&'static str> {
 /// from a record's arrival in Kafka to its commit. The broker may wait for `fetch.wait.max.ms` before it sends the record,
 /// unless `fetch.min.bytes` is 1. So this wait is subtracted from `max_age`, but never more than half of `max_age`.
 pub fn batch_limits(config: &ClientConfig, batch: BatchLimits) -> BatchLimits {
-    let number = |key| config.get(key).and_then(|value| value.trim().parse::<u64>().ok());
-    let waits = number(FETCH_MIN_BYTES_KEY).is_some_and(|bytes| bytes > 1);
-    let wait = number(FETCH_WAIT_KEY).filter(|_| waits).map_or(Duration::ZERO, Duration::from_millis);
+    let wait = number(config, FETCH_WAIT_KEY).filter(|_| waits_for_bytes(config));
+    let wait = wait.map_or(Duration::ZERO, Duration::from_millis);
     BatchLimits { max_age: batch.max_age - wait.min(batch.max_age / 2), ..batch }
+}
+
+/// Returns whether the broker waits with a fetch until it has several bytes.
+fn waits_for_bytes(config: &ClientConfig) -> bool {
+    number(config, FETCH_MIN_BYTES_KEY).is_some_and(|bytes| bytes > 1)
+}
+
+fn number(config: &ClientConfig, key: &str) -> Option<u64> {
+    config.get(key)?.trim().parse().ok()
 }
 
 fn set_default(config: &mut ClientConfig, key: &str, value: String) {
@@ -277,6 +288,13 @@ mod tests {
     #[test]
     fn a_short_age_is_fetched_as_it_comes() {
         assert_eq!(fetch("40ms", ""), (None, None, 40));
+        let asked = "\"fetch.min.bytes\" = 5000";
+        assert_eq!(
+            fetch("40ms", asked),
+            (some("5000"), some("8"), 32),
+            "a wait that is asked for is a part of the age"
+        );
+        assert_eq!(fetch("1ms", asked), (some("5000"), some("1"), 0));
     }
 
     /// Returns `ssl.ca.location` for these properties and these variables.
