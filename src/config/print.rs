@@ -59,7 +59,7 @@ fn item(name: &str, value: &Value, kind: Option<Kind>) -> Item {
 /// Returns whether the value of a librdkafka property may be secret, judging by the property's name.
 pub(crate) fn may_be_secret(name: &str) -> bool {
     let is_path = name.ends_with("_file") || name.ends_with(".location");
-    let parts = ["password", "secret", "token", "jaas", "pem", "oauthbearer.config", "ssl.key"];
+    let parts = ["password", "passphrase", "secret", "token", "jaas", "pem", "oauthbearer.config", "ssl.key"];
     !is_path && parts.iter().any(|part| name.contains(part))
 }
 

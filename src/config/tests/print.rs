@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use crate::config::{Config, json_schema};
+use crate::config::{Config, json_schema, may_be_secret};
 
 const SECRETS: &str = r#"
 [kafka]
@@ -41,6 +41,27 @@ fn what_is_printed_is_what_was_set_without_its_secrets() {
         assert!(printed.contains(part), "no {part} in\n{printed}");
     }
     assert!(printed.parse::<toml_edit::DocumentMut>().is_ok(), "{printed}");
+}
+
+/// Only some builds of librdkafka accept each of these properties, so a configuration can't test them all.
+#[test]
+fn secrets_of_librdkafka_are_known_by_their_names() {
+    for secret in [
+        "sasl.oauthbearer.assertion.private.key.passphrase",
+        "sasl.oauthbearer.assertion.private.key.pem",
+        "sasl.oauthbearer.client.credentials.client.secret",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.config",
+        "sasl.password",
+        "ssl.key.password",
+        "ssl.key.pem",
+        "ssl.keystore.password",
+    ] {
+        assert!(may_be_secret(secret), "{secret}");
+    }
+    for shown in ["sasl.username", "ssl.key.location", "sasl.oauthbearer.assertion.private.key.file"] {
+        assert!(!may_be_secret(shown), "{shown}");
+    }
 }
 
 #[test]
