@@ -124,7 +124,6 @@ struct Common {
 }
 
 impl Common {
-    /// Loads the configuration and starts logging.
     fn load(&self) -> Result<Config, FatalError> {
         load_quietly(&self.files)
     }

@@ -53,7 +53,6 @@ struct Report {
     pipelines: Vec<PipelineReport>,
 }
 
-/// The Kafka part of a pipeline's report: cluster, consumer group and topics.
 #[derive(Debug, Serialize)]
 pub(super) struct KafkaReport {
     pub(super) bootstrap_servers: String,
@@ -63,7 +62,7 @@ pub(super) struct KafkaReport {
     pub(super) group_state: Option<String>,
     pub(super) group_members: usize,
     pub(super) topics: BTreeMap<String, TopicReport>,
-    /// The start and end of each log.
+    /// The first offset of each partition's log, and its end (exclusive). The ledger's positions are compared with them.
     #[serde(skip)]
     pub(super) logs: BTreeMap<TopicPartition, (Offset, Offset)>,
 }
@@ -164,7 +163,8 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments, prog
     report
 }
 
-/// Tries to write the newest records. Returns `None` if this isn't possible; the report then says why.
+/// Writes the newest records in transactions that are rolled back. Returns `None` if this isn't possible; the report then says
+/// why.
 async fn trial(
     config: &Config,
     pipeline: &Pipeline,
@@ -199,7 +199,6 @@ async fn trial(
     Ok(Some(sample))
 }
 
-/// The text of a warning: a trial on a temporary table leaves some checks out.
 const LESS_CHECKED: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
 
 /// Runs the guarded trial, if there is one, and then the direct trial; see [`Trials`]. If the direct trial isn't safe, or if its

@@ -1,5 +1,5 @@
-//! `tidegate run`: runs the daemon until a signal ends it. With `--until now`, the daemon also
-//! ends when the records that were in the topics at the start are written.
+//! `tidegate run`: runs the daemon until a signal ends it. With `--until now`, the daemon also ends when the records that were in
+//! the topics at the start are written.
 
 use std::time::Duration;
 

@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::error::FatalError;
 
-/// Prints a document as JSON, for programs.
 pub(super) fn json(document: &impl Serialize) -> Result<(), FatalError> {
     let text = serde_json::to_string_pretty(document);
     let text = text.map_err(FatalError::bug)?;
@@ -40,7 +39,6 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// Formats the table's lines, each after `indent`.
     pub(super) fn text(&self, indent: &str) -> String {
         let columns = self.rows.first().map_or(0, Vec::len);
         let cell = |row: &'_ Vec<String>, n: usize| row.get(n).cloned().unwrap_or_default();
@@ -103,7 +101,6 @@ pub(super) fn safe(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
-/// Formats bytes in hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _infallible = write!(text, "{byte:02x}");

@@ -36,7 +36,6 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
     Ok(())
 }
 
-/// Returns whether a daemon answers at this address.
 pub(super) fn is_daemon(listen: SocketAddr) -> bool {
     ask(reachable(listen), "/api/status").is_ok_and(|body| serde_json::from_str::<Status>(&body).is_ok())
 }

@@ -11,7 +11,6 @@ use crate::config::Config;
 /// opens further connections for a short time.
 const PER_PIPELINE: i64 = 2;
 
-/// Reports limits that are too low for the daemon's connections, and settings under which a COMMIT would wait for ever.
 pub(super) async fn check(
     connection: &mut PgConnection,
     config: &Config,

@@ -1,7 +1,6 @@
-//! Creates the missing table in a transaction that is rolled back. ROLLBACK doesn't undo `nextval`, nor what a function
-//! did outside the database. So a statement of `after_create` runs only if it can have no such effect and locks no
-//! other table. Postgres only parses the other statements: it looks up the names, types and functions of a query, and
-//! runs nothing.
+//! Creates the missing table in a transaction that is rolled back. ROLLBACK doesn't undo `nextval`, nor what a function did
+//! outside the database. So a statement of `after_create` runs only if it can have no such effect and locks no other table.
+//! Postgres only parses the other statements: it looks up the names, types and functions of a query, and runs nothing.
 
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{Executor, PgConnection, Row};
@@ -60,8 +59,7 @@ pub(super) async fn would_make(
     Ok(found.map(|found| (found, trial.join(";\n"))))
 }
 
-/// Runs the statements of `after_create` that are safe, and lets Postgres parse the others. Returns the statements that
-/// ran.
+/// Runs the statements of `after_create` that are safe, and lets Postgres parse the others. Returns the statements that ran.
 async fn after_create<'s>(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

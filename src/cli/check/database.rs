@@ -28,7 +28,6 @@ use crate::plan::{PlanSource, no_table};
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{catalog, partitions, routes};
 
-/// The Postgres part of a pipeline's report: the server, and whether the pipeline and its table exist there.
 #[derive(Debug, Serialize)]
 pub(super) struct PostgresReport {
     pub(super) version: String,
@@ -47,12 +46,13 @@ impl PostgresReport {
     }
 }
 
-/// The plans of a pipeline, and the SQL that creates the missing tables in a trial.
+/// The plans of a pipeline. `make_table` is the SQL that creates the missing tables in a trial, or `None` if no table is missing.
+/// `triggers` are the event triggers that this session runs and that may refuse the daemon's statements; `None` if there are
+/// none.
 #[derive(Debug)]
 pub(super) struct Plans {
     pub(super) source: PlanSource,
     pub(super) make_table: Option<String>,
-    /// The event triggers that the daemon's statements may fire.
     pub(super) triggers: Option<EventTriggers>,
 }
 
@@ -303,7 +303,7 @@ async fn server(
     Ok(())
 }
 
-/// Checks what COPY and the write mode require of an existing table.
+/// Checks the role's rights on an existing table, and reports properties of the table that affect the pipeline's writes.
 async fn table(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

@@ -1,9 +1,9 @@
-//! If the database has event triggers, tries the statements by which `run` creates and changes tables.
-//! An event trigger may refuse any of them, whatever rights the role has, so only running a statement
-//! shows whether Postgres accepts it. Each trial is rolled back.
+//! If the database has event triggers, tries the statements by which `run` creates and changes tables. An event trigger may
+//! refuse any of them, whatever rights the role has, so only running a statement shows whether Postgres accepts it. Each trial is
+//! rolled back.
 //!
-//! Without event triggers, this module tries nothing: the role's rights then show well enough whether a statement would
-//! succeed, and a trial would lock what it changes, though briefly.
+//! Without event triggers, this module tries nothing: the role's rights then show well enough whether a statement would succeed,
+//! and a trial would lock what it changes, though briefly.
 
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{Executor, PgConnection, Row};
@@ -29,12 +29,11 @@ pub(super) struct EventTriggers {
     count: usize,
 }
 
-/// The outcome of a statement that was tried.
 enum Tried {
     Accepted,
     Refused {
         why: String,
-        /// Whether Postgres refused to create a partition for a reason that concerns only this partition.
+        /// Whether the statement creates a partition, and Postgres refused it for a reason that concerns only this partition.
         of_one: bool,
     },
     /// The statement reached a limit of [`BRIEF`], most likely because another session holds a lock on what it changes.

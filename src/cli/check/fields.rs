@@ -14,7 +14,7 @@ use super::report::PipelineReport;
 use crate::config::{Pipeline, nearest};
 use crate::registry::CachedSchemas;
 
-/// If the share of rows that have a column's field is below this, `check` warns.
+/// If fewer than this share of the rows have a column's field, `check` warns.
 const FEW: f64 = 0.1;
 /// How many field names are kept for "did you mean". The limit keeps records with generated names from filling the memory.
 const SEEN_MAX: usize = 10_000;
@@ -31,10 +31,11 @@ pub(super) struct Share {
     /// Rows that were read. A record is one row, or several if its rows are lines or the elements of an array. Rows that only
     /// delete a row, or that the row filter leaves out, are not counted.
     pub(super) records: u64,
-    /// The part of the field's path that the registry's schemas lack, as a text for the report.
+    /// Says which part of the field's path the records' schemas lack. `None` if one of the schemas has the field.
     #[serde(skip)]
     lack: Option<String>,
-    /// If the records' schemas lack the field: the id of another version of these schemas that has it.
+    /// The id of another version of the records' schemas that has the field. `None` if no version has it, or if the records' own
+    /// schemas have it.
     #[serde(skip)]
     version: Option<SchemaId>,
 }
@@ -44,13 +45,11 @@ pub(super) struct Share {
 pub(super) struct Fields {
     /// The number of rows, counted as for the metric `tidegate_fields_missing_total`.
     rows: u64,
-    /// The columns that fields fill, each with the number of rows that have its field.
     shares: Vec<Share>,
-    /// The registry's schemas that the records name.
     schemas: SchemasMet,
     /// Why some other versions of the records' schemas could not be read. `None` if all were read, or if none was needed.
     unread: Option<String>,
-    /// The paths of the fields that JSON records have.
+    /// The paths of the fields that were seen in JSON records, such as `position.lat`, for "did you mean".
     seen: BTreeSet<String>,
     is_json: bool,
     in_payload: bool,
@@ -225,7 +224,6 @@ impl Fields {
     }
 }
 
-/// Returns the word for the counted rows: `records` or `rows`.
 pub(super) fn records(pipeline: &Pipeline) -> &'static str {
     let is_several = !pipeline.shape.rows.is_empty() || matches!(pipeline.decode, Decode::NdJson | Decode::Csv(_));
     if is_several { "rows" } else { "records" }

@@ -12,7 +12,7 @@ use crate::cli::status;
 /// Why a daemon can't listen at the address.
 #[derive(Clone, Debug)]
 pub(super) enum Finding {
-    /// No daemon can listen there: for example, the address isn't one of this machine, or another program has the port.
+    /// No daemon can listen at the address: for example, it isn't an address of this machine, or another program has the port.
     Fault(String),
     /// A daemon already listens at the address: probably the one whose configuration is checked.
     Warning(String),

@@ -16,7 +16,6 @@ use crate::config::{Config, Pipeline, defaults};
 use crate::error::FatalError;
 use crate::limits::Share;
 
-/// The results for one pipeline.
 #[derive(Debug, Serialize)]
 pub(super) struct PipelineReport {
     pub(super) pipeline: String,
@@ -30,7 +29,7 @@ pub(super) struct PipelineReport {
     pub(super) kafka: Option<KafkaReport>,
     pub(super) postgres: Option<PostgresReport>,
     pub(super) columns: Vec<PlannedColumn>,
-    /// The SQL that would create the missing tables.
+    /// The SQL with which the first start would create the missing tables.
     pub(super) ddl: Option<String>,
     pub(super) memory: Option<Memory>,
     pub(super) deadlines: BTreeMap<&'static str, String>,
@@ -49,7 +48,6 @@ pub(super) struct PipelineReport {
     pub(super) taken: Vec<TableName>,
 }
 
-/// One column of the plan.
 #[derive(Debug, Serialize)]
 pub(super) struct PlannedColumn {
     pub(super) column: String,
@@ -81,8 +79,8 @@ impl Memory {
     }
 }
 
-/// The deadlines of which each must be shorter than the next one. The
-/// report prints them in this order, before the other deadlines.
+/// The names of deadlines, each of which must be shorter than the next. The report prints them in this order, before the other
+/// deadlines.
 const DEADLINES: [&str; 5] = ["lock", "statement", "write", "drain", "max_poll_interval"];
 
 impl PipelineReport {
@@ -121,13 +119,11 @@ impl PipelineReport {
         }
     }
 
-    /// Adds to the faults the error of a step that couldn't be done.
     pub(super) fn fault(&mut self, error: &FatalError) {
         self.unreachable |= matches!(error, FatalError::Unavailable(_));
         self.faults.extend(error.to_string().lines().map(str::to_owned));
     }
 
-    /// Adds a missing right to the faults, with the statement that grants it.
     pub(super) fn lacks(&mut self, what: impl std::fmt::Display, statement: String) {
         self.faults.push(format!("{what}; run: {statement};"));
         if !self.grants.contains(&statement) {
@@ -158,7 +154,6 @@ impl PipelineReport {
             .collect();
     }
 
-    /// Formats the results for people.
     pub(super) fn text(&self) -> String {
         let mut text = format!("pipeline {} → {} ({})\n", self.pipeline, self.table, self.mode);
         if let Some(kafka) = &self.kafka {

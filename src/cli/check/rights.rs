@@ -193,7 +193,6 @@ async fn to_stage(
     Ok(())
 }
 
-/// Reports the missing rights on an existing table.
 pub(super) async fn on_table(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

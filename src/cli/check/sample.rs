@@ -40,7 +40,6 @@ use crate::status::lock;
 /// How many dead letters are shown one by one.
 const SHOWN: usize = 20;
 
-/// The results for the newest records.
 #[derive(Debug, Serialize)]
 pub(super) struct Sample {
     pub(super) records: u64,
@@ -49,11 +48,9 @@ pub(super) struct Sample {
     pub(super) deletes: u64,
     pub(super) dead_letters: u64,
     pub(super) reasons: BTreeMap<&'static str, u64>,
-    /// The first few dead letters.
     pub(super) letters: Vec<TrialDeadLetter>,
     /// Up to three of the rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
-    /// For each column, how many rows have its field.
     pub(super) fields: Vec<fields::Share>,
     /// The word by which the report's text calls what was counted: `records` or `rows`.
     #[serde(skip)]
@@ -112,24 +109,20 @@ impl Sample {
     }
 }
 
-/// The records of a trial: a range of offsets per partition.
 pub(in crate::cli) type Ranges = Vec<(TopicPartition, std::ops::Range<Offset>)>;
 
-/// The results of a trial of all records.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) sample: Sample,
     pub(super) fields: Fields,
 }
 
-/// The outcome of a trial.
 #[derive(Debug)]
 pub(super) enum Tried {
-    /// All records were tried.
     Done(Box<Done>),
     /// The trial was read-only, and Postgres refused a change. The text is Postgres's message.
     WouldChange(String),
-    /// Rows need these partitions, and the daemon would create those that are missing.
+    /// Rows need these partitions, not all of which exist. The daemon would create the missing ones.
     LacksPartition(Vec<Bounds>),
 }
 
@@ -290,11 +283,8 @@ fn newest(
     ranges
 }
 
-/// The counts that a trial makes while it encodes the records.
 struct Encoded {
-    /// The fields without a column.
     new_fields: NewFields,
-    /// How many rows are deletes.
     deletes: u64,
     fields: Fields,
 }

@@ -18,12 +18,12 @@ use tidegate_rows::spec::WriteMode;
 
 use crate::config::Pipeline;
 
-/// Keeps the trial's numbers apart from those that clients draw meanwhile: the distance between a sequence's next number and
-/// the first number of the trial. If that is more than half of the sequence's remaining numbers, or if the role can't read
-/// the sequence, the distance is half of the remaining numbers.
+/// How far the trial's numbers are ahead of a sequence's next number, so that they differ from the numbers that clients draw
+/// meanwhile. If that is more than half of the sequence's remaining numbers, or if the role can't read the sequence, the trial's
+/// numbers are ahead by half of the remaining numbers.
 const AHEAD: i128 = 1_000_000;
 
-/// The stand-ins of one trial.
+/// The stand-ins of one trial. [`Trials::add`] fills the setup, and [`super::sample::try_records`] runs the trial.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Setup {
     /// Statements that create the stand-ins. Each transaction of the trial begins with them.
@@ -42,11 +42,11 @@ pub(super) struct Setup {
 /// The possible trials of a pipeline's tables, in the order in which they are tried.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
-    /// The trial that runs triggers and functions on temporary tables in a read-only transaction, where they can't
-    /// change anything. `None` if [`Self::suspects`] is empty, or if such a trial isn't possible.
+    /// The trial that runs triggers and functions on temporary tables in a read-only transaction, where they can't change
+    /// anything. `None` if [`Self::suspects`] is empty, or if such a trial isn't possible.
     pub(super) guarded: Option<Setup>,
-    /// The trial that writes to the tables themselves. If a default draws
-    /// from a sequence, this trial writes through a view of the table.
+    /// The trial that writes to the tables themselves. If a default draws from a sequence, this trial writes through a view of
+    /// the table.
     pub(super) direct: Setup,
     /// The trial that writes to temporary tables, runs no trigger, and calls no function that may change anything.
     pub(super) bare: Setup,
@@ -56,7 +56,7 @@ pub(super) struct Trials {
     /// can't be tried on an empty temporary table first. `None` if nothing is suspect, or if the outcome of the guarded trial
     /// decides whether the direct trial runs. If there is a reason, [`Self::guarded`] may be set or not.
     pub(super) untriable: Option<String>,
-    /// Sequences that have no number left, with the columns that draw from them.
+    /// Texts about sequences that have no number left, though rows need one, because no field fills the sequence's column.
     pub(super) exhausted: Vec<String>,
 }
 
@@ -144,17 +144,15 @@ impl Trials {
 /// The beginning of a call that draws from a temporary sequence.
 const OURS: &str = "nextval('pg_temp.";
 
-/// A table, with the columns whose defaults may be replaced.
+/// A table of the pipeline, with the parts of its stand-ins. `planned` is the table's oid in the plan. `numbers` are statements
+/// that create the temporary sequences, and `restarts` are statements that set these to the next numbers of the table's own
+/// sequences. `drawing` are the columns whose defaults draw from the temporary sequences.
 struct StandIn<'a> {
     found: &'a Catalog,
-    /// The oid of the table in the plan.
     planned: u32,
     columns: Vec<Column>,
-    /// Statements that create the temporary sequences.
     numbers: Vec<String>,
-    /// Statements that set the temporary sequences to the next numbers of the table's own sequences.
     restarts: Vec<String>,
-    /// The columns whose defaults draw from the temporary sequences.
     drawing: Vec<String>,
 }
 
@@ -228,23 +226,23 @@ impl StandIn<'_> {
     }
 }
 
-/// A column, and its default for rows without a value for it.
+/// A column of the table. `expression` is its default, or the expression of a generated column (STORED or VIRTUAL). `functions`
+/// are those that the default calls and that may have side effects. `suspect` says whether the default may make a change that
+/// ROLLBACK doesn't undo.
 struct Column {
     name: String,
     type_text: String,
     not_null: bool,
-    /// Whether this is a generated column (STORED or VIRTUAL), computed from [`Self::expression`].
     generated: bool,
     stored: bool,
-    /// The default, or the expression of a generated column.
     expression: Option<String>,
-    /// Functions that the default calls and that may have side effects.
     functions: Vec<String>,
     suspect: bool,
 }
 
 impl Column {
-    /// In the default, replaces the draw from `sequence` with a draw from its temporary copy.
+    /// Replaces the draw from `sequence` in the default with a draw from the sequence's temporary copy. The default of an
+    /// identity column, which has none, becomes such a draw.
     fn draw(&mut self, sequence: &Sequence) {
         let ours = format!("{OURS}{}'::regclass)", sequence.twin_name());
         self.expression = Some(match self.expression.take() {
@@ -273,7 +271,6 @@ impl Column {
     }
 }
 
-/// A sequence that a default draws from.
 struct Sequence {
     column: String,
     oid: i64,
@@ -423,7 +420,7 @@ async fn checks(connection: &mut PgConnection, found: &Catalog) -> Result<Vec<St
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// Which tables a trigger can be tried on.
+/// On which tables a trigger can be tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
     /// The trigger can run on a temporary table of the trial.
@@ -436,10 +433,10 @@ enum Reach {
     Nowhere,
 }
 
-/// A trigger or a rule that may have side effects.
+/// A trigger or a rule that may have side effects. `create` is the SQL that creates the trigger on the trial's temporary table.
+/// It is not used if `reach` is [`Reach::Nowhere`], as for all rules.
 struct Trigger {
     title: String,
-    /// The statement that creates the trigger on the temporary table.
     create: String,
     reach: Reach,
 }
