@@ -78,7 +78,6 @@ macro_rules! matching {
 use matching;
 
 impl Filter {
-    /// Returns whether the filter selects all dead letters.
     fn is_everything(&self) -> bool {
         let Self { ids, reason, topic, since, until, older_than } = self;
         ids.is_empty()
@@ -101,8 +100,8 @@ impl Filter {
         ))
     }
 
-    /// Fails if a dead letter of `--id` doesn't exist or belongs to another pipeline.
-    /// `keys` are those of `pipelines`.
+    /// Fails if a dead letter of `--id` doesn't exist or belongs to another pipeline. `keys` are the keys of `pipelines`, from
+    /// [`keys`].
     async fn find_ids(
         &self,
         connection: &mut PgConnection,

@@ -29,7 +29,6 @@ struct PipelineLag {
     /// Kafka's partitions whose lag is unknown: new ones, which have no ledger row until an instance claims them, and those whose
     /// log end Kafka doesn't report.
     not_in_ledger: Vec<String>,
-    /// Topics of the configuration that Kafka doesn't have.
     missing_topics: Vec<String>,
     partitions: Vec<Line>,
 }
@@ -43,15 +42,14 @@ struct Line {
     low: i64,
     lag_records: u64,
     lag_seconds: f64,
-    /// `null` if unknown or infinite
+    /// `null` if unknown or infinite. `retention_unlimited` says which.
     retention_headroom_seconds: Option<f64>,
     retention_unlimited: bool,
     owner: Option<String>,
     epoch: i64,
     /// Seconds since records were last committed; `null` if no commit is known.
     last_commit_seconds: Option<f64>,
-    /// The log-loss condition of the partition, if there is one: for example, the ledger's position is no longer in the
-    /// log.
+    /// The log-loss condition of the partition, if there is one: for example, the ledger's position is no longer in the log.
     condition: Option<Condition>,
 }
 

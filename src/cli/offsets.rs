@@ -36,7 +36,6 @@ struct Positions {
     partitions: Vec<Position>,
 }
 
-/// A partition's row in the ledger.
 #[derive(Serialize)]
 struct Position {
     topic: String,

@@ -30,13 +30,11 @@ pub(super) async fn run(command: &Command) -> Result<(), FatalError> {
     }
 }
 
-/// A registered pipeline or replay.
 struct Registered {
     name: String,
     group: String,
     target: String,
-    /// Whether the registered table still exists. If records name their tables: whether at least one of these tables
-    /// exists.
+    /// Whether the registered table still exists. If records name their tables: whether at least one of these tables exists.
     table_exists: bool,
     topics: Vec<String>,
     registered_ms: i64,
@@ -46,7 +44,7 @@ struct Registered {
     dead_letters: i64,
 }
 
-/// Reads the registrations, sorted by name.
+/// Reads the registrations, sorted by name. Returns none if the database doesn't have the tables of schema `tidegate`.
 async fn registrations(connection: &mut PgConnection) -> Result<Vec<Registered>, FatalError> {
     let failed = |error| reach::failed("can't read the pipelines in schema `tidegate`", error);
     if !reach::has_ledger(connection).await.map_err(failed)? {

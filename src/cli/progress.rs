@@ -22,14 +22,12 @@ const CLEAR: &str = "\r\x1b[K";
 /// Shows a command's progress until this value is dropped.
 pub(super) struct Progress {
     state: Arc<State>,
-    /// The task that shows the progress. It ends when this handle is dropped.
     drawing: JoinSet<()>,
     terminal: bool,
 }
 
 struct State {
     command: &'static str,
-    /// The current step of the command.
     doing: Mutex<String>,
     done: AtomicU64,
     /// The total number of records; 0 if unknown.
@@ -37,7 +35,6 @@ struct State {
 }
 
 impl Progress {
-    /// Starts to show the progress of a command with this name.
     pub(super) fn start(command: &'static str) -> Self {
         let terminal = std::io::stderr().is_terminal();
         Self::draw(command, terminal, std::io::stderr())
@@ -64,7 +61,6 @@ impl Progress {
         Self { state, drawing, terminal }
     }
 
-    /// Sets the current step.
     pub(super) fn doing(&self, what: impl Into<String>) {
         *lock(&self.state.doing) = what.into();
     }
@@ -78,12 +74,10 @@ impl Progress {
         self.doing(what);
     }
 
-    /// Sets the total number of records.
     pub(super) fn expect(&self, records: u64) {
         self.state.total.store(records, Ordering::Relaxed);
     }
 
-    /// Adds to the number of finished records.
     pub(super) fn add(&self, records: u64) {
         self.state.done.fetch_add(records, Ordering::Relaxed);
     }

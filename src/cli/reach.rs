@@ -20,7 +20,6 @@ use crate::postgres::error;
 use crate::postgres::remedy;
 use crate::postgres::schema::{self, MigrationError};
 
-/// Runs a command to its end, and returns its result.
 pub(super) fn block_on(command: impl Future<Output = Result<(), FatalError>>) -> Result<(), FatalError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| FatalError::Stopped(format!("can't start: {error}")))?;
@@ -53,7 +52,6 @@ pub(super) fn failed(what: &str, error: sqlx::Error) -> FatalError {
     failed_with(what, error, "")
 }
 
-/// Returns the error of a failed statement, with a remedy at its end.
 pub(super) fn failed_with(what: &str, error: sqlx::Error, remedy: &str) -> FatalError {
     let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
     fatal(&error, format!("{what}: {error}{remedy}"))
@@ -70,12 +68,10 @@ pub(super) fn fatal(error: &WriteError, text: String) -> FatalError {
     }
 }
 
-/// Brings the tables of schema `tidegate` up to date.
 pub(super) async fn migrate(connector: &Connector) -> Result<(), FatalError> {
     schema::migrate_and_close(open(connector).await?).await.map_err(|error| not_migrated(&error))
 }
 
-/// Returns the error of a command that could not bring the tables of schema `tidegate` up to date.
 pub(super) fn not_migrated(error: &MigrationError) -> FatalError {
     match error {
         MigrationError::Postgres { cause, .. } => fatal(cause, error.to_string()),
@@ -83,7 +79,6 @@ pub(super) fn not_migrated(error: &MigrationError) -> FatalError {
     }
 }
 
-/// Returns the error of a command that can't make a plan. A plan says how records become rows of the table.
 pub(super) fn unplanned(error: ReplanError) -> FatalError {
     match error {
         ReplanError::Unplannable(why) => FatalError::Config(why),
@@ -91,7 +86,6 @@ pub(super) fn unplanned(error: ReplanError) -> FatalError {
     }
 }
 
-/// Makes the client for requests about a pipeline's topics.
 pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObserver, FatalError> {
     let health = KafkaHealth::of_command(&config.kafka.bootstrap_servers, &pipeline.group);
     let of = settings::observer(&config.kafka, pipeline);
@@ -165,8 +159,7 @@ impl<'a> Started<'a> {
         if pipelines.is_empty() { Err(FatalError::Config(others.join("\n"))) } else { Ok(Self { pipelines, others }) }
     }
 
-    /// Returns the command's result. It is an error if the command found `faults`, or if a selected pipeline was never
-    /// started.
+    /// Returns the command's result. It is an error if the command found `faults`, or if a selected pipeline was never started.
     pub(super) fn result(self, faults: Vec<String>) -> Result<(), FatalError> {
         let is_sound = faults.is_empty();
         let text = faults.into_iter().chain(self.others).collect::<Vec<_>>().join("\n");
@@ -178,7 +171,6 @@ impl<'a> Started<'a> {
     }
 }
 
-/// Returns whether the pipeline has been started on this database.
 pub(super) async fn is_registered(connection: &mut PgConnection, pipeline: &str) -> Result<bool, FatalError> {
     let known = async {
         if !has_ledger(connection).await? {

@@ -31,7 +31,6 @@ pub(super) struct TrialDeadLetter {
     pub(super) detail: String,
 }
 
-/// The results of a rehearsal.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) reasons: BTreeMap<&'static str, u64>,
@@ -44,18 +43,16 @@ pub(super) struct Findings {
     pub(super) without_partition: Vec<Bounds>,
 }
 
-/// Returns limits that no share of dead letters exceeds. A person sees the command's result, so
-/// dead letters needn't stop the command.
+/// Returns limits that no share of dead letters exceeds. A person sees the command's result, so dead letters needn't stop the
+/// command.
 pub(super) fn boundless() -> DeadLetterLimits {
     DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
 }
 
-/// A store that rolls back when the daemon would commit.
 #[derive(Debug)]
 pub(super) struct Rehearsal {
     inner: PgStore,
     make: Option<String>,
-    /// SQL that runs before the rows of [`Findings::rows`] are read; see [`Self::showing_after`].
     before_shown: String,
     guarded: bool,
     findings: Arc<Mutex<Findings>>,
@@ -197,7 +194,7 @@ impl Transaction for Rehearsal {
 }
 
 impl Ledger for Rehearsal {
-    /// Never needed: nothing is in doubt, because every transaction is rolled back.
+    /// Returns each span as not written, because [`Rehearsal`] rolls back every transaction.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         let again =
             |span: &Span| LedgerRow::Found { claim: Some(span.claim.id), epoch: span.claim.epoch, next: span.from };

@@ -92,7 +92,6 @@ struct Report {
     findings: Vec<String>,
     /// The statement that `create = true` would run; `null` if the table exists.
     ddl: Option<String>,
-    /// The proposed configuration.
     toml: String,
 }
 
@@ -186,7 +185,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     show::print(&format!("{toml}\n{}", end.trim_end()))
 }
 
-/// Whether the table exists.
+/// The answer to whether the table exists.
 enum Asked {
     /// No database is configured, or the one of `--config` can't be reached.
     No,
@@ -211,7 +210,6 @@ impl Asked {
     }
 }
 
-/// Reads the table's columns from the database, if one is configured.
 async fn existing_table(arguments: &Arguments, config: &Config, table: &str) -> Result<Asked, FatalError> {
     if arguments.postgres_url.is_none() && arguments.config.is_empty() {
         return Ok(Asked::No);
@@ -223,7 +221,6 @@ async fn existing_table(arguments: &Arguments, config: &Config, table: &str) -> 
     Ok(found.map_or(Asked::Missing, |found| Asked::Exists(Box::new(found))))
 }
 
-/// Returns the error for a sample that allows no proposal.
 fn without_fields(arguments: &Arguments, sample: &Sample, table: &str, catalog: Option<&Catalog>) -> FatalError {
     if let (Some(catalog), Some(of_new)) = (catalog, sample.propose(None)) {
         let fields: Vec<_> = of_new.columns.iter().take(10).map(|column| path_text(&column.path)).collect();
@@ -265,12 +262,11 @@ impl Column {
 /// The remedy for a secret that the proposal leaves out.
 const FILES: &str = "Write it to a file and name that in a key that ends with `_file`; docs/connections.md lists them.";
 
-/// The part of a configuration that comes before the pipelines.
+/// The part of a configuration that comes before the pipelines. `whole` has the secrets, and is parsed for our own connections.
+/// `shown` leaves them out, and is printed with the proposal.
 #[derive(Default)]
 struct Head {
-    /// The text with its secrets, for our own connections.
     whole: String,
-    /// The text without secrets, for the proposal.
     shown: String,
 }
 
@@ -367,7 +363,6 @@ fn connections(config: &Config, head: &str) -> String {
     }
 }
 
-/// Returns the ranges of the topic's newest records.
 async fn ranges(config: &Config, pipeline: &Pipeline, topic: &str, records: u32) -> Result<Ranges, FatalError> {
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;
@@ -406,12 +401,10 @@ async fn look(config: &Config, pipeline: &Pipeline, topic: &str, ranges: Ranges)
     read.map_err(FatalError::Unavailable)
 }
 
-/// Makes a pipeline's name from a topic's name: replaces dots by underscores, and cuts the name to 63 characters.
 fn pipeline_name(topic: &str) -> String {
     topic.chars().take(63).map(|c| if c == '.' { '_' } else { c }).collect()
 }
 
-/// Formats a table's name as the configuration reads it.
 fn quote_table(name: &str) -> String {
     if name.contains('-') { format!("\"{name}\"") } else { name.to_owned() }
 }

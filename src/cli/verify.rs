@@ -58,7 +58,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     started.result(reports.iter().flat_map(PipelineReport::faults).collect())
 }
 
-/// A partition's row in the ledger.
+/// A partition's row in the ledger. `first` is the offset at which the pipeline began, or `None` if an older version wrote the
+/// row. `last` identifies the newest committed record, or is `None` if the row has none.
 struct Position {
     source: TopicPartition,
     next: Offset,

@@ -152,8 +152,8 @@ async fn refuse_disorder(
     )))
 }
 
-/// Returns the pipeline with the table that the dead letters of `key` were meant for. If `key` is a replay with
-/// `--into`, this is the table of that option. Fails if `key` is a forgotten replay and `filter` selects dead letters of it.
+/// Returns the pipeline with the table that the dead letters of `key` were meant for. If `key` is a replay with `--into`, this is
+/// the table of that option. Fails if `key` is a forgotten replay and `filter` selects dead letters of it.
 async fn target(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -188,8 +188,8 @@ async fn target(
     Ok(pipeline)
 }
 
-/// Replays the dead letters that are stored under `key`, the name of a pipeline or of one of its replays. Writes
-/// their rows to the table of `pipeline`.
+/// Replays the dead letters that are stored under `key`, the name of a pipeline or of one of its replays. Writes their rows to
+/// the table of `pipeline`.
 async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &Filter) -> Result<Report, FatalError> {
     let connector = reach::connector(config);
     let mut connection = super::open(config).await?;
@@ -356,8 +356,7 @@ impl ReplayStore {
     }
 }
 
-/// Returns the error that ends the command if another command has taken the dead letters. The user must run the command
-/// again.
+/// Returns the error that ends the command if another command has taken the dead letters. The user must run the command again.
 fn taken(what: &str) -> WriteError {
     let what =
         format!("{what} by another command meanwhile; nothing of this transaction was written: run the command again");

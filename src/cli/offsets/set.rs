@@ -38,7 +38,6 @@ pub(in crate::cli) struct Arguments {
     yes: bool,
 }
 
-/// One position that changes.
 #[derive(Debug, Serialize)]
 struct Move {
     topic: String,
@@ -77,7 +76,6 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     show::print(&text(pipeline, &moved))
 }
 
-/// The new position of a partition, and the range of its log.
 struct Target {
     source: TopicPartition,
     to: Offset,

@@ -23,7 +23,6 @@ struct Line {
     name: String,
     /// Whether the configuration has a pipeline of this name. Always false for a replay, which has a name of another form.
     configured: bool,
-    /// Whether the pipeline is registered in the database.
     registered: bool,
     /// The number of Postgres connections by which instances run the pipeline now. Always 0 for a replay.
     connections: usize,
@@ -89,7 +88,6 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     show::print(&text(&lines))
 }
 
-/// Returns the instances on which the pipeline has stopped, each with the reason.
 async fn stopped(connection: &mut PgConnection, name: &str) -> Result<BTreeMap<String, String>, FatalError> {
     let instances = reach::instances(connection, name).await?.into_iter();
     Ok(instances.filter_map(|instance| Some((instance.id, instance.stopped?))).collect())

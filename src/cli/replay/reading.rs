@@ -19,7 +19,6 @@ use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings;
 use crate::plan::{Planned, rejected_record};
 
-/// The part of a replay that reads from Kafka and sends batches to the writer.
 pub(super) struct Reading {
     reader: Reader,
     planned: Arc<Planned>,

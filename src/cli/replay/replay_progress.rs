@@ -16,24 +16,22 @@ use crate::postgres::connect::Connector;
 
 /// The name that the ledger shows as the owner of a replay's partitions.
 const OWNER: &str = "tidegate replay";
-/// How many times a claim is tried while another session, for example that of a killed run, still
-/// has rows locked. The constant below is the pause after each try.
+/// How many times a claim is tried while another session, for example that of a killed run, still has rows locked.
+/// [`CLAIM_PAUSE`] is the pause after each try.
 const CLAIM_TRIES: u32 = 20;
 const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 
-/// The range to read from one partition.
+/// The range to read from one partition: the offsets from `first` up to `end`, exclusive. The records before `next` have been
+/// written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OffsetRange {
     pub(super) source: TopicPartition,
-    /// The offset where the replay begins.
     pub(super) first: Offset,
-    /// The offset up to which records have been written, exclusive.
     pub(super) next: Offset,
-    /// The end of the range, exclusive.
     pub(super) end: Offset,
 }
 
-/// A range that this run has claimed.
+/// A range that this run has claimed. The offsets from `next` up to `end`, exclusive, are left to read.
 #[derive(Clone, Debug)]
 pub(super) struct Open {
     pub(super) source: TopicPartition,
@@ -166,8 +164,8 @@ impl ReplayProgress {
         )))
     }
 
-    /// Advances the claimed ranges to their ends after all records are written, since the last offsets of a range may
-    /// have no record. Fails if another run has claimed a range meanwhile.
+    /// Advances the claimed ranges to their ends after all records are written, since the last offsets of a range may have no
+    /// record. Fails if another run has claimed a range meanwhile.
     pub(super) async fn end(&self, connection: &mut PgConnection, claims: &[ClaimId]) -> Result<(), FatalError> {
         let done = sqlx::query(
             "UPDATE tidegate.ledger SET next_offset = end_offset, updated_at = now()

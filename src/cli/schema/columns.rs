@@ -12,7 +12,6 @@ const SPREAD_MAX: usize = 16;
 /// more fields is meaningful by itself, and would be lost if its array were empty.
 const BESIDE_MAX: usize = 6;
 
-/// A column of the proposal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Proposed {
     pub(super) name: String,
@@ -24,16 +23,15 @@ pub(super) struct Proposed {
     pub(super) rows: u64,
 }
 
-/// The columns of a sample.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
     pub(super) columns: Vec<Proposed>,
-    /// Whether some field has no column of its own.
+    /// Whether some field has no column of its own, for example because it was always null.
     pub(super) incomplete: bool,
     /// The paths of the nested arrays that lead to the rows, outermost first; empty if a record is one row. The path of an inner
     /// array begins at an element of the array around it. The elements of the last array are the rows.
     pub(super) levels: Vec<Vec<String>>,
-    /// The fields for which an existing table has no column.
+    /// The fields for which an existing table has no column. Empty if the table is new.
     pub(super) unmapped: Vec<Vec<String>>,
 }
 
@@ -60,8 +58,8 @@ impl Columns {
         }
     }
 
-    /// Adds the members of an object. Leaves out the array whose elements are the rows. If a member is an object that
-    /// contains this array, adds that object's other members instead.
+    /// Adds the members of an object. Leaves out the array whose elements are the rows. If a member is an object that contains
+    /// this array, adds that object's other members instead.
     fn members(&mut self, level: &Level<'_>, path: &mut Vec<String>, node: &Node, array: &[String]) {
         for (name, member) in &node.members {
             path.push(name.clone());

@@ -1,5 +1,4 @@
-//! Compares a sample with a table that exists: which field fills which column, and which fields and columns are left
-//! over. Pure.
+//! Compares a sample with a table that exists: which field fills which column, and which fields and columns are left over. Pure.
 
 use tidegate_rows::catalog::{Catalog, CatalogColumn, UniqueIndex, quote_identifier};
 
@@ -172,7 +171,6 @@ impl Candidate<'_> {
     }
 }
 
-/// Returns a name's letters and digits, in lower case.
 fn folded(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }

@@ -17,7 +17,6 @@ const DELETED: &str = "__deleted";
 /// The name of the column that gets the records' key, if no field contains the key.
 pub(super) const KEY_COLUMN: &str = "kafka_key";
 
-/// A sample of records.
 #[derive(Debug, Default)]
 pub(super) struct Sample {
     pub(super) records: u64,
@@ -32,7 +31,6 @@ pub(super) struct Sample {
 #[derive(Debug, Default)]
 struct Rows {
     records: u64,
-    /// The fields that occur in these rows.
     root: Node,
 }
 
@@ -50,19 +48,17 @@ pub(super) struct Proposal {
     /// The type of the column that stores the record's key; `None` if no such column is proposed.
     pub(super) key_column: Option<Typed>,
     pub(super) mode: Mode,
-    /// The fields for which an existing table has no column.
+    /// The fields for which an existing table has no column. Empty if the table is new.
     pub(super) unmapped: Vec<Vec<String>>,
 }
 
-/// How rows are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Each record adds rows.
     Append,
     /// Each record writes the row of its key. The row is deleted by a record without a value, by a delete of Debezium, and by a
     /// record whose field `delete_where` is the text `true`.
     Upsert {
-        /// The columns of the table's key. If empty, the table's key is the column for the record's key.
+        /// The columns of the table's key. If empty, the column for the record's key is the table's key.
         key: Vec<String>,
         /// The field that marks records that delete a row.
         delete_where: Option<&'static str>,

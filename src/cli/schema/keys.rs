@@ -11,13 +11,12 @@ use super::columns::Proposed;
 use super::shape;
 use super::values::{Seen, Typed};
 
-/// The keys of a sample.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     records: u64,
     absent: u64,
-    /// The number of keys that are objects. `fields` has the names of their fields, and is empty
-    /// if the keys don't all have the same fields in the same order.
+    /// The number of keys that are objects. `fields` has the names of their fields, and is empty if the keys don't all have the
+    /// same fields in the same order.
     objects: u64,
     fields: Option<Vec<String>>,
     /// Keys that are texts, or JSON scalars.
@@ -36,13 +35,12 @@ pub(super) struct Keys {
     alike: Option<Vec<String>>,
 }
 
-/// Counts of the keys that have the same length and aren't text.
+/// Counts of the keys that have the same length and aren't text. `integers`, `floats` and `uuids` count the keys that have a
+/// plausible value if they are read as a whole number, as a float or as a UUID.
 #[derive(Debug, Default)]
 struct Binary {
     count: u64,
-    /// How many keys have a plausible value if they are read as a whole number.
     integers: u64,
-    /// How many keys have a plausible value if they are read as a float.
     floats: u64,
     uuids: u64,
 }
@@ -50,7 +48,7 @@ struct Binary {
 /// The columns and the format that suit a topic's keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KeyPlan {
-    /// The columns that identify a row.
+    /// The columns that identify a row: those of fields in the values that contain the key. Empty if no such columns exist.
     pub(super) names: Vec<String>,
     /// The type of a column for the key. `None` if columns that are filled from the values contain the key already, or if no
     /// record has a key.

@@ -84,9 +84,9 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// Returns a name for a field's column: `position_lat` for `position.lat`, `ctid_` for `ctid`. The name has no NUL,
-/// and is cut to the length that Postgres keeps. Underscores are added until Postgres allows the name and no other
-/// column has it. `None` for an empty name.
+/// Returns a name for a field's column: `position_lat` for `position.lat`, `ctid_` for `ctid`. The name has no NUL, and is cut to
+/// the length that Postgres keeps. Underscores are added until Postgres allows the name and no other column has it. `None` for an
+/// empty name.
 pub(super) fn column(path: &[String], is_taken: impl Fn(&str) -> bool) -> Option<String> {
     let joined: String = path.join("_").chars().filter(|c| *c != '\0').collect();
     if joined.is_empty() {

@@ -12,17 +12,17 @@ use crate::cli::show;
 /// The column for fields that have no column of their own.
 pub(super) const EXTRA: &str = "extra";
 
-/// Finds names for a proposal's columns that no field fills, such as the column for the record's offset.
+/// Finds names for a proposal's columns that no field fills, such as the column for the record's offset. `table` is `None` if the
+/// table doesn't exist yet.
 struct Others<'a> {
     columns: &'a [Proposed],
-    /// The table, if it exists.
     table: Option<&'a Catalog>,
 }
 
 impl Others<'_> {
-    /// Returns the name of a column that no field fills. In a new table, it is `wanted`, with underscores
-    /// added until no field's column has this name. In an existing table, it is `wanted` itself; `None`
-    /// if the table has no such column, if the column is generated, or if a field fills it.
+    /// Returns the name of a column that no field fills. In a new table, it is `wanted`, with underscores added until no field's
+    /// column has this name. In an existing table, it is `wanted` itself; `None` if the table has no such column, if the column
+    /// is generated, or if a field fills it.
     fn name(&self, wanted: &str) -> Option<String> {
         match self.table {
             Some(table) => existing::has_free(table, self.columns, wanted).then(|| wanted.to_owned()),
@@ -95,7 +95,7 @@ pub(super) fn block(
     text
 }
 
-/// Returns the setting for fields without a column.
+/// Returns the setting `unknown_fields` of the proposal: which column keeps the fields that have no column of their own.
 fn unknown_fields(proposal: &Proposal, others: &Others<'_>) -> String {
     let rest = if proposal.complete {
         "Fields that appear later"
@@ -133,7 +133,6 @@ fn head(topic: &str, proposal: &Proposal, sample: &Sample) -> String {
     text + ".\n"
 }
 
-/// Returns the settings of `decode`.
 fn decode(proposal: &Proposal) -> String {
     let mut text = proposal.shape.decode().to_owned();
     if let Some(format) = proposal.key_format {

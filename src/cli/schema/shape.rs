@@ -12,7 +12,8 @@ const FRAME: usize = 5;
 /// The length of a frame whose id has eight bytes.
 const LONG_FRAME: usize = 9;
 
-/// The structure of a topic's records. A proposal is made for one structure.
+/// The structure of a topic's records. A proposal is made for one structure. `change` says whether the values are Debezium's
+/// changes of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Shape {
     Plain,
@@ -24,18 +25,15 @@ pub(super) enum Shape {
     Connect,
     /// `{before, after, op}`, in Kafka Connect's envelope or without it.
     Debezium,
-    /// Avro; with `change`, Debezium's changes in Avro.
     Avro {
         change: bool,
     },
-    /// Protobuf; with `change`, Debezium's changes in Protobuf.
     Protobuf {
         change: bool,
     },
 }
 
 impl Shape {
-    /// Returns whether records are changes of rows.
     pub(super) fn is_change(self) -> bool {
         matches!(self, Self::Debezium | Self::Avro { change: true } | Self::Protobuf { change: true })
     }
@@ -50,7 +48,7 @@ impl Shape {
         matches!(self, Self::Avro { .. } | Self::Protobuf { .. })
     }
 
-    /// Returns the settings of `decode` for this structure.
+    /// Returns the TOML lines of `[pipelines.NAME.decode]` for this structure.
     pub(super) fn decode(self) -> &'static str {
         match self {
             Self::Plain | Self::Array => "",
@@ -116,8 +114,8 @@ pub(super) fn is_tombstone(value: &[u8]) -> bool {
     }
 }
 
-/// Returns the structure of a value and its rows. `None` unless the value is a JSON object, an
-/// array of objects, or lines with one object each.
+/// Returns the structure of a value and its rows. `None` unless the value is a JSON object, an array of objects, or lines with
+/// one object each.
 pub(super) fn look(value: &[u8]) -> Option<ParsedValue<'_>> {
     let value = unframed(value);
     let Ok(slot) = json::document(value) else { return lines(value) };

@@ -13,15 +13,14 @@ const MEMBERS_MAX: usize = 400;
 /// How many levels of nested objects and arrays are read.
 const DEPTH_MAX: usize = 10;
 
-/// A field, with counts of its values. For arrays, a further node stands for all their elements.
+/// A field, with counts of its values. `element` is a further node that stands for the elements of all arrays in the field.
 #[derive(Debug, Default)]
 pub(super) struct Node {
     pub(super) seen: Seen,
-    /// The type that the record's schema declares for this field.
+    /// The type that the record's schema declares for this field. `None` if there is no such schema.
     pub(super) declared: Option<Typed>,
     /// The members, in the order in which they first occurred.
     pub(super) members: Vec<(String, Node)>,
-    /// One node for the elements of all arrays in this field.
     pub(super) element: Option<Box<Node>>,
 }
 

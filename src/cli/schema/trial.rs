@@ -26,10 +26,8 @@ use crate::registry;
 /// The most kinds of dead letters that are reported. A kind is a reason and a column.
 const KINDS_MAX: usize = 20;
 
-/// The outcome of trying a proposal with the table.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
-    /// The faults that keep the pipeline from running.
     pub(super) faults: Vec<String>,
     pub(super) findings: Vec<String>,
 }

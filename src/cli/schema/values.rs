@@ -17,7 +17,7 @@ pub(super) struct Typed {
     pub(super) name: Cow<'static, str>,
     /// The unit in which numbers count the time since the Unix epoch. `None` if numbers aren't times.
     pub(super) unit: Option<&'static str>,
-    /// Whether some times have no zone.
+    /// Whether some times have no zone. The proposal then reads them as UTC.
     pub(super) local: bool,
 }
 
@@ -56,7 +56,7 @@ struct Numbers {
     count: u64,
     /// The count of numbers that are written with a fraction or an exponent.
     fractions: u64,
-    /// The count of numbers that an int8 can't hold, or that have more digits than a float8 keeps.
+    /// The count of whole numbers that an int8 can't hold, and of other numbers that have more digits than a float8 keeps.
     exact: u64,
     least: f64,
     most: f64,
@@ -102,7 +102,6 @@ impl Seen {
         }
     }
 
-    /// Returns how many of the values are not null.
     pub(super) fn with_value(&self) -> u64 {
         self.present - self.nulls
     }
@@ -141,7 +140,7 @@ impl Seen {
 }
 
 impl Numbers {
-    /// Adds a number, given as its text in JSON.
+    /// Adds a number, given as its text.
     fn add(&mut self, lexeme: &[u8]) {
         let text = std::str::from_utf8(lexeme).unwrap_or_default();
         let number: f64 = text.parse().unwrap_or_default();

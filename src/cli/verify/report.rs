@@ -7,7 +7,6 @@ use crate::cli::replay::safe;
 use crate::cli::show::{self, Table};
 use crate::config::Pipeline;
 
-/// The results for one pipeline.
 #[derive(Debug, Serialize)]
 pub(super) struct PipelineReport {
     pub(super) pipeline: String,
@@ -19,7 +18,6 @@ pub(super) struct PipelineReport {
     /// Whether records can safely be written a second time into the pipeline's own table.
     #[serde(skip)]
     replays_into_own_table: bool,
-    /// Partitions of the pipeline's topics that have no ledger row.
     pub(super) not_in_ledger: Vec<String>,
     pub(super) partitions: Vec<PartitionReport>,
 }
@@ -34,8 +32,8 @@ pub(super) struct PartitionReport {
     pub(super) position: i64,
     pub(super) low: Option<i64>,
     pub(super) end: Option<i64>,
-    /// The contradiction between Kafka and the ledger: a log-loss condition, or a partition that
-    /// Kafka doesn't have. `null` if there is none.
+    /// The contradiction between Kafka and the ledger: a log-loss condition, or a partition that Kafka doesn't have. `null` if
+    /// there is none.
     pub(super) condition: Option<String>,
     /// Whether the last committed record is in Kafka: `known again` if so, `another` if a different record has its
     /// offset, `gone` if no record has its offset. `null` if this wasn't checked: the ledger has no last record, Kafka
@@ -130,7 +128,6 @@ impl PipelineReport {
         faults
     }
 
-    /// Formats the results for people.
     pub(super) fn text(&self) -> String {
         let mut text = format!("pipeline {} → {}\n", self.pipeline, self.table);
         let mut table = Table::new(&[

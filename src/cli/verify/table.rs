@@ -22,15 +22,15 @@ pub(super) struct Columns {
     topic: String,
 }
 
-/// The numbers of rows and dead letters of one partition, as counted in the table and in the dead letters.
+/// Counts of one partition. `rows` and `dead_letters` are those of records before the ledger's position, and `distinct` is the
+/// number of their different offsets. `twice` is the number of rows and dead letters in excess of one per record. `beyond` is the
+/// number of rows whose records are at or after the ledger's position.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) rows: u64,
     pub(super) dead_letters: u64,
     pub(super) distinct: u64,
-    /// The number of rows and dead letters in excess of one per record.
     pub(super) twice: u64,
-    /// The number of rows whose records are at or after the ledger's position.
     pub(super) beyond: u64,
 }
 
@@ -139,8 +139,8 @@ impl Columns {
         rows.iter().map(counts).collect()
     }
 
-    /// Returns the gaps in a range of offsets, in order, and the offset at which the search ended.
-    /// A gap is a range of offsets that have neither a row nor a dead letter.
+    /// Returns the gaps in a range of offsets, in order, and the offset at which the search ended. A gap is a range of offsets
+    /// that have neither a row nor a dead letter.
     pub(super) async fn gaps(
         &self,
         connection: &mut PgConnection,
