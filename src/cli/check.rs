@@ -349,7 +349,6 @@ async fn ask_kafka(
     })
 }
 
-/// Returns the remedy for a missing right in Kafka, with the command that grants it.
 fn acl(config: &Config, pipeline: &Pipeline, operation: &str, kind: &str, name: &str) -> String {
     let properties = config.kafka.properties_of(pipeline);
     let user = properties.get("sasl.username").map_or("NAME", |user| user.expose());

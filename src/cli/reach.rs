@@ -134,10 +134,9 @@ fn never_started(pipeline: &str) -> String {
     )
 }
 
-/// The pipelines that a command shows, divided by whether they have been started on this database.
+/// The selected pipelines of a command that have been started on this database. `others` has one sentence for each that hasn't.
 pub(super) struct Started<'a> {
     pub(super) pipelines: Vec<&'a Pipeline>,
-    /// One sentence per pipeline that was never started.
     others: Vec<String>,
 }
 
@@ -208,12 +207,11 @@ pub(super) async fn redirect(
     Ok(())
 }
 
-/// An instance on which a pipeline runs or has stopped.
+/// An instance on which a pipeline runs or has stopped. `stopped` is the reason of the stop, or `None` if the pipeline runs.
 #[derive(Clone, Debug)]
 pub(super) struct Instance {
     /// The instance's id: its name, its process, and a random part.
     pub(super) id: String,
-    /// Why the pipeline has stopped on this instance; `None` if it runs.
     pub(super) stopped: Option<String>,
 }
 

@@ -81,7 +81,6 @@ pub(super) fn count(number: impl Into<i128>) -> String {
     text
 }
 
-/// Formats a count with its noun: `1 record`, `3 records`.
 pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{} {many}", count(number)) }
 }

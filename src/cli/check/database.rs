@@ -103,7 +103,6 @@ pub(super) async fn check(
     accepted(open, pipeline, Plans { source, make_table, triggers }, report).await.map_err(failed)
 }
 
-/// Checks whether the ledger's schema and tables exist or can be created.
 async fn ledger(
     connection: &mut PgConnection,
     triggers: Option<&EventTriggers>,
@@ -382,7 +381,7 @@ async fn surprises(
     Ok(())
 }
 
-/// Reports effects of a mapping that are likely to surprise its user.
+/// Warns of effects of the mapping that are likely to surprise its user.
 fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
     let Some(columns) = &pipeline.columns else { return };
     for column in columns {

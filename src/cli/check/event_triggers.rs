@@ -21,10 +21,9 @@ const BRIEF: &str = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout 
 /// The SQLSTATEs of a statement that exceeds the limits of [`BRIEF`]: `lock_not_available` and `query_canceled`.
 const WAITED: [&str; 2] = ["55P03", "57014"];
 
-/// The event triggers that this session runs.
+/// The event triggers that this session runs. `names` has their names in backticks, separated by commas.
 #[derive(Debug)]
 pub(super) struct EventTriggers {
-    /// The names of the triggers, in backticks and separated by commas.
     names: String,
     count: usize,
 }

@@ -33,7 +33,8 @@ impl Finding {
         )))
     }
 
-    /// Adds the finding to a pipeline's report. Every report gets it: a daemon that can't listen doesn't start.
+    /// Adds the finding to a pipeline's report. The report of each pipeline gets it, because a daemon that can't listen runs no
+    /// pipeline.
     pub(super) fn report(self, report: &mut PipelineReport) {
         match self {
             Self::Fault(text) => report.faults.push(text),

@@ -34,7 +34,6 @@ pub(super) struct PipelineReport {
     pub(super) memory: Option<Memory>,
     pub(super) deadlines: BTreeMap<&'static str, String>,
     pub(super) sample: Option<Sample>,
-    /// Whether only the configuration was checked, and neither Kafka nor Postgres was asked.
     pub(super) offline: bool,
     #[serde(skip)]
     pub(super) unreachable: bool,

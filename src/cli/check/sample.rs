@@ -52,10 +52,10 @@ pub(super) struct Sample {
     /// Up to three of the rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
     pub(super) fields: Vec<fields::Share>,
-    /// The word by which the report's text calls what was counted: `records` or `rows`.
+    /// The word for the rows that `fields` counts, in the report's text: `records` or `rows`.
     #[serde(skip)]
     counted: &'static str,
-    /// The words by which the report's text calls a row of `first_rows`: `row` or `row before the merge`.
+    /// The title of each of `first_rows` in the report's text: `row` or `row before the merge`.
     #[serde(skip)]
     shown: &'static str,
     /// The statement that `evolve` would run for fields that have no column yet.

@@ -420,10 +420,9 @@ async fn checks(connection: &mut PgConnection, found: &Catalog) -> Result<Vec<St
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// On which tables a trigger can be tried.
+/// On which tables a trigger can be tried. [`Self::Anywhere`] includes a temporary table of the trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
-    /// The trigger can run on a temporary table of the trial.
     Anywhere,
     /// The trigger can run on a temporary table too. But it also runs on UPDATE or DELETE, which only happen if a row exists
     /// already.

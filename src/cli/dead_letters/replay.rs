@@ -67,7 +67,6 @@ struct Report {
     replayed: u64,
     /// Rows that were written. Rows that the table's mode skips, because their key exists already, are not counted.
     rows: u64,
-    /// Dead letters that are kept with their new reason.
     failed_again: u64,
 }
 
@@ -332,14 +331,13 @@ struct Page {
 }
 
 /// A store that writes rows as the daemon's store does. Instead of advancing ledger rows, its transactions delete the dead
-/// letters whose rows they wrote.
+/// letters whose rows they wrote. Of the current transaction, `rejected` are the records that fail again, and `settled` are the
+/// ids of the dead letters that it handles, each with whether it deletes the dead letter.
 #[derive(Debug)]
 struct ReplayStore {
     inner: PgStore,
     page: Arc<Mutex<Page>>,
-    /// The records of the current transaction that fail again.
     rejected: BTreeSet<u32>,
-    /// The dead letters that the current transaction handles: their ids, and whether the transaction deletes them.
     settled: Vec<(i64, bool)>,
 }
 

@@ -70,7 +70,7 @@ impl Reading {
     }
 }
 
-/// A range, with the index of its segment in the open batch.
+/// A range, with the index of its segment in the open batch. `segment` is `None` until the batch has a record of the range.
 struct OpenRange {
     open: Open,
     segment: Option<usize>,

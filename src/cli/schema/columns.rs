@@ -12,14 +12,14 @@ const SPREAD_MAX: usize = 16;
 /// more fields is meaningful by itself, and would be lost if its array were empty.
 const BESIDE_MAX: usize = 6;
 
+/// A column of the proposal. Of the `rows` records or array elements that could have the field, `with_value` have it with a value
+/// other than null.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Proposed {
     pub(super) name: String,
     pub(super) path: Vec<String>,
     pub(super) typed: Typed,
-    /// How many records, or array elements, have the field with a value other than null.
     pub(super) with_value: u64,
-    /// The number of records, or of array elements, that could have the field.
     pub(super) rows: u64,
 }
 

@@ -34,11 +34,10 @@ struct Rows {
     root: Node,
 }
 
+/// The proposed pipeline. `columns`, `levels` and `unmapped` are those of [`Columns`].
 #[derive(Debug)]
 pub(super) struct Proposal {
     pub(super) shape: Shape,
-    /// The paths of the arrays that lead to the rows; empty if no array does. Each further array is in the elements of the one
-    /// before, and its path begins there. The elements of the last array are the rows.
     pub(super) levels: Vec<Vec<String>>,
     pub(super) columns: Vec<Proposed>,
     /// Whether every field has a column.
@@ -48,7 +47,6 @@ pub(super) struct Proposal {
     /// The type of the column that stores the record's key; `None` if no such column is proposed.
     pub(super) key_column: Option<Typed>,
     pub(super) mode: Mode,
-    /// The fields for which an existing table has no column. Empty if the table is new.
     pub(super) unmapped: Vec<Vec<String>>,
 }
 
@@ -60,7 +58,6 @@ pub(super) enum Mode {
     Upsert {
         /// The columns of the table's key. If empty, the column for the record's key is the table's key.
         key: Vec<String>,
-        /// The field that marks records that delete a row.
         delete_where: Option<&'static str>,
     },
 }

@@ -61,7 +61,6 @@ pub(super) fn epoch_unit(name: &str, least: f64, most: f64) -> Option<&'static s
     units.into_iter().find(|(_, per_second)| fits(*per_second)).map(|(unit, _)| unit).filter(|_| is_time())
 }
 
-/// Returns whether a field's name suggests a code.
 pub(super) fn is_code(name: &str) -> bool {
     words(name).iter().any(|word| OF_CODE.contains(&word.as_str()))
 }

@@ -94,7 +94,6 @@ pub(super) async fn compare(
 }
 
 impl Compared {
-    /// Returns the faults and findings as comment lines for the proposed configuration.
     pub(super) fn comments(&self, table: &Catalog) -> String {
         let faults = self.faults.iter().map(|fault| format!("#   FAULT: {}\n", show::safe(fault)));
         let findings = self.findings.iter().map(|finding| format!("#   {}\n", show::safe(finding)));

@@ -140,7 +140,6 @@ impl Seen {
 }
 
 impl Numbers {
-    /// Adds a number, given as its text.
     fn add(&mut self, lexeme: &[u8]) {
         let text = std::str::from_utf8(lexeme).unwrap_or_default();
         let number: f64 = text.parse().unwrap_or_default();
