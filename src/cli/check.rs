@@ -163,8 +163,7 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments, prog
     report
 }
 
-/// Writes the newest records in transactions that are rolled back. Returns `None` if this isn't possible; the report then says
-/// why.
+/// Writes the newest records, and rolls back. Returns `None` if this isn't possible; the report then says why.
 async fn trial(
     config: &Config,
     pipeline: &Pipeline,

@@ -43,8 +43,7 @@ pub(super) struct Findings {
     pub(super) without_partition: Vec<Bounds>,
 }
 
-/// Returns limits that no share of dead letters exceeds. A person sees the command's result, so dead letters needn't stop the
-/// command.
+/// Returns limits that no share of dead letters exceeds. A person sees the result, so dead letters needn't stop the command.
 pub(super) fn boundless() -> DeadLetterLimits {
     DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
 }

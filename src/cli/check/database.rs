@@ -46,9 +46,8 @@ impl PostgresReport {
     }
 }
 
-/// The plans of a pipeline. `make_table` is the SQL that creates the missing tables in a trial, or `None` if no table is missing.
-/// `triggers` are the event triggers that this session runs and that may refuse the daemon's statements; `None` if there are
-/// none.
+/// The plans of a pipeline. `make_table` is the SQL that creates the missing tables in a trial; `None` if no table is missing.
+/// `triggers` are the event triggers that may refuse the daemon's statements; `None` if this session runs none.
 #[derive(Debug)]
 pub(super) struct Plans {
     pub(super) source: PlanSource,

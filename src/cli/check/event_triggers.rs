@@ -1,6 +1,6 @@
-//! If the database has event triggers, tries the statements by which `run` creates and changes tables. An event trigger may
-//! refuse any of them, whatever rights the role has, so only running a statement shows whether Postgres accepts it. Each trial is
-//! rolled back.
+//! If the database has event triggers, tries the statements by which `run` creates and changes tables, and rolls each trial back.
+//! An event trigger may refuse any of them, whatever rights the role has. So only running a statement shows whether Postgres
+//! accepts the statement.
 //!
 //! Without event triggers, this module tries nothing: the role's rights then show well enough whether a statement would succeed,
 //! and a trial would lock what it changes, though briefly.

@@ -33,8 +33,7 @@ impl Finding {
         )))
     }
 
-    /// Adds the finding to a pipeline's report. The report of each pipeline gets it, because a daemon that can't listen runs no
-    /// pipeline.
+    /// Adds the finding to a pipeline's report. Each report gets it, because a daemon that can't listen runs no pipeline.
     pub(super) fn report(self, report: &mut PipelineReport) {
         match self {
             Self::Fault(text) => report.faults.push(text),

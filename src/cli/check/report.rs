@@ -78,8 +78,7 @@ impl Memory {
     }
 }
 
-/// The names of deadlines, each of which must be shorter than the next. The report prints them in this order, before the other
-/// deadlines.
+/// The deadlines that the report prints first, in this order. Each of them must be shorter than the next.
 const DEADLINES: [&str; 5] = ["lock", "statement", "write", "drain", "max_poll_interval"];
 
 impl PipelineReport {

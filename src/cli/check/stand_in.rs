@@ -45,8 +45,7 @@ pub(super) struct Trials {
     /// The trial that runs triggers and functions on temporary tables in a read-only transaction, where they can't change
     /// anything. `None` if [`Self::suspects`] is empty, or if such a trial isn't possible.
     pub(super) guarded: Option<Setup>,
-    /// The trial that writes to the tables themselves. If a default draws from a sequence, this trial writes through a view of
-    /// the table.
+    /// The trial that writes to the tables themselves, or through a view if one of a table's defaults draws from a sequence.
     pub(super) direct: Setup,
     /// The trial that writes to temporary tables, runs no trigger, and calls no function that may change anything.
     pub(super) bare: Setup,

@@ -14,8 +14,8 @@ pub(in crate::cli) struct Arguments {
     common: Common,
     #[command(flatten)]
     filter: Filter,
-    /// All dead letters of the selected pipelines. Required without --id, --reason,
-    /// --topic, --since, --until and --older-than, and refused with any of them.
+    /// All dead letters of the selected pipelines. Required without --id, --reason, --topic, --since, --until and --older-than,
+    /// and refused with any of them.
     #[arg(long)]
     all: bool,
     /// Delete them. Without this option they are only counted.

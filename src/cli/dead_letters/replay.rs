@@ -49,8 +49,8 @@ pub(in crate::cli) struct Arguments {
     common: Common,
     #[command(flatten)]
     filter: Filter,
-    /// All dead letters of the selected pipelines. Required without --id, --reason,
-    /// --topic, --since, --until and --older-than, and refused with any of them.
+    /// All dead letters of the selected pipelines. Required without --id, --reason, --topic, --since, --until and --older-than,
+    /// and refused with any of them.
     #[arg(long)]
     all: bool,
     /// Replay also into a table in mode upsert without newer_by, or with deletes. There an old record can replace or delete a row

@@ -21,8 +21,7 @@ const OWNER: &str = "tidegate replay";
 const CLAIM_TRIES: u32 = 20;
 const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 
-/// The range to read from one partition: the offsets from `first` up to `end`, exclusive. The records before `next` have been
-/// written.
+/// The range to read from one partition: the offsets `first..end`. The records before `next` have been written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OffsetRange {
     pub(super) source: TopicPartition,

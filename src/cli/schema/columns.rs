@@ -12,8 +12,7 @@ const SPREAD_MAX: usize = 16;
 /// more fields is meaningful by itself, and would be lost if its array were empty.
 const BESIDE_MAX: usize = 6;
 
-/// A column of the proposal. Of the `rows` records or array elements that could have the field, `with_value` have it with a value
-/// other than null.
+/// A column of the proposal. Of `rows` records or array elements, `with_value` have the field with a value other than null.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Proposed {
     pub(super) name: String,
@@ -129,7 +128,7 @@ impl Columns {
 
 /// Returns the path and the elements of the array whose elements should be the rows. That is the only array of objects that every
 /// record has (it may be null), at most three names deep; arrays of key-value pairs don't count. Returns `None` if there are
-/// several such arrays or none, or more than [`BESIDE_MAX`] scalar fields.
+/// several such arrays or none, or if more than [`BESIDE_MAX`] scalar fields are beside the array.
 pub(super) fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
     let mut found = Vec::new();
     arrays(node, node.seen.objects, &mut Vec::new(), &mut found);

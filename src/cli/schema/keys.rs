@@ -23,7 +23,7 @@ pub(super) struct Keys {
     texts: Seen,
     /// The number of keys that are JSON and begin with a brace or a quote.
     json: u64,
-    /// Keys that are neither text nor JSON, by their length in bytes.
+    /// Keys that are neither JSON nor text without control characters, by their length in bytes.
     binary: BTreeMap<usize, Binary>,
     /// The number of Avro and Protobuf keys whose schema is known. They begin with a registry's frame: a zero byte, and the
     /// number of their schema. If these keys have no fields, `scalar` is the type of the column that stores them.

@@ -12,8 +12,7 @@ const FRAME: usize = 5;
 /// The length of a frame whose id has eight bytes.
 const LONG_FRAME: usize = 9;
 
-/// The structure of a topic's records. A proposal is made for one structure. `change` says whether the values are Debezium's
-/// changes of rows.
+/// The structure of a topic's records. A proposal is for one structure. `change` says that the values are Debezium's changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Shape {
     Plain,
@@ -114,8 +113,7 @@ pub(super) fn is_tombstone(value: &[u8]) -> bool {
     }
 }
 
-/// Returns the structure of a value and its rows. `None` unless the value is a JSON object, an array of objects, or lines with
-/// one object each.
+/// Returns the structure of a value and its rows. `None` unless it is a JSON object, an array of objects, or lines of objects.
 pub(super) fn look(value: &[u8]) -> Option<ParsedValue<'_>> {
     let value = unframed(value);
     let Ok(slot) = json::document(value) else { return lines(value) };

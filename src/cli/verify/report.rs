@@ -32,8 +32,7 @@ pub(super) struct PartitionReport {
     pub(super) position: i64,
     pub(super) low: Option<i64>,
     pub(super) end: Option<i64>,
-    /// The contradiction between Kafka and the ledger: a log-loss condition, or a partition that Kafka doesn't have. `null` if
-    /// there is none.
+    /// The log-loss condition that was found, or the text that Kafka has no such partition. `null` if neither applies.
     pub(super) condition: Option<String>,
     /// Whether the last committed record is in Kafka: `known again` if so, `another` if a different record has its
     /// offset, `gone` if no record has its offset. `null` if this wasn't checked: the ledger has no last record, Kafka
