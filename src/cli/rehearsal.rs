@@ -19,7 +19,6 @@ use tidegate_rows::write_mode::partitions::Bounds;
 use crate::postgres::PgStore;
 use crate::status::lock;
 
-/// A dead letter that the daemon would store.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct TrialDeadLetter {
     pub(super) topic: String,

@@ -259,7 +259,6 @@ impl Column {
     }
 }
 
-/// The remedy for a secret that the proposal leaves out.
 const FILES: &str = "Write it to a file and name that in a key that ends with `_file`; docs/connections.md lists them.";
 
 /// The part of a configuration that comes before the pipelines. `whole` has the secrets, and is parsed for our own connections.

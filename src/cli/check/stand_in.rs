@@ -409,7 +409,6 @@ async fn sequences(connection: &mut PgConnection, found: &Catalog) -> Result<Vec
     rows.iter().map(sequence).collect()
 }
 
-/// Reads the CHECK constraints, written as in a table's definition.
 async fn checks(connection: &mut PgConnection, found: &Catalog) -> Result<Vec<String>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT pg_catalog.format('CONSTRAINT %I %s', c.conname, replace(pg_catalog.pg_get_constraintdef(c.oid), ' NOT VALID', ''))

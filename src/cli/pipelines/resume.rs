@@ -11,7 +11,6 @@ use crate::postgres::resume;
 /// How long the command waits for an instance that reports the pipeline as stopped. Instances update their rows in
 /// `tidegate.instance` every 3 s.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The time between two reads of the instances' rows.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Arguments of `resume`.

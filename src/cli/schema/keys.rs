@@ -45,7 +45,6 @@ struct Binary {
     uuids: u64,
 }
 
-/// The columns and the format that suit a topic's keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KeyPlan {
     /// The columns that identify a row: those of fields in the values that contain the key. Empty if no such columns exist.

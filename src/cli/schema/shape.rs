@@ -42,7 +42,6 @@ impl Shape {
         matches!(self, Self::Array | Self::Lines)
     }
 
-    /// Returns whether the schemas of the records are in a registry.
     pub(super) fn is_registered(self) -> bool {
         matches!(self, Self::Avro { .. } | Self::Protobuf { .. })
     }
