@@ -22,30 +22,27 @@ pub fn shortened(name: &str, longest: usize) -> String {
 /// A table with its columns and unique indexes. The daemon's module `postgres::catalog` reads it from the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalog {
-    /// The table's schema and name, unquoted.
     pub table: TableName,
-    /// `pg_class.oid`. A table that was dropped and recreated has another one.
+    /// `pg_class.oid`, which changes if the table is dropped and recreated.
     pub oid: u32,
-    /// Whether this is a table, a partitioned table, a view and so on. COPY can't write into some of these.
     pub kind: RelationKind,
-    /// Whether row-level security applies to our role. If so, COPY refuses the table, and INSERT checks the policies for each
-    /// row.
+    /// Whether row-level security applies to the role that read the catalog. If so, COPY refuses the table, and INSERT checks the
+    /// policies for each row.
     pub row_security: bool,
     /// The columns in the table's order, without dropped ones.
     pub columns: Vec<CatalogColumn>,
-    /// The unique indexes that `ON CONFLICT (columns)` can use: those that are valid, not deferrable, not partial, and on plain
-    /// columns.
     pub unique: Vec<UniqueIndex>,
-    /// Whether any unique index or exclusion constraint exists, so that a row may conflict with another.
+    /// Whether the table has any unique index or exclusion constraint, also one that `ON CONFLICT (columns)` can't use. If so, a
+    /// new row may conflict with an existing one.
     pub may_conflict: bool,
 }
 
-/// A unique index that `ON CONFLICT (columns)` can use.
+/// A unique index that `ON CONFLICT (columns)` can use: it is valid, not deferrable, not partial, and without expressions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UniqueIndex {
-    /// The index's key columns, without those of `INCLUDE`.
+    /// The key columns in the index's order, without those of `INCLUDE`.
     pub columns: Vec<String>,
-    /// `NULLS NOT DISTINCT`: two rows with NULL in the same columns have the same key.
+    /// Whether the index is `NULLS NOT DISTINCT`: two rows with NULL in the same columns then have the same key.
     pub nulls_not_distinct: bool,
 }
 
@@ -56,13 +53,13 @@ impl UniqueIndex {
 }
 
 impl Catalog {
-    /// Returns the catalog of a table about which nothing but its name is known.
+    /// Returns the catalog of a table of which only the name is known.
     pub fn without_columns(table: TableName) -> Self {
         let (kind, columns, unique) = (RelationKind::Table, Vec::new(), Vec::new());
         Self { table, oid: 0, kind, row_security: false, columns, unique, may_conflict: false }
     }
 
-    /// Returns whether one of the indexes in [`Self::unique`] has these columns and no others.
+    /// Returns whether one of the indexes in [`Self::unique`] has exactly these columns, in any order.
     pub fn is_unique(&self, key: &[String]) -> bool {
         self.unique.iter().any(|index| index.is_on(key))
     }
@@ -81,29 +78,29 @@ impl Catalog {
     }
 }
 
+/// A column of the target table. The type's names and oids come in two kinds: those of the column's own type, which may be a
+/// domain, and those of its base type, whose binary form COPY uses. If the own type isn't a domain, it is also the base type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogColumn {
-    /// The column's name, unquoted.
     pub name: String,
-    /// `pg_type.oid` of the column's own type (for a domain, the oid of the domain).
+    /// `pg_type.oid` of the column's own type. For a domain, this is the domain's oid.
     pub type_oid: u32,
-    /// `pg_type.typname` of the type that defines the binary form: for a domain, its base type.
+    /// `pg_type.typname` of the base type, for example `int8`.
     pub base_type: String,
-    /// `pg_type.oid` of the type in `base_type`.
+    /// `pg_type.oid` of the base type.
     pub base_type_oid: u32,
-    /// `format_type(atttypid, atttypmod)`, for messages: `character varying(16)`.
+    /// The own type as SQL writes it, for messages: `character varying(16)`. Made by `format_type(atttypid, atttypmod)`.
     pub type_text: String,
-    /// The kind of the base type.
     pub kind: TypeKind,
-    /// The type modifier: the column's `atttypmod`, or that of its domain or of its elements' domain; -1 if there is none. For
-    /// varchar(n), for example, it contains the length; for numeric, precision and scale.
+    /// The type modifier, which for varchar(n) contains the length, and for numeric the precision and scale. It is the column's
+    /// `atttypmod`, or the modifier of the column's domain or of the domain of an array's elements. -1 if there is none.
     pub typmod: i32,
     pub not_null: bool,
-    /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's
-    /// default, its identity or its generation expression.
+    /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's default, its
+    /// identity or its generation expression.
     pub has_default: bool,
-    /// The oid of the column's own default (`pg_attrdef.oid`), or of its identity's sequence. If the default is changed,
-    /// its oid changes too. `None` if the column has neither of them (a domain's default doesn't count), or if it is generated.
+    /// The oid of the column's own default (`pg_attrdef.oid`), or of its identity's sequence. Setting another default changes the
+    /// oid. `None` if the column has neither of them (a domain's default doesn't count), or if it is generated.
     pub default_oid: Option<u32>,
     /// Set for `GENERATED ALWAYS AS (expression)`: neither COPY nor INSERT may fill the column.
     pub generated: Option<Generated>,
@@ -116,42 +113,43 @@ pub struct CatalogColumn {
 pub struct Generated {
     /// Whether the column is STORED. Otherwise it is VIRTUAL, and no unique index can contain it.
     pub stored: bool,
-    /// The columns that the expression reads.
+    /// The names of the columns that the expression reads.
     pub from: Vec<String>,
-    /// The oid of the expression (`pg_attrdef.oid`). If the expression is changed, its oid changes too.
+    /// The oid of the expression (`pg_attrdef.oid`). Setting another expression changes the oid.
     pub oid: u32,
 }
 
-/// The kind of a relation in `pg_class`.
+/// The kind of a relation in `pg_class`. Plans reject views and `Other` as a pipeline's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelationKind {
     Table,
     Partitioned,
-    /// A view, materialized or not.
+    /// Views and materialized views.
     View,
     Foreign,
-    /// An index, a sequence or a composite type: rows can't be written into it.
+    /// Indexes, sequences, composite types and others.
     Other,
 }
 
 /// The kind of a column's base type.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum TypeKind {
-    /// A base type or a range type. The oid of the type says which type it is.
+    /// A base type or a range type. [`CatalogColumn::base_type_oid`] says which type it is.
     #[default]
     Scalar,
     Enum {
-        /// The enum's labels, in order.
+        /// In the enum's order.
         labels: Vec<String>,
     },
     Array {
         /// `pg_type.typname` of the elements' base type.
         element_type: String,
-        /// `pg_type.oid` of the elements' own type, which the binary form names: for a domain, the oid of the domain.
+        /// `pg_type.oid` of the elements' own type, which the binary form of an array contains. For a domain, this
+        /// is the domain's oid.
         element_oid: u32,
         /// `pg_type.oid` of the elements' base type.
         element_base_oid: u32,
-        /// The labels of the element type, if it is an enum.
+        /// `None` if the elements aren't enums.
         labels: Option<Vec<String>>,
     },
     /// A composite type, a multirange or a pseudo-type.
@@ -166,7 +164,7 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// Returns the name for SQL, both parts quoted.
+    /// Returns the name as SQL, with both parts in double quotes.
     pub fn quoted(&self) -> String {
         format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
     }
@@ -178,18 +176,17 @@ impl std::fmt::Display for TableName {
     }
 }
 
-/// The system columns that every table has.
 const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
-/// The longest identifier that Postgres doesn't truncate, in bytes.
+/// The length in bytes of the longest identifier that Postgres doesn't truncate.
 pub const NAME_MAX: usize = 63;
 
-/// Returns whether a table can have a column with exactly this name: it isn't empty, contains no NUL, is short enough not to be
-/// truncated, and isn't the name of a system column.
+/// Returns whether a table can have a column with exactly this name. The name must not be empty, contain a NUL or name a system
+/// column, and it must be short enough that Postgres doesn't truncate it.
 pub fn can_name_a_column(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && !name.contains('\0') && !SYSTEM_COLUMNS.contains(&name)
 }
 
-/// Returns an identifier for SQL: always in double quotes, with double quotes inside it doubled.
+/// Returns an identifier as SQL: in double quotes, with double quotes inside it doubled.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -30,13 +30,13 @@ pub(crate) use time::Times;
 /// The start of a binary COPY: signature, no flags, no extension.
 pub const HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
-/// The end of a binary COPY.
+/// The end of a binary COPY: -1 where a row would have the number of its fields.
 pub const TRAILER: [u8; 2] = [0xff, 0xff];
 
-/// A field that is NULL.
+/// A field that is NULL: the length -1, and no bytes.
 pub(crate) const NULL: [u8; 4] = [0xff; 4];
 
-/// How the values of a column are written.
+/// The encoder of a column, which is chosen by the column's type.
 #[derive(Clone, Debug)]
 pub(crate) enum Encoding {
     Bool,
@@ -48,7 +48,7 @@ pub(crate) enum Encoding {
     Float8,
     Numeric(Option<NumericLimits>),
     Text,
-    /// varchar(n) and char(n). Contains n, the highest number of characters.
+    /// varchar(n) or char(n). Contains n, the highest number of characters.
     Limited(u32),
     Name,
     OneByte,
@@ -73,7 +73,7 @@ pub(crate) enum Encoding {
     Range(Box<Encoding>),
 }
 
-/// Buffers for values that can't be written in one pass; reused for every value.
+/// Buffers for values that can't be written in one pass. They are reused for every value.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     text: Vec<u8>,
@@ -81,8 +81,8 @@ pub(crate) struct Scratch {
 }
 
 impl Encoding {
-    /// Returns the encoding of a column, or `None` if its type has no encoder. `times` says how the column reads epochs and
-    /// local times.
+    /// Returns the encoding of a column; `None` if its type has no encoder. `times` says how the column reads
+    /// epochs and local times.
     pub(crate) fn of(column: &CatalogColumn, times: &Times) -> Option<Self> {
         match &column.kind {
             TypeKind::Scalar => Self::scalar(column.base_type_oid, &column.base_type, column.typmod, times),
@@ -144,7 +144,7 @@ impl Encoding {
         Some(encoding)
     }
 
-    /// Returns whether the encoder reads a value as JSON text, in which escapes are not resolved yet.
+    /// Returns whether the encoder reads a value as JSON text. If so, the encoder itself handles escapes and NULs in it.
     pub(crate) fn reads_json(&self) -> bool {
         matches!(self, Self::Json | Self::Jsonb | Self::Array(_) | Self::Point)
     }

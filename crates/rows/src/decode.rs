@@ -34,22 +34,20 @@ use crate::value::{DecodeError, Flags, Slot, Value};
 /// The path of a field from the top level, one element per level.
 pub(crate) type Path = Vec<String>;
 
-/// How the decoder treats leftovers: those top-level fields of a row from
-/// which no column takes a value, because no path begins with their names.
+/// How the decoder treats leftovers: those top-level fields of a row from which no column takes a value, because no path begins
+/// with their names. `Refuse` rejects the record as `unknown_field`. `Collect` adds the leftovers to [`Fields::leftovers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leftovers {
     Ignore,
-    /// The record is rejected as `unknown_field`.
     Refuse,
-    /// The fields are added to [`Fields::leftovers`].
     Collect,
 }
 
-/// The result of decoding: slots in the order of the paths. They point into the payload or into `made`.
+/// The result of decoding: the slots of one row, in the order of the paths. A slot points into the payload or, if it has the flag
+/// `MADE`, into `made`, which contains the bytes that don't occur in the payload.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     pub(crate) slots: Vec<Slot>,
-    /// Bytes that don't occur in the payload. Slots with the flag `MADE` point here.
     pub(crate) made: Vec<u8>,
     /// The unknown fields, if a column collects them: each as `"key":value`, followed by a comma.
     pub(crate) leftovers: Vec<u8>,
@@ -72,7 +70,6 @@ impl Fields {
         self.more = false;
     }
 
-    /// Returns a slot with the bytes that it points to.
     #[inline]
     pub(crate) fn value<'a>(&'a self, slot: u16, payload: &'a [u8]) -> Value<'a> {
         match self.slots.get(usize::from(slot)) {
@@ -102,7 +99,8 @@ impl Fields {
     }
 }
 
-/// Converts a position in a payload to 32 bits. It always fits, because a record's length in Kafka is below 2 GiB.
+/// Converts a position in a payload, or in [`Fields::made`], to 32 bits. A position in a payload always fits, because a record's
+/// length in Kafka is below 2 GiB.
 #[inline]
 pub(crate) fn narrow(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)

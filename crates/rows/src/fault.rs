@@ -2,13 +2,11 @@
 
 use std::fmt;
 
-/// One error in a mapping, or one conflict between a mapping and its
-/// table. It names the key in the configuration, and says what is wrong.
+/// One error in a mapping, or one conflict between a mapping and its table. `key` is the key in the configuration, for example
+/// `pipelines.ride_history.columns.lat.type`. `message` says what is wrong, and in many cases how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanFault {
-    /// The configuration's key: `pipelines.ride_history.columns.lat.type`.
     pub key: String,
-    /// The fault, in many cases with a remedy.
     pub message: String,
 }
 
@@ -20,7 +18,7 @@ impl fmt::Display for PlanFault {
 
 impl std::error::Error for PlanFault {}
 
-/// Collects the faults of one pipeline.
+/// Collects the faults of one pipeline. All their keys begin with `pipelines.NAME`.
 #[derive(Debug)]
 pub(crate) struct Faults {
     prefix: String,
@@ -28,7 +26,6 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// Starts an empty list. The keys of the faults begin with `pipelines.NAME`.
     pub(crate) fn of(pipeline: &str) -> Self {
         Self { prefix: format!("pipelines.{pipeline}"), list: Vec::new() }
     }
@@ -38,7 +35,6 @@ impl Faults {
         self.list.push(PlanFault { key: format!("{}.{key}", self.prefix), message: message.into() });
     }
 
-    /// Returns `value` if there are no faults, otherwise the faults.
     pub(crate) fn or<T>(self, value: T) -> Result<T, Vec<PlanFault>> {
         if self.list.is_empty() { Ok(value) } else { Err(self.list) }
     }

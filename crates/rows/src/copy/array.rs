@@ -5,10 +5,10 @@ use crate::json::members::{Elements, RawMembers};
 use crate::spec::NulPolicy;
 use crate::value::{Kind, Reason, Value};
 
-/// The highest number of dimensions that Postgres allows.
+/// The highest number of dimensions of an array that Postgres allows.
 const MAX_DIMENSIONS: usize = 6;
 
-/// The element type of an array.
+/// The element type of an array. `oid` is the oid that the binary form contains: for a domain, that of the domain.
 #[derive(Clone, Debug)]
 pub(crate) struct Element {
     pub(crate) encoding: Box<Encoding>,
@@ -16,7 +16,8 @@ pub(crate) struct Element {
 }
 
 impl Element {
-    /// Returns whether an array inside the array is an element rather than a further dimension.
+    /// Returns whether an array inside the array is an element rather than a further dimension. Only elements of type json and
+    /// jsonb may be arrays.
     fn takes_arrays(&self) -> bool {
         matches!(*self.encoding, Encoding::Json | Encoding::Jsonb)
     }

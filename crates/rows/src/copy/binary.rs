@@ -54,7 +54,6 @@ impl Encoding {
         Ok(())
     }
 
-    /// Renders a value as text, and writes the text into the column.
     fn by_text(
         &self,
         value: &Value<'_>,

@@ -2,13 +2,11 @@
 
 use crate::value::Reason;
 
-/// The offset from UTC that a text states.
+/// The offset from UTC that a text states: none, `Z`, or a number of seconds east of Greenwich.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Zone {
     None,
-    /// `Z`
     Utc,
-    /// Seconds east of Greenwich.
     Seconds(i64),
 }
 
@@ -106,7 +104,7 @@ impl TextReader<'_> {
         self.0.iter().take_while(|byte| byte.is_ascii_digit()).count()
     }
 
-    /// Reads between `least` and `most` digits. Returns the number that they form.
+    /// Reads at least `least` and at most `most` digits. Returns the number that they form.
     fn number(&mut self, least: usize, most: usize) -> Result<i64, Reason> {
         let count = self.0.iter().take(most).take_while(|byte| byte.is_ascii_digit()).count();
         if count < least {
@@ -151,8 +149,8 @@ impl TextReader<'_> {
         if minute > 59 || second > 60 || total > MICROS_PER_DAY { Err(Reason::OutOfRange) } else { Ok(Clock(total)) }
     }
 
-    /// Reads a fraction of a second, in microseconds. For more than six digits, Postgres uses a float and rounds half to even.
-    /// This function does the same, so the column gets the value that INSERT would store.
+    /// Reads the point and the digits of a fraction of a second. Returns microseconds. For more than six digits, Postgres uses a
+    /// float and rounds half to even. This function does the same, so the column gets the value that INSERT would store.
     fn fraction(&mut self) -> Result<i64, Reason> {
         let count = self.0[1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (text, rest) = self.0.split_at(count + 1);
@@ -170,7 +168,7 @@ impl TextReader<'_> {
         Ok((seconds * 1e6).round_ties_even() as i64)
     }
 
-    /// Reads `Z`, `+02`, `+0200`, `+02:00`, `+02:00:00`, or nothing.
+    /// Reads an offset such as `Z`, `+02`, `+0200`, `+02:00` or `+02:00:00`. [`Zone::None`] if the text has none.
     fn zone(&mut self) -> Result<Zone, Reason> {
         if self.eat(b'Z') || self.eat(b'z') {
             return Ok(Zone::Utc);

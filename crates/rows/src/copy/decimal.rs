@@ -10,7 +10,7 @@ pub(crate) struct Decimal<'a> {
     pub(crate) exponent: i32,
 }
 
-/// The size of the digits that are cut off, compared with half a unit of the last digit that is kept.
+/// The size of the digits that rounding cuts off, compared with half a unit of the last digit that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Remainder {
     Zero,
@@ -19,7 +19,7 @@ pub(super) enum Remainder {
     AboveHalf,
 }
 
-/// Exponents beyond this are treated alike: they are far outside the range of every type.
+/// Exponents are clamped to this limit, which is far outside the range of every type.
 const EXPONENT_LIMIT: i32 = 1 << 24;
 
 impl<'a> Decimal<'a> {
@@ -67,7 +67,7 @@ impl<'a> Decimal<'a> {
         self.whole.len() + self.fraction.len()
     }
 
-    /// Returns the digit at index `at`, counted from the first one; zero after the last.
+    /// Returns the digit at index `at`, counted from the first digit; zero if `at` lies behind the last one.
     pub(super) fn digit(&self, at: usize) -> u8 {
         let digit = match at.checked_sub(self.whole.len()) {
             None => self.whole.get(at),

@@ -4,7 +4,7 @@
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::value::{Reason, Value};
 
-/// An interval as Postgres stores it. Months and days have no fixed length, so they are kept apart.
+/// An interval as Postgres stores it. Months, days and microseconds are separate, because months and days have no fixed length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Interval {
     months: i128,
@@ -12,7 +12,6 @@ struct Interval {
     micros: i128,
 }
 
-/// The size of each unit, with the names of the unit.
 const UNITS: &[(&[&str], Interval)] = &[
     (&["microsecond", "microseconds", "us"], Interval { months: 0, days: 0, micros: 1 }),
     (&["millisecond", "milliseconds", "ms"], Interval { months: 0, days: 0, micros: 1_000 }),
@@ -48,7 +47,8 @@ pub(super) fn interval(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason
     Ok(())
 }
 
-/// Adds `number` times `unit`.
+/// Adds `number` times `unit` to `sum`, rounded to microseconds. Returns `None` if `number` isn't a decimal number, is too large,
+/// or has a fraction although the unit is a day or longer.
 fn add(sum: &mut Interval, number: &str, unit: Interval) -> Option<()> {
     let decimal = Decimal::parse(number.as_bytes())?;
     let (whole, rest) = decimal.scaled(0);
@@ -100,7 +100,7 @@ fn designators(mut text: &str, unit: impl Fn(&str) -> Option<Interval>, sum: &mu
     Some(())
 }
 
-/// Reads `1 day 02:00:00`, `-3 mons` or `2 hours 5 minutes`. `1 day ago` is not accepted.
+/// Reads `1 day 02:00:00`, `-3 mons` or `2 hours 5 minutes`. Unlike Postgres, doesn't accept `1 day ago`.
 fn words(text: &str) -> Option<Interval> {
     let mut sum = Interval::default();
     let mut words = text.split_ascii_whitespace().peekable();

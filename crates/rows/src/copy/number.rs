@@ -180,8 +180,8 @@ pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> 
     Ok(())
 }
 
-/// Returns text that Rust's parser can read: the lexeme of a number, or the name of NaN or of an infinity. The flag says
-/// whether the number is finite.
+/// Returns text that Rust's parser can read: the lexeme of a number, or the name of NaN or of an infinity. Also returns whether
+/// the number is finite.
 fn float_text<'a>(value: &Value<'a>) -> Result<(&'a str, bool), Reason> {
     let lexeme = match value.as_text() {
         Some(text) => match special(text) {
@@ -195,7 +195,6 @@ fn float_text<'a>(value: &Value<'a>) -> Result<(&'a str, bool), Reason> {
     std::str::from_utf8(lexeme).map(|text| (text, true)).map_err(|_| Reason::TypeMismatch)
 }
 
-/// A float that isn't a finite number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Special {
     Nan,
@@ -225,7 +224,6 @@ pub(super) fn special(text: &[u8]) -> Option<Special> {
     }
 }
 
-/// Returns whether the lexeme of a number stands for zero.
 fn is_zero(lexeme: &[u8]) -> bool {
     lexeme.iter().take_while(|byte| **byte | 0x20 != b'e').all(|byte| !matches!(byte, b'1'..=b'9'))
 }

@@ -4,7 +4,6 @@ use crate::copy::decimal::{Decimal, Remainder};
 use crate::copy::number::{Special, special};
 use crate::value::{Kind, Reason, Value};
 
-/// The precision and the scale of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NumericLimits {
     precision: i64,
@@ -12,7 +11,7 @@ pub(crate) struct NumericLimits {
 }
 
 impl NumericLimits {
-    /// Unpacks `atttypmod`; `None` if the column has no limits.
+    /// Unpacks `atttypmod`. `None` if the column has neither precision nor scale.
     pub(crate) fn from_typmod(typmod: i32) -> Option<Self> {
         let packed = typmod.checked_sub(4).filter(|packed| *packed >= 0)?;
         // The scale is a signed number of 11 bits.
@@ -27,9 +26,9 @@ const NEGATIVE: u16 = 0x4000;
 const NAN: u16 = 0xc000;
 const INFINITY: u16 = 0xd000;
 const NEGATIVE_INFINITY: u16 = 0xf000;
-/// The most digits after the point that Postgres accepts.
+/// The most digits after the point that Postgres accepts in a numeric.
 const MAX_SCALE: i64 = 0x3fff;
-/// The highest weight of the first group of digits that Postgres accepts.
+/// The highest weight that Postgres accepts for the first group of digits. A group of weight w stands for its number × 10000^w.
 const MAX_WEIGHT: i64 = 0x7fff;
 
 /// Appends a numeric field, from a number or from text that contains one: amounts of money often come as text. `groups` is
@@ -93,7 +92,7 @@ fn fill(decimal: &Decimal<'_>, first: i64, end: i64, round_up: bool, groups: &mu
     Ok(weight)
 }
 
-/// Adds one to the last digit that is kept.
+/// Adds one to the last digit that is kept: the digit at index `end - 1`.
 fn carry(point: i64, end: i64, weight: i64, groups: &mut Vec<u16>) -> Result<(), Reason> {
     let power = point - end;
     let group = weight - power.div_euclid(DIGITS_PER_GROUP);
@@ -114,7 +113,6 @@ fn carry(point: i64, end: i64, weight: i64, groups: &mut Vec<u16>) -> Result<(),
     }
 }
 
-/// Checks the limits and writes the field.
 fn finish(
     decimal: &Decimal<'_>,
     weight: i64,

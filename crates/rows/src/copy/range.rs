@@ -15,15 +15,14 @@ const UPPER_INCLUSIVE: u8 = 0x04;
 const LOWER_INFINITE: u8 = 0x08;
 const UPPER_INFINITE: u8 = 0x10;
 
-/// The parts of a range.
+/// The bounds of a range. If a bound is null or missing, the range has no limit on that side. `inclusive` has the flags
+/// `LOWER_INCLUSIVE` and `UPPER_INCLUSIVE`, one of them, or none.
 struct Bounds<'a> {
     lower: Value<'a>,
     upper: Value<'a>,
-    /// Flags: `LOWER_INCLUSIVE`, `UPPER_INCLUSIVE`, both or none.
     inclusive: u8,
 }
 
-/// Writes a range whose bounds have the encoding `bound`.
 pub(super) fn range(
     value: Value<'_>,
     bound: &Encoding,
@@ -88,7 +87,8 @@ fn put(
     text::patch_len(len_at, out)
 }
 
-/// Returns the binary form of a bound as an integer; `None` for types whose bounds don't sort like these integers.
+/// Returns the binary form of a bound as an integer, to compare two bounds. `None` for types whose bounds don't
+/// sort like these integers.
 fn integer(field: &[u8], bound: &Encoding) -> Option<i64> {
     match bound {
         Encoding::Numeric(_) => None,

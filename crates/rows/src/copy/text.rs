@@ -4,7 +4,7 @@ use crate::base64;
 use crate::copy::number::fixed;
 use crate::value::{Kind, Reason, Value};
 
-/// Appends a field: its length, then its bytes.
+/// Appends a field of binary COPY: its length in four bytes, then its bytes.
 #[inline]
 pub(super) fn field(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
     let len = i32::try_from(bytes.len()).map_err(|_| Reason::TooLarge)?;
@@ -13,13 +13,12 @@ pub(super) fn field(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Returns what a text column stores: the text of a string, or the JSON text of any other value.
+/// Returns the bytes that a text column stores: the text of a string, or the JSON text of any other value.
 #[inline]
 fn stored<'a>(value: &Value<'a>) -> &'a [u8] {
     value.as_text().unwrap_or(value.raw)
 }
 
-/// Writes the text of a string, or the JSON text of another value.
 #[inline]
 pub(super) fn text(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     field(stored(&value), out)
@@ -96,7 +95,6 @@ const HEX: [u8; 256] = {
     table
 };
 
-/// Returns the byte that two hex digits encode.
 #[inline]
 pub(super) fn hex_pair(high: u8, low: u8) -> Option<u8> {
     let (high, low) = (HEX[high as usize], HEX[low as usize]);

@@ -15,7 +15,7 @@ use crate::value::{Flags, Kind, Reason, Value};
 /// How a column reads numbers, and text without a zone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Times {
-    /// If set, numbers are epochs in this unit.
+    /// The unit of numbers that are epochs. If it is `None`, numbers are rejected.
     pub(crate) unit: Option<EpochUnit>,
     /// If set, text without a zone is a local time in this zone, and so is a time without a zone in a binary format.
     pub(crate) zone: Option<TimeZone>,
@@ -116,13 +116,13 @@ fn unzoned(text: &[u8]) -> Result<i64, Reason> {
     micros(date, clock, 0)
 }
 
-/// Converts microseconds since 1970 to microseconds since 2000, as Postgres counts.
+/// Converts microseconds since 1970 to microseconds since 2000, as Postgres counts. Fails beyond Postgres' limits of timestamps.
 #[inline]
 pub(super) fn of_unix_micros(micros: i64) -> Result<i64, Reason> {
     checked(i128::from(micros) - i128::from(EPOCH_GAP_MICROS))
 }
 
-/// Converts days since 1970 to days since 2000, as Postgres counts.
+/// Converts days since 1970 to days since 2000, as Postgres counts. Fails beyond Postgres' limits of dates.
 pub(super) fn of_unix_days(days: i64) -> Result<i32, Reason> {
     let days = days.saturating_sub(EPOCH_GAP_MICROS / MICROS_PER_DAY);
     let inside = (MIN_DATE..END_DATE).contains(&days);

@@ -1,26 +1,22 @@
 //! The scalar types of Postgres itself that have an encoder: their names in SQL and in messages, and their oids, which Postgres
 //! never changes. Enums and citext have encoders too, but their oids differ between databases.
 
-/// The modifier that may follow a type's name in parentheses.
+/// The modifier that may follow a type's name in parentheses: a length as in `varchar(16)`, precision and scale as in
+/// `numeric(10, 2)`, or a precision as in `timestamptz(3)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Modifier {
     None,
-    /// `varchar(16)`
     Length,
-    /// `numeric(10, 2)`
     PrecisionAndScale,
-    /// `timestamptz(3)`
     Precision,
 }
 
-/// A scalar type that has an encoder.
+/// A scalar type that has an encoder. `name` and `oid` are its `pg_type.typname` and `pg_type.oid`; `array_oid` is the oid of the
+/// array type whose elements have this type.
 #[derive(Debug)]
 pub struct KnownType {
-    /// `pg_type.typname`
     pub name: &'static str,
-    /// `pg_type.oid`
     pub oid: u32,
-    /// The oid of the array type.
     pub array_oid: u32,
     /// Other names that SQL has for the type.
     pub aliases: &'static [&'static str],
@@ -38,7 +34,6 @@ const fn known(
     KnownType { name, oid, array_oid, aliases, modifier }
 }
 
-/// All scalar types of Postgres itself that have an encoder.
 pub const KNOWN: &[KnownType] = &[
     known("bool", 16, 1000, &["boolean"], Modifier::None),
     known("bytea", 17, 1001, &[], Modifier::None),
@@ -76,7 +71,6 @@ pub const KNOWN: &[KnownType] = &[
     known("int8range", 3926, 3927, &[], Modifier::None),
 ];
 
-/// Returns the scalar type with this oid.
 pub fn by_oid(oid: u32) -> Option<&'static KnownType> {
     KNOWN.iter().find(|known| known.oid == oid)
 }
@@ -86,14 +80,13 @@ pub fn by_array_oid(oid: u32) -> Option<&'static KnownType> {
     KNOWN.iter().find(|known| known.array_oid == oid)
 }
 
-/// A parsed type name.
+/// A type that [`parse`] has read. `oid` is the oid of one of [`KNOWN`]. For an array such as `int8[]`, `oid` and `modifiers` are
+/// those of the elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TypeText {
-    /// The oid of the type, which is one of [`KNOWN`]. For an array, the oid of the elements' type.
     pub oid: u32,
     /// The numbers in parentheses. `character` without a number has the length 1.
     pub modifiers: (Option<i32>, Option<i32>),
-    /// Whether the type is an array: `int8[]`.
     pub array: bool,
 }
 

@@ -25,7 +25,6 @@ use crate::value::{Reason, Slot};
 use plan::AvroPlan;
 use walk::{AvroWalk, Broken};
 
-/// Finds the planned fields in Avro's binary encoding.
 #[derive(Debug)]
 pub(crate) struct AvroDecoder {
     paths: Vec<Path>,
@@ -47,14 +46,12 @@ impl AvroDecoder {
         Self { paths: paths.to_vec(), leftovers, base: base.to_vec(), plans }
     }
 
-    /// Returns the id of the schema that this value needs, if that schema isn't loaded yet.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
         let Self { paths, leftovers, base, plans } = self;
         plans.wants(payload, header.map(|header| header.schema), |schema, id| plan(schema, id, paths, *leftovers, base))
     }
 
-    /// Decodes a value. `header` names the value's schema, if the record has a header that does.
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],

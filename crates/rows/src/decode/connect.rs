@@ -18,14 +18,13 @@ use crate::value::{Flags, Kind, Reason, Slot, Value, shown};
 /// How many schemas are cached. Each topic of a pipeline can have its own schema.
 const REMEMBERED: usize = 16;
 
-/// A schema that occurred before: its bytes, by which it is recognized, and the logical types of the slots to which it gives one.
+/// A cached schema: its bytes, by which it is recognized, and the logical types of the slots to which it gives one.
 #[derive(Debug, Default)]
 struct Known {
     bytes: Vec<u8>,
     logicals: Vec<(u16, Logical)>,
 }
 
-/// Finds the planned fields in the payloads of wrapped records.
 #[derive(Debug)]
 pub(crate) struct ConnectDecoder {
     json: JsonDecoder,
@@ -33,9 +32,9 @@ pub(crate) struct ConnectDecoder {
     /// The slot for the whole payload, if a column takes it. The payload may then be any value except null, not only an object.
     whole: Option<usize>,
     known: Vec<Known>,
-    /// The index of the schema that was used last.
+    /// The index in `known` of the schema that was used last.
     last: usize,
-    /// Reads the structs of `VariableScaleDecimal`.
+    /// Reads the structs of Debezium's `VariableScaleDecimal` into `parts`.
     variable: JsonDecoder,
     parts: Fields,
 }
@@ -69,7 +68,6 @@ impl ConnectDecoder {
         self.decode_at(payload, byte_order_mark(payload), fields)
     }
 
-    /// Decodes the object that begins at `start`.
     pub(crate) fn decode_at(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<(), DecodeError> {
         self.json.object(payload, start, fields)?;
         let schema = fields.slots.pop().map_or(Slot::MISSING, |slot| slot);
@@ -111,7 +109,7 @@ impl ConnectDecoder {
         Ok(())
     }
 
-    /// Sets `last` to the index of this schema. Parses the schema if it isn't cached.
+    /// Sets `last` to the index of this schema in `known`. Parses the schema if it isn't cached.
     fn know(&mut self, schema: &[u8]) {
         if self.known.get(self.last).is_some_and(|known| known.bytes == schema) {
             return;
@@ -133,7 +131,6 @@ impl ConnectDecoder {
     }
 }
 
-/// Returns the logical type that the schema declares for the field at a path.
 fn logical(schema: &Json, path: &Path) -> Option<Logical> {
     let mut at = schema;
     for name in path {

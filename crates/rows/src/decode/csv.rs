@@ -23,31 +23,31 @@ enum ColumnTarget {
     Nothing,
 }
 
+/// Finds the planned fields in lines of CSV. `targets` and `quoted` have one element per column of the CSV. `quoted` has the
+/// columns' names as JSON strings, for leftovers, and whether each name contains a NUL. If a value's header names the columns,
+/// `header` is the line from which `targets` and `quoted` were made.
 #[derive(Debug)]
 pub(crate) struct CsvDecoder {
     options: CsvOptions,
-    /// The paths as names, with dots between the levels: slot `i` is for `names[i]`.
+    /// The paths as names, with dots between the levels. Slot `i` is for `names[i]`.
     names: Vec<String>,
     leftovers: Leftovers,
-    /// The target of each column of the CSV.
     targets: Vec<ColumnTarget>,
-    /// The columns' names as JSON strings, for leftovers, and whether they contain a NUL.
     quoted: Vec<(Box<[u8]>, bool)>,
-    /// The header line that `targets` were made from.
     header: Vec<u8>,
     /// Whether neither the delimiter nor the quote can occur in a number.
     numbers_are_plain: bool,
     /// The current position. Between two rows, this is where the next line begins.
     at: usize,
-    /// The number of the current line, for error messages. Empty lines aren't counted, nor are line feeds inside quotes.
+    /// The number of the current line, counted from 1, for error messages. Empty lines aren't counted, nor are
+    /// line feeds inside quotes.
     line: u32,
 }
 
-/// A field of a line.
+/// A field of a line. `last` says whether the line ends after the field.
 struct CsvField {
     slot: Slot,
     quoted: bool,
-    /// Whether the line ends after this field.
     last: bool,
 }
 
@@ -295,7 +295,6 @@ impl CsvDecoder {
         Ok(slot)
     }
 
-    /// Returns whether a field ends at `at`.
     #[inline]
     fn ends(&self, payload: &[u8], at: usize) -> bool {
         payload.get(at).is_none_or(|byte| *byte == self.options.delimiter) || ends_line(payload, at)
@@ -367,7 +366,6 @@ mod tests {
         CsvOptions { columns, delimiter: b',', quote: b'"', null: String::new() }
     }
 
-    /// Returns the rows of columns a and b. `None` means that the field is null or missing.
     fn rows(decoder: &mut CsvDecoder, text: &str) -> Result<Vec<Vec<Option<String>>>, String> {
         let mut fields = Fields::default();
         let mut rows = Vec::new();

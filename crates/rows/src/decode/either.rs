@@ -7,13 +7,14 @@ use crate::decode::{Fields, Leftovers, Path};
 use crate::value::{DecodeError, Kind, Reason};
 
 /// Finds the planned fields in Debezium's changes, which come in two forms: plain JSON, or wrapped in Kafka Connect's envelope.
-/// Each record is first decoded in the form of the previous one. If that fails, it is decoded in the other form.
+/// Each record is first decoded in the form of the previous one. If that fails, or finds no field `op`, the record is decoded in
+/// the other form.
 #[derive(Debug)]
 pub(crate) struct EitherDecoder {
     plain: JsonDecoder,
     wrapped: ConnectDecoder,
     is_wrapped: bool,
-    /// The slot of the field `op`, by which a change is recognized; `None` if `op` isn't among the planned fields.
+    /// The slot of the field `op`, which every change has. `None` if `op` isn't among the planned fields.
     op: Option<usize>,
 }
 
@@ -59,5 +60,6 @@ impl EitherDecoder {
     }
 }
 
-/// The name of the field that contains the operation: `c`, `u`, `d`, `r`, `t` or `m`.
+/// The name of the field that contains the operation: `c` (create), `u` (update), `d` (delete), `r` (snapshot read), `t`
+/// (truncate) or `m` (message).
 pub(crate) const OP: &str = "op";

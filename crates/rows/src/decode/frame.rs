@@ -9,13 +9,14 @@ use tidegate_protocol::record::Headers;
 use crate::schema::SchemaId;
 use crate::value::{DecodeError, Reason, shown};
 
-/// The length of the zero byte and an id of four bytes.
+/// The length in bytes of a prefix with an id of four bytes: a zero byte, then the id.
 pub(crate) const HEAD: usize = 5;
 
-/// The length of the zero byte and an id of eight bytes.
+/// The length in bytes of a prefix with an id of eight bytes: a zero byte, then the id.
 pub(crate) const LONG_HEAD: usize = 9;
 
-/// Returns the schema id in the value's frame; `None` if the value doesn't begin like a frame.
+/// Returns the schema id in a value's prefix. For an id of eight bytes, returns its last four bytes. `None` if the value is too
+/// short, or doesn't begin with a zero byte.
 #[inline]
 pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
     match payload {
@@ -35,15 +36,14 @@ pub(crate) fn head(payload: &[u8]) -> usize {
     }
 }
 
-/// The headers that may name a schema.
+/// The names of the headers that may name a schema. `apicurio` are the headers of Apicurio Registry: first the one with the
+/// content id, then the one with the global id. If a record has both, the content id is used, because the registry's
+/// Confluent-compatible interface finds a schema by its global id only in legacy mode. `message` is the header by which
+/// Apicurio's serializers name the Protobuf message.
 #[derive(Debug)]
 pub(crate) struct HeaderNames {
     confluent: &'static [u8],
-    /// The headers of Apicurio Registry: the one with the content id, and the one with the global id. If a record has both,
-    /// the content id is used, because the registry's Confluent-compatible interface finds a schema by its global id only in
-    /// legacy mode.
     apicurio: [&'static [u8]; 2],
-    /// The header by which Apicurio's serializers name the Protobuf message.
     message: &'static [u8],
 }
 
@@ -56,13 +56,11 @@ pub(crate) struct SchemaHeader<'a> {
     pub(crate) message: Option<&'a [u8]>,
 }
 
-/// The headers that name a value's schema.
 pub(crate) const OF_VALUE: HeaderNames = HeaderNames {
     confluent: b"__value_schema_id",
     apicurio: [b"apicurio.value.contentId", b"apicurio.value.globalId"],
     message: b"apicurio.protobuf.type",
 };
-/// The headers that name a key's schema.
 pub(crate) const OF_KEY: HeaderNames = HeaderNames {
     confluent: b"__key_schema_id",
     apicurio: [b"apicurio.key.contentId", b"apicurio.key.globalId"],
@@ -104,7 +102,8 @@ fn of_apicurio(header: &[u8]) -> &[u8] {
     }
 }
 
-/// Returns the schema that a header names, and how many bytes at the start of the header name it.
+/// Returns the schema that a header names, and the length in bytes of this part of the header: 5 with a number, 17 with a GUID.
+/// `None` if the header has another form.
 pub(crate) fn of_header(header: &[u8]) -> Option<(SchemaId, usize)> {
     match header.split_first()? {
         (0, rest) => Some((SchemaId::Number(u32::from_be_bytes(*rest.first_chunk()?)), HEAD)),

@@ -20,19 +20,18 @@ use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 use keys::Keys;
 
-/// Finds the planned fields in JSON objects.
 #[derive(Debug)]
 pub(crate) struct JsonDecoder {
     keys: Keys,
     slots: usize,
     leftovers: Leftovers,
-    /// The node of the object whose members can be leftovers. A leftover is a member from which no column takes a value.
-    /// `u16::MAX` if this object is nested and no path leads into it: then the decoder finds no leftovers.
+    /// The node of the object in which members without a column are leftovers. `u16::MAX` if the decoder finds
+    /// no leftovers; see [`JsonDecoder::within`].
     top: u16,
     /// The slot for a whole array element, if a column takes it. The element may then be any value, not only an object.
     whole: Option<u16>,
     scratch: Vec<u8>,
-    /// Where the next element of an array, or the next object of NDJSON, begins.
+    /// The index of the byte at which the next element of an array, or the next object of NDJSON, begins.
     cursor: usize,
     element: u32,
 }
@@ -51,17 +50,16 @@ impl JsonDecoder {
         }
     }
 
-    /// Makes a decoder that finds leftovers (members without a column) in the object at `base`. If `base` isn't empty and no path
-    /// looks into that object, the decoder finds none.
+    /// Makes a decoder that finds leftovers (members without a column) in the object at the path `base`. If `base` is empty, that
+    /// is the record itself. An object inside the record has a node only if a path looks into it. Without a node, the decoder
+    /// can't recognize the object, and so finds no leftovers in it.
     pub(crate) fn within(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this = Self::new(paths, leftovers);
-        // An object inside another one has a node only if a path looks into it. Without a
-        // node, the decoder can't recognize the object, and so finds no leftovers in it.
         this.top = base.iter().try_fold(0, |node, name| this.keys.node(node, name.as_bytes())).unwrap_or(u16::MAX);
         this
     }
 
-    /// Decodes the first row of an object or of an array of objects. Returns whether there is one.
+    /// Decodes the first row of a value that is an object or an array of objects. Returns whether there is one.
     #[inline]
     pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         let mut start = byte_order_mark(payload);
@@ -218,7 +216,7 @@ struct JsonWalk<'w, 'p> {
     leftovers_flags: &'w mut Flags,
     policy: Leftovers,
     top: u16,
-    /// The position of the first key that was found without a column, if records with such fields are rejected.
+    /// The position of the first key without a column that was found, if records with such keys are rejected.
     refused: Option<usize>,
 }
 
@@ -399,7 +397,8 @@ impl JsonWalk<'_, '_> {
         Ok((flags, self.keys.find(node, previous, self.scratch)))
     }
 
-    /// Reads a value from which columns take parts.
+    /// Reads a value from which columns take parts. Clears their slots first, because an earlier value of the same key may have
+    /// filled them. `slot` is set if a column takes the whole value.
     fn inner(&mut self, slot: Option<u16>, node: u16, depth: u32) -> Result<Flags, Broken> {
         for below in self.keys.slots_below(node) {
             if let Some(place) = self.slots.get_mut(usize::from(*below)) {
@@ -433,8 +432,8 @@ impl JsonWalk<'_, '_> {
     }
 }
 
-/// Returns the length of the byte order mark at the start of a text. Editors and some of Microsoft's libraries write
-/// such a mark.
+/// Returns the length of the byte order mark at the start of a text, or 0 if there is none. Editors and some of Microsoft's
+/// libraries write such a mark.
 #[inline]
 pub(crate) fn byte_order_mark(payload: &[u8]) -> usize {
     if payload.starts_with(&[0xef, 0xbb, 0xbf]) { 3 } else { 0 }

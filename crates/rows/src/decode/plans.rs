@@ -8,8 +8,8 @@ use crate::spec::SchemaSource;
 use crate::value::DecodeError;
 use crate::value::Reason;
 
-/// How many plans are kept. If this many plans exist, all of them are dropped before another one is
-/// added. Each is rebuilt when its schema occurs again.
+/// How many plans are kept. If this many plans exist, all of them are dropped before another one is added. A dropped plan is made
+/// again when its schema occurs again.
 const KEPT: usize = 1024;
 
 /// For each schema that occurred: its plan, or the reason why values with this schema are rejected.
@@ -17,13 +17,13 @@ const KEPT: usize = 1024;
 pub(super) struct Plans<P> {
     registry: Option<Arc<dyn Schemas>>,
     framed: bool,
-    /// The plans, each with the id of its schema. They are searched one by one,
-    /// beginning with the plan that was used last. The plan of a local schema has no id.
+    /// The plans, each with the id of its schema. They are searched one by one, beginning with the plan that was used last. The
+    /// plan of a local schema has no id.
     made: Vec<(Option<SchemaId>, Result<P, DecodeError>)>,
     last: usize,
 }
 
-/// A value whose schema is known.
+/// A value whose schema is known, and where its frame or header ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Framed<'a> {
     /// The schema's id; `None` for a local schema.
@@ -31,8 +31,8 @@ pub(super) struct Framed<'a> {
     /// The index at which the payload continues after the frame's schema id; 0 if the value has no frame. In a Protobuf
     /// frame, the message indexes come next, then the message.
     pub(super) start: usize,
-    /// The rest of the header after the schema's id, if a header names the schema. For Protobuf, this is
-    /// the message indexes, or nothing.
+    /// The rest of the header after the schema's id; `None` if no header names the schema. For Protobuf, the rest is the message
+    /// indexes, or nothing.
     pub(super) indexes: Option<&'a [u8]>,
 }
 
@@ -51,7 +51,8 @@ impl<P> Plans<P> {
         this
     }
 
-    /// Returns the id of the schema that this value needs, if that schema isn't loaded yet.
+    /// Returns the id of the schema that this value needs, if that schema isn't loaded yet. `None` if it is loaded, or if the
+    /// value names no schema.
     #[inline]
     pub(super) fn wants(
         &mut self,

@@ -29,20 +29,19 @@ use crate::value::{Reason, Slot, shown};
 use plan::ProtobufPlan;
 use walk::{Broken, ProtobufWalk};
 
-/// The deepest nesting of message types that a frame may name.
+/// The most message indexes that a frame may have. Each index is one level of nested message types.
 const INDEXES_MAX: usize = 32;
 
 /// A schema, and the plans of its message types that occurred in values so far.
 type Made = (Arc<Schema>, Vec<(MessageId, ProtobufPlan)>);
 
-/// Finds the planned fields in Protobuf's wire format.
 #[derive(Debug)]
 pub(crate) struct ProtobufDecoder {
     paths: Vec<Path>,
     leftovers: Leftovers,
     /// The path to the object that holds the record's fields: `after` in Debezium's envelope, else empty.
     base: Vec<String>,
-    /// Whether values have a frame or a header, which names their message.
+    /// Whether values have a frame or a header that names their message.
     framed: bool,
     message: Option<String>,
     plans: Plans<Made>,
@@ -66,13 +65,11 @@ impl ProtobufDecoder {
         }
     }
 
-    /// Returns the id of the schema that this value needs, if that schema isn't loaded yet.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
         self.plans.wants(payload, header.map(|header| header.schema), make)
     }
 
-    /// Decodes a value. `header` names the value's schema, if the record has a header that does.
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],

@@ -6,13 +6,11 @@ use crate::decode::narrow;
 use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot};
 
-/// The name of the only field.
 pub(crate) const FIELD: &str = "value";
 
-/// Finds the only field, which is the whole value.
 #[derive(Debug)]
 pub(crate) struct RawDecoder {
-    /// For each slot, whether it takes the value.
+    /// For each slot, whether it takes the value. Other slots stay missing.
     takes: Vec<bool>,
 }
 

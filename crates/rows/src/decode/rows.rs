@@ -15,32 +15,29 @@ use crate::schema::{SchemaId, Schemas};
 use crate::spec::Decode;
 use crate::value::{DecodeError, Flags, Kind, Reason, Slot, shown};
 
-/// Where a row's slot comes from.
+/// Where a row's slot comes from. The numbers are slots: in `Around`, a slot of the decoder that finds the array and the fields
+/// around it (`RowsDecoder::inner`); in `Element`, a slot of the decoder of elements (`RowsDecoder::elements`). `Either` has
+/// both: the row gets the element's field or, if the element lacks it, the field of this name outside of the array.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
-    /// A field outside of the array. The number is its slot in the decoder that finds the array and the fields around it
-    /// (`RowsDecoder::inner`).
     Around(u16),
-    /// A field of the element. The number is its slot in the decoder of elements.
     Element(u16),
-    /// A field of the element or, if the element lacks it, the field of this name outside of the array. The numbers are the
-    /// field's slots in the decoder of elements and in the inner decoder.
     Either(u16, u16),
 }
 
+/// The array whose elements are being read. `end` is the index of the byte after its closing bracket. `made` says whether the
+/// inner decoder rendered the array's text, which is then in [`Fields::made`] and not in the payload.
 #[derive(Clone, Copy, Debug)]
 struct Array {
     end: usize,
-    /// Whether the inner decoder rendered the array's text, which is then in [`Fields::made`] and not in the payload.
     made: bool,
 }
 
-/// Decodes one row per element of an array.
 #[derive(Debug)]
 pub(crate) struct RowsDecoder {
     inner: Decoder,
     elements: JsonDecoder,
-    /// The path of the array, for error messages. `slot` is the array's slot in the inner decoder.
+    /// The path of the array, for error messages. `slot` is the array's slot in `inner`.
     path: String,
     slot: usize,
     from: Vec<Origin>,

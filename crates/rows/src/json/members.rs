@@ -4,14 +4,14 @@ use crate::json::scan::Scanner;
 use crate::json::string;
 use crate::value::{Flags, Slot, Value};
 
-/// The members of an object in their order. Names are as in the text, without quotes; the flags say whether they contain
-/// escapes.
+/// Iterates over the members of an object, in their order. Each name is as in the text, without its quotes; the flags say whether
+/// the name contains escapes.
 pub(crate) struct RawMembers<'a> {
     scan: Scanner<'a>,
 }
 
 impl<'a> RawMembers<'a> {
-    /// Iterates over `raw`: a valid JSON object, or its members without braces and each followed by a comma.
+    /// Reads `raw`: a valid JSON object, or its members without braces and each followed by a comma.
     pub(crate) fn of(raw: &'a [u8]) -> Self {
         let mut scan = Scanner::new(raw);
         scan.space();
@@ -48,11 +48,11 @@ impl<'a> Iterator for RawMembers<'a> {
     }
 }
 
-/// The members of an object in their order, with unescaped names.
+/// Iterates over the members of an object, in their order. The names are unescaped.
 pub struct Members<'a>(RawMembers<'a>);
 
 impl<'a> Members<'a> {
-    /// Iterates over `raw`: a valid JSON object, or its members without braces and each followed by a comma.
+    /// Reads `raw`: a valid JSON object, or its members without braces and each followed by a comma.
     pub fn of(raw: &'a [u8]) -> Self {
         Self(RawMembers::of(raw))
     }
@@ -74,13 +74,12 @@ impl<'a> Iterator for Members<'a> {
     }
 }
 
-/// The elements of an array.
 pub struct Elements<'a> {
     scan: Scanner<'a>,
 }
 
 impl<'a> Elements<'a> {
-    /// Iterates over `raw`, a valid JSON array.
+    /// Iterates over `raw`: a valid JSON array that begins with its bracket, without spaces in front.
     pub fn of(raw: &'a [u8]) -> Self {
         let mut scan = Scanner::new(raw);
         scan.at = 1;

@@ -6,35 +6,36 @@
 
 use crate::value::{Flags, Kind, Slot};
 
-/// The deepest nesting that is accepted. Postgres has no fixed limit: there, the size of the stack limits the nesting.
+/// The deepest nesting of arrays and objects that is accepted. Postgres has no fixed limit: there, the size of the
+/// stack limits the nesting.
 pub(crate) const MAX_DEPTH: u32 = 128;
 
-/// Where and why a text isn't JSON.
+/// Why a text isn't JSON: at the byte with the index `at`, and for the reason `what`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) at: usize,
     pub(crate) what: &'static str,
 }
 
-/// The text isn't JSON; the scanner has the [`Fault`]. `Broken` has no size, so that results are returned in registers.
+/// The text isn't JSON; the scanner has the [`Fault`]. `Broken` has no size, so a `Result` that contains it
+/// is returned in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broken;
 
-/// A position in a text.
+/// Reads JSON tokens from `bytes`. `at` is the index of the next byte. `fault` is set when a method returns [`Broken`].
 pub(crate) struct Scanner<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) at: usize,
-    /// Set by an error: where and why the text isn't JSON.
     pub(crate) fault: Fault,
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 const POW10: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
-/// A `u64` holds any number with this many digits.
+/// A `u64` can hold any decimal number with up to this many digits.
 const EXACT_DIGITS: u32 = 19;
-/// The number of digits after the point is clamped to this, and a written exponent to a sixteenth of it. Both are far beyond the
-/// limits of any column, and their sum can't overflow.
+/// The number of digits after the point is clamped to this limit, and a written exponent to a sixteenth of it. Both are far
+/// beyond the limits of any column, and their sum can't overflow.
 const EXPONENT_LIMIT: i32 = 1 << 28;
 
 impl<'a> Scanner<'a> {
@@ -42,13 +43,14 @@ impl<'a> Scanner<'a> {
         Self { bytes, at: 0, fault: Fault { at: 0, what: "" } }
     }
 
-    /// Returns the byte at the current position. At the end, returns 0, with which no token begins.
+    /// Returns the byte at the current position, or 0 at the end of the text. No token begins with 0.
     #[inline]
     pub(crate) fn peek(&self) -> u8 {
         self.bytes.get(self.at).copied().unwrap_or(0)
     }
 
-    /// Returns the next eight bytes, the first one in the lowest byte. Bytes beyond the end of the text are zeros.
+    /// Returns the next eight bytes as a number, with the first byte in its lowest bits. Bytes beyond the end of
+    /// the text are zeros.
     #[inline]
     fn word(&self) -> u64 {
         match self.bytes.get(self.at..).and_then(|tail| tail.first_chunk::<8>()) {
@@ -87,7 +89,7 @@ impl<'a> Scanner<'a> {
         Err(Broken)
     }
 
-    /// Sets `slot` to the text from `start` to the current position.
+    /// Makes `slot` point to the text from `start` to the current position. Leaves the slot's mantissa and exponent unchanged.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "payloads of 4 GiB and more are refused before")]
     pub(crate) fn mark(&self, slot: &mut Slot, kind: Kind, flags: Flags, start: usize) {
@@ -120,8 +122,8 @@ impl<'a> Scanner<'a> {
         self.at = self.bytes.len();
     }
 
-    /// Reads any value into `slot`. `depth` is the depth of the container around it. Writing into the caller's slot is faster
-    /// than returning one, which the caller would have to copy.
+    /// Reads any value into `slot`. `depth` is the number of arrays and objects around the value. Writing into the caller's slot
+    /// is faster than returning one, which the caller would have to copy.
     #[inline]
     pub(crate) fn value(&mut self, depth: u32, slot: &mut Slot) -> Result<Flags, Broken> {
         let start = self.at;
@@ -139,7 +141,7 @@ impl<'a> Scanner<'a> {
         Ok(flags)
     }
 
-    /// Skips any value; like [`Self::value`], but without a slot.
+    /// Skips any value, and checks it like [`Self::value`].
     #[inline]
     pub(crate) fn skip(&mut self, depth: u32) -> Result<Flags, Broken> {
         match self.peek() {
@@ -172,7 +174,7 @@ impl<'a> Scanner<'a> {
         self.fault("expected a value")
     }
 
-    /// Reads `-Infinity` at `start`, where the text began like a number. Any other text is an error.
+    /// Reads `-Infinity` at `start`, after [`Self::number`] has failed there. Any other text is an error.
     #[cold]
     #[inline(never)]
     fn minus_infinity(&mut self, start: usize, slot: &mut Slot) -> Result<Flags, Broken> {
@@ -298,8 +300,8 @@ impl<'a> Scanner<'a> {
         Ok(flags)
     }
 
-    /// Reads a run of digits. Returns `mantissa`, to which the digits
-    /// are appended (wrapping) if `WANTED`, and the number of digits.
+    /// Reads a run of digits. Returns `mantissa` and the number of digits. If `WANTED`, the digits are appended to `mantissa`,
+    /// which wraps on overflow.
     #[inline]
     fn digits<const WANTED: bool>(&mut self, mut mantissa: u64) -> (u64, u32) {
         let start = self.at;

@@ -27,7 +27,8 @@ pub(crate) fn unescape(inside: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
-/// Returns the character of a `\u` escape, and how many bytes of `rest` it uses. `rest` begins with the hex digits.
+/// Returns the character of a `\u` escape (for a surrogate pair, of both escapes), and how many bytes of `rest` the escape takes.
+/// `rest` begins with the hex digits.
 fn scalar(rest: &[u8]) -> (char, usize) {
     let unit = |at: usize| {
         let digits = rest.get(at..at + 4).unwrap_or_default();

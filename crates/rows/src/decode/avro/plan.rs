@@ -4,45 +4,42 @@ use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::schema::avro::{AvroField, AvroNode, AvroSchema, NodeId};
 
-/// How to treat fields without a column, and the path from the current value to the Avro record that contains them.
+/// How to treat fields without a column, and the path from the current value to the Avro record that contains them. `None` if the
+/// current value neither is nor contains that record.
 type Rest<'a> = Option<(Leftovers, &'a [String])>;
 
-/// How to treat a value.
+/// How to treat a value. `Slot`: a column takes the whole value. `Into`: columns take parts of the value. `Both`: one column
+/// takes the whole value, and others take parts of it. The `u16` is the slot of the whole value; the `u32` is the index of the
+/// plan for the parts, in [`AvroPlan::places`]. `Leftover`: the value goes to the column for unknown fields; the `u32` is the
+/// index of the field's key in [`AvroPlan::keys`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FieldTarget {
     Skip,
-    /// A column takes the value.
     Slot(u16),
-    /// Columns take parts of the value. The number is the index of the value's plan in [`AvroPlan::places`].
     Into(u32),
-    /// A column takes the value, as with [`Self::Slot`], and other columns take parts of it, as with [`Self::Into`].
     Both(u16, u32),
-    /// The value goes to the leftovers. The number is the index of the field's key in [`AvroPlan::keys`].
     Leftover(u32),
 }
 
-/// A value from which columns take parts.
+/// A value from which columns take parts. A record has the type and the target of each field, in the order of the schema. A map
+/// has the type of its values, and the targets of the keys that paths name. A union has the type and the target of each branch.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum PlannedValue {
-    /// A record: each field, in the order of the schema.
     Record(Vec<(NodeId, FieldTarget)>),
-    /// A map: the type of its values, and the targets of the keys that paths name.
     Map(NodeId, Vec<(Box<[u8]>, FieldTarget)>),
-    /// A union: each branch.
     Union(Vec<(NodeId, FieldTarget)>),
 }
 
 /// The plan for values of one schema.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct AvroPlan {
-    /// The values from which columns take parts. [`FieldTarget::Into`] and [`FieldTarget::Both`] contain indexes of this list.
     pub(super) places: Vec<PlannedValue>,
     pub(super) root: FieldTarget,
     /// The name of the schema's first field that no column takes, if records with such fields are rejected.
     pub(super) refused: Option<String>,
     /// The keys of the fields that go to the leftovers, each as JSON text with its colon: `"name":`.
     pub(super) keys: Vec<Box<[u8]>>,
-    /// Slots to copy, as (from, to), for fields that several paths name.
+    /// Slots to copy after decoding, as (from, to): several paths name the same field, which is decoded into only one slot.
     pub(super) copies: Vec<(u16, u16)>,
 }
 
@@ -57,7 +54,7 @@ impl AvroPlan {
         this
     }
 
-    /// Returns what to do with a value of the type `node`. `leftovers` is set if the value is the object that holds the record's
+    /// Returns how to treat a value of the type `node`. `leftovers` is set if the value is the object that holds the record's
     /// fields, or contains that object.
     fn target(
         &mut self,

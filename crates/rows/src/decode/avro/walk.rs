@@ -14,7 +14,7 @@ use crate::schema::avro::{AvroNode, AvroSchema, NodeId};
 use crate::schema::logical::{Logical, in_micros};
 use crate::value::{Flags, Kind, Slot};
 
-/// The value doesn't match its schema; the walk has the position and the reason.
+/// The value doesn't match its schema. The walk has the position (`at`) and the reason (`what`).
 pub(super) struct Broken;
 
 /// Limit on the elements of arrays and maps, per byte of the value. Some elements take no bytes (nulls, empty records),
@@ -25,6 +25,8 @@ const JSON_PER_BYTE: usize = 32;
 /// JSON below this size, in bytes, is always accepted.
 const JSON_AT_LEAST: usize = 1 << 20;
 
+/// The state of a pass over one value, whose bytes are `bytes`. `at` is the index of the next byte. `what` is the reason why the
+/// value is invalid, after a method has returned [`Broken`].
 pub(super) struct AvroWalk<'w> {
     pub(super) schema: &'w AvroSchema,
     pub(super) plan: &'w AvroPlan,
@@ -32,11 +34,11 @@ pub(super) struct AvroWalk<'w> {
     pub(super) at: usize,
     pub(super) fields: &'w mut Fields,
     pub(super) what: &'static str,
-    /// How many more elements of arrays and maps may be read.
+    /// How many more elements of arrays and maps may be read; see `ELEMENTS_PER_BYTE`.
     elements: usize,
-    /// The limit on the length of [`Fields::made`], in bytes.
+    /// The length in bytes of [`Fields::made`] beyond which no further value is rendered as JSON.
     made_limit: usize,
-    /// Whether text that became JSON contained a NUL.
+    /// Whether text that was rendered as JSON contained a NUL. Cleared before each value that a slot or the leftovers get.
     nul: bool,
 }
 
@@ -61,7 +63,6 @@ impl<'w> AvroWalk<'w> {
         }
     }
 
-    /// Decodes the whole value.
     pub(super) fn document(&mut self) -> Result<(), Broken> {
         self.put(self.schema.root, self.plan.root, 0)?;
         if self.at < self.bytes.len() {
@@ -99,7 +100,6 @@ impl<'w> AvroWalk<'w> {
         }
     }
 
-    /// Decodes a value from which columns take parts.
     fn inside(&mut self, place: u32, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
@@ -142,7 +142,6 @@ impl<'w> AvroWalk<'w> {
         Ok(())
     }
 
-    /// Decodes a value for a column.
     #[inline]
     fn value(&mut self, node: NodeId, depth: u32) -> Result<Slot, Broken> {
         let schema = self.schema;
@@ -178,8 +177,7 @@ impl<'w> AvroWalk<'w> {
         }
     }
 
-    /// Decodes a value of any type except enum, record, array, map and union. `value` calls this
-    /// function for the types that `value` doesn't decode itself.
+    /// Decodes a value of any type except enum, record, array, map and union.
     fn scalar(&mut self, node: &AvroNode) -> Result<Slot, Broken> {
         Ok(match node {
             AvroNode::Null => Slot::NULL,
@@ -259,7 +257,7 @@ impl<'w> AvroWalk<'w> {
         Slot { start: narrow(self.at - len), len: narrow(len), ..Slot::number(kind, 0) }
     }
 
-    /// Decodes months, days and milliseconds into the layout of a Postgres interval.
+    /// Decodes months, days and milliseconds into the 16 bytes of a Postgres interval, which are appended to [`Fields::made`].
     fn duration(&mut self) -> Result<Slot, Broken> {
         let (months, days, millis): ([u8; 4], [u8; 4], [u8; 4]) = (self.array()?, self.array()?, self.array()?);
         let whole = |bytes| i32::try_from(u32::from_le_bytes(bytes));
@@ -275,7 +273,7 @@ impl<'w> AvroWalk<'w> {
         Ok(self.fields.made_slot(Kind::Span, Flags::BINARY, start))
     }
 
-    /// Appends a value as JSON to `made`.
+    /// Appends a value as JSON to [`Fields::made`].
     fn json(&mut self, node: NodeId, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");

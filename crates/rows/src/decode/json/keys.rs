@@ -9,17 +9,17 @@ use std::collections::HashMap;
 
 use crate::decode::Path;
 
-/// How many keys without a column are remembered per object.
+/// How many keys without a column are remembered per [`KeyNode`].
 const LEARNED_KEYS: u16 = 256;
 /// No key without a column is added if a decoder has this many keys.
 const MOST_KEYS: usize = 16_384;
-/// Keys without a column aren't remembered if they are longer than this, in bytes.
+/// The length in bytes of the longest key without a column that is remembered.
 const LEARNED_KEY_LEN: usize = 64;
-/// How many bytes of a key one step compares.
+/// How many bytes of a key are compared as one number.
 const HEAD: usize = 16;
 
-/// How to treat the value of a key. Slot and node may both be set: then one column takes the object, and others take parts of
-/// it.
+/// How to treat the value of a key. `slot` is set if a column takes the whole value. `node` is set if columns take parts of the
+/// value: it is the index of the value's [`KeyNode`]. Both may be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyTarget {
     pub(super) slot: Option<u16>,
@@ -27,38 +27,37 @@ pub(super) struct KeyTarget {
 }
 
 impl KeyTarget {
-    /// No column takes the value.
     pub(super) const NONE: KeyTarget = KeyTarget { slot: None, node: None };
 }
 
+/// A known key of one object. `text` is the key as it occurs in a text without spaces: `"lat":`. `head` has the first bytes of
+/// `text`, filled up with zeros, and `mask` selects those bytes of `head` that belong to `text`. `next` are the guesses for the
+/// key after this one.
 #[derive(Debug)]
 struct Key {
-    /// The first bytes of `text`, filled up with zeros. `mask` selects the bytes that belong to `text`.
     head: u128,
     mask: u128,
-    /// The key as it occurs in a text without spaces: `"lat":`.
     text: Box<[u8]>,
     target: KeyTarget,
     next: Followers,
 }
 
-/// The guesses for the key after a certain key, or for the first key of an object. If neither matches, the key that was found
+/// The two guesses for the key after a certain key, or for the first key of an object. If neither matches, the key that was found
 /// becomes the first guess (unless it can't be remembered), and the previous first guess becomes the second.
 type Followers = [KeyId; 2];
 
-/// An object from which columns take parts.
+/// An object from which columns take parts. `keys` has the known keys by their names without quotes, `first` the guesses for the
+/// object's first key, and `slots` the slots of all columns that take a value inside this object, at any depth. `learned` is the
+/// number of keys without a column.
 #[derive(Debug, Default)]
 struct KeyNode {
-    /// The known keys, by their names without quotes.
     keys: HashMap<Box<[u8]>, u16>,
-    /// The guesses for the first key of the object.
     first: Followers,
-    /// The slots of all fields inside this object, at any depth.
     slots: Vec<u16>,
     learned: u16,
 }
 
-/// The index of a key in the field `keys` of [`Keys`].
+/// The index of a [`Key`] in the field `keys` of [`Keys`].
 pub(super) type KeyId = u16;
 
 /// The keys of all objects from which columns take parts. Node 0 is the record.
@@ -69,7 +68,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Makes the table of keys. Slot `i` is for `paths[i]`.
+    /// Makes the keys and nodes that `paths` need. Slot `i` is for `paths[i]`.
     pub(super) fn new(paths: &[Path]) -> Self {
         let mut this = Self { keys: Vec::new(), nodes: vec![KeyNode::default()] };
         for (slot, path) in (0_u16..).zip(paths) {
@@ -133,7 +132,8 @@ impl Keys {
         }
     }
 
-    /// If the text continues with a key that is likely after `previous`, returns that key and its length, including the colon.
+    /// If the text continues with a key that is likely after `previous`, returns that key, its target, and its length including
+    /// the colon. `previous` is `None` at the beginning of an object.
     #[inline]
     pub(super) fn guess(&self, node: u16, previous: Option<KeyId>, text: &[u8]) -> Option<(KeyId, KeyTarget, usize)> {
         let followers = match previous {
@@ -153,7 +153,7 @@ impl Keys {
     }
 
     /// Looks up the key with this name, and makes it the first guess after `previous`, or at the beginning of the object if
-    /// `previous` is `None`. Adds an unknown key if it needs no escapes and the limits allow it, otherwise returns `None`.
+    /// `previous` is `None`. An unknown key is added if it needs no escapes and the limits allow it. Otherwise returns `None`.
     pub(super) fn find(&mut self, node: u16, previous: Option<KeyId>, name: &[u8]) -> Option<(KeyId, KeyTarget)> {
         let place = &self.nodes[usize::from(node)];
         let id = match place.keys.get(name) {
@@ -176,13 +176,11 @@ impl Keys {
         Some((id, self.keys[usize::from(id)].target))
     }
 
-    /// Returns how many keys are remembered.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Returns the slots of all fields inside this object, at any depth.
     pub(super) fn slots_below(&self, node: u16) -> &[u16] {
         &self.nodes[usize::from(node)].slots
     }

@@ -5,33 +5,30 @@ use crate::decode::Path;
 use crate::schema::MAX_DEPTH;
 use crate::schema::protobuf::{FieldKind, Known, MessageId, ProtoFile, ProtobufField};
 
-/// How to treat a field.
+/// How to treat a field of a message. `Slot`: a column takes the whole field. `Into`: columns take parts of the field, which is a
+/// message or a map. `Both`: one column takes the whole field, and others take parts of it. The `u16` is the slot of the whole
+/// field; the `u32` is the index of the [`PlannedValue`] for the parts. `Leftover`: the field goes to the column for unknown
+/// fields. `Refuse`: the record is rejected as `unknown_field`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FieldTarget {
     Skip,
-    /// A column takes the field.
     Slot(u16),
-    /// Columns take parts of the field, which is a message or a map. The number is the index of the [`PlannedValue`].
     Into(u32),
-    /// A column takes the field, and other columns take parts of it.
     Both(u16, u32),
-    /// The field goes to the leftovers.
     Leftover,
-    /// The record is rejected.
     Refuse,
 }
 
-/// A message or a map from which columns take parts.
+/// A message or a map from which columns take parts. For a message, `targets` has the target of each field. For a map, `message`
+/// is the type of its entries, `targets` is empty, and `keys` has the target of each key that a path names. `defaults` has the
+/// slots that get a default if their field is absent, each with the field's index. `slots` has all slots that this value and the
+/// values inside it fill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PlannedValue {
     pub(super) message: MessageId,
-    /// The target of each field of the message; empty for a map.
     pub(super) targets: Vec<FieldTarget>,
-    /// For a map: the target of each key that a path names.
     pub(super) keys: Vec<(Box<[u8]>, FieldTarget)>,
-    /// Slots that get a default if their field is absent, each with the index of the field.
     pub(super) defaults: Vec<(u16, u16)>,
-    /// All slots that this value and the values inside it fill.
     pub(super) slots: Vec<u16>,
 }
 
@@ -42,15 +39,15 @@ pub(super) struct ProtobufPlan {
     pub(super) places: Vec<PlannedValue>,
     /// Whether records with fields that the schema lacks are rejected.
     pub(super) refuses: bool,
-    /// Slots to copy, as (from, to), for fields that several paths name.
+    /// Slots to copy after decoding, as (from, to): several paths name the same field, which is decoded into only one slot.
     pub(super) copies: Vec<(u16, u16)>,
-    /// The slot of the whole message, if a column takes it.
+    /// The slot of the whole message; `None` if no column takes the whole message.
     pub(super) whole: Option<u16>,
 }
 
 impl ProtobufPlan {
     /// Looks up each path in the message. The slot of a path that the message lacks stays missing. `base` is the path of the
-    /// message that holds the record's fields.
+    /// message that holds the record's fields; it is empty if `message` itself holds them.
     pub(super) fn new(
         file: &ProtoFile,
         message: MessageId,
@@ -137,7 +134,6 @@ impl ProtobufPlan {
         }
     }
 
-    /// Plans a map from which columns take the values of some keys.
     fn map(&mut self, file: &ProtoFile, entry: MessageId, inner: &[(u16, &[String])], depth: u32) -> Option<u32> {
         let value = file.message(entry).fields.iter().find(|field| field.number == 2)?;
         let mut names: Vec<&String> = inner.iter().map(|(_, rest)| &rest[0]).collect();

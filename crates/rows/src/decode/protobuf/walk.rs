@@ -19,7 +19,7 @@ use crate::schema::MAX_DEPTH;
 use crate::schema::protobuf::{FieldKind, Known, MAX_FIELDS, MessageId, ProtoFile, ProtobufField};
 use crate::value::{Flags, Kind, Slot};
 
-/// The value doesn't match its schema; the walk has the position and the reason.
+/// The value doesn't match its schema. The walk has the position (`at`) and the reason (`what`).
 pub(super) struct Broken;
 
 /// Limit on steps, per byte of the value. A step reads a tag, or an element of a packed list. A byte may take several steps: a
@@ -30,6 +30,8 @@ const JSON_PER_BYTE: usize = 32;
 /// JSON below this size, in bytes, is always accepted.
 const JSON_AT_LEAST: usize = 1 << 20;
 
+/// The state of a pass over one value, whose bytes are `bytes`. `at` is the index of the next byte. `what` is the reason why the
+/// value is invalid, after a method has returned [`Broken`].
 pub(super) struct ProtobufWalk<'w> {
     file: &'w ProtoFile,
     plan: &'w ProtobufPlan,
@@ -37,14 +39,14 @@ pub(super) struct ProtobufWalk<'w> {
     pub(super) at: usize,
     fields: &'w mut Fields,
     pub(super) what: &'static str,
-    /// The first field that was found without a column, if records with such fields are rejected: its name in quotes,
-    /// or its number if the message doesn't declare it.
+    /// The first field without a column that was found, if records with such fields are rejected: its name in quotes, or its
+    /// number if the message doesn't declare it.
     pub(super) refused: Option<String>,
     /// How many further steps are allowed; see `STEPS_PER_BYTE`.
     steps: usize,
-    /// The limit on the length of [`Fields::made`], in bytes.
+    /// The length in bytes of [`Fields::made`] beyond which no further value is rendered as JSON.
     made_limit: usize,
-    /// Whether text that became JSON contained a NUL.
+    /// Whether text that was rendered as JSON contained a NUL. Cleared before each value that a slot or the leftovers get.
     nul: bool,
 }
 
@@ -73,7 +75,6 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Decodes the whole message.
     pub(super) fn document(&mut self) -> Result<(), Broken> {
         let (top, start) = (narrow(self.plan.places.len()) - 1, self.at);
         self.message(top, self.bytes.len(), 0, true)?;
@@ -139,7 +140,8 @@ impl<'w> ProtobufWalk<'w> {
         if self.at > end { self.fault("a field goes beyond its message") } else { Ok(()) }
     }
 
-    /// Decodes a field for `target`. The field's tag is at `start`. The position afterwards is undefined.
+    /// Decodes a field for `target`. The field's tag is at `start`. The position afterwards is undefined, so the
+    /// caller must set it.
     fn structure(
         &mut self,
         field: &ProtobufField,
@@ -180,7 +182,8 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Clears the slots that a value fills, before the value is read.
+    /// Clears the slots that a value fills, before the value is read: an earlier occurrence of the same field
+    /// may have filled them.
     fn clear(&mut self, place: u32) {
         for slot in &self.plan.places[place as usize].slots {
             self.set(*slot, Slot::MISSING);
@@ -319,7 +322,6 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Decodes a value for a column.
     #[inline]
     fn value(&mut self, kind: FieldKind, wire: Wire, end: usize, depth: u32) -> Result<Slot, Broken> {
         match kind {
@@ -341,7 +343,7 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Decodes a message as one value.
+    /// Decodes a message that a column takes as a whole: as JSON, or as a single value if its type stands for one.
     fn of_message(&mut self, id: MessageId, wire: Wire, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         match file.message(id).known {

@@ -1,5 +1,5 @@
-//! Writes nested messages, lists and maps as JSON. Unlike in Protobuf's own JSON mapping, members have the fields' original
-//! names, and 64-bit integers are numbers.
+//! Writes nested messages, lists and maps as JSON. All functions append the JSON to `Fields::made`. Unlike in Protobuf's own JSON
+//! mapping, members have the fields' original names, and 64-bit integers are numbers.
 
 use super::super::wire::Wire;
 use super::{Broken, ProtobufWalk, Seen, first};
@@ -10,7 +10,6 @@ use crate::schema::protobuf::{FieldKind, Known, MAX_FIELDS, MessageId, ProtobufF
 use crate::value::{Flags, Kind, Slot};
 
 impl ProtobufWalk<'_> {
-    /// Appends a value as JSON.
     pub(super) fn json(&mut self, kind: FieldKind, wire: Wire, end: usize, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
@@ -46,7 +45,7 @@ impl ProtobufWalk<'_> {
         Ok(())
     }
 
-    /// Appends the fields of a message as JSON, in the order in which they occur.
+    /// Appends a message as JSON. The members are in the order in which the fields occur.
     pub(super) fn object(&mut self, id: MessageId, end: usize, depth: u32) -> Result<(), Broken> {
         let file = self.file;
         let message = file.message(id);
@@ -97,7 +96,7 @@ impl ProtobufWalk<'_> {
         }
     }
 
-    /// Appends a `google.protobuf.Value`: the value of the field that is set, or null.
+    /// Appends a `google.protobuf.Value`: the value of the field that is set. Null if no field is set, or if it is `null_value`.
     fn dynamic(&mut self, fields: &[ProtobufField], end: usize, depth: u32) -> Result<(), Broken> {
         let start = self.fields.made.len();
         self.fields.made.extend_from_slice(b"null");
@@ -114,8 +113,8 @@ impl ProtobufWalk<'_> {
         Ok(())
     }
 
-    /// Appends all elements of a list or entries of a map as JSON, from the tag at the current position to the end of the
-    /// message.
+    /// Appends all elements of a list or all entries of a map as JSON. Reads from the current position, where the field's tag is,
+    /// to the end of the message.
     pub(super) fn gather(&mut self, field: &ProtobufField, end: usize, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
@@ -150,7 +149,6 @@ impl ProtobufWalk<'_> {
         Ok(())
     }
 
-    /// Appends an entry of a map as a member of an object.
     fn entry(&mut self, field: &ProtobufField, end: usize, depth: u32) -> Result<(), Broken> {
         let FieldKind::Message(id) = field.kind else { return Ok(()) };
         let start = self.at;

@@ -12,7 +12,6 @@ use crate::schema::protobuf::{Known, MessageId};
 use crate::value::{Flags, Kind, Slot};
 
 impl ProtobufWalk<'_> {
-    /// Reads a message that stands for a single value, such as `google.protobuf.Timestamp`. The message ends at `end`.
     pub(super) fn well_known(&mut self, id: MessageId, known: Known, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         if known == Known::Wrapper {
@@ -60,7 +59,7 @@ impl ProtobufWalk<'_> {
         Ok(self.fields.made_slot(Kind::Span, Flags::BINARY, start))
     }
 
-    /// Reads a decimal: its unscaled number in bytes, and its scale.
+    /// Reads a decimal: its unscaled number in the bytes of the field `value`, and its scale in the field `scale`.
     fn decimal(&mut self, id: MessageId, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         let number_of =
@@ -103,7 +102,8 @@ impl ProtobufWalk<'_> {
         }
     }
 
-    /// Reads a position as an object with both coordinates. Protobuf omits a coordinate that is 0.
+    /// Reads a `google.type.LatLng`, and renders it as a JSON object with both coordinates. Protobuf omits a
+    /// coordinate that is 0.
     fn lat_lng(&mut self, end: usize, depth: u32) -> Result<Slot, Broken> {
         let mut numbers = [0_f64; 2];
         while self.at < end {

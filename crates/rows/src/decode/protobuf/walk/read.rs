@@ -48,7 +48,7 @@ impl ProtobufWalk<'_> {
         }
     }
 
-    /// Reads the length of a field. Returns the index of the first byte after the field.
+    /// Reads the length in front of a field's bytes. Returns the index of the first byte after the field.
     #[inline]
     pub(super) fn len(&mut self, wire: Wire, end: usize) -> Result<usize, Broken> {
         if wire != Wire::Len {
