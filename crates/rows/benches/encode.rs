@@ -318,7 +318,6 @@ fn encode(c: &mut Criterion) {
     });
 }
 
-/// Makes a record's key from the vehicle's id.
 type MakeKey = fn(u32) -> Vec<u8>;
 
 /// Measures the telemetry record with the vehicle's id in the record's key, for several key formats.

@@ -11,7 +11,6 @@ use tidegate_rows::write_mode::newest::rows;
 
 const ROWS: usize = 50_000;
 
-/// Returns a row with an int8 key and a text of 40 bytes.
 fn row(key: u64) -> Vec<u8> {
     let mut row = 2_u16.to_be_bytes().to_vec();
     row.extend_from_slice(&8_u32.to_be_bytes());

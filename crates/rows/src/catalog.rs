@@ -78,18 +78,16 @@ impl Catalog {
     }
 }
 
-/// A column of the target table. The type's names and oids come in two kinds: those of the column's own type, which may be a
-/// domain, and those of its base type, whose binary form COPY uses. If the own type isn't a domain, it is also the base type.
+/// A column of the target table. Its own type may be a domain: then `type_oid` and `type_text` are those of the domain, while
+/// `base_type` (a `pg_type.typname`), `base_type_oid` and `kind` are those of the domain's base type, whose binary form COPY
+/// uses. For any other type, all of them are those of the type itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogColumn {
     pub name: String,
-    /// `pg_type.oid` of the column's own type. For a domain, this is the domain's oid.
     pub type_oid: u32,
-    /// `pg_type.typname` of the base type, for example `int8`.
     pub base_type: String,
-    /// `pg_type.oid` of the base type.
     pub base_type_oid: u32,
-    /// The own type as SQL writes it, for messages: `character varying(16)`. Made by `format_type(atttypid, atttypmod)`.
+    /// The type as SQL writes it, for messages: `character varying(16)`. Made by `format_type(atttypid, atttypmod)`.
     pub type_text: String,
     pub kind: TypeKind,
     /// The type modifier, which for varchar(n) contains the length, and for numeric the precision and scale. It is the column's
@@ -108,7 +106,6 @@ pub struct CatalogColumn {
     pub identity_always: bool,
 }
 
-/// How Postgres computes a generated column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generated {
     /// Whether the column is STORED. Otherwise it is VIRTUAL, and no unique index can contain it.
@@ -131,25 +128,21 @@ pub enum RelationKind {
     Other,
 }
 
-/// The kind of a column's base type.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum TypeKind {
     /// A base type or a range type. [`CatalogColumn::base_type_oid`] says which type it is.
     #[default]
     Scalar,
     Enum {
-        /// In the enum's order.
         labels: Vec<String>,
     },
+    /// `element_type` (a `pg_type.typname`) and `element_base_oid` are those of the elements' base type. `element_oid` is the oid
+    /// of their own type, which the binary form of an array contains: for a domain, the domain's oid. `labels` are those of the
+    /// elements' enum; `None` if the elements aren't enums.
     Array {
-        /// `pg_type.typname` of the elements' base type.
         element_type: String,
-        /// `pg_type.oid` of the elements' own type, which the binary form of an array contains. For a domain, this
-        /// is the domain's oid.
         element_oid: u32,
-        /// `pg_type.oid` of the elements' base type.
         element_base_oid: u32,
-        /// `None` if the elements aren't enums.
         labels: Option<Vec<String>>,
     },
     /// A composite type, a multirange or a pseudo-type.

@@ -81,8 +81,8 @@ pub(crate) struct Scratch {
 }
 
 impl Encoding {
-    /// Returns the encoding of a column; `None` if its type has no encoder. `times` says how the column reads
-    /// epochs and local times.
+    /// Returns the encoding of a column; `None` if its type has no encoder. `times` says how the column reads epochs
+    /// and local times.
     pub(crate) fn of(column: &CatalogColumn, times: &Times) -> Option<Self> {
         match &column.kind {
             TypeKind::Scalar => Self::scalar(column.base_type_oid, &column.base_type, column.typmod, times),

@@ -93,8 +93,8 @@ fn line(column: &Column, faults: &mut Faults) -> Option<String> {
     Some(format!("{} {sql}{}", quote_identifier(name), if *not_null { " NOT NULL" } else { "" }))
 }
 
-/// Returns the type that a column gets if the mapping states none. `None` for fields, Debezium's envelope
-/// and constants: for these, the mapping must state the type.
+/// Returns the type that a column gets if the mapping states none. `None` for fields, Debezium's envelope and constants: for
+/// these, the mapping must state the type.
 fn own_type(source: &Source) -> Option<&'static str> {
     match source {
         Source::Field(_) | Source::Envelope(_) | Source::Constant(_) => None,

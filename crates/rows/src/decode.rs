@@ -121,10 +121,10 @@ pub(crate) enum Decoder {
 }
 
 impl Decoder {
-    /// Plans the search for `paths`, which are distinct. `base` is the path to the object that holds the record's fields: `after`
-    /// in Debezium's envelope, else empty. `levels` are the paths of nested arrays, from the outermost to the innermost: each
-    /// element of the innermost is a row. For `by_name`, see [`RowsDecoder::new`]. Formats with a registry
-    /// get their schemas from `schemas`.
+    /// Plans the search for `paths`, which are distinct. `base` is the path to the object that holds the record's fields:
+    /// `after` in Debezium's envelope, else empty. `levels` are the paths of nested arrays, from the outermost to the innermost:
+    /// each element of the innermost is a row. For `by_name`, see [`RowsDecoder::new`]. Formats with a registry get their
+    /// schemas from `schemas`.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],

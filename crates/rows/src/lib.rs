@@ -1,8 +1,8 @@
 //! Converts bytes to rows.
 //!
-//! A record's value is decoded, its fields are mapped to the columns of a table, and each
-//! column is written as a field of binary COPY. Catalogs, schemas and records are arguments,
-//! rows and SQL text are results. The only I/O of this crate is reading local schema files.
+//! A record's value is decoded, its fields are mapped to the columns of a table, and each column is written as a field of binary
+//! COPY. Catalogs, schemas and records are arguments, rows and SQL text are results. The only I/O of this crate is reading local
+//! schema files.
 //!
 //! The modules, roughly from the bottom up:
 //!

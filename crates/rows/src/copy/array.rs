@@ -61,8 +61,8 @@ pub(super) fn array(
     text::patch_len(len_at, out)
 }
 
-/// Returns the lengths of the dimensions. Each is taken from the dimension's first subarray.
-/// The lengths after the last dimension are 0.
+/// Returns the lengths of the dimensions. Each is taken from the dimension's first subarray. The lengths after the last dimension
+/// are 0.
 fn lengths(value: Value<'_>, element: &Element) -> Result<[i32; MAX_DIMENSIONS], Reason> {
     let mut lengths = [0; MAX_DIMENSIONS];
     let mut row = Some(value);

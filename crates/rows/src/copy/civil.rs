@@ -87,7 +87,7 @@ pub(super) fn utc_millis(text: &[u8]) -> Option<i64> {
     Some(checked_days(year, month, day)? * MICROS_PER_DAY + of_day)
 }
 
-/// The rest of a text that is being read.
+/// The rest of a text that is being read. Each method reads from the start of the rest, and removes the bytes that it has read.
 struct TextReader<'a>(&'a [u8]);
 
 impl TextReader<'_> {
@@ -99,7 +99,7 @@ impl TextReader<'_> {
         hit
     }
 
-    /// Returns how many digits come next.
+    /// Returns how many digits come next, and reads none of them.
     fn digits(&self) -> usize {
         self.0.iter().take_while(|byte| byte.is_ascii_digit()).count()
     }
@@ -224,7 +224,7 @@ pub(super) fn date(text: &[u8]) -> Result<i64, Reason> {
     timestamp(text).map(|(days, ..)| days)
 }
 
-/// Reads a time of day with its offset, if it has one; or the time and the offset in a timestamp.
+/// Reads a time of day and its offset, or those of a timestamp. The offset is [`Zone::None`] if the text has none.
 pub(super) fn time(text: &[u8]) -> Result<(Clock, Zone), Reason> {
     let mut reader = TextReader(text);
     if let Some(at) = text.iter().position(|byte| matches!(byte, b'T' | b't' | b' ')).filter(|at| *at >= 8) {

@@ -47,8 +47,8 @@ impl<'a> Decimal<'a> {
         Some(Self { negative, whole, fraction, exponent })
     }
 
-    /// Makes a decimal of a whole number that has no lexeme, such as
-    /// a number of a binary format. Writes the digits into `digits`.
+    /// Makes a decimal of a whole number that has no lexeme, such as a number of a binary format. Writes the
+    /// digits into `digits`.
     pub(super) fn of_integer(mut number: u64, negative: bool, digits: &'a mut [u8; 20]) -> Self {
         let mut first = digits.len();
         for (at, digit) in digits.iter_mut().enumerate().rev() {
@@ -62,7 +62,7 @@ impl<'a> Decimal<'a> {
         Self { negative, whole: &digits[first..], fraction: &[], exponent: 0 }
     }
 
-    /// Returns the number of digits, leading zeros included.
+    /// Returns the number of digits before and after the point, leading zeros included.
     pub(super) fn len(&self) -> usize {
         self.whole.len() + self.fraction.len()
     }
@@ -82,10 +82,10 @@ impl<'a> Decimal<'a> {
         i64::try_from(self.whole.len()).unwrap_or(i64::MAX / 2) + i64::from(self.exponent)
     }
 
-    /// Compares the digits from index `from` on with half a unit of the digit before them.
+    /// Compares the digits from index `from` on with half a unit of the digit before them. `from` is negative if zeros lie
+    /// between the cut and the first digit.
     pub(super) fn remainder(&self, from: i64) -> Remainder {
         let Ok(at) = usize::try_from(from) else {
-            // Zeros lie between the cut and the first digit.
             let zero = (0..self.len()).all(|at| self.digit(at) == 0);
             return if zero { Remainder::Zero } else { Remainder::BelowHalf };
         };

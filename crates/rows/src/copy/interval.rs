@@ -117,7 +117,8 @@ fn words(text: &str) -> Option<Interval> {
     Some(sum)
 }
 
-/// Reads `1.5s`, as Protobuf writes a duration in JSON, or `1h30m`: numbers, each followed directly by its unit.
+/// Reads numbers that are each followed directly by their unit, and adds them to `sum`: `1.5s`, as Protobuf writes a duration in
+/// JSON, or `1h30m`.
 fn compact(mut word: &str, sum: &mut Interval) -> Option<()> {
     while !word.is_empty() {
         let (number, rest) = word.split_at(word.find(|c: char| c.is_ascii_alphabetic())?);
@@ -128,7 +129,7 @@ fn compact(mut word: &str, sum: &mut Interval) -> Option<()> {
     Some(())
 }
 
-/// Reads `hours:minutes` or `hours:minutes:seconds`, with or without a sign.
+/// Reads `hours:minutes` or `hours:minutes:seconds`, with or without a sign, and adds the time to `sum`.
 fn clock(word: &str, sum: &mut Interval) -> Option<()> {
     let (negative, unsigned) = match word.as_bytes().first()? {
         b'-' => (true, &word[1..]),

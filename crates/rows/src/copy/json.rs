@@ -1,12 +1,12 @@
-//! json and jsonb: the JSON text of the value, unchanged except for NULs and bare
-//! `NaN` or `Infinity`. Text that doesn't come from JSON becomes a JSON string.
+//! json and jsonb: the JSON text of the value, unchanged except for NULs and bare `NaN` or `Infinity`. Text that doesn't come
+//! from JSON becomes a JSON string.
 
 use crate::copy::text::{field, patch_len};
 use crate::json::string;
 use crate::spec::NulPolicy;
 use crate::value::{Flags, Kind, Reason, Value};
 
-/// Returns whether a value is JSON text. The caller has handled values of the kind `Text`.
+/// Returns whether a value is JSON text. Must not be called for values of the kind `Text`, which the callers handle before.
 fn is_json(value: &Value<'_>) -> bool {
     !matches!(value.kind, Kind::Bytes | Kind::Missing)
 }
@@ -32,8 +32,8 @@ pub(super) fn json(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Resul
     patch_len(len_at, out)
 }
 
-/// Writes jsonb: the version byte 1, then the text, which Postgres parses. jsonb
-/// can't hold a NUL, neither in strings nor in keys.
+/// Writes jsonb: the version byte 1, then the text, which Postgres parses. jsonb can't hold a NUL, neither in strings
+/// nor in keys.
 pub(super) fn jsonb(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Result<(), Reason> {
     if value.kind == Kind::Text {
         return text(&value, nul, true, out);

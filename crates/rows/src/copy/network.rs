@@ -4,7 +4,7 @@ use crate::copy::number::fixed;
 use crate::copy::text::{field, hex_pair};
 use crate::value::{Reason, Value};
 
-/// The numbers by which Postgres identifies the address families.
+/// The numbers by which Postgres identifies the address families in the binary form of inet and cidr.
 const FAMILY_V4: u8 = 2;
 const FAMILY_V6: u8 = 3;
 

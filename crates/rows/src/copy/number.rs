@@ -5,7 +5,8 @@
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::value::{Flags, Kind, Reason, Value};
 
-/// Returns the value as a whole number. Nothing is rounded: `1.0` and `1e3` are whole, `1.5` is not.
+/// Returns the value as a whole number. Nothing is rounded. Of the JSON numbers, `1.0` and `1e3` are whole, and `1.5` isn't. A
+/// string must be an integer literal, so the string `"1.0"` is rejected.
 #[inline]
 pub(super) fn integer(value: Value<'_>) -> Result<i64, Reason> {
     if value.kind != Kind::Number {
@@ -155,8 +156,8 @@ pub(super) fn double(value: Value<'_>) -> Result<f64, Reason> {
     if lost { Err(Reason::OutOfRange) } else { Ok(number) }
 }
 
-/// Writes a float4 by the method of [`float8`]. As when Postgres reads a literal,
-/// the decimal value is rounded directly to float4, without an intermediate float8.
+/// Writes a float4 by the method of [`float8`]. As when Postgres reads a literal, the decimal value is rounded directly to
+/// float4, without an intermediate float8.
 #[inline]
 #[expect(clippy::cast_precision_loss, reason = "the mantissa is checked to be exact in a float")]
 pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {

@@ -76,8 +76,8 @@ fn put(
         bound.put(value, nul, scratch, out)?;
         *end = integer(out.get(start..).unwrap_or_default(), bound);
     }
-    // Reject bounds in the wrong order here; otherwise Postgres would refuse the whole batch. Bounds of
-    // type numeric are left to Postgres.
+    // Reject bounds in the wrong order here; otherwise Postgres would refuse the whole batch. Bounds of type numeric are
+    // left to Postgres.
     if let [Some(lower), Some(upper)] = ends
         && lower > upper
     {
@@ -87,8 +87,8 @@ fn put(
     text::patch_len(len_at, out)
 }
 
-/// Returns the binary form of a bound as an integer, to compare two bounds. `None` for types whose bounds don't
-/// sort like these integers.
+/// Returns the binary form of a bound as an integer, to compare two bounds. `None` for types whose bounds don't sort
+/// like these integers.
 fn integer(field: &[u8], bound: &Encoding) -> Option<i64> {
     match bound {
         Encoding::Numeric(_) => None,

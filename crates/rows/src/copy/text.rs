@@ -109,8 +109,8 @@ fn from_hex(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// Writes a uuid: 32 hex digits. As in Postgres, hyphens may separate groups of four digits, and braces
-/// may enclose the whole text.
+/// Writes a uuid: 32 hex digits. As in Postgres, hyphens may separate groups of four digits, and braces may enclose
+/// the whole text.
 pub(super) fn uuid(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?;
     let inner = match text {

@@ -1,10 +1,9 @@
-//! Avro: there is a plan for each writer's schema. It says which fields the columns
-//! need. Each record is then decoded by its plan, without building a tree of its values.
+//! Avro: there is a plan for each writer's schema. It says which fields the columns need. Each record is then decoded by its
+//! plan, without building a tree of its values.
 //!
-//! With a registry, each record names its schema by an id, and there is one plan per id;
-//! with a local schema there is one plan. Fields are found by name or alias, so schemas of
-//! any version fill the same columns. A field that the writer's schema lacks is treated
-//! like a field that a JSON record lacks.
+//! With a registry, each record names its schema by an id, and there is one plan per id; with a local schema there is one plan.
+//! Fields are found by name or alias, so schemas of any version fill the same columns. A field that the writer's schema lacks is
+//! treated like a field that a JSON record lacks.
 
 mod plan;
 #[cfg(test)]
@@ -29,7 +28,7 @@ use walk::{AvroWalk, Broken};
 pub(crate) struct AvroDecoder {
     paths: Vec<Path>,
     leftovers: Leftovers,
-    /// The path to the object that holds the record's fields: `after` in Debezium's envelope, else empty.
+    /// The path to the object that holds the record's fields: `after` in Debezium's envelope, otherwise empty.
     base: Vec<String>,
     plans: Plans<(Arc<Schema>, AvroPlan)>,
 }

@@ -15,7 +15,7 @@ use crate::spec::CsvOptions;
 use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 
-/// Where the fields of a column of the CSV go.
+/// Where the fields of a CSV column go: into a slot, to the leftovers (which may mean that the record is rejected), or nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ColumnTarget {
     Slot(u16),
@@ -35,12 +35,12 @@ pub(crate) struct CsvDecoder {
     targets: Vec<ColumnTarget>,
     quoted: Vec<(Box<[u8]>, bool)>,
     header: Vec<u8>,
-    /// Whether neither the delimiter nor the quote can occur in a number.
+    /// Whether neither the delimiter nor the quote can occur in a number. If so, a number is parsed while its field is read.
     numbers_are_plain: bool,
-    /// The current position. Between two rows, this is where the next line begins.
+    /// The index of the next byte. Between two rows, this is where the next line begins.
     at: usize,
-    /// The number of the current line, counted from 1, for error messages. Empty lines aren't counted, nor are
-    /// line feeds inside quotes.
+    /// The number of the current line, counted from 1, for error messages. Empty lines aren't counted, nor are line
+    /// feeds inside quotes.
     line: u32,
 }
 
@@ -255,8 +255,8 @@ impl CsvDecoder {
         Ok(CsvField { slot, quoted, last })
     }
 
-    /// Reads a field without quotes. If the whole field is a JSON number,
-    /// the scanner finds the field's end while it parses the number.
+    /// Reads a field without quotes. If the whole field is a JSON number, the scanner finds the field's end while it
+    /// parses the number.
     #[inline]
     fn plain_field(&mut self, payload: &[u8]) -> Result<Slot, DecodeError> {
         let start = self.at;

@@ -50,9 +50,9 @@ pub(crate) struct HeaderNames {
 /// The schema of a record's value or key, as its headers name it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SchemaHeader<'a> {
-    /// The header that names the schema, in Confluent's form; see [`of_header`].
+    /// The value of the header that names the schema, in Confluent's form; see [`of_header`].
     pub(crate) schema: &'a [u8],
-    /// The name of the Protobuf message, without the package, if a header of Apicurio's names it.
+    /// The name of the Protobuf message, without the package. `None` if no header of Apicurio's names the message.
     pub(crate) message: Option<&'a [u8]>,
 }
 

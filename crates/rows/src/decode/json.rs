@@ -25,8 +25,8 @@ pub(crate) struct JsonDecoder {
     keys: Keys,
     slots: usize,
     leftovers: Leftovers,
-    /// The node of the object in which members without a column are leftovers. `u16::MAX` if the decoder finds
-    /// no leftovers; see [`JsonDecoder::within`].
+    /// The node of the object in which members without a column are leftovers. `u16::MAX` if the decoder finds no
+    /// leftovers; see [`JsonDecoder::within`].
     top: u16,
     /// The slot for a whole array element, if a column takes it. The element may then be any value, not only an object.
     whole: Option<u16>,
@@ -83,7 +83,7 @@ impl JsonDecoder {
         self.next_line(payload, fields)
     }
 
-    /// Decodes the next object of NDJSON. Returns whether there is one.
+    /// Decodes the next object of NDJSON, after [`Self::first_line`]. Returns whether there is one.
     pub(crate) fn next_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         fields.reset(self.slots);
         let mut walk = self.walk(payload, fields);
@@ -283,13 +283,13 @@ impl JsonWalk<'_, '_> {
         Ok(Element::Object { last: self.scan.at == self.scan.bytes.len() })
     }
 
-    /// Checks that only spaces follow.
+    /// Checks that only spaces follow up to the end of the text.
     fn end(&mut self) -> Result<(), Broken> {
         self.scan.space();
         if self.scan.at < self.scan.bytes.len() { self.scan.fault("something follows the value") } else { Ok(()) }
     }
 
-    /// Reads the whole document. Returns whether it is an object.
+    /// Reads the whole document, which may be any JSON value. Returns whether it is an object.
     #[inline]
     fn document(&mut self) -> Result<bool, Broken> {
         if u32::try_from(self.scan.bytes.len()).is_err() {

@@ -12,13 +12,14 @@ use crate::value::Reason;
 /// again when its schema occurs again.
 const KEPT: usize = 1024;
 
-/// For each schema that occurred: its plan, or the reason why values with this schema are rejected.
+/// For each schema that occurred: its plan, or the reason why values with this schema are rejected. `last` is the index in `made`
+/// of the plan that was used last.
 #[derive(Debug)]
 pub(super) struct Plans<P> {
     registry: Option<Arc<dyn Schemas>>,
     framed: bool,
-    /// The plans, each with the id of its schema. They are searched one by one, beginning with the plan that was used last. The
-    /// plan of a local schema has no id.
+    /// The plans, each with the id of its schema. A plan is searched for linearly, after the one that was used last has been
+    /// compared. The plan of a local schema has no id.
     made: Vec<(Option<SchemaId>, Result<P, DecodeError>)>,
     last: usize,
 }
@@ -71,8 +72,7 @@ impl<P> Plans<P> {
         self.find(id, make)
     }
 
-    /// Sets `last` to the index of this schema's plan, which is made
-    /// if necessary. Returns the id if the schema isn't loaded yet.
+    /// Sets `last` to the index of this schema's plan, which is made if necessary. Returns the id if the schema isn't loaded yet.
     #[inline(never)]
     fn find(
         &mut self,

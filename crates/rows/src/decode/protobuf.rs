@@ -4,9 +4,9 @@
 //! With a registry, each record names its schema and the message in it. With a local file, the configuration can name the
 //! message. If it doesn't, each value's frame names the message; a value without a frame has the file's first message type.
 //!
-//! If a record lacks a field without presence, the field has its default, as the format says:
-//! zero, false, the empty text, the first name of an enum, an empty list or map. If it lacks
-//! a field with presence (in proto3 `optional`, messages and `oneof`), the field is missing.
+//! If a record lacks a field without presence, the field has its default, as the format says: zero, false, the empty text, the
+//! first name of an enum, an empty list or map. If it lacks a field with presence (in proto3 `optional`, messages and `oneof`),
+//! the field is missing.
 
 mod plan;
 #[cfg(test)]
@@ -32,14 +32,14 @@ use walk::{Broken, ProtobufWalk};
 /// The most message indexes that a frame may have. Each index is one level of nested message types.
 const INDEXES_MAX: usize = 32;
 
-/// A schema, and the plans of its message types that occurred in values so far.
+/// A schema, and the plans of those of its message types that occurred in values so far.
 type Made = (Arc<Schema>, Vec<(MessageId, ProtobufPlan)>);
 
 #[derive(Debug)]
 pub(crate) struct ProtobufDecoder {
     paths: Vec<Path>,
     leftovers: Leftovers,
-    /// The path to the object that holds the record's fields: `after` in Debezium's envelope, else empty.
+    /// The path to the object that holds the record's fields: `after` in Debezium's envelope, otherwise empty.
     base: Vec<String>,
     /// Whether values have a frame or a header that names their message.
     framed: bool,
@@ -214,9 +214,9 @@ fn unnamed(id: Option<SchemaId>, name: Option<&[u8]>) -> DecodeError {
     DecodeError::new(Reason::InvalidFormat, detail)
 }
 
-/// Reads the message indexes of a frame, from the outermost message to the innermost: a count, then
-/// as many indexes, all of them zigzag varints. A count of 0 means the file's first message. Returns
-/// the index of the first byte after the message indexes, and their number (1 for a count of 0).
+/// Reads the message indexes of a frame, from the outermost message to the innermost: a count, then as many indexes, all of them
+/// zigzag varints. A count of 0 means the file's first message. Returns the index of the first byte after the message indexes,
+/// and their number (1 for a count of 0).
 fn message_indexes(
     payload: &[u8],
     start: usize,

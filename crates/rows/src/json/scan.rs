@@ -17,8 +17,8 @@ pub(crate) struct Fault {
     pub(crate) what: &'static str,
 }
 
-/// The text isn't JSON; the scanner has the [`Fault`]. `Broken` has no size, so a `Result` that contains it
-/// is returned in registers.
+/// The text isn't JSON; the scanner has the [`Fault`]. `Broken` has no size, so a `Result` that contains it is
+/// returned in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broken;
 
@@ -49,8 +49,8 @@ impl<'a> Scanner<'a> {
         self.bytes.get(self.at).copied().unwrap_or(0)
     }
 
-    /// Returns the next eight bytes as a number, with the first byte in its lowest bits. Bytes beyond the end of
-    /// the text are zeros.
+    /// Returns the next eight bytes as a number, with the first byte in its lowest bits. Bytes beyond the end of the
+    /// text are zeros.
     #[inline]
     fn word(&self) -> u64 {
         match self.bytes.get(self.at..).and_then(|tail| tail.first_chunk::<8>()) {
@@ -246,7 +246,7 @@ impl<'a> Scanner<'a> {
         Ok(Flags::ESCAPED)
     }
 
-    /// Reads the four hex digits after the `u` at the current position.
+    /// Reads the four hex digits of a `\u` escape. The current position must be the `u`.
     fn code_unit(&mut self) -> Result<u32, Broken> {
         let mut unit = 0;
         for _ in 0..4 {
@@ -394,7 +394,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads a key with its colon, up to the value.
+    /// Reads a key and its colon, and the spaces around the colon. The next byte is then the first one of the value.
     pub(crate) fn key(&mut self) -> Result<Flags, Broken> {
         if self.peek() != b'"' {
             return self.fault("expected a key in quotes");

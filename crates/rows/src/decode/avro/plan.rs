@@ -30,7 +30,8 @@ pub(super) enum PlannedValue {
     Union(Vec<(NodeId, FieldTarget)>),
 }
 
-/// The plan for values of one schema.
+/// The plan for values of one writer's schema. `root` says how to treat the value itself, and `places` how to treat
+/// the values inside it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct AvroPlan {
     pub(super) places: Vec<PlannedValue>,

@@ -20,9 +20,9 @@ pub(super) struct Broken;
 /// Limit on the elements of arrays and maps, per byte of the value. Some elements take no bytes (nulls, empty records),
 /// so the end of the bytes doesn't limit them.
 const ELEMENTS_PER_BYTE: usize = 8;
-/// Limit on the JSON text that is made from a value: bytes of text per byte of the value.
+/// Limit on the JSON text that is rendered from a value: bytes of text per byte of the value.
 const JSON_PER_BYTE: usize = 32;
-/// JSON below this size, in bytes, is always accepted.
+/// A value may always be rendered as this many bytes of JSON, however short it is.
 const JSON_AT_LEAST: usize = 1 << 20;
 
 /// The state of a pass over one value, whose bytes are `bytes`. `at` is the index of the next byte. `what` is the reason why the
@@ -421,7 +421,8 @@ impl<'w> AvroWalk<'w> {
         Ok(())
     }
 
-    /// Decodes the elements of an array or a map: blocks, each with its count, up to an empty block.
+    /// Calls `element` for each element of an array or a map. The elements come in blocks, each with its count. An empty block
+    /// ends the array or map.
     fn blocks(&mut self, mut element: impl FnMut(&mut Self) -> Result<(), Broken>) -> Result<(), Broken> {
         loop {
             let count = self.long()?;
@@ -474,7 +475,7 @@ impl<'w> AvroWalk<'w> {
         Ok(Slot { kind: Kind::Text, flags, start, len, ..Slot::MISSING })
     }
 
-    /// Decodes text that has a logical type of Debezium in the schema.
+    /// Decodes text that has one of Debezium's logical types in its schema, such as JSON or a timestamp with a zone.
     #[inline(never)]
     fn named_text(&mut self, logical: Logical) -> Result<Slot, Broken> {
         let slot = self.text()?;
@@ -483,7 +484,7 @@ impl<'w> AvroWalk<'w> {
         Ok(logical.made_text(start, self.fields).unwrap_or(slot))
     }
 
-    /// Reads bytes that are preceded by their length.
+    /// Reads a length, then as many bytes, which are returned.
     #[inline]
     fn prefixed(&mut self) -> Result<&'w [u8], Broken> {
         match usize::try_from(self.long()?) {

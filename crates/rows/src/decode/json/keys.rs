@@ -60,7 +60,7 @@ struct KeyNode {
 /// The index of a [`Key`] in the field `keys` of [`Keys`].
 pub(super) type KeyId = u16;
 
-/// The keys of all objects from which columns take parts. Node 0 is the record.
+/// The keys of all objects from which columns take parts, and a node per object. Node 0 is the record.
 #[derive(Debug)]
 pub(super) struct Keys {
     keys: Vec<Key>,

@@ -29,12 +29,10 @@ fn paths() -> Vec<Path> {
     ["a", "b.c", "b", "é", "a.x", "\"\n", "b.c.d"].map(path).into()
 }
 
-/// Returns the value at a path of the tree.
 fn at_path<'t>(tree: &'t Tree, path: &Path) -> Option<&'t Tree> {
     path.iter().try_fold(tree, |tree, name| tree.as_object()?.get(name))
 }
 
-/// Returns the value of a slot, parsed by `serde_json` from the bytes it points to.
 fn of_slot(slot: &Slot, text: &[u8]) -> Option<Tree> {
     let value = slot.of(text);
     if value.kind == Kind::Missing {
@@ -160,7 +158,6 @@ fn document() -> impl Strategy<Value = String> {
     (space(), prop_oneof![9 => object, 1 => value], space()).prop_map(|(a, value, b)| a + &value + &b)
 }
 
-/// Edits the text once: changes, inserts or removes a byte, or cuts off the rest.
 fn edit(text: &mut Vec<u8>, at: prop::sample::Index, kind: u8, byte: u8) {
     if text.is_empty() {
         return;

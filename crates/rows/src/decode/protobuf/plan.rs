@@ -32,10 +32,10 @@ pub(super) struct PlannedValue {
     pub(super) slots: Vec<u16>,
 }
 
-/// The plan for values of one message type.
+/// The plan for values of one message type. `places` has all values from which columns take parts; the last one is
+/// the record itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProtobufPlan {
-    /// All planned values; the last one is the record itself.
     pub(super) places: Vec<PlannedValue>,
     /// Whether records with fields that the schema lacks are rejected.
     pub(super) refuses: bool,

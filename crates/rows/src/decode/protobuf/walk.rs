@@ -25,9 +25,9 @@ pub(super) struct Broken;
 /// Limit on steps, per byte of the value. A step reads a tag, or an element of a packed list. A byte may take several steps: a
 /// field is read more than once if it is a list or map, or if one column takes the field and others take parts of it.
 const STEPS_PER_BYTE: usize = 64;
-/// Limit on the JSON text that is made from a value: bytes of text per byte of the value.
+/// Limit on the JSON text that is rendered from a value: bytes of text per byte of the value.
 const JSON_PER_BYTE: usize = 32;
-/// JSON below this size, in bytes, is always accepted.
+/// A value may always be rendered as this many bytes of JSON, however short it is.
 const JSON_AT_LEAST: usize = 1 << 20;
 
 /// The state of a pass over one value, whose bytes are `bytes`. `at` is the index of the next byte. `what` is the reason why the
@@ -182,8 +182,8 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Clears the slots that a value fills, before the value is read: an earlier occurrence of the same field
-    /// may have filled them.
+    /// Clears the slots that a value fills, before the value is read: an earlier occurrence of the same field may
+    /// have filled them.
     fn clear(&mut self, place: u32) {
         for slot in &self.plan.places[place as usize].slots {
             self.set(*slot, Slot::MISSING);
@@ -197,7 +197,8 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Reads the entries of a map, for columns that take the values of some of its keys. Starts at the current position.
+    /// Reads the entries of a map, for columns that take the values of some of its keys. Reads from the current position to the
+    /// end of the message.
     fn look_up(&mut self, field: &ProtobufField, place: u32, end: usize, depth: u32) -> Result<(), Broken> {
         let (plan, file) = (self.plan, self.file);
         let FieldKind::Message(entry) = field.kind else { return Ok(()) };
@@ -378,7 +379,7 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Reads a scalar that isn't an enum.
+    /// Reads a scalar that isn't an enum. For an enum or a message, returns a missing slot and reads nothing.
     #[inline]
     fn scalar(&mut self, kind: FieldKind, wire: Wire, end: usize) -> Result<Slot, Broken> {
         Ok(match kind {
@@ -423,7 +424,7 @@ impl<'w> ProtobufWalk<'w> {
     }
 }
 
-/// Returns whether a field of a message occurs for the first time, and notes that it occurred.
+/// Returns whether the field with the index `nth` occurs in its message for the first time, and notes that it occurred.
 fn first(seen: &mut Seen, nth: usize) -> bool {
     let (word, bit) = (nth / 64, 1_u64 << (nth % 64));
     match seen.get_mut(word) {
@@ -435,7 +436,7 @@ fn first(seen: &mut Seen, nth: usize) -> bool {
     }
 }
 
-/// Returns the lower half of a number, for 32-bit types.
+/// Returns the lower half of a number, which is the value of a 32-bit type.
 #[expect(clippy::cast_possible_truncation, reason = "the wire has 32-bit numbers widened to 64, and parsers cut them")]
 fn low(number: u64) -> i32 {
     number as u32 as i32

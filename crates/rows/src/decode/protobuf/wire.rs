@@ -1,6 +1,7 @@
 //! Protobuf's wire format: tags and varints.
 
-/// How the bytes of a field are laid out.
+/// Protobuf's wire types: how the bytes after a field's tag are laid out. The fields of a group of proto2 lie between a `Group`
+/// and a `GroupEnd`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wire {
     Varint,

@@ -85,7 +85,7 @@ impl ProtobufWalk<'_> {
         Ok(())
     }
 
-    /// Appends a message whose JSON form is that of its only field, a list or a map.
+    /// Appends a message whose JSON form is that of its only field, a list or a map. If the message is empty, appends `empty`.
     fn only_list(&mut self, fields: &[ProtobufField], empty: &[u8], end: usize, depth: u32) -> Result<(), Broken> {
         match fields.first() {
             Some(field) if self.at < end => self.gather(field, end, depth + 1),

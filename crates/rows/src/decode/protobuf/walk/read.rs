@@ -61,7 +61,7 @@ impl ProtobufWalk<'_> {
         }
     }
 
-    /// Skips the field whose tag is at the current position.
+    /// Skips a whole field. The field's tag is at the current position.
     pub(super) fn pass(&mut self, end: usize, depth: u32) -> Result<(), Broken> {
         let (number, wire) = self.tag(end)?;
         self.skip(wire, number, end, depth)
