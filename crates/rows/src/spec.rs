@@ -14,23 +14,21 @@ pub use route::{Part, Route};
 pub use row_filter::{RowFilter, Test};
 pub use table::{Table, UnknownFields, WriteMode};
 
-/// All settings that decide how a pipeline's records become rows of one table.
+/// All settings that decide how a pipeline's records become rows of one table. The daemon borrows them from its configuration,
+/// and [`Plan::new`](crate::mapping::Plan::new) makes a plan of them.
 #[derive(Clone, Copy, Debug)]
 pub struct RowSpec<'a> {
-    /// The pipeline's name. The configuration keys of its faults begin with `pipelines.NAME`.
+    /// The pipeline's name. It is part of the key that an error names, such as `pipelines.NAME.columns`.
     pub pipeline: &'a str,
-    /// How values are decoded.
     pub decode: &'a Decode,
-    /// The structure around the fields, and how keys and deletes are read.
     pub shape: &'a Shape,
     pub table: &'a Table,
     /// The mapping. `None` means that each column takes the top-level field of its name.
     pub columns: Option<&'a [Column]>,
-    /// `where`: rows that don't match this filter are not written.
+    /// The filter `where`: rows that don't match it are not written. `None` if all rows are written.
     pub keep: Option<&'a RowFilter>,
-    /// How to treat fields without a column.
     pub unknown_fields: &'a UnknownFields,
-    /// `batch.max_bytes`. The rows of a record after its first one may together take this many bytes, or 1 MiB if `max_bytes` is
+    /// `batch.max_bytes`. The rows of a record after its first row may together take this many bytes, or 1 MiB if `max_bytes` is
     /// less.
     pub max_bytes: u64,
 }

@@ -10,62 +10,60 @@ use std::fmt;
 /// The kind of value in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The record doesn't have the field.
+    /// The record doesn't have the field. Unlike [`Kind::Null`]: a missing field may get the column's default.
     Missing,
-    /// JSON's null, or the null of another format.
     Null,
     False,
     True,
-    /// A number: digits in the payload, or a whole number of a binary format.
+    /// A number: digits in the payload (text formats), or a whole number in `mantissa` (binary formats).
     Number,
-    /// A JSON string, in its quotes.
+    /// A JSON string. Its bytes include the quotes, and its escapes aren't resolved.
     String,
-    /// Text without quotes: a topic, a header, or a string whose escapes are resolved.
+    /// Text without quotes: a topic, a header, or a string whose escapes are already resolved.
     Text,
-    /// Bytes that weren't inspected: a key, a header, a binary format's bytes.
+    /// Bytes that weren't checked for being text: a key, a header, a binary format's bytes.
     Bytes,
     /// Text that each column reads by its own type: a field of CSV, a raw value.
     Lexical,
-    /// A float: `mantissa` has the bits of an `f64`.
+    /// `mantissa` has the bits of an `f64`.
     Float,
-    /// A time: `mantissa` has the microseconds since 1970 as an `i64`. `exponent` is 1 for a time without a zone.
+    /// A timestamp. `mantissa` has the microseconds since 1970 as an `i64`. `exponent` is 1 if the timestamp has no time zone.
     Instant,
-    /// A date: `mantissa` has the days since 1970 as an `i64`.
+    /// `mantissa` has the days since 1970 as an `i64`.
     Day,
-    /// A time of day: `mantissa` has the microseconds since midnight as an `i64`.
+    /// A time of day. `mantissa` has the microseconds since midnight as an `i64`.
     Clock,
-    /// A duration in the 16 bytes of a Postgres interval: microseconds, days, months.
+    /// A duration, as the 16 bytes of a Postgres interval: microseconds, days, months.
     Span,
-    /// A UUID's 16 bytes.
+    /// The 16 bytes of a UUID.
     Uuid,
-    /// A decimal: an unscaled whole number in two's complement, big endian, times 10^`exponent`.
+    /// An unscaled whole number in two's complement, big endian. The decimal is this number times 10^`exponent`.
     Decimal,
-    /// A JSON array, with its brackets.
+    /// A JSON array. Its bytes include the brackets.
     Array,
-    /// A JSON object, with its braces.
+    /// A JSON object. Its bytes include the braces.
     Object,
 }
 
-/// Properties of a value that decoding noticed.
+/// Properties of a value that the decoder found, so that an encoder need not look for them in the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Flags(u16);
 
 impl Flags {
     pub const NONE: Flags = Flags(0);
-    /// A string has a backslash.
+    /// The string contains a backslash, so it has escapes to resolve.
     pub const ESCAPED: Flags = Flags(1);
     /// The value is text that contains a NUL, or an array or object in which a string or a key contains one.
     pub const NUL: Flags = Flags(2);
-    /// A number has a minus sign.
     pub const NEGATIVE: Flags = Flags(4);
     /// `mantissa` doesn't have the number's value, for example because there are too many digits. Only the digits in the bytes
     /// are valid.
     pub const INEXACT: Flags = Flags(8);
     /// The value comes from a binary format, is a raw value, or is a bare `NaN` or infinity in JSON.
     pub const BINARY: Flags = Flags(16);
-    /// The decoder made the value's bytes; they don't occur in the payload.
+    /// The slot points into the bytes that the decoder made, which don't occur in the payload.
     pub const MADE: Flags = Flags(32);
-    /// A float of 32 bits.
+    /// A [`Kind::Float`] that had 32 bits in the record.
     pub const SINGLE: Flags = Flags(64);
     /// The text of a CSV field is also a JSON number, with this `mantissa` and `exponent`.
     pub const NUMERIC: Flags = Flags(128);
@@ -73,19 +71,16 @@ impl Flags {
     /// them.
     pub const SPECIAL: Flags = Flags(256);
 
-    /// Returns whether any flag of `other` is set.
     #[inline]
     pub fn has(self, other: Flags) -> bool {
         self.0 & other.0 != 0
     }
 
-    /// Returns the union of both sets of flags.
     #[inline]
     pub fn with(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
     }
 
-    /// Returns the flags of `self` that aren't in `other`.
     pub(crate) fn without(self, other: Flags) -> Flags {
         Flags(self.0 & !other.0)
     }
@@ -97,15 +92,14 @@ impl Flags {
     }
 }
 
-/// One field of a record, as the decoder found it.
+/// One field of a record, as the decoder found it. `start` and `len` point into the payload, or with [`Flags::MADE`] into the
+/// bytes that the decoder made. They include a string's quotes and an array's brackets. A number's value is ±`mantissa` ×
+/// 10^`exponent`, unless the flags include [`Flags::INEXACT`]; for the other kinds, see [`Kind`].
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
     pub kind: Kind,
     pub(crate) flags: Flags,
-    /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags include `INEXACT`.
     pub(crate) exponent: i32,
-    /// Where the value begins in the payload, its quotes or brackets included. With the flag `MADE`, where it begins in the bytes
-    /// that the decoder made.
     pub(crate) start: u32,
     pub(crate) len: u32,
     pub(crate) mantissa: u64,
@@ -115,7 +109,7 @@ impl Slot {
     pub(crate) const MISSING: Slot =
         Slot { kind: Kind::Missing, flags: Flags::NONE, exponent: 0, start: 0, len: 0, mantissa: 0 };
 
-    /// Makes a slot without bytes, whose `mantissa` has the bits of `number`.
+    /// Makes a slot of a kind whose value is in `mantissa`. The slot has no bytes.
     #[inline]
     pub(crate) fn number(kind: Kind, number: i64) -> Slot {
         Slot { kind, flags: Flags::BINARY, mantissa: number.cast_unsigned(), ..Slot::MISSING }
@@ -129,7 +123,6 @@ impl Slot {
 
     pub(crate) const NULL: Slot = Slot { kind: Kind::Null, ..Slot::MISSING };
 
-    /// Returns the slot's value, with the bytes of `payload` to which the slot points.
     #[inline]
     pub fn of<'a>(&self, payload: &'a [u8]) -> Value<'a> {
         let raw = payload.get(self.start as usize..).and_then(|tail| tail.get(..self.len as usize)).unwrap_or_default();
@@ -137,17 +130,14 @@ impl Slot {
     }
 }
 
-/// A slot with the bytes that it points to.
+/// A [`Slot`] with the bytes that it points to. The other fields mean the same as in the slot.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
     pub kind: Kind,
-    /// Properties that decoding noticed.
     pub flags: Flags,
-    /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags include `INEXACT`.
     pub exponent: i32,
-    /// For numbers, see `exponent`; for other kinds, see [`Kind`].
     pub mantissa: u64,
-    /// The bytes as in the payload: a JSON string has its quotes.
+    /// As in the payload: a JSON string has its quotes.
     pub raw: &'a [u8],
 }
 
@@ -155,24 +145,23 @@ impl<'a> Value<'a> {
     pub(crate) const MISSING: Value<'static> =
         Value { kind: Kind::Missing, flags: Flags::NONE, exponent: 0, mantissa: 0, raw: &[] };
 
-    /// Makes text from valid UTF-8; `flags` says whether it contains a NUL.
+    /// Makes a value of text. `raw` must be valid UTF-8, and `flags` must say whether it contains a NUL.
     pub(crate) fn text(raw: &'a [u8], flags: Flags) -> Self {
         Self { kind: Kind::Text, flags, exponent: 0, mantissa: 0, raw }
     }
 
-    /// Makes a value of raw bytes.
     pub(crate) fn bytes(raw: &'a [u8]) -> Self {
         Self { kind: Kind::Bytes, flags: Flags::NONE, exponent: 0, mantissa: 0, raw }
     }
 
-    /// Makes a whole number. `lexeme` has its digits, or is empty if the column needs only the number.
+    /// Makes a whole number. `lexeme` has its digits. It may be empty if the column's type is written from the number alone.
     pub(crate) fn integer(number: i64, lexeme: &'a [u8]) -> Self {
         let flags = if number < 0 { Flags::NEGATIVE } else { Flags::NONE };
         Self { kind: Kind::Number, flags, exponent: 0, mantissa: number.unsigned_abs(), raw: lexeme }
     }
 
-    /// Returns the text inside the quotes of a string, or the whole of a plain text; `None` for other kinds. Escapes aren't
-    /// resolved.
+    /// Returns the text inside the quotes of a string, or the whole of a plain text. Escapes aren't resolved. Returns `None` for
+    /// other kinds.
     #[inline]
     pub fn as_text(&self) -> Option<&'a [u8]> {
         match self.kind {
@@ -188,7 +177,6 @@ impl<'a> Value<'a> {
 pub enum Reason {
     /// The value isn't JSON, or text that should be JSON isn't.
     InvalidJson,
-    /// Text isn't UTF-8.
     InvalidUtf8,
     /// The value, or an element or line of it that should be a row, is JSON but not an object.
     NotAnObject,
@@ -196,7 +184,7 @@ pub enum Reason {
     InvalidFormat,
     /// The schema that the value or key names is unknown, or can't be used.
     UnknownSchema,
-    /// The record has no value, and such records don't delete rows. Or the record deletes a row, and doesn't say which one.
+    /// The record has no value, but such records don't delete rows. Or the record deletes a row, but doesn't say which one.
     Tombstone,
     /// The record is a change that can't be applied: `truncate`, or an unknown operation.
     UnappliedChange,
@@ -216,11 +204,11 @@ pub enum Reason {
     /// Text isn't a date, time or timestamp that can be read. Or a timestamptz column gets a date or time that names no zone, and
     /// the column's mapping has no `zone`.
     InvalidTimestamp,
-    /// Text isn't a UUID.
     InvalidUuid,
     /// A field has no column, and `unknown_fields` is `dead_letter`.
     UnknownField,
-    /// A field has no column yet, and `evolve` will add one. A dead letter with this reason is a bug of Tidegate.
+    /// A field has no column yet, but `evolve` will add one. The record is then encoded again, so a dead letter with this reason
+    /// is a bug of Tidegate.
     NewField,
     /// The record names no table that can receive its rows.
     NoTable,
@@ -234,7 +222,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All reasons, for the metrics.
     pub const ALL: [Reason; 21] = [
         Self::InvalidJson,
         Self::InvalidUtf8,
@@ -259,7 +246,6 @@ impl Reason {
         Self::TooLarge,
     ];
 
-    /// Returns the stable name.
     pub fn code(self) -> &'static str {
         match self {
             Self::InvalidJson => "invalid_json",
@@ -293,37 +279,33 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Why a record can't become rows, with the column at fault.
+/// Why a record can't become rows. `reason` is for programs, `detail` is for people: `lat "n/a" is not float8`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodeError {
-    /// The reason, for programs.
     pub reason: Reason,
     /// The index of the column at fault among the plan's columns. `None` if no column is at fault.
     pub column: Option<u16>,
-    /// The explanation, for people: `lat "n/a" is not float8`.
     pub detail: String,
 }
 
-/// The most characters of a value that an error message shows.
+/// A longer value ends with `…` in error messages.
 const SHOWN_CHARS: usize = 64;
 
-/// Why a value can't be decoded: the reason, and a message.
+/// Why a value can't be decoded. `reason` is for programs; `detail` is for people and doesn't repeat the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
     pub reason: Reason,
-    /// The message for people, without the reason.
     pub detail: String,
 }
 
 impl DecodeError {
-    /// Makes an error with this message.
     #[cold]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
 }
 
-/// Returns bytes as a message may show them: shortened if there are many, with control characters escaped, and bytes that aren't
+/// Returns bytes as an error message shows them: at most 64 characters, with control characters escaped, and bytes that aren't
 /// UTF-8 as `\x..`.
 pub fn shown(bytes: &[u8]) -> String {
     let mut text = String::new();

@@ -34,50 +34,51 @@ use key::Key;
 use newest::Newest;
 use upsert::Upsert;
 
-/// The staging table's column for the order of delivery. No column of a user has this name.
+/// The staging table's column with the order of delivery. No column of a user has this name.
 const ORDER: &str = "\"tidegate order\"";
-/// The column that says whether a row is a tombstone.
+/// The staging table's column that says whether a row is a delete.
 const DELETED: &str = "\"tidegate deleted\"";
-/// The column with a bit mask of the columns that a record left out. It exists if an upsert may keep an existing row's values in
-/// such columns.
+/// The staging table's column with a bit mask of the columns that a record left out. It exists if an upsert may keep an existing
+/// row's values in such columns.
 const LEFT_OUT: &str = "\"tidegate left out\"";
-/// The alias of the target in statements.
+/// The alias of the target table in statements.
 const OLD: &str = "tidegate_old";
 
-/// The statements of a mode that stages rows in a temporary table of the connection and merges them into the target.
+/// The statements that stage a window's rows in a temporary table of the connection, and merge them into the target. `create`
+/// runs first, and then for each window the COPY, the [`Deletes`] if there are any, and `merge`. `copy`, `merge` and `newest` are
+/// for a window whose rows leave no column out; for other windows, see [`shaped`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merge {
-    /// The staging table, as SQL names it.
+    /// The name of the staging table, with its schema.
     pub stage: String,
-    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before
-    /// [`Self::set_defaults`] and [`Self::add_computed`], and again if the target's defaults or generated columns have
-    /// changed. It runs outside of any transaction, so that no rollback removes the table. There are two exceptions, in which
-    /// it runs in the window's transaction: if these defaults or columns have changed, and if records name their tables.
+    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before [`Self::set_defaults`]
+    /// and [`Self::add_computed`], and again if the target's defaults or generated columns have changed. It runs outside of any
+    /// transaction, so that no rollback removes the table. There are two exceptions, in which it runs in the window's
+    /// transaction: if these defaults or columns have changed, and if records name their tables.
     pub create: String,
     /// The columns of the staging table that need the target's defaults: those that a row may leave out and that have a default
     /// of their own. The default of a domain doesn't count.
     pub defaults: Vec<String>,
     /// The generated columns that the merge compares. The staging table computes them as the target does; see `computed`.
     pub computed: Vec<String>,
-    /// The COPY of rows that leave no column out.
     pub copy: String,
-    /// Merges the staged rows, for a window whose rows leave no column out. Runs after [`Self::deletes`].
     pub merge: String,
-    /// Set if tombstones delete rows.
+    /// Set if records can delete rows.
     pub deletes: Option<Deletes>,
-    /// Empties the staging table, for the next COPY of the same transaction. A commit empties it too.
+    /// Empties the staging table. Runs before the COPY if the same transaction has already filled the table. A commit empties it
+    /// too.
     pub clear: String,
     /// Whether rows that the merge skips don't count as written (mode insert_new). If so, the number of written rows is the
     /// number that the merge reports. Otherwise it is the number of the window's rows, even if an upsert skips some of them.
     pub skips: bool,
-    /// Picks the rows that must be copied, for a window whose rows leave no column out. `None` if all rows must be copied.
+    /// Picks the rows that must be copied. `None` if all rows must be copied.
     pub newest: Option<Newest>,
 }
 
 impl Merge {
-    /// Returns the statement that gives the staging table the defaults of its target; `None` if no column needs one.
-    /// `of_target` has the target's columns, each with its default as SQL. These texts are read when the staging table
-    /// is created, and not when the plan is made, because reading them takes a lock on the target.
+    /// Returns the statement that gives the staging table the defaults of its target; `None` if no column needs a default.
+    /// `of_target` has the target's columns, each with its default as SQL. The caller reads these texts when it creates the
+    /// staging table, and not when the plan is made, because reading them takes a lock on the target.
     pub fn set_defaults(&self, of_target: &[(String, String)]) -> Option<String> {
         let taken = of_target.iter().filter(|(name, _)| self.defaults.contains(name));
         let alter: Vec<_> =
@@ -85,7 +86,7 @@ impl Merge {
         (!alter.is_empty()).then(|| format!("ALTER TABLE {} {}", self.stage, alter.join(", ")))
     }
 
-    /// Returns the statement that adds the generated columns to the staging table; `None` if the merge compares none.
+    /// Returns the statement that adds the generated columns to the staging table; `None` if the merge compares none of them.
     /// `of_target` has the names of the target's generated columns and their definitions as SQL.
     pub fn add_computed(&self, of_target: &[(String, String)]) -> Option<String> {
         let taken = of_target.iter().filter(|(name, _)| self.computed.contains(name));
@@ -94,13 +95,13 @@ impl Merge {
     }
 }
 
-/// The statements that delete the rows of tombstones. They run before the merge.
+/// The statements that delete the rows of tombstones, and of other records that delete. They run before the merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletes {
     /// Locks the table's rows whose keys are in the batch, if the batch deletes rows, or if rows leave out columns that keep
     /// their values. Otherwise locks nothing.
     pub lock: String,
-    /// Deletes the rows of tombstones. Counts the keys of tombstones for which neither the table nor the batch had a row.
+    /// Deletes the rows. Returns the number of keys to delete for which neither the table nor the batch had a row.
     pub delete: String,
 }
 
@@ -114,23 +115,20 @@ pub fn is_staged(spec: &RowSpec<'_>, catalog: &Catalog) -> bool {
         || catalog.kind == RelationKind::View
 }
 
-/// Returns the name of a connection's staging table. `of` is the index of the target, if records name their tables:
-/// then each target has a staging table of its own.
+/// Returns the name of a connection's staging table, without its schema. `of` is the target's [`MergeTarget::number`].
 pub fn stage(of: Option<u16>) -> String {
     of.map_or_else(|| "tidegate_stage".to_owned(), |number| format!("tidegate_stage_{number}"))
 }
 
-/// A table and the settings of its rows, from which every statement in this module is made.
+/// A target table and the settings of its rows, from which the statements are made.
 #[derive(Clone, Copy, Debug)]
 pub struct MergeTarget<'a> {
-    /// The configuration of the rows, including the write mode.
     pub spec: &'a RowSpec<'a>,
     pub catalog: &'a Catalog,
-    /// The columns of a complete row (one that leaves no column out), unquoted, in the order of the row's fields.
+    /// The columns of a complete row (a row that leaves no column out), unquoted, in the order of the row's fields.
     pub columns: &'a [&'a str],
-    /// The columns that a row may leave out.
     pub shapes: &'a Shapes,
-    /// The index of the table, if records name their tables.
+    /// The index of the table if records name their tables, because then each table has its own staging table. Otherwise `None`.
     pub number: Option<u16>,
 }
 
@@ -189,7 +187,7 @@ impl MergeTarget<'_> {
         matches!(self.spec.table.mode, WriteMode::Upsert { deletes: true, .. })
     }
 
-    /// Returns the COPY into the staging table. Its columns are `columns`, then [`DELETED`] if tombstones delete rows, then
+    /// Returns the COPY into the staging table. Its columns are `columns`, then [`DELETED`] if records can delete rows, then
     /// those in `behind`.
     fn copy(&self, columns: &[&str], behind: &[String]) -> String {
         let mut names: Vec<_> = columns.iter().map(|column| quote_identifier(column)).collect();
@@ -250,9 +248,9 @@ impl MergeTarget<'_> {
         Some((merge, deleting))
     }
 
-    /// Returns the statement that creates the staging table. CREATE TABLE AS copies the columns' types but not the
-    /// constraints, which the target checks itself. A column for a count is a bool in the staging table, because a
-    /// record only says whether it is counted.
+    /// Returns the statement that creates the staging table. CREATE TABLE AS copies the columns' types but not the constraints,
+    /// which the target checks itself. A column for a count is a bool in the staging table, because a row only says whether it is
+    /// counted.
     fn create(&self) -> String {
         let (table, stage) = (self.catalog.table.quoted(), stage(self.number));
         let counts = aggregate::counts(self.spec.columns.unwrap_or_default());
@@ -283,12 +281,10 @@ fn insert_new(insert: &str, stage: &str, names: &str, key: &[String]) -> String 
     format!("{insert} SELECT {names} FROM {stage} ORDER BY {order} ON CONFLICT{conflict} DO NOTHING")
 }
 
-/// Returns quoted names, separated by commas.
 fn names(columns: &[&str]) -> String {
     columns.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ")
 }
 
-/// Returns quoted names, separated by commas.
 fn quoted(names: &[String]) -> String {
     names.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ")
 }

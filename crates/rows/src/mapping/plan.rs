@@ -1,5 +1,5 @@
-//! The plan says what fills each column, and how the value is written. It is
-//! made before records are encoded, and all its faults are reported at once.
+//! The plan says which source fills each column, and how the value is written. It is made before records are encoded, and all its
+//! faults are reported at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,27 +23,29 @@ use crate::schema::Schemas;
 use crate::spec::{Column, Decode, KeyFormat, NulPolicy, RowSpec, Source, UnknownFields, WriteMode};
 use crate::write_mode;
 
-/// All rows of one record, except the first row, may together have `batch.max_bytes` or this many bytes, whichever is larger.
+/// The lower bound of [`Plan::record_bytes`], in bytes.
 const RECORD_BYTES: usize = 1 << 20;
 
-/// The source of a column's values.
+/// The source of a column's values. A [`Lexeme`] or a [`Reading`] says which form of the value the column's type needs.
 #[derive(Clone, Debug)]
 pub(super) enum Feed {
-    /// A field. The number is the index of its path, and also its slot.
+    /// A field of the record. The number is the index of its path in [`Plan::paths`], and also its slot.
     Field(u16),
     Topic,
     Partition(Lexeme),
     Offset(Lexeme),
     Timestamp(Lexeme),
     Ordinal(Lexeme),
-    /// The mapping's `value`. It is stored in the column's `missing`, encoded like a `default` of the mapping.
+    /// The mapping's `value`, which is the same in every row. It is stored in the column's [`PlannedColumn::missing`], encoded
+    /// like a `default` of the mapping.
     Constant,
     Key(Reading),
     Headers,
     Header(Box<[u8]>, Reading),
-    /// A value for each record, whatever it contains: a `count` without a field counts all records.
+    /// A value for each record, whatever the record contains: a `count` without a field counts all records.
     Record,
-    /// Fields without a column. For a record without such fields, the column gets `{}` if `empty` is set, otherwise NULL.
+    /// The fields without a column, as a JSON object. For a record without such fields, the column gets `{}` if `empty` is set,
+    /// otherwise NULL.
     Leftovers {
         empty: bool,
     },
@@ -52,82 +54,79 @@ pub(super) enum Feed {
 /// How a column treats a record that lacks the column's field.
 #[derive(Clone, Debug)]
 pub(super) enum WhenMissing {
-    /// NULL; if the column is NOT NULL, the record is a dead letter.
+    /// NULL. If the column is NOT NULL, the record is a dead letter.
     Null,
     /// The mapping's `default`, encoded as a field of COPY.
     Constant(Box<[u8]>),
-    /// The row has no field for the column. The number is the column's bit in the mask.
+    /// The row leaves the column out. The number is the column's bit in the row's mask; see [`Shapes`].
     LeaveOut(u16),
-    /// The record is a dead letter.
     DeadLetter,
 }
 
-/// A column of the rows, as planned.
+/// A column of the rows: where its value comes from, and how this value is checked, changed and written.
 #[derive(Clone, Debug)]
 pub(super) struct PlannedColumn {
     pub(super) name: String,
-    /// The type's name as a mapping writes it, for messages.
+    /// The type's name as a mapping writes it (`varchar(16)`), for error messages.
     pub(super) type_text: String,
     pub(super) not_null: bool,
     pub(super) feed: Feed,
-    /// The slot of the column's field, if its value is written unchanged: the column has no `keep`, no `function` and no `fold`.
-    /// Most columns are like this, and are recognized by this one check.
+    /// The slot of the column's field, if the field's value is written unchanged: without `keep`, `function` and `fold`. Most
+    /// columns are like this, and the encoder recognizes them by this one check.
     pub(super) plain: Option<u16>,
     /// Whether no earlier column takes the same field. A missing field is counted only for the first column that takes it.
     pub(super) is_first_of_field: bool,
     pub(super) encoding: Encoding,
     pub(super) nul: NulPolicy,
-    /// The policy for a missing field.
     pub(super) missing: WhenMissing,
-    /// Whether the column is part of the key in mode upsert or aggregate, or whether Postgres computes a
-    /// column of an upsert's key from this column.
+    /// Whether the column is part of the key in mode upsert or aggregate. Also set for the columns from which Postgres computes a
+    /// column of an upsert's key.
     pub(super) in_key: bool,
-    /// The slots of those fields in a record's key that may contain the column's value, in the order in which they are
-    /// tried.
+    /// The slots of those fields in a record's key that may contain the column's value, in the order in which they are tried.
+    /// Empty unless `in_key` is set.
     pub(super) key_from: Vec<u16>,
-    /// Text by which a record says that it leaves the value out (`keep`).
+    /// The configured `keep`: a value with this text counts as a missing field.
     pub(super) keep: Option<Box<[u8]>>,
-    /// The function that is applied to a value before it is written.
     pub(super) function: Option<Box<Applied>>,
-    /// Set if the input to the column's aggregate isn't simply the record's value: it is counted, or filtered.
+    /// Set in mode aggregate if the input to the column's aggregate isn't simply the record's value: rows are counted, or a
+    /// filter applies.
     pub(super) fold: Option<Box<Fold>>,
 }
 
-/// A table that receives rows.
+/// A table that records name and that receives rows; see [`Plan::routed`].
 #[derive(Debug)]
 pub struct Taken {
     pub catalog: Catalog,
-    /// The names of the columns that are filled, in the order in which each row has their values.
+    /// The names of the columns that are filled, unquoted, in the order in which a row has their values.
     pub columns: Vec<String>,
-    /// The COPY statement for rows that leave no column out.
     pub copy: String,
-    /// The columns that a row may leave out.
     pub shapes: Shapes,
 }
 
-/// How changes in Debezium's envelope are read.
+/// How changes in Debezium's envelope are read. Such a change has the row before the change, the row after it, and the operation
+/// `op`.
 #[derive(Clone, Debug)]
 pub(super) struct Change {
-    /// The slot of `op`.
     pub(super) op: u16,
-    /// Pairs of slots: the slot of a field in the row before the change, and the slot of the same field in the row after the
-    /// change.
+    /// Pairs of slots of the same field: in the row before the change, and in the row after it.
     pub(super) before: Vec<(u16, u16)>,
     /// Whether a column takes `op`. If so, a pipeline that doesn't delete rows writes each delete as a row with the values before
     /// the delete.
     pub(super) shown: bool,
 }
 
-/// How a pipeline's records become rows. A plan is immutable, and encoders share it.
+/// How a pipeline's records become rows: which parts of a record are decoded, and how they fill the table's columns. A plan is
+/// immutable, and all encoders of a pipeline share it.
 #[derive(Clone, Debug)]
 pub struct Plan {
     table: TableName,
     copy_statement: String,
     pub(super) columns: Vec<PlannedColumn>,
     pub(super) column_count: [u8; 2],
-    /// The columns that a row may leave out.
     shapes: Shapes,
     pub(super) decode: Decode,
+    /// The paths of all fields that columns, filters and the table's name need, from the top of the value. A path's index is the
+    /// field's slot.
     pub(super) paths: Vec<Path>,
     /// The path to the object that holds the record's fields, from the top of the value or of its `payload`: `after` in
     /// Debezium's envelope, else empty.
@@ -137,30 +136,29 @@ pub struct Plan {
     /// around the array.
     pub(super) levels: Vec<Path>,
     pub(super) by_name: bool,
-    /// Set if records are changes in Debezium's envelope.
     pub(super) change: Option<Change>,
-    /// A row that matches this filter deletes the row with its key.
+    /// A row that matches this filter deletes the table's row with the same key.
     pub(super) delete_where: Option<Check>,
-    /// How keys are read, and the paths that are looked up in them.
+    /// How keys are read. `key_paths` are the paths that are looked up in keys.
     pub(super) keys: KeyFormat,
     pub(super) key_paths: Vec<Path>,
-    /// Whether a column takes the decoded key instead of the raw bytes.
+    /// Whether columns with `meta = "key"` get the decoded key instead of its raw bytes.
     pub(super) reads_keys: bool,
-    /// The source of schemas, for formats that use a registry.
+    /// The source of schemas. `None` if the format doesn't need a schema registry.
     pub(super) schemas: Option<Arc<dyn Schemas>>,
-    /// The limit, in bytes, on the rows of one record, not counting the first row.
+    /// The most bytes that the rows of one record may take together, not counting its first row: `batch.max_bytes`, but at least
+    /// 1 MiB.
     pub(super) record_bytes: usize,
     pub(super) leftovers: Leftovers,
-    /// Rows that don't match this filter are dropped.
+    /// The filter `where`: rows that don't match it are dropped.
     pub(super) keep: Option<Check>,
-    /// Whether a tombstone deletes the row with its key. If so, each row ends with a bool that says whether the row is a delete.
+    /// Whether records can delete rows. If so, each row ends with a bool that says whether the row is a delete.
     pub(super) deletes: bool,
     /// Set if unknown fields become columns (`evolve`). Contains those unknown fields that don't become columns.
     pub(super) evolves: Option<GivenUp>,
-    /// Set if records name their table.
     pub(super) router: Option<Router>,
-    /// Whether `unknown_fields` is `"dead_letter"`. With `evolve`, the encoder checks this, because the decoder
-    /// collects unknown fields.
+    /// Whether `unknown_fields` is `"dead_letter"`. With `evolve`, the decoder collects unknown fields instead of rejecting the
+    /// record, so the encoder checks this flag.
     pub(super) refuses_unknown: bool,
     warnings: Vec<String>,
 }
@@ -251,7 +249,6 @@ impl Plan {
         })
     }
 
-    /// Returns the same plan with this source of schemas.
     #[must_use]
     pub fn with_schemas(self, schemas: Option<Arc<impl Schemas + 'static>>) -> Self {
         Self { schemas: schemas.map(|schemas| schemas as Arc<dyn Schemas>), ..self }
@@ -259,8 +256,8 @@ impl Plan {
 
     /// Plans the rows of a pipeline whose records name their table. `catalogs` are the tables that exist; their plans use the
     /// same slots. If the mapping is wrong for a table, the table receives no rows, and its records are rejected with the reason.
-    /// The tables in `refused` receive no rows either. Returns the plan, and the tables that receive rows, in the order of their
-    /// indexes.
+    /// The tables in `refused` receive no rows either; the map has the reason for each. Returns the plan, and the tables that
+    /// receive rows, in the order of their indexes.
     ///
     /// # Errors
     /// If there are faults that don't depend on a table.
@@ -303,7 +300,7 @@ impl Plan {
         Ok((plan, taken))
     }
 
-    /// Plans only the slots. The plan that this returns writes no rows.
+    /// Makes a plan without columns. It has the slots of the filter and of the table's name, and writes no rows.
     fn without_table(spec: &RowSpec<'_>) -> Result<Self, Vec<PlanFault>> {
         let table = spec.table.name.clone();
         let catalog = Catalog::without_columns(table.clone());
@@ -354,12 +351,11 @@ impl Plan {
         Self::new(&RowSpec { table: &table, ..*spec }, catalog)
     }
 
-    /// Returns why a table that records name can't receive rows; `None` if it can.
     pub fn refusal(spec: &RowSpec<'_>, catalog: &Catalog) -> Option<String> {
         Self::for_table(spec, catalog).err().map(|faults| said(&faults))
     }
 
-    /// Returns the same plan, except that these fields don't become columns.
+    /// Returns the same plan, except that the fields in `fields` don't become columns (with `evolve`).
     #[must_use]
     pub fn giving_up(mut self, fields: GivenUp) -> Self {
         self.evolves = self.evolves.map(|_| fields);
@@ -392,33 +388,32 @@ impl Plan {
         self.router.is_some()
     }
 
-    /// Returns warnings, as text for people: settings that work but may surprise, such as a sum of floats.
+    /// Returns warnings for people about settings that work but may surprise, such as a sum of floats.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Returns the columns with their sources, for people and programs.
     pub fn describe(&self) -> Vec<Described<'_>> {
         self.columns.iter().map(|column| describe(self, column)).collect()
     }
 
-    /// Returns the statement that copies rows directly into the table, for rows that
-    /// leave no column out: `COPY "public"."t" ("a","b") FROM STDIN (FORMAT binary)`.
+    /// Returns the COPY directly into the table, for rows that leave no column out: `COPY "public"."t" ("a","b") FROM STDIN
+    /// (FORMAT binary)`.
     pub fn copy_statement(&self) -> &str {
         &self.copy_statement
     }
 
-    /// Returns the table that receives the rows.
     pub fn table(&self) -> &TableName {
         &self.table
     }
 
-    /// Returns the names of the columns, unquoted, in the order of the rows.
+    /// Returns the names of the columns, unquoted, in the order in which a row has their values.
     pub fn column_names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.columns.iter().map(|column| column.name.as_str())
     }
 
-    /// Returns the name of the column with this index. A rejection refers to a column by this index.
+    /// Returns the name of the column with this index, for example that of
+    /// [`EncodeError::column`](crate::value::EncodeError::column).
     pub fn column_name(&self, column: u16) -> Option<&str> {
         self.columns.get(usize::from(column)).map(|column| column.name.as_str())
     }
@@ -435,8 +430,8 @@ fn said(faults: &[PlanFault]) -> String {
     faults.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-/// Maps columns to the top-level fields of their names. Leaves out generated columns, the column for unknown fields, and those in
-/// `mapped`. If `mapped` isn't empty, also leaves out columns without an encoder.
+/// Maps the table's columns to the top-level fields of their names. Leaves out generated columns, the column for unknown fields,
+/// and those in `mapped`. If `mapped` isn't empty, also leaves out columns whose type has no encoder.
 fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Column> {
     let leftovers = match spec.unknown_fields {
         UnknownFields::Column(name) => Some(name),
@@ -465,8 +460,8 @@ fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Colu
         .collect()
 }
 
-/// Reports fields that no record can have, if the configuration says which fields records have. `paths` begin at the top of the
-/// value.
+/// Reports fields that no record can have, if the configuration says which fields records have (for example by a schema file).
+/// `paths` begin at the top of the value.
 fn check_fields(spec: &RowSpec<'_>, paths: &[Path], faults: &mut Faults) {
     let mut found: Vec<String> = Vec::new();
     for path in paths.iter().filter(|path| !path.is_empty()) {
@@ -489,7 +484,7 @@ fn check_table(catalog: &Catalog, faults: &mut Faults) {
     }
 }
 
-/// Reports columns that must have a value and can't get one.
+/// Reports columns that are NOT NULL without a default, and that nothing fills.
 fn check_unfilled(spec: &RowSpec<'_>, catalog: &Catalog, mapping: &[Column], faults: &mut Faults) {
     for column in &catalog.columns {
         let filled = mapping.iter().any(|mapped| mapped.name == column.name)

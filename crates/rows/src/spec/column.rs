@@ -1,4 +1,4 @@
-//! `[pipelines.NAME.columns]`.
+//! `[pipelines.NAME.columns]`: the mapping, which says how the columns of the table are filled.
 
 use std::fmt;
 
@@ -6,44 +6,40 @@ use jiff::tz::TimeZone;
 
 use crate::spec::RowFilter;
 
-/// One column of the mapping.
+/// One column of the mapping. Most of its fields are named after their keys in the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
-    /// The column's name in the table.
     pub name: String,
     pub source: Source,
-    /// `type = "timestamptz"`. Used to create the table, and compared with the catalog if the table exists. The configuration
-    /// replaces other names of a type by Postgres' own: `float8`, `varchar(16)`, `numeric(10,2)[]`. So the part before `(` or `[`
-    /// is a `pg_type.typname`.
+    /// The type in Postgres' own spelling, although the configuration accepts other names for it: `float8`, `varchar(16)`,
+    /// `numeric(10,2)[]`. So the part before `(` or `[` is a `pg_type.typname`. Used to create the table, and compared with the
+    /// catalog if the table exists.
     pub type_name: Option<String>,
-    /// `unit`: numbers are times since 1970 in this unit.
+    /// Numbers are times since 1970 in this unit.
     pub unit: Option<EpochUnit>,
-    /// `zone`: text without a zone is a local time in this zone.
+    /// Text without a time zone is a local time in this zone.
     pub zone: Option<TimeZone>,
-    /// `default = …`: replaces a missing field. A TOML scalar, as JSON text.
+    /// The value that replaces a missing field: a TOML scalar, as JSON text.
     pub default: Option<String>,
-    /// `missing = …`: what a missing field means; `None`: see [`Missing`].
+    /// If `None`, the table decides; see [`Missing`].
     pub missing: Option<Missing>,
-    /// `keep = …`: text by which a record says that it leaves the value out, such as Debezium's
-    /// `__debezium_unavailable_value`. An array means the same if the text is its only element, or if its numbers are the
-    /// bytes of the text. So does a map whose only entry is from the text to itself. A field with this text counts as
-    /// missing. `missing` is then always [`Missing::Keep`].
+    /// Text by which a record says that it leaves the value out, such as Debezium's `__debezium_unavailable_value`. An array
+    /// means the same if the text is its only element, or if its numbers are the bytes of the text. So does a map whose only
+    /// entry is from the text to itself. A field with this text counts as missing. `missing` is then always [`Missing::Keep`].
     pub keep: Option<String>,
-    /// `nul = …`: how a NUL in text is handled.
     pub nul: NulPolicy,
-    /// `not_null = true`, for `create`.
+    /// Whether the column is NOT NULL in the table that `create = true` creates.
     pub not_null: bool,
-    /// The function that is applied to a value before it is written.
     pub function: Option<Function>,
-    /// `aggregate = …`: how the records of a key become one value. In mode aggregate, all columns except those of the key have
-    /// this setting.
+    /// In mode aggregate, all columns except those of the key have this setting.
     pub aggregate: Option<Aggregate>,
 }
 
 /// A function that changes a column's values. It isn't applied to missing fields and nulls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Function {
-    /// `scale` and `offset`: the number times `scale` plus `offset`, computed exactly.
+    /// `scale` and `offset`: the result is the number times `scale` plus `offset`, computed exactly. Both are decimal numbers as
+    /// text.
     Linear { scale: String, offset: String },
     /// `parse = "json"`: text is parsed as JSON.
     ParseJson,
@@ -51,7 +47,7 @@ pub enum Function {
     Hash(HashKey),
 }
 
-/// The key of a hash. No message shows it.
+/// The key of a hash. Its `Debug` output is `***`, so that no message or log shows the key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HashKey(Vec<u8>);
 
@@ -60,7 +56,6 @@ impl HashKey {
         Self(key.to_vec())
     }
 
-    /// Returns the bytes of the key.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -72,18 +67,17 @@ impl fmt::Debug for HashKey {
     }
 }
 
-/// How the values of all records of a key are combined into one.
+/// How the values of all records of a key are combined into one value of a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aggregate {
-    /// `aggregate = "sum"`
     pub function: AggregateFunction,
-    /// `where`: only rows that match this filter count for this column.
+    /// The column's `where`: only rows that match this filter count for this column. `None` if all rows count.
     pub condition: Option<RowFilter>,
 }
 
-/// The values of `aggregate`. `first` and `last` ignore records without `by`; the others ignore records whose field is missing or
-/// null. If no record of a key counts, the result for this key is NULL. For `count`, and for a `sum` in a column that is NOT
-/// NULL, it is 0.
+/// The values of `aggregate`. `first` and `last` ignore records that have no value for column `by`; the others ignore records whose
+/// field is missing or null. If no record of a key counts, the result for this key is NULL. For `count`, and for a `sum` in a column
+/// that is NOT NULL, it is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateFunction {
     /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the
@@ -96,15 +90,15 @@ pub enum AggregateFunction {
     /// The value of the record with the smallest value in column `by`. If several records have this smallest value, the one
     /// delivered first counts. NULL if that record has no value.
     First {
-        /// The name of another mapped column, with `aggregate = "min"`. It stores the smallest value that it got from the
-        /// records of the key.
+        /// The name of another mapped column, with `aggregate = "min"`. It stores the smallest value that it got from the records
+        /// of the key.
         by: String,
     },
     /// The value of the record with the largest value in column `by`. If several records have this largest value, the one
     /// delivered last counts. NULL if that record has no value.
     Last {
-        /// The name of another mapped column, with `aggregate = "max"`. It stores the largest value that it got from the
-        /// records of the key.
+        /// The name of another mapped column, with `aggregate = "max"`. It stores the largest value that it got from the records
+        /// of the key.
         by: String,
     },
 }
@@ -112,41 +106,36 @@ pub enum AggregateFunction {
 /// The source of a column's values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A field: its path from the top level, one element per level. `position.lat` has two levels; a dot in a name is written
-    /// `\.`.
+    /// The path of a field from the top level, one element per level: `position.lat` has two levels. In the configuration, a dot
+    /// in a name is written `\.`.
     Field(Vec<String>),
-    /// `meta = "topic"`
     Topic,
-    /// `meta = "partition"`
     Partition,
-    /// `meta = "offset"`
     Offset,
-    /// `meta = "ordinal"`: the number of the row in its record, from 1.
+    /// `meta = "ordinal"`: the number of the row among the rows of its record, from 1.
     Ordinal,
-    /// `meta = "timestamp"`
     Timestamp,
     /// `meta = "key"`: the record's key, read as [`KeyFormat`](crate::spec::KeyFormat) says.
     Key,
     /// `meta = "headers"`: all headers, as a JSON object of names and their values. A name that occurs more than once has an
     /// array of values. A value that Postgres can't store as text is written in base64.
     Headers,
-    /// `meta = "op"`, `"ts_ms"` and `"source.NAME"`: a field of Debezium's envelope itself.
+    /// `meta = "op"`, `"ts_ms"` and `"source.NAME"`: a field of Debezium's envelope itself, by its path.
     Envelope(Vec<String>),
     /// `value = …`: the same value in every row. A TOML scalar, as JSON text.
     Constant(String),
-    /// `header = "trace-id"`: the last header with that name.
+    /// `header = "trace-id"`: the last header of that name.
     Header(String),
     /// No source: `aggregate = "count"` without a field counts records.
     Record,
 }
 
-/// The unit of a number that counts the time since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EpochUnit {
     Seconds,
     Millis,
     Micros,
-    /// Nanoseconds, rounded half to even to Postgres' microseconds.
+    /// Rounded half to even to Postgres' microseconds.
     Nanos,
 }
 
@@ -168,14 +157,12 @@ pub enum Missing {
     Keep,
 }
 
-/// How a NUL in text is handled. Postgres can't store it.
+/// How a NUL in text is handled. Postgres can't store a NUL in text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum NulPolicy {
-    /// The record is a dead letter.
     #[default]
     DeadLetter,
-    /// The NUL is removed.
     Strip,
-    /// The NUL becomes U+FFFD.
+    /// The NUL becomes U+FFFD, the replacement character.
     Replace,
 }

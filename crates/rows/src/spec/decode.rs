@@ -9,24 +9,23 @@ use crate::fault::hint;
 use crate::schema::Schema;
 use crate::spec::RowFilter;
 
-/// How values are decoded.
+/// How values are decoded: `decode.format`, with the settings that depend on it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decode {
-    /// `format = "json"`: one object per record, or an array of objects, each of which is a row.
+    /// `format = "json"`: a value is one object, or an array of objects, each of which is a row.
     Json,
-    /// `format = "json", envelope = "connect"`: `{schema, payload}`, as Kafka Connect's JSON converter writes it.
+    /// `format = "json", envelope = "connect"`: a value is `{schema, payload}`, as Kafka Connect's JSON converter writes it.
     ConnectJson,
-    /// `format = "json", envelope = "debezium"`: `{before, after, op, …}`, with or without Kafka Connect's envelope.
+    /// `format = "json", envelope = "debezium"`: a value is `{before, after, op, …}`, with or without Kafka Connect's envelope
+    /// around it.
     ChangeJson,
-    /// `format = "ndjson"`: one object after another, each of which is a row.
+    /// `format = "ndjson"`: a value has one object after another, each of which is a row.
     NdJson,
-    /// `format = "raw"`: the value unchanged, as the field `value`.
+    /// `format = "raw"`: the value is not parsed. It is the record's only field, named `value`.
     Raw,
-    /// `format = "csv"`: one row per line. A quoted field may contain line breaks.
+    /// `format = "csv"`: each line of a value is a row. A quoted field may contain line breaks.
     Csv(CsvOptions),
-    /// `format = "avro"`
     Avro(SchemaSource),
-    /// `format = "protobuf"`
     Protobuf(SchemaSource),
 }
 
@@ -34,22 +33,21 @@ pub enum Decode {
 /// delete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
-    /// `decode.key_format`: how keys are read.
+    /// `decode.key_format`
     pub keys: KeyFormat,
-    /// `decode.envelope = "debezium"`: whether a record is a change of a row, with the row before and after the change.
+    /// `decode.envelope = "debezium"`: a record is a change of a row, with the row before and after the change.
     pub change: bool,
-    /// `decode.rows`: the paths of arrays whose elements are rows. Each further array is inside the elements of the
-    /// previous one.
+    /// `decode.rows`: the paths of arrays whose elements are rows. The first array is in the value, and each further array is in
+    /// the elements of the previous one. Empty if a value is a row itself.
     pub rows: Vec<Vec<String>>,
     /// `table.delete_where`: a record's row that matches this filter deletes the row with the same key from the table.
     pub delete_where: Option<RowFilter>,
 }
 
 impl Shape {
-    /// The default: a value consists of the fields, without an envelope.
+    /// A value consists of the fields, without an envelope; keys are read as [`KeyFormat::Auto`] says; no row deletes.
     pub const PLAIN: Shape = Shape { keys: KeyFormat::Auto, change: false, rows: Vec::new(), delete_where: None };
 
-    /// Returns a reference to [`Self::PLAIN`] that lives as long as the program.
     pub fn plain() -> &'static Self {
         static PLAIN: Shape = Shape::PLAIN;
         &PLAIN
@@ -59,61 +57,56 @@ impl Shape {
 /// How a record's key is decoded. Keys are decoded for deletes and for columns with `meta = "key"`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyFormat {
-    /// `"auto"`: JSON if the key is an object or a quoted string, or any JSON value behind a registry's frame. An object may have
-    /// Kafka Connect's envelope. Each column reads any other key by its own type. If the value's format uses a schema registry, a
-    /// key that names its schema is decoded by that schema. Columns with `meta = "key"` use these rules only if the values have
-    /// an envelope or come with a registry's schemas; otherwise, each column reads the key's bytes by its own type.
+    /// `"auto"`: the key's content decides. An object or a quoted string is JSON, and so is any JSON value behind a registry's
+    /// frame. An object may have Kafka Connect's envelope. Each column reads any other key by its own type. If the value's format
+    /// uses a schema registry, a key that names its schema is decoded by that schema.
+    ///
+    /// Columns with `meta = "key"` use these rules only if the values have an envelope or come with a registry's schemas.
+    /// Otherwise, each column reads the key's bytes by its own type.
     Auto,
     /// `"json"`: a JSON value. It may have a registry's framing, and an object may have Kafka Connect's envelope.
     Json,
-    /// `"avro"`
     Avro(SchemaSource),
-    /// `"protobuf"`
     Protobuf(SchemaSource),
-    /// `"text"`: UTF-8.
+    /// `"text"`: UTF-8 text that each column reads by its own type.
     Text,
-    /// `"bytes"`: unchanged.
+    /// `"bytes"`: not parsed.
     Bytes,
-    /// `"int16"`, `"int32"`, `"int64"`: a big-endian integer with this many bytes, as Java's serializers write it.
+    /// `"int16"`, `"int32"`, `"int64"`: a big-endian integer with this many bytes (2, 4 or 8), as Java's serializers write it.
     Int(usize),
-    /// `"float32"`, `"float64"`: a big-endian float with this many bytes.
+    /// `"float32"`, `"float64"`: a big-endian float with this many bytes (4 or 8).
     Float(usize),
-    /// `"uuid"`: 16 bytes, or text.
+    /// `"uuid"`: the 16 bytes of a UUID, or its text.
     Uuid,
 }
 
 impl KeyFormat {
-    /// Returns whether the keys' schemas are in a registry.
     pub fn needs_registry(&self) -> bool {
         matches!(self, Self::Avro(SchemaSource::Registry) | Self::Protobuf(SchemaSource::Registry))
     }
 }
 
-/// The dialect of CSV.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CsvOptions {
-    /// `columns`: the names of the fields. `None` means that the first line of each value contains the names.
+    /// `columns`: the names of the fields. `None`: the first line of each value contains the names.
     pub columns: Option<Vec<String>>,
-    /// The byte between fields. Default: a comma.
     pub delimiter: u8,
-    /// The byte around quoted fields. Default: a double quote.
     pub quote: u8,
-    /// `null`: an unquoted field with this text is null. Default: the empty text.
+    /// `null`: an unquoted field with this text is null. By default, this is the empty text.
     pub null: String,
 }
 
-/// Where the schemas of a format come from.
 #[derive(Clone, PartialEq)]
 pub enum SchemaSource {
-    /// `[schema_registry]`: each value names its schema.
+    /// The schemas are in the registry of `[schema_registry]`. Each value names its schema.
     Registry,
-    /// `schema_file`
+    /// All values have the schema of `schema_file`.
     Local {
         file: PathBuf,
         schema: Arc<Schema>,
-        /// `framing = "confluent"`: values have a registry's framing although the schema is local.
+        /// `framing = "confluent"`: values begin with a registry's frame, although the schema is local.
         framed: bool,
-        /// `message`: the name of the values' Protobuf message type.
+        /// `message`: the name of the values' Protobuf message type. `None`: not configured, or the format is Avro.
         message: Option<String>,
     },
 }
@@ -142,7 +135,6 @@ impl SchemaSource {
         }
     }
 
-    /// Returns the name of the values' Protobuf message type, if it is configured.
     pub fn message(&self) -> Option<&str> {
         match self {
             Self::Registry => None,
@@ -152,19 +144,17 @@ impl SchemaSource {
 }
 
 impl Decode {
-    /// Returns whether the format's schemas are in a registry.
     pub fn needs_registry(&self) -> bool {
         matches!(self, Self::Avro(SchemaSource::Registry) | Self::Protobuf(SchemaSource::Registry))
     }
 
-    /// Returns whether values name their schema, in a frame or in a header.
     pub(crate) fn may_be_framed(&self) -> bool {
         matches!(self, Self::Avro(source) | Self::Protobuf(source) if source.framed())
     }
 
-    /// Returns an error message if no record can have the field at `path`. `path` begins at the top of the value.
-    /// Returns `None` if records may have it, or if the configuration doesn't say which fields records have. `rows`
-    /// are the paths of the arrays whose elements are rows.
+    /// Returns an error message if no record can have the field at `path`, which begins at the top of the value. Returns `None`
+    /// if records may have it, or if the configuration doesn't say which fields records have. `rows` are the paths of the arrays
+    /// whose elements are rows.
     pub(crate) fn lack(&self, path: &[String], rows: &[Path]) -> Option<String> {
         let whole = path.join(".");
         match self {
@@ -193,7 +183,6 @@ impl Decode {
     }
 }
 
-/// Returns an error message if `field` is not among `names`, the fields of a format without nesting.
 fn not_of(whose: &str, field: &str, names: &[&str]) -> Option<String> {
     const NAMED_MAX: usize = 12;
     if names.contains(&field) {

@@ -8,7 +8,6 @@ use super::{OLD, ORDER, quoted};
 use crate::catalog::{Catalog, CatalogColumn, TypeKind, quote_identifier};
 use crate::spec::{AggregateFunction, Column};
 
-/// Returns the names of the columns with `aggregate = "count"`.
 pub(super) fn counts(mapping: &[Column]) -> Vec<&str> {
     let counts = mapping.iter().filter(|column| function(column) == Some(&AggregateFunction::Count));
     counts.map(|column| column.name.as_str()).collect()

@@ -6,12 +6,10 @@ use crate::spec::{AggregateFunction, Column, PartitionBy, RowSpec, WriteMode};
 
 use super::quoted;
 
-/// Types that can be summed. The sum is exact, except for floats.
+/// Types that `sum` accepts. The sum is exact, except for floats.
 const SUMMED: &[&str] = &["int2", "int4", "int8", "numeric", "float4", "float8", "interval"];
-/// Types that can hold a count.
 const COUNTED: &[&str] = &["int2", "int4", "int8", "numeric"];
-/// Scalar types for which `min` and `max` are accepted: Postgres has these aggregates for them. Enums and arrays are accepted
-/// too.
+/// Scalar types that `min` and `max` accept: those for which Postgres has these aggregates. Enums and arrays are accepted too.
 const ORDERED: &[&str] = &[
     "int2",
     "int4",
@@ -32,7 +30,6 @@ const ORDERED: &[&str] = &[
     "inet",
 ];
 
-/// Adds the faults and warnings of the write mode to `faults` and `warnings`.
 pub(crate) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults, warnings: &mut Vec<String>) {
     let table = &catalog.table;
     let columns = ("table.key", spec.table.mode.key());
@@ -136,8 +133,8 @@ fn aggregate(
     may_be_null(column, target, mapping, catalog, &key, faults);
 }
 
-/// Reports a fault if the aggregate of a NOT NULL column can be NULL for a batch. Postgres checks NOT NULL before it
-/// looks for an existing row. So it would refuse the rows of a key if no record of the key in the batch gives a value.
+/// Reports a fault if the aggregate of a NOT NULL column can be NULL for a batch. Postgres checks NOT NULL before it looks for an
+/// existing row. So it would refuse the rows of a key if no record of the key in the batch gives a value.
 fn may_be_null(
     column: &Column,
     target: &CatalogColumn,

@@ -8,7 +8,6 @@ use crate::catalog::{Catalog, CatalogColumn, Generated};
 use crate::fault::Faults;
 use crate::spec::{AggregateFunction, Missing, RowSpec, Table, UnknownFields, WriteMode};
 
-/// Returns the generated columns that the merge compares.
 pub fn computed<'a>(table: &'a Table, catalog: &'a Catalog) -> impl Iterator<Item = &'a CatalogColumn> {
     let is_compared = |column: &&CatalogColumn| compared(table).any(|(_, name)| *name == column.name);
     catalog.columns.iter().filter(|column| column.generated.is_some()).filter(is_compared)
@@ -19,14 +18,13 @@ pub(super) fn inputs<'a>(table: &'a Table, catalog: &'a Catalog) -> impl Iterato
     computed(table, catalog).filter_map(|column| column.generated.as_ref()).flat_map(|generated| &generated.from)
 }
 
-/// Returns the columns from which generated columns of an upsert's key are computed; empty in other modes.
+/// Returns the columns from which generated columns of an upsert's key are computed. The list is empty in other modes.
 pub(crate) fn key_inputs(table: &Table, catalog: &Catalog) -> Vec<String> {
     let WriteMode::Upsert { key, .. } = &table.mode else { return Vec::new() };
     let of_key = catalog.columns.iter().filter(|column| key.contains(&column.name));
     of_key.filter_map(|column| column.generated.as_ref()).flat_map(|generated| generated.from.clone()).collect()
 }
 
-/// Returns the columns that a merge compares, each with its configuration key.
 fn compared(table: &Table) -> impl Iterator<Item = (&'static str, &String)> {
     let newer_by = match &table.mode {
         WriteMode::Upsert { newer_by, .. } => newer_by.as_ref(),
@@ -67,14 +65,12 @@ pub(super) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults) 
     found
 }
 
-/// Returns whether the copied rows have the column.
 fn fills(spec: &RowSpec<'_>, name: &String) -> bool {
     spec.table.evolve
         || spec.columns.is_none_or(|columns| columns.iter().any(|column| column.name == *name))
         || matches!(spec.unknown_fields, UnknownFields::Column(column) if column == name)
 }
 
-/// Returns why a merge can't compare a generated column; `None` if it can.
 fn refusal(
     spec: &RowSpec<'_>,
     catalog: &Catalog,

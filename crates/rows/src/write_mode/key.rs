@@ -8,7 +8,6 @@ use crate::catalog::{Catalog, TypeKind, quote_identifier};
 /// so four columns make sixteen conditions.
 const NULLABLE_IN_INDEX: usize = 4;
 
-/// The columns of a key, for the SQL that compares keys.
 pub(super) struct Key<'a> {
     pub(super) columns: &'a [String],
     /// Those of `columns` in which NULL is a key value like any other, in the order of the unique index.
@@ -21,7 +20,6 @@ impl<'a> Key<'a> {
         Self { columns, nullable: catalog.null_keys(columns), catalog }
     }
 
-    /// Returns whether the key has a column in which NULL is a key value like any other.
     pub(super) fn has_nulls(&self) -> bool {
         !self.nullable.is_empty()
     }
@@ -45,11 +43,13 @@ impl<'a> Key<'a> {
         equal.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// Returns the condition that a row of the table has the key of a staged row. Each combination of columns that are NULL is
-    /// a condition of its own, which finds one row by the index. A condition per column would read all rows that have NULL in
-    /// the index's first column, for each staged row. If more than [`NULLABLE_IN_INDEX`] columns are nullable, only
-    /// the first ones in the index are combined. Each combination compares the other nullable columns by IS NOT DISTINCT FROM:
-    /// it finds rows by the index, and then keeps the one row that is equal in these columns too.
+    /// Returns the condition that a row of the table has the key of a staged row. Each combination of columns that are NULL is a
+    /// condition of its own, which finds one row by the index. A condition per column would read all rows that have NULL in the
+    /// index's first column, for each staged row.
+    ///
+    /// If more than [`NULLABLE_IN_INDEX`] columns are nullable, only the first of them in the index are combined. Each
+    /// combination compares the other nullable columns by IS NOT DISTINCT FROM: it finds rows by the index, and then keeps the
+    /// row that is equal in these columns too.
     pub(super) fn finds(&self, table: &str, staged: &str) -> String {
         let (in_index, behind) = self.nullable.split_at(self.nullable.len().min(NULLABLE_IN_INDEX));
         let combinations = (0..1_usize << in_index.len()).map(|nulls| {

@@ -10,10 +10,10 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use crate::catalog::{Catalog, TypeKind};
 use crate::spec::WriteMode;
 
-/// How the rows of a plan are compared, to find those that may be the newest of their key.
+/// How the rows of a plan are compared, to find those that may be the newest of their key. `key` has the indexes of the key's
+/// columns in the row, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Newest {
-    /// The indexes of the key's columns in the row, ascending.
     key: Vec<usize>,
     newer_by: Option<usize>,
     /// Whether each row ends with a field that says if the row is a tombstone. If so, up to two rows of each key are copied: the
@@ -24,13 +24,12 @@ pub struct Newest {
 /// A row, with its index among all rows of the input.
 pub type Placed<'a> = (u32, &'a [u8]);
 
-/// The memory that picking needs per row of a batch, in bytes, including the hash table and the result.
+/// The memory, in bytes, that picking needs per row of a batch. This includes the hash table and the result.
 pub const BYTES_PER_ROW: u64 = 96;
 
-/// A row of the input; `lost` is set if another row of its key wins.
+/// A row of the input. `hash` is the hash of the row's key, and `lost` is set if another row of the key wins.
 struct Seen<'a> {
     placed: Placed<'a>,
-    /// The hash of the row's key.
     hash: u64,
     /// The value in the column `newer_by`. `None` (NULL) is older than every other value.
     time: Option<i64>,
@@ -128,7 +127,7 @@ fn number(row: usize) -> u32 {
     u32::try_from(row + 1).expect("a batch counts its rows in 32 bits")
 }
 
-/// Reads a whole number of 2, 4 or 8 bytes.
+/// Reads a whole number of 2, 4 or 8 bytes. Returns `None` for NULL, which is empty.
 fn count(field: &[u8]) -> Option<i64> {
     match field.len() {
         8 => field.first_chunk().map(|bytes| i64::from_be_bytes(*bytes)),
@@ -138,7 +137,7 @@ fn count(field: &[u8]) -> Option<i64> {
     }
 }
 
-/// Iterates over the fields of a row of binary COPY, each with the four bytes of its length.
+/// Iterates over the fields of a row of binary COPY. Each field begins with the four bytes of its length.
 fn fields(row: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = row.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -149,7 +148,6 @@ fn fields(row: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Iterates over rows of binary COPY.
 pub fn rows(mut stretch: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let count = u16::from_be_bytes(*stretch.first_chunk()?);
@@ -167,7 +165,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Returns a row of (id, note, time, mark).
     fn row(id: i32, note: &str, time: Option<i64>, mark: bool) -> Vec<u8> {
         let mut row = 4_u16.to_be_bytes().to_vec();
         let mut put = |field: Option<&[u8]>| match field {

@@ -12,7 +12,7 @@ use crate::spec::{IntervalUnit, PartitionBy};
 
 const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
-/// Microseconds from 1970 to 2000-01-01, the epoch of Postgres.
+/// The microseconds from 1970 to 2000-01-01, where Postgres' timestamps begin.
 const POSTGRES_EPOCH: i64 = 10_957 * DAY;
 /// If there is no retention, a late record creates its partition only if that partition ended less than this many
 /// intervals ago. Without a limit, devices with wrong clocks could create any number of partitions.
@@ -21,17 +21,16 @@ const LATE_INTERVALS: i64 = 400;
 /// further steps, and the batch is retried after each step.
 const NEEDED_AT_ONCE: usize = 64;
 
-/// The time that a partition covers, in microseconds since 1970 UTC.
+/// The time that a partition covers, in microseconds since 1970 UTC. `from` belongs to the partition, and `to` doesn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bounds {
-    /// The first microsecond in the partition.
     pub from: i64,
-    /// The first microsecond after the partition.
     pub to: i64,
 }
 
 impl Bounds {
-    /// Returns the partition that a time belongs to; `None` unless both bounds of the partition lie in the years 1 to 9999.
+    /// Returns the partition that `time` (in microseconds since 1970) belongs to. Returns `None` unless both bounds of the
+    /// partition lie in the years 1 to 9999.
     pub fn holding(by: &PartitionBy, time: i64) -> Option<Self> {
         let count = i64::from(by.interval.count.get());
         let whole = |length: i64, origin: i64| {
@@ -54,7 +53,6 @@ impl Bounds {
         (years.contains(&date(bounds.from)?.year()) && years.contains(&date(bounds.to)?.year())).then_some(bounds)
     }
 
-    /// Returns a literal of this time, for any type that a table may be partitioned by.
     fn literal(time: i64) -> String {
         // One literal works for all three types: Postgres ignores the zone for timestamp and date, and the time of day for
         // date.
@@ -67,14 +65,13 @@ impl Bounds {
         [Self::literal(self.from), Self::literal(self.to - 1_000_000)]
     }
 
-    /// Returns `FOR VALUES FROM ('…') TO ('…')`.
     pub fn for_values(&self) -> String {
         format!("FOR VALUES FROM ('{}') TO ('{}')", Self::literal(self.from), Self::literal(self.to))
     }
 }
 
-/// Returns the partition's name, such as `telemetry_p20260131`, in the schema of the table. A table's
-/// name that is too long is [`shortened`].
+/// Returns the partition's name, such as `telemetry_p20260131`, in the schema of the table. A table's name that is too long is
+/// [`shortened`].
 pub fn name(table: &TableName, by: &PartitionBy, bounds: &Bounds) -> TableName {
     let format = match by.interval.unit {
         IntervalUnit::Hour => "_p%Y%m%d%H",
@@ -86,13 +83,12 @@ pub fn name(table: &TableName, by: &PartitionBy, bounds: &Bounds) -> TableName {
     TableName { schema: table.schema.clone(), name: shortened(&table.name, LONGEST_NAME - suffix.len()) + &suffix }
 }
 
-/// Returns the name of the DEFAULT partition.
 pub fn default_name(table: &TableName) -> TableName {
     const SUFFIX: &str = "_default";
     TableName { schema: table.schema.clone(), name: shortened(&table.name, LONGEST_NAME - SUFFIX.len()) + SUFFIX }
 }
 
-/// Returns the bounds of the partition that has this name; `None` if [`name`] gives this name to no partition.
+/// Returns the bounds of the partition that has this name. Returns `None` if [`name`] gives this name to no partition.
 pub fn of_name(table: &TableName, by: &PartitionBy, partition: &TableName) -> Option<Bounds> {
     let digits = partition.name.rsplit_once("_p")?.1;
     let number = |range: std::ops::Range<usize>| digits.get(range)?.parse::<i8>().ok();
@@ -103,7 +99,7 @@ pub fn of_name(table: &TableName, by: &PartitionBy, partition: &TableName) -> Op
     (name(table, by, &bounds) == *partition).then_some(bounds)
 }
 
-/// Returns the partitions that should exist at the time `now`: the current one, and `ahead` more after it.
+/// Returns the partitions that should exist at the time `now`: the current partition, and `ahead` partitions after it.
 pub fn due(by: &PartitionBy, now: i64) -> Vec<Bounds> {
     let mut due: Vec<Bounds> = Vec::new();
     let mut at = now;
@@ -115,14 +111,14 @@ pub fn due(by: &PartitionBy, now: i64) -> Vec<Bounds> {
     due
 }
 
-/// Returns whether a partition is past the retention.
 pub fn is_expired(by: &PartitionBy, bounds: &Bounds, now: i64) -> bool {
     by.retention.is_some_and(|retention| bounds.to <= now.saturating_sub(micros(retention)))
 }
 
 /// Returns the partitions that the times of encoded rows belong to, at most 64. They may exist already. Partitions in `tried` are
-/// left out, and so are those that no record may create: expired ones, ones more than `ahead` intervals after the current one, and
-/// ones too far in the past. Each item of `rows` has encoded rows, and the index of the time column in them.
+/// left out, and so are those that no record may create: expired partitions, partitions more than `ahead` intervals after the
+/// current one, and partitions too far in the past. Each item of `rows` has encoded rows, and the index of the time column in
+/// them.
 pub fn needed<'a>(
     by: &PartitionBy,
     catalog: &Catalog,
@@ -155,7 +151,6 @@ fn may_be_made(by: &PartitionBy, bounds: &Bounds, now: i64) -> bool {
     bounds.to <= last && bounds.to > now.saturating_sub(oldest)
 }
 
-/// Returns whether a table may be partitioned by this column.
 pub(super) fn is_time(column: &CatalogColumn) -> bool {
     matches!(column.base_type.as_str(), "timestamptz" | "timestamp" | "date")
 }
@@ -206,7 +201,7 @@ fn midnight(date: Date) -> Option<i64> {
     Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp().as_microsecond())
 }
 
-/// Returns when a month begins, in microseconds since 1970. Months are counted from the year 0.
+/// Returns when a month begins, in microseconds since 1970. `month` counts from January of the year 0.
 fn first_of(month: i64) -> Option<i64> {
     let year = i16::try_from(month.div_euclid(12)).ok()?;
     let month = i8::try_from(month.rem_euclid(12) + 1).ok()?;

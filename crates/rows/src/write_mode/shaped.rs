@@ -1,6 +1,6 @@
 //! The statements that write the rows of one transaction (a window of the batch) into a table, if rows may leave columns out. A
-//! shape is the set of columns that a row leaves out.
-//! The rows of one shape are a group. There is one COPY into the staging table per group, and one merge for all groups.
+//! shape is the set of columns that a row leaves out. The rows of one shape are a group. There is one COPY into the staging table
+//! per group, and one merge for all groups.
 //!
 //! - If every row of the window leaves a column out, the column is not part of the merge; tombstones don't count here. So a new
 //!   row gets the column's default from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is reset
@@ -18,44 +18,41 @@ use crate::copy::NULL;
 use crate::mapping::mark;
 use crate::spec::WriteMode;
 
-/// The rows of a window that leave out the same columns.
+/// The rows of a window that leave out the same columns. `mask` has a set bit for each of these columns; see
+/// [`Shapes`](crate::mapping::shapes::Shapes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group<'a> {
-    /// The bits of the columns that the rows leave out.
     pub mask: &'a [u8],
-    /// Whether all rows are tombstones. The merge uses only the key of a tombstone.
+    /// Whether all rows are tombstones. If so, the merge uses only their keys.
     pub tombstones: bool,
 }
 
-/// How the rows of a window are staged and merged.
+/// How the rows of a window are staged and merged: each group is copied, then [`Self::deletes`] run, then [`Self::merge`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shaped {
-    /// The COPY of each group, in the order of the groups.
+    /// In the order of the groups.
     pub copies: Vec<ShapeCopy>,
-    /// The merge for all groups. It runs after [`Self::deletes`].
     pub merge: String,
-    /// Set if tombstones delete rows.
+    /// Set if records can delete rows.
     pub deletes: Option<Deletes>,
-    /// Picks the rows that must be copied; `None` if every row must be copied, for example if there are several groups.
+    /// Picks the rows that must be copied. `None` if all rows must be copied, for example if there are several groups.
     pub newest: Option<Newest>,
     /// Whether staged rows take defaults of the staging table. If so, these must be the target's current defaults.
     pub defaults: bool,
 }
 
-/// The COPY of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShapeCopy {
     pub copy: String,
-    /// The fields that are added to the end of each row.
     pub behind: AddedFields,
 }
 
-/// The fields that are added to the end of a row.
+/// Fields that are added to the end of each row of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddedFields {
-    /// The encoded fields that are the same for all rows.
+    /// The added fields that are the same for all rows, encoded as fields of COPY.
     pub fields: Vec<u8>,
-    /// How many fields are added, including the row's number in the order of delivery.
+    /// How many fields are added. Includes the row's number in the order of delivery.
     pub count: u16,
     /// Whether the row's number in the order of delivery is added after `fields`, as an int8.
     pub turn: bool,
@@ -67,7 +64,7 @@ impl AddedFields {
         self.fields.len() + if self.turn { 12 } else { 0 }
     }
 
-    /// Appends a row with the added fields. `turn` is the row's number in the order of delivery.
+    /// Appends the row to `out`, with the added fields at its end. `turn` is the row's number in the order of delivery.
     #[inline]
     pub fn append(&self, turn: u32, row: &[u8], out: &mut Vec<u8>) {
         match row.split_first_chunk::<2>() {
@@ -85,14 +82,15 @@ impl AddedFields {
     }
 }
 
-/// Returns whether a row is a tombstone. The row must end with the field that says so.
+/// Returns whether a row is a tombstone. The rows of the plan must end with the field that says so: those of mode upsert with
+/// `deletes`.
 pub fn is_tombstone(row: &[u8]) -> bool {
     row.last() == Some(&1)
 }
 
 impl MergeTarget<'_> {
-    /// Returns the statement that copies rows with this mask directly into the table. `table` is the table's name as SQL. Returns
-    /// `None` if these rows leave out every column, because COPY requires at least one.
+    /// Returns the COPY of rows with this mask directly into the table. `table` is the table's name as SQL. Returns `None` if
+    /// these rows leave out every column, because COPY requires at least one.
     pub fn copy_of(&self, table: &str, mask: &[u8]) -> Option<String> {
         let present = self.shapes.present(self.columns, mask);
         (!present.is_empty()).then(|| format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", super::names(&present)))

@@ -10,11 +10,10 @@ pub(super) struct Upsert<'a> {
     pub(super) stage: &'a str,
     /// `INSERT INTO … (…)`, without the rows.
     pub(super) insert: &'a str,
-    /// The columns that are inserted, including the key.
     pub(super) columns: &'a [&'a str],
-    /// The columns that an update sets to the record's values.
+    /// The columns of `columns` that an update sets to the record's values.
     pub(super) set: &'a [&'a str],
-    /// The columns that an update sets to the table's defaults.
+    /// Columns that an update sets to the table's defaults.
     pub(super) reset: &'a [&'a str],
     /// Columns that some records leave unchanged, each with its bit in the mask of [`LEFT_OUT`].
     pub(super) kept: &'a [(u16, &'a str)],
@@ -88,8 +87,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Returns the condition under which a staged row `s` remains: it isn't a tombstone, and `from` has no later
-    /// tombstone with its key.
+    /// Returns the condition under which a staged row `s` remains: it isn't a tombstone, and `from` has no later tombstone with
+    /// its key.
     fn remains_condition(&self, from: &str) -> String {
         format!(
             "NOT {DELETED} AND NOT EXISTS (SELECT FROM {from} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER})",
@@ -97,13 +96,12 @@ impl Upsert<'_> {
         )
     }
 
-    /// Returns the sort order of a key's rows, the winner first.
     fn precedence(&self) -> String {
         let newest = self.newer_by.map(|column| format!("{} DESC NULLS LAST, ", quote_identifier(column)));
         format!("{}{ORDER} DESC", newest.unwrap_or_default())
     }
 
-    /// Returns the condition under which a row of `new` replaces the table's row with its key; `None` if there is no condition.
+    /// Returns the condition under which a row of `new` replaces the table's row with its key. Returns `None` if it always does.
     fn is_replaced_condition(&self, new: &str) -> Option<String> {
         let newer = quote_identifier(self.newer_by?);
         Some(format!("({OLD}.{newer} IS NULL OR {new}.{newer} >= {OLD}.{newer})"))
@@ -194,8 +192,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Returns the statement that updates the rows that exist; `None` if there is no column to set. It is a separate statement,
-    /// so that it sees rows that another writer inserted in the meantime.
+    /// Returns the statement that updates the rows that exist; `None` if there is no column to set. This is a separate statement
+    /// from the insert, so that it sees rows that another writer inserted in the meantime.
     fn update(&self) -> Option<String> {
         let set = |column: &&str| {
             let quoted = quote_identifier(column);
