@@ -45,7 +45,7 @@ const SPECS: &[Spec] = &[
     ("tree", "jsonb", "tree"),
     ("extra", "jsonb", ""),
 ];
-/// Columns whose types differ from those of their fields, so that values are converted; and columns of nested fields.
+/// Columns whose types differ from those of their fields, so that values are converted. Also columns of nested fields.
 const CROSSED: &[Spec] = &[
     ("small", "int2", "small"),
     ("large", "text", "large"),

@@ -48,7 +48,7 @@ fn given() -> CsvOptions {
     CsvOptions { delimiter: b';', null: "NULL".to_owned(), ..options(columns) }
 }
 
-/// Returns an encoder of raw values. A column `number` gets the record's offset.
+/// Returns an encoder of raw values. A column `number` gets the record's offset instead of a field.
 fn raw(specs: &[Spec]) -> Encoder {
     let mut pipeline = Pipeline::of(Decode::Raw, UnknownFields::Ignore, specs);
     for column in pipeline.columns.iter_mut().filter(|column| column.name == "number") {
@@ -57,7 +57,7 @@ fn raw(specs: &[Spec]) -> Encoder {
     pipeline.encoder()
 }
 
-/// Returns the lines of a CSV text that aren't empty, each as a list of fields. A field has a flag that says whether it was
+/// Returns the lines of a CSV text that aren't empty, each as a list of fields. The flag of a field says whether the field was
 /// quoted. The text must be well-formed: a quote occurs only around a field, or doubled inside a quoted field.
 fn read(mut rest: &str, delimiter: char) -> Vec<Vec<(String, bool)>> {
     let ends = |rest: &str| rest.is_empty() || rest.starts_with('\n') || rest.starts_with("\r\n") || rest == "\r";

@@ -52,14 +52,13 @@ fn made(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Encode
         .encoder()
 }
 
-/// Returns an encoder that makes a row of each element of nested arrays.
+/// Returns an encoder that makes a row of each element of nested arrays. `levels` are the paths of the arrays.
 fn shaped(decode: Decode, levels: &[&str]) -> Encoder {
     let rows = levels.iter().map(|path| common::split(path)).collect();
     let pipeline = Pipeline::of(decode, extra(), SPECS);
     Pipeline { shape: Shape { rows, ..Shape::PLAIN }, ..pipeline }.encoder()
 }
 
-/// Returns an encoder for Debezium's envelope.
 fn changes() -> Encoder {
     let pipeline = Pipeline::of(Decode::ChangeJson, extra(), SPECS);
     Pipeline { shape: Shape { change: true, ..Shape::PLAIN }, ..pipeline }.encoder()
@@ -67,8 +66,8 @@ fn changes() -> Encoder {
 
 type Members<'a> = BTreeMap<String, &'a RawValue>;
 
-/// Returns the objects that another parser finds, each with the raw text of its members. If a name occurs twice, the last
-/// member wins. `None` if the value is neither an object nor an array of objects.
+/// Returns the objects that another parser finds, each with the raw text of its members. If a name occurs twice, the last member
+/// wins. Returns `None` if the value is neither an object nor an array of objects.
 fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
     let value = if value.first() == Some(&0) && value.len() > 5 { &value[5..] } else { value };
     match serde_json::from_slice(value) {
@@ -77,7 +76,6 @@ fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
     }
 }
 
-/// Compares a field of a row with the object's member that fills the column.
 fn compare(members: &Members<'_>, column: usize, field: Option<&[u8]>) {
     let raw = members.get(SPECS[column].2).map(|raw| raw.get()).filter(|raw| *raw != "null");
     let (raw, field) = match (raw, field) {

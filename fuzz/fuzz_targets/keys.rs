@@ -17,7 +17,6 @@ const AVRO: &str = r#"{"type":"record","name":"K","fields":[{"name":"id","type":
     {"name":"region","type":"string"},{"name":"more","type":{"type":"map","values":"double"}}]}"#;
 const PROTO: &str =
     r#"syntax = "proto3"; message K { optional int64 id = 1; string region = 2; map<string, double> more = 3; }"#;
-/// The types that are tried for the columns of a record's key.
 const TYPES: &[&str] = &["int8!", "text!", "bytea!", "uuid!", "jsonb!", "float8!", "int4!", "numeric!"];
 
 thread_local! {
@@ -41,8 +40,8 @@ fn formats() -> Vec<KeyFormat> {
     ]
 }
 
-/// Returns an encoder for each combination of key format, column type and value format, except for combinations
-/// that the planner refuses.
+/// Returns an encoder for each combination of key format, column type and value format, except for combinations that the planner
+/// refuses.
 fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
     let mut encoders = Vec::new();
     for keys in formats() {
@@ -66,8 +65,8 @@ fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
     encoders
 }
 
-/// Returns the number that an integer column gets for a key of an integer format; `None` if the format is another one, or doesn't
-/// match the key's length.
+/// Returns the number that an integer column gets for a key of an integer format. Returns `None` if the format is another format,
+/// or doesn't match the key's length.
 fn number(format: &KeyFormat, key: &[u8]) -> Option<i64> {
     match (format, key) {
         (KeyFormat::Int(2), [a, b]) => Some(i16::from_be_bytes([*a, *b]).into()),

@@ -44,7 +44,7 @@ const METADATA: [Source; 6] =
     [Source::Topic, Source::Partition, Source::Offset, Source::Timestamp, Source::Key, Source::Headers];
 const CONSTANTS: [&str; 8] = ["1", "-1.5", "\"on\"", "true", "\"2026-01-01\"", "\"\"", "123456789012", "\"1\""];
 
-/// Chooses the type and the mapping of a column. Returns both. With `aggregates`, the mapping has an aggregate function.
+/// Returns the type and the mapping of a column. With `aggregates`, the mapping has an aggregate function.
 fn column(u: &mut Unstructured<'_>, name: &str, aggregates: bool) -> Result<(String, Column)> {
     let of = format!("{}{}", u.choose(&TYPES)?, if u.ratio(1, 4)? { "!" } else { "" });
     let source = match u.int_in_range(0..=9)? {
@@ -92,7 +92,6 @@ fn filter(u: &mut Unstructured<'_>) -> Result<RowFilter> {
     Ok(RowFilter { field: path(u)?, tests: vec![test] })
 }
 
-/// Chooses how keys are read, which records delete a row, and which arrays contain the rows.
 fn shape(u: &mut Unstructured<'_>, deletes: bool, change: bool) -> Result<Shape> {
     let keys = match u.int_in_range(0..=7)? {
         0 => KeyFormat::Json,
@@ -108,7 +107,6 @@ fn shape(u: &mut Unstructured<'_>, deletes: bool, change: bool) -> Result<Shape>
     Ok(Shape { keys, change, rows, delete_where })
 }
 
-/// Chooses a column's function.
 fn function(u: &mut Unstructured<'_>) -> Result<Option<Function>> {
     Ok(match u.int_in_range(0..=15)? {
         0 => Some(Function::Linear { scale: "0.1".to_owned(), offset: "-40".to_owned() }),

@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use tidegate_rows::mapping::Encoder;
 use tidegate_rows::spec::{Column, Decode, EpochUnit, NulPolicy, UnknownFields};
 
-/// The types of columns. The first byte of the input selects one of them, and one of [`NULS`].
+/// The first byte of the input selects one of these types of columns, and one of [`NULS`].
 const TYPES: &[&str] = &[
     "bool",
     "int2",
@@ -80,8 +80,8 @@ fn made(nul: usize) -> Vec<Encoder> {
     TYPES.iter().enumerate().map(one).collect()
 }
 
-/// Splits a decimal number into three parts: whether it is negative, the digits before the point without leading zeros, and
-/// the digits after the point without trailing zeros. `None` if the text isn't a decimal number, or if its exponent is huge.
+/// Splits a decimal number into three parts: whether it is negative, the digits before the point without leading zeros, and the
+/// digits after the point without trailing zeros. Returns `None` if the text isn't a decimal number, or if its exponent is huge.
 fn digits(number: &str) -> Option<(bool, String, String)> {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let exponent: i64 = exponent.parse().ok().filter(|exponent: &i64| exponent.abs() < 20_000)?;

@@ -56,15 +56,15 @@ use presence::Presence;
 pub use schemas_met::SchemasMet;
 use tidegate_protocol::record::{Headers, Record};
 
-/// Encodes records as rows of binary COPY. Each thread has its own encoder, because an encoder keeps buffers, and what it has
-/// learned about the keys in JSON objects.
+/// Encodes records as rows of binary COPY. Each thread has its own encoder, because an encoder keeps buffers, and facts that it
+/// has learned about the keys in JSON objects. `made`, `computed`, `named` and `compared` are such buffers.
 #[derive(Debug)]
 pub struct Encoder {
     plan: Arc<Plan>,
     decoder: Decoder,
     fields: Fields,
     scratch: Scratch,
-    /// Text that was generated for a column: the digits of an offset, the headers as an object.
+    /// Text that was made for a column: the digits of an offset, the headers as an object.
     made: Vec<u8>,
     /// The result of a column's function.
     computed: Vec<u8>,
@@ -72,18 +72,16 @@ pub struct Encoder {
     named: Vec<u8>,
     /// Unescaped text, for the comparisons of `where` and `keep`.
     compared: Vec<u8>,
-    /// Reads the keys of records. `None` if neither deletes nor columns need the keys.
+    /// `None` if neither deletes nor columns need the keys of records.
     keys: Option<KeyReader>,
-    /// The index of the row in its record, from 0.
+    /// The index of the current row in its record, from 0.
     row: u32,
-    /// How many of the rows so far delete the row of their key.
     deletes: u64,
     presence: Presence,
-    /// Whether headers may name the schemas of records.
     reads_headers: bool,
 }
 
-/// Why a record was rejected. If a column is at fault, the number is its index.
+/// Why a record was rejected. If a column is at fault, the number is its index among the plan's columns.
 enum Refusal {
     Record(DecodeError),
     Column(u16, Reason),
@@ -91,7 +89,6 @@ enum Refusal {
 }
 
 impl Encoder {
-    /// Makes an encoder for the rows of a plan.
     pub fn new(plan: Arc<Plan>) -> Self {
         let decoder = Decoder::new(
             &plan.decode,
@@ -122,18 +119,17 @@ impl Encoder {
         }
     }
 
-    /// Returns how many of the rows so far delete the row of their key.
+    /// Returns how many of the rows that were encoded so far delete the table's row with their key.
     pub fn deletes(&self) -> u64 {
         self.deletes
     }
 
-    /// Returns the plan of the rows.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
-    /// Returns the id of the schema that this record needs, if the schema isn't loaded yet. This call also requests the
-    /// schema. Until it is loaded, this record and all later ones must wait.
+    /// Returns the id of the schema that this record needs, if the schema isn't loaded yet. This call also requests the schema.
+    /// Until the schema is loaded, this record and all later records must wait.
     #[inline]
     pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> Option<SchemaId> {
         let header = self.header(headers, &frame::OF_VALUE);
@@ -152,7 +148,6 @@ impl Encoder {
         self.reads_headers
     }
 
-    /// Returns the headers that name a schema and its message, if headers may name schemas.
     #[inline]
     fn header<'a>(&self, headers: Headers<'a>, names: &HeaderNames) -> Option<SchemaHeader<'a>> {
         if self.reads_headers { frame::header(headers, names) } else { None }
@@ -161,7 +156,7 @@ impl Encoder {
     /// Appends a record's rows to `rows`, without COPY's header and trailer. Returns how many rows there are.
     ///
     /// # Errors
-    /// If the record can't become rows; the error says why. `rows` is then unchanged.
+    /// If the record can't become rows. The error says why. `rows` is then unchanged.
     #[inline]
     pub fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, EncodeError> {
         let mark = rows.len();
@@ -175,7 +170,7 @@ impl Encoder {
         }
     }
 
-    /// Appends the rows of a record. After an error, `rows` may end with some of them, which the caller must remove.
+    /// Appends the rows of a record. After an error, `rows` may end with some of these rows, which the caller must remove.
     #[inline]
     fn rows(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         self.row = 0;
@@ -219,7 +214,6 @@ impl Encoder {
         }
     }
 
-    /// Appends the rows after the first one.
     #[inline(never)]
     fn more_rows(
         &mut self,
@@ -333,7 +327,7 @@ impl Encoder {
         Ok(1)
     }
 
-    /// With `evolve`, rejects a record with a field that should become a column. The record is encoded again once the column
+    /// With `evolve`, rejects a record with a field that should become a column. The record is encoded again when the column
     /// exists. Other unknown fields are treated as `unknown_fields` says.
     #[inline(never)]
     fn unknown(&self, given_up: &GivenUp) -> Result<(), DecodeError> {
@@ -353,8 +347,8 @@ impl Encoder {
         }
     }
 
-    /// Returns the tables that a record's rows name and that the plan lacks. Such a table may exist already, or may have to be
-    /// created.
+    /// Returns the tables that a record's rows name, but that the plan doesn't have. Such a table may exist already, or may have
+    /// to be created.
     pub fn unknown_tables(&mut self, record: &Record<'_>) -> Vec<TableName> {
         let mut unknown = Vec::new();
         let plan = Arc::clone(&self.plan);
@@ -373,15 +367,15 @@ impl Encoder {
         unknown
     }
 
-    /// Notes the fields of a record that will become columns. In a command that adds no columns,
-    /// such as `tidegate check`, notes those that would become columns.
+    /// Adds the fields of a record that will become columns to `found`. In a command that adds no columns, such as `tidegate
+    /// check`, these are the fields that the daemon would make columns.
     pub fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
         let plan = Arc::clone(&self.plan);
         let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };
         self.each_row(record, payload, |this| found.note(&this.fields.leftovers, given_up));
     }
 
-    /// Decodes the rows of a record's value into `self.fields`, one after another, and calls `visit` after each. Ends at the
+    /// Decodes the rows of a record's value into `self.fields`, one after another, and calls `visit` after each row. Ends at the
     /// first row that can't be decoded.
     fn each_row(&mut self, record: &Record<'_>, payload: &[u8], mut visit: impl FnMut(&mut Self)) {
         let header = self.header(record.headers, &frame::OF_VALUE);

@@ -8,19 +8,19 @@ use crate::json::string;
 use crate::value::{Flags, Kind, Value};
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
-/// Unscaled numbers longer than this, in bytes, aren't rendered: decimals in schemas are shorter.
+/// The longest unscaled number, in bytes, that is rendered. Decimals in schemas are shorter.
 const DECIMAL_BYTES: usize = 1 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     Number,
     Text,
-    /// The value has no text: it is bytes that aren't UTF-8, or a decimal that is too long. The appended bytes must not be
-    /// used.
+    /// The value has no text: it is bytes that aren't UTF-8, or a decimal that is too long. The caller must not use the appended
+    /// bytes.
     None,
 }
 
-/// Appends the text of a value of a binary format. Returns whether the value is a number, other text, or has no text.
+/// Appends the text of a value of a binary format. Returns whether this text is a number, another text, or invalid.
 pub(crate) fn text(value: &Value<'_>, out: &mut Vec<u8>) -> Form {
     let number = value.mantissa.cast_signed();
     match value.kind {
@@ -166,7 +166,7 @@ fn span(raw: &[u8], out: &mut Vec<u8>) {
     put(out, format_args!("{sign}{}.{:06}S", size / 1_000_000, size % 1_000_000));
 }
 
-/// Appends a decimal, from an unscaled number in two's complement and a power of ten.
+/// Appends the decimal with the unscaled number `raw` (in two's complement, big endian) and this power of ten.
 fn decimal(raw: &[u8], exponent: i32, out: &mut Vec<u8>) -> Form {
     if raw.len() > DECIMAL_BYTES {
         return Form::None;

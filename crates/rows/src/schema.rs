@@ -19,21 +19,19 @@ use protobuf::ProtoFile;
 /// The deepest nesting that is accepted, in binary values and in Avro schemas.
 pub(crate) const MAX_DEPTH: u32 = 128;
 
-/// A parsed schema, from which decoders make plans.
+/// A parsed schema. A decoder makes a plan from it, which says where the fields of a value are.
 #[derive(Debug, PartialEq)]
 pub struct Schema(pub(crate) Parsed);
 
-/// A schema, by its format.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Parsed {
     Avro(AvroSchema),
     Protobuf(ProtoFile),
-    /// A schema of a type that isn't used for decoding.
+    /// A schema of a type that isn't decoded, with the registry's name of this type: `JSON`.
     Other(String),
 }
 
 impl Schema {
-    /// Returns the registry's name of the schema's type, such as `AVRO`.
     pub fn kind(&self) -> &str {
         match &self.0 {
             Parsed::Avro(_) => "AVRO",
@@ -42,7 +40,7 @@ impl Schema {
         }
     }
 
-    /// Returns the names of a Protobuf file's own messages, without imported ones. Empty for other formats.
+    /// Returns the names of a Protobuf file's own messages, without imported messages. Returns an empty list for other formats.
     pub fn own_messages(&self) -> Vec<&str> {
         match &self.0 {
             Parsed::Protobuf(file) => file.own_messages(),
@@ -50,12 +48,12 @@ impl Schema {
         }
     }
 
-    /// Returns whether a Protobuf file, or one that it imports, has this message.
+    /// Returns whether a Protobuf file, or a file that it imports, has this message. `name` includes the package.
     pub fn has_message(&self, name: &str) -> bool {
         matches!(&self.0, Parsed::Protobuf(file) if file.has_message(name))
     }
 
-    /// Returns the error for a record whose schema has another format than `wanted`.
+    /// Returns the error for a record whose schema has another format than the decoded format, `wanted`.
     pub(crate) fn is_not(&self, wanted: &str, id: Option<SchemaId>) -> DecodeError {
         let id = id.map_or_else(|| "of the pipeline".to_owned(), |id| id.to_string());
         let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());
@@ -66,9 +64,9 @@ impl Schema {
 /// The identifier by which a record names its schema in a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SchemaId {
-    /// The number in the frame of a value, or in a header.
+    /// A number, in the frame of a value or in a header.
     Number(u32),
-    /// The GUID in a header.
+    /// A GUID, in a header.
     Guid(u128),
 }
 
@@ -85,23 +83,23 @@ impl Display for SchemaId {
     }
 }
 
-/// The result of looking up a schema.
+/// The result of [`Schemas::find`].
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// The schema is loaded.
     Schema(Arc<Schema>),
-    /// The schema can't be loaded, so the record is rejected.
+    /// The schema can't be loaded, so the record is rejected with this error.
     Fault(DecodeError),
-    /// The schema isn't loaded yet. It has been requested.
+    /// The schema isn't loaded yet. It has been requested from the registry.
     Wanted,
 }
 
 /// The schemas of a registry. A decoder looks up a schema when a record names one for which the decoder has no plan.
 pub trait Schemas: Debug + Send + Sync {
-    /// Returns a schema, or why it can't be loaded. If neither is known yet, requests the schema from the registry. Doesn't wait.
+    /// Returns a schema, or why it can't be loaded. If neither is known yet, requests the schema from the registry, without
+    /// waiting for it.
     fn find(&self, id: SchemaId) -> Found;
 
-    /// Returns whether [`Self::find`] should be called again for a schema for which it returned [`Found::Fault`]: the registry
+    /// Returns whether [`Self::find`] should be called again for a schema for which it returned [`Found::Fault`]. The registry
     /// may have the schema by now.
     fn forgot(&self, id: SchemaId) -> bool;
 }

@@ -1,4 +1,4 @@
-//! What Postgres accepts as a binary field, by the rules of its `*_recv` functions. This module shares no code with the
+//! The rules of Postgres' `*_recv` functions: which bytes Postgres accepts as a binary field. This module shares no code with the
 //! encoders.
 
 use super::{LABELS, reference};

@@ -1,4 +1,4 @@
-//! Shared by the targets: encoders for any mapping, and a reader of the rows that they write.
+//! Shared by the fuzz targets: encoders for any mapping, and a reader of the rows that they write.
 
 #![allow(dead_code, reason = "each target takes what it needs")]
 
@@ -17,11 +17,10 @@ use tidegate_rows::spec::{
     Column, Decode, NulPolicy, RowFilter, RowSpec, SchemaSource, Shape, Source, Table, UnknownFields, WriteMode,
 };
 
-/// A column of the table: its name, its type, and the path of the field that fills it. If the path is empty, no field is mapped
-/// to the column.
+/// A column of the table: its name, its type, and the path of the field that fills it. If the path is empty, the mapping doesn't
+/// have the column.
 pub type Spec = (&'static str, &'static str, &'static str);
 
-/// The settings that decide how records become rows of `public.t`.
 pub struct Pipeline {
     pub decode: Decode,
     pub shape: Shape,
@@ -34,7 +33,6 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Makes a pipeline with a mapping of these columns.
     pub fn of(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Self {
         let types = specs.iter().map(|(name, of, _)| ((*name).to_owned(), (*of).to_owned())).collect();
         let mapped = specs.iter().filter(|(.., path)| !path.is_empty());
@@ -42,13 +40,11 @@ impl Pipeline {
         Self { decode, shape: Shape::PLAIN, mode: WriteMode::Append, keep: None, unknown_fields, columns, types }
     }
 
-    /// Returns the pipeline with a changed mapping of one column.
     pub fn with(mut self, name: &str, change: impl FnOnce(&mut Column)) -> Self {
         change(self.columns.iter_mut().find(|column| column.name == name).expect("a column of the mapping"));
         self
     }
 
-    /// Makes the plan for a table with these columns. Returns the faults of the mapping if it is invalid.
     pub fn plan(&self) -> Result<Arc<Plan>, Vec<PlanFault>> {
         let table = Table {
             name: TableName { schema: "public".to_owned(), name: "t".to_owned() },
@@ -82,35 +78,30 @@ impl Pipeline {
         Plan::new(&spec, &catalog).map(Arc::new)
     }
 
-    /// Returns an encoder for the pipeline. Panics if the mapping is invalid.
     pub fn encoder(&self) -> Encoder {
         self.plan().map(Encoder::new).unwrap_or_else(|faults| panic!("{faults:?}"))
     }
 }
 
-/// Returns an encoder for a table with these columns.
 pub fn encoder(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Encoder {
     Pipeline::of(decode, unknown_fields, specs).encoder()
 }
 
-/// Returns the setting that writes fields without a column into the column `extra`.
 pub fn extra() -> UnknownFields {
     UnknownFields::Column("extra".to_owned())
 }
 
-/// Returns a local schema. `kind` is the name of the schema's type in a registry.
+/// Parses a schema. `kind` is the name of the schema's type in a registry.
 pub fn local(kind: &str, text: &str, message: Option<&str>) -> SchemaSource {
     let schema = schema::of_text(Some(kind), text, &[]).unwrap_or_else(|why| panic!("{why}"));
     let message = message.map(str::to_owned);
     SchemaSource::Local { file: "fuzz".into(), schema: Arc::new(schema), framed: false, message }
 }
 
-/// Splits a path into its levels.
 pub fn split(path: &str) -> Vec<String> {
     path.split('.').map(str::to_owned).collect()
 }
 
-/// Returns a mapped column with this source.
 pub fn mapping(name: &str, source: Source) -> Column {
     Column {
         name: name.to_owned(),
@@ -128,7 +119,7 @@ pub fn mapping(name: &str, source: Source) -> Column {
     }
 }
 
-/// Types as in Postgres' catalog: the name, the oid, and the oid of the array type.
+/// As in Postgres' catalog: the name of a type, its oid, and the oid of its array type.
 const TYPES: &[(&str, u32, u32)] = &[
     ("bool", 16, 1000),
     ("bytea", 17, 1001),
@@ -165,11 +156,10 @@ const TYPES: &[(&str, u32, u32)] = &[
     ("int8range", 3926, 3927),
 ];
 
-/// The labels of the enum `mood`.
+/// The labels of the enum `mood`, the only enum in the fuzz targets.
 pub const LABELS: [&str; 2] = ["on", "a\"b"];
 
-/// Returns a column of the type that `of` names: for example `numeric(10,2)`, `int8[]`, or the enum `mood`. A `!` at the end
-/// means NOT NULL.
+/// Returns a column of the type `of`, for example `numeric(10,2)`, `int8[]`, or the enum `mood`. A `!` at its end means NOT NULL.
 fn column(name: &str, of: &str) -> CatalogColumn {
     let (of, not_null) = (of.trim_end_matches('!'), of.ends_with('!'));
     let (scalar, array) = (of.trim_end_matches("[]"), of.ends_with("[]"));
@@ -207,7 +197,6 @@ fn column(name: &str, of: &str) -> CatalogColumn {
     }
 }
 
-/// Returns a record that has only a value.
 pub fn record(value: &[u8]) -> Record<'_> {
     Record {
         topic: "t",
@@ -220,7 +209,7 @@ pub fn record(value: &[u8]) -> Record<'_> {
     }
 }
 
-/// The fields of a row; `None` is NULL.
+/// The fields of a row. `None` is NULL.
 pub type Row<'a> = Vec<Option<&'a [u8]>>;
 
 /// Encodes a record, and checks that rows are appended completely or not at all. Returns the number of rows, or `None` for a
@@ -268,8 +257,8 @@ pub fn rows(count: u32, mut rest: &[u8]) -> Vec<Row<'_>> {
     rows
 }
 
-/// Encodes a record with this encoder and with a new one, and checks that both write the same rows: what an encoder has learned
-/// from earlier records must not change its rows.
+/// Encodes a record with this encoder and with a new encoder, and checks that both write the same rows: facts that an encoder has
+/// learned from earlier records must not change its rows.
 pub fn encode_alike(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u32> {
     let count = encode(encoder, record, out);
     let mut fresh = Encoder::new(encoder.plan().clone());

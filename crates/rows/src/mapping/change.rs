@@ -46,7 +46,6 @@ impl Encoder {
         }
     }
 
-    /// Replaces the record's fields by those of the row before the change.
     fn look_before(&mut self) {
         if let Some(change) = &self.plan.change {
             self.fields.copy(&change.before);

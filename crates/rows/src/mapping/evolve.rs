@@ -1,4 +1,4 @@
-//! `evolve = "add"`: decides which unknown fields become columns, and their types. Other code alters the table.
+//! `evolve = "add"`: decides which unknown fields become columns, and which types these have. Other modules alter the table.
 //!
 //! A record with such a field is first rejected as `new_field`; its raw bytes are kept, like those of every rejected record.
 //! Before the batch is written, the columns are added, the plan is rebuilt and the batch is encoded again. So the column also
@@ -34,23 +34,20 @@ impl Default for GivenUp {
     }
 }
 
-/// New fields with the types that their columns will have.
+/// Fields without a column, each with the type that its column will have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewFields(pub BTreeMap<String, NewType>);
 
-/// The type of an added column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewType {
-    /// For fields whose values were all booleans.
     Bool,
     Numeric,
     Text,
-    /// For arrays and objects, and for fields of several types.
+    /// For arrays and objects, and for fields whose values have several types.
     Jsonb,
 }
 
 impl NewType {
-    /// Returns the type as SQL writes it.
     pub fn sql(self) -> &'static str {
         match self {
             Self::Bool => "bool",
@@ -74,7 +71,7 @@ impl NewType {
 }
 
 impl GivenUp {
-    /// Returns whether the field of this name is given up: it doesn't become a column.
+    /// Returns whether the field of this name doesn't become a column.
     pub fn holds(&self, name: &str) -> bool {
         match self {
             Self::Names(names) => names.contains(name),
@@ -82,7 +79,7 @@ impl GivenUp {
         }
     }
 
-    /// Adds names. Returns whether any of them is new.
+    /// Adds fields by their names. Returns whether any of them is new. Does nothing for [`Self::All`].
     pub fn add(&mut self, more: impl Iterator<Item = String>) -> bool {
         let Self::Names(names) = self else { return false };
         let before = names.len();
@@ -90,7 +87,8 @@ impl GivenUp {
         names.len() > before
     }
 
-    /// Returns the name of the first member of `leftovers` that should become a column. Each member is followed by a comma.
+    /// Returns the name of the first member of `leftovers` that should become a column. `leftovers` is JSON text of members, each
+    /// followed by a comma.
     pub fn first_new(&self, leftovers: &[u8]) -> Option<String> {
         let mut members = Members::of(leftovers).filter(|(_, value)| NewType::of(value).is_some());
         members.find(|(name, _)| !self.holds(name)).map(|(name, _)| name)
@@ -98,7 +96,7 @@ impl GivenUp {
 }
 
 impl NewFields {
-    /// Notes the fields of a record that have no column and aren't null. Leaves out the names in [`GivenUp::Names`]. With
+    /// Adds the fields of a record that have no column and aren't null. Leaves out the names in [`GivenUp::Names`]. With
     /// [`GivenUp::All`], which only trials use, nothing is left out: the trial adds no column, but `tidegate check` shows the
     /// columns that the daemon would add.
     pub fn note(&mut self, leftovers: &[u8], given_up: &GivenUp) {

@@ -6,16 +6,16 @@ use crate::mapping::plan::{Feed, Plan, PlannedColumn, WhenMissing};
 use crate::render;
 use crate::value::{Flags, Kind, Reason, Value, shown};
 
-/// A column of a plan, described for people.
+/// A column of a plan, as `tidegate check` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described<'a> {
     pub column: &'a str,
     pub type_text: &'a str,
-    /// Where the column's values come from: `field position.lat`, `meta offset`, `header trace-id`.
+    /// For example `field position.lat`, `meta offset` or `header trace-id`.
     pub source: String,
-    /// Whether the column can't be NULL, so that a record with null for it is rejected.
+    /// Whether a record with null for the column is rejected.
     pub not_null: bool,
-    /// How a record without the column's field is treated; empty if there can't be such a record.
+    /// How a record without the column's field is treated. Empty if there can't be such a record.
     pub missing: &'static str,
 }
 
@@ -68,7 +68,6 @@ fn when_missing(plan: &Plan, column: &PlannedColumn) -> &'static str {
     }
 }
 
-/// Explains why a column rejects a value.
 pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, value: &Value<'_>) -> String {
     let PlannedColumn { name, type_text, .. } = column;
     let shown = match value.kind {
@@ -108,8 +107,8 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
     }
 }
 
-/// Returns the end of the error message, which names the form of value that the column takes, or the setting that is missing.
-/// Empty if there is no such hint for this type and kind of value.
+/// Returns the end of the error message: the form of value that the column takes, or the setting that is missing. Returns an
+/// empty text if there is no such hint for this type and kind of value.
 fn wanted(encoding: &Encoding, kind: Kind) -> &'static str {
     match (encoding, kind) {
         (

@@ -5,21 +5,20 @@ use crate::decode::Fields;
 use crate::mapping::row_filter::Check;
 use crate::value::{Kind, Value};
 
-/// A field of COPY: a bool that is true.
 const COUNTED: [u8; 5] = [0, 0, 0, 1, 1];
 
-/// How a column of mode aggregate gets its input.
+/// How a column of mode aggregate gets its input from a row.
 #[derive(Clone, Debug)]
 pub(super) struct Fold {
-    /// Whether the aggregate is a count: then only the presence of a value matters.
+    /// Whether the aggregate is a count, for which only the presence of a value matters.
     pub(super) counts: bool,
-    /// The column's own filter. A row that doesn't match it doesn't change the aggregate.
+    /// The column's own `where`. A row that doesn't match it doesn't change the aggregate.
     pub(super) condition: Option<Check>,
 }
 
 impl Fold {
     /// Writes the input that a row gives to the aggregate, and returns true. If this input is simply `value`, writes nothing and
-    /// returns false: the caller then encodes `value`.
+    /// returns false. The caller then encodes `value`.
     pub(super) fn put(
         &self,
         value: &Value<'_>,

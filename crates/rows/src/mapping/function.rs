@@ -14,19 +14,19 @@ use crate::render::{self, Form};
 use crate::spec::Function;
 use crate::value::{DecodeError, Flags, Kind, Reason, Value, shown};
 
-/// A decimal number: its value is `digits` × 10^-`scale`.
+/// The decimal number `digits` × 10^-`scale`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Exact {
     digits: i128,
     scale: u32,
 }
 
-/// The highest number of digits after the point, in numbers and in products. Telemetry has fewer.
+/// The most digits after the point, in numbers and in products.
 const SCALE_MAX: u32 = 38;
 
 impl Exact {
-    /// Reads a decimal number. `None` if the text isn't one, or if the number has more digits than 128 bits hold, or more than
-    /// `SCALE_MAX` digits after the point.
+    /// Reads a decimal number. Returns `None` if the text isn't a decimal number, if 128 bits can't hold its digits, or if it has
+    /// more than `SCALE_MAX` digits after the point.
     fn parse(text: &[u8]) -> Option<Self> {
         let decimal = Decimal::parse(text)?;
         let (fraction, exponent) = (i64::try_from(decimal.fraction.len()).ok()?, i64::from(decimal.exponent));
@@ -61,7 +61,6 @@ impl Exact {
         Some(Self { digits: one?.checked_add(two?)?, scale })
     }
 
-    /// Writes the number, with or without the zeros at the end of its fraction.
     fn write(mut self, keep_zeros: bool, out: &mut Vec<u8>) {
         while !keep_zeros && self.scale > 0 && self.digits % 10 == 0 {
             (self.digits, self.scale) = (self.digits / 10, self.scale - 1);
@@ -78,7 +77,7 @@ impl Exact {
     }
 }
 
-/// A column's function, ready to be applied.
+/// A [`Function`] of a column, ready to be applied: its numbers are parsed, or its key is prepared.
 #[derive(Clone, Debug)]
 pub(super) enum Applied {
     Linear { scale: Exactly, offset: Exactly },
@@ -91,10 +90,9 @@ pub(super) enum Applied {
 pub(super) struct Exactly(Exact);
 
 impl Applied {
-    /// Prepares a function for a column with this encoding.
     ///
     /// # Errors
-    /// If the function can't be used for such a column, or if its numbers have too many digits; the text says why.
+    /// If the function can't be used for a column with this encoding, or if its numbers have too many digits. The text says why.
     pub(super) fn new(function: &Function, encoding: &Encoding) -> Result<Self, String> {
         match function {
             Function::Linear { scale, offset } => {
@@ -130,8 +128,8 @@ impl Applied {
         }
     }
 
-    /// Returns the value to write instead of `value`. `value` is neither missing nor null. If the
-    /// function computes a new value, its bytes are in `made`.
+    /// Returns the value to write instead of `value`, which is neither missing nor null. If the function computes a new value,
+    /// its bytes are in `made`.
     ///
     /// # Errors
     /// If the function has no result for this value.

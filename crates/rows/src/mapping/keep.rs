@@ -4,7 +4,6 @@ use crate::json::members::{Elements, RawMembers};
 use crate::json::string;
 use crate::value::{Flags, Kind, Value};
 
-/// Returns whether a value is this text. `scratch` is for text with escapes.
 #[inline(never)]
 fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     match (value.kind, value.as_text()) {
@@ -47,7 +46,7 @@ pub(super) fn stands_for_missing(value: &Value<'_>, text: &[u8], scratch: &mut V
     }
 }
 
-/// Returns whether a value is this byte as a signed number, as in Java: from -128 to 127.
+/// Returns whether a value is this byte as a signed number from -128 to 127, as in Java.
 fn is_number(value: &Value<'_>, byte: u8) -> bool {
     let number = byte.cast_signed();
     value.kind == Kind::Number

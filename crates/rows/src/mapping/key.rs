@@ -15,7 +15,7 @@ use crate::schema::{Found, SchemaId, Schemas};
 use crate::spec::{Decode, KeyFormat, SchemaSource};
 use crate::value::{DecodeError, Flags, Kind, Reason, Slot, Value};
 
-/// The slot of the whole key.
+/// The slot of the whole key. Its path is empty.
 const WHOLE: u16 = 0;
 
 /// The decoder that reads a key whose schema comes from the registry.
@@ -30,12 +30,12 @@ enum Framed {
 #[derive(Debug)]
 pub(super) struct KeyReader {
     format: KeyFormat,
-    /// Whether the key's format is `auto` and the values' schemas are in a registry. If so, a key that
-    /// names its schema is decoded by that schema.
+    /// Whether the key's format is `auto` and the values' schemas are in a registry. If so, a key that names its schema is
+    /// decoded by that schema.
     framed: bool,
     schemas: Option<Arc<dyn Schemas>>,
     json: JsonDecoder,
-    /// Checks whether keys are in Kafka Connect's envelope.
+    /// Detects Kafka Connect's envelope: decodes an object that has only a schema and a payload, and rejects others.
     envelope: JsonDecoder,
     enveloped: ConnectDecoder,
     avro: Option<AvroDecoder>,
@@ -43,13 +43,13 @@ pub(super) struct KeyReader {
     /// For each schema that occurred so far, the decoder for it. There are few schemas, so they are searched one by one.
     kinds: Vec<(SchemaId, Framed)>,
     fields: Fields,
-    /// Whether each column reads the bytes of the current key by the column's type. This applies to the format `text`, and in the
-    /// format `auto` to a key that neither names a schema nor is a JSON object or string.
+    /// Whether each column reads the bytes of the current key by the column's type. This applies to the format `text`. It also
+    /// applies to the format `auto` if the key names no schema, and is neither a JSON object or string nor framed JSON.
     plain: bool,
 }
 
 impl KeyReader {
-    /// Returns a reader that finds the fields `paths` in keys. The first path is empty: it stands for the whole key.
+    /// Returns a reader that finds the fields `paths` in keys. The first path is empty and stands for the whole key.
     pub(super) fn new(format: &KeyFormat, value: &Decode, paths: &[Path], schemas: Option<&Arc<dyn Schemas>>) -> Self {
         let framed = matches!(format, KeyFormat::Auto) && value.needs_registry();
         let avro = |source: &SchemaSource| AvroDecoder::new(source, paths, Leftovers::Ignore, &[], schemas);
@@ -75,7 +75,7 @@ impl KeyReader {
         }
     }
 
-    /// Returns the id of the schema that this key needs, if the schema isn't loaded yet.
+    /// Returns the id of the schema that this key needs, if the schema isn't loaded yet. The schema has then been requested.
     pub(super) fn wants(&mut self, key: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
         match self.format {
             KeyFormat::Avro(_) => self.avro.as_mut()?.wants(key, header),
@@ -111,12 +111,11 @@ impl KeyReader {
         self.kinds.iter().find(|(known, _)| *known == id).map_or(Framed::Avro, |(_, kind)| *kind)
     }
 
-    /// Returns whether a header may name the schema of keys.
     pub(super) fn reads_header(&self) -> bool {
         self.avro.is_some() || self.protobuf.is_some()
     }
 
-    /// Reads a key. `header` names the key's schema, if the record has a header that does.
+    /// Reads a key. `header` is the record's header that names the key's schema, if there is one.
     ///
     /// # Errors
     /// If the key isn't what its format says.
@@ -168,8 +167,8 @@ impl KeyReader {
         Ok(())
     }
 
-    /// Reads a key of the format `auto`: by the schema that its header or frame names, else as JSON, else as each column
-    /// requires.
+    /// Reads a key of the format `auto`: by the schema that its header or frame names, else as JSON, else by the type of each
+    /// column.
     fn guess(&mut self, key: &[u8], header: Option<SchemaHeader<'_>>) -> Result<(), DecodeError> {
         if let (true, Some(id)) = (self.framed, named(key, header)) {
             let Self { avro, protobuf, fields, .. } = self;
@@ -188,7 +187,6 @@ impl KeyReader {
         Ok(())
     }
 
-    /// Decodes the JSON that begins at `start`, with or without Kafka Connect's envelope.
     fn json(&mut self, key: &[u8], start: usize) -> Result<(), DecodeError> {
         let slot = in_key(json::document(&key[start..]))?;
         let whole = Slot { start: slot.start + narrow(start), ..slot };
@@ -205,14 +203,13 @@ impl KeyReader {
         Ok(())
     }
 
-    /// Returns whether a JSON object is Kafka Connect's envelope, which has a schema and a payload, and nothing else.
     fn is_enveloped(&mut self, key: &[u8], start: usize) -> bool {
         self.envelope.object(key, start, &mut self.fields).is_ok()
             && matches!(self.fields.slots[0].kind, Kind::Object | Kind::Null)
             && self.fields.slots[1].kind != Kind::Missing
     }
 
-    /// Returns the key that was read last, as a whole, for a column with this encoding.
+    /// Returns the last key that was read, as a whole, for a column with this encoding. `key` must have the bytes of that key.
     ///
     /// # Errors
     /// If the column can't read the bytes of the key.
@@ -220,20 +217,20 @@ impl KeyReader {
         if self.plain { meta::key(key, encoding) } else { Ok(self.fields.value(WHOLE, key)) }
     }
 
-    /// Returns whether the key that was read last has fields.
+    /// Returns whether the last key that was read has fields.
     pub(super) fn has_fields(&self) -> bool {
         !self.plain && self.fields.slots.first().is_some_and(|slot| slot.kind == Kind::Object)
     }
 
-    /// Returns the value of the first of these fields that the key has, or a missing value.
+    /// Returns the value of the first of these fields that the last key has, or a missing value.
     pub(super) fn first<'a>(&'a self, slots: &[u16], key: &'a [u8]) -> Value<'a> {
         let mut values = slots.iter().map(|slot| self.fields.value(*slot, key));
         values.find(|value| value.kind != Kind::Missing).unwrap_or(Value::MISSING)
     }
 }
 
-/// Returns the schema that the record's header names for the key. Without such a header,
-/// returns the schema that the key's frame names.
+/// Returns the schema that the record's header names for the key. If there is no such header, returns the schema that the key's
+/// frame names.
 fn named(key: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
     match header {
         Some(header) => frame::of_header(header.schema).map(|(id, _)| id),
@@ -265,7 +262,6 @@ fn bytes(kind: Kind, key: &[u8]) -> Slot {
     Slot { kind, flags: Flags::BINARY, len: narrow(key.len()), ..Slot::MISSING }
 }
 
-/// Makes a decoder's error say "the key" instead of "the value".
 fn in_key<T>(result: Result<T, DecodeError>) -> Result<T, DecodeError> {
     result.map_err(|DecodeError { reason, detail }| {
         let detail = match detail.strip_prefix("the value") {

@@ -13,17 +13,16 @@ use crate::value::Reason;
 /// The number of bytes in front of a mark's mask: two for the table's index, and four for the length.
 const HEAD: usize = 6;
 
-/// The mark of a row that is being written.
+/// The mark of a row that is being written. `start` is the position of the row in the buffer, right after the mark.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
-    /// The position of the row in the buffer.
     start: usize,
     mask_bytes: usize,
     table: u16,
 }
 
 impl Mark {
-    /// Reserves space for a mark with an empty mask of `mask_bytes` bytes. The caller then appends the row.
+    /// Reserves space for a mark whose mask has `mask_bytes` bytes. No bit of the mask is set. The caller then appends the row.
     #[inline]
     pub(super) fn open(table: u16, mask_bytes: usize, rows: &mut Vec<u8>) -> Self {
         rows.resize(rows.len() + HEAD + mask_bytes, 0);
@@ -66,14 +65,13 @@ pub fn marked(rows: &[u8]) -> impl Iterator<Item = (u16, Range<usize>)> + '_ {
     })
 }
 
-/// Returns whether a bit of the mask is set.
 pub fn has(mask: &[u8], bit: u16) -> bool {
     let (byte, bit) = place(bit);
     mask.get(byte).is_some_and(|mask| mask & bit != 0)
 }
 
-/// Returns the index of the mask's byte that contains a bit, and the bit's value in
-/// this byte. The bits of a `bit(n)` begin with the highest bit of the first byte.
+/// Returns the index of the byte in the mask that contains a bit, and the bit's value in this byte. The bits of a `bit(n)` begin
+/// with the highest bit of the first byte.
 fn place(bit: u16) -> (usize, u8) {
     (usize::from(bit / 8), 0x80 >> (bit % 8))
 }

@@ -19,12 +19,11 @@ use crate::value::{Flags, Kind, Reason, Value};
 /// How a column reads bytes without a type of their own: a key, a header, a field of CSV or a raw value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// As bytes.
     Bytes,
     /// As UTF-8 text.
     Text,
     Json,
-    /// The column reads the bytes as a JSON number or boolean if they are one, otherwise as text.
+    /// As a JSON number or boolean if they are one, otherwise as UTF-8 text.
     Literal,
 }
 
@@ -62,8 +61,8 @@ impl Reading {
     }
 }
 
-/// Whether a column needs the digits of a number that isn't a field, such as the offset. Columns of integers and timestamps
-/// need only the number itself.
+/// Whether a column needs the digits of a number that isn't a field, such as the offset. Columns of integers and timestamps need
+/// only the number itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lexeme {
     Wanted,
@@ -81,8 +80,8 @@ impl Lexeme {
     }
 }
 
-/// Returns the value of a column that takes Kafka's metadata (which includes key and headers) or the leftovers. If its text has
-/// to be built (digits, the headers as JSON, the leftovers), it is built in `made`.
+/// Returns the value of a column that takes Kafka's metadata (which includes key and headers) or the leftovers. If its text must
+/// be made (digits, the headers as JSON, the leftovers), its bytes are in `made`.
 #[inline(never)]
 pub(super) fn value<'a>(
     feed: &Feed,
@@ -120,13 +119,12 @@ pub(super) fn integer(number: i64, lexeme: Lexeme, made: &mut Vec<u8>) -> Value<
     Value::integer(number, made)
 }
 
-/// Returns the last header of a name; the inner `None` is a header without a value.
+/// Returns the last header of a name. The inner `None` is a header without a value.
 #[expect(clippy::option_option, reason = "no header and a header that is null are two things")]
 fn last_header<'a>(headers: Headers<'a>, name: &[u8]) -> Option<Option<&'a [u8]>> {
     headers.iter().filter(|(other, _)| *other == name).last().map(|(_, value)| value)
 }
 
-/// Reads a record's key for a column with this encoding.
 pub(super) fn key<'a>(bytes: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
     read(bytes, Reading::of(encoding), "key")
 }
@@ -218,7 +216,6 @@ fn text(bytes: &[u8]) -> Value<'_> {
     Value::text(bytes, flags)
 }
 
-/// The name of a header, and all its values.
 type Named<'a> = (&'a [u8], Vec<Option<&'a [u8]>>);
 
 /// Returns all headers as a JSON object: each name with its text, or with an array if the name occurs more than once. A value
@@ -273,7 +270,6 @@ fn header_value(value: Option<&[u8]>, made: &mut Vec<u8>) {
     }
 }
 
-/// Replaces the comma after the last item of a list by the closing bracket. Appends the bracket if the list is empty.
 fn close(bracket: u8, made: &mut Vec<u8>) {
     match made.last_mut() {
         Some(comma) if *comma == b',' => *comma = bracket,

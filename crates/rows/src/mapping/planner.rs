@@ -18,25 +18,23 @@ use crate::spec::{
 use crate::value::Kind;
 use crate::write_mode;
 
-/// Plans columns. Collects the paths that they need, and the faults of the mapping.
+/// Plans columns, and collects the paths that they need and the faults of the mapping.
 pub(super) struct Planner<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) mode: &'a WriteMode,
-    /// If the key of an upsert has generated columns: the columns from which Postgres computes them. A record that deletes a row
-    /// must have values for these columns.
+    /// The columns from which Postgres computes generated columns of an upsert's key. A record that deletes a row must have
+    /// values for these columns. Empty if the key has no generated columns.
     key_inputs: Vec<String>,
-    /// Whether the mapping was made from the catalog rather than by the user.
+    /// Whether there is no mapping in the configuration, so that each column takes the field of its name.
     pub(super) automatic: bool,
     pub(super) paths: Vec<Path>,
-    /// The path to the object that holds the record's fields, from the top of the value or of its `payload`: `after` in
-    /// Debezium's envelope, else empty.
+    /// See [`Plan::base`](super::plan::Plan::base).
     pub(super) base: Vec<String>,
-    /// Pairs of slots: the slot of a field in the row before the change, and the slot of the same field in the row after the
-    /// change.
+    /// See [`Change::before`].
     pub(super) before: Vec<(u16, u16)>,
-    /// Whether a column takes `op`.
+    /// See [`Change::shown`].
     pub(super) has_op: bool,
-    /// The paths to look up in keys. The first path stands for the whole key.
+    /// The paths to look up in keys. The first path is empty and stands for the whole key.
     pub(super) key_paths: Vec<Path>,
     pub(super) faults: Faults,
     pub(super) shapes: Shapes,
@@ -60,7 +58,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Plans how Debezium's changes are read. Called when all columns are planned.
+    /// Plans how Debezium's changes are read. Call this after all columns are planned.
     pub(super) fn change(&mut self) -> Option<Change> {
         if self.base.is_empty() {
             return None;
@@ -69,7 +67,7 @@ impl<'a> Planner<'a> {
         Some(Change { op, before: std::mem::take(&mut self.before), shown: self.has_op })
     }
 
-    /// Plans a column; `place` is its index in the row.
+    /// Plans a column. `place` is the column's index in the row. Returns `None` after a fault.
     pub(super) fn column(&mut self, mapped: &Column, place: usize) -> Option<PlannedColumn> {
         let key = format!("columns.{}", mapped.name);
         let column = self.existing(&key, &mapped.name)?;
@@ -123,8 +121,8 @@ impl<'a> Planner<'a> {
         Some(planned)
     }
 
-    /// Plans what happens if a record lacks this column's field. Called only if the mapping has neither
-    /// a `default` nor a `value` for the column.
+    /// Plans what happens if a record lacks this column's field. Called only if the mapping has neither a `default` nor a `value`
+    /// for the column.
     fn missing(
         &mut self,
         key: &str,
@@ -158,12 +156,12 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Plans a row filter. Reserves a slot for the field that the filter tests.
+    /// Plans a row filter, and reserves a slot for the field that it tests.
     pub(super) fn check(&mut self, condition: &RowFilter) -> Option<Check> {
         self.slot(&condition.field).map(|slot| Check::new(slot, condition))
     }
 
-    /// Returns the table's column of this name, if COPY may fill it.
+    /// Returns the table's column of this name. Reports a fault if there is none, or if Postgres generates its values.
     fn existing(&mut self, key: &str, name: &str) -> Option<&'a CatalogColumn> {
         let Catalog { table, columns, .. } = self.catalog;
         let Some(column) = columns.iter().find(|column| column.name == name) else {
@@ -242,7 +240,7 @@ impl<'a> Planner<'a> {
         Some(after)
     }
 
-    /// Returns the slot of a path that begins at the top of the value.
+    /// Returns the slot of a path from the top of the value. Adds the path if it is new.
     pub(super) fn slot_at(&mut self, path: Path) -> Option<u16> {
         let at = self.paths.iter().position(|known| *known == path).unwrap_or_else(|| {
             self.paths.push(path);
@@ -251,8 +249,8 @@ impl<'a> Planner<'a> {
         u16::try_from(at).ok()
     }
 
-    /// Returns the slots of those fields in a record's key that may contain the value of a key column of the table. The
-    /// key is searched for the field's whole path, for the path's last name, and for the column's name.
+    /// Returns the slots of those fields in a record's key that may contain the value of a key column of the table. The key is
+    /// searched for the field's whole path, for the path's last name, and for the column's name.
     fn key_slots(&mut self, path: &Path, column: &str) -> Vec<u16> {
         let names = path.last().into_iter().cloned().chain([column.to_owned()]);
         let mut slots = Vec::new();
@@ -289,7 +287,6 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Plans the column of `unknown_fields`.
     pub(super) fn leftovers(&mut self, unknown: &UnknownFields, mapping: &[Column]) -> Option<PlannedColumn> {
         const KEY: &str = "unknown_fields.column";
         let UnknownFields::Column(name) = unknown else { return None };
@@ -347,8 +344,7 @@ fn takes_unit(encoding: &Encoding) -> bool {
     }
 }
 
-/// Returns whether the type in the mapping is the column's type. A type without a modifier matches columns with any
-/// modifier.
+/// Returns whether the type in the mapping is the column's type. A type without a modifier matches columns with any modifier.
 fn is_type(text: &str, column: &CatalogColumn) -> bool {
     let named = |name: &str| text.trim().trim_matches('"').eq_ignore_ascii_case(name.trim_matches('"'));
     if named(&column.type_text) || named(&column.base_type) {
@@ -367,7 +363,6 @@ fn is_type(text: &str, column: &CatalogColumn) -> bool {
     oid == Some(parsed.oid) && same_modifiers
 }
 
-/// Returns the type's name as a mapping writes it: `varchar(16)` rather than `character varying(16)`.
 fn short_type(column: &CatalogColumn) -> String {
     types::parse(&column.type_text).and_then(types::TypeText::to_sql).unwrap_or_else(|| column.type_text.clone())
 }

@@ -7,24 +7,23 @@ use crate::mapping::plan::{Feed, Plan, PlannedColumn, WhenMissing};
 use crate::mapping::{Encoder, Refusal};
 use crate::value::Kind;
 
-/// The rows since the last call of [`Encoder::take_missing`], and how many of them lacked each field.
+/// The number of rows since the last call of [`Encoder::take_missing`], and how many of these rows lacked each field. The index
+/// in `missing` is the field's slot.
 #[derive(Debug)]
 pub(super) struct Presence {
     pub(super) rows: u64,
-    /// For each slot, how many of these rows lacked the slot's field.
     missing: Vec<u64>,
 }
 
-/// A column that takes a field, and how many rows lacked the field.
+/// A column that takes a field, and the number of rows that lacked the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingField<'a> {
     pub column: &'a str,
-    /// The field's path, as a mapping writes it.
+    /// As a mapping writes it.
     pub path: &'a [String],
     /// Whether a missing field means something other than NULL: a default of the mapping or the table, the kept value of an
     /// existing row, or a dead letter.
     pub has_default: bool,
-    /// How many rows lacked the field.
     pub rows: u64,
 }
 
@@ -33,8 +32,8 @@ impl Presence {
         Self { rows: 0, missing: vec![0; plan.paths.len()] }
     }
 
-    /// Counts the column's field if it is missing in the current row. A field that several columns take is counted
-    /// once. A field that contains the placeholder of `keep` isn't counted.
+    /// Counts the column's field if it is missing in the current row. A field that several columns take is counted once. A field
+    /// with the text of `keep` isn't counted.
     #[inline]
     pub(super) fn note(&mut self, column: &PlannedColumn, fields: &Fields) {
         if let Feed::Field(slot) = column.feed
@@ -48,8 +47,7 @@ impl Presence {
 }
 
 impl Plan {
-    /// Returns a path as a mapping writes it. In Debezium's envelope, the row is in `after`, which a mapping leaves
-    /// out.
+    /// Returns a path as a mapping writes it. In Debezium's envelope, the row is in `after`, which a mapping leaves out.
     pub(super) fn within_row<'p>(&self, path: &'p Path) -> &'p [String] {
         path.strip_prefix(self.base.as_slice()).unwrap_or(path)
     }
@@ -57,8 +55,8 @@ impl Plan {
 
 impl Encoder {
     /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the
-    /// number of all rows since then. A record that is encoded twice counts twice. If records name their table, the columns are
-    /// those of the first table.
+    /// number of all rows since the last call. A record that is encoded twice counts twice. If records name their table, the
+    /// columns are those of the first table.
     pub fn take_missing(&mut self, mut each: impl FnMut(MissingField<'_>)) -> u64 {
         for column in &self.plan.columns {
             let Feed::Field(slot) = column.feed else { continue };
@@ -74,7 +72,7 @@ impl Encoder {
         std::mem::take(&mut self.presence.rows)
     }
 
-    /// After a row was rejected at a column, counts the missing fields of the later columns: the row has been counted, but the
+    /// Counts the missing fields of the columns after the one that rejected a row. The row itself has been counted, but the
     /// encoder didn't reach these columns.
     #[cold]
     pub(super) fn count_rest(&mut self, refusal: &Refusal) {

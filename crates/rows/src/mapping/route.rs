@@ -1,7 +1,7 @@
 //! Chooses the table of each row, if records name their table. No I/O.
 //!
-//! Each routed row in the batch has a mark in front with the index of its table; see [`super::mark`]. The store separates the
-//! rows by their marks when it copies them.
+//! In the batch, each row of such a pipeline has a mark in front with the index of its table; see [`super::mark`]. The store
+//! separates the rows by their marks when it copies them.
 
 use std::collections::HashMap;
 
@@ -18,22 +18,23 @@ use crate::spec::{Part, Route, Source};
 use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, shown};
 
-/// The longest identifier that Postgres doesn't truncate, in bytes.
+/// The longest identifier, in bytes, that Postgres doesn't truncate.
 const NAME_MAX: usize = 63;
 
-/// How records name their table, and which tables can or can't receive rows.
+/// How records name their table, and which tables can or can't receive rows. The keys of `tables` and `refused` are a schema, a
+/// NUL, and a table's name.
 #[derive(Clone, Debug)]
 pub(crate) struct Router {
     schema: Vec<Piece>,
     name: Vec<Piece>,
-    /// The tables that receive rows. The key is the schema, a NUL, and the name.
     tables: HashMap<Vec<u8>, RoutedTable>,
-    /// The tables that can't receive rows, and why.
+    /// The tables that can't receive rows, each with the reason.
     refused: HashMap<Vec<u8>, String>,
     is_full: bool,
 }
 
-/// A table that receives rows.
+/// A table that receives rows. `number` is its index among these tables, and `mask_bytes` is the length of the mask in a row's
+/// mark.
 #[derive(Clone, Debug)]
 pub(super) struct RoutedTable {
     pub(super) number: u16,
@@ -43,7 +44,6 @@ pub(super) struct RoutedTable {
 }
 
 impl RoutedTable {
-    /// Begins a row of this table, with its mark in front.
     #[inline]
     pub(super) fn open(&self, rows: &mut Vec<u8>) -> Mark {
         let mark = Mark::open(self.number, self.mask_bytes, rows);
@@ -59,7 +59,7 @@ enum Piece {
 }
 
 impl Router {
-    /// Plans the slots of the placeholders in the table's name. No table is known yet.
+    /// Reserves slots for the placeholders in the table's name. The router has no tables yet.
     pub(super) fn new(route: &Route, planner: &mut Planner<'_>) -> Self {
         let mut pieces = |parts: &[Part]| -> Vec<Piece> {
             let piece = |part: &Part| match part {
@@ -93,12 +93,12 @@ impl Router {
         self.refused.insert(key(table), why);
     }
 
-    /// Notes that `max_tables` tables receive rows. From now on, [`Self::unknown`] returns no further table.
+    /// Notes that as many tables receive rows as `max_tables` allows. From now on, [`Self::unknown`] returns no table.
     pub(super) fn close(&mut self) {
         self.is_full = true;
     }
 
-    /// Writes the name of the record's table into `named`: the schema, a NUL, and the table.
+    /// Writes the name of the record's table into `named`: the schema, a NUL, and the table's name.
     pub(super) fn name(
         &self,
         record: &Record<'_>,
@@ -135,7 +135,7 @@ impl Router {
         Ok(())
     }
 
-    /// Returns the table whose name is in `named`.
+    /// Returns the table whose name is in `named`, as [`Self::name`] writes it.
     pub(super) fn target(&self, named: &[u8]) -> Result<&RoutedTable, DecodeError> {
         self.tables.get(named).ok_or_else(|| {
             let table = of_key(named);
@@ -149,7 +149,7 @@ impl Router {
         })
     }
 
-    /// Returns the table name in `named`, if the table receives no rows yet and the pipeline may still add tables.
+    /// Returns the table name in `named`, if this table receives no rows yet and the pipeline may still add tables.
     pub(super) fn unknown(&self, named: &[u8]) -> Option<TableName> {
         (!self.is_full && !self.tables.contains_key(named)).then(|| of_key(named))
     }
@@ -165,7 +165,7 @@ fn of_key(named: &[u8]) -> TableName {
     TableName { schema: text(&named[..at]), name: text(named.get(at + 1..).unwrap_or_default()) }
 }
 
-/// Appends the value of a placeholder to `name`: text unchanged, a number or a bool as text.
+/// Appends the value of a placeholder to `name`. Text is appended unchanged, a number or a bool as text.
 fn append(
     feed: &Feed,
     record: &Record<'_>,

@@ -9,7 +9,7 @@ use crate::render;
 use crate::spec::{RowFilter, Test};
 use crate::value::{Flags, Kind, Value};
 
-/// A row filter on the field in a slot.
+/// A [`RowFilter`] whose field is in this slot, ready to be applied to rows.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
     slot: u16,
@@ -39,7 +39,6 @@ enum Number {
 }
 
 impl Check {
-    /// Prepares the row filter for the field in this slot.
     pub(super) fn new(slot: u16, condition: &RowFilter) -> Self {
         let tests = condition.tests.iter().filter_map(|test| match test {
             Test::Equals(json) => literal(json).map(FilterTest::Equals),
@@ -51,7 +50,7 @@ impl Check {
         Self { slot, tests: tests.collect() }
     }
 
-    /// Returns whether all tests of the row filter hold. `scratch` is for text with escapes.
+    /// Returns whether all tests hold. `scratch` is a buffer for unescaped text.
     pub(super) fn holds(&self, fields: &Fields, payload: &[u8], scratch: &mut Vec<u8>) -> bool {
         let value = meta::compared(fields.value(self.slot, payload));
         let there = !matches!(value.kind, Kind::Missing | Kind::Null);

@@ -1,5 +1,5 @@
-//! Compares the planned paths with the schemas that records name in a registry. So `check` can
-//! distinguish two cases: no schema has the field, or a schema has it but the records leave it out.
+//! Compares the planned paths with the schemas that records name in a registry. So `tidegate check` can distinguish two cases: no
+//! schema has the field, or a schema has it but the records leave it out.
 
 use tidegate_protocol::record::Record;
 
@@ -8,15 +8,16 @@ use crate::mapping::plan::Plan;
 use crate::mapping::{Encoder, tombstone};
 use crate::schema::{Found, Schema, SchemaId};
 
-/// The schemas that records named in a registry, and the paths of one plan that these schemas lack.
+/// The schemas that records named in a registry, and the paths of one plan that these schemas lack. The index in `lacks` and
+/// `others` is a slot of the plan.
 #[derive(Debug, Default)]
 pub struct SchemasMet {
-    /// The id of each schema. For a Protobuf schema, also the name of the message.
+    /// The id of each schema. A Protobuf schema also has the name of the message.
     schemas: Vec<(SchemaId, Option<String>)>,
-    /// For each slot of the plan, a message that says which part of the field's path is missing in the schema that was added last.
-    /// `None` if one of the schemas has the whole path.
+    /// A message that says which part of the slot's path is missing in the schema that was added last. `None` if one of the
+    /// schemas has the whole path.
     lacks: Vec<Option<String>>,
-    /// For each slot of the plan, another version of one of `schemas`, if that version has the whole path.
+    /// Another version of one of `schemas`, if this version has the slot's whole path.
     others: Vec<Option<SchemaId>>,
 }
 
@@ -29,14 +30,15 @@ impl SchemasMet {
         self.lacks.get(slot)?.as_deref()
     }
 
-    /// Returns the id of another version of one of the schemas, if that version has the field at `path`. Returns `None` if no
+    /// Returns the id of another version of one of the schemas, if this version has the field at `path`. Returns `None` if no
     /// version from [`Self::add_version`] has the field, or if one of the records' own schemas has it.
     pub fn version_with(&self, plan: &Plan, path: &[String]) -> Option<SchemaId> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
         *self.others.get(slot)?
     }
 
-    /// Returns the schemas that records named, if at least one path is in none of these schemas. Otherwise returns an empty list.
+    /// Returns the schemas that records named, if at least one path is in none of these schemas. Otherwise, returns an empty
+    /// list.
     pub fn lacking(&self) -> Vec<SchemaId> {
         let lacks = self.lacks.iter().any(Option::is_some);
         self.schemas.iter().filter(|_| lacks).map(|(id, _)| *id).collect()
@@ -73,8 +75,8 @@ impl SchemasMet {
 }
 
 impl Encoder {
-    /// Compares the planned paths with the schema that a record names in a registry, if the schema has been fetched. Notes the
-    /// result in `met`.
+    /// Compares the planned paths with the schema that a record names in a registry, and adds the result to `met`. Does nothing
+    /// if the schema isn't loaded.
     pub fn meet_schema(&self, record: &Record<'_>, met: &mut SchemasMet) {
         let plan = &self.plan;
         let Some(schemas) = plan.schemas.as_ref().filter(|_| plan.decode.needs_registry()) else { return };

@@ -5,14 +5,15 @@
 
 use crate::mapping::mark;
 
-/// A column that a row may leave out. The column then gets its default from Postgres, or an upsert keeps its value.
+/// A column that a row may leave out. The column then gets its default from Postgres, or in an upsert of an existing row, it
+/// keeps its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
-    /// The column's name, unquoted.
+    /// Unquoted.
     pub name: String,
-    /// The column's index in a row that leaves no column out.
+    /// The column's index in a complete row, which leaves no column out.
     pub place: usize,
-    /// Whether an upsert keeps an existing row's value in the column if the record leaves the column out.
+    /// Whether an upsert of an existing row keeps the column's value if the record leaves the column out.
     pub keeps: bool,
 }
 
@@ -29,40 +30,38 @@ impl Shapes {
         u16::try_from(self.columns.len() - 1).expect("a table has at most 1600 columns")
     }
 
-    /// Returns whether all rows have all columns.
     pub fn is_empty(&self) -> bool {
         self.columns.is_empty()
     }
 
-    /// Returns the number of bits in a mask.
     pub fn bits(&self) -> usize {
         self.columns.len()
     }
 
-    /// Returns the length of a mask in bytes; 0 if all rows have all columns.
+    /// Returns the length of a mask in bytes. This is 0 if all rows have all columns.
     pub fn mask_bytes(&self) -> usize {
         self.columns.len().div_ceil(8)
     }
 
-    /// Returns whether an upsert of an existing row keeps this column's value if the record leaves the column out.
+    /// Returns [`LeftOut::keeps`] of the column with this bit.
     pub(super) fn keeps(&self, bit: u16) -> bool {
         self.columns.get(usize::from(bit)).is_some_and(|column| column.keeps)
     }
 
-    /// Returns the columns that a row may leave out. Each comes with the number of its bit in the row's
-    /// mask. The bit is set if the row leaves the column out.
+    /// Returns the columns that a row may leave out, each with the number of its bit in the row's mask. The bit is set if the row
+    /// leaves the column out.
     pub fn columns(&self) -> impl Iterator<Item = (u16, &LeftOut)> {
         (0_u16..).zip(&self.columns)
     }
 
-    /// Filters `columns`, the columns of a complete row, to those of a row with this mask.
+    /// Filters `columns`, the columns of a complete row, to the columns of a row with this mask.
     pub fn present<'a>(&self, columns: &[&'a str], mask: &[u8]) -> Vec<&'a str> {
         let left_out = |place: usize| self.columns().any(|(bit, column)| column.place == place && mark::has(mask, bit));
         columns.iter().enumerate().filter(|(place, _)| !left_out(*place)).map(|(_, name)| *name).collect()
     }
 
-    /// Converts `place`, a column's index in a complete row, to its index in a row with this mask. Returns `None` if
-    /// that row leaves the column out.
+    /// Converts `place`, a column's index in a complete row, to its index in a row with this mask. Returns `None` if the row
+    /// leaves the column out.
     pub fn place_in(&self, place: usize, mask: &[u8]) -> Option<usize> {
         let mut before = 0;
         for (_, column) in self.columns().filter(|(bit, _)| mark::has(mask, *bit)) {

@@ -15,7 +15,7 @@ use crate::value::{Kind, Reason, Value, shown};
 pub(super) const KEEPS: [u8; 5] = [0, 0, 0, 1, 0];
 const DELETES: [u8; 5] = [0, 0, 0, 1, 1];
 
-/// The longest value, in bytes, that is checked for being an empty envelope.
+/// The longest value, in bytes, that may be an empty envelope.
 const SPELLED_OUT_MAX: usize = 64;
 
 /// Returns whether a value is an empty envelope, which Kafka Connect's JSON converter writes for a tombstone.
@@ -32,8 +32,8 @@ fn is_empty_envelope(value: &[u8]) -> bool {
 
 impl Encoder {
     /// Writes the row of a tombstone. The columns of the table's key come from the fields of the record's key. If only one of
-    /// these columns comes from a field, the record's whole key may be that column's value. Columns of the table's key that are
-    /// filled from Kafka's metadata get their values. All other columns are NULL.
+    /// these columns comes from a field, the record's whole key may be the value of this column. Columns of the table's key that
+    /// take Kafka's metadata get their values. All other columns are NULL.
     #[cold]
     pub(super) fn tombstone(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), DecodeError> {
         let refused = |detail: String| DecodeError { reason: Reason::Tombstone, detail };

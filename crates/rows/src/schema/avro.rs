@@ -11,17 +11,17 @@ use crate::json::string;
 use crate::schema::MAX_DEPTH;
 use crate::schema::logical::Logical;
 
-/// The index of a node.
+/// The index of a node in [`AvroSchema::nodes`].
 pub(crate) type NodeId = u32;
 
-/// The highest number of nodes: far more than real schemas have.
+/// Far more than real schemas have.
 const MAX_NODES: usize = 100_000;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum AvroNode {
     Null,
     Boolean,
-    /// An int or a long, which are encoded in the same way. `int` says whether the type is int.
+    /// An int or a long, which have the same encoding. `int` is set for an int.
     Long {
         int: bool,
     },
@@ -31,14 +31,14 @@ pub(crate) enum AvroNode {
     Text,
     Fixed(usize),
     Enum(Vec<Box<str>>),
-    /// An unscaled number times 10^`exponent`. `fixed` is the number's length in bytes; `None` if the value begins with its
-    /// length.
+    /// An unscaled number, to be multiplied by 10^`exponent`. `fixed` is the number's length in bytes. If it is `None`, the value
+    /// begins with its length.
     Decimal {
         fixed: Option<usize>,
         exponent: i32,
     },
     Day,
-    /// A time since midnight. `unit` means the same as in `logical::in_micros`.
+    /// A time since midnight, in the unit `unit`; see [`in_micros`](crate::schema::logical::in_micros).
     Clock {
         int: bool,
         unit: i64,
@@ -50,7 +50,7 @@ pub(crate) enum AvroNode {
     Uuid,
     /// A UUID as 16 bytes.
     FixedUuid,
-    /// A number with a logical type of Kafka Connect or Debezium. `int` says whether the underlying type is int.
+    /// A number with a logical type of Kafka Connect or Debezium. `int` is set if the underlying type is int.
     Named {
         int: bool,
         logical: Logical,
@@ -59,7 +59,7 @@ pub(crate) enum AvroNode {
     NamedText(Logical),
     /// Debezium's `VariableScaleDecimal`: a record of a scale and an unscaled number.
     VariableDecimal,
-    /// Months, days and milliseconds, each a little-endian u32.
+    /// Months, days and milliseconds, each as a little-endian u32.
     Duration,
     Record {
         name: String,
@@ -86,11 +86,11 @@ pub(crate) struct AvroSchema {
 }
 
 impl AvroSchema {
-    /// Parses a schema. `references` are the schemas whose types this schema uses, directly or through others, sorted so that
-    /// each comes before those that use it.
+    /// Parses a schema. `references` are the schemas whose types this schema uses, directly or through others. A schema must come
+    /// before those that use it.
     ///
     /// # Errors
-    /// If something is wrong with the schema or a reference; the text says what.
+    /// If something is wrong with the schema or a reference. The text says what is wrong.
     pub(crate) fn parse(text: &str, references: &[&str]) -> Result<Self, String> {
         let mut reader = SchemaReader { nodes: Vec::new(), names: HashMap::new() };
         for text in references {
@@ -255,13 +255,13 @@ fn texts(json: Option<&Json>) -> Option<Vec<String>> {
     json?.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
-/// Returns the logical type that Kafka Connect's converter writes beside Avro's own.
+/// Returns the logical type that Kafka Connect's converter writes beside Avro's own logical type, as `connect.name`.
 fn connect_name(object: &Map<String, Json>) -> Option<Logical> {
     Logical::of(object.get("connect.name")?.as_str()?, None)
 }
 
-/// Returns the node of the logical type that `object` states. Returns `plain`, the underlying type, if there is no known logical
-/// type, or if `plain` doesn't allow it.
+/// Returns the node of the logical type that `object` states. Returns `plain`, the node of the underlying type, if there is no
+/// known logical type, or if `plain` doesn't allow it.
 fn logical(object: &Map<String, Json>, plain: AvroNode) -> AvroNode {
     let exponent = || {
         let scale = object.get("scale").map_or(Some(0), Json::as_i64)?;

@@ -9,27 +9,21 @@ use crate::decode::frame::SchemaHeader;
 use crate::decode::{Path, frame, protobuf};
 use crate::fault::hint;
 
-/// The first name in a path that the schema doesn't have, and why.
+/// The first name in a path that the schema doesn't have, and why. Its text is an error message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
-    /// A record or message lacks the field.
+    /// A record or message lacks the field. `whose` says which: `` record `Top` ``.
     Field {
-        /// The kind and the full name of the Avro record or Protobuf message.
         whose: String,
         field: String,
-        /// The end of the message: `; did you mean …?` or a list of the existing fields. May be empty.
+        /// The end of the error message: `; did you mean …?`, or a list of the existing fields. May be empty.
         hint: String,
     },
     /// The path continues after a field that has no fields itself.
-    Leaf {
-        whose: String,
-        field: String,
-        /// Whether the field is a list.
-        is_list: bool,
-    },
+    Leaf { whose: String, field: String, is_list: bool },
 }
 
-/// If no field has a similar name, the error message lists all fields, unless there are more than this many.
+/// If no field has a similar name, the error message lists all fields, unless there are more fields than this.
 const NAMED_MAX: usize = 12;
 
 impl Lack {
@@ -58,15 +52,14 @@ impl Display for Lack {
     }
 }
 
-/// A path, and how far it has been followed in a schema.
+/// A path, and how far it has been followed in a schema: `at` names.
 struct Walk<'a> {
     path: &'a [String],
-    /// How many names of the path have been followed.
     at: usize,
-    /// The arrays whose elements are rows, each by its path from the top.
+    /// The paths from the top to the arrays whose elements are rows.
     levels: &'a [Path],
-    /// Whether the path has entered the elements of an array. The decoder renders these as JSON, with the fields' own names. So
-    /// aliases and JSON names don't count from there on.
+    /// Whether the path has entered the elements of such an array. The decoder renders these as JSON, with the fields' own names.
+    /// So aliases and JSON names don't count from there on.
     in_json: bool,
 }
 
@@ -81,7 +74,6 @@ impl<'a> Walk<'a> {
         self.at >= self.path.len()
     }
 
-    /// Enters the elements of the array at this point, if the elements are rows. Returns whether they are rows.
     fn enter(&mut self) -> bool {
         let so_far = self.path.get(..self.at).unwrap_or_default();
         let is_level = self.levels.iter().any(|level| level == so_far);
@@ -96,9 +88,10 @@ impl<'a> Walk<'a> {
 }
 
 impl Schema {
-    /// Returns the first name in `path` that this schema doesn't have. Returns `None` if the schema has the whole path,
-    /// or if the path can't be checked, for example because the schema is neither Avro nor Protobuf, or the message is
-    /// unknown. `message` is the name of the Protobuf message; without it, the file's first message is used.
+    /// Returns the first name in `path` that this schema doesn't have. Returns `None` if the schema has the whole path, or if the
+    /// path can't be checked, for example because the schema is neither Avro nor Protobuf, or the message is unknown. `message`
+    /// is the name of the Protobuf message. If it is `None`, the message is the first of the file. `levels` are the paths of the
+    /// arrays whose elements are rows.
     pub(crate) fn lack(&self, message: Option<&str>, path: &[String], levels: &[Path]) -> Option<Lack> {
         let mut walk = Walk { path, at: 0, levels, in_json: false };
         match &self.0 {
@@ -111,7 +104,7 @@ impl Schema {
         }
     }
 
-    /// Returns whether this schema has the whole path, as far as that can be checked. `message` is as for [`Self::lack`].
+    /// Returns whether this schema has the whole path, as far as that can be checked. The arguments are as for [`Self::lack`].
     pub(crate) fn has(&self, message: Option<&str>, path: &[String], levels: &[Path]) -> bool {
         let is_known = match &self.0 {
             Parsed::Avro(_) => true,

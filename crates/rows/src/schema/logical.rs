@@ -12,25 +12,24 @@ use crate::value::{Flags, Kind, Slot};
 /// A time in milliseconds or microseconds means infinity if it is at least this number: Postgres' JDBC driver and Debezium write
 /// infinity so.
 const INFINITY: i64 = 9_223_372_036_825_200_000;
-/// A time means negative infinity if it is at most this number.
+/// A time in milliseconds or microseconds means negative infinity if it is at most this number.
 const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 
-/// A logical type: what its values mean.
+/// The meaning of a number, a text or bytes with a logical type. The number in `Clock`, `Instant` and `Span` is the unit; see
+/// [`in_micros`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Logical {
     /// Days since 1970. The extremes of 32 bits mean infinity.
     Day,
-    /// A time since midnight. The number says the unit, as for [`in_micros`].
+    /// A time since midnight.
     Clock(i64),
-    /// A time since 1970. The number says the unit, as for [`in_micros`].
+    /// A time since 1970.
     Instant(i64),
-    /// A duration. The number says the unit, as for [`in_micros`].
     Span(i64),
-    /// An unscaled number in two's complement, and its scale.
+    /// An unscaled number in two's complement, with this scale.
     Decimal(i32),
     /// A struct of a `scale` and an unscaled `value`.
     VariableDecimal,
-    /// Text that holds JSON.
     Json,
     /// A time with a zone, as text in ISO 8601. The year may be before 1 or after 9999.
     ZonedTimestamp,
@@ -58,8 +57,8 @@ impl Logical {
         })
     }
 
-    /// Converts a whole number of this type to the value that it stands for. Returns `None` if values of this type aren't
-    /// numbers, or if a time of day or a duration overflows.
+    /// Converts a whole number of this type to the value that it means. Returns `None` if values of this type aren't numbers, or
+    /// if a time of day or a duration overflows.
     pub(crate) fn number(self, number: i64, fields: &mut Fields) -> Option<Slot> {
         let infinite = match self {
             Self::Day => (number >= i64::from(i32::MAX), number <= i64::from(i32::MIN)),
@@ -91,7 +90,7 @@ impl Logical {
         }
     }
 
-    /// Returns a slot with the value that the text `fields.made[start..]` stands for; `None` if the value stays this text.
+    /// Returns a slot with the value that the text `fields.made[start..]` means. Returns `None` if the value is this text itself.
     pub(crate) fn made_text(self, start: usize, fields: &mut Fields) -> Option<Slot> {
         match self {
             Self::Json => made_json(start, fields),
@@ -106,8 +105,8 @@ impl Logical {
     }
 }
 
-/// Returns a slot for the JSON value `fields.made[start..]`; `None` if that text isn't JSON. A JSON null stays a JSON value and
-/// doesn't become SQL's NULL, so its slot has the kind `Object`.
+/// Returns a slot for the JSON value `fields.made[start..]`. Returns `None` if that text isn't JSON. A JSON null stays a JSON
+/// value and doesn't become SQL's NULL, so its slot has the kind `Object`.
 pub(crate) fn made_json(start: usize, fields: &Fields) -> Option<Slot> {
     let slot = json::document(&fields.made[start..]).ok()?;
     let start = slot.start + crate::decode::narrow(start);
@@ -115,7 +114,7 @@ pub(crate) fn made_json(start: usize, fields: &Fields) -> Option<Slot> {
     Some(Slot { kind, start, flags: slot.flags.with(Flags::MADE), ..slot })
 }
 
-/// Reads a year that has a sign or is 0. Returns the year and the text after it.
+/// Reads a year that has a sign or is 0. Returns the year and the text after it. Returns `None` for other years.
 fn wide_year(text: &[u8]) -> Option<(i64, &[u8])> {
     let signed = matches!(text.first(), Some(b'+' | b'-'));
     if !signed && !text.starts_with(b"0000-") {
@@ -132,8 +131,8 @@ fn text(text: &[u8], fields: &mut Fields) -> Slot {
     fields.made_slot(Kind::Text, Flags::NONE, start)
 }
 
-/// Converts a count of units to microseconds. A positive `unit` is the number of microseconds per unit. A negative one,
-/// without its sign, is the number of units per microsecond; fractions are then rounded half to even.
+/// Converts a count of units to microseconds. A positive `unit` is the number of microseconds per unit. A negative `unit`,
+/// without its sign, is the number of units per microsecond; fractions are then rounded half to even. Returns `None` on overflow.
 pub(crate) fn in_micros(number: i64, unit: i64) -> Option<i64> {
     if unit > 0 {
         return number.checked_mul(unit);

@@ -16,7 +16,6 @@ const TYPES_MAX: usize = 2000;
 pub enum Outline {
     /// A value for a column of this Postgres type: `int8`, `jsonb`.
     Type(&'static str),
-    /// Records with these fields.
     Record(Vec<(String, Outline)>),
     Array(Box<Outline>),
 }

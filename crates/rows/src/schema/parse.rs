@@ -10,7 +10,7 @@ use super::avro::AvroSchema;
 use super::protobuf::ProtoFile;
 use super::{Parsed, Schema};
 
-/// The file name that a schema of the registry has while it is compiled.
+/// The name by which the compiler knows a schema of the registry, which has no file name.
 const MAIN: &str = "schema.proto";
 
 /// Files that schemas may import without listing them as references, because Confluent's serializers know them: Confluent's own
@@ -74,12 +74,12 @@ const CONFLUENT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Parses a schema from the registry. `kind` is the registry's name of the schema's type; `None` means Avro. `uses` are the
-/// names and texts of the schemas to which this schema refers, sorted so that each comes before those that use it. A schema that
-/// is neither Avro nor Protobuf isn't parsed.
+/// Parses a schema from the registry. `kind` is the registry's name of the schema's type; `None` means Avro. `uses` are the names
+/// and texts of the schemas to which this schema refers. A schema must come before those that use it. A schema that is neither
+/// Avro nor Protobuf isn't parsed.
 ///
 /// # Errors
-/// If something is wrong with the schema; the text says what.
+/// If something is wrong with the schema. The text says what is wrong.
 pub fn of_text(kind: Option<&str>, text: &str, uses: &[(String, String)]) -> Result<Schema, String> {
     match kind {
         None | Some("AVRO") => {
@@ -109,7 +109,7 @@ pub fn avro_file(file: &Path) -> Result<Schema, String> {
 /// of the `.proto` file, then in `includes`, then among Google's and Confluent's well-known files.
 ///
 /// # Errors
-/// As [`avro_file`].
+/// The file's name, and why it can't be read or parsed.
 pub fn proto_file(file: &Path, includes: &[PathBuf]) -> Result<Schema, String> {
     let said = |why: String| format!("{}: {why}", file.display());
     if file.extension().is_some_and(|extension| extension == "proto") {

@@ -6,12 +6,12 @@ use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind as Pro
 
 use crate::json::string;
 
-/// The index of a message among all messages of a [`ProtoFile`], including imported ones.
+/// The index of a message in [`ProtoFile::messages`].
 pub(crate) type MessageId = u32;
 
-/// The highest number of messages: far more than real schemas have.
+/// Far more than real schemas have.
 const MAX_MESSAGES: usize = 100_000;
-/// The highest number of fields in a message: the decoder keeps a bit for each.
+/// The most fields in a message. The decoder keeps a bit for each field.
 pub(crate) const MAX_FIELDS: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,8 @@ pub(crate) enum FieldKind {
     Enum(u32),
 }
 
-/// A well-known message that means a single value.
+/// The well-known message type that a message is, if any. The decoder reads such a message as a single value, instead of as
+/// fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
     No,
@@ -62,14 +63,14 @@ pub(crate) enum Known {
 pub(crate) struct ProtobufField {
     pub(crate) number: u32,
     pub(crate) name: String,
-    /// The JSON name, which paths may use too.
+    /// Paths may use this name too.
     pub(crate) json_name: String,
     /// The name as a key of JSON: `"name":`.
     pub(crate) key: Box<[u8]>,
     pub(crate) kind: FieldKind,
     pub(crate) repeated: bool,
     pub(crate) map: bool,
-    /// Whether an absent field differs from a field that contains the default.
+    /// Whether an absent field is missing. Otherwise, an absent field has the default value of its type.
     pub(crate) presence: bool,
 }
 
@@ -78,13 +79,12 @@ pub(crate) struct Message {
     pub(crate) name: String,
     pub(crate) fields: Vec<ProtobufField>,
     pub(crate) known: Known,
-    /// A lookup of fields by numbers below 256. The element at a field's number is the field's index
-    /// plus 1; 0 if no field has this number.
+    /// A lookup of fields by numbers below 256. The element at a field's number is the field's index plus 1, or 0 if no field has
+    /// this number.
     dense: Vec<u16>,
 }
 
 impl Message {
-    /// Returns the index of the field with this number.
     #[inline]
     pub(crate) fn find(&self, number: u32) -> Option<usize> {
         match self.dense.get(number as usize) {
@@ -95,7 +95,6 @@ impl Message {
     }
 }
 
-/// The names of an enum.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Enum {
     /// The numbers and their names, sorted by number.
@@ -111,17 +110,17 @@ impl Enum {
     }
 }
 
-/// A compiled file with everything that it imports.
+/// A compiled file, with the messages and enums of all files that it imports.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ProtoFile {
     messages: Vec<Message>,
     enums: Vec<Enum>,
-    /// All messages, including imported ones, by their names with the package.
+    /// The ids of all messages by their names with the package.
     names: BTreeMap<String, MessageId>,
-    /// The file's own messages by their message indexes, the outermost message's index first. The decoder looks a message up for
-    /// each value. A file has few messages, so comparisons cost less than a hash.
+    /// The file's own messages by their message indexes (the index of the outermost message first), as a value names its message.
+    /// The decoder looks a message up for each value. A file has few messages, so comparisons cost less than a hash.
     indexes: BTreeMap<Vec<i64>, MessageId>,
-    /// The file's outermost messages by their names without the package.
+    /// The ids of the file's outermost messages by their names without the package.
     outermost: BTreeMap<String, MessageId>,
 }
 
@@ -178,17 +177,14 @@ impl ProtoFile {
         self.outermost.get(name).copied()
     }
 
-    /// Returns the file's outermost message if it has only one.
     pub(crate) fn only_outermost(&self) -> Option<MessageId> {
         self.by_indexes(&[0]).filter(|_| self.outermost.len() == 1)
     }
 
-    /// Returns whether the file, or a file that it imports, has a message of this name. `name` includes the package.
     pub(crate) fn has_message(&self, name: &str) -> bool {
         self.names.contains_key(name)
     }
 
-    /// Returns the names of the file's own messages, in the order of the file.
     pub(crate) fn own_messages(&self) -> Vec<&str> {
         self.indexes.values().map(|id| self.message(*id).name.as_str()).collect()
     }

@@ -75,9 +75,9 @@ pub struct Aggregate {
     pub condition: Option<RowFilter>,
 }
 
-/// The values of `aggregate`. `first` and `last` ignore records that have no value for column `by`; the others ignore records whose
-/// field is missing or null. If no record of a key counts, the result for this key is NULL. For `count`, and for a `sum` in a column
-/// that is NOT NULL, it is 0.
+/// The values of `aggregate`. `first` and `last` ignore records that have no value for column `by`; the others ignore records
+/// whose field is missing or null. If no record of a key counts, the result for this key is NULL. For `count`, and for a `sum` in
+/// a column that is NOT NULL, it is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateFunction {
     /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the

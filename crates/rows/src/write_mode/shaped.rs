@@ -3,8 +3,8 @@
 //! per group, and one merge for all groups.
 //!
 //! - If every row of the window leaves a column out, the column is not part of the merge; tombstones don't count here. So a new
-//!   row gets the column's default from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is reset
-//!   to its default, as `missing` says.
+//!   row gets the column's default from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is
+//!   reset to its default, as `missing` says.
 //! - A column that only some rows leave out gets its default in the staging table. So does a column that the merge compares, even
 //!   if all rows leave it out. These columns are the ones of the key, `newer_by` and `sort_by`, and if one of them is generated,
 //!   also its inputs.

@@ -15,12 +15,10 @@ use uuid::Uuid;
 use crate::fixtures::{encode_one, encode_with, mapped};
 use crate::reference;
 
-/// Encodes a value that the type accepts, and returns the field's bytes.
 fn good(type_text: &str, value: &str) -> Vec<u8> {
     encode_one(type_text, value).unwrap_or_else(|rejection| panic!("{}", rejection.detail)).expect("not NULL")
 }
 
-/// Encodes a value that the type rejects, and returns the reason.
 fn bad(type_text: &str, value: &str) -> Reason {
     match encode_one(type_text, value) {
         Ok(field) => panic!("{type_text} took {value} as {field:?}"),

@@ -10,7 +10,6 @@ use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::spec::{Column, Decode, NulPolicy, RowSpec, Shape, Source, Table, UnknownFields, WriteMode};
 use tidegate_rows::value::EncodeError;
 
-/// The settings that decide how records become rows of `public.t`.
 pub(crate) struct Pipeline {
     pub(crate) table: Table,
     pub(crate) columns: Option<Vec<Column>>,
@@ -32,7 +31,6 @@ impl Pipeline {
     }
 }
 
-/// Returns a pipeline `p` that writes into `public.t`.
 pub(crate) fn pipeline(columns: Option<Vec<Column>>) -> Pipeline {
     let table = Table {
         name: table(),
@@ -51,7 +49,6 @@ pub(crate) fn table() -> TableName {
     TableName { schema: "public".to_owned(), name: "t".to_owned() }
 }
 
-/// Returns a mapped column `name` that takes the field `path`.
 pub(crate) fn mapped(name: &str, path: &str) -> Column {
     Column {
         name: name.to_owned(),
@@ -69,7 +66,7 @@ pub(crate) fn mapped(name: &str, path: &str) -> Column {
     }
 }
 
-/// Returns a nullable column; `type_text` is the type's name as a mapping writes it.
+/// Returns a nullable column. `type_text` is the name of its type as a mapping writes it.
 pub(crate) fn column(name: &str, type_text: &str) -> CatalogColumn {
     let parsed = types::parse(type_text).expect("a known type");
     let known = types::by_oid(parsed.oid).expect("a known type");
@@ -113,7 +110,6 @@ pub(crate) fn catalog(columns: Vec<CatalogColumn>) -> Catalog {
     }
 }
 
-/// Returns a record with this value, the key `k`, and no headers.
 pub(crate) fn record(value: &[u8]) -> Record<'_> {
     Record {
         topic: "telemetry",
@@ -130,7 +126,7 @@ pub(crate) fn encoder(config: &Pipeline, catalog: &Catalog) -> Result<Encoder, V
     Plan::new(&config.spec(), catalog).map(|plan| Encoder::new(Arc::new(plan)))
 }
 
-/// Returns the fields of one row; `None` is NULL. Panics if the lengths are inconsistent.
+/// Returns the fields of one row. `None` is NULL.
 pub(crate) fn fields(row: &[u8]) -> Vec<Option<Vec<u8>>> {
     let (count, mut rest) = row.split_first_chunk::<2>().expect("a field count");
     let mut fields = Vec::new();
@@ -150,7 +146,7 @@ pub(crate) fn fields(row: &[u8]) -> Vec<Option<Vec<u8>>> {
     fields
 }
 
-/// Encodes `value`, the JSON text of a field, for a column of this type. Returns the field's bytes; `None` is NULL.
+/// Encodes `value`, the JSON text of a field, for a column of this type. Returns the bytes of the column's field. `None` is NULL.
 pub(crate) fn encode_one(type_text: &str, value: &str) -> Result<Option<Vec<u8>>, EncodeError> {
     encode_with(mapped("v", "v"), type_text, value)
 }

@@ -1,6 +1,5 @@
 //! Reads binary fields back. Follows Postgres' `*_recv` functions, and shares no code with the encoders.
 
-/// Returns a numeric as text, with as many digits after the point as its scale says.
 pub(crate) fn numeric(field: &[u8]) -> String {
     let words: Vec<u16> = field.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
     let [count, weight, sign, scale] = words[..4] else { panic!("a header of four words") };
@@ -29,7 +28,7 @@ pub(crate) fn numeric(field: &[u8]) -> String {
     if sign == 0x4000 { format!("-{text}") } else { text }
 }
 
-/// Returns the parts of an array: the lengths of its dimensions, the oid of the elements' type, and the elements.
+/// Returns the lengths of an array's dimensions, the oid of its elements' type, and the elements.
 pub(crate) fn array(field: &[u8]) -> (Vec<i32>, u32, Vec<Option<Vec<u8>>>) {
     let mut rest = field;
     let mut int = || {
@@ -58,17 +57,14 @@ pub(crate) fn array(field: &[u8]) -> (Vec<i32>, u32, Vec<Option<Vec<u8>>>) {
     (lengths, oid, elements)
 }
 
-/// Reads an int8: eight bytes, big-endian.
 pub(crate) fn int8(field: &[u8]) -> i64 {
     i64::from_be_bytes(field.try_into().expect("eight bytes"))
 }
 
-/// Reads a float8: eight bytes, big-endian.
 pub(crate) fn float8(field: &[u8]) -> f64 {
     f64::from_be_bytes(field.try_into().expect("eight bytes"))
 }
 
-/// Reads a float4: four bytes, big-endian.
 pub(crate) fn float4(field: &[u8]) -> f32 {
     f32::from_be_bytes(field.try_into().expect("four bytes"))
 }

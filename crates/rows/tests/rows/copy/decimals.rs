@@ -85,7 +85,6 @@ fn numeric_rounds_half_away_from_zero_and_checks_what_comes_out() {
     }
 }
 
-/// Writes out a decimal without an exponent: digits, a point, and all digits after it.
 fn written_out(negative: bool, whole: &str, fraction: &str, exponent: i32) -> String {
     let digits = format!("{}{whole}{fraction}{}", "0".repeat(100), "0".repeat(100));
     let point = 100 + i32::try_from(whole.len()).expect("short") + exponent;

@@ -4,7 +4,7 @@ use tidegate_rows::value::Reason;
 
 use super::{bad, good};
 
-/// Returns a range field: flags, then each bound with its length.
+/// Returns a range field: `flags`, and then each bound with its length in front.
 fn ints(flags: u8, bounds: &[i32]) -> Vec<u8> {
     let bounds = bounds.iter().flat_map(|bound| [4_i32.to_be_bytes(), bound.to_be_bytes()].concat());
     [flags].into_iter().chain(bounds).collect()

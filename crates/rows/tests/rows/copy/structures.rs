@@ -77,7 +77,7 @@ fn enums_take_their_labels_alone() {
     );
 }
 
-/// Returns the length of a type's fields in bytes, if it is fixed.
+/// Returns the length of a type's fields in bytes. Returns `None` if it varies.
 fn fixed_len(name: &str) -> Option<usize> {
     match name {
         "bool" | "char" => Some(1),

@@ -11,7 +11,7 @@ use super::{bad, good, json};
 use crate::fixtures::{encode_with, mapped};
 use crate::reference;
 
-/// Microseconds from 1970 to 2000.
+/// The microseconds from 1970 to 2000, where Postgres' timestamps begin.
 const GAP: i64 = 946_684_800_000_000;
 
 fn micros(type_text: &str, text: &str) -> i64 {
