@@ -57,20 +57,20 @@ pub use schemas_met::SchemasMet;
 use tidegate_protocol::record::{Headers, Record};
 
 /// Encodes records as rows of binary COPY. Each thread has its own encoder, because an encoder keeps buffers, and facts that it
-/// has learned about the keys in JSON objects. `made`, `computed`, `named` and `compared` are such buffers.
+/// has learned about the keys in JSON objects.
+///
+/// The buffers of the current row: `made` has text that was made for a column (the digits of an offset, the headers as an
+/// object), `computed` the result of a column's function, `named` the name of the table if records name their tables, and
+/// `compared` unescaped text for the comparisons of `where` and `keep`.
 #[derive(Debug)]
 pub struct Encoder {
     plan: Arc<Plan>,
     decoder: Decoder,
     fields: Fields,
     scratch: Scratch,
-    /// Text that was made for a column: the digits of an offset, the headers as an object.
     made: Vec<u8>,
-    /// The result of a column's function.
     computed: Vec<u8>,
-    /// The name of the current row's table, if records name their tables.
     named: Vec<u8>,
-    /// Unescaped text, for the comparisons of `where` and `keep`.
     compared: Vec<u8>,
     /// `None` if neither deletes nor columns need the keys of records.
     keys: Option<KeyReader>,

@@ -7,10 +7,10 @@
 
 use std::fmt;
 
-/// The kind of value in a slot.
+/// The kind of a value. It says how the bytes, `mantissa` and `exponent` of a [`Slot`] or [`Value`] are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The record doesn't have the field. Unlike [`Kind::Null`]: a missing field may get the column's default.
+    /// The record doesn't have the field. A missing field may get the column's default; a null field doesn't.
     Missing,
     Null,
     False,
@@ -279,7 +279,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Why a record can't become rows. `reason` is for programs, `detail` is for people: `lat "n/a" is not float8`.
+/// Why a record can't become rows. `reason` is for programs; `detail` is for people, such as `lat "n/a" is not float8`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodeError {
     pub reason: Reason,

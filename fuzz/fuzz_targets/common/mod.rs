@@ -28,7 +28,6 @@ pub struct Pipeline {
     pub keep: Option<RowFilter>,
     pub unknown_fields: UnknownFields,
     pub columns: Vec<Column>,
-    /// The columns of the table, each with its type.
     pub types: Vec<(String, String)>,
 }
 

@@ -217,7 +217,6 @@ impl KeyReader {
         if self.plain { meta::key(key, encoding) } else { Ok(self.fields.value(WHOLE, key)) }
     }
 
-    /// Returns whether the last key that was read has fields.
     pub(super) fn has_fields(&self) -> bool {
         !self.plain && self.fields.slots.first().is_some_and(|slot| slot.kind == Kind::Object)
     }

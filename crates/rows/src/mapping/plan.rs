@@ -125,8 +125,8 @@ pub struct Plan {
     pub(super) column_count: [u8; 2],
     shapes: Shapes,
     pub(super) decode: Decode,
-    /// The paths of all fields that columns, filters and the table's name need, from the top of the value. A path's index is the
-    /// field's slot.
+    /// The paths of all fields that the plan needs for columns, filters, the table's name and Debezium's changes, from the top of
+    /// the value. A path's index is the field's slot.
     pub(super) paths: Vec<Path>,
     /// The path to the object that holds the record's fields, from the top of the value or of its `payload`: `after` in
     /// Debezium's envelope, else empty.
@@ -144,7 +144,7 @@ pub struct Plan {
     pub(super) key_paths: Vec<Path>,
     /// Whether columns with `meta = "key"` get the decoded key instead of its raw bytes.
     pub(super) reads_keys: bool,
-    /// The source of schemas. `None` if the format doesn't need a schema registry.
+    /// The source of schemas. `None` if the pipeline has no schema registry.
     pub(super) schemas: Option<Arc<dyn Schemas>>,
     /// The most bytes that the rows of one record may take together, not counting its first row: `batch.max_bytes`, but at least
     /// 1 MiB.
@@ -397,8 +397,8 @@ impl Plan {
         self.columns.iter().map(|column| describe(self, column)).collect()
     }
 
-    /// Returns the COPY directly into the table, for rows that leave no column out: `COPY "public"."t" ("a","b") FROM STDIN
-    /// (FORMAT binary)`.
+    /// Returns the COPY directly into the table, for rows that leave no column out:
+    /// `COPY "public"."t" ("a","b") FROM STDIN (FORMAT binary)`.
     pub fn copy_statement(&self) -> &str {
         &self.copy_statement
     }
@@ -419,7 +419,6 @@ impl Plan {
     }
 }
 
-/// Returns whether a column that takes the key gets the decoded key instead of the raw bytes.
 fn reads_keys(spec: &RowSpec<'_>) -> bool {
     !matches!(spec.shape.keys, KeyFormat::Auto)
         || matches!(spec.decode, Decode::ConnectJson | Decode::ChangeJson)

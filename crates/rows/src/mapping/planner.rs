@@ -18,7 +18,8 @@ use crate::spec::{
 use crate::value::Kind;
 use crate::write_mode;
 
-/// Plans columns, and collects the paths that they need and the faults of the mapping.
+/// Plans columns, and collects the paths that they need and the faults of the mapping. `base` is that of the plan, and `before`
+/// and `has_op` become those of its [`Change`].
 pub(super) struct Planner<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) mode: &'a WriteMode,
@@ -28,11 +29,8 @@ pub(super) struct Planner<'a> {
     /// Whether there is no mapping in the configuration, so that each column takes the field of its name.
     pub(super) automatic: bool,
     pub(super) paths: Vec<Path>,
-    /// See [`Plan::base`](super::plan::Plan::base).
     pub(super) base: Vec<String>,
-    /// See [`Change::before`].
     pub(super) before: Vec<(u16, u16)>,
-    /// See [`Change::shown`].
     pub(super) has_op: bool,
     /// The paths to look up in keys. The first path is empty and stands for the whole key.
     pub(super) key_paths: Vec<Path>,

@@ -21,14 +21,13 @@ use crate::value::{Flags, Kind, Reason, shown};
 /// The longest identifier, in bytes, that Postgres doesn't truncate.
 const NAME_MAX: usize = 63;
 
-/// How records name their table, and which tables can or can't receive rows. The keys of `tables` and `refused` are a schema, a
-/// NUL, and a table's name.
+/// How records name their table, and which tables can receive rows (`tables`) or can't (`refused`, with the reason). The keys of
+/// both are a schema, a NUL, and a table's name. `is_full` is set if as many tables receive rows as `max_tables` allows.
 #[derive(Clone, Debug)]
 pub(crate) struct Router {
     schema: Vec<Piece>,
     name: Vec<Piece>,
     tables: HashMap<Vec<u8>, RoutedTable>,
-    /// The tables that can't receive rows, each with the reason.
     refused: HashMap<Vec<u8>, String>,
     is_full: bool,
 }

@@ -140,7 +140,7 @@ fn protobuf(file: ProtoFile) -> Schema {
     Schema(Parsed::Protobuf(file))
 }
 
-/// Files that exist only in memory, by name.
+/// Files that exist only in memory: their names and texts.
 struct InMemory(Vec<(String, String)>);
 
 impl FileResolver for InMemory {

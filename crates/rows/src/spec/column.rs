@@ -151,7 +151,6 @@ pub enum Missing {
     Default,
     /// NULL. If the column is NOT NULL, the record is a dead letter.
     Null,
-    /// The record is a dead letter.
     DeadLetter,
     /// An upsert keeps the column's value in a row that exists. A new row gets the column's default.
     Keep,

@@ -73,12 +73,11 @@ impl WriteMode {
     }
 }
 
-/// How to treat fields without a column.
+/// `unknown_fields`: how fields without a column are treated.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum UnknownFields {
     #[default]
     Ignore,
-    /// The record is a dead letter.
     DeadLetter,
     /// These fields are written together as a JSON object into this column, whose type is jsonb or json. Only top-level fields
     /// count.

@@ -94,7 +94,6 @@ impl Newest {
         seen.into_iter().filter(|row| !row.lost).map(|row| row.placed).collect()
     }
 
-    /// Returns the hash of a row's key, and the row's time.
     #[inline]
     fn read(&self, row: &[u8], hasher: &RandomState) -> (u64, Option<i64>) {
         let (mut hash, mut time) = (hasher.build_hasher(), None);
