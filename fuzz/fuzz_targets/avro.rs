@@ -1,5 +1,5 @@
-//! Decodes arbitrary bytes by a schema that has most of Avro's types, and compares nine of its fields with what another
-//! reader finds. If the other reader rejects the bytes, nothing is compared.
+//! Decodes arbitrary bytes by a schema that has most of Avro's types, and compares nine of its fields with what another reader
+//! finds. If the other reader rejects the bytes, nothing is compared.
 
 #![no_main]
 

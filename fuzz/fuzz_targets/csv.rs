@@ -1,5 +1,5 @@
-//! Decodes arbitrary bytes as CSV, once with a header and once with configured columns, and compares the rows with what a
-//! second reader finds. Also decodes the bytes as raw values.
+//! Decodes arbitrary bytes as CSV, once with a header and once with configured columns, and compares the rows with what a second
+//! reader finds. Also decodes the bytes as raw values.
 
 #![no_main]
 

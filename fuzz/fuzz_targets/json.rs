@@ -1,6 +1,6 @@
-//! Decodes arbitrary bytes as JSON in all forms that a pipeline accepts: objects, arrays of objects,
-//! values with a registry's frame, Kafka Connect's envelope, NDJSON, nested arrays, and Debezium's
-//! changes. Compares five columns of the first three forms with what another parser finds.
+//! Decodes arbitrary bytes as JSON in all forms that a pipeline accepts: objects, arrays of objects, values with a registry's
+//! frame, Kafka Connect's envelope, NDJSON, nested arrays, and Debezium's changes. Compares five columns of the first three forms
+//! with what another parser finds.
 
 #![no_main]
 

@@ -1,5 +1,4 @@
-//! Reads arbitrary bytes as a key of each format: in a tombstone, which deletes the row of its key, and in a record
-//! with a value.
+//! Reads arbitrary bytes as a key of each format: in a tombstone, which deletes the row of its key, and in a record with a value.
 
 #![no_main]
 

@@ -1,6 +1,5 @@
-//! Plans a mapping of arbitrary columns and policies, and encodes two records with keys, headers and tombstones. The
-//! planner must accept or refuse the mapping without a panic, and Postgres must accept each field for its column's
-//! type.
+//! Plans a mapping of arbitrary columns and policies, and encodes two records with keys, headers and tombstones. The planner must
+//! accept or refuse the mapping without a panic, and Postgres must accept each field for its column's type.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Decodes arbitrary bytes as a Protobuf message with most types, and compares eight fields
-//! with what another reader finds. If the other reader rejects the bytes, nothing is compared.
+//! Decodes arbitrary bytes as a Protobuf message with most types, and compares eight fields with what another reader finds. If
+//! the other reader rejects the bytes, nothing is compared.
 
 #![no_main]
 

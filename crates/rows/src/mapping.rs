@@ -175,8 +175,8 @@ impl Encoder {
     fn rows(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         self.row = 0;
         let Some(payload) = record.value else {
-            // Debezium writes a tombstone after each delete, unless configured otherwise.
-            // If the pipeline doesn't apply deletes, the tombstone has no effect.
+            // Debezium writes a tombstone after each delete, unless configured otherwise. If the pipeline doesn't apply deletes,
+            // the tombstone has no effect.
             if self.plan.change.is_some() && !self.plan.deletes {
                 return Ok(0);
             }
@@ -367,8 +367,8 @@ impl Encoder {
         unknown
     }
 
-    /// Adds the fields of a record that will become columns to `found`. In a command that adds no columns, such as `tidegate
-    /// check`, these are the fields that the daemon would make columns.
+    /// Adds the fields of a record that will become columns to `found`. In a command that adds no columns (`tidegate check`), these
+    /// are the fields that the daemon would make columns.
     pub fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
         let plan = Arc::clone(&self.plan);
         let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };

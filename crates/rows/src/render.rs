@@ -1,5 +1,5 @@
-//! Renders values of binary formats as text: for text and jsonb columns, for nested records that become
-//! JSON, and for error messages.
+//! Renders values of binary formats as text: for text and jsonb columns, for nested records that become JSON, and for error
+//! messages.
 
 use std::io::Write;
 

@@ -1,5 +1,4 @@
-//! The result of decoding and the input of encoding: slots that point into the payload, and the reasons why a record is
-//! rejected.
+//! The result of decoding and the input of encoding: slots that point into the payload, and the reasons why a record is rejected.
 //!
 //! A `Slot` has no lifetime, so an encoder reuses its slots for each record instead of allocating new ones. A `Value` is a slot
 //! with the bytes that it points to. A number of a text format keeps its lexeme (its digits in the payload), because only the
@@ -67,8 +66,7 @@ impl Flags {
     pub const SINGLE: Flags = Flags(64);
     /// The text of a CSV field is also a JSON number, with this `mantissa` and `exponent`.
     pub const NUMERIC: Flags = Flags(128);
-    /// The JSON text is a bare `NaN`, `Infinity` or `-Infinity`, or contains one. JSON lacks these, but many programs write
-    /// them.
+    /// The JSON text is a bare `NaN`, `Infinity` or `-Infinity`, or contains one. JSON lacks these, but many programs write them.
     pub const SPECIAL: Flags = Flags(256);
 
     #[inline]
@@ -188,8 +186,8 @@ pub enum Reason {
     Tombstone,
     /// The record is a change that can't be applied: `truncate`, or an unknown operation.
     UnappliedChange,
-    /// A field is missing, and its column can't be NULL and gets no default. Or its column has
-    /// `missing = "dead_letter"`. Or the array whose elements should become rows is missing.
+    /// A field is missing, and its column can't be NULL and gets no default. Or its column has `missing = "dead_letter"`. Or the
+    /// array whose elements should become rows is missing.
     MissingField,
     /// A field is null, and its column can't be NULL: it is NOT NULL, or part of a key that can't contain NULL.
     NullInNotNull,

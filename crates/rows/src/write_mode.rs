@@ -9,9 +9,9 @@
 //! - A merge with a key writes in the order of the key, so that writers don't deadlock. For an exception, see `upsert`.
 //! - The order of delivery is a column of the staging table. A sequence fills it, or the COPY does if rows leave out different
 //!   columns. The physical position of a row doesn't show the order: a small row may fill the gap that a large one left.
-//! - A column that a row leaves out gets its default from Postgres, normally from the target. If the rows of a
-//!   window leave out different columns, or if the merge compares the column, the staging table has the target's
-//!   defaults and fills the column. So a new row is the one that INSERT would make of the record; see `shaped`.
+//! - A column that a row leaves out gets its default from Postgres, normally from the target. If the rows of a window leave out
+//!   different columns, or if the merge compares the column, the staging table has the target's defaults and fills the column. So
+//!   a new row is the one that INSERT would make of the record; see `shaped`.
 //! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,
 //!   until the record that Postgres refuses is alone in its part.
 
@@ -105,9 +105,9 @@ pub struct Deletes {
     pub delete: String,
 }
 
-/// Returns whether rows are first copied into a staging table, and then merged. All modes except `append` need that, and so
-/// does `sort_by`. Tables with row-level security need it too, and so do the views in the trials of `tidegate check`:
-/// Postgres accepts INSERT into these, and refuses COPY.
+/// Returns whether rows are first copied into a staging table, and then merged. All modes except `append` need that, and so does
+/// `sort_by`. Tables with row-level security need it too, and so do the views in the trials of `tidegate check`: Postgres accepts
+/// INSERT into these, and refuses COPY.
 pub fn is_staged(spec: &RowSpec<'_>, catalog: &Catalog) -> bool {
     !matches!(spec.table.mode, WriteMode::Append)
         || !spec.table.sort_by.is_empty()
@@ -139,11 +139,11 @@ struct Staged<'a> {
     columns: Vec<&'a str>,
     /// Columns that are not merged, and that an upsert resets to their default in a row that exists.
     reset: Vec<&'a str>,
-    /// Columns that are not merged, and that are set to NULL in the staging table. Otherwise Postgres would evaluate
-    /// their defaults there, which may advance a sequence.
+    /// Columns that are not merged, and that are set to NULL in the staging table. Otherwise Postgres would evaluate their
+    /// defaults there, which may advance a sequence.
     nulled: Vec<&'a str>,
-    /// Merged columns, each with its bit in the mask of [`LEFT_OUT`]. If a record leaves such a column out, an upsert keeps
-    /// the column's value in a row that exists.
+    /// Merged columns, each with its bit in the mask of [`LEFT_OUT`]. If a record leaves such a column out, an upsert keeps the
+    /// column's value in a row that exists.
     kept: Vec<(u16, &'a str)>,
 }
 

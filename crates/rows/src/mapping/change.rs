@@ -9,8 +9,8 @@ impl Encoder {
     /// Writes the row of a change whose fields are decoded.
     ///
     /// - `c`, `r`, `u`: the row after the change.
-    /// - `d`: in mode upsert with `deletes`, a delete of the row. Otherwise, the row before the change if a column
-    ///   takes `op`, and no row if no column takes it.
+    /// - `d`: in mode upsert with `deletes`, a delete of the row. Otherwise, the row before the change if a column takes `op`,
+    ///   and no row if no column takes it.
     /// - `m`, a message in the database's log: no row.
     /// - `t`, a truncated table: rejected, because a pipeline doesn't empty a table.
     pub(super) fn change(&mut self, record: &Record<'_>, payload: &[u8], rows: &mut Vec<u8>) -> Result<u32, Refusal> {

@@ -21,8 +21,8 @@ pub const COLUMNS_MAX: usize = 400;
 /// The unknown fields that don't become columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GivenUp {
-    /// The fields with these names. Each has one of three reasons: the table has too many columns, no column can have the
-    /// field's name, or the table's column of that name can't be filled.
+    /// The fields with these names. Each has one of three reasons: the table has too many columns, no column can have the field's
+    /// name, or the table's column of that name can't be filled.
     Names(BTreeSet<String>),
     /// All fields: no column is added. This is for commands that only try a mapping, such as `tidegate check`.
     All,

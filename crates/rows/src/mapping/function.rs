@@ -1,5 +1,4 @@
-//! Functions that a column applies to its value before it is written: `scale` and `offset`, `parse = "json"`, `hash =
-//! "sha256"`.
+//! Functions that a column applies to its value before it is written: `scale` and `offset`, `parse = "json"`, `hash = "sha256"`.
 
 use std::io::Write as _;
 

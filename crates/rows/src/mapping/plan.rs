@@ -177,8 +177,8 @@ impl Plan {
         let stated = spec.columns.unwrap_or_default();
         // Columns that `evolve` added are not in the configuration.
         let others = if automatic || spec.table.evolve { by_name(spec, catalog, stated) } else { Vec::new() };
-        // A column without an entry in the mapping takes the field of its name. The plan is valid even if no record can
-        // have that field.
+        // A column without an entry in the mapping takes the field of its name. The plan is valid even if no record can have that
+        // field.
         let unstated: Vec<_> = others.iter().map(|column| vec![column.name.clone()]).collect();
         let mapping: Vec<_> = stated.iter().cloned().chain(others).collect();
         let mut planner = Planner::new(spec, catalog, automatic, faults);
@@ -344,8 +344,8 @@ impl Plan {
         })
     }
 
-    /// Plans for one of the tables that records name. The fields that form the table's name have the same slots in every
-    /// table's plan.
+    /// Plans for one of the tables that records name. The fields that form the table's name have the same slots in every table's
+    /// plan.
     fn for_table(spec: &RowSpec<'_>, catalog: &Catalog) -> Result<Self, Vec<PlanFault>> {
         let table = spec.table.named(&catalog.table);
         Self::new(&RowSpec { table: &table, ..*spec }, catalog)
@@ -377,8 +377,8 @@ impl Plan {
         mark
     }
 
-    /// Returns the columns of the plan's own table that a row may leave out. If there are any, each row has a mark in front;
-    /// see [`super::mark`].
+    /// Returns the columns of the plan's own table that a row may leave out. If there are any, each row has a mark in front; see
+    /// [`super::mark`].
     pub fn shapes(&self) -> &Shapes {
         &self.shapes
     }

@@ -22,9 +22,9 @@ pub struct SchemasMet {
 }
 
 impl SchemasMet {
-    /// Returns a message that says why records with these schemas can't have the field at `path`. The message is about the
-    /// schema that was added last. Returns `None` if one of the schemas has the field, or if no schema was added. `path` is
-    /// written as in the mapping.
+    /// Returns a message that says why records with these schemas can't have the field at `path`. The message is about the schema
+    /// that was added last. Returns `None` if one of the schemas has the field, or if no schema was added. `path` is written as
+    /// in the mapping.
     pub fn lack(&self, plan: &Plan, path: &[String]) -> Option<&str> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
         self.lacks.get(slot)?.as_deref()

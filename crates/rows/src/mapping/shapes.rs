@@ -1,7 +1,7 @@
 //! The shapes of a table's rows. A shape is the set of columns that a row leaves out.
 //!
-//! Binary COPY can't express DEFAULT, so a row gets a column's default only if the COPY doesn't name the column. Rows
-//! of several shapes are sent by one COPY per shape.
+//! Binary COPY can't express DEFAULT, so a row gets a column's default only if the COPY doesn't name the column. Rows of several
+//! shapes are sent by one COPY per shape.
 
 use crate::mapping::mark;
 

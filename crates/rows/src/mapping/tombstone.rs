@@ -1,6 +1,6 @@
-//! Records that delete a row, in mode upsert with `deletes`: they become a row with the key and a delete mark. Either they
-//! have no value (tombstones), or their value says that the row is deleted. Without `deletes`, a record without a value is
-//! rejected; in Debezium's topics, it has no effect.
+//! Records that delete a row, in mode upsert with `deletes`: they become a row with the key and a delete mark. Either they have
+//! no value (tombstones), or their value says that the row is deleted. Without `deletes`, a record without a value is rejected;
+//! in Debezium's topics, it has no effect.
 
 use tidegate_protocol::record::Record;
 
@@ -126,8 +126,8 @@ impl Encoder {
                         Ok(())
                     }
                     // In this column, NULL is a key value like any other. A field that is missing in the record's value means
-                    // NULL, as in an upsert. A field that is missing in the record's key may have another name there, so this
-                    // is an error.
+                    // NULL, as in an upsert. A field that is missing in the record's key may have another name there, so this is
+                    // an error.
                     missing
                         if !column.not_null
                             && (value.kind == Kind::Null

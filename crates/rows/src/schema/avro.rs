@@ -1,7 +1,7 @@
 //! An Avro schema, parsed from its JSON into numbered nodes.
 //!
-//! A named type is a node, and is referred to by its number. So a recursive type needs no special treatment. A logical type
-//! that its underlying type doesn't allow (a date on a string) is ignored, as the Avro specification says.
+//! A named type is a node, and is referred to by its number. So a recursive type needs no special treatment. A logical type that
+//! its underlying type doesn't allow (a date on a string) is ignored, as the Avro specification says.
 
 use std::collections::HashMap;
 

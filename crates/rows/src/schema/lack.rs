@@ -152,8 +152,8 @@ fn of_avro(schema: &AvroSchema, node: NodeId, walk: &mut Walk<'_>, whose: &str) 
             of_avro(schema, *values, walk, whose)
         }
         AvroNode::Union(branches) => {
-            // One branch that has the path is enough. If no branch has it, return the fault of the branch in which the path
-            // leads furthest.
+            // One branch that has the path is enough. If no branch has it, return the fault of the branch in which the path leads
+            // furthest.
             let mut nearest: Option<(usize, Lack)> = None;
             for branch in branches.iter().filter(|branch| *schema.node(**branch) != AvroNode::Null) {
                 let mut inner = Walk { ..*walk };

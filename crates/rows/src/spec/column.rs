@@ -80,8 +80,8 @@ pub struct Aggregate {
 /// a column that is NOT NULL, it is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateFunction {
-    /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the
-    /// sum never wraps.
+    /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the sum
+    /// never wraps.
     Sum,
     /// The number of records whose field is present and not null. If the column has no field, all records count.
     Count,
@@ -139,10 +139,10 @@ pub enum EpochUnit {
     Nanos,
 }
 
-/// The values of `missing`: what a column gets from a record without the column's field. If `missing` isn't configured, the
-/// table decides. For a column with a default in the table, [`Missing::Default`] applies, or [`Missing::Keep`] in mode upsert.
-/// But an upsert can't keep a column that decides which row is written (one of the key, `newer_by`, or a column from which
-/// Postgres computes one of these): such a column gets its default. For a column without a default, or with an aggregate,
+/// The values of `missing`: what a column gets from a record without the column's field. If `missing` isn't configured, the table
+/// decides. For a column with a default in the table, [`Missing::Default`] applies, or [`Missing::Keep`] in mode upsert. But an
+/// upsert can't keep a column that decides which row is written (one of the key, `newer_by`, or a column from which Postgres
+/// computes one of these): such a column gets its default. For a column without a default, or with an aggregate,
 /// [`Missing::Null`] applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {

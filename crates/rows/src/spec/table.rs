@@ -38,8 +38,8 @@ pub enum WriteMode {
     /// `insert_new`: a row whose key exists in the table is skipped. If no key is configured, a row that violates any unique
     /// constraint is skipped.
     InsertNew { key: Vec<String> },
-    /// `upsert`: a record replaces the mapped columns of the row with its key, or makes a new row. If several records
-    /// have the same key, the one delivered last wins, unless `newer_by` is set.
+    /// `upsert`: a record replaces the mapped columns of the row with its key, or makes a new row. If several records have the
+    /// same key, the one delivered last wins, unless `newer_by` is set.
     Upsert {
         key: Vec<String>,
         /// A record replaces a row only if its value in this column is greater than the row's value or equal to it. NULL counts

@@ -1,7 +1,7 @@
 //! Aggregates: the batch's records with the same key are combined, then merged with the row that exists.
 //!
-//! Counts are exact, and so are sums of integers and numerics. Postgres computes the sums, and raises 22003 if a sum
-//! exceeds the range of its column. Only the record that takes the sum beyond the range becomes a dead letter.
+//! Counts are exact, and so are sums of integers and numerics. Postgres computes the sums, and raises 22003 if a sum exceeds the
+//! range of its column. Only the record that takes the sum beyond the range becomes a dead letter.
 
 use super::key::Key;
 use super::{OLD, ORDER, quoted};

@@ -14,8 +14,8 @@ const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
 /// The microseconds from 1970 to 2000-01-01, where Postgres' timestamps begin.
 const POSTGRES_EPOCH: i64 = 10_957 * DAY;
-/// If there is no retention, a late record creates its partition only if that partition ended less than this many
-/// intervals ago. Without a limit, devices with wrong clocks could create any number of partitions.
+/// If there is no retention, a late record creates its partition only if that partition ended less than this many intervals ago.
+/// Without a limit, devices with wrong clocks could create any number of partitions.
 const LATE_INTERVALS: i64 = 400;
 /// The most partitions that are created at once for the rows of a batch. If the batch needs more partitions, these are created in
 /// further steps, and the batch is retried after each step.
@@ -54,8 +54,7 @@ impl Bounds {
     }
 
     fn literal(time: i64) -> String {
-        // One literal works for all three types: Postgres ignores the zone for timestamp and date, and the time of day for
-        // date.
+        // One literal works for all three types: Postgres ignores the zone for timestamp and date, and the time of day for date.
         Timestamp::from_microsecond(time)
             .map_or_else(|_| String::new(), |at| at.strftime("%Y-%m-%d %H:%M:%S+00").to_string())
     }

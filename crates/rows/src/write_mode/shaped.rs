@@ -8,8 +8,8 @@
 //! - A column that only some rows leave out gets its default in the staging table. So does a column that the merge compares, even
 //!   if all rows leave it out. These columns are the ones of the key, `newer_by` and `sort_by`, and if one of them is generated,
 //!   also its inputs.
-//! - If there are several groups, each row carries its number in the order of delivery. The sequence of the staging
-//!   table can't number the rows, because the groups are copied one after the other.
+//! - If there are several groups, each row carries its number in the order of delivery. The sequence of the staging table can't
+//!   number the rows, because the groups are copied one after the other.
 
 use super::newest::Newest;
 use super::{Deletes, LEFT_OUT, MergeTarget, ORDER, Staged};

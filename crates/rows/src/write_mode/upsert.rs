@@ -69,8 +69,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Returns the statement that deletes the rows of tombstones. The statement counts the keys of
-    /// tombstones for which neither the table nor the batch had a row.
+    /// Returns the statement that deletes the rows of tombstones. The statement counts the keys of tombstones for which neither
+    /// the table nor the batch had a row.
     fn delete(&self) -> String {
         let (table, stage, key) = (self.table, self.stage, quoted(self.key.columns));
         let returned: Vec<_> =
@@ -129,10 +129,10 @@ impl Upsert<'_> {
         format!("{insert} {rows} ORDER BY {key}, {precedence} ON CONFLICT ({key}) DO {action}")
     }
 
-    /// Returns the statement that combines the staged rows of each key into one. The combined row is the winner's,
-    /// but each column in `kept` has the value of the last record that has one. With `newer_by`, the statement leaves
-    /// out a record that is older than the table's row, or older than an earlier record of its key: if the records
-    /// were applied one by one, such a record would be skipped.
+    /// Returns the statement that combines the staged rows of each key into one. The combined row is the winner's, but each
+    /// column in `kept` has the value of the last record that has one. With `newer_by`, the statement leaves out a record that is
+    /// older than the table's row, or older than an earlier record of its key: if the records were applied one by one, such a
+    /// record would be skipped.
     fn fold(&self) -> String {
         let (stage, key, precedence) = (self.stage, quoted(self.key.columns), self.precedence());
         let mut rows = match self.deletes {
