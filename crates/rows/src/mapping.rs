@@ -367,8 +367,8 @@ impl Encoder {
         unknown
     }
 
-    /// Adds the fields of a record that will become columns to `found`. In a command that adds no columns (`tidegate check`), these
-    /// are the fields that the daemon would make columns.
+    /// Adds the fields of a record that will become columns to `found`. In a command that adds no columns (`tidegate check`),
+    /// these are the fields that the daemon would make columns.
     pub fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
         let plan = Arc::clone(&self.plan);
         let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };

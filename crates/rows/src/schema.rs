@@ -53,7 +53,7 @@ impl Schema {
         matches!(&self.0, Parsed::Protobuf(file) if file.has_message(name))
     }
 
-    /// Returns the error for a record whose schema has another format than the decoded format, `wanted`.
+    /// Returns the error for a record whose schema has another format than `wanted`, the format that the pipeline decodes.
     pub(crate) fn is_not(&self, wanted: &str, id: Option<SchemaId>) -> DecodeError {
         let id = id.map_or_else(|| "of the pipeline".to_owned(), |id| id.to_string());
         let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());

@@ -86,8 +86,8 @@ pub(crate) struct AvroSchema {
 }
 
 impl AvroSchema {
-    /// Parses a schema. `references` are the schemas whose types this schema uses, directly or through others. A schema must come
-    /// before those that use it.
+    /// Parses a schema. `references` are the schemas whose types this schema uses, directly or through others. Each of them comes
+    /// before those that use its types.
     ///
     /// # Errors
     /// If something is wrong with the schema or a reference. The text says what is wrong.

@@ -52,14 +52,14 @@ impl Display for Lack {
     }
 }
 
-/// A path, and how far it has been followed in a schema: `at` names.
+/// A path, of which the first `at` names have been followed in a schema.
 struct Walk<'a> {
     path: &'a [String],
     at: usize,
     /// The paths from the top to the arrays whose elements are rows.
     levels: &'a [Path],
-    /// Whether the path has entered the elements of such an array. The decoder renders these as JSON, with the fields' own names.
-    /// So aliases and JSON names don't count from there on.
+    /// Whether the path has entered the elements of an array in `levels`. The decoder renders these as JSON, with the fields' own
+    /// names. So aliases and JSON names don't count from there on.
     in_json: bool,
 }
 

@@ -75,8 +75,8 @@ const CONFLUENT: &[(&str, &str)] = &[
 ];
 
 /// Parses a schema from the registry. `kind` is the registry's name of the schema's type; `None` means Avro. `uses` are the names
-/// and texts of the schemas to which this schema refers. A schema must come before those that use it. A schema that is neither
-/// Avro nor Protobuf isn't parsed.
+/// and texts of the schemas to which this schema refers, directly or through others. Each of them comes before those that refer
+/// to it. A schema that is neither Avro nor Protobuf isn't parsed.
 ///
 /// # Errors
 /// If something is wrong with the schema. The text says what is wrong.

@@ -38,7 +38,7 @@ pub struct Shape {
     /// `decode.envelope = "debezium"`: a record is a change of a row, with the row before and after the change.
     pub change: bool,
     /// `decode.rows`: the paths of arrays whose elements are rows. The first array is in the value, and each further array is in
-    /// the elements of the previous one. Empty if a value is a row itself.
+    /// the elements of the previous one. If it is empty, the format decides which parts of a value are rows.
     pub rows: Vec<Vec<String>>,
     /// `table.delete_where`: a record's row that matches this filter deletes the row with the same key from the table.
     pub delete_where: Option<RowFilter>,
@@ -98,9 +98,9 @@ pub struct CsvOptions {
 
 #[derive(Clone, PartialEq)]
 pub enum SchemaSource {
-    /// The schemas are in the registry of `[schema_registry]`. Each value names its schema.
+    /// The schemas are in the registry of `[schema_registry]`. Each value (or key) names its schema.
     Registry,
-    /// All values have the schema of `schema_file`.
+    /// All values (or keys) have the schema of `schema_file`.
     Local {
         file: PathBuf,
         schema: Arc<Schema>,
