@@ -72,22 +72,18 @@ pub fn unused_variables() -> impl Iterator<Item = (String, String)> {
     names.filter_map(|name| environment::meant_by(&name).map(|meant| (name, meant)))
 }
 
+/// The whole configuration. A field that is a section of the file, such as `kafka`,
+/// has the keys of that section. Keys that aren't set have their defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `instance`: this daemon's own name, the same after every restart. `None`: derived from the host's name and the port of
     /// `http.listen`.
     pub instance: Option<String>,
-    /// `[kafka]`
     pub kafka: Kafka,
-    /// `[postgres]`
     pub postgres: Postgres,
-    /// `[http]`
     pub http: Http,
-    /// `[log]`
     pub log: Log,
-    /// `[limits]`
     pub limits: Limits,
-    /// `[schema_registry]`
     pub schema_registry: Option<Arc<SchemaRegistry>>,
     /// `[pipelines.NAME]`, sorted by name; at least one.
     pub pipelines: Vec<Pipeline>,
@@ -131,16 +127,17 @@ impl fmt::Display for Config {
     }
 }
 
-/// `[kafka]`: how to reach the brokers.
+/// `[kafka]`: how to reach the brokers. `properties` are librdkafka's own properties by name,
+/// without those that only Tidegate may set. If a property's value was read from a file, as
+/// with `"sasl.password_file"`, then `files` has the file's path under the property's name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kafka {
-    /// `host:port,host:port`
+    /// `host:port` of some of the brokers, separated by commas.
     pub bootstrap_servers: String,
-    /// librdkafka's own properties. Properties that only Tidegate may set are refused. Values may be secret.
     pub properties: BTreeMap<String, Secret>,
-    /// The files that values of `properties` were read from.
     pub files: BTreeMap<String, PathBuf>,
-    /// Digests of the certificate and key files that `properties` name, except those that couldn't be read.
+    /// Digests of the certificate and key files that `properties` name, by which a reload notices that a file was replaced. A
+    /// file that couldn't be read has no digest.
     pub contents: BTreeMap<String, Content>,
     /// `token_command`: a program, with its arguments, that prints tokens for SASL OAUTHBEARER.
     pub token_command: Option<Vec<String>>,
@@ -153,7 +150,8 @@ impl Kafka {
         all.map(|(name, value)| (name.as_str(), value)).collect()
     }
 
-    /// Returns the file that a pipeline's property was read from, if it was read from one.
+    /// Returns the file from which the value of a pipeline's property
+    /// was read; `None` if the configuration contains the value itself.
     pub fn file_of(&self, name: &str, pipeline: &Pipeline) -> Option<PathBuf> {
         if pipeline.kafka_properties.contains_key(name) {
             return pipeline.kafka_files.get(name).cloned();
@@ -172,10 +170,10 @@ impl Kafka {
     }
 }
 
-/// `[postgres]`: how to reach the database.
+/// `[postgres]`: how to reach the database, and the deadlines for work
+/// there. [`defaults`] has the default of each deadline, with its reason.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Postgres {
-    /// The source of the connection URL.
     pub url: PostgresUrl,
     /// `password_file`: the password, read again on each connection; overrides a password in the URL.
     pub password_file: Option<PathBuf>,
@@ -183,49 +181,40 @@ pub struct Postgres {
     pub password_command: Option<Vec<String>>,
     /// `[postgres.session]`: settings of Postgres for Tidegate's sessions, such as `synchronous_commit`.
     pub session: BTreeMap<String, String>,
-    /// The longest time to open a connection. Default [`defaults::CONNECT_TIMEOUT`].
     pub connect_timeout: Duration,
-    /// The longest wait for a lock. Default [`defaults::LOCK_TIMEOUT`].
     pub lock_timeout: Duration,
-    /// The longest time that Postgres may work on one statement. Default [`defaults::STATEMENT_TIMEOUT`].
     pub statement_timeout: Duration,
-    /// The longest wait for one answer of Postgres. After this time, the connection is closed, and the ledger says whether the
-    /// transaction was committed. Default [`defaults::WRITE_TIMEOUT`].
+    /// The longest wait for one answer of Postgres. After this time, the connection
+    /// is closed, and the ledger says whether the transaction was committed.
     pub write_timeout: Duration,
-    /// How long a transaction may be idle, for example because its client is suspended. After this time, Postgres ends the
-    /// session, which releases the locks. Default [`defaults::IDLE_IN_TRANSACTION_TIMEOUT`].
+    /// How long a transaction may be idle, for example because its client is suspended.
+    /// After this time, Postgres ends the session, which releases the locks.
     pub idle_in_transaction_timeout: Duration,
 }
 
-/// The source of the connection URL.
+/// The connection URL, or the file that contains it. The file is read
+/// again for each connection, so that a rotated password is picked up.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PostgresUrl {
-    /// `url`
     Inline(Secret),
-    /// `url_file`: read again on each connection, so that a rotated password is picked up.
     File(PathBuf),
 }
 
-/// `[http]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Http {
-    /// The address of `/metrics` and the page. Default [`defaults::HTTP_LISTEN`].
+    /// The address that serves `/metrics` and the page.
     pub listen: SocketAddr,
     /// `url`: the URL at which others reach this instance's page. The pages of the other instances link to it.
     /// `None`: derived from `listen`.
     pub url: Option<String>,
 }
 
-/// `[log]`
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Log {
-    /// The format of log lines; the default is text.
     pub format: LogFormat,
-    /// The least severe level that is logged. Default [`defaults::LOG_LEVEL`].
     pub level: tracing::Level,
 }
 
-/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LogFormat {
     #[default]
@@ -234,17 +223,15 @@ pub enum LogFormat {
     Json,
 }
 
-/// `[limits]`
+/// `[limits]`. [`defaults`] has the default of each limit, with its reason.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// The memory budget of the process, in bytes, Kafka's prefetch included. Default [`defaults::MEMORY`].
+    /// The memory budget of the process, in bytes, Kafka's prefetch included.
     pub memory: u64,
     /// How long a shutdown may take in total. It also limits another wait: if Kafka revokes a partition, the consumer first
-    /// writes what it has read, for at most 5 s or [`Limits::flush_timeout`], whichever is shorter. Default
-    /// [`defaults::DRAIN_TIMEOUT`].
+    /// writes what it has read, for at most 5 s or [`Limits::flush_timeout`], whichever is shorter.
     pub drain_timeout: Duration,
-    /// How long a fenced owner waits for Kafka to revoke the partition, before it claims the partition again. Default
-    /// [`defaults::CLAIM_GRACE`].
+    /// How long a fenced owner waits for Kafka to revoke the partition, before it claims the partition again.
     pub claim_grace: Duration,
 }
 

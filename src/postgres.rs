@@ -55,7 +55,6 @@ use crate::repeats::Repeats;
 /// The longest time to find and create the tables that a batch names. `statement_timeout` also limits each statement.
 const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
 
-/// A statement with its parameters.
 pub type Statement<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 /// The store of one writer.
@@ -87,7 +86,6 @@ pub struct PgStore {
 #[derive(Debug)]
 struct Live {
     connection: PgConnection,
-    /// The pid of the connection's backend.
     pid: i32,
     stages: Stages,
 }
@@ -261,7 +259,6 @@ impl PgStore {
     }
 }
 
-/// Returns the result of `planning`, or an error if it takes longer than `limit`.
 async fn planned_within(
     limit: Duration,
     planning: impl Future<Output = Result<Arc<Planned>, ReplanError>>,

@@ -10,10 +10,6 @@ use std::path::Path;
 pub struct Content(u64);
 
 impl Content {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// If it can't be read.
     pub(super) fn of(file: &Path) -> io::Result<Self> {
         let mut hasher = DefaultHasher::new();
         std::fs::read(file)?.hash(&mut hasher);

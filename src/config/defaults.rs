@@ -10,7 +10,6 @@ use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 /// `max_tables`: how many tables a pipeline may write into if its records name them. Each table
 /// that a batch's rows name costs at least one COPY.
 pub const MAX_TABLES: u32 = 100;
-/// The largest value of `max_tables`.
 pub const MAX_TABLES_LIMIT: u32 = 10_000;
 
 /// `limits.memory`, 256 MiB: enough for two pipelines with two consumers each, and available even in small containers.

@@ -4,15 +4,14 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a key or a value of the configuration was set.
+/// Where a key or a value of the configuration was set. `layer` is the number of the file, or of the environment, among the
+/// layers. Later layers override earlier ones. `line` and `column` count from 1.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SourceLocation {
-    /// A whole file. `layer` is the number of the file among the layers of the configuration.
     File {
         layer: usize,
         file: PathBuf,
     },
-    /// A line and column in a file, both from 1.
     Line {
         layer: usize,
         file: PathBuf,
@@ -28,7 +27,6 @@ pub(super) enum SourceLocation {
 }
 
 impl SourceLocation {
-    /// Returns the number of the layer that the place belongs to. Later layers override earlier ones.
     pub(super) fn layer(&self) -> usize {
         match self {
             Self::File { layer, .. } | Self::Line { layer, .. } | Self::Variable { layer, .. } => *layer,
@@ -102,7 +100,6 @@ impl Faults {
         Self(faults)
     }
 
-    /// Iterates over the faults.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.0.iter()
     }

@@ -44,7 +44,7 @@ impl Places {
     }
 }
 
-/// One file, or the environment.
+/// What one file or the environment sets, and where.
 #[derive(Clone, Default)]
 pub(super) struct Layer {
     values: Map<String, Value>,
@@ -87,7 +87,6 @@ pub(super) fn merge(layers: &[Layer]) -> (Value, Places) {
 }
 
 impl Layer {
-    /// Reads a file's text.
     pub(super) fn parse(number: usize, file: &Path, text: &str, kind: Kind) -> Result<Layer, Fault> {
         let lines = Lines { number, file, text };
         let document = toml_edit::Document::parse(text).map_err(|error| {
@@ -99,7 +98,7 @@ impl Layer {
         Ok(layer)
     }
 
-    /// Sets the key at `path` to a value from the environment.
+    /// Sets the key at `path` to a value from the environment, in place of an earlier one.
     pub(super) fn set(&mut self, path: &[String], value: Value, place: &SourceLocation) {
         let is_table = matches!(value.kind, ValueKind::Table(_));
         self.places.insert(path, place.clone(), is_table);

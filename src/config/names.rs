@@ -30,7 +30,6 @@ pub(super) fn instance(name: &str) -> Result<(), String> {
     Err("an instance's name has 1 to 100 of A-Z a-z 0-9 . _ -".to_owned())
 }
 
-/// Checks a topic's name by Kafka's rules.
 pub(super) fn topic(name: &str) -> Result<(), String> {
     if name.starts_with('^') {
         return Err(format!("{name:?} is a pattern; write topic_pattern = {name:?}"));

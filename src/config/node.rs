@@ -41,7 +41,6 @@ impl<'a> ConfigNode<'a> {
         ConfigNode { reader, path: Vec::new(), value: Some(tree), broken: false }
     }
 
-    /// Returns the key `name` of this table.
     pub(super) fn at(&self, name: &str) -> ConfigNode<'a> {
         let mut path = self.path.clone();
         path.push(name.to_owned());
@@ -74,7 +73,7 @@ impl<'a> ConfigNode<'a> {
         }
     }
 
-    /// Notes that a required key is missing.
+    /// Notes a fault if the key isn't set. `remedy` is the end of its text.
     pub(super) fn require(&self, remedy: &str) {
         if !self.is_set() {
             self.fault(format!("missing; {remedy}"));
@@ -217,7 +216,6 @@ impl<'a> ConfigNode<'a> {
         Some(list)
     }
 
-    /// Reads a program and its arguments.
     pub(super) fn command(&self) -> Option<Vec<String>> {
         let ValueKind::Array(array) = &self.value?.kind else { return None };
         let words = array.iter().map(|word| match &word.kind {
@@ -309,7 +307,6 @@ fn wrong_type(found: &ValueKind, kind: Kind) -> String {
     format!("expected {}, found {name}{remedy}", kind.expected())
 }
 
-/// Puts each word in quotes, and joins them with commas.
 pub(super) fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
 }

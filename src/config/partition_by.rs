@@ -12,7 +12,6 @@ use super::node::ConfigNode;
 /// Tidegate was down for a day.
 const AHEAD: u32 = 2;
 
-/// Reads `partition_by`, if it is set.
 pub(super) fn read(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> Option<PartitionBy> {
     if !node.is_table() {
         return None;

@@ -15,29 +15,24 @@ use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Shape, Table, Unkn
 use super::{Content, SchemaRegistry, Secret};
 
 /// `[pipelines.NAME]`: topics that one consumer group reads, and the table into which they are written.
+/// [`defaults`](super::defaults) has the defaults of keys, with their reasons.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pipeline {
-    /// The pipeline's name, which is its key in the ledger.
+    /// Also the pipeline's key in the ledger.
     pub name: String,
-    /// The topics to read.
     pub topics: Topics,
-    /// The consumer group; the pipeline's name by default.
+    /// The consumer group. Default: the pipeline's name.
     pub group: String,
-    /// How many consumers this process runs. Each has a thread and a connection. Default
-    /// [`CONSUMERS`](super::defaults::CONSUMERS).
+    /// How many consumers this process runs. Each has a thread and a connection.
     pub consumers: NonZeroU32,
-    /// Where reading begins in partitions that exist at the first start. Default: earliest.
     pub start: Start,
-    /// The protocol by which partitions are assigned within the group.
     pub group_protocol: GroupProtocol,
-    /// How values are decoded.
     pub decode: Decode,
     /// How keys are decoded, whether values are change events, which arrays contain the rows, and which records delete
     /// rows.
     pub shape: Shape,
     /// `[schema_registry]`, if the schemas of values or keys are read from it.
     pub schema_registry: Option<Arc<SchemaRegistry>>,
-    /// The limits at which a batch is closed.
     pub batch: BatchLimits,
     /// `flow.max_rows_per_second`; `None`: as fast as the database accepts rows.
     pub max_rows_per_second: Option<NonZeroU32>,
@@ -46,19 +41,16 @@ pub struct Pipeline {
     pub table: Table,
     /// The mapping; `None`: every top-level field goes to the column of the same name.
     pub columns: Option<Vec<Column>>,
-    /// The policy for fields that are mapped to no column.
     pub unknown_fields: UnknownFields,
     /// The policy for a partition whose log was truncated or recreated, or lost unwritten records by retention.
     pub on_offset_loss: OffsetLossPolicy,
     /// The dead-letter budget: the pipeline stops if it would dead-letter a larger share of its records.
     pub dead_letters: DeadLetterLimits,
-    /// The limits on the age and the size of dead letters.
     pub dead_letter_retention: DeadLetterRetention,
-    /// librdkafka properties of this pipeline only.
+    /// librdkafka's properties for the clients of this pipeline only. `kafka_files` and `kafka_contents` belong to them as
+    /// `files` and `contents` belong to the `properties` of [`Kafka`](super::Kafka).
     pub kafka_properties: BTreeMap<String, Secret>,
-    /// The files that values of `kafka_properties` were read from.
     pub kafka_files: BTreeMap<String, PathBuf>,
-    /// Digests of the certificate and key files that `kafka_properties` name, except those that couldn't be read.
     pub kafka_contents: BTreeMap<String, Content>,
 }
 
@@ -78,10 +70,8 @@ impl Pipeline {
     }
 }
 
-/// The topics that a pipeline reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Topics {
-    /// `topics = [...]`
     List(Vec<String>),
     /// `topic_pattern = "^..."`: a regular expression of librdkafka, anchored with `^`.
     Pattern(String),
@@ -90,7 +80,7 @@ pub enum Topics {
 /// Where reading begins in partitions that exist at the first start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// The oldest record that Kafka still has.
+    /// The oldest record that Kafka still has. The default.
     Earliest,
     /// Only records that are written after the first start.
     Latest,

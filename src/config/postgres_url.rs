@@ -8,7 +8,6 @@ use super::Secret;
 /// The form of a URL, shown in faults.
 pub const FORM: &str = "write postgres://user@host:5432/database";
 
-/// The largest number of servers in one URL.
 const SERVERS_MAX: usize = 16;
 
 /// The servers of a URL, from which one is chosen per connection.
@@ -19,7 +18,8 @@ pub struct Servers {
     /// Whether the chosen server must accept writes, as the parameter `target_session_attrs` says. Without this parameter, true
     /// if the URL names several servers.
     pub must_write: bool,
-    /// Whether the URL names a file with CA certificates.
+    /// Whether the URL names a file with CA certificates. If so,
+    /// `sslmode=require` verifies the server's certificate, as in libpq.
     pub has_authorities: bool,
 }
 
@@ -205,7 +205,6 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
-/// Encodes text as the value of a URL's parameter.
 fn encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {

@@ -6,7 +6,6 @@ use toml_edit::{Array, DocumentMut, Item, Table};
 
 use super::schema::{Kind, ROOT};
 
-/// The text that is shown instead of a secret.
 const HIDDEN: &str = "***";
 
 /// Writes a tree of settings as TOML, with its keys sorted and [`HIDDEN`] in place of each value that may be secret.

@@ -92,7 +92,7 @@ const OF_JAVA: &[(&str, &str)] = &[
     ("interceptor.classes", "leave it out: it names a class of Java"),
 ];
 
-/// Properties that take one of a few words, and these words.
+/// Properties that take one of a few words, each with these words for the fault's text.
 const CHOICES: &[(&str, &[&str])] = &[
     ("broker.address.family", &["any", "v4", "v6"]),
     ("client.dns.lookup", &["use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"]),
@@ -162,7 +162,6 @@ pub(super) fn read(table: &ConfigNode<'_>) -> Read {
     (properties, files, contents)
 }
 
-/// Checks whether librdkafka accepts the value.
 fn check(name: &str, value: &str) -> Result<(), String> {
     if token::OURS.contains(&name) {
         return Ok(()); // Tidegate uses it, and doesn't pass it to librdkafka

@@ -143,7 +143,6 @@ fn source(node: &ConfigNode<'_>) -> Source {
     }
 }
 
-/// Reads `aggregate`, with its `by` and its `where`.
 fn aggregate(node: &ConfigNode<'_>) -> Option<Aggregate> {
     let words = ["sum", "count", "min", "max", "first", "last"];
     let at = node.at("aggregate");

@@ -9,7 +9,6 @@ use super::node::ConfigNode;
 use super::read::ANY_WAIT;
 use super::{Content, SchemaRegistry, Secret, SecretSource, defaults, names, row_filter};
 
-/// Reads `[schema_registry]`, if it is set.
 pub(super) fn schema_registry(table: &ConfigNode<'_>) -> Option<Arc<SchemaRegistry>> {
     if !table.is_table() {
         return None;
@@ -99,7 +98,6 @@ pub(super) fn decode(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry
     }
 }
 
-/// Reads `envelope`.
 fn envelope<'a>(node: &ConfigNode<'a>) -> Option<&'a str> {
     let words = ["none", "connect", "debezium"].map(|word| (word, word));
     let word = node.at("envelope").choice(&words);
@@ -222,7 +220,6 @@ fn rows(node: &ConfigNode<'_>) -> Vec<Vec<String>> {
     levels
 }
 
-/// Reads `key_format`, with its `key_schema_file`.
 fn key_format(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Option<KeyFormat> {
     const WORDS: [&str; 12] =
         ["auto", "json", "avro", "protobuf", "text", "bytes", "int16", "int32", "int64", "float32", "float64", "uuid"];

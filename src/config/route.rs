@@ -7,7 +7,6 @@ use super::names;
 
 /// While a name is read, private-use characters of Unicode stand for its placeholders. This is the first of them.
 const FIRST_MARK: u32 = 0xf_0000;
-/// The most placeholders in one name.
 const PLACEHOLDERS_MAX: usize = 8;
 
 /// Reads a table's name. If the name has placeholders, also returns the route, which says where the value of each

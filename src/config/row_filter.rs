@@ -5,7 +5,6 @@ use tidegate_rows::spec::{RowFilter, Test};
 use super::names;
 use super::node::ConfigNode;
 
-/// Returns the row filter at this key, if it is set.
 pub(super) fn read(node: &ConfigNode<'_>) -> Option<RowFilter> {
     if !node.is_table() {
         return None;

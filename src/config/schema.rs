@@ -1,6 +1,6 @@
 //! The keys that exist and their types. Files, environment and faults all use this one table.
 
-/// The type that the value of a configuration key must have.
+/// The type that the value of a configuration key must have. The keys in `Table` and `TextOr` are those that the table may have.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Text,
@@ -8,19 +8,14 @@ pub(super) enum Kind {
     Secret,
     Integer,
     Float,
-    /// `true` or `false`.
     Bool,
     /// Text such as `"8MiB"`.
     Size,
     /// Text such as `"500ms"`.
     Duration,
-    /// An array of text.
     List,
-    /// Text, a number or a boolean.
     Scalar,
-    /// A table with these keys.
     Table(&'static [Key]),
-    /// Text, or a table with these keys.
     TextOr(&'static [Key]),
     /// A table with keys of the user's choice. All values have the same kind.
     Named(&'static Kind),
@@ -30,7 +25,6 @@ pub(super) enum Kind {
     Settings,
 }
 
-/// A key and its type.
 #[derive(Debug)]
 pub(super) struct Key {
     pub(super) name: &'static str,
@@ -41,7 +35,6 @@ const fn key(name: &'static str, kind: Kind) -> Key {
     Key { name, kind }
 }
 
-/// The keys of the file's top level.
 pub(super) static ROOT: Kind = Kind::Table(&[
     key("instance", Kind::Text),
     key(
@@ -208,7 +201,6 @@ impl Kind {
         }
     }
 
-    /// Returns the kind of the key `name` in a table of this kind.
     pub(super) fn at(&self, name: &str) -> Option<Kind> {
         match self {
             Kind::Table(keys) | Kind::TextOr(keys) => keys.iter().find(|key| key.name == name).map(|key| key.kind),
@@ -224,7 +216,6 @@ impl Kind {
         matches!(self, Kind::Properties | Kind::Settings)
     }
 
-    /// Describes the kind for faults.
     pub(super) fn expected(&self) -> &'static str {
         match self {
             Kind::Text | Kind::Secret => "text",

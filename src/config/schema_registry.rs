@@ -5,25 +5,21 @@ use std::time::Duration;
 
 use super::{Content, Secret};
 
-/// A secret text, or the file that contains it.
+/// A secret text, or the file that contains it. The file is read again for each request, so that a rotated secret is picked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
-    /// The text itself, as the configuration or a variable contains it.
     Inline(Secret),
-    /// The file is read again for each request, so that a rotated secret is picked up.
     File(PathBuf),
 }
 
-/// `[schema_registry]`: a registry that speaks Confluent's REST interface.
+/// `[schema_registry]`: a registry that speaks Confluent's REST interface. `username` and `password` are for basic
+/// authentication, `token` is for bearer authentication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchemaRegistry {
     /// The base URL, without a slash at its end.
     pub url: String,
-    /// The user name for basic authentication.
     pub username: Option<String>,
-    /// `password` or `password_file`
     pub password: Option<SecretSource>,
-    /// `token` or `token_file`, for bearer authentication.
     pub token: Option<SecretSource>,
     /// `ca_file`: CA certificates (PEM) that verify the registry. `None`: the system trust store.
     pub ca_file: Option<PathBuf>,

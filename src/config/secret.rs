@@ -5,12 +5,10 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a secret text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// Returns the text itself, for code that must use it.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::{Secret, SecretSource};
 
-/// Properties that Tidegate handles instead of librdkafka.
+/// Properties that Tidegate itself uses, and doesn't pass to librdkafka.
 pub const OURS: &[&str] = &[
     METHOD,
     "sasl.oauthbearer.client.credentials.client.id",
@@ -24,21 +24,17 @@ pub const OURS: &[&str] = &[
     "https.ca.pem",
 ];
 
-/// The property that chooses the source of tokens.
 pub const METHOD: &str = "sasl.oauthbearer.method";
-/// The configuration key of the program that prints tokens.
 pub const COMMAND: &str = "kafka.token_command";
 
-/// The source of tokens.
+/// The source of tokens for SASL OAUTHBEARER. `extensions` are SASL extensions: names and values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenSource {
     /// A token endpoint, with OAuth 2's client credentials grant.
     Oidc(Box<Oidc>),
-    /// A program, with its arguments.
     Command {
-        /// The program and its arguments. At least the program is named.
+        /// The program, followed by its arguments; never empty.
         command: Vec<String>,
-        /// SASL extensions: names and values.
         extensions: Vec<(String, String)>,
     },
 }
@@ -50,11 +46,10 @@ pub struct Oidc {
     pub client_id: String,
     pub client_secret: SecretSource,
     pub scope: Option<String>,
-    /// SASL extensions: names and values.
     pub extensions: Vec<(String, String)>,
     /// A file with CA certificates (PEM) that verify the endpoint. `None`: the system trust store.
     pub ca_file: Option<String>,
-    /// CA certificates as PEM text, in place of a file.
+    /// CA certificates as PEM text. If set, `ca_file` is ignored.
     pub ca_pem: Option<String>,
 }
 

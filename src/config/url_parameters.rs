@@ -28,7 +28,6 @@ const KNOWN: &[&str] = &[
     "options",
     "target_session_attrs",
 ];
-/// Parameters that name files.
 const FILES: &[&str] = &["sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key"];
 const SSL_MODES: &[&str] = &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 

@@ -31,7 +31,6 @@ enum Source {
     Password { user: Secret, file: PathBuf },
 }
 
-/// Credentials that are given to a client.
 #[derive(Clone, Debug)]
 enum Credentials {
     Token(Token),
@@ -50,7 +49,6 @@ pub struct Keeper {
 
 #[derive(Default)]
 struct State {
-    /// The current credentials of the clients.
     current: Option<Credentials>,
     clients: Vec<Update>,
 }
@@ -61,7 +59,6 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// All keepers of the process.
 static KEEPERS: Mutex<Vec<Weak<Keeper>>> = Mutex::new(Vec::new());
 
 /// Returns the keeper for a pipeline's clients, and starts it if it isn't running. `None` if their credentials never change.

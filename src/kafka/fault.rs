@@ -16,51 +16,32 @@ pub struct Fault {
     text: String,
 }
 
-/// The cause of a fault.
+/// The cause of a failed connection or of a refused request. `words`
+/// says in full what each cause means, and `remedy` what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// The host's name has no address.
     HostNotFound,
-    /// Nothing listens at the port.
     Refused,
-    /// The host can't be reached, or doesn't answer.
     Unreachable,
-    /// Postgres listens at the port.
     Postgres,
-    /// A program other than Kafka listens at the port.
     NotKafka,
-    /// We speak plain text, and the listener speaks TLS.
     TlsListener,
-    /// We speak TLS, and the listener speaks plain text.
     PlainListener,
-    /// The broker's certificate isn't trusted; librdkafka's text doesn't say why.
+    /// The broker's certificate isn't trusted, and librdkafka's text doesn't say why.
     Certificate,
-    /// No known CA signed the broker's certificate, or the certificate isn't valid now.
     UnknownCa,
-    /// The broker's certificate is valid, but for another host name.
     WrongName,
-    /// The broker requires a client certificate, or doesn't trust the one that we sent.
     ClientCertificate,
-    /// The listener requires SASL, and we don't use it.
     SaslRequired,
-    /// The broker refuses our credentials: the user or the password, or a token.
     SaslDenied,
-    /// The listener doesn't offer our SASL mechanism.
     SaslMechanism,
-    /// We use SASL, and the listener doesn't support it.
     SaslNotOffered,
     TimedOut,
-    /// No broker coordinates the group.
     NoCoordinator,
-    /// The broker closed the connection.
     Closed,
-    /// The client has no right to read the group.
     GroupDenied,
-    /// The client has no right to read or describe the topic.
     TopicDenied,
-    /// The broker doesn't offer the group protocol `consumer`.
     NoConsumerProtocol,
-    /// Not all members of the group offer the assignor of our `group_protocol`.
     OtherProtocol,
     Other,
 }
@@ -182,28 +163,25 @@ impl Fault {
         Self { broker, cause: cause(text, state, tls, sasl), text: text.to_owned() }
     }
 
-    /// Returns the fault of a group that the client has no right to read.
     pub fn group_denied(group: &str) -> Self {
         Self { broker: None, cause: Cause::GroupDenied, text: format!("group `{group}`") }
     }
 
-    /// Returns the fault of a group whose members don't all offer our assignor.
     pub fn other_protocol(group: &str) -> Self {
         Self { broker: None, cause: Cause::OtherProtocol, text: format!("group `{group}`") }
     }
 
-    /// Returns the fault of a topic that may not be read or described.
     pub fn topic_denied(topic: &str) -> Self {
         Self { broker: None, cause: Cause::TopicDenied, text: format!("topic `{topic}`") }
     }
 
-    /// Returns the fault of a broker without the group protocol `consumer`.
     pub fn no_consumer_protocol(broker: &str) -> Self {
         let text = "it is older than Kafka 4.0, or has the protocol switched off".to_owned();
         Self { broker: Some(broker.to_owned()), cause: Cause::NoConsumerProtocol, text }
     }
 
-    /// Returns the fault of servers that don't answer. Used if no failed connection says why.
+    /// Returns the fault of brokers that don't answer, for the case that
+    /// no failed connection says why. `servers` are their addresses.
     pub fn silent(servers: &str) -> Self {
         Self { broker: Some(servers.to_owned()), cause: Cause::TimedOut, text: "requests time out".to_owned() }
     }
@@ -213,7 +191,6 @@ impl Fault {
         Self { broker: None, cause: Cause::Other, text: error.to_string() }
     }
 
-    /// Returns the fault of a group without a coordinator.
     pub fn no_coordinator() -> Self {
         Self { broker: None, cause: Cause::NoCoordinator, text: "the client keeps looking for it".to_owned() }
     }
@@ -223,7 +200,6 @@ impl Fault {
         (self.cause == Cause::TopicDenied).then(|| self.text.strip_prefix("topic `")?.strip_suffix('`')).flatten()
     }
 
-    /// Replaces the cause, for a caller that has found a more exact one.
     pub fn with_cause(self, cause: Cause) -> Self {
         Self { cause, ..self }
     }

@@ -42,14 +42,11 @@ const PROBE_EVERY: Duration = Duration::from_secs(4);
 /// Joins a consumer group.
 #[derive(Debug)]
 pub struct KafkaGroup {
-    /// Receives what the client learns about Kafka.
     pub health: Arc<KafkaHealth>,
     /// The consumer's number within the pipeline and this process, from 0.
     pub consumer: u32,
     pub settings: Settings,
-    /// The topics to read.
     pub topics: Topics,
-    /// How the group assigns partitions.
     pub protocol: GroupProtocol,
     /// The consumer's static membership; `None` for a member without a `group.instance.id`.
     pub membership: Option<Membership>,
@@ -122,7 +119,7 @@ pub struct KafkaClient {
 }
 
 impl KafkaClient {
-    /// Replaces the fetched partitions with this list.
+    /// Replaces all fetched partitions with those of this list, as an eager assignment requires.
     fn assign(&mut self, all: &[(TopicPartition, Offset)]) {
         for (source, _) in all {
             // The fetch starts again at the list's offsets, so records that were read and not taken will be delivered again.
@@ -383,7 +380,6 @@ fn push_headers(headers: Headers<'_>, arena: &mut Vec<u8>) {
     }
 }
 
-/// Classifies an error of librdkafka.
 fn sorted(error: KafkaError) -> ReadError {
     let kind = match &error {
         KafkaError::MessageConsumptionFatal(_) => ReadErrorKind::Fatal,

@@ -29,7 +29,6 @@ use crate::status::{Trouble, WaitCause, lock};
 #[derive(Debug)]
 pub struct KafkaHealth {
     pipeline: Arc<str>,
-    /// `kafka.bootstrap_servers`.
     servers: String,
     group: String,
     /// Whether failed connections are logged as warnings. A command logs them at level debug, because the command's own error
@@ -51,7 +50,6 @@ pub struct Outage {
 pub struct HealthStatistics {
     /// Addresses (`host:port`) of brokers with a connection that works.
     pub connected: Vec<String>,
-    /// Whether the group has a coordinator.
     pub has_coordinator: bool,
     /// Whether the consumer is a member of the group, and no rebalance is under way.
     pub is_settled: bool,
@@ -60,7 +58,6 @@ pub struct HealthStatistics {
 }
 
 impl KafkaHealth {
-    /// Makes the state for a pipeline of the daemon. Failed connections are logged as warnings.
     pub fn new(pipeline: Arc<str>, servers: &str, group: &str) -> Self {
         Self {
             pipeline,
@@ -87,7 +84,6 @@ impl KafkaHealth {
         lock(&self.state).asked_at.get_or_insert_with(Instant::now);
     }
 
-    /// Notes that Kafka answered a request.
     pub fn answered(&self) {
         let mut state = lock(&self.state);
         state.asked_at = None;
@@ -100,7 +96,7 @@ impl KafkaHealth {
         lock(&self.state).failed = Some(fault);
     }
 
-    /// Notes that Kafka denied a request.
+    /// Notes that Kafka denied a request of the observer. For requests of consumers, see [`KafkaHealth::denied`].
     pub fn request_denied(&self, fault: Fault) {
         let mut state = lock(&self.state);
         state.asked_at = None;
@@ -117,7 +113,6 @@ impl KafkaHealth {
         };
     }
 
-    /// Returns the topics in the pipeline's `topics` that don't exist, according to Kafka's answer.
     pub fn missing_topics(&self) -> Vec<String> {
         lock(&self.state).missing.as_ref().map(|(_, topics)| topics.clone()).unwrap_or_default()
     }
@@ -139,7 +134,8 @@ impl KafkaHealth {
         lock(&self.state).connection_failed(broker, fault);
     }
 
-    /// Stores the cause of a failed connection.
+    /// Stores a fault of a connection whose cause was found out by other
+    /// means than librdkafka's log. It replaces the broker's earlier fault.
     pub fn found(&self, fault: Fault) {
         lock(&self.state).connections.insert(fault.broker.clone().unwrap_or_default(), (Instant::now(), fault));
     }
@@ -152,7 +148,7 @@ impl KafkaHealth {
         lock(&self.state).consumer_protocol(broker, is_offered);
     }
 
-    /// Returns the fault of a broker that doesn't offer the group protocol, if there is one.
+    /// Returns the fault of a broker that doesn't offer the group protocol `consumer`; `None` if no such broker is known.
     pub fn no_consumer_protocol(&self) -> Option<Fault> {
         lock(&self.state).only_classic.first().map(|broker| Fault::no_consumer_protocol(broker))
     }
@@ -162,7 +158,8 @@ impl KafkaHealth {
         self.no_consumer_protocol().unwrap_or_else(|| Fault::no_consumer_protocol(&self.servers))
     }
 
-    /// Notes that Kafka denied a consumer a request.
+    /// Notes and logs that Kafka denied a request of this consumer. The denial counts until [`KafkaHealth::granted`] lifts it, or
+    /// until the consumer is a settled member of its group and hasn't been denied the same for 10 s.
     pub fn denied(&self, consumer: u32, fault: Fault) {
         self.once(&fault.to_string(), |repeated| {
             warn!(pipeline = &*self.pipeline, consumer, repeated, "{fault}; nothing is lost, retrying");
@@ -173,7 +170,6 @@ impl KafkaHealth {
         denied.push((fault, Instant::now()));
     }
 
-    /// Notes that a consumer has no right to use the group.
     pub fn group_denied(&self, consumer: u32) {
         self.denied(consumer, Fault::group_denied(&self.group));
     }
@@ -183,7 +179,8 @@ impl KafkaHealth {
         self.denied(consumer, Fault::other_protocol(&self.group));
     }
 
-    /// Notes that Kafka granted a consumer a request that needs the right to read the group and this topic.
+    /// Notes that Kafka granted this consumer a request that needs the rights to read
+    /// the group and the topic. Earlier denials of this group and this topic end.
     pub fn granted(&self, consumer: u32, topic: &str) {
         let mut state = lock(&self.state);
         let Some(consumer) = state.consumers.get_mut(&consumer) else { return };
@@ -193,12 +190,11 @@ impl KafkaHealth {
         }
     }
 
-    /// Stores a consumer's statistics.
     pub fn store_statistics(&self, consumer: u32, statistics: &HealthStatistics, now: Instant) {
         lock(&self.state).store_statistics(consumer, statistics, now);
     }
 
-    /// Notes that a consumer's client ended.
+    /// Notes that a consumer's client ended, so that its last statistics no longer count.
     pub fn left(&self, consumer: u32) {
         if let Some(consumer) = lock(&self.state).consumers.get_mut(&consumer) {
             consumer.no_coordinator = None;
@@ -207,7 +203,6 @@ impl KafkaHealth {
         }
     }
 
-    /// Returns the topics that Kafka denies a consumer.
     pub fn denied_topics(&self, consumer: u32) -> Vec<String> {
         let state = lock(&self.state);
         let denied = state.consumers.get(&consumer).map(|consumer| consumer.denied.iter());
@@ -225,7 +220,7 @@ impl KafkaHealth {
         lock(&self.state).newest().cloned()
     }
 
-    /// Returns the longest time by which a quota recently delayed an answer to a consumer.
+    /// Returns the longest time by which a broker's quota delayed an answer to any of the consumers, by their last statistics.
     pub fn throttled(&self) -> Duration {
         lock(&self.state).consumers.values().map(|consumer| consumer.throttled).max().unwrap_or_default()
     }
@@ -276,7 +271,8 @@ impl KafkaHealth {
         }
     }
 
-    /// Logs a warning of librdkafka.
+    /// Logs a warning of librdkafka, at most once per minute. `what` is the
+    /// facility of librdkafka's log line, or the text of its error code.
     pub fn warn(&self, consumer: Option<u32>, what: &str, message: &str) {
         self.once(message, |repeated| {
             warn!(target: "librdkafka", pipeline = &*self.pipeline, consumer, what, repeated, message);

@@ -103,12 +103,11 @@ fn digest(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-/// The static membership of one consumer.
+/// The static membership of one consumer. `id` is its `group.instance.id`,
+/// and `instance` the daemon's name, which is a part of `id`.
 #[derive(Clone, Debug)]
 pub struct Membership {
-    /// `group.instance.id`
     pub id: String,
-    /// The daemon's name, for messages.
     instance: Arc<str>,
     /// Whether the member can leave the group. Under KIP-848 it can't, because librdkafka ends the membership of a
     /// named member only temporarily.
@@ -116,13 +115,14 @@ pub struct Membership {
     /// Cancelled when the pipeline is told to end. `None` if `instance` isn't set, because only `instance` promises that
     /// the daemon comes back.
     comes_back: Option<CancellationToken>,
-    /// Whether the consumer has its name. When a consumer replaces its client, the new client shares this value with the old one.
+    /// Shared by all clients that the consumer has one after the other.
     name: Arc<Mutex<Name>>,
-    /// The text about the loss of the name, made once per client: a client may report its fatal error more than once.
+    /// The text about the loss of the name. It is made once per client,
+    /// because a client may report its fatal error more than once.
     told: Arc<OnceLock<String>>,
 }
 
-/// Whether a consumer has its name.
+/// Whether a consumer has its name, and how it lost the name before.
 #[derive(Debug, Default)]
 struct Name {
     /// When the consumer lost the name to another member; `None` while the consumer has the name.

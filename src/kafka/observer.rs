@@ -36,7 +36,6 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest wait for librdkafka to log which requests a broker supports.
 const LIST_PATIENCE: Duration = Duration::from_secs(2);
-/// The longest time of one poll within [`LIST_PATIENCE`].
 const LIST_POLL: Duration = Duration::from_millis(10);
 
 /// The most partitions in one request for offsets. librdkafka searches two lists for each partition of an answer, so that
@@ -54,17 +53,15 @@ const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
 #[error("{0}")]
 pub struct Unanswered(String);
 
-/// The result of a request.
 pub type Answer<T> = Result<T, Unanswered>;
 
-/// Makes requests to Kafka.
+/// Makes requests to Kafka, and notes in `health` whether Kafka answers.
 pub struct Observer {
     health: Arc<KafkaHealth>,
     client: Arc<BaseConsumer<Notes>>,
     /// The admin client, which has its own connections. It is created only when it is needed, because a client that ends during
     /// its login logs a warning.
     admin: OnceLock<Arc<AdminClient<DefaultClientContext>>>,
-    /// The settings for the clients that are created only when they are needed, such as the admin client.
     settings: Settings,
 }
 
@@ -81,7 +78,6 @@ pub struct SharedObserver(Arc<Observer>);
 /// Why [`SharedObserver::ask`] returns no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError<E> {
-    /// The request returned this error.
     #[error("{0}")]
     Answer(E),
     #[error("a bug of Tidegate, please report it: {0}")]
@@ -89,7 +85,7 @@ pub enum AskError<E> {
 }
 
 impl SharedObserver {
-    /// Makes an observer with these settings.
+    /// Creates an observer, and with it a client of librdkafka.
     ///
     /// # Errors
     /// If librdkafka refuses a setting.
@@ -97,7 +93,6 @@ impl SharedObserver {
         Observer::new(config, health).map(|observer| Self(Arc::new(observer)))
     }
 
-    /// Returns the health, in which the observer notes whether Kafka answers its requests.
     pub fn health(&self) -> &KafkaHealth {
         &self.0.health
     }
@@ -142,7 +137,7 @@ pub fn missing_topics(wanted: &Topics, found: &BTreeMap<String, i32>) -> Vec<Str
 }
 
 impl Observer {
-    /// Creates a client with these settings. The client notes in `health` whether Kafka answers.
+    /// Creates a client with these settings.
     ///
     /// # Errors
     /// If librdkafka refuses a setting.
@@ -194,10 +189,6 @@ impl Observer {
         }
     }
 
-    /// Returns the cluster's id.
-    ///
-    /// # Errors
-    /// If Kafka doesn't answer.
     pub fn cluster_id(&self) -> Answer<String> {
         let unknown = || KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
         self.ask_until_answered("", || self.client.client().fetch_cluster_id(METADATA_PATIENCE).ok_or_else(unknown))
@@ -261,7 +252,6 @@ impl Observer {
         Unanswered(fault.to_string())
     }
 
-    /// Notes that the client has no right to describe a topic.
     fn denied(&self, topic: &str) -> Unanswered {
         let fault = Fault::topic_denied(topic);
         let text = fault.to_string();
@@ -339,7 +329,8 @@ impl Observer {
         self.at(sources, mark)
     }
 
-    /// Returns the offset at which a new pipeline begins to read each partition.
+    /// Returns the offset at which a new pipeline begins to read each
+    /// partition. Committed offsets below a log's start are raised to it.
     ///
     /// # Errors
     /// The error of Kafka, or that a partition has no leader.

@@ -19,16 +19,14 @@ use super::health::KafkaHealth;
 use super::rebalance::Notes;
 use super::settings::Settings;
 
-/// If Kafka sends nothing for this long, reading is given up. [`Reader::with_silence_limit`] sets another limit.
+/// The time without a word from Kafka after which reading is given up. [`Reader::with_silence_limit`] sets another one.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// The longest wait for one record. After each wait, the time since Kafka last sent something is checked.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Reads ranges of logs.
 pub struct Reader {
     health: Arc<KafkaHealth>,
     consumer: Arc<BaseConsumer<Notes>>,
-    /// If Kafka sends nothing for this long, reading is given up.
     silence_max: Duration,
     /// The keeper of the client's credentials. The reader holds it, because a keeper ends when nobody holds it.
     _credentials: Option<Arc<Keeper>>,

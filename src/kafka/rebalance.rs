@@ -74,19 +74,17 @@ struct Partition {
 #[derive(Debug)]
 pub struct Notes {
     health: Arc<KafkaHealth>,
-    /// The number of the consumer that this client belongs to, if it belongs to one.
+    /// The number of the consumer that this client belongs to; `None` for a client that joins no group.
     consumer: Option<u32>,
     events: Mutex<Vec<GroupEvent>>,
-    /// Whether `events` may have an event.
+    /// Whether `events` may have an event, so that [`Notes::take`] nearly always needs no lock.
     noted: AtomicBool,
     closing: AtomicBool,
-    /// The last answer for [`Notes::take_read`].
+    /// How far each log was read by librdkafka's last statistics, for the next [`Notes::take_read`].
     read: Mutex<Vec<(TopicPartition, Offset)>>,
 }
 
 impl Notes {
-    /// Makes an empty context for a client of a pipeline. `consumer` is the number of the consumer that the client belongs to;
-    /// `None` for a client that joins no group.
     pub fn new(health: Arc<KafkaHealth>, consumer: Option<u32>) -> Self {
         Self {
             health,
@@ -98,26 +96,22 @@ impl Notes {
         }
     }
 
-    /// Returns the health that this client reports to.
     pub fn health(&self) -> &KafkaHealth {
         &self.health
     }
 
-    /// Notes that Kafka denied this client the group.
     pub fn group_denied(&self) {
         if let Some(consumer) = self.consumer {
             self.health.group_denied(consumer);
         }
     }
 
-    /// Notes that Kafka denied this client a topic.
     pub fn topic_denied(&self, topic: &str) {
         if let Some(consumer) = self.consumer {
             self.health.denied(consumer, Fault::topic_denied(topic));
         }
     }
 
-    /// Returns the topics that Kafka denies this client.
     pub fn denied_topics(&self) -> Vec<String> {
         self.consumer.map(|consumer| self.health.denied_topics(consumer)).unwrap_or_default()
     }

@@ -90,7 +90,6 @@ pub fn refused(settings: &Settings, error: &KafkaError) -> String {
     }
 }
 
-/// Returns the settings of one consumer of a pipeline.
 pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Settings {
     let mut config = client(kafka, pipeline);
     for (name, value) in [
@@ -137,7 +136,7 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Sett
 
 /// The assignor of `group_protocol = "eager"`.
 pub const EAGER: &str = "range";
-/// The assignors that other clients offer.
+/// The assignors that other clients offer, as a part of messages.
 pub const OFFERED: &str = "Java clients offer `range` and `cooperative-sticky` by default since Kafka 3.0, clients on librdkafka `range` and `roundrobin`, and `partition.assignment.strategy` changes that";
 
 /// Returns the assignor that our members of a classic group offer. Kafka refuses our members unless all other members offer it
@@ -297,7 +296,6 @@ mod tests {
         assert_eq!(fetch("1ms", asked), (some("5000"), some("1"), 0));
     }
 
-    /// Returns `ssl.ca.location` for these properties and these variables.
     fn authorities(properties: &[(&str, &str)], variables: &[(&str, &str)]) -> Option<String> {
         let mut config = ClientConfig::new();
         for (name, value) in properties {

@@ -19,14 +19,13 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The largest answer of an endpoint that is read, in bytes.
 const ANSWER_MAX: u64 = 1 << 20;
 
-/// A token, in librdkafka's form.
+/// A token, in librdkafka's form. `extensions` are SASL extensions: names and values.
 #[derive(Clone, Debug)]
 pub struct Token {
     pub value: Secret,
     pub principal: String,
     /// When the token expires, in milliseconds since 1970.
     pub expires_at_ms: i64,
-    /// SASL extensions: names and values.
     pub extensions: Vec<(String, String)>,
 }
 

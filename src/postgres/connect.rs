@@ -56,10 +56,9 @@ pub struct Connector {
     learned: Arc<Learned>,
 }
 
-/// Findings of earlier connections.
 #[derive(Debug, Default)]
 struct Learned {
-    /// The index of the server that was used last, in the order of the URL.
+    /// The index, in the order of the URL, of the server that was used last. The next connection tries this server first.
     server: AtomicUsize,
     /// Whether the URL requires a server that accepts writes.
     must_write: AtomicBool,
@@ -70,7 +69,6 @@ struct Learned {
     password: Mutex<Option<(Secret, Instant)>>,
 }
 
-/// A server that can't be used.
 struct Refused {
     server: String,
     cause: Cause,
@@ -88,7 +86,6 @@ impl Connector {
         Self { config, application_name, pipeline, learned: Arc::default() }
     }
 
-    /// Returns the `application_name` of every connection.
     pub fn application_name(&self) -> &str {
         &self.application_name
     }
@@ -98,7 +95,6 @@ impl Connector {
         &self.pipeline
     }
 
-    /// Returns the longest wait for an answer of Postgres.
     pub fn write_deadline(&self) -> Duration {
         self.config.write_timeout
     }

@@ -16,9 +16,7 @@ use super::connect::{Connector, within};
 use crate::config::{DeadLetterRetention, Pipeline};
 use crate::metrics;
 
-/// The time between two counts.
 const COUNT_EVERY: Duration = Duration::from_secs(30);
-/// The time between two cleanups.
 const EVERY: Duration = Duration::from_secs(60);
 /// The most dead letters that one transaction deletes. This keeps each transaction short, however much there is to
 /// delete.
@@ -47,7 +45,7 @@ pub fn replay_key(pipeline: &str, replay: &str) -> String {
     format!("{pipeline}{REPLAY}{replay}")
 }
 
-/// Returns whether a key belongs to a replay, and isn't a pipeline's name.
+/// Returns whether a key is that of a replay, and not a pipeline's name.
 pub fn is_replay(key: &str) -> bool {
     pipeline_of(key) != key
 }

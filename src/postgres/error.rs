@@ -7,7 +7,6 @@ use tidegate_protocol::store::{Cause, PostgresError};
 
 use super::remedy;
 
-/// Converts an error of sqlx.
 pub fn cause(error: sqlx::Error) -> Cause {
     match error {
         sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {

@@ -92,12 +92,11 @@ async fn remove_expired(connector: &Connector, config: &Pipeline, logged: &mut R
     Ok(())
 }
 
-/// The changes that a pipeline would make to the partitions of its table now.
+/// The changes that a pipeline would make to the partitions of its table now, for `check`. `create` and `remove` have the SQL
+/// that creates and removes partitions. Each entry is for one partition, and may have several statements.
 #[derive(Debug)]
 pub struct Due {
-    /// The SQL that creates partitions. Each entry is for one partition, and may have several statements.
     pub create: Vec<String>,
-    /// The SQL that removes partitions. Each entry is for one partition, and may have several statements.
     pub remove: Vec<String>,
     /// Whether the pipeline can run without creating a partition: an existing partition accepts rows with the current time, and
     /// the DEFAULT partition exists if it is configured.
@@ -128,12 +127,11 @@ pub async fn look(connection: &mut PgConnection, config: &Pipeline, by: &Partiti
     Ok(Due { create, remove, has_place, current_is_taken, taken })
 }
 
-/// A right that the role needs to create and remove partitions, and lacks.
+/// A right that the role needs to create and remove partitions, and lacks. `what` says which action the role may not perform, and
+/// `statement` is the SQL that gives it the right.
 #[derive(Debug)]
 pub struct Lack {
-    /// The action that the role may not perform.
     pub what: String,
-    /// The statement that gives the role the right.
     pub statement: String,
 }
 

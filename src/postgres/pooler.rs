@@ -14,12 +14,10 @@ use tokio::time::timeout;
 /// without free sessions keeps that connection waiting.
 const SECOND_DEADLINE: Duration = Duration::from_secs(1);
 
-/// How a pooler assigns sessions.
+/// How a pooler assigns sessions: each connection has its own session, or each transaction may run in another session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pooling {
-    /// Each connection has its own session.
     Session,
-    /// Each transaction may run in another session.
     Transaction,
 }
 
@@ -50,7 +48,6 @@ async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     connection.fetch_one("SELECT pg_backend_pid()").await?.try_get(0)
 }
 
-/// Returns what to tell the user about an unusable pooler.
 pub(super) fn words() -> String {
     "a pooler gives each transaction another session (pgbouncer: pool_mode = transaction or statement), and Tidegate needs one \
      of its own: connect to the server without the pooler, or set pool_mode = session for this user or database"

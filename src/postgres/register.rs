@@ -22,10 +22,8 @@ pub struct Registration {
     pub topics: BTreeMap<String, i32>,
 }
 
-/// Why a registration failed.
 #[derive(Debug)]
 pub enum RegisterError {
-    /// Postgres returned an error.
     Database(sqlx::Error),
     /// The configuration contradicts a registration. Either this pipeline is registered with another cluster, group or table. Or
     /// another pipeline already feeds this pipeline's table from one of its topics. The text says which, and what to do.

@@ -51,10 +51,6 @@ pub(crate) async fn rename(connection: &mut PgConnection, from: &str, to: &str) 
     Ok(())
 }
 
-/// Returns which of `names` belong to an existing relation.
-///
-/// # Errors
-/// The error of the statement.
 pub(crate) async fn existing(
     connection: &mut PgConnection,
     names: &[TableName],

@@ -33,10 +33,8 @@ fn migrator() -> Migrator {
     migrator
 }
 
-/// Why our tables could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
-    /// Postgres is down or refuses a statement.
     #[error("can't bring the tables of schema `tidegate` up to date: {cause}{}", remedy(.cause, .pending))]
     Postgres {
         #[source]
@@ -44,7 +42,6 @@ pub enum MigrationError {
         /// The names of the missing migrations; empty if the error occurred before they were known or after they were applied.
         pending: Vec<String>,
     },
-    /// The tables are not those of this version.
     #[error("the tables of schema `tidegate` are not those of this version: {0}")]
     Mismatch(#[source] MigrateError),
     /// The migrations are applied, but something that they created is missing, disabled or hidden. The text names it, with
@@ -297,7 +294,6 @@ async fn pending_tables(connection: &mut PgConnection) -> Result<Option<String>,
     Ok(Some(script))
 }
 
-/// Returns whether schema `tidegate` exists.
 async fn exists(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query("SELECT to_regnamespace('tidegate') IS NOT NULL").fetch_one(connection).await?.try_get(0)
 }
@@ -314,10 +310,6 @@ pub fn grants(role: &str) -> String {
     )
 }
 
-/// Migrates on a separate connection, which is closed afterwards.
-///
-/// # Errors
-/// As [`migrate`].
 pub async fn migrate_and_close(mut connection: PgConnection) -> Result<(), MigrationError> {
     migrate(&mut connection).await?;
     Ok(connection.close().await?)

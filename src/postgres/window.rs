@@ -18,22 +18,19 @@ use crate::plan::{Planned, PlannedTable};
 /// The size of the pieces of COPY data: large enough that system calls cost little, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
 
-/// The staging tables of a connection. Each has the number of the table whose rows it stages; 0 if there is only one
-/// table.
+/// The staging tables of a connection. Each has the number of the table whose rows it stages; 0 if there is only one table. They
+/// were created for the plan with this `version`. `new` and `filled` are about the current transaction: the staging tables that
+/// it created, which a rollback removes, and those that contain its rows. `written` has the tables that it wrote, and is used
+/// only if records name their table. `last` is the table that was written last.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
-    /// The version of the plan for which the staging tables were created.
     version: u64,
     /// The existing staging tables, by number. The value has the oids of the target's defaults and generation expressions at
     /// the time when the staging table was created. It is empty if the staging table uses none of them.
     there: BTreeMap<u16, Vec<i64>>,
-    /// The staging tables that the current transaction created.
     new: BTreeSet<u16>,
-    /// The staging tables that contain rows of the current transaction.
     filled: BTreeSet<u16>,
-    /// The number of the table that was written last.
     last: u16,
-    /// The numbers of the tables that the current transaction wrote. Used only if records name their table.
     written: BTreeSet<u16>,
 }
 
@@ -67,7 +64,6 @@ impl Stages {
     }
 }
 
-/// The result of copying a window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Copied {
     /// The number of rows in the window; in mode `insert_new`, the number of rows that were inserted.
@@ -111,7 +107,8 @@ pub(super) async fn copy(
     Ok(Copied { rows: if merge.skips { merged } else { copied }, unmatched })
 }
 
-/// Merges what was staged. Returns how many rows the merge inserted or updated, and how many deletes found no row.
+/// Merges the rows of the staging table into the target. Returns how many
+/// rows the merge inserted or updated, and how many deletes found no row.
 async fn merge_staged(
     connection: &mut PgConnection,
     deletes: Option<&Deletes>,
@@ -126,7 +123,6 @@ async fn merge_staged(
     Ok((connection.execute(merge).await?.rows_affected(), unmatched))
 }
 
-/// Returns the table that was written last, and its number.
 fn last_written<'p>(live: &Live, planned: &'p Planned) -> (u16, &'p PlannedTable) {
     planned.routes.get(usize::from(live.stages.last)).map_or((0, &planned.table), |table| (live.stages.last, table))
 }
@@ -246,11 +242,9 @@ async fn by_table(
     Ok(written)
 }
 
-/// Rows that leave out the same columns.
+/// Rows of one shape: they leave out the columns in `mask`. `tombstones` is set if all of them are deletes.
 struct Group<'a> {
-    /// The columns that the rows leave out, as a mask.
     mask: &'a [u8],
-    /// Whether all of the rows are deletes.
     tombstones: bool,
     rows: Vec<Placed<'a>>,
 }

@@ -2,7 +2,6 @@
 
 use super::{faults, parse};
 
-/// Checks that the base configuration with `more` has exactly one fault, with this text.
 #[track_caller]
 fn fault_of(more: &str, expected: &str) {
     assert_eq!(faults(more), [expected], "{more}");

@@ -53,7 +53,6 @@ const READ_WHEN_USED: &[Case] = &[
 /// `ssl.engine.location` is a library, which a process loads once.
 const OTHER_LOCATIONS: &[&str] = &["https.ca.location", "ssl.engine.location"];
 
-/// Returns the configuration of a case.
 fn toml(lines: &str, file: &str) -> String {
     let lines = lines.replace("REGISTRY ", REGISTRY).replace("FILE'", &format!("{file}'"));
     let url = "url = \"postgres://tidegate@127.0.0.1:5432/telemetry\"";
@@ -66,7 +65,7 @@ fn toml(lines: &str, file: &str) -> String {
     format!("{BASE}{lines}\n")
 }
 
-/// Returns whether a reload finds a difference after the content of the case's file was replaced.
+/// Returns whether a reload finds a difference after the file's content was replaced.
 fn notices(&(key, lines, [before, after]): &Case) -> bool {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("content");

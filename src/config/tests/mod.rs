@@ -10,7 +10,6 @@ mod values;
 
 use super::{Config, Faults};
 
-/// A configuration with only the required keys. [`with`] adds to it.
 const BASE: &str = r#"
 [kafka]
 bootstrap_servers = "127.0.0.1:9092"
@@ -21,7 +20,6 @@ topics = ["telemetry"]
 table.name = "rides"
 "#;
 
-/// Returns the base configuration followed by `more`, which may contain further keys of the pipeline, and further tables.
 fn with(more: &str) -> String {
     format!("{BASE}{more}\n")
 }
@@ -30,7 +28,7 @@ fn parse(toml: &str) -> Result<Config, Faults> {
     Config::parse("tidegate.toml", toml)
 }
 
-/// Returns the texts of the faults of the base configuration with `more`. Line numbers are counted from the first line of `more`.
+/// Returns the texts of the faults of [`BASE`] with `more`. Line numbers are counted from the first line of `more`.
 fn faults(more: &str) -> Vec<String> {
     let lines_before = BASE.matches('\n').count();
     let Err(faults) = parse(&with(more)) else { return Vec::new() };
@@ -44,7 +42,7 @@ fn faults(more: &str) -> Vec<String> {
     faults.iter().map(|fault| relative(fault.to_string())).collect()
 }
 
-/// Reads texts as files, each of which overrides the ones before it, and then the variables, which override all files.
+/// Reads the texts as files, in this order, and then the variables, which override all files.
 fn load(files: &[&str], env: &[(&str, &str)]) -> Result<Config, Faults> {
     let folder = tempfile::tempdir().expect("a folder");
     let paths: Vec<_> = files
@@ -59,7 +57,7 @@ fn load(files: &[&str], env: &[(&str, &str)]) -> Result<Config, Faults> {
     Config::load(&paths, env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
 }
 
-/// Returns the faults of several layers, without the folder in file names.
+/// Returns the faults as texts, without the folder in file names.
 fn load_faults(files: &[&str], env: &[(&str, &str)]) -> Vec<String> {
     let Err(faults) = load(files, env) else { return Vec::new() };
     let cut = |text: String| match text.find(".toml") {

@@ -8,7 +8,6 @@ use crate::config::schema::{Kind, ROOT};
 
 const REFERENCE: &str = include_str!("../../../config/tidegate.toml");
 
-/// Returns the reference file with all commented-out keys enabled.
 fn switched_on() -> String {
     let on = |line: &str| {
         let key = line

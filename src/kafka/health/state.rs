@@ -31,9 +31,9 @@ pub(super) struct State {
     /// The topics in the pipeline's `topics` that don't exist, according to Kafka's answers, and since when at least one has
     /// been missing.
     pub(super) missing: Option<(Instant, Vec<String>)>,
-    /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use this protocol.
+    /// The brokers that don't offer the group protocol `consumer`. Stays empty,
+    /// as does `offers_consumer`, if the pipeline doesn't use this protocol.
     pub(super) only_classic: BTreeSet<String>,
-    /// The brokers that offer the group protocol `consumer`.
     pub(super) offers_consumer: BTreeSet<String>,
     pub(super) outage: Option<Outage>,
     /// When a connection last failed for another cause than [`Cause::Closed`], or an outage was last seen.
@@ -73,8 +73,6 @@ impl State {
         }
     }
 
-    /// Notes whether a broker offers the group protocol `consumer`; see
-    /// [`KafkaHealth::consumer_protocol`](super::KafkaHealth::consumer_protocol).
     pub(super) fn consumer_protocol(&mut self, broker: String, is_offered: Option<bool>) {
         match is_offered {
             Some(true) => {
@@ -89,7 +87,6 @@ impl State {
         }
     }
 
-    /// Stores a consumer's statistics.
     pub(super) fn store_statistics(&mut self, consumer: u32, statistics: &HealthStatistics, now: Instant) {
         self.connections.retain(|broker, _| !statistics.connected.contains(broker));
         let consumer = self.consumers.entry(consumer).or_default();
@@ -104,7 +101,6 @@ impl State {
         consumer.throttled = statistics.throttled;
     }
 
-    /// Returns the newest fault of any broker's connection.
     pub(super) fn newest(&self) -> Option<&Fault> {
         self.connections.values().max_by_key(|(at, _)| *at).map(|(_, fault)| fault)
     }

@@ -16,12 +16,11 @@ use crate::kafka::settings;
 /// meanwhile.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// The result of [`Observer::ranges_without_records`].
+/// The result of [`Observer::ranges_without_records`]: the partitions
+/// whose range was read, and those of them whose range contains no record.
 #[derive(Debug, Default)]
 pub struct RangesRead {
-    /// The partitions whose range was read.
     pub read: Vec<TopicPartition>,
-    /// The partitions in `read` whose range contains no record.
     pub empty: Vec<TopicPartition>,
 }
 

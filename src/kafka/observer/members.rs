@@ -22,7 +22,6 @@ const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 pub struct Group {
     /// The group's state: `Stable`, `Empty` and so on.
     pub state: String,
-    /// The number of consumers that are members now.
     pub members: usize,
     /// Whether all members have our `client.id`, as all consumers of daemons with this configuration have.
     pub is_ours: bool,

@@ -30,17 +30,15 @@ pub enum Purpose {
     Rows,
 }
 
-/// A partition that doesn't exist.
+/// A partition that doesn't exist, with the SQL that creates it.
 pub(super) struct Missing {
     name: TableName,
     /// The partition's range; `None` for the DEFAULT partition.
     bounds: Option<Bounds>,
-    /// The statements that create it.
     pub(super) sql: String,
 }
 
 impl Missing {
-    /// Returns whether this partition has these bounds.
     pub(super) fn is_of(&self, bounds: &Bounds) -> bool {
         self.bounds.as_ref() == Some(bounds)
     }
@@ -95,7 +93,6 @@ pub async fn create(
     refused.judge(connection, config, by, wanted, purpose, logged).await
 }
 
-/// A partition that Postgres refuses.
 struct Refused {
     missing: Missing,
     /// Whether the reason of the refusal concerns this partition alone. Such a refusal has already been logged.
@@ -164,7 +161,6 @@ impl AllRefused {
     }
 }
 
-/// Returns whether the DEFAULT partition is configured and doesn't exist.
 pub(super) fn lacks_default(by: &PartitionBy, existing: &[(TableName, bool)]) -> bool {
     by.default && !existing.iter().any(|(_, is_default)| *is_default)
 }
