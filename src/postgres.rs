@@ -57,7 +57,7 @@ const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
 
 pub type Statement<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-/// The store of one writer.
+/// The store of one writer, which copies the rows of its batches into the pipeline's table and advances the ledger.
 #[derive(Debug)]
 pub struct PgStore {
     pipeline: Arc<str>,
@@ -66,17 +66,17 @@ pub struct PgStore {
     /// The connection. `None` if no connection is open, or while a step uses the connection.
     live: Option<Live>,
     metrics: WriterMetrics,
-    /// The time that the open transaction has spent in copying and merging rows.
+    /// The time that the open transaction has spent in copying and merging rows, for the metrics.
     copy_time: Duration,
-    /// The number of deletes of the open transaction whose key was neither in the table nor in the batch.
+    /// The number of deletes of the open transaction for which neither the table nor the rows merged with them had a row.
     unmatched: u64,
     /// The table's partitions that the rows of the current transaction (the window of the batch) need, and that possibly don't
     /// exist.
     missing: Vec<Bounds>,
-    /// The indexes of the window's rows that the last COPY contained; empty if it contained all.
+    /// The indexes of the window's rows that the last COPY contained; empty if it sent the whole window as it is.
     placed: Vec<u32>,
-    /// The partitions that were created since the last commit, or whose creation failed. If a row needs one of them and
-    /// still finds no partition, the row itself is at fault. For a table with a DEFAULT partition, the set keeps all
+    /// The partitions that were tried to be created since the last commit, with or without success. If a row needs one of them
+    /// and still finds no partition, the row itself is at fault. For a table with a DEFAULT partition, the set keeps all
     /// partitions since the start, so that none is requested again.
     tried: BTreeSet<Bounds>,
     /// Limits how often the same refusal to create a partition is logged.

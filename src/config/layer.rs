@@ -44,7 +44,7 @@ impl Places {
     }
 }
 
-/// What one file or the environment sets, and where.
+/// The keys that one file or the environment sets, with their values and places.
 #[derive(Clone, Default)]
 pub(super) struct Layer {
     values: Map<String, Value>,

@@ -3,7 +3,7 @@
 use tidegate_rows::catalog::{LONGEST_NAME, TableName};
 use tidegate_rows::copy::types::{self, TypeText};
 
-/// Type names that people write but that Postgres' catalog doesn't have.
+/// Type names that people write but that Postgres' catalog doesn't have, each with the catalog's name.
 const TYPE_ALIASES: &[(&str, &str)] = &[("double", "float8"), ("string", "text")];
 
 /// Accepts any text that isn't empty.

@@ -73,7 +73,7 @@ impl<'a> ConfigNode<'a> {
         }
     }
 
-    /// Notes a fault if the key isn't set. `remedy` is the end of its text.
+    /// Notes a fault if the key isn't set. The fault's text ends with `remedy`.
     pub(super) fn require(&self, remedy: &str) {
         if !self.is_set() {
             self.fault(format!("missing; {remedy}"));

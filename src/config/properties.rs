@@ -92,7 +92,7 @@ const OF_JAVA: &[(&str, &str)] = &[
     ("interceptor.classes", "leave it out: it names a class of Java"),
 ];
 
-/// Properties that take one of a few words, each with these words for the fault's text.
+/// Properties that take one of a few words, each with its words. A fault about another word lists them.
 const CHOICES: &[(&str, &[&str])] = &[
     ("broker.address.family", &["any", "v4", "v6"]),
     ("client.dns.lookup", &["use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"]),

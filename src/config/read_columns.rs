@@ -189,7 +189,7 @@ fn field(path: &str, node: &ConfigNode<'_>) -> Source {
     }))
 }
 
-/// Notes settings that contradict each other.
+/// Notes a fault for each setting of a column that contradicts the column's type, its source or another setting.
 fn check(column: &Column, node: &ConfigNode<'_>) {
     let base = column.type_name.as_deref().map(|name| name.split('(').next().unwrap_or(name));
     let is_record = matches!(column.source, Source::Field(_) | Source::Header(_) | Source::Envelope(_));

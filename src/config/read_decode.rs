@@ -59,7 +59,7 @@ pub(super) fn schema_registry(table: &ConfigNode<'_>) -> Option<Arc<SchemaRegist
     }))
 }
 
-/// The keys of `decode` that belong to certain formats only.
+/// The keys of `decode` that belong to certain formats only, each with these formats.
 const OF_FORMAT: &[(&str, &[&str])] = &[
     ("envelope", &["json", "avro", "protobuf"]),
     ("rows", &["json", "ndjson", "avro", "protobuf"]),

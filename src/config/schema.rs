@@ -1,6 +1,7 @@
 //! The keys that exist and their types. Files, environment and faults all use this one table.
 
-/// The type that the value of a configuration key must have. The keys in `Table` and `TextOr` are those that the table may have.
+/// The type that the value of a configuration key must have. `Table` and `TextOr` contain the keys that the table may have; the
+/// value of `TextOr` may also be text.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Text,

@@ -19,7 +19,7 @@ use crate::status::lock;
 
 /// The time between two checks of a password's file.
 const PASSWORD_LOOK: Duration = Duration::from_secs(1);
-/// The first and the longest wait after a failed attempt to get a token.
+/// The first and the longest wait after a failed attempt to get a token. The wait doubles with each failure.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// The longest time until a keeper's thread notices that the [`Keeper`] was dropped.
 const NAP: Duration = Duration::from_secs(2);
@@ -128,7 +128,7 @@ impl Keeper {
     }
 }
 
-/// Runs on the keeper's thread until the keeper is dropped.
+/// Renews the credentials until the keeper is dropped. Runs on the keeper's own thread.
 fn keep(keeper: &Weak<Keeper>) {
     let mut failures = 0;
     loop {

@@ -39,7 +39,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// reliably: librdkafka doesn't report a denied heartbeat, and reports a denied fetch only once.
 const PROBE_EVERY: Duration = Duration::from_secs(4);
 
-/// Joins a consumer group.
+/// Makes the clients of one consumer, one after the other. Each of them joins the pipeline's consumer group.
 #[derive(Debug)]
 pub struct KafkaGroup {
     pub health: Arc<KafkaHealth>,
@@ -97,7 +97,7 @@ impl Group for KafkaGroup {
     }
 }
 
-/// A member of the group.
+/// One membership in the consumer group, with a librdkafka client of its own.
 pub struct KafkaClient {
     // The queue holds a reference to the consumer. It is declared first, so that it is dropped first.
     queue: BatchQueue<Notes>,
@@ -110,9 +110,11 @@ pub struct KafkaClient {
     /// For each fetched partition, whether librdkafka has reported statistics since the fetch began. The first report
     /// is ignored, because it may describe the time before the fetch.
     fetching: HashMap<TopicPartition, bool>,
-    /// The last position that Kafka was told to commit, for partitions that are fetched.
+    /// For each fetched partition, the position that was last committed
+    /// to Kafka. [`KafkaClient::probe`] commits these positions again.
     told: BTreeMap<TopicPartition, Offset>,
-    /// The partition whose turn it was at the last [`KafkaClient::probe`].
+    /// The partition whose commit the last [`KafkaClient::probe`]
+    /// repeated. The next probe takes the partition after it in `told`.
     probed: Option<TopicPartition>,
     probe_at: Instant,
     number: u32,

@@ -25,7 +25,8 @@ use super::fault::{Cause, Fault};
 use crate::repeats::Repeats;
 use crate::status::{Trouble, WaitCause, lock};
 
-/// The state of Kafka as a pipeline's clients see it.
+/// Collects what the Kafka clients of one pipeline, or of a command, see of the
+/// brokers. [`KafkaHealth::look`] decides from this whether Kafka serves the pipeline.
 #[derive(Debug)]
 pub struct KafkaHealth {
     pipeline: Arc<str>,

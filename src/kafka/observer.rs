@@ -437,7 +437,7 @@ impl Observer {
         Ok(found)
     }
 
-    /// Returns the offsets in the list, by partition. Leaves out partitions that have none.
+    /// Returns the offsets in the list, by partition. Leaves out partitions that have none. Fails if Kafka denies a topic.
     fn places(&self, list: &TopicPartitionList) -> Answer<HashMap<TopicPartition, Offset>> {
         let mut places = HashMap::with_capacity(list.count());
         for element in list.elements() {

@@ -19,7 +19,7 @@ use super::health::KafkaHealth;
 use super::rebalance::Notes;
 use super::settings::Settings;
 
-/// The time without a word from Kafka after which reading is given up. [`Reader::with_silence_limit`] sets another one.
+/// Reading is given up after Kafka has sent nothing for this long. [`Reader::with_silence_limit`] sets another limit.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// The longest wait for one record. After each wait, the time since Kafka last sent something is checked.
 const POLL: Duration = Duration::from_millis(200);

@@ -37,7 +37,7 @@ struct Statistics {
 
 #[derive(Deserialize)]
 struct Broker {
-    /// `host:port`.
+    /// The broker's `host:port`.
     nodename: String,
     state: String,
     throttle: Throttle,
@@ -80,7 +80,7 @@ pub struct Notes {
     /// Whether `events` may have an event, so that [`Notes::take`] nearly always needs no lock.
     noted: AtomicBool,
     closing: AtomicBool,
-    /// How far each log was read by librdkafka's last statistics, for the next [`Notes::take_read`].
+    /// For the next [`Notes::take_read`]: how far each log was read, according to librdkafka's last statistics.
     read: Mutex<Vec<(TopicPartition, Offset)>>,
 }
 

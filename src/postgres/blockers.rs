@@ -25,9 +25,9 @@ pub struct Blocker {
     pub pid: i32,
     application_name: String,
     state: String,
-    /// Whether the session's backend waits for the session's client.
+    /// Whether the session's backend waits for its client; false if the role may not see it.
     client_idle: bool,
-    /// Since when the backend has been in its present state.
+    /// Since when the backend has been in its present state, as text; empty if the role may not see it.
     state_change: String,
     open_for_secs: i64,
 }

@@ -11,7 +11,7 @@ SELECT c.oid::int8 AS oid, c.relkind::text AS relkind, pg_catalog.row_security_a
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2";
 
-/// Reads the defaults of columns as SQL. It takes a lock: `pg_get_expr` opens the table.
+/// Reads the defaults of columns as SQL. This query takes a lock on the table, because `pg_get_expr` opens it.
 const DEFAULTS: &str = "
 SELECT a.attname::text,
        CASE WHEN a.attidentity <> '' THEN pg_catalog.format('pg_catalog.nextval(%L)',
@@ -28,8 +28,8 @@ WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdr
   AND (x.oid IS NOT NULL OR a.attidentity <> '')
 ORDER BY a.attnum";
 
-/// Reads the definitions of stored generated columns: type, collation and expression. It takes a lock: `pg_get_expr` opens the
-/// table.
+/// Reads the definitions of stored generated columns: type, collation and
+/// expression. This query takes a lock on the table, because `pg_get_expr` opens it.
 const GENERATED: &str = "
 SELECT a.attname::text,
        pg_catalog.format_type(a.atttypid, a.atttypmod)
@@ -261,7 +261,7 @@ fn generated(row: &sqlx::postgres::PgRow) -> Result<Option<Generated>, sqlx::Err
     Ok(Some(Generated { stored: kind == "s", from: row.try_get("generated_from")?, oid }))
 }
 
-/// Converts an oid that was read as int8. sqlx reads int8 without loss.
+/// Converts an oid that a query selected as int8.
 fn as_oid(oid: i64) -> u32 {
     u32::try_from(oid).unwrap_or_default()
 }

@@ -18,7 +18,8 @@ use super::{blockers, claims, register};
 /// The time between two attempts to wait for a lock while Postgres can't be reached.
 const UNREACHED_PAUSE: Duration = Duration::from_millis(250);
 
-/// The ledger of one pipeline, for its claim loop.
+/// The ledger of one pipeline, for its claim loop. Each wait for a lock
+/// opens a connection of its own; everything else uses `connection`.
 #[derive(Debug)]
 pub struct PgClaimLedger {
     pipeline: Arc<str>,

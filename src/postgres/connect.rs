@@ -60,9 +60,8 @@ pub struct Connector {
 struct Learned {
     /// The index, in the order of the URL, of the server that was used last. The next connection tries this server first.
     server: AtomicUsize,
-    /// Whether the URL requires a server that accepts writes.
     must_write: AtomicBool,
-    /// Whether an earlier connection has shown that each connection has its own session.
+    /// Whether an earlier connection has shown that each connection has its own session. If so, no pooler is looked for any more.
     has_sessions: AtomicBool,
     /// A password from `password_command`, and the time until which it is used. The lock is held while the program
     /// runs, so that connections that open at the same time share its answer.

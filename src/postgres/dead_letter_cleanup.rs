@@ -45,7 +45,6 @@ pub fn replay_key(pipeline: &str, replay: &str) -> String {
     format!("{pipeline}{REPLAY}{replay}")
 }
 
-/// Returns whether a key is that of a replay, and not a pipeline's name.
 pub fn is_replay(key: &str) -> bool {
     pipeline_of(key) != key
 }

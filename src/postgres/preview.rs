@@ -13,7 +13,6 @@ use tokio::time::timeout;
 use super::{PgStore, catalog, window};
 use crate::plan::{Planned, PlannedTable};
 
-/// How many rows are shown.
 const ROWS_MAX: u32 = 3;
 
 impl PgStore {

@@ -8,13 +8,13 @@ use tidegate_rows::catalog::{Catalog, TableName};
 
 use super::register;
 
-/// The answer to a request to write into a table.
+/// The answer of [`claim`]: whether the pipeline may write into a table that a record names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TableClaim {
     /// The pipeline may write into the table.
     Ours,
-    /// Another pipeline, whose name is `by`, writes into the table from a topic that ours reads too. Every record would be
-    /// written twice.
+    /// Another pipeline, `by`, writes into the table from a topic that
+    /// this pipeline reads too. The table would have every record twice.
     Fed { by: String },
     /// The pipeline already has as many tables as `max_tables` allows.
     Full,

@@ -13,9 +13,10 @@ use super::error;
 /// The number of the advisory lock under which migrations run: "tidegate" in ASCII, so that others are
 /// unlikely to use the same number.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"tidegate");
-/// `insufficient_privilege`
+/// The SQLSTATE `insufficient_privilege`.
 const NO_RIGHTS: &str = "42501";
-/// The table in which sqlx records applied migrations.
+/// The table in which sqlx records applied migrations, as sqlx itself
+/// creates it. The scripts that apply migrations without sqlx need it.
 const APPLIED_TABLE: &str = "CREATE TABLE IF NOT EXISTS tidegate._sqlx_migrations (
     version bigint PRIMARY KEY,
     description text NOT NULL,

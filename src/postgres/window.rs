@@ -68,7 +68,7 @@ impl Stages {
 pub(super) struct Copied {
     /// The number of rows in the window; in mode `insert_new`, the number of rows that were inserted.
     pub(super) rows: u64,
-    /// The number of deletes whose key was neither in the table nor in the batch.
+    /// The number of deletes for which neither the table nor the rows merged with them had a row.
     pub(super) unmatched: u64,
 }
 
@@ -127,7 +127,7 @@ fn last_written<'p>(live: &Live, planned: &'p Planned) -> (u16, &'p PlannedTable
     planned.routes.get(usize::from(live.stages.last)).map_or((0, &planned.table), |table| (live.stages.last, table))
 }
 
-/// Returns a column whose type is no longer the one in the plan; see [`catalog::retyped`]. Looks only at the tables
+/// Returns the name of a column whose type is no longer the one in the plan; see [`catalog::retyped`]. Looks only at the tables
 /// that the current transaction wrote.
 pub(super) async fn retyped(live: &mut Live, planned: &Planned) -> Result<Option<String>, sqlx::Error> {
     if planned.plan.is_routed() {
@@ -272,7 +272,8 @@ fn groups<'a>(mask_bytes: usize, rows: Vec<Placed<'a>>, deletes: bool) -> Vec<Gr
     groups
 }
 
-/// Sends rows to their table: one COPY per shape, and one merge of them all.
+/// Sends rows of any shapes to one table: one COPY per shape, and one merge of all of them if the write mode requires it. Each
+/// row in `rows` begins with its mask.
 async fn by_shape(
     live: &mut Live,
     number: u16,

@@ -19,7 +19,7 @@ use crate::repeats::Repeats;
 
 /// How long a removal waits for each of its locks. While the removal waits, writers may wait behind it.
 const WAIT: Duration = Duration::from_secs(1);
-/// `lock_not_available`
+/// The SQLSTATE `lock_not_available`.
 const LOCKED: &str = "55P03";
 
 /// Detaches or drops the expired partitions whose names have the form that Tidegate gives to partitions. A refusal is logged,
