@@ -378,7 +378,7 @@ impl Transaction for PgStore {
     async fn rollback(&mut self) {
         self.forget_new_stages();
         if self.live.is_some() {
-            // If this fails, the connection is dropped, which rolls back too.
+            // If ROLLBACK fails, the connection is dropped, which rolls back too.
             self.simple(Stage::Begin, "ROLLBACK").await.unwrap_or_else(|_| self.disconnect());
         }
     }

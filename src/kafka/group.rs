@@ -220,8 +220,9 @@ impl GroupClient for KafkaClient {
         match self.consumer.poll(Duration::ZERO) {
             None => Ok(()),
             Some(Err(error)) => Err(self.fatal().unwrap_or_else(|| sorted(error))),
-            // Every partition is forwarded before it is fetched, so no record should arrive here. If one did, it would be
-            // missing from the batch. After this error, all partitions are claimed again, and so the record is fetched again.
+            // Every partition is forwarded before it is fetched, so no record should arrive on
+            // the consumer's own queue. If one did, it would be missing from the batch. After
+            // this error, all partitions are claimed again, and so the record is fetched again.
             Some(Ok(message)) => {
                 let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
                 let source = format!("a record came by the consumer's own queue: {topic}/{partition}@{offset}").into();

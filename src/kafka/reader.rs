@@ -99,7 +99,7 @@ impl Reader {
                         open.remove(&partition);
                     }
                 }
-                // This event names no topic. That is why only one topic is read at a time.
+                // PartitionEOF names no topic. So only one topic is read at a time.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     if open.remove(&partition).is_some() {
                         heard_at = Instant::now();

@@ -90,7 +90,8 @@ impl ClaimLedger for PgClaimLedger {
             let Ok((mut connection, pid)) = connector.open().await else { return sleep(UNREACHED_PAUSE).await };
             let work = timeout(connector.write_deadline(), claims::wait_at(&mut connection, &pipeline, &source));
             let (waited, note) = blockers::watch(&connector, pid, work).await;
-            // This happens every few seconds for as long as the lock is held, so log it only at the 1st, 2nd, 4th, 8th … time.
+            // The claim loop waits again every few seconds for as long as
+            // the lock is held. So log only the 1st, 2nd, 4th, 8th … wait.
             if let (false, Some(note), true) = (matches!(waited, Ok(Ok(()))), note, waits.is_power_of_two()) {
                 warn!(pipeline = &*pipeline, %source, note, "a claim waits for a lock: nothing is lost");
             }

@@ -29,13 +29,13 @@ macro_rules! committed_at {
 }
 pub(crate) use committed_at;
 
-/// First reads the position (`next_offset`) of each row, whether the row is locked or not. Then locks the row with this position.
-/// The second step skips a row that is locked, or that has advanced since the first step.
+/// Claims the partitions whose ledger row isn't locked. First reads the position (`next_offset`)
+/// of each row, whether the row is locked or not. Then locks the row with this position. The
+/// second step skips a row that is locked, or that has advanced since the first step.
 ///
-/// A claim's number is the time in milliseconds, or one more than the row's previous number if that is higher. So if a
-/// backup of the database is restored, each claim in it has a lower number than every claim of the same partition that was made
-/// after the backup was taken, before or after the restore. This also holds for a backup of a timeline that an earlier restore
-/// abandoned.
+/// A claim's number is the time in milliseconds, or one more than the row's previous number if that is higher. So if a backup of
+/// the database is restored, each claim in it has a lower number than every claim of the same partition that was made after the
+/// backup was taken, before or after the restore. This also holds for a backup of a timeline that an earlier restore abandoned.
 const CLAIM: &str = concat!(
     "
 WITH free AS MATERIALIZED (

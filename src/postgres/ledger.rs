@@ -7,9 +7,8 @@ use tidegate_protocol::batch::Span;
 use tidegate_protocol::position::{ClaimId, Offset};
 use tidegate_protocol::store::LedgerRow;
 
-/// Calls the function in `migrations/0001_ledger.sql`. It locks the rows in order of (topic, partition), as every
-/// writer does, so that two writers can't deadlock. It returns the numbers of the spans that it advanced, counted from
-/// 1.
+/// Advances the ledger rows of spans. The function locks the rows in order of (topic, partition), as every writer does, so that
+/// two writers can't deadlock. It returns the numbers of the spans that it advanced, counted from 1.
 const ADVANCE: &str = "SELECT tidegate.advance($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 /// Advances the ledger rows of the spans. Returns for each span whether its row was advanced.

@@ -34,7 +34,7 @@ pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -
         Ok(Err(sqlx::Error::Database(_))) => Pooling::Transaction,
         Ok(Err(_)) => return Ok(None),
         Ok(Ok(_)) => {
-            // This connection has none of our settings, so a short timeout of the role may end it.
+            // The second connection has none of our settings, so a short timeout of the role may end it.
             let Ok(other) = backend(&mut second).await else { return Ok(None) };
             let after = backend(first).await?;
             if other == pid || after != pid { Pooling::Transaction } else { Pooling::Session }

@@ -311,6 +311,10 @@ pub fn grants(role: &str) -> String {
     )
 }
 
+/// Migrates, and then closes the connection, because [`migrate`] may have changed settings of its session.
+///
+/// # Errors
+/// As [`migrate`].
 pub async fn migrate_and_close(mut connection: PgConnection) -> Result<(), MigrationError> {
     migrate(&mut connection).await?;
     Ok(connection.close().await?)

@@ -76,7 +76,8 @@ pub async fn create(
                 {
                     warn!(pipeline = config.name, %partition, %error, "can't create a partition: {why}");
                 }
-                // Leave such a partition out: its rows go to DEFAULT, or Postgres accepts no partition for their times.
+                // Leave out a partition that is refused for a reason of its own: its
+                // rows go to DEFAULT, or Postgres accepts no partition for their times.
                 if why.is_some() && !may_be_mended(&*error) {
                     continue;
                 }
