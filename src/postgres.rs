@@ -200,8 +200,8 @@ impl PgStore {
     }
 
     /// Begins a transaction, runs `sql` in it, and then creates the staging table. `sql` has one statement or several, which
-    /// create the target table. A rollback also removes the staging table, but the store still counts it as existing. So the caller
-    /// must disconnect after the rollback.
+    /// create the target table. A rollback also removes the staging table, but the store still counts it as existing. So the
+    /// caller must disconnect after the rollback.
     ///
     /// # Errors
     /// The error of the statement that failed.

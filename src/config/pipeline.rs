@@ -36,7 +36,7 @@ pub struct Pipeline {
     pub batch: BatchLimits,
     /// `flow.max_rows_per_second`; `None`: as fast as the database accepts rows.
     pub max_rows_per_second: Option<NonZeroU32>,
-    /// `where`: rows that don't match are skipped. A record may have several rows.
+    /// `where`: rows that don't match are skipped. If a record has several rows, each is tested on its own.
     pub keep: Option<RowFilter>,
     pub table: Table,
     /// The mapping; `None`: every top-level field goes to the column of the same name.

@@ -108,8 +108,8 @@ const CLASSIC_ONLY: &[(&str, &str)] = &[
 ];
 
 /// Properties that name files, and the content that each file must have. OpenSSL's errors, which librdkafka passes on, don't say
-/// which content is expected. librdkafka reads these files only when it creates a client. So a digest of each file is kept, by which
-/// a reload notices that the file was replaced. There is no digest if the value is a folder or `probe`.
+/// which content is expected. librdkafka reads these files only when it creates a client. So a digest of each file is kept, by
+/// which a reload notices that the file was replaced. There is no digest if the value is a folder or `probe`.
 pub(crate) const FILES_READ_ONCE: &[(&str, &str)] = &[
     ("ssl.ca.location", "the authorities' certificates in PEM"),
     ("ssl.certificate.location", "a certificate in PEM"),

@@ -54,7 +54,7 @@ pub struct HealthStatistics {
     pub has_coordinator: bool,
     /// Whether the consumer is a member of the group, and no rebalance is under way.
     pub is_settled: bool,
-    /// The longest time by which any broker's quota delayed an answer since the last statistics.
+    /// The longest time by which any broker's quota delayed an answer since the previous statistics.
     pub throttled: Duration,
 }
 

@@ -43,7 +43,7 @@ struct Broker {
     throttle: Throttle,
 }
 
-/// The delays that the broker's quotas caused since the last statistics.
+/// The delays that the broker's quotas caused since the previous statistics.
 #[derive(Deserialize)]
 struct Throttle {
     /// The longest delay, in milliseconds.

@@ -70,7 +70,7 @@ impl DerefMut for Settings {
 }
 
 /// Returns the message that librdkafka refuses to make a client with these settings. If files that the settings name can't be
-/// read, the message lists the files, because `error`, librdkafka's own text, names no file.
+/// read, the message lists these files instead of `error`, librdkafka's own text, which names no file.
 pub fn refused(settings: &Settings, error: &KafkaError) -> String {
     let unread = FILES_READ_ONCE.iter().filter_map(|(name, _)| {
         let path = settings.get(name).filter(|path| *path != "probe")?;
