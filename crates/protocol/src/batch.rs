@@ -31,36 +31,33 @@ pub struct BatchLimits {
     pub max_age: Duration,
 }
 
-/// A record as delivered, before it is added to a batch.
+/// A record as Kafka delivered it, before it is added to a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Incoming<'a> {
     pub offset: Offset,
-    /// The timestamp in milliseconds since the epoch.
+    /// In milliseconds since 1970; `None` if the record has no timestamp.
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
 }
 
-/// A record that can't become rows, with a reason code for the metric and a message for people.
+/// A record that can't become rows. `record` is its index in the batch, which [`Batch::push`] sets. `reason` is a stable
+/// code: a label value of `dead_letters_total`. `detail` is the message for people: what is wrong, where, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRecord {
-    /// The index of the record in the batch.
     pub record: u32,
-    /// The stable reason code: a label value of `dead_letters_total`.
     pub reason: &'static str,
     /// The SQLSTATE, if Postgres refused the record.
     pub sqlstate: Option<Box<str>>,
     /// The column at fault, if there is one.
     pub column: Option<Box<str>>,
-    /// The message for people: what is wrong, where, and why.
     pub detail: Box<str>,
 }
 
-/// The part of a batch that belongs to one claim of one partition. Records of other segments may lie between its records.
+/// The part of a batch that was consumed under one claim of one partition. Records of other segments may lie between its records.
 #[derive(Clone, Debug)]
 pub struct Segment {
     pub source: TopicPartition,
-    /// The claim under which the records were consumed.
     pub claim: Claim,
     /// The ledger's position in this partition once all earlier batches are written.
     pub from: Offset,
@@ -69,22 +66,18 @@ pub struct Segment {
     /// Whether the segment's records are to be written. False once the segment was dropped, for example because its partition
     /// was revoked.
     pub live: bool,
-    /// The number of records delivered in this segment.
     pub records: u32,
     last_record: u32,
 }
 
-/// The range of offsets by which a write advances the ledger of one segment's partition.
+/// The range of offsets by which a write advances one partition in the ledger. The ledger must have `claim` and be at `from`
+/// before the write, and is at `to` after it. `segment` is the index of the segment in the batch that has the records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The index of the segment in the batch.
     pub segment: usize,
     pub source: TopicPartition,
-    /// The claim under which the records were consumed.
     pub claim: Claim,
-    /// The offset at which the ledger must be before the write.
     pub from: Offset,
-    /// The offset at which the ledger will be after the write.
     pub to: Offset,
     /// The last record that the span covers. The ledger stores it, so that a later claim can check whether it reads the same
     /// log.
@@ -104,20 +97,17 @@ pub struct LastRecord {
 /// Why a batch was closed: a label value of `batches_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// The batch reached `max_rows`.
+    /// The batch reached `max_rows` rows, or twice as many records.
     Rows,
-    /// The batch reached `max_bytes`.
     Bytes,
     /// The batch reached its flush deadline, which depends on `max_age`.
     Age,
-    /// A partition is being revoked.
     Revoke,
     /// The consumer leaves the group: the daemon or the pipeline is ending, or the consumer is rebuilt.
     Shutdown,
 }
 
 impl Trigger {
-    /// Returns the label value for `batches_total`.
     pub fn label(self) -> &'static str {
         match self {
             Self::Rows => "rows",
@@ -129,16 +119,16 @@ impl Trigger {
     }
 }
 
+/// One record of a batch. `arena_end`, `rows_end` and `row_count` count from the beginning of the batch, so they
+/// include all earlier records. The record's raw bytes and encoded rows begin where those of the entry before end.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     offset: i64,
     timestamp_ms: i64,
     key_len: i32,
     value_len: i32,
-    /// Where the record ends in the arena. The record starts where the previous entry's record ends.
     arena_end: u32,
     rows_end: u32,
-    /// The number of rows of all records up to and including this one.
     row_count: u32,
 }
 
@@ -168,7 +158,6 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Makes an empty batch; its buffers grow with the records.
     pub fn new() -> Self {
         Self::default()
     }
@@ -322,7 +311,6 @@ impl Batch {
         narrow(self.entries.len())
     }
 
-    /// Returns whether the batch has no records.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -337,7 +325,6 @@ impl Batch {
         self.rows.len() + self.arena.len() + self.entries.len() * size_of::<Entry>()
     }
 
-    /// Returns the size of the encoded rows, in bytes.
     pub fn row_bytes(&self) -> usize {
         self.rows.len()
     }
@@ -348,7 +335,6 @@ impl Batch {
         self.opened_at
     }
 
-    /// Returns the record with this index, as it was delivered.
     pub fn record(&self, index: u32) -> Record<'_> {
         let index = index as usize;
         let start = if index == 0 { 0 } else { self.entries[index - 1].arena_end as usize };
@@ -357,7 +343,6 @@ impl Batch {
         record_of(entry, &self.arena[start..entry.arena_end as usize], &self.segments[segment].source)
     }
 
-    /// Returns the index of the segment to which a record belongs.
     pub fn segment_of(&self, record: u32) -> usize {
         let run = self.runs.partition_point(|run| run.start <= record);
         self.runs[run - 1].segment as usize

@@ -50,7 +50,6 @@ pub enum OffsetLossPolicy {
 }
 
 impl OffsetLossPolicy {
-    /// Returns where to continue in a log from `low` to `high`; `None` if the pipeline must stop.
     fn continue_at(self, low: Offset, high: Offset) -> Option<Offset> {
         match self {
             Self::Fail => None,
@@ -60,44 +59,40 @@ impl OffsetLossPolicy {
     }
 }
 
-/// A consumer's request for claims.
+/// A consumer's request to the claim loop. `owner` is the name of the consumer: the ledger shows it, and the claim
+/// loop finds the consumer's earlier requests by it. The answers are sent to `answers`.
 #[derive(Debug)]
 pub struct ClaimRequest {
     pub wanted: Vec<Wanted>,
     /// Partitions that this owner requested before and no longer wants. Their pending requests are cancelled.
     pub withdrawn: Vec<TopicPartition>,
-    /// The name of the consumer. The ledger shows it as the owner. By this name, the claim
-    /// loop finds a consumer's earlier requests.
     pub owner: Arc<str>,
-    /// Where the answers are sent.
     pub answers: Sender<Message>,
 }
 
+/// A partition to claim. The answer repeats the request id `request`.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     pub source: TopicPartition,
-    /// The request id, which the answer repeats.
     pub request: u64,
     /// A log-loss condition that was found while reading, and that the claim must skip because the policy says so. It is
     /// skipped only if it is still met, see [`LossCondition::still_met`].
     pub skip_condition: Option<LossCondition>,
 }
 
-/// The answer to a request for one partition.
+/// The answer to a request for one partition: the grant, or the log-loss condition because of which the claim was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimAnswer {
     pub source: TopicPartition,
     pub request: u64,
-    /// The grant, or the log-loss condition because of which the claim was refused.
     pub answer: Result<Grant, LossCondition>,
 }
 
-/// A granted claim, with the ledger row that it read.
+/// A granted claim, with the ledger row that it read. `next` is the offset of the next record to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {
     pub source: TopicPartition,
     pub claim: Claim,
-    /// The ledger's position in this partition: the offset of the next record to write.
     pub next: Offset,
     /// The last committed record; `None` if the row names none, for example before the first commit.
     pub last: Option<LastRecord>,
@@ -109,7 +104,6 @@ pub struct Claimed {
 /// caller must disconnect before the next call. If the reply to a claim was lost, the claim may be in the ledger; the
 /// next claim replaces it.
 pub trait ClaimLedger: Send {
-    /// Returns whether a connection is open.
     fn is_connected(&self) -> bool;
     fn disconnect(&mut self);
     /// Returns those of `sources` that have no row in the ledger.
@@ -154,7 +148,6 @@ pub trait ClaimLedger: Send {
     fn wait_at_lock(&self, source: TopicPartition, waits: u32) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// The low end or the high end of a partition's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The offset of the oldest record that Kafka still has.
@@ -172,7 +165,6 @@ pub trait LogEnds: Send + Sync {
     fn ends(&self, sources: &[TopicPartition], end: End) -> impl Future<Output = Result<Ends, LogEndsError>> + Send;
 }
 
-/// Kafka didn't return where its logs begin and end.
 #[derive(Debug, thiserror::Error)]
 #[error("can't read from Kafka where its logs begin and end: {0}")]
 pub struct LogEndsError(#[source] pub Box<dyn Error + Send + Sync>);
@@ -184,7 +176,6 @@ struct Pending {
     since: Instant,
 }
 
-/// Why a round of claims failed.
 #[derive(Debug, thiserror::Error)]
 enum RoundError {
     #[error(transparent)]
@@ -209,7 +200,6 @@ pub struct ClaimLoop<C, K> {
 }
 
 impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
-    /// Makes the claim loop of a pipeline. `random` is used for the jitter of waits.
     pub fn new(ledger: C, log_ends: K, policy: OffsetLossPolicy, random: Rng, listener: Arc<dyn Listener>) -> Self {
         Self { ledger, log_ends, policy, random, listener, pending: Vec::new(), answered: Vec::new() }
     }

@@ -81,14 +81,12 @@ struct Slice {
 }
 
 impl DeadLetterBudget {
-    /// Makes a budget that has counted nothing.
     pub fn new(limits: DeadLetterLimits) -> Self {
         Self { limits, slices: VecDeque::new() }
     }
 
-    /// Returns a message for the operator if the budget would be exceeded by `records` further records, of which `dead` are dead
-    /// letters.
-    /// `why` describes these dead letters.
+    /// Returns a message for the operator if the budget would be exceeded by `records` further records, of which
+    /// `dead` are dead letters. `why` describes these dead letters. Doesn't count them: see [`Self::count`].
     pub fn refuses(&mut self, records: u64, dead: u64, now: Instant, why: impl FnOnce() -> String) -> Option<String> {
         if dead == 0 {
             return None;
@@ -109,7 +107,7 @@ impl DeadLetterBudget {
         })
     }
 
-    /// Counts committed records, and the dead letters among them.
+    /// Counts records that were committed, and the dead letters among them.
     pub fn count(&mut self, records: u64, dead: u64, now: Instant) {
         self.forget(now);
         let slice = self.limits.window / 30;
@@ -146,7 +144,6 @@ mod tests {
         DeadLetterBudget::new(DeadLetterLimits { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 })
     }
 
-    /// Returns the summary of a batch whose records are rejected with these reasons and columns.
     fn summary_of(rejects: &[(&'static str, Option<&str>)]) -> String {
         let mut batch = Batch::new();
         let segment = batch.open_segment(TopicPartition::new("t", 3), Claim::default(), Offset::new(10));

@@ -17,60 +17,59 @@ pub trait Listener: Send + Sync {
     fn on(&self, event: &Event<'_>);
 }
 
-/// The system that delays claims.
+/// The system because of which a round of claims failed, see [`Event::ClaimsWait`]. Postgres has the ledger; Kafka
+/// must say where each partition's log begins and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimsWaitOn {
-    /// Postgres doesn't answer, or refuses a statement.
     Postgres,
-    /// Kafka doesn't say where a partition's log begins or ends.
     Kafka,
 }
 
-/// An event that may matter to a log, a metric or a status page.
+/// An event of a poll loop, the claim loop or a writer. `source` is the partition that the event is about.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The group extended or confirmed the consumer's assignment.
+    /// The group extended or confirmed the consumer's assignment, which now has `all` partitions. `added` are those
+    /// that the consumer didn't have before. `added` may be empty after a rebalance that concerned other members.
     Assigned {
-        /// The partitions that the consumer didn't have before. May be empty in a rebalance that concerned other members.
         added: &'a [TopicPartition],
-        /// How many partitions the consumer has now.
         all: usize,
     },
-    /// The consumer is a member of the group. Its assignment, which may be empty, was reported in a [`Snapshot`] before.
+    /// The consumer is a member of the group. Follows each [`Event::Assigned`]. The [`Event::Snapshot`] between
+    /// these two events has the new assignment, which may be empty.
     Joined,
-    /// The group revoked these partitions.
+    /// The group revoked these partitions. If `lost` is set, other members may own them already, so the consumer
+    /// doesn't try to write their records before it gives them up.
     Revoked {
         sources: &'a [TopicPartition],
-        /// Whether other members may own these partitions already.
         lost: bool,
     },
-    /// Why the poll loop takes no records now; `None` if it takes records.
+    /// Reported once per turn of the poll loop: why the loop takes no records now, or `None` if it takes records.
     Held(Option<Hold>),
-    /// The state of the poll loop, reported a few times per second.
+    /// The state of the poll loop. Reported every 250 ms, after a rebalance, and when the consumer leaves the group.
     Snapshot(&'a Snapshot<'a>),
-    /// Kafka reported an error that the client retries by itself.
+    /// Kafka's client reported an error, and retries by itself.
     KafkaRetries(&'a (dyn Error + 'static)),
     /// An offset to fetch is outside of Kafka's log. All owned partitions are claimed again, and each claim compares the log
     /// with the ledger.
     PositionOutOfRange(&'a (dyn Error + 'static)),
-    /// A log became shorter. All owned partitions are claimed again, and each claim compares the log with the ledger.
+    /// The log of a partition became shorter. All owned partitions are claimed again, and each claim compares the
+    /// log with the ledger.
     LogCut,
     /// The consumer leaves the group and is rebuilt, because it failed or because another task requested this.
     Rebuilding {
         why: &'a str,
     },
     /// The drain has ended: the consumer no longer waits until its delivered records are written, and leaves the group
-    /// next. The next owner reads the unwritten records again.
+    /// next. The open batch has `open` records, which never reached the writer. The writer has not finished `in_flight`
+    /// records, for which an [`Event::BatchWritten`] may follow. The next owner reads the unwritten records again.
     DrainEnded {
-        /// How many records the open batch has. They never reached the writer.
         open: u32,
-        /// How many records the writer has not finished. An [`Event::BatchWritten`] may follow.
         in_flight: u32,
     },
-    /// A claim was granted.
+    /// A claim was granted. `next` is the ledger's position in the partition, which is the offset of the next record
+    /// to write. `epoch` is the number of the claim.
     Claimed {
         source: &'a TopicPartition,
-        /// The ledger's position in this partition: the offset of the next record to write.
         next: Offset,
         epoch: i64,
     },
@@ -80,63 +79,59 @@ pub enum Event<'a> {
         source: &'a TopicPartition,
         condition: &'a LossCondition,
     },
-    /// A log-loss condition was skipped, as `on_offset_loss` requires.
+    /// A log-loss condition was skipped, as `on_offset_loss` requires. The partition is now read from the offset
+    /// `to` on. `lost` is the number of records that are known to be lost.
     ConditionSkipped {
         source: &'a TopicPartition,
         condition: &'a LossCondition,
-        /// The offset from which the partition is read now.
         to: Offset,
-        /// How many records are known to be lost.
         lost: u64,
     },
-    /// A round of claims failed and is retried.
+    /// A round of claims failed because of the system `on`, and is retried after a wait. `partitions` is the number of
+    /// partitions that wait for their claims. `attempt` counts the waits since the last round that succeeded, from 1.
     ClaimsWait {
-        /// The system that failed.
         on: ClaimsWaitOn,
         error: &'a (dyn Error + 'static),
-        /// How many partitions wait.
         partitions: usize,
         attempt: u32,
     },
-    /// Another claim has replaced ours.
+    /// A later claim of the partition has replaced this consumer's claim. If a write found the later claim, `from`
+    /// is the offset at which the dropped part of the batch begins. `from` is `None` if the later claim was found in
+    /// a ledger row that was read to compute the lag.
     Fenced {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch begins, if a write found the new claim. `None` if the new claim
-        /// was found in a ledger row that was read to compute the lag.
         from: Option<Offset>,
     },
-    /// The partition is claimed again, for one of two reasons. The ledger isn't at an offset that we wrote: the database was
-    /// restored, or somebody set the offset. Or it isn't certain that our transaction advanced the ledger.
+    /// The partition is claimed again, for one of two reasons. The ledger isn't at an offset that this consumer
+    /// wrote: the database was restored, or somebody set the offset. Or it isn't certain that the consumer's own
+    /// transaction advanced the ledger. `from` has the same meaning as in [`Event::Fenced`].
     Rewound {
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch begins, if a write found the wrong offset in the ledger. `None` if
-        /// the wrong offset was found in a row that was read to compute the lag.
         from: Option<Offset>,
     },
     Committed(Committed<'a>),
-    /// The outcome of every segment of a batch is known.
+    /// The outcome of every segment of a batch is known, `took` after the writer received the batch.
     BatchWritten {
         batch: &'a Batch,
-        /// How long the writer took, from receiving the batch to this event.
         took: Duration,
     },
     /// The reply to a COMMIT was lost, or doesn't show the outcome. So the outcome will be read from the ledger.
     CommitUnknown(&'a WriteError),
     /// An error of Postgres shows that the plan may be outdated, or that the table lacks a partition. So a new plan is made.
     CatalogChanged(&'a WriteError),
-    /// Transactions over the same records timed out repeatedly, so the next transactions are smaller.
+    /// Transactions over the same records timed out repeatedly, so the next transaction writes at most `records`
+    /// records. Each commit doubles this limit.
     WindowHalved {
-        /// The most records that the next transaction may have. Each commit doubles this number.
         records: u32,
     },
-    /// A poison search ended. Its transaction continues with the records that were copied and those that Postgres refuses.
+    /// A poison search ended: Postgres refuses `records` records. The transaction continues with the records that
+    /// were copied, and with dead letters for the refused ones. `copies` is the number of steps of the search. A
+    /// step over records without rows counts too, but needs no COPY.
     PoisonFound {
-        /// How many parts of the window the search tried to copy. A part without rows counts too, but needs no COPY.
         copies: u32,
-        /// How many of the records Postgres refuses.
         records: usize,
     },
-    /// The writer waits before it retries.
+    /// The writer waits `delay` before it retries. `attempt` counts the waits since the last commit, from 1.
     WriterWaits {
         error: &'a WriteError,
         attempt: u32,
@@ -146,32 +141,29 @@ pub enum Event<'a> {
     Spent(WritePhase, Duration),
 }
 
+/// A transaction that was committed. It wrote the records of `batch` whose indexes are in `window`. `rows` is the
+/// number of rows of these records; in the write mode `insert_new`, the number of rows that were inserted.
 #[derive(Debug)]
 pub struct Committed<'a> {
-    /// The batch to which the committed records belong.
     pub batch: &'a Batch,
-    /// The range of the committed records in the batch.
     pub window: Range<u32>,
-    /// How many rows the committed records have; in the write mode `insert_new`, how many of these rows were inserted.
     pub rows: u64,
     pub dead_letters: &'a [DeadLettered],
 }
 
-/// A record that became a dead letter.
+/// A record that became a dead letter. `record` is its index in the batch, `reason` the label value for
+/// `dead_letters_total`, and `column` the column at fault, if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLettered {
-    /// The index of the record in the batch.
     pub record: u32,
-    /// The reason code: a label value of `dead_letters_total`.
     pub reason: &'static str,
-    /// The column at fault, if there is one.
     pub column: Option<Box<str>>,
 }
 
 /// The activities of a writer that are timed, see [`Event::Spent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WritePhase {
-    /// `COPY` and the merge, including the poison search if there is one.
+    /// `COPY` into the table, or into the staging table with the merge after it. Includes the poison search, if there is one.
     Copy,
     /// The update of the ledger, and `COMMIT`.
     Commit,
@@ -190,24 +182,19 @@ pub enum Hold {
     Schema,
 }
 
-/// The state of a poll loop.
+/// The state of a poll loop and its session. `consumed`, the number of records taken, and `spent` count from the last snapshot.
 #[derive(Debug)]
 pub struct Snapshot<'a> {
-    /// The session, which has the partitions and the open batch.
     pub session: &'a Session,
     /// How many partitions are paused: all that are fetched, if a [`Hold`] has lasted for a second or longer; otherwise 0.
     pub paused: usize,
-    /// Whether records wait for a schema.
     pub waits_for_schema: bool,
-    /// How many records were taken since the last snapshot.
     pub consumed: u64,
-    /// How the time since the last snapshot was spent.
     pub spent: Spent,
-    /// The time of this snapshot.
     pub now: Instant,
 }
 
-/// How a poll loop spent its time.
+/// How a poll loop spent the time since the last snapshot. `poll` is the time in which it waited for records.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spent {
     pub poll: Duration,

@@ -16,17 +16,11 @@ pub trait Group: Send {
     fn join(&mut self) -> Result<Self::Client, Box<dyn Error + Send + Sync>>;
 }
 
-/// A change of the consumer's assignment.
+/// A change of the consumer's assignment. If `lost` is set, other members may own the revoked partitions already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupEvent {
-    /// The group assigned these partitions.
     Assigned(Vec<TopicPartition>),
-    /// The group revoked these partitions.
-    Revoked {
-        sources: Vec<TopicPartition>,
-        /// Whether other members may own these partitions already.
-        lost: bool,
-    },
+    Revoked { sources: Vec<TopicPartition>, lost: bool },
 }
 
 /// How the client changes its assignment. This depends on the group's protocol.
@@ -59,7 +53,6 @@ pub trait Visitor {
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct ReadError {
-    /// How the poll loop must react.
     pub kind: ReadErrorKind,
     pub source: Box<dyn Error + Send + Sync>,
 }
@@ -103,7 +96,6 @@ pub trait GroupClient: Send {
     /// Returns the offsets up to which Kafka's logs were read, for partitions whose records have all been taken. Such an offset
     /// may be higher than the successor of the last record's offset, because of transaction markers or aborted records.
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)>;
-    /// Returns how the client changes its assignment.
     fn assigning(&self) -> Assigning;
     /// Confirms an assignment; nothing is fetched before [`GroupClient::fetch`].
     fn accept(&mut self);

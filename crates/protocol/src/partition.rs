@@ -24,17 +24,13 @@ pub struct Partition {
 /// state "in doubt", because only the writer knows it. That state lasts from a COMMIT without a reply until the ledger is read.
 #[derive(Debug)]
 pub enum State {
-    /// A claim was requested; nothing is fetched before it is granted.
+    /// A claim was requested. Nothing is fetched before it is granted.
     Claiming { since: Instant },
     /// Claimed: records are consumed and written under this claim.
     Owned(Owned),
-    /// Another claim has replaced ours, while Kafka still assigns the partition to us. Nothing is fetched. If no
-    /// revocation follows within the claim grace, the partition is claimed again.
-    Fenced {
-        since: Instant,
-        /// The claim that we had.
-        ours: Claim,
-    },
+    /// A later claim has replaced our claim `ours`, while Kafka still assigns the partition to us. Nothing is
+    /// fetched. If no revocation follows within the claim grace, the partition is claimed again.
+    Fenced { since: Instant, ours: Claim },
     /// A log-loss condition was found, and nothing is fetched. If the policy skips the condition, a new claim is requested
     /// next.
     Stopped(LossCondition),
@@ -72,7 +68,6 @@ impl Partition {
         self.change_state(State::Claiming { since: now })
     }
 
-    /// Returns whether `request` is the number of the partition's current claim request. Answers to earlier requests are ignored.
     pub fn is_current_request(&self, request: u64) -> bool {
         matches!(self.state, State::Claiming { .. }) && self.request_id == request
     }
@@ -88,7 +83,6 @@ impl Partition {
         self.progress_at = now;
     }
 
-    /// Stops the partition because of a log-loss condition.
     pub fn stop(&mut self, condition: LossCondition) -> FollowUp {
         self.change_state(State::Stopped(condition))
     }
@@ -163,46 +157,36 @@ impl Owned {
     }
 }
 
+/// A granted claim. The ledger has `claim`, and is at `next`, the offset of the next record to write. Fetching
+/// begins at `fetch`. If `verify` is `Some`, it is the last committed record, `fetch` is its offset, and the record
+/// that Kafka delivers there must be compared with it. Otherwise `fetch` is `next`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The claim, which the ledger now has.
     pub claim: Claim,
-    /// The ledger's position in this partition: the offset of the next record to write.
     pub next: Offset,
-    /// Where fetching begins: at `next`, or at the last committed record if that must be compared.
     pub fetch: Offset,
-    /// The last committed record, if it must be compared with the record that Kafka delivers at its offset.
     pub verify: Option<LastRecord>,
 }
 
-/// A log-loss condition: a way in which Kafka's log and the ledger disagree. `on_offset_loss` says whether the pipeline then
-/// stops or continues. If it continues, the records that are known to be lost are counted.
+/// A log-loss condition: a way in which Kafka's log of a partition and the partition's ledger row disagree. `next` is
+/// the ledger's offset of the next record to write. `low` and `high` are the ends of the log: the oldest offset that
+/// Kafka has, and the offset after the newest record. `last` is the last committed record, as stored in the ledger.
+///
+/// `on_offset_loss` says whether the pipeline then stops or continues. If it continues, the records that are known
+/// to be lost are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LossCondition {
     /// The pipeline knew this partition, but its ledger row is missing.
     LedgerLost,
     /// Kafka deleted records that were not written yet: its log begins after the ledger's offset.
-    RetentionPassed {
-        /// The ledger's position in this partition: the offset of the next record to write.
-        next: Offset,
-        /// The oldest offset that Kafka has.
-        low: Offset,
-    },
+    RetentionPassed { next: Offset, low: Offset },
     /// The log ends before the ledger's offset: it was truncated, or the topic was recreated.
-    LogShorter {
-        /// The ledger's position in this partition: the offset of the next record to write.
-        next: Offset,
-        high: Offset,
-    },
+    LogShorter { next: Offset, high: Offset },
     /// Another record is at the last committed offset: the topic was recreated, or this is another cluster.
-    LogReplaced {
-        /// The last committed record, as stored in the ledger.
-        last: LastRecord,
-    },
+    LogReplaced { last: LastRecord },
 }
 
 impl LossCondition {
-    /// Every [`LossCondition::cause`].
     pub const CAUSES: [&str; 4] = ["ledger_lost", "retention", "log_shorter", "log_replaced"];
 
     /// Returns the label value for `records_lost_total`.

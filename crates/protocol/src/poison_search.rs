@@ -7,29 +7,24 @@
 
 use std::ops::Range;
 
-/// The search over records `0..len` of a window.
+/// The search over the records `0..end` of a window. `bad` has the records that were refused alone, in order.
 #[derive(Debug)]
 pub struct Search {
     /// The ranges still to be copied, in reverse order: the next one is the last element.
     todo: Vec<Range<u32>>,
-    /// The number of records in the window. All of them are settled when nothing is left to copy.
     end: u32,
     bad: Vec<u32>,
     attempts: u32,
     attempts_max: u32,
 }
 
-/// The next step of the search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Copy these records under a savepoint, then call [`Search::copied`] or [`Search::failed`].
     Copy(Range<u32>),
-    /// All records are settled, or the attempts are used up. The records before `settled` can be committed, and the next
-    /// transaction handles the remaining ones.
-    Done {
-        /// The number of settled records. They are the first ones of the window.
-        settled: u32,
-    },
+    /// All records are settled, or the attempts are used up. The first `settled` records of the window can be
+    /// committed. The next transaction handles the remaining ones.
+    Done { settled: u32 },
 }
 
 impl Search {
@@ -45,7 +40,6 @@ impl Search {
         search
     }
 
-    /// Returns the next step.
     pub fn step(&self) -> Step {
         match self.todo.last() {
             Some(range) if self.attempts < self.attempts_max || range.start == 0 => Step::Copy(range.clone()),

@@ -41,28 +41,27 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
 /// The longest time that a revocation waits for the delivered records to be written. After this time, the revoked
 /// partitions' records in the open batch are dropped. The next owner's claim fences the records that the writer still has.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
-/// The wait before a failed consumer is rebuilt.
 const REBUILD_PAUSE: Duration = Duration::from_secs(1);
 
-/// Encodes records as rows in the poll loop.
+/// Encodes records as rows in the poll loop, by the pipeline's plan (see [`Planner`](crate::store::Planner)).
 pub trait RecordEncoder: Send {
     /// Returns whether the record must wait for a schema that was requested and isn't known yet. `headers` is empty if
     /// [`Self::reads_headers`] returns `false`.
     fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> bool;
-    /// Returns whether headers may name the schemas of records.
+    /// Returns whether [`Self::wants`] needs the headers, because they may name a record's schema.
     fn reads_headers(&self) -> bool;
     /// Appends a record's rows and returns their number.
     ///
     /// # Errors
     /// If the record can't become rows. It becomes a dead letter, unless a newer plan can encode it.
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, crate::batch::RejectedRecord>;
-    /// Returns the version of the plan that encodes rows.
     fn version(&self) -> u64;
     /// Switches to the pipeline's newest plan. Only called between two batches.
     fn renew(&mut self);
 }
 
-/// Ledger rows that were read outside of writes, to compute the lag.
+/// Ledger rows that were read outside of writes, to compute the lag. The poll loop compares its partitions with
+/// these rows. So it notices a later claim or a restored database even if a partition has no new records to write.
 pub trait LedgerReadings: Send {
     /// Returns how often a log was seen to become shorter. If the count has grown, the loop claims all owned partitions again.
     fn truncations(&self) -> u32;
@@ -87,18 +86,13 @@ impl From<Ack> for Message {
     }
 }
 
-/// The parts of a poll loop.
+/// The parts of one consumer's poll loop.
 #[expect(missing_debug_implementations, reason = "the parts that are passed in need none")]
 pub struct PollLoop<G: Group, E, L> {
-    /// Creates members of the group.
     pub group: G,
     pub encoder: E,
-    /// The newest ledger rows that were read to compute the lag. The loop compares its partitions with them, and so notices a later
-    /// claim, or a database that was restored.
     pub readings: L,
-    /// The consumer's partitions and batches.
     pub session: Session,
-    /// The policy for the log-loss conditions that the session reports.
     pub on_offset_loss: OffsetLossPolicy,
     /// The longest duration of the drain, in which the delivered records are written. The drain begins at `stop`, or before
     /// the client is replaced. After the drain, the consumer leaves the group.
@@ -107,25 +101,21 @@ pub struct PollLoop<G: Group, E, L> {
     pub owner: Arc<str>,
     /// The channel to the writer, with room for one batch.
     pub outbox: Sender<Batch>,
-    /// Whether the writer has had to wait for Postgres with the current batch.
     pub writer_waits: Arc<WaitFlag>,
-    /// The channel to the claim loop.
     pub claims: Sender<ClaimRequest>,
-    /// Where the claim loop sends its answers.
+    /// The sender for `inbox`, which is passed on to the claim loop for its answers.
     pub answers: Sender<Message>,
     /// Receives the writer's acknowledgements, the claim loop's answers and requests to rebuild.
     pub inbox: Receiver<Message>,
-    /// The rate limit that all consumers of the pipeline share.
     pub rate_limit: Arc<RateLimit>,
     pub listener: Arc<dyn Listener>,
     /// When this token is cancelled, the loop drains for at most `drain_timeout`, and ends.
     pub stop: CancellationToken,
 }
 
-/// How a membership ended.
+/// How a membership ended. After `Rebuild`, which has the reason, the consumer joins the group again with a new client.
 enum Ended {
     Stopped,
-    /// The member must leave and join again with a new client, for this reason.
     Rebuild(String),
 }
 
@@ -179,10 +169,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> PollLoop<G, E, L> {
 struct Member<G: Group, E, L> {
     client: G::Client,
     parts: PollLoop<G, E, L>,
-    /// The partitions that the client fetches.
     fetching: HashSet<TopicPartition>,
     held_since: Option<Instant>,
-    /// Whether the next record waits for its schema.
     wants_schema: bool,
     /// The headers of the record that is offered now, for an encoder that reads them before the record is taken.
     headers: Vec<u8>,
@@ -190,7 +178,6 @@ struct Member<G: Group, E, L> {
     conditions_to_skip: HashMap<TopicPartition, LossCondition>,
     /// Claim requests that wait because the claim loop's channel was full.
     unsent_requests: Vec<ClaimRequest>,
-    /// The offsets that were last committed to Kafka, by partition.
     committed_to_kafka: HashMap<TopicPartition, Offset>,
     truncations: u32,
     commit_at: Instant,
@@ -243,7 +230,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(Ended::Stopped)
     }
 
-    /// Handles everything except records.
+    /// Handles everything except records: rebalances, messages, claims, and deadlines.
     async fn serve(&mut self) -> Result<(), Stopped> {
         if let Err(error) = self.client.serve() {
             self.failed(error)?;
@@ -293,7 +280,6 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Compares the session's state with the ledger rows in `readings`.
     fn compare(&mut self, now: Instant) {
         let truncations = self.parts.readings.truncations();
         if std::mem::replace(&mut self.truncations, truncations) < truncations {
@@ -345,7 +331,6 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Performs the session's actions.
     fn carry_out(&mut self) -> Result<(), Stopped> {
         let mut actions = self.parts.session.take_actions();
         if !actions.is_empty() {
@@ -445,7 +430,6 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         self.on(&Event::Snapshot(&Snapshot { session, paused, waits_for_schema, consumed, spent, now }));
     }
 
-    /// Commits the ledger's offsets to Kafka, for tools that show lag.
     fn commit(&mut self) {
         let positions = self.parts.session.positions();
         let moved: Vec<_> = positions
@@ -458,7 +442,6 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Drains if `drain` is set, and leaves the group.
     async fn leave(mut self, drain: bool) -> PollLoop<G, E, L> {
         if drain {
             self.flush(Trigger::Shutdown, self.parts.drain_timeout).await;

@@ -10,7 +10,6 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicPartition {
     pub topic: Arc<str>,
-    /// The partition's number, from 0.
     pub partition: i32,
 }
 
@@ -37,7 +36,6 @@ impl fmt::Debug for TopicPartition {
 pub struct Offset(i64);
 
 impl Offset {
-    /// The first offset that a log can have.
     pub const ZERO: Offset = Offset(0);
 
     /// Wraps Kafka's number. Negative values are Kafka's special markers, never positions: they become 0.
@@ -45,12 +43,10 @@ impl Offset {
         Self(raw.max(0))
     }
 
-    /// Returns the number as Kafka and the ledger write it.
     pub fn get(self) -> i64 {
         self.0
     }
 
-    /// Returns the position after this record.
     #[must_use]
     pub fn successor(self) -> Self {
         Self(self.0 + 1)

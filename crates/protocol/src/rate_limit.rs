@@ -34,7 +34,6 @@ impl RateLimit {
         }
     }
 
-    /// Returns whether there is a limit.
     pub fn limits(&self) -> bool {
         self.rate.is_some()
     }
@@ -68,7 +67,6 @@ impl RateLimit {
 mod tests {
     use super::*;
 
-    /// Takes tokens every millisecond for `seconds`. Returns the number of tokens taken in each second.
     fn pass(rate: u32, seconds: u64) -> Vec<u64> {
         let gate = RateLimit::new(NonZeroU32::new(rate));
         let start = Instant::now();

@@ -9,9 +9,8 @@ pub struct Record<'a> {
     /// The timestamp in milliseconds since the epoch; `None` if the record has none.
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'a [u8]>,
-    /// The value, unchanged; `None` is a tombstone.
+    /// `None` is a tombstone.
     pub value: Option<&'a [u8]>,
-    /// The headers, in order.
     pub headers: Headers<'a>,
 }
 
@@ -26,7 +25,6 @@ impl<'a> Headers<'a> {
         Self(bytes)
     }
 
-    /// Returns the headers' bytes, in the form that [`Headers`] reads.
     pub fn as_bytes(&self) -> &'a [u8] {
         self.0
     }

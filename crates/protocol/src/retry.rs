@@ -17,7 +17,6 @@ pub enum Stage {
     Copy,
     /// Evaluating the table's default values, without a row.
     Defaults,
-    /// Writing the dead letters.
     DeadLetters,
     Ledger,
     /// `COMMIT`: its outcome may be unknown.
@@ -117,12 +116,11 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Backoff {
-    /// Makes a backoff that has counted no failure.
     pub fn new() -> Self {
         Self { attempt: 0 }
     }
 
-    /// Returns the number of failures so far.
+    /// Returns the number of failures since the last [`Self::reset`].
     pub fn attempts(&self) -> u32 {
         self.attempt
     }
@@ -136,7 +134,6 @@ impl Backoff {
         full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
     }
 
-    /// Resets the backoff after a success.
     pub fn reset(&mut self) {
         self.attempt = 0;
     }

@@ -17,7 +17,8 @@ use crate::position::{Offset, TopicPartition};
 use crate::record::{Headers, Record};
 use crate::store::LedgerRow;
 
-/// One consumer's partitions and batches.
+/// One consumer's partitions and batches: the open batch, to which records are added, and the batch in flight, which
+/// the writer has. `spare` has empty batches, whose buffers are reused.
 #[derive(Debug)]
 pub struct Session {
     limits: BatchLimits,
@@ -46,21 +47,18 @@ struct PartitionEntry {
     segment: Option<usize>,
 }
 
-/// The actions that the poll thread must perform.
+/// The actions that the poll thread must perform. `claim` has the claims to request, each with the request id that
+/// its answer must repeat; `fetch` the partitions to fetch, each with the offset at which fetching starts; `stop`
+/// the partitions to stop fetching; and `conditions` the log-loss conditions that were found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Actions {
-    /// Claims to request, each with the request id that its answer must have.
     pub claim: Vec<(TopicPartition, u64)>,
-    /// Partitions to fetch, each with the offset at which fetching starts.
     pub fetch: Vec<(TopicPartition, Offset)>,
-    /// Partitions to stop fetching.
     pub stop: Vec<TopicPartition>,
-    /// Log-loss conditions that were found.
     pub conditions: Vec<(TopicPartition, LossCondition)>,
 }
 
 impl Actions {
-    /// Returns whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -85,12 +83,11 @@ pub enum Delivery {
     Ignored,
 }
 
-/// The writer's answer to a batch.
+/// The writer's answer to a batch. It hands the batch back, so that the session can reuse its buffers.
 #[derive(Debug)]
 pub struct Ack {
     /// The outcome of each segment of the batch, in order; `None` for a segment that was dropped before it was written.
     pub outcomes: Vec<Option<Outcome>>,
-    /// The batch itself, handed back so that the session reuses its buffers.
     pub batch: Batch,
 }
 
@@ -221,7 +218,7 @@ impl Session {
         }
     }
 
-    /// Returns why the open batch must be closed now, if it must.
+    /// Returns why the open batch must be closed now; `None` if it may stay open.
     pub fn due(&self, now: Instant) -> Option<Trigger> {
         let aged = |opened| now.duration_since(opened) >= self.close_at();
         self.full().or_else(|| self.open.opened_at().is_some_and(aged).then_some(Trigger::Age))
@@ -261,7 +258,6 @@ impl Session {
         !self.in_flight() && !self.open.is_empty()
     }
 
-    /// Returns whether the writer has a batch.
     pub fn in_flight(&self) -> bool {
         self.in_flight.is_some()
     }
@@ -361,12 +357,11 @@ impl Session {
         }
     }
 
-    /// Returns the pending actions and clears them.
     pub fn take_actions(&mut self) -> Actions {
         std::mem::take(&mut self.actions)
     }
 
-    /// Returns all partitions that Kafka has assigned to us.
+    /// Returns all partitions that Kafka has assigned to this consumer, whether they are claimed or not.
     pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
         self.partitions.iter().map(|slot| &slot.partition)
     }
@@ -398,17 +393,14 @@ impl Session {
         self.index.get(topic, partition)
     }
 
-    /// Returns the number of rows in the open batch.
     pub fn open_rows(&self) -> u32 {
         self.open.row_count()
     }
 
-    /// Returns the memory of the open batch, in bytes.
     pub fn open_bytes(&self) -> usize {
         self.open.bytes()
     }
 
-    /// Returns the number of records in the open batch.
     pub fn open_records(&self) -> u32 {
         self.open.len()
     }

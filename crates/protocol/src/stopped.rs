@@ -18,21 +18,18 @@ pub enum Stopped {
     /// Postgres is unavailable, and the writer was told not to wait.
     #[error("{0}")]
     Outage(#[source] Box<WriteError>),
-    /// Postgres refuses the rows of a batch together, but no record alone.
     #[error("{0}; Postgres refuses the batch, but accepts each of its records alone")]
     NoRecordAlone(#[source] Box<WriteError>),
     /// An error seemed to come from an outdated plan (see [`Planner`](crate::store::Planner)). A new plan was
     /// made, and the write fails with the same error again.
     #[error("{0}, even after the catalog was read again")]
     ReplanDidNotHelp(#[source] Box<WriteError>),
-    /// The table is missing, was replaced by another one, no longer
-    /// matches the mapping, or can't be changed as the records require.
+    /// The table is missing, was replaced by another one, no longer matches the mapping, or can't be changed as the
+    /// records require.
     #[error("{0}")]
     Unplannable(String),
-    /// The dead-letter budget is used up.
     #[error("{0}")]
     DeadLetterBudget(String),
-    /// Kafka ended the consumer for good.
     #[error("Kafka ended this consumer permanently: {0}")]
     Kafka(#[source] Box<dyn Error + Send + Sync>),
     /// The pipeline can't start, and waiting doesn't help.
@@ -41,7 +38,6 @@ pub enum Stopped {
     /// The configuration turned out to be invalid when it was used.
     #[error("{0}")]
     Configuration(String),
-    /// A defect of Tidegate.
     #[error("a bug of Tidegate, please report it: {0}")]
     Bug(String),
 }

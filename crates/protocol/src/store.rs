@@ -25,7 +25,6 @@ pub trait Transaction: Send {
     /// Copies the rows of a window into the table, except those of segments that were dropped from the batch. Returns how many
     /// rows were copied; in the write mode `insert_new`, how many were inserted.
     fn copy(&mut self, batch: &Batch, window: Range<u32>) -> impl Future<Output = Result<u64, WriteError>> + Send;
-    /// Executes `SAVEPOINT`.
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Executes `ROLLBACK TO SAVEPOINT`, which also makes a transaction usable again after a refused record.
     fn rollback_to_savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
@@ -47,7 +46,6 @@ pub trait Transaction: Send {
     /// Advances the spans' ledger rows, in order: each row that has the span's `claim` and is at the span's `from`. These
     /// rows stay locked until the transaction ends. Returns for each span whether its row was advanced.
     fn advance(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<bool>, WriteError>> + Send;
-    /// Executes `COMMIT`.
     fn commit(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Executes `ROLLBACK`; drops the connection if that fails.
     fn rollback(&mut self) -> impl Future<Output = ()> + Send;
@@ -57,9 +55,9 @@ pub trait Transaction: Send {
 
 /// Reads the ledger after a write, to find the outcome of each span.
 pub trait Ledger: Send {
-    /// Waits until nobody holds a lock on the spans' ledger rows, and then reads the rows. A transaction of ours whose
-    /// connection was dropped holds these locks until it is committed or rolled back. So the returned rows, one per span in the
-    /// same order, show the transaction's outcome. Not cancel safe, like [`Transaction`].
+    /// Reads the ledger rows of the spans after their transaction has ended, so that the rows show its outcome. Returns one
+    /// row per span, in the same order. First waits until nobody holds a lock on these rows: a transaction of ours whose
+    /// connection was dropped holds the locks until it is committed or rolled back. Not cancel safe, like [`Transaction`].
     fn settle(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<LedgerRow>, WriteError>> + Send;
 }
 
@@ -90,23 +88,20 @@ pub trait Store: Transaction + Ledger + Planner {}
 
 impl<S: Transaction + Ledger + Planner> Store for S {}
 
-/// The ledger row of one partition.
+/// The ledger row of one partition: which claim may advance it, and the offset of the next record to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LedgerRow {
-    /// There is no row.
     Missing,
-    /// The row exists, with this claim and this offset.
     Found {
-        /// The id of the claim that may advance the row; `None` if the partition wasn't claimed since the row was created.
+        /// `None` if the partition wasn't claimed since the row was created.
         claim: Option<ClaimId>,
-        /// The number of the last claim; 0 if the partition was never claimed. Each new claim gets a higher number.
+        /// The number of the last claim; 0 if the partition was never claimed.
         epoch: i64,
-        /// The ledger's position in this partition: the offset of the next record to write.
         next: Offset,
     },
 }
 
-/// The outcome of a span, from the ledger.
+/// The outcome of a span, which [`LedgerRow::outcome_of`] finds by comparing a ledger row with our claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpanOutcome {
     /// The ledger has our claim and is at `to`: the span was committed.
@@ -120,10 +115,11 @@ pub enum SpanOutcome {
     Fenced,
 }
 
-/// The holder of a ledger row, compared with our claim.
+/// The holder of a ledger row, which [`LedgerRow::holder`] finds by comparing the row with our claim. `Fenced` means
+/// that a later claim holds the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// Our claim; the ledger is at this offset.
+    /// Our claim holds the row, and the row is at this offset.
     Us(Offset),
     Fenced,
     /// The row has an older claim or is missing: the database was restored to a state before our claim, or somebody deleted or
@@ -152,15 +148,14 @@ impl LedgerRow {
     }
 }
 
+/// A failed request to Postgres. [`Self::disposition`] says how to react to it.
 #[derive(Debug)]
 pub struct WriteError {
-    /// The stage that failed.
     pub stage: Stage,
-    /// The cause of the failure.
     pub cause: Cause,
 }
 
-/// Why a write failed.
+/// Why a request to Postgres failed.
 #[derive(Debug)]
 pub enum Cause {
     /// The connection could not be opened, or it broke, or the server's reply could not be parsed.
@@ -171,7 +166,6 @@ pub enum Cause {
     /// No reply came within this time, which is one of our own timeouts. The text adds further information, if there is
     /// any.
     Deadline(Duration, Option<String>),
-    /// The server reported an error.
     Postgres(PostgresError),
     /// The table has no partition for a row. The store creates missing partitions when it makes a new plan.
     NoPartition(Box<PostgresError>),
@@ -189,7 +183,6 @@ pub struct PostgresError {
     pub message: String,
     /// The row of the COPY that the error names, counted from 0.
     pub row: Option<u32>,
-    /// The column that the error names.
     pub column: Option<String>,
     /// Whether a policy of row-level security, or the check option of a view, refused a row. The SQLSTATE doesn't show
     /// this, because 42501 also means that a right is missing.

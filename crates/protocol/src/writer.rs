@@ -33,12 +33,10 @@ pub const SEARCH_ATTEMPTS_MAX: u32 = 1000;
 /// After this many timeouts of the same window, half of it is tried.
 const TIMEOUTS_BEFORE_HALVING: u32 = 2;
 
-/// Writes one consumer's batches.
 pub struct Writer<S> {
     store: S,
     budget: DeadLetterBudget,
     backoff: Backoff,
-    /// The source of the waits' random jitter.
     random: Rng,
     listener: Arc<dyn Listener>,
     waits: Arc<WaitFlag>,
@@ -46,7 +44,6 @@ pub struct Writer<S> {
     /// How many records a transaction may have now. If a window times out repeatedly, this becomes half of that window. Each
     /// success doubles it.
     window_max: u32,
-    /// The contents of the current transaction.
     contents: Contents,
     /// Whether Postgres accepted rows in an earlier transaction. If it did, a record that Postgres refuses is at fault even if its
     /// window has no other record. Becomes false if a transaction without an accepted row dead-letters a record for a cause that
@@ -79,18 +76,16 @@ impl WaitFlag {
     }
 }
 
-/// The contents of a transaction.
+/// The contents of the current transaction. `accepted` says whether Postgres accepted a row in it. `suspects` says
+/// whether some of its dead letters have a fault that may affect all records.
 #[derive(Debug, Default)]
 struct Contents {
     rows: u64,
     dead_letters: Vec<DeadLettered>,
-    /// Whether Postgres accepted a row in this transaction.
     accepted: bool,
-    /// Whether some dead letters have a fault that may affect all records.
     suspects: bool,
 }
 
-/// The result of one transaction.
 enum Attempt {
     /// The records before `until` are committed.
     Committed { until: u32 },
@@ -107,14 +102,13 @@ enum SettleCause {
     Refusal,
 }
 
-/// Why a transaction failed, and how much of the window it was about to commit.
+/// Why a transaction failed. `until` is the index in the batch at which the records of the transaction end.
 enum Failure {
     Write { error: WriteError, until: u32 },
     DeadLetterBudget(String),
 }
 
 impl<S: Store> Writer<S> {
-    /// Makes a writer with its own store. `random` is used for the jitter of its waits.
     pub fn new(store: S, budget: DeadLetterBudget, random: Rng, listener: Arc<dyn Listener>) -> Self {
         Self {
             store,
@@ -145,7 +139,6 @@ impl<S: Store> Writer<S> {
         Self { blames_records: true, ..self }
     }
 
-    /// Returns the flag by which the poll loop sees that this writer waits for Postgres.
     pub fn wait_flag(&self) -> Arc<WaitFlag> {
         Arc::clone(&self.waits)
     }

@@ -97,7 +97,6 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Returns whether a [`Hold`] has lasted for [`PAUSED_AFTER`] or longer.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         self.held_since.is_some_and(|since| now.saturating_duration_since(since) >= PAUSED_AFTER)
     }
@@ -131,7 +130,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     }
 }
 
-/// Adds records to the session.
+/// The visitor that adds the records of one read to the session.
 struct Taker<'a, E> {
     session: &'a mut Session,
     encoder: &'a mut E,

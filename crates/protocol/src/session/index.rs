@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::position::TopicPartition;
 
-/// Maps partitions to slots.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// The slots of each topic, by partition number. Kafka numbers partitions from 0 without gaps.
@@ -13,13 +12,11 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Returns the slot of a partition; `None` if it isn't in the session.
     #[inline]
     pub(super) fn get(&self, topic: &str, partition: i32) -> Option<usize> {
         *self.topics.get(topic)?.get(usize::try_from(partition).ok()?)?
     }
 
-    /// Calls [`Index::get`] with the topic and number of `source`.
     pub(super) fn of(&self, source: &TopicPartition) -> Option<usize> {
         self.get(&source.topic, source.partition)
     }
@@ -37,7 +34,6 @@ impl Index {
         slots[number] = Some(slot);
     }
 
-    /// Removes a partition and returns its slot.
     pub(super) fn remove(&mut self, source: &TopicPartition) -> Option<usize> {
         self.topics.get_mut(&*source.topic)?.get_mut(usize::try_from(source.partition).ok()?)?.take()
     }

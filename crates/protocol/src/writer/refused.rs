@@ -104,7 +104,6 @@ fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
     }
 }
 
-/// Returns the dead letter of a record that Postgres refused when it was copied alone.
 fn rejected_record(record: u32, error: &PostgresError) -> RejectedRecord {
     RejectedRecord {
         record,
