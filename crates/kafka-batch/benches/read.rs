@@ -18,7 +18,6 @@ use tidegate_kafka_batch::{BatchQueue, Item};
 const WAIT: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// The result and the cost of reading the whole topic once.
 #[derive(Default)]
 struct Turn {
     records: u64,

@@ -16,11 +16,9 @@ pub struct Bulk<'q> {
     messages: &'q mut Messages,
 }
 
-/// The next part of a bulk.
 pub enum Item<'b> {
-    /// Records of one partition.
     Run(Run<'b>),
-    /// An error of one partition. Records may follow it.
+    /// An error of one partition. More records of the partition may follow it.
     Fault(Fault<'b>),
 }
 
@@ -34,7 +32,6 @@ impl<'q> Bulk<'q> {
         self.messages.remaining()
     }
 
-    /// Returns whether nothing is left to take.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -64,7 +61,6 @@ impl Drop for Bulk<'_> {
 /// Consecutive records of one partition.
 pub struct Run<'b> {
     pub topic: &'b str,
-    /// The partition, 0 or greater.
     pub partition: i32,
     pub records: Records<'b>,
 }
@@ -126,7 +122,6 @@ impl<'b> Record<'b> {
         self.message.offset()
     }
 
-    /// Returns the key, `None` if the record has none.
     pub fn key(&self) -> Option<&'b [u8]> {
         self.message.key()
     }

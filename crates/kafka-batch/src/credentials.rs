@@ -18,7 +18,6 @@ pub struct OAuthToken<'a> {
     pub principal: &'a str,
     /// When the token expires, in milliseconds since 1970.
     pub expires_at_ms: i64,
-    /// SASL extensions: names and values.
     pub extensions: &'a [(String, String)],
 }
 
@@ -101,7 +100,6 @@ mod tests {
 
     use super::*;
 
-    /// Returns a client that has no server to connect to.
     fn client(mechanism: &str) -> BaseConsumer {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", "127.0.0.1:1").set("security.protocol", "SASL_PLAINTEXT");

@@ -90,8 +90,8 @@ fn describe<C: ClientContext, T>(
     Ok(Some(read(group)))
 }
 
-/// Returns the names of a described group's members. The caller must keep the
-/// event that owns the description until this function returns.
+/// Returns the names of a described group's members. The caller must keep the event that owns the description until
+/// this function returns.
 fn names(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> Vec<String> {
     // SAFETY: the description is alive.
     let count = unsafe { rd::rd_kafka_ConsumerGroupDescription_member_count(group) };
@@ -123,7 +123,6 @@ fn operations(group: *const rd::rd_kafka_ConsumerGroupDescription_t) -> Option<b
     Some(allowed.contains(&read))
 }
 
-/// The options of the request.
 struct Options(Owned<rd::rd_kafka_AdminOptions_t>);
 
 impl Options {

@@ -113,12 +113,10 @@ impl Messages {
         Self { slots: vec![ptr::null_mut(); MAX_MESSAGES].into_boxed_slice(), first: 0, taken: 0, end: 0 }
     }
 
-    /// Returns how many messages were read and not taken.
     pub(crate) fn remaining(&self) -> usize {
         self.end - self.taken
     }
 
-    /// Makes room for the next bulk: destroys all messages.
     pub(crate) fn clear(&mut self) {
         self.taken = self.end;
         self.destroy_taken();
@@ -176,7 +174,6 @@ impl Messages {
         self.destroy_taken();
     }
 
-    /// Returns the untaken messages, so that the caller can take them one after the other.
     pub(crate) fn taking(&mut self) -> Taking<'_> {
         Taking { slots: &self.slots[..self.end], taken: &mut self.taken }
     }
@@ -195,7 +192,6 @@ pub(crate) struct Taking<'b> {
 }
 
 impl<'b> Taking<'b> {
-    /// Returns the first untaken message.
     pub(crate) fn peek(&self) -> Option<MessageRef<'b>> {
         let slot = self.slots.get(*self.taken)?;
         // SAFETY: by the invariant of `Messages` the slot holds a message. Destroying it needs a mutable borrow of the

@@ -39,7 +39,6 @@ struct Own {
     queue: Queue,
     /// Whether an entry arrived in a partition's queue while that queue was not forwarded.
     strayed: AtomicBool,
-    /// The caller's callback for new records and events.
     on_ready: Option<Box<dyn Fn() + Send + Sync>>,
 }
 

@@ -26,7 +26,6 @@ use tokio::time::{Instant, sleep};
 const LOW: i64 = 3;
 const HIGH: i64 = 90;
 
-/// A call that the claim loop made on the fake ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Call {
     Extend(Vec<(i32, i64)>),
@@ -35,22 +34,19 @@ enum Call {
     Wait(i32, u32),
 }
 
-/// The behaviour of the fakes, and the calls that they received.
+/// The behaviour of the fakes, and what they saw. `failures` has the errors of the next rounds, in reverse order.
+/// Kafka doesn't answer for the partitions `unknown`. Each wait for a lock takes `wait`. `waits` has the reported
+/// [`Event::ClaimsWait`] events: the time since the start, and the number of the attempt.
 #[derive(Default)]
 struct Script {
     connected: bool,
-    /// The errors with which the next rounds fail, in reverse order.
     failures: Vec<WriteError>,
     without_row: BTreeSet<i32>,
-    /// Partitions whose ledger row existed, and was then lost.
     lost: BTreeSet<i32>,
     locked: BTreeSet<i32>,
-    /// Partitions whose ends Kafka doesn't know.
     unknown: BTreeSet<i32>,
-    /// How long each wait for a lock takes.
     wait: Duration,
     calls: Vec<(Duration, Call)>,
-    /// The reported [`Event::ClaimsWait`] events: the time since the start, and the number of the attempt.
     waits: Vec<(Duration, u32)>,
     /// The log-loss conditions that were skipped. For each: the partition, the offset at which it continues, and the number
     /// of lost records.
@@ -159,7 +155,6 @@ impl Listener for Fake {
     }
 }
 
-/// A running claim loop, and two consumers.
 struct World {
     fake: Fake,
     requests: mpsc::Sender<ClaimRequest>,
@@ -190,7 +185,6 @@ impl World {
         self.requests.send(ClaimRequest { wanted, withdrawn, owner, answers }).await.expect("the loop runs");
     }
 
-    /// Returns the next answers to a consumer.
     async fn answers(&mut self, consumer: usize) -> Vec<ClaimAnswer> {
         match self.answers[consumer].1.recv().await {
             Some(Message::Claims(answers)) => answers,
@@ -198,7 +192,6 @@ impl World {
         }
     }
 
-    /// Returns the partitions that the next answer grants.
     async fn granted(&mut self, consumer: usize) -> Vec<i32> {
         let answers = self.answers(consumer).await;
         answers.iter().filter(|answer| answer.answer.is_ok()).map(|answer| answer.source.partition).collect()

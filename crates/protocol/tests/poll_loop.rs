@@ -27,12 +27,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// The offset of every partition in the ledger.
+/// The offset at which each granted claim begins.
 const START: i64 = 7;
 const LIMITS: BatchLimits =
     BatchLimits { max_rows: NonZeroU32::new(4).unwrap(), max_bytes: 1 << 20, max_age: Duration::from_millis(500) };
 
-/// A call that the poll loop made on the fake consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Call {
     Join,
@@ -44,6 +43,8 @@ enum Call {
     Leave,
 }
 
+/// The behaviour of the fakes, and what they saw. Calls, events and snapshots have their times in milliseconds since the
+/// start. A snapshot is stored as its number of paused partitions. `consumed` and `spent` are sums over all snapshots.
 #[derive(Default)]
 struct Script {
     whole: bool,
@@ -52,16 +53,12 @@ struct Script {
     decided: Vec<GroupEvent>,
     records: VecDeque<(i32, i64)>,
     calls: Vec<(u128, Call)>,
-    /// The reported events that the tests compare, each with its time in milliseconds since the start.
     events: Vec<(u128, String)>,
-    /// The snapshots: the time of each in milliseconds since the start, and its number of paused partitions.
     snapshots: Vec<(u128, usize)>,
-    /// The sums of all snapshots.
     consumed: u64,
     spent: Spent,
 }
 
-/// A fake in place of the group's client, the encoder, the ledger's readings and the listener.
 #[derive(Clone)]
 struct Fake {
     script: Arc<Mutex<Script>>,
@@ -248,7 +245,6 @@ impl World {
         Self::start_with(script, LIMITS, None)
     }
 
-    /// Starts a poll loop with these limits and this rate limit, in rows per second.
     fn start_with(script: Script, limits: BatchLimits, rate: Option<u32>) -> Self {
         let on_offset_loss = script.policy;
         let fake = Fake {
@@ -284,7 +280,6 @@ impl World {
         Self { fake, claims, batches, inbox, writer_waits, stop, running }
     }
 
-    /// Assigns these partitions, and grants each of the claims that the loop then requests.
     async fn assign(&mut self, partitions: &[i32]) {
         self.decide(GroupEvent::Assigned(partitions.iter().map(|n| partition(*n)).collect()));
         self.grant(partitions).await;
@@ -295,7 +290,6 @@ impl World {
         self.fake.changed.notify_one();
     }
 
-    /// Waits for the next claim request, and checks that it is for exactly these partitions.
     async fn request(&mut self, partitions: &[i32]) -> ClaimRequest {
         let request = self.claims.recv().await.expect("the loop runs");
         let wanted: Vec<_> = request.wanted.iter().map(|wanted| wanted.source.partition).collect();
@@ -303,7 +297,6 @@ impl World {
         request
     }
 
-    /// Waits for the next claim request, checks that it is for exactly these partitions, and grants it.
     async fn grant(&mut self, partitions: &[i32]) {
         let request = self.request(partitions).await;
         let next = Offset::new(START);
@@ -318,7 +311,6 @@ impl World {
         self.inbox.send(Message::Claims(answers)).await.expect("the loop runs");
     }
 
-    /// Delivers records with consecutive offsets.
     fn deliver(&self, partition: i32, offsets: std::ops::Range<i64>) {
         self.fake.with(|script| script.records.extend(offsets.map(|offset| (partition, offset))));
         self.fake.changed.notify_one();
@@ -328,13 +320,11 @@ impl World {
         self.batches.recv().await.expect("the loop runs")
     }
 
-    /// Acknowledges the batch to the loop, as the writer does after a commit.
     async fn committed(&self, batch: Batch) {
         let outcomes = batch.segments().iter().map(|segment| Some(Outcome::Committed(segment.to))).collect();
         self.inbox.send(Ack { outcomes, batch }.into()).await.expect("the loop runs");
     }
 
-    /// Returns the calls that this function has not returned before.
     fn calls(&self) -> Vec<(u128, Call)> {
         self.fake.with(|script| mem::take(&mut script.calls))
     }
@@ -343,12 +333,10 @@ impl World {
         self.fake.with(|script| mem::take(&mut script.events))
     }
 
-    /// Waits until the loop ends, and returns its result.
     async fn ended(&mut self) -> Result<(), Stopped> {
         self.running.join_next().await.expect("it was started").expect("no panic")
     }
 
-    /// Tells the loop to end, waits for that, and returns its result.
     async fn end(mut self) -> Result<(), Stopped> {
         self.stop.cancel();
         self.ended().await

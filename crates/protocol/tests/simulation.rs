@@ -87,7 +87,6 @@ fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
-/// The totals of one shard's runs.
 #[derive(Debug, Default)]
 struct Sum {
     rows: usize,

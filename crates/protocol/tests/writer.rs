@@ -25,23 +25,19 @@ use tidegate_protocol::writer::{WaitFlag, Writer};
 #[derive(Default)]
 struct Script {
     seen: Vec<String>,
-    /// Errors of the next statements, by the statement's name.
     failures: Vec<(&'static str, WriteError)>,
     /// Records that Postgres refuses, by their offsets, with the SQLSTATE.
     bad: BTreeMap<i64, &'static str>,
     /// Whether the error of a refused COPY names the row that Postgres refuses.
     names_rows: bool,
-    /// The version of the newest plan.
     plan: u64,
-    /// The versions of the plans that the next replans make.
     next_plans: VecDeque<u64>,
     /// If set: the version of the plan that another writer makes when the next COPY fails.
     plan_of_others: Option<u64>,
-    /// For each of the next ledger updates, the partitions that don't advance.
+    /// For each of the next updates of the ledger, the partitions whose rows don't advance.
     not_advanced: VecDeque<Vec<i32>>,
     /// If set, the next COPY that begins at this record times out, and so does the COPY after it.
     late_from: Option<u32>,
-    /// The ledger rows that the next reads of the ledger return.
     rows: VecDeque<Vec<LedgerRow>>,
     flag: Option<Arc<WaitFlag>>,
 }
@@ -72,7 +68,6 @@ impl Fake {
         self.script().failures.extend(errors.into_iter().map(|error| (name, error)));
     }
 
-    /// Returns what was seen since the last call.
     fn seen(&self) -> Vec<String> {
         std::mem::take(&mut self.script().seen)
     }
@@ -229,12 +224,10 @@ fn claim() -> Claim {
     Claim { id: ClaimId::from_u128(1), epoch: 5 }
 }
 
-/// A ledger row at this offset, with our claim.
 fn ours(next: i64) -> LedgerRow {
     LedgerRow::Found { claim: Some(claim().id), epoch: 5, next: Offset::new(next) }
 }
 
-/// A ledger row with a later claim.
 fn theirs() -> LedgerRow {
     LedgerRow::Found { claim: Some(ClaimId::from_u128(2)), epoch: 6, next: Offset::new(0) }
 }

@@ -17,7 +17,7 @@ struct Said {
     place: (String, i32, i64),
 }
 
-/// Takes records and then the first fault. Returns the offsets of these records, and the fault's contents.
+/// Takes records up to the first fault. Returns the offsets of these records, and the contents of the fault.
 fn first_fault(queue: &mut BatchQueue<Notes>) -> (Vec<i64>, Said) {
     let started = Instant::now();
     let mut before = Vec::new();

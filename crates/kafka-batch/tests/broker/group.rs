@@ -35,7 +35,6 @@ impl Member {
         Self { queue, incremental: protocol != "eager", assigned: BTreeSet::new(), rebalances: 0 }
     }
 
-    /// Serves the consumer's queue, and answers the group's assignments and revocations. Returns whether there were any.
     fn answer(&mut self) -> bool {
         let polled = self.queue.consumer().poll(Duration::ZERO);
         assert!(!matches!(polled, Some(Ok(_))), "a record came to the consumer's queue");

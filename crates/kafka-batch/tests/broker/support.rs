@@ -19,7 +19,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) type Place = (String, i32);
 
-/// A rebalance: partitions assigned or revoked.
 #[derive(Debug)]
 pub(crate) enum Event {
     Assigned(Vec<Place>),
@@ -66,7 +65,7 @@ impl ConsumerContext for Notes {
     }
 }
 
-/// A copy of a record, which outlives the bulk (the records of one read).
+/// A copy of a record, which outlives the bulk that the record was read with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owned {
     pub(crate) topic: String,
@@ -96,14 +95,12 @@ pub(crate) fn kafka() -> &'static Kafka {
     shared::kafka().unwrap()
 }
 
-/// Creates a topic for one test. Returns its name.
 pub(crate) fn topic(partitions: i32) -> String {
     let name = unique_name("bulk");
     kafka().create_topic(&name, partitions, &[]).unwrap();
     name
 }
 
-/// Returns records for one partition, with the values from `from` up to, but not including, `to`.
 pub(crate) fn numbered(partition: i32, from: i64, to: i64) -> impl Iterator<Item = tidegate_harness::Record> {
     (from..to).map(move |n| tidegate_harness::Record::new(n.to_string()).to(partition))
 }
@@ -129,7 +126,6 @@ pub(crate) fn at(places: &[(&str, i32, i64)]) -> TopicPartitionList {
     list
 }
 
-/// Returns a consumer that takes no part in a group, and its queue.
 pub(crate) fn reader(settings: &[(&str, &str)]) -> (Arc<BaseConsumer<Notes>>, BatchQueue<Notes>) {
     let consumer = consumer(settings);
     let queue = BatchQueue::new(Arc::clone(&consumer)).unwrap();
@@ -145,7 +141,6 @@ pub(crate) fn turn(queue: &mut BatchQueue<Notes>) -> Vec<Owned> {
     take_all(queue, Duration::from_secs(1))
 }
 
-/// Reads once, and returns all records of that read. Panics at a fault.
 pub(crate) fn take_all(queue: &mut BatchQueue<Notes>, wait: Duration) -> Vec<Owned> {
     let mut taken = Vec::new();
     let mut bulk = queue.read(wait).unwrap();
@@ -161,7 +156,6 @@ pub(crate) fn take_all(queue: &mut BatchQueue<Notes>, wait: Duration) -> Vec<Own
     taken
 }
 
-/// Reads until `count` records have come.
 pub(crate) fn take(queue: &mut BatchQueue<Notes>, count: usize) -> Vec<Owned> {
     let started = Instant::now();
     let mut taken = Vec::new();
@@ -172,12 +166,10 @@ pub(crate) fn take(queue: &mut BatchQueue<Notes>, count: usize) -> Vec<Owned> {
     taken
 }
 
-/// Returns the offsets of one partition's records, in the order in which they came.
 pub(crate) fn offsets(records: &[Owned], partition: i32) -> Vec<i64> {
     records.iter().filter(|record| record.partition == partition).map(|record| record.offset).collect()
 }
 
-/// Reads until a partition's record at offset `last` has come. Returns the offsets of the partition's records.
 pub(crate) fn offsets_up_to(queue: &mut BatchQueue<Notes>, partition: i32, last: i64) -> Vec<i64> {
     let started = Instant::now();
     let mut seen = Vec::new();

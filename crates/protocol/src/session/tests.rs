@@ -26,7 +26,6 @@ fn at(offset: i64) -> Offset {
     Offset::new(offset)
 }
 
-/// A session under test, with its own clock.
 struct Bench {
     session: Session,
     now: Instant,
@@ -42,7 +41,6 @@ impl Bench {
         self.now += by;
     }
 
-    /// Assigns a partition. Returns the id of the claim request that followed.
     fn assign(&mut self, partition: i32) -> u64 {
         self.session.assigned([source(partition)], self.now);
         self.asked(partition)
@@ -97,7 +95,6 @@ impl Bench {
         self.session.seal(Trigger::Rows, self.now).expect("a batch")
     }
 
-    /// Acknowledges a batch, with this outcome for each segment.
     fn ack(&mut self, batch: Batch, outcome: Outcome) {
         let outcomes = vec![Some(outcome); batch.segments().len()];
         self.session.acked(Ack { outcomes, batch }, self.now);

@@ -18,7 +18,6 @@ use crate::world::{Bug, Sim};
 /// the ledger to which log an offset belongs, for the oracle.
 pub(crate) type SeenLogs = Arc<Mutex<HashMap<usize, usize>>>;
 
-/// The connection of a daemon's claim loop to the fake Postgres.
 pub(crate) struct SimLedger {
     pub(crate) sim: Arc<Sim>,
     pub(crate) daemon: u64,
@@ -124,7 +123,6 @@ impl ClaimLedger for SimLedger {
     }
 }
 
-/// Tells the claim loop where the fake logs begin and end.
 pub(crate) struct SimLogEnds {
     pub(crate) sim: Arc<Sim>,
     pub(crate) seen: SeenLogs,

@@ -37,7 +37,6 @@ use crate::world::{Bug, Sim};
 const CLAIM_GRACE: Duration = Duration::from_secs(3);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A process, which runs or is suspended.
 #[derive(Debug, Default)]
 pub(crate) struct Process {
     /// `None` while the process runs; while it is suspended, the wakers of its tasks.
@@ -54,7 +53,6 @@ impl Process {
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Runs `work`, but not while the process is suspended.
     pub(crate) async fn run<T>(self: Arc<Self>, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         std::future::poll_fn(|context| {
@@ -74,7 +72,6 @@ pub(crate) struct Daemon {
     pub(crate) process: Arc<Process>,
     pub(crate) tasks: JoinSet<Result<(), Stopped>>,
     pub(crate) leave: CancellationToken,
-    /// The channel to the poll loop, for messages from outside.
     pub(crate) inbox: mpsc::Sender<Message>,
 }
 
@@ -179,7 +176,7 @@ async fn falsify(
     Ok(())
 }
 
-/// Reads the ledger at intervals, and checks whether a log became shorter.
+/// Reads the ledger at intervals, as the task that computes the lag does, and checks whether a log became shorter.
 async fn look(sim: Arc<Sim>, readings: SimReadings, leave: CancellationToken) -> Result<(), Stopped> {
     let mut ends: HashMap<usize, Offset> = HashMap::new();
     while !leave.is_cancelled() {
@@ -211,7 +208,6 @@ async fn look(sim: Arc<Sim>, readings: SimReadings, leave: CancellationToken) ->
     Ok(())
 }
 
-/// The newest reading of the ledger.
 #[derive(Clone, Default)]
 struct SimReadings(Arc<Mutex<Reading>>);
 
@@ -298,7 +294,6 @@ impl Listener for Watch {
     }
 }
 
-/// Returns the event's name.
 fn kind_of(event: &Event<'_>) -> &'static str {
     match event {
         Event::Assigned { .. } => "assigned",

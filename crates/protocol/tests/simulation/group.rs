@@ -15,7 +15,6 @@ use crate::claims::SeenLogs;
 use crate::kafka::{Event, Kind, value};
 use crate::world::{Bug, Sim};
 
-/// Joins the fake group.
 pub(crate) struct SimGroup {
     pub(crate) sim: Arc<Sim>,
     pub(crate) number: u64,
@@ -43,7 +42,6 @@ impl Group for SimGroup {
     }
 }
 
-/// A record that was fetched.
 #[derive(Clone, Copy, Debug)]
 struct Fetched {
     partition: usize,
@@ -57,12 +55,10 @@ pub(crate) struct SimClient {
     number: u64,
     assigning: Assigning,
     seen: SeenLogs,
-    /// The partitions that the group assigned.
     held: BTreeSet<usize>,
     /// For each fetched partition, the next offset to fetch, and the log in which fetching began. After the topic was
     /// recreated, fetches from the earlier log return nothing.
     fetching: BTreeMap<usize, (Offset, usize)>,
-    /// Records that were fetched and not taken yet.
     bulk: VecDeque<Fetched>,
     events: Vec<GroupEvent>,
 }

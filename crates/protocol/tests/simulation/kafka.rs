@@ -7,7 +7,7 @@ use fastrand::Rng;
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::time::Instant;
 
-/// A member that does not poll for this long is removed from the group.
+/// A member that doesn't poll for this long is removed from the group.
 pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// How the daemon must treat a record.
@@ -18,11 +18,10 @@ pub(crate) enum Kind {
     /// A record that the configuration skips: it makes neither a row nor a dead letter.
     Skipped,
     Undecodable,
-    /// Postgres refuses the record when it is copied.
     Refused,
     /// A deferred constraint refuses the record at COMMIT.
     RefusedAtCommit,
-    /// Can't be encoded by plans with an odd version.
+    /// Plans with an odd version can't encode the record.
     RefusedByOddPlans,
 }
 
@@ -55,7 +54,6 @@ impl Kind {
     }
 }
 
-/// The content of a log at one offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Live(Kind),
@@ -85,7 +83,6 @@ impl Log {
         offset(self.places.len())
     }
 
-    /// Returns the first [`Place::Live`] record at or after `at`.
     pub(crate) fn next(&self, at: Offset) -> Option<(Offset, Kind)> {
         (index(at).max(self.low)..self.places.len()).find_map(|at| match self.places[at] {
             Place::Live(kind) => Some((offset(at), kind)),
@@ -102,8 +99,7 @@ pub(crate) fn index(offset: Offset) -> usize {
     usize::try_from(offset.get()).expect("offsets are not negative")
 }
 
-/// Returns a record's value, which contains its offset and log, so that the oracle can tell rows of different logs
-/// apart.
+/// Returns a record's value. It contains the offset and the log, so that the oracle can tell the rows of different logs apart.
 pub(crate) fn value(log: usize, at: Offset, kind: Kind) -> [u8; 13] {
     let mut value = [0; 13];
     value[0] = kind as u8;
@@ -243,7 +239,6 @@ impl Kafka {
         }
     }
 
-    /// Removes members that were silent for too long.
     pub(crate) fn tick(&mut self, dice: &mut Rng) {
         let now = Instant::now();
         let silent: Vec<u64> =
@@ -281,7 +276,6 @@ impl Kafka {
         (!given.is_empty()).then_some(Event::Assigned(given))
     }
 
-    /// Notes that a member has confirmed a revocation.
     pub(crate) fn released(&mut self, member: u64, partitions: &[usize]) {
         for partition in partitions {
             if self.owner[*partition] == Some(member) {

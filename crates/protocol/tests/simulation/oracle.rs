@@ -37,7 +37,6 @@ pub(crate) fn before_commit(world: &mut World, backend: u64) {
     }
 }
 
-/// Compares the current database with Kafka.
 pub(crate) fn audit(world: &mut World) {
     if let Err(what) = check(&world.kafka, &world.server.data) {
         world.violated(what);
@@ -118,7 +117,6 @@ pub(crate) fn drained(world: &World) -> bool {
     })
 }
 
-/// Describes, for an error message, where the ledger is in each partition and where the log ends.
 pub(crate) fn undrained(world: &World) -> String {
     let ledger = world.server.data.ledger.iter().zip(&world.kafka.current);
     let left = ledger.map(|(cell, log)| match cell {

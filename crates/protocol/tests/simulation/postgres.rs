@@ -18,7 +18,6 @@ use crate::world::Bug;
 /// no transaction.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
 
-/// A row of the table, or a dead letter. The fields identify the record from which it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Row {
     pub(crate) partition: usize,
@@ -29,31 +28,28 @@ pub(crate) struct Row {
     pub(crate) plan: u64,
 }
 
-/// One row of the ledger.
 #[derive(Clone, Debug)]
 pub(crate) struct Cell {
     pub(crate) next: Offset,
     pub(crate) claim: Option<ClaimId>,
     pub(crate) epoch: i64,
     pub(crate) last: Option<LastRecord>,
-    /// Hidden from the daemons: the log to which `next` belongs.
+    /// The log to which `next` belongs, for the oracle. The daemons can't see it.
     pub(crate) log: usize,
 }
 
 /// The state that a failover or a restore replaces as a whole.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Data {
-    /// The ledger row of each partition; `None` if the row is missing.
     pub(crate) ledger: Vec<Option<Cell>>,
-    /// For each partition, the ledger row that an operator has deleted and will put back.
+    /// For each partition, the ledger row that a simulated operator has deleted and will put back.
     lost: Vec<Option<Cell>>,
-    /// For each partition, whether the ledger has ever had a row for it.
+    /// For each partition, whether the ledger has ever had a row for it. A row that is missing in spite of this is a lost row.
     known: Vec<bool>,
     pub(crate) rows: Vec<Vec<Row>>,
     pub(crate) dead: Vec<Vec<Row>>,
 }
 
-/// The update of one span in the ledger.
 #[derive(Clone, Debug)]
 pub(crate) struct Move {
     pub(crate) partition: usize,
@@ -85,7 +81,6 @@ pub(crate) enum Op {
     StepOver {
         partition: usize,
         claim: ClaimId,
-        /// The claim that replaces `claim` in the ledger row.
         renewed: ClaimId,
         from: Offset,
         to: Offset,
@@ -104,7 +99,6 @@ pub(crate) enum Reply {
     Stepped(Option<i64>),
 }
 
-/// The progress of an operation that waits for locks.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     candidates: Option<Vec<bool>>,
@@ -195,7 +189,8 @@ impl Server {
         Ok(self.last_backend)
     }
 
-    /// Notes that the client has disconnected. From `by` on, the server ends the backend once it is idle.
+    /// Notes that the client has disconnected. From the time `by` on, the server notices this, and ends the backend
+    /// once it is idle.
     pub(crate) fn client_gone(&mut self, backend: u64, by: Instant) {
         if let Some(backend) = self.backends.get_mut(&backend) {
             backend.client_gone_at = Some(by);
@@ -208,7 +203,6 @@ impl Server {
         }
     }
 
-    /// Ends a backend: rolls back what it hasn't committed, and releases its locks.
     pub(crate) fn end(&mut self, backend: u64) {
         self.backends.remove(&backend);
         self.unlock(backend);
@@ -223,7 +217,7 @@ impl Server {
         self.backends.keys().copied().collect()
     }
 
-    /// Ends a backend of one of the daemons if it is idle. This function is called for a backend that blocks another one.
+    /// Ends the backend if it is idle and belongs to a daemon. Called for a backend that blocks another one.
     pub(crate) fn end_if_idle(&mut self, backend: u64) {
         if self.backends.get(&backend).is_some_and(|b| b.daemon != STRANGER && b.idle_since.is_some()) {
             self.end(backend);
@@ -238,7 +232,6 @@ impl Server {
         self.end_all();
     }
 
-    /// Gives every partition a ledger row at offset 0.
     pub(crate) fn know_all(&mut self) {
         for log in 0..self.data.ledger.len() {
             self.data.known[log] = true;
@@ -247,7 +240,6 @@ impl Server {
         self.past = vec![self.data.clone()];
     }
 
-    /// Deletes a row of the ledger, unless it is locked.
     pub(crate) fn lose(&mut self, partition: usize) {
         if self.locks[partition].is_none()
             && let Some(cell) = self.data.ledger[partition].take()
@@ -306,7 +298,6 @@ impl Server {
         }
     }
 
-    /// Marks the backend's transaction, if it has one, as failed.
     pub(crate) fn fail(&mut self, backend: u64) {
         if let Some(transaction) = self.backends.get_mut(&backend).and_then(|b| b.transaction.as_mut()) {
             transaction.failed = true;

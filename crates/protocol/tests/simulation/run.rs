@@ -21,7 +21,6 @@ use crate::world::{Bug, Sim};
 /// deadlines, grace periods and session timeouts together.
 const DRAIN_WITHIN: Duration = Duration::from_secs(180);
 
-/// The result of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
     pub(crate) violation: Option<String>,
@@ -32,7 +31,6 @@ pub(crate) struct Run {
     /// In a replay, the last state of each daemon, printed with `Debug`.
     #[expect(dead_code, reason = "shown by a replay")]
     pub(crate) notes: BTreeMap<u64, String>,
-    /// How often each event was reported.
     pub(crate) events: BTreeMap<&'static str, u64>,
 }
 
@@ -69,7 +67,7 @@ struct Fleet {
     asleep: Vec<Option<Instant>>,
     outage_until: Option<Instant>,
     stranger: Option<(u64, Instant)>,
-    /// The faults that this run's schedule may contain, one bit per kind.
+    /// The kinds of faults that this run's schedule may contain, one bit per kind.
     allowed: u32,
     last_number: u64,
 }
@@ -104,7 +102,6 @@ impl Fleet {
         }
     }
 
-    /// Performs the changes that are due by now: daemons restart, outages end, the group removes silent members.
     fn keep_up(&mut self) {
         let now = Instant::now();
         {
@@ -145,7 +142,6 @@ impl Fleet {
         }
     }
 
-    /// Removes the cause of a pipeline's stop, as an operator would.
     fn stopped(&self, why: &Stopped) {
         let mut world = self.sim.w();
         match why {

@@ -137,7 +137,7 @@ pub(crate) struct SimStore {
     daemon: u64,
     connection: Option<Connection>,
     plan: u64,
-    /// The version of the daemon's newest plan. The daemon's poll loop reads it too.
+    /// The version of the daemon's newest plan, which the daemon's poll loop reads too.
     plans: Arc<AtomicU64>,
 }
 
@@ -150,7 +150,6 @@ impl SimStore {
         self.sim.w().bug
     }
 
-    /// Connects if there is no connection.
     async fn open(&mut self) -> Result<(), WriteError> {
         if self.connection.is_none() {
             self.connection = Some(connect(&self.sim, self.daemon).await?);

@@ -16,7 +16,8 @@ use crate::kafka::{Kafka, Place, index};
 use crate::oracle;
 use crate::postgres::{Op, Outage, Progress, Reply, Server, error};
 
-/// The bugs that can be planted. The simulation must find each of them, except for the two that the ledger corrects.
+/// The bugs that can be planted. The simulation must find each of them, except for `SettleSaysDone` and
+/// `UnknownCommitTakenAsFailed`, which the ledger corrects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bug {
     AdvanceIgnoresClaim,
@@ -44,19 +45,16 @@ pub(crate) enum Bug {
     StaleBulk,
 }
 
-/// How a statement or its reply can fail.
+/// How a statement or its reply can fail. With `CutBefore` and `SilentBefore`, the statement never arrives; with
+/// `CutAfter` and `SilentAfter`, it is executed and the reply never arrives. The client gets an error at once if the
+/// connection is cut. If it is silent, the client waits until its own deadline. `Refused` is an error of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     None,
-    /// The connection is cut before the statement arrives.
     CutBefore,
-    /// The statement never arrives, and the caller gets no error.
     SilentBefore,
-    /// The server refuses the statement.
     Refused(Severity, &'static str),
-    /// The statement is executed, and the connection is cut before the reply arrives.
     CutAfter,
-    /// The statement is executed, and the reply never arrives.
     SilentAfter,
 }
 
@@ -75,7 +73,6 @@ pub(crate) struct World {
     /// Whether this is a replay, which prints most events and the last state of each daemon.
     pub(crate) verbose: bool,
     pub(crate) notes: BTreeMap<u64, String>,
-    /// How often each event was reported.
     pub(crate) events: BTreeMap<&'static str, u64>,
     claims: u128,
     started: Instant,
@@ -175,7 +172,6 @@ impl World {
         outcome
     }
 
-    /// Returns the whole ledger; `None` if the server is down.
     pub(crate) fn ledger_rows(&self) -> Option<Vec<(TopicPartition, LedgerRow)>> {
         let rows = self.kafka.sources.iter().zip(&self.server.data.ledger).map(|(source, cell)| {
             let row =
@@ -185,7 +181,6 @@ impl World {
         (self.server.outage != Some(Outage::Down)).then(|| rows.collect())
     }
 
-    /// Returns the partition to which a log belongs or belonged.
     pub(crate) fn partition_of_log(&self, log: usize) -> usize {
         self.kafka.logs[log].partition
     }

@@ -13,7 +13,6 @@ fn source() -> TopicPartition {
     TopicPartition::new("t", 0)
 }
 
-/// Returns a session that has owned a partition since `now`, by claim number 5.
 fn owning(now: Instant) -> Session {
     let limits = BatchLimits { max_rows: NonZeroU32::MIN, max_bytes: 1 << 20, max_age: Duration::from_secs(1) };
     let mut session = Session::new(limits, Duration::from_secs(600));
@@ -26,7 +25,6 @@ fn owning(now: Instant) -> Session {
     session
 }
 
-/// Returns a ledger row with another claim than ours. The number of that other claim is `epoch`.
 fn held_by(epoch: i64) -> LedgerRow {
     LedgerRow::Found { claim: Some(ClaimId::from_u128(1)), epoch, next: Offset::new(3) }
 }
