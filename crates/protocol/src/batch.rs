@@ -41,8 +41,9 @@ pub struct Incoming<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-/// A record that can't become rows. `record` is its index in the batch, which [`Batch::push`] sets. `reason` is a stable
-/// code: a label value of `dead_letters_total`. `detail` is the message for people: what is wrong, where, and why.
+/// A record that can't become rows. `record` is its index in the batch; the batch sets the index for a record that
+/// an encoder rejects. `reason` is a stable code: a label value of `dead_letters_total`. `detail` is the message for
+/// people: what is wrong, where, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRecord {
     pub record: u32,

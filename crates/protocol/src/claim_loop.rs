@@ -37,15 +37,14 @@ const LOCKED_RETRY: Duration = Duration::from_millis(50);
 /// earlier, the next attempt is made at once.
 const OVERDUE_RETRY: Duration = Duration::from_millis(250);
 
-/// The policy for a Kafka log that doesn't match the ledger.
+/// The policy for a log-loss condition, from `on_offset_loss`. With `Fail`, the pipeline stops, and its error names
+/// the condition. Otherwise the partition continues at the oldest record that Kafka has (`Earliest`) or at the end
+/// of the log (`Latest`), and the records that are known to be lost are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OffsetLossPolicy {
-    /// The pipeline stops, and its error names the condition.
     #[default]
     Fail,
-    /// Continue at the oldest record that Kafka has, and count the lost records.
     Earliest,
-    /// Continue at the end of the log, and count the lost records.
     Latest,
 }
 
@@ -156,12 +155,11 @@ pub enum End {
     High,
 }
 
-/// For each partition for which Kafka answered, one end of its log.
 pub type Ends = HashMap<TopicPartition, Offset>;
 
 /// Asks Kafka where its logs begin and end.
 pub trait LogEnds: Send + Sync {
-    /// Returns the low or high end of each partition's log. Partitions for which Kafka doesn't answer are missing.
+    /// Returns one end of each partition's log. Partitions for which Kafka doesn't answer are missing from the result.
     fn ends(&self, sources: &[TopicPartition], end: End) -> impl Future<Output = Result<Ends, LogEndsError>> + Send;
 }
 
@@ -270,7 +268,6 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                 lock_waits += 1;
                 lock_wait.spawn(self.ledger.wait_at_lock(p.wanted.source.clone(), lock_waits));
             }
-            // Retry as soon as one of these events happens.
             tokio::select! {
                 biased;
                 request = requests.recv() => match request {

@@ -10,7 +10,7 @@ use crate::position::{Offset, TopicPartition};
 use crate::session::Session;
 use crate::store::WriteError;
 
-/// Receives every event of one consumer, or of one pipeline's claims.
+/// Receives every event of one consumer's poll loop and writer, of one pipeline's claim loop, or of a command's writer.
 ///
 /// Events are reported per transaction, per turn of a loop or more rarely, never per record. An implementation must not block.
 pub trait Listener: Send + Sync {

@@ -7,7 +7,7 @@ use crate::batch::LastRecord;
 use crate::position::{Claim, Offset, TopicPartition};
 use crate::store::{Holder, LedgerRow};
 
-/// A partition that Kafka has assigned to us.
+/// A partition that Kafka has assigned to this consumer.
 #[derive(Debug)]
 pub struct Partition {
     pub source: TopicPartition,
@@ -136,7 +136,7 @@ impl Partition {
     }
 }
 
-/// The outcome of one segment.
+/// The outcome of writing one segment of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The segment was committed, and the ledger is at this offset.

@@ -63,7 +63,8 @@ pub trait RecordEncoder: Send {
 /// Ledger rows that were read outside of writes, to compute the lag. The poll loop compares its partitions with
 /// these rows. So it notices a later claim or a restored database even if a partition has no new records to write.
 pub trait LedgerReadings: Send {
-    /// Returns how often a log was seen to become shorter. If the count has grown, the loop claims all owned partitions again.
+    /// Returns how often a log of the pipeline was seen to become shorter. If the number has grown, the loop claims
+    /// all owned partitions again.
     fn truncations(&self) -> u32;
     /// Calls `each` once per partition whose ledger row was read, with the newest row and the time
     /// at which the read of this row was requested.

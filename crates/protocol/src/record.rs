@@ -6,7 +6,7 @@ pub struct Record<'a> {
     pub topic: &'a str,
     pub partition: i32,
     pub offset: i64,
-    /// The timestamp in milliseconds since the epoch; `None` if the record has none.
+    /// In milliseconds since 1970; `None` if the record has no timestamp.
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'a [u8]>,
     /// `None` is a tombstone.

@@ -68,7 +68,6 @@ pub trait Planner: Send {
     /// batch's transactions. If this changes the plan, the newest plan has another version, and the batch must be encoded
     /// again.
     fn prepare(&mut self, batch: &Batch) -> impl Future<Output = Result<(), ReplanError>> + Send {
-        // By default a batch needs nothing.
         let _needs_nothing = batch;
         async { Ok(()) }
     }

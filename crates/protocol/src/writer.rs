@@ -45,15 +45,13 @@ pub struct Writer<S> {
     /// success doubles it.
     window_max: u32,
     contents: Contents,
-    /// Whether Postgres accepted rows in an earlier transaction. If it did, a record that Postgres refuses is at fault even if its
-    /// window has no other record. Becomes false if a transaction without an accepted row dead-letters a record for a cause that
-    /// may affect all records.
+    /// Whether Postgres accepted rows in an earlier transaction. If it did, a record that Postgres refuses is at
+    /// fault even if its window has no other record. Becomes false if a transaction without an accepted row
+    /// dead-letters a record for a cause that may affect all records.
     accepted_before: bool,
-    /// Whether a record that Postgres refuses counts as faulty even if Postgres accepted no other record.
     blames_records: bool,
 }
 
-/// How long to wait for the end of an outage of Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Patience {
     Forever,
@@ -65,7 +63,6 @@ enum Patience {
 pub struct WaitFlag(AtomicBool);
 
 impl WaitFlag {
-    /// Returns whether the writer has waited before a new attempt since the current batch began.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
