@@ -23,11 +23,13 @@ pub struct BatchLimits {
     /// The number of rows at which a batch is closed. If many records have no rows, the batch is closed at twice this number of
     /// records. Default 50 000.
     pub max_rows: NonZeroU32,
-    /// The size in bytes of rows, raw records and entries together. This limit is checked before a record is added, so
-    /// a record of any size can be added. Default 8 MiB.
+    /// The size in bytes of rows, raw records and entries together. The limit is checked before a record is added,
+    /// so the last record may exceed it. Default 8 MiB.
     pub max_bytes: u64,
-    /// The time within which the batch should be committed, counted from when its first record is added. The batch is closed
-    /// earlier, so that the expected duration of its write remains, but not before half of this time. Default 500 ms.
+    /// In the configuration, the highest age that a record should have when its row is committed. Default 500 ms. A
+    /// session gets a smaller value: the configured one without the time for which the broker may hold a record
+    /// back. In the session, the time counts from when the first record is added to the batch. The batch is closed
+    /// earlier, so that the expected duration of its write remains, but not before half of this time.
     pub max_age: Duration,
 }
 

@@ -28,8 +28,8 @@ pub enum State {
     Claiming { since: Instant },
     /// Claimed: records are consumed and written under this claim.
     Owned(Owned),
-    /// A later claim has replaced our claim `ours`, while Kafka still assigns the partition to us. Nothing is
-    /// fetched. If no revocation follows within the claim grace, the partition is claimed again.
+    /// A later claim has replaced the consumer's claim `ours`, while Kafka still assigns the partition to the
+    /// consumer. Nothing is fetched. If no revocation follows within the claim grace, the partition is claimed again.
     Fenced { since: Instant, ours: Claim },
     /// A log-loss condition was found, and nothing is fetched. If the policy skips the condition, a new claim is requested
     /// next.
@@ -41,7 +41,7 @@ pub struct Owned {
     pub claim: Claim,
     /// The lowest offset that may still go into a batch. Records before it are ignored.
     pub next: Offset,
-    /// The ledger's offset after our last claim or commit.
+    /// The ledger's offset after this consumer's last claim or commit.
     pub committed: Offset,
     /// The last committed record, if it must still be compared with the record that Kafka delivers at its offset.
     pub verify: Option<LastRecord>,
@@ -100,8 +100,8 @@ impl Partition {
         self.progress_at = now;
     }
 
-    /// Ends our claim because a later one exists. Usually a revocation follows. Changes nothing if the partition is neither
-    /// owned nor fenced.
+    /// Notes that a later claim has replaced the consumer's own. Usually a revocation follows. Changes nothing if
+    /// the partition is neither owned nor fenced.
     pub fn fence(&mut self, now: Instant) -> FollowUp {
         let (State::Owned(Owned { claim: ours, .. }) | State::Fenced { ours, .. }) = self.state else {
             return FollowUp::Nothing;
@@ -109,8 +109,8 @@ impl Partition {
         self.change_state(State::Fenced { since: now, ours })
     }
 
-    /// Compares our state with a ledger row that was requested at `requested_at`. Returns what happened to our claim;
-    /// `None` if the row contains nothing new. The row may lack changes that were made after `requested_at`.
+    /// Compares the partition's state with a ledger row that was requested at `requested_at`. Returns what happened to the
+    /// consumer's claim; `None` if the row contains nothing new. The row may lack changes that were made after `requested_at`.
     pub fn compare_with_ledger(&self, row: LedgerRow, requested_at: Instant) -> Option<Outcome> {
         match &self.state {
             State::Owned(_) if requested_at <= self.progress_at => None,
@@ -141,11 +141,11 @@ impl Partition {
 pub enum Outcome {
     /// The segment was committed, and the ledger is at this offset.
     Committed(Offset),
-    /// A later claim has replaced ours. The segment's uncommitted records were not written.
+    /// A later claim has replaced the segment's claim. The segment's uncommitted records were not written.
     Fenced,
-    /// The partition must be claimed again, for one of two reasons. Either the ledger isn't at the offset that we committed: the
-    /// database was restored, or somebody set the offset. Or the ledger is at the end of what we wrote, but it isn't certain that
-    /// our transaction advanced it.
+    /// The partition must be claimed again, for one of two reasons. Either the ledger isn't at the offset that the
+    /// consumer committed: the database was restored, or somebody set the offset. Or the ledger is at the end of the
+    /// records that the consumer wrote, but it isn't certain that the consumer's own transaction advanced it.
     Rewound,
 }
 

@@ -309,9 +309,9 @@ impl Session {
         }
     }
 
-    /// Compares our state with a ledger row that was requested at `requested_at`. Returns what changed, if anything. A
-    /// write would notice a restored database or another claim by itself, but a partition without new records has no
-    /// writes. Without this comparison, rows that the database lost would stay lost until the next record.
+    /// Compares a partition's state with a ledger row that was requested at `requested_at`. Returns what changed, if
+    /// anything. A write would notice a restored database or another claim by itself, but a partition without new records
+    /// has no writes. Without this comparison, rows that the database lost would stay lost until the next record.
     pub fn ledger_seen(
         &mut self,
         source: &TopicPartition,
@@ -345,8 +345,8 @@ impl Session {
         }
     }
 
-    /// Claims each partition again that was fenced at least the claim grace ago. A revocation would have come by then, so the
-    /// group really assigns the partition to us.
+    /// Claims each partition again that was fenced at least the claim grace ago. A revocation would have come by
+    /// then, so the group really assigns the partition to this consumer.
     pub fn tick(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if let State::Fenced { since, .. } = self.partitions[index].partition.state

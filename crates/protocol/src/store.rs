@@ -100,34 +100,34 @@ pub enum LedgerRow {
     },
 }
 
-/// The outcome of a span, which [`LedgerRow::outcome_of`] finds by comparing a ledger row with our claim.
+/// The outcome of a span, which [`LedgerRow::outcome_of`] finds by comparing the partition's ledger row with the
+/// span. `Fenced` means that the row has a later claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpanOutcome {
-    /// The ledger has our claim and is at `to`: the span was committed.
+    /// The row has the span's claim and is at `to`: the span was committed.
     Done,
-    /// The ledger has our claim and is at `from`: the span must be written again.
+    /// The row has the span's claim and is at `from`: the span must be written again.
     Again,
-    /// The row is missing, has an older claim, or has our claim and another offset: the database was restored, or somebody
-    /// changed the row.
+    /// The row is missing, has an older claim, or has the span's claim and another offset: the database was
+    /// restored, or somebody changed the row.
     Rewound,
-    /// A later claim has replaced ours.
     Fenced,
 }
 
-/// The holder of a ledger row, which [`LedgerRow::holder`] finds by comparing the row with our claim. `Fenced` means
-/// that a later claim holds the row.
+/// The holder of a ledger row, which [`LedgerRow::holder`] finds by comparing the row with the claim `ours`.
+/// `Fenced` means that the row has another claim, whose number isn't lower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// Our claim holds the row, and the row is at this offset.
+    /// The claim `ours` holds the row, which is at this offset.
     Us(Offset),
     Fenced,
-    /// The row has an older claim or is missing: the database was restored to a state before our claim, or somebody deleted or
-    /// recreated the row.
+    /// The row has an older claim or is missing: the database was restored to a state before the claim `ours`, or
+    /// somebody deleted or recreated the row.
     Rewound,
 }
 
 impl LedgerRow {
-    /// Compares the row with our claim. No other function compares the numbers (`epoch`) of claims.
+    /// Finds who holds the row. No other function compares the numbers (`epoch`) of claims.
     pub fn holder(self, ours: Claim) -> Holder {
         match self {
             Self::Found { claim, next, .. } if claim == Some(ours.id) => Holder::Us(next),
