@@ -63,7 +63,7 @@ const RESIDENT: &str = "process_resident_memory_bytes";
 const RETRIED_CLASSES: [&str; 12] =
     ["connection", "deadline", "08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"];
 
-/// Upper bounds of the latency histograms, in seconds. The steps are smaller near the default of `batch.max_age`.
+/// Upper bounds of the buckets of the duration histograms, in seconds. The steps are smaller near the default of `batch.max_age`.
 const SECONDS: [f64; 18] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.75, 1.0, 2.5, 10.0, 60.0, 600.0];
 const ROWS: [f64; 11] = [1.0, 10.0, 100.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 2.5e4, 5e4, 1e5];
@@ -134,14 +134,12 @@ fn describe() {
     g!(RESIDENT, "Resident memory of the process, to compare with tidegate_memory_limit_bytes");
 }
 
-/// Sets the metrics of the process: the memory budget and the version.
 pub fn process(memory_limit: u64) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     gauge!(MEMORY_LIMIT).set(memory_limit as f64);
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
-/// The handles of one writer.
 #[derive(Clone)]
 pub struct WriterMetrics {
     pipeline: Arc<str>,
@@ -166,7 +164,6 @@ impl std::fmt::Debug for WriterMetrics {
 }
 
 impl WriterMetrics {
-    /// Makes the handles for a writer of this pipeline.
     pub fn new(pipeline: &Arc<str>) -> Self {
         let name = || Arc::clone(pipeline);
         Self {
@@ -216,7 +213,6 @@ impl WriterMetrics {
         self.unmatched.increment(deletes);
     }
 
-    /// Counts a transaction that is retried.
     pub fn retried(&self, error: &WriteError) {
         counter!(RETRIES, "pipeline" => Arc::clone(&self.pipeline), "sqlstate_class" => error.sqlstate_class())
             .increment(1);
@@ -228,7 +224,6 @@ impl WriterMetrics {
         self.commit_seconds.increment(commit.as_secs_f64());
     }
 
-    /// Counts a fenced segment.
     pub fn fenced(&self) {
         self.fenced.increment(1);
     }
@@ -244,7 +239,6 @@ impl WriterMetrics {
     }
 }
 
-/// The handles of one poll thread.
 #[derive(Clone)]
 pub struct ConsumerMetrics {
     pipeline: Arc<str>,
@@ -266,7 +260,6 @@ impl std::fmt::Debug for ConsumerMetrics {
 }
 
 impl ConsumerMetrics {
-    /// Makes the handles for one consumer of a pipeline.
     pub fn new(pipeline: &Arc<str>, consumer: u32) -> Self {
         let name = || Arc::clone(pipeline);
         let consumer = consumer.to_string();
@@ -284,7 +277,6 @@ impl ConsumerMetrics {
         }
     }
 
-    /// Counts records taken from Kafka.
     pub fn consumed(&self, records: u64) {
         self.consumed.increment(records);
     }
@@ -329,7 +321,8 @@ pub fn lost(pipeline: &Arc<str>, cause: &'static str, records: u64) {
     counter!(RECORDS_LOST, "pipeline" => Arc::clone(pipeline), "cause" => cause).increment(records);
 }
 
-/// Sets one partition's lag. Values that are `None` are unknown, and their series are absent.
+/// Sets one partition's lag, in records and in seconds, and its headroom, in seconds. Values that are `None` are unknown, and
+/// their series are absent.
 pub fn lag(pipeline: &Arc<str>, source: &TopicPartition, lag: Option<(u64, f64)>, headroom: Option<f64>) {
     let labels = [
         ("pipeline", pipeline.to_string()),
@@ -361,12 +354,10 @@ pub fn lag_age(pipeline: &Arc<str>, age: Option<Duration>) {
     gauge!(LAG_AGE, "pipeline" => Arc::clone(pipeline)).set(age.map_or(UNKNOWN, |age| age.as_secs_f64()));
 }
 
-/// Sets the gauge of the delay that Kafka's quotas add to its answers.
 pub fn throttled(pipeline: &Arc<str>, delay: Duration) {
     gauge!(THROTTLE, "pipeline" => Arc::clone(pipeline)).set(delay.as_secs_f64());
 }
 
-/// Counts rows whose record lacked the field of this column.
 pub fn fields_missing(pipeline: &str, column: &str, rows: u64) {
     counter!(FIELDS_MISSING, "pipeline" => pipeline.to_owned(), "column" => column.to_owned()).increment(rows);
 }
@@ -379,7 +370,6 @@ pub fn dead_letter_stock(pipeline: &Arc<str>, stock: Option<(i64, f64)>) {
     gauge!(LETTERS_OLDEST, "pipeline" => Arc::clone(pipeline)).set(oldest);
 }
 
-/// Sets the gauge of a pipeline's current state to 1, and the gauges of all other states to 0.
 pub fn pipeline_state(pipeline: &Arc<str>, current: PipelineState) {
     for state in PipelineState::ALL {
         let value = if state == current { 1.0 } else { 0.0 };
@@ -387,7 +377,6 @@ pub fn pipeline_state(pipeline: &Arc<str>, current: PipelineState) {
     }
 }
 
-/// Counts a reload of the configuration.
 pub fn reloaded(applied: bool) {
     counter!(RELOADS, "result" => if applied { "success" } else { "failure" }).increment(1);
 }
@@ -403,17 +392,14 @@ pub fn reload_succeeded(succeeded: bool) {
 /// Removed pipelines. Their series are no longer exported, because otherwise alerts on their last values would never end.
 static FORGOTTEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Marks the pipeline as removed.
 pub fn forget(pipeline: &str) {
     lock(&FORGOTTEN).insert(pipeline.to_owned());
 }
 
-/// Marks the pipeline as no longer removed, so that its series are exported again.
 pub fn remember(pipeline: &str) {
     lock(&FORGOTTEN).remove(pipeline);
 }
 
-/// Returns the milliseconds since the epoch.
 pub fn epoch_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -484,7 +470,6 @@ pub fn memory() {
     }
 }
 
-/// Reads `VmRSS` of Linux's `/proc/PID/status`, in bytes.
 fn resident_bytes(status: &str) -> Option<f64> {
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
     kib.trim().parse::<f64>().ok().map(|kib| kib * 1024.0)

@@ -31,36 +31,35 @@ use crate::registry::CachedSchemas;
 use crate::status::lock;
 use unseen::Unseen;
 
-/// The source of a pipeline's plans.
+/// Makes the plans of one pipeline, and has the newest one. The pipeline's poll threads and writers share it.
 #[derive(Debug)]
 pub struct PlanSource {
     config: Pipeline,
-    /// The cached schemas of the registry, for formats that use one. New plans use the same cache.
+    /// The registry's cached schemas, which all plans share; `None` if the format needs no registry.
     schemas: Option<Arc<CachedSchemas>>,
-    /// The newest plan. Encoders lock it once per new version.
+    /// The newest plan. Encoders lock it only after `version` has changed.
     current: Mutex<Arc<Planned>>,
     version: AtomicU64,
     /// New fields that can't become columns. In the daemon, only writers lock this, when they make a new plan.
     given_up: Mutex<GivenUp>,
-    /// Tables that records name and that can't receive rows, each with the reason. Only writers lock this.
+    /// Tables that records named and that can't receive rows, each with the reason. Only writers lock this.
     refused: Mutex<BTreeMap<TableName, String>>,
-    /// The fields that records lack. Poll threads and writers lock this about once per batch.
+    /// Counts the fields that records lack. Poll threads and writers lock this about once per batch.
     unseen: Mutex<Unseen>,
 }
 
 /// A plan, and the SQL derived from it.
 #[derive(Debug)]
 pub struct Planned {
-    /// Grows with each plan.
+    /// Higher than the versions of the pipeline's earlier plans.
     pub version: u64,
-    /// How records become rows.
     pub plan: Arc<Plan>,
     /// The table for which the plan was made. If records name their table, this is a table without columns.
     pub table: PlannedTable,
-    /// If records name their table: the tables that can receive rows. The mark
-    /// in front of an encoded row has the index of the row's table in this list.
+    /// If records name their table: the tables that can receive rows. The mark in front of an encoded row has the index of the
+    /// row's table in this list.
     pub routes: Vec<PlannedTable>,
-    /// The catalogs that the routes were planned from.
+    /// The catalogs from which `routes` was made. If the current catalogs differ from these, a new plan is needed.
     known: Vec<Catalog>,
 }
 
@@ -226,22 +225,18 @@ impl PlanSource {
         Self { given_up, ..Self::starting_with(&config, planned, self.schemas.clone()) }
     }
 
-    /// Returns the configuration of the pipeline.
     pub fn config(&self) -> &Pipeline {
         &self.config
     }
 
-    /// Returns the registry's schemas, if the format uses a registry.
     pub fn schemas(&self) -> Option<&Arc<CachedSchemas>> {
         self.schemas.as_ref()
     }
 
-    /// Returns the newest plan.
     pub fn current(&self) -> Arc<Planned> {
         Arc::clone(&lock(&self.current))
     }
 
-    /// Returns the newest plan's version. Cheap: one relaxed load.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Relaxed)
     }
@@ -298,8 +293,8 @@ impl PlanSource {
             let table_spec = config.table.named(table);
             let of_table = RowSpec { table: &table_spec, ..config.rows() };
             if !there.contains(table) {
-                // If the last table that `max_tables` allows was registered
-                // meanwhile, for example by another instance, nothing is created.
+                // If the last table that `max_tables` allows was registered meanwhile, for example by another instance, nothing
+                // is created.
                 if routes::known(connection, &config.name).await.map_err(fault)?.len() >= max_tables as usize {
                     full = true;
                     continue;

@@ -20,18 +20,16 @@ pub use drain::Drain;
 pub use state::{PartitionState, PipelineState};
 pub use trouble::{Trouble, WaitCause};
 
-/// The status of one consumer: of its poll loop and its writer.
+/// The status of one consumer of a running pipeline: of its poll loop and its writer. Counts begin at the start of the pipeline.
 #[derive(Debug)]
 pub struct ConsumerStatus {
     /// The consumer's number within the pipeline and this process, from 0.
     pub number: u32,
-    /// The consumer's time by phase, its batches, dead letters and events.
     pub work: Work,
-    /// The records that the consumer's drain left unwritten.
     pub drain: Drain,
     writer: Mutex<WriterState>,
-    /// If records wait because a schema registry doesn't answer: since when, and the reason why it doesn't answer. Otherwise
-    /// `None`.
+    /// Since when the poll thread's records have waited for a schema registry that doesn't answer, and why it doesn't; `None` if
+    /// no records wait.
     schemas: Mutex<Option<(Instant, Trouble)>>,
     partitions: Mutex<Vec<PartitionStatus>>,
     joined: AtomicBool,
@@ -40,20 +38,16 @@ pub struct ConsumerStatus {
     dead_letters: AtomicU64,
     polled_at: Mutex<Instant>,
     stalls: Mutex<Vec<(TopicPartition, String)>>,
-    /// The poll loop's inbox. It is set when the loop starts.
     poll_loop: OnceLock<WeakSender<Message>>,
 }
 
-/// The activity of a consumer.
+/// Whether a consumer waits: its writer for Postgres, or its records for schemas. `since` is the beginning of the wait, and
+/// `trouble` has the last error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriterState {
-    /// The consumer waits neither for Postgres nor for schemas.
     Flowing,
-    /// The consumer's writer waits for Postgres, or the consumer's records wait for schemas.
     Waiting {
-        /// When the wait began.
         since: Instant,
-        /// The system that the consumer waits for, with the last error.
         trouble: Trouble,
         /// The number of failed attempts to write; always 1 if the consumer waits for schemas.
         attempt: u32,
@@ -62,17 +56,18 @@ pub enum WriterState {
     },
 }
 
-/// The status of one partition of a consumer.
+/// The status of one partition of a consumer. `next`, `committed`, `read_to` and `epoch` are `None` if the consumer doesn't own
+/// the partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionStatus {
     pub source: TopicPartition,
     pub state: PartitionState,
-    /// The lowest offset that may still go into a batch; `None` if the consumer doesn't own the partition.
+    /// The lowest offset that may still go into a batch.
     pub next: Option<Offset>,
-    /// The partition's last known position in the ledger; `None` if the consumer doesn't own the partition.
+    /// The partition's last known position in the ledger.
     pub committed: Option<Offset>,
     /// The offset up to which the log was read. The lag is counted from this offset, so offsets without records don't count.
-    /// `None` if records of the partition are in the open batch or in flight, or if the consumer doesn't own the partition.
+    /// `None` while records of the partition are in the open batch or in flight.
     pub read_to: Option<Offset>,
     /// Whether the log counts as the one that the ledger describes. True if the log's record at the last committed offset was
     /// compared with the ledger, if no record was committed yet, or if the log seems to have no record at that offset
@@ -87,7 +82,6 @@ pub struct PartitionStatus {
 }
 
 impl PartitionStatus {
-    /// Makes the status of a partition from its state and the time of its last progress. Leaves all other fields unknown.
     pub fn new(source: TopicPartition, state: PartitionState, progress_at: Instant) -> Self {
         Self {
             source,
@@ -104,7 +98,6 @@ impl PartitionStatus {
 }
 
 impl ConsumerStatus {
-    /// Makes a status with nothing known yet.
     pub fn new(number: u32) -> Self {
         Self {
             number,
@@ -179,40 +172,33 @@ impl ConsumerStatus {
         }
     }
 
-    /// Counts committed rows and dead letters.
     pub fn committed(&self, rows: u64, dead_letters: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.dead_letters.fetch_add(dead_letters, Ordering::Relaxed);
     }
 
-    /// Returns the number of rows committed since the start of the pipeline.
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of dead letters committed since the start of the pipeline.
     pub fn dead_letters(&self) -> u64 {
         self.dead_letters.load(Ordering::Relaxed)
     }
 
-    /// Stores the poll thread's partitions and the bytes in its open batch, as of `now`.
     pub fn publish(&self, partitions: Vec<PartitionStatus>, buffered_bytes: u64, now: Instant) {
         *lock(&self.partitions) = partitions;
         self.buffered_bytes.store(buffered_bytes, Ordering::Relaxed);
         *lock(&self.polled_at) = now;
     }
 
-    /// Returns the partitions that the poll thread last stored.
     pub fn partitions(&self) -> Vec<PartitionStatus> {
         lock(&self.partitions).clone()
     }
 
-    /// Returns the bytes in the open batch.
     pub fn buffered_bytes(&self) -> u64 {
         self.buffered_bytes.load(Ordering::Relaxed)
     }
 
-    /// Returns when the poll thread was last seen active.
     pub fn polled_at(&self) -> Instant {
         *lock(&self.polled_at)
     }
@@ -222,7 +208,6 @@ impl ConsumerStatus {
         *lock(&self.stalls) = stalls;
     }
 
-    /// Returns the watchdog's last findings.
     pub fn stalls(&self) -> Vec<(TopicPartition, String)> {
         lock(&self.stalls).clone()
     }
@@ -256,7 +241,6 @@ impl ConsumerStatus {
         self.joined.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether the group has answered with an assignment since the start of the pipeline.
     pub fn joined(&self) -> bool {
         self.joined.load(Ordering::Relaxed)
     }

@@ -11,16 +11,15 @@ use crate::status::{PipelineState, Trouble, WaitCause};
 /// A pipeline's headroom is reported as a problem if it is shorter than this, in seconds, and also shorter than the time that
 /// the oldest unwritten record has already waited.
 const HEADROOM_LOW: f64 = 4.0 * 3600.0;
-/// A pipeline is behind if its oldest unwritten record is older than this, in seconds.
+/// An oldest unwritten record that is older than this, in seconds, is a reason to say that a pipeline is behind.
 const BEHIND: f64 = 10.0;
 
 /// A delay by a Kafka quota is reported if it lasts at least this long, in seconds.
 const THROTTLED: f64 = 0.1;
 
-/// Says what limits a pipeline that waits for Postgres.
 const POSTGRES_UNAVAILABLE: &str = "Postgres is unavailable or blocked: records wait in Kafka.";
 
-/// The severity of a sentence.
+/// The severity of a sentence. Sentences are sorted by it, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Level {
@@ -29,7 +28,6 @@ pub(super) enum Level {
     Warning,
     /// The problem resolves without action.
     Passing,
-    /// No problem.
     #[default]
     Well,
 }
@@ -38,7 +36,7 @@ pub(super) enum Level {
 #[serde(default)]
 pub(super) struct Sentence {
     pub(super) level: Level,
-    /// The pipeline that the sentence is about, if it is about one.
+    /// `None` if the sentence is about the whole daemon.
     pub(super) pipeline: Option<String>,
     /// Names the problem, for example `headroom`. It stays the same while the numbers in `text` change, so the
     /// page can tell a new problem from a known one.
@@ -48,68 +46,59 @@ pub(super) struct Sentence {
     pub(super) runbook: Option<Cow<'static, str>>,
 }
 
-/// The facts about a pipeline from which its sentences are made.
+/// The facts about a pipeline from which [`troubles`] makes its sentences. `claiming` and `fenced` count partitions of this
+/// instance, and `joining` counts its consumers that haven't joined the group yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     pub(super) name: String,
     pub(super) state: PipelineState,
-    /// Why the pipeline can't start, or why it stopped.
+    /// Why the pipeline can't start, why it stopped, or what it waits for while it drains.
     pub(super) why: Option<String>,
     /// The wait of the consumer that has waited longest; `None` if no consumer waits.
     pub(super) waiting: Option<Waiting>,
     /// The wait for Kafka, if Kafka doesn't serve the running pipeline.
     pub(super) kafka: Option<Waiting>,
-    /// The longest time by which a quota recently delayed an answer of Kafka, in seconds.
+    /// The longest delay that a quota recently added to an answer of Kafka, in seconds.
     pub(super) throttled: f64,
     /// The first partition with a log-loss condition: some of its records may be lost.
     pub(super) may_be_lost: Option<String>,
-    /// The topics in the pipeline's `topics` that Kafka doesn't have.
     pub(super) missing_topics: Vec<String>,
     pub(super) lag_records: u64,
     pub(super) lag_seconds: f64,
     pub(super) headroom: Option<f64>,
-    /// Why the lag is unknown.
     pub(super) lag_trouble: Option<String>,
-    /// The mean rate into Kafka over the last seconds, in records per second.
+    /// The mean rates over the last seconds, in records per second: `into` Kafka, and `out` of Kafka into Postgres.
     pub(super) into: Option<f64>,
-    /// The mean rate into Postgres over the last seconds, in records per second.
     pub(super) out: Option<f64>,
-    /// How many of this instance's partitions are being claimed.
     pub(super) claiming: usize,
-    /// How many of this instance's partitions are fenced.
     pub(super) fenced: usize,
-    /// How many of this instance's consumers haven't joined the group yet.
     pub(super) joining: usize,
-    /// Log-loss conditions and stalls, as text.
+    /// Log-loss conditions, and if the pipeline flows also stalls, as text.
     pub(super) conditions: Vec<String>,
-    /// The partitions that no consumer reads.
+    /// The partitions that no consumer of any instance reads.
     pub(super) nobody: Vec<String>,
     pub(super) dead: Option<RecentDeadLetters>,
     /// The reason of this instance's newest dead letter.
     pub(super) dead_reason: Option<Cow<'static, str>>,
-    /// Whether `flow` holds back consumers.
     pub(super) held_by_flow: bool,
-    /// The mapped columns whose field no record has had, as `PlanSource::never_seen` returns them.
     pub(super) never_seen: Vec<NeverSeen>,
 }
 
-/// The dead letters of the last five minutes, for a sentence about them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct RecentDeadLetters {
     pub(super) count: u64,
-    /// The number of dead letters divided by the number of rows and dead letters of the last five minutes, from 0 to 1.
+    /// The number of dead letters divided by the number of rows and dead letters, from 0 to 1. Like `count`, it is about the last
+    /// five minutes.
     pub(super) share: f64,
 }
+/// A wait of one consumer, or of the whole pipeline for Kafka. The times are in seconds.
 
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
-    /// The cause of the wait, and the last error.
     pub(super) trouble: Trouble,
-    /// Seconds since the wait began.
     pub(super) seconds: f64,
     /// The number of failures so far; always 1 in a wait for Kafka or for schemas.
     pub(super) attempt: u32,
-    /// Seconds until the next attempt.
     pub(super) retry_in: f64,
 }
 
@@ -262,7 +251,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     said
 }
 
-/// Returns the anchor of the runbook's section for a kind of sentence.
+/// Returns the anchor of the runbook's section for a kind of sentence; `None` if nothing has to be done.
 fn section(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "stopped" => "tidegatepipelinestopped",
@@ -285,7 +274,7 @@ fn section(kind: &str) -> Option<&'static str> {
     })
 }
 
-/// Returns the first of the faults, which come one per line, and how many follow.
+/// Returns the first fault of `faults`, which has one fault per line, and the number of further faults.
 pub(super) fn first(faults: &str) -> String {
     let mut lines = faults.lines().filter(|line| !line.trim().is_empty());
     let first = lines.next().unwrap_or_default().trim();
@@ -295,10 +284,9 @@ pub(super) fn first(faults: &str) -> String {
     }
 }
 
-/// How many faults of a refused configuration a sentence lists at most.
 const FAULTS_SHOWN: usize = 20;
 
-/// Joins faults, which come one per line, into one sentence without its full stop. If there are more than
+/// Joins the lines of `faults`, each of which is one fault, into one sentence without its full stop. If there are more than
 /// [`FAULTS_SHOWN`], the sentence has only that many, and says where the others are shown.
 fn listed(faults: &str) -> String {
     let faults: Vec<&str> = faults.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -309,7 +297,6 @@ fn listed(faults: &str) -> String {
     }
 }
 
-/// Formats a share as `0.05 %` or `3 %`.
 fn percent(share: f64) -> String {
     match share * 100.0 {
         p if p < 0.01 => "under 0.01 %".to_owned(),
@@ -352,7 +339,6 @@ pub(super) fn all(facts: &[Facts], refused: Option<&str>) -> Vec<Sentence> {
     said
 }
 
-/// Returns a few words about the pipeline's state, for a cell of a table.
 pub(super) fn state_words(facts: &Facts) -> &'static str {
     let outgrown = facts.into.zip(facts.out).is_some_and(|(into, out)| into > out * 1.1);
     match facts.state {
@@ -395,7 +381,6 @@ fn waits(waiting: &Waiting) -> String {
     }
 }
 
-/// Returns what limits a pipeline that waits because of `cause`.
 pub(super) fn limit_while_waiting(cause: WaitCause) -> &'static str {
     match cause {
         WaitCause::Kafka => "Kafka is unavailable: no records arrive.",
@@ -428,7 +413,8 @@ fn safe(facts: &Facts) -> String {
     }
 }
 
-/// Returns what limits the flow, from the shares of each consumer's time (poll, decode, held, copy, commit, outage).
+/// Returns a sentence about what limits the flow; `None` if the consumers did too little to tell. `cycles` has the shares of each
+/// consumer's time in the order poll, decode, held, copy, commit, outage.
 pub(super) fn limit(cycles: &[[f64; 6]]) -> Option<String> {
     #[expect(clippy::cast_precision_loss, reason = "a number of consumers")]
     let mean = |phase: usize| cycles.iter().map(|shares| shares[phase]).sum::<f64>() / cycles.len().max(1) as f64;
@@ -458,12 +444,10 @@ pub(super) fn records(n: u64) -> String {
     if n == 1 { "1 record".to_owned() } else { format!("{} records", whole_number(n)) }
 }
 
-/// Formats `1 record waits` or `912 records wait`.
 fn waiting_records(n: u64) -> String {
     format!("{} {}", records(n), if n == 1 { "waits" } else { "wait" })
 }
 
-/// Formats a rate without its fraction.
 pub(super) fn whole(rate: f64) -> String {
     #[expect(
         clippy::cast_possible_truncation,

@@ -18,7 +18,7 @@ use crate::metrics::epoch_ms;
 const RECENT_BATCHES: usize = 128;
 /// How many dead letters per reason are kept with their positions: the newest ones.
 const NEWEST: usize = 5;
-/// How many events may wait to be taken. If there are more, the oldest are dropped.
+/// The most events that wait for [`Work::take_events`]. If there are more, the oldest are dropped.
 const EVENTS: usize = 100;
 /// The longest text of an event, in bytes. The message of an error may be longer.
 const EVENT_TEXT: usize = 300;
@@ -38,40 +38,34 @@ pub enum TimePhase {
     Outage,
 }
 
-/// The number of phases.
 const PHASES: usize = 6;
 
-/// Why no records are taken from Kafka at the moment.
+/// Why the poll thread takes no records from Kafka: the open batch is full while the writer is busy (`Full`),
+/// `flow.max_rows_per_second` is used up (`Flow`), or a record's schema isn't known yet (`Schema`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hold {
-    /// The open batch is full and the writer busy.
     Full,
-    /// `flow.max_rows_per_second` is used up.
     Flow,
-    /// A record's schema isn't known yet.
     Schema,
 }
 
-/// One consumer's work since the pipeline's start.
+/// One consumer's work since the pipeline's start. The poll loop and the writer add to it, and the HTTP server reads it.
 #[derive(Debug, Default)]
 pub struct Work {
-    /// The time by phase, in microseconds.
     micros: [AtomicU64; PHASES],
-    /// Why no records are taken, as a number: 1 for [`Hold::Full`], 2 for [`Hold::Flow`],
-    /// 3 for [`Hold::Schema`]; 0 if they are taken.
+    /// The number of the current [`Hold`], counted from 1; 0 if records are taken.
     held: AtomicU64,
     batches: Mutex<Batches>,
     dead: Mutex<BTreeMap<&'static str, DeadLetters>>,
     events: Mutex<VecDeque<Event>>,
 }
 
-/// The batches that the writer has finished.
+/// The batches that the writer has finished: their number by what closed them (a limit, a revoked partition, or the end of the
+/// consumer), and the sizes and times of the last ones, the newest at the end.
 #[derive(Clone, Debug, Default)]
 pub struct Batches {
-    /// How many batches the writer has finished, by what closed them: a limit, a revoked partition, or the end of the consumer.
     pub by_trigger: BTreeMap<&'static str, u64>,
-    /// The last batches, the newest at the end.
     pub recent: VecDeque<BatchNote>,
 }
 
@@ -84,13 +78,11 @@ pub struct BatchNote {
     pub took: Duration,
 }
 
-/// Dead letters of one reason.
+/// The dead letters of one reason since the pipeline's start: their number, and the positions in Kafka of the last ones, the
+/// newest at the end. Their contents are never kept here, because they may be personal.
 #[derive(Clone, Debug, Default)]
 pub struct DeadLetters {
-    /// The count since the start.
     pub count: u64,
-    /// The positions in Kafka of the last dead letters, the newest at the end. Their contents are never kept here, because they
-    /// may be personal.
     pub newest: VecDeque<DeadLetter>,
 }
 
@@ -99,16 +91,14 @@ pub struct DeadLetters {
 pub struct DeadLetter {
     pub source: TopicPartition,
     pub offset: Offset,
-    /// The column at fault, if there is one.
     pub column: Option<Box<str>>,
     /// When the dead letter was committed, in milliseconds since the epoch.
     pub at_ms: i64,
 }
 
-/// An event for the timeline.
+/// An event for the timeline of the status page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Milliseconds since the epoch.
     pub at_ms: i64,
     /// One of `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`, `instance`, `reload`
     pub kind: &'static str,
@@ -137,7 +127,6 @@ impl Event {
 }
 
 impl Work {
-    /// Adds time to a phase.
     pub fn spent(&self, phase: TimePhase, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.micros[phase as usize].fetch_add(micros, Ordering::Relaxed);
@@ -154,7 +143,6 @@ impl Work {
         self.held.store(hold.map_or(0, |hold| hold as u64 + 1), Ordering::Relaxed);
     }
 
-    /// Returns why no records are taken; `None` if records are taken.
     pub fn held(&self) -> Option<Hold> {
         match self.held.load(Ordering::Relaxed) {
             1 => Some(Hold::Full),
@@ -164,7 +152,6 @@ impl Work {
         }
     }
 
-    /// Adds a batch that the writer has finished.
     pub fn batch(&self, trigger: Option<Trigger>, note: BatchNote) {
         let mut batches = lock(&self.batches);
         if let Some(trigger) = trigger {
@@ -176,12 +163,10 @@ impl Work {
         batches.recent.push_back(note);
     }
 
-    /// Returns the counts of all batches, and the last batches.
     pub fn batches(&self) -> Batches {
         lock(&self.batches).clone()
     }
 
-    /// Adds a committed dead letter.
     pub fn dead(&self, reason: &'static str, letter: DeadLetter) {
         let mut dead = lock(&self.dead);
         let of_reason = dead.entry(reason).or_default();
@@ -192,17 +177,14 @@ impl Work {
         of_reason.newest.push_back(letter);
     }
 
-    /// Returns the counts and the newest positions of dead letters, by reason.
     pub fn dead_letters(&self) -> BTreeMap<&'static str, DeadLetters> {
         lock(&self.dead).clone()
     }
 
-    /// Stores an event for the timeline.
     pub fn note(&self, kind: &'static str, text: String) {
         self.push(Event::now(kind, text));
     }
 
-    /// Notes that the consumer begins to wait for a system (`outage`), or no longer waits for it (`recovered`).
     pub fn note_wait(&self, kind: &'static str, cause: WaitCause, text: String) {
         self.push(Event { cause: Some(cause), ..Event::now(kind, text) });
     }
@@ -215,7 +197,6 @@ impl Work {
         events.push_back(event);
     }
 
-    /// Takes the events since the last call.
     pub fn take_events(&self) -> VecDeque<Event> {
         std::mem::take(&mut *lock(&self.events))
     }
