@@ -28,9 +28,7 @@ use supervisor::Supervisor;
 pub struct Daemon {
     /// The instance's id: its name, its process id, and a random part.
     pub instance: Arc<str>,
-    /// Renders `/metrics`.
     pub prometheus: PrometheusHandle,
-    /// The time of the start, in milliseconds since the epoch.
     pub started_ms: i64,
     /// Notified when a stopped pipeline begins to wait for a request to resume it, and when such a request or a reload starts a
     /// pipeline. This instance's row of `tidegate.instance` is then updated at once, so that the other instances and the commands
@@ -45,14 +43,11 @@ struct Live {
     config: Arc<Config>,
     /// Sorted by name.
     pipelines: Vec<Arc<Pipeline>>,
-    /// The last reload of the configuration; `None` if there was none.
     reload: Option<Reload>,
 }
 
-/// A reload of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reload {
-    /// In milliseconds since the epoch.
     pub at_ms: i64,
     /// Why the new configuration was refused; `None` if it was applied.
     pub refused: Option<String>,
@@ -65,7 +60,6 @@ impl Daemon {
         Arc::clone(&lock(&self.live).config)
     }
 
-    /// Returns the last reload of the configuration; `None` if there was none.
     pub fn last_reload(&self) -> Option<Reload> {
         lock(&self.live).reload.clone()
     }
@@ -76,7 +70,6 @@ impl Daemon {
     }
 }
 
-/// How long a daemon runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     /// Until the daemon is told to end.
@@ -91,7 +84,6 @@ pub struct Control<S> {
     pub shutdown: S,
     /// Each message asks the daemon to read its configuration again.
     pub reloads: mpsc::Receiver<()>,
-    /// Reads and checks the configuration.
     pub load: Box<dyn Fn() -> Result<Config, Faults> + Send + Sync>,
 }
 

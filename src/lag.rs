@@ -33,20 +33,20 @@ use crate::metrics::{self, epoch_ms};
 use crate::postgres::connect::Connector;
 use crate::status::{ConsumerStatus, Trouble, lock};
 
-/// The time between two readings.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long a reading counts as current. It is longer than the time between readings, because a few of them may fail.
 const CURRENT_FOR: Duration = Duration::from_secs(10);
 /// One reading in this many is slow: it also requests topics, log starts and retention, which seldom change.
 const SLOW_EVERY: u32 = 10;
 
+/// The newest reading of one pipeline's lag. [`LagWatch`] stores it, and the status page, the metrics and the poll loops use it.
+/// If the newest reading failed, `trouble` says why, and the other fields are those of the last successful reading. A reading
+/// also counts as successful if only Postgres doesn't answer, once an earlier reading knows the ledger.
 #[derive(Clone, Debug, Default)]
 pub struct LagView {
-    /// The lag by partition.
     pub partitions: BTreeMap<TopicPartition, PartitionLag>,
-    /// The time of the last successful reading; `None` before the first one.
+    /// When the last successful reading ended; `None` before the first one.
     pub seen_at: Option<Instant>,
-    /// Why the last reading failed; `None` if it succeeded.
     pub trouble: Option<Trouble>,
 }
 
@@ -82,7 +82,6 @@ impl LedgerReadings for LagReadings {
     }
 }
 
-/// The lag of one partition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartitionLag {
     pub next: Offset,
@@ -99,7 +98,6 @@ pub struct PartitionLag {
     pub headroom: Option<f64>,
     /// The id of the claim in the ledger; `None` if nobody has claimed the partition since its ledger row was created.
     pub claim: Option<ClaimId>,
-    /// The owner that last claimed the partition.
     pub owner: Option<String>,
     pub epoch: i64,
     /// Seconds since the ledger's row last changed, for example by a commit or a claim.
@@ -109,8 +107,8 @@ pub struct PartitionLag {
     /// The log-loss condition, if the offsets of log and ledger show one. A recreated log that has grown beyond the
     /// ledger's position isn't noticed here, but by the next claim.
     pub condition: Option<LossCondition>,
-    /// How many times this process has seen the log's end move back: the topic was recreated, or the brokers lost a part of the
-    /// log.
+    /// How many times this process has seen the log's end move back. Causes are a recreated topic, or brokers that lost a part of
+    /// the log.
     pub truncations: u32,
     /// When the ledger was queried; `None` if Postgres didn't answer. The ledger's values are then those of the previous reading.
     pub asked_at: Option<Instant>,
@@ -145,7 +143,6 @@ pub struct LagWatch {
 }
 
 impl LagWatch {
-    /// Makes the watch of one pipeline. It stores its readings in `view`. `consumers` are those of this process.
     pub fn new(
         pipeline: Arc<str>,
         topics: Topics,
@@ -196,7 +193,6 @@ impl LagWatch {
         }
     }
 
-    /// Updates the gauges. Gauges of partitions that disappeared are removed.
     fn show(&self, partitions: &BTreeMap<TopicPartition, PartitionLag>) {
         let before = lock(&self.view).partitions.clone();
         for (source, lag) in partitions {
@@ -317,7 +313,6 @@ impl LagWatch {
         }
     }
 
-    /// Removes the state of partitions that don't exist any more.
     fn forget_others(&mut self) {
         let sources: HashSet<_> = self.sources.iter().collect();
         self.known.retain(|source, _| sources.contains(source));
@@ -330,7 +325,6 @@ impl LagWatch {
         self.observer.ask(question).await.map_err(|error| Trouble::kafka(&error))
     }
 
-    /// Stores how far the consumers of this process have read their partitions.
     fn keep_read_positions(&mut self) {
         self.known.values_mut().for_each(|known| known.read = None);
         for status in self.consumers.iter().flat_map(|consumer| consumer.partitions()) {

@@ -40,30 +40,27 @@ use crate::report::{ClaimReport, ConsumerReport};
 use crate::status::{ConsumerStatus, PipelineState, WriterState, lock};
 use crate::watchdog;
 
-/// A pipeline of the daemon, with its configuration and its status. Starts the pipeline's tasks.
+/// A pipeline of the daemon: its configuration, its status, and the methods that run it.
 #[derive(Debug)]
 pub struct Pipeline {
     pub config: config::Pipeline,
     pub name: Arc<str>,
-    /// The pipeline's share of the memory budget.
     pub share: Share,
     pub consumers: Vec<Arc<ConsumerStatus>>,
     pub lag: Arc<Mutex<LagView>>,
-    /// Whether Kafka serves the pipeline.
     pub kafka: Arc<KafkaHealth>,
-    /// The tasks that keep running when the pipeline stops, because the lag of a stopped pipeline still grows.
+    /// The tasks that measure the lag and the dead letters. They keep running when the pipeline stops, because the lag of a
+    /// stopped pipeline still grows.
     measuring: Mutex<JoinSet<()>>,
     /// The phase, and the time at which the pipeline entered it, in milliseconds since the epoch.
     phase: Mutex<(PipelinePhase, i64)>,
-    /// The offsets at which a bounded run stops: where each partition's log ended at the start.
     goal: Goal,
     /// Whether the stopped pipeline is started again when somebody runs `tidegate pipelines resume`.
     awaits_resume: AtomicBool,
-    /// The plans of the running pipeline.
+    /// The plans of the running pipeline; empty if the pipeline doesn't run.
     plans: Mutex<Weak<PlanSource>>,
 }
 
-/// The phase of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PipelinePhase {
     /// The pipeline connects to Kafka and Postgres, and registers.
@@ -149,7 +146,6 @@ impl Pipeline {
         lock(&self.plans).upgrade().map_or_else(Vec::new, |plans| plans.never_seen())
     }
 
-    /// Notes that requests to resume the stopped pipeline are answered from now on.
     pub fn await_resume(&self) {
         self.awaits_resume.store(true, Ordering::Relaxed);
     }
@@ -162,7 +158,6 @@ impl Pipeline {
         }
     }
 
-    /// Notes that the pipeline stopped for this reason.
     pub fn stopped(&self, why: &Stopped) {
         self.enter(PipelinePhase::Stopped { why: why.to_string() });
     }

@@ -22,27 +22,21 @@ const POLL_STUCK_AFTER: Duration = Duration::from_secs(15);
 /// and joins it again.
 const REBUILD_EVERY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
-/// Why a poll loop is asked to join its group again.
 const NO_PROGRESS: &str = "a partition with lag makes no progress";
 
-/// Why a partition with lag makes no progress.
+/// Why a partition with lag makes no progress, as [`diagnose`] finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stall {
-    /// The partition's writer waits for Postgres.
     WaitingForPostgres(String),
     /// The partition's records wait for a schema registry that doesn't answer, or hasn't answered yet.
     WaitingForSchema(String),
-    /// `flow.max_rows_per_second` holds back the partition's consumer.
     HeldByFlow,
     /// The consumer's open batch is full, and the writer still writes the previous batch.
     HeldByBudget,
     KafkaSilent(String),
-    /// The partition's claim isn't granted yet.
     Claiming,
-    /// Another claim has replaced the partition's claim.
     Fenced,
     Stopped(String),
-    /// The partition's poll thread hangs in a call.
     PollStuck,
     /// No known cause: Kafka delivers no records of the partition to us. The consumer is rebuilt.
     NoDelivery,
@@ -74,13 +68,10 @@ impl fmt::Display for Stall {
 pub struct Observation<'a> {
     pub partition: &'a PartitionStatus,
     pub writer: &'a WriterState,
-    /// When the partition's poll thread was last active.
     pub polled_at: Instant,
-    /// Why no records are taken from Kafka; `None` if they are taken.
     pub held: Option<Hold>,
     /// Why Kafka doesn't serve the pipeline; `None` if it does.
     pub kafka: Option<&'a str>,
-    /// The number of unwritten records.
     pub lag: u64,
     /// Since when there has been lag without interruption.
     pub lagging_since: Instant,
@@ -195,7 +186,6 @@ mod tests {
         PartitionStatus::new(TopicPartition::new("t", 0), state, progress_at)
     }
 
-    /// Diagnoses a partition that is owned and has lag, and whose writer waits for nothing. `change` may change these facts.
     fn diagnosis(idle: Duration, change: impl FnOnce(&mut PartitionStatus, &mut Observation<'_>)) -> Option<Stall> {
         let start = Instant::now();
         let now = start + idle;

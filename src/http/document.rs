@@ -18,14 +18,12 @@ use crate::status::{PartitionState, PipelineState};
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Status {
-    /// The version of the document's format.
     pub(super) version: u32,
     pub(super) instance: String,
     pub(super) host: String,
     pub(super) url: String,
     pub(super) tidegate: Cow<'static, str>,
     pub(super) started_ms: i64,
-    /// The daemon's time, in milliseconds since the epoch.
     pub(crate) now_ms: i64,
     pub(super) memory_limit_bytes: u64,
     pub(super) memory: Memory,
@@ -91,7 +89,7 @@ pub(super) struct PipelineView {
     pub(super) lag_trouble: Option<String>,
     /// `null` if unknown or infinite.
     pub(super) retention_headroom_seconds: Option<f64>,
-    /// Whether Kafka keeps the records of all the topics without any limit.
+    /// Whether Kafka keeps the records of all the pipeline's topics without any limit.
     pub(super) retention_unlimited: bool,
     /// A sentence that says what limits the pipeline's speed now, or that nothing does. `None` if that isn't known.
     pub(super) limit: Option<String>,
@@ -107,7 +105,6 @@ pub(super) struct PipelineView {
 pub(super) struct ConsumerView {
     pub(super) consumer: u32,
     pub(super) joined: bool,
-    /// Why no records are taken from Kafka at the moment.
     pub(super) held: Option<Hold>,
     pub(super) rows: u64,
     pub(super) buffered_bytes: u64,
@@ -172,22 +169,18 @@ pub(super) struct PartitionView {
     pub(super) sign: Sign,
 }
 
-/// The state of a partition.
+/// The state of a partition, as the page marks it. `Waiting` means that the partition's consumer waits for Postgres, Kafka or a
+/// schema; `Held`, that `flow.max_rows_per_second` holds back this consumer; `Full`, that its batch is full and the writer busy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Sign {
     /// The partition is read and written, or no consumer of this instance has it and none of the states below applies.
     #[default]
     Flowing,
-    /// The partition's claim hasn't been granted yet.
     Claiming,
-    /// The partition's consumer waits for Postgres, Kafka or a schema.
     Waiting,
-    /// `flow.max_rows_per_second` holds back the partition's consumer.
     Held,
-    /// The batch of the partition's consumer is full, and the writer is busy.
     Full,
-    /// Another claim has replaced ours.
     Fenced,
     /// The partition has a log-loss condition.
     Stopped,
@@ -196,7 +189,6 @@ pub(super) enum Sign {
     Silent,
 }
 
-/// The write mode, as named in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Mode {

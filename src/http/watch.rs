@@ -24,11 +24,9 @@ use crate::pipeline::{Pipeline, PipelinePhase};
 use crate::status::work::Event;
 use crate::status::{ConsumerStatus, lock};
 
-/// The time between two samples.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How many frames a viewer may lag behind. A slower viewer is disconnected, and reconnects.
+/// The most frames by which a viewer may lag behind. A slower viewer is disconnected, and reconnects.
 const FRAMES: usize = 8;
-/// How many viewers are served at the same time.
 const VIEWERS: usize = 64;
 /// The number of samples from which means, forecasts and the shares of a consumer's time are computed.
 const SAMPLES: usize = 10;
@@ -41,7 +39,7 @@ pub(super) struct Watch {
     samples: Mutex<BTreeMap<Arc<str>, PipelineSamples>>,
     timeline: Mutex<Timeline>,
     viewers: Mutex<Viewers>,
-    /// The last reload that is in the timeline.
+    /// The last reload that was added to the timeline.
     reload: Mutex<Option<Reload>>,
 }
 
@@ -52,7 +50,7 @@ struct Viewers {
     told: Option<(Value, u64)>,
 }
 
-/// The numbers of one pipeline in the last sample.
+/// The numbers of one pipeline in the last sample. Rates are records per second (`rows`: rows per second of this instance).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
     pub(super) into: Option<f64>,
@@ -61,10 +59,11 @@ pub(super) struct Rates {
     /// change every second.
     pub(super) mean: Option<(f64, f64)>,
     pub(super) rows: f64,
-    /// Seconds until the backlog is gone, at the rates of the last samples.
+    /// Seconds until the backlog is gone, at the mean rates; `None` if the rates are unknown, if the backlog doesn't shrink, or
+    /// if writing it takes less than about two seconds.
     pub(super) empty_in: Option<f64>,
     pub(super) best: f64,
-    /// The shares of each consumer's time, in the order of `TimePhase`.
+    /// Per consumer, the shares of its time from 0 to 1, in the order of `TimePhase`.
     pub(super) cycles: Vec<[f64; 6]>,
     /// The dead letters of the last five minutes, if they are news. `None` if there are none, or if a small share of the records
     /// has been dead-lettered for more than five minutes.
@@ -96,7 +95,6 @@ impl Watch {
         }
     }
 
-    /// Returns the numbers of the last sample.
     pub(super) fn rates(&self, pipeline: &str) -> Rates {
         lock(&self.samples).get(pipeline).map(|sample| sample.rates.clone()).unwrap_or_default()
     }
@@ -124,7 +122,6 @@ impl Watch {
         self.enter(None, Event::now("instance", what));
     }
 
-    /// Adds the last reload of the configuration to the timeline, if it isn't there yet.
     fn note_reload(&self, reload: Option<Reload>) {
         let mut known = lock(&self.reload);
         if *known == reload {
@@ -144,7 +141,6 @@ impl Watch {
         lock(&self.timeline).enter(pipeline, event);
     }
 
-    /// Removes the samples of pipelines that were removed.
     fn forget_all_but(&self, pipelines: &[Arc<Pipeline>]) {
         lock(&self.samples).retain(|name, _| pipelines.iter().any(|pipeline| pipeline.name == *name));
     }
