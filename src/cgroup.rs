@@ -62,7 +62,6 @@ fn limit_of(root: &Path, line: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Writes these files into a new temporary folder, which is used in place of `/`.
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a folder");
         for (path, text) in files {

@@ -19,11 +19,10 @@ const OUTPUT_MAX: u64 = 1 << 20;
 /// A secret, as the program or a token endpoint issued it.
 #[derive(Clone, Debug)]
 pub struct Issued {
-    /// The password or the token.
     pub secret: Secret,
     /// How long the secret is valid from its issue on; `None` if the issuer didn't say.
     pub lifetime: Option<Duration>,
-    /// The principal of a token, if the issuer named one.
+    /// The principal of a token; `None` if the issuer didn't name one.
     pub principal: Option<String>,
 }
 

@@ -11,7 +11,6 @@ pub const SOFTWARE: u8 = 70;
 /// The process ended before all records were written, and the next start continues: `EX_TEMPFAIL`.
 pub const UNFINISHED: u8 = 75;
 
-/// Why a command or the daemon failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FatalError {
     /// The configuration or the usage is wrong, or doesn't fit the database or Kafka. The text says what is wrong.
@@ -32,12 +31,10 @@ pub enum FatalError {
 }
 
 impl FatalError {
-    /// Returns the error that reports a bug of Tidegate.
     pub fn bug(error: impl std::fmt::Display) -> Self {
         Self::Stopped(format!("a bug of Tidegate, please report it: {error}"))
     }
 
-    /// Returns the process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => USAGE,
@@ -49,7 +46,6 @@ impl FatalError {
         }
     }
 
-    /// Returns whether Postgres refused a statement because the role lacks a right.
     pub fn is_missing_right(&self) -> bool {
         matches!(self, Self::Refused { sqlstate, .. } if sqlstate == "42501")
     }

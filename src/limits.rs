@@ -66,7 +66,6 @@ pub struct Prefetch {
     pub fetch_partition_bytes: u64,
 }
 
-/// One pipeline's share of the memory budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
     /// The limits on the prefetch of one consumer.

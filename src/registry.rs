@@ -38,7 +38,6 @@ const UNKNOWN_KEPT: usize = 4096;
 
 /// How long a command waits for schemas.
 pub const PATIENCE: Duration = Duration::from_secs(15);
-/// The time between two checks whether the schema has arrived.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Waits until a record's schemas are known. `wants` returns the id of a schema that the record still needs, or `None`. Blocks,
@@ -50,7 +49,6 @@ pub fn await_schema(schemas: Option<&CachedSchemas>, wants: impl FnMut() -> Opti
     await_until(Instant::now() + PATIENCE, schemas, wants)
 }
 
-/// Waits like [`await_schema`], but until this deadline.
 fn await_until(
     deadline: Instant,
     schemas: Option<&CachedSchemas>,
@@ -84,9 +82,8 @@ struct State {
     entries: HashMap<SchemaId, Entry>,
     /// The number of entries that are [`Entry::Unknown`].
     unknown: usize,
-    /// Why the registry doesn't answer; `None` while it answers.
+    /// Why the registry doesn't answer; `None` while it answers, and then `trouble_since` is `None` too.
     trouble: Option<Trouble>,
-    /// Since when the registry hasn't answered; `None` while it answers.
     trouble_since: Option<Instant>,
 }
 
@@ -154,7 +151,6 @@ impl CachedSchemas {
         Ok(())
     }
 
-    /// Returns why the registry doesn't answer; `None` while it answers.
     pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.state).trouble.clone()
     }
@@ -241,7 +237,8 @@ impl Worker {
         }
     }
 
-    /// Requests one schema, with its references.
+    /// Requests a schema. If the registry doesn't know it, waits for [`SECOND_REQUEST_AFTER`] and requests it once more, unless
+    /// `trusted_until` is in the future.
     fn ask(&mut self, id: SchemaId) -> Result<Entry, Trouble> {
         let document = match self.client.schema(id) {
             Err(FetchError::Unknown(_)) if self.trusted_until.is_none_or(|until| until <= Instant::now()) => {

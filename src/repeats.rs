@@ -8,7 +8,6 @@ pub const REPEAT_AFTER: Duration = Duration::from_secs(60);
 /// When this many lines are remembered, those that may be logged again are forgotten.
 const LINES_MAX: usize = 256;
 
-/// The lines that were logged.
 #[derive(Debug)]
 pub struct Repeats {
     after: Duration,
@@ -23,9 +22,8 @@ impl Default for Repeats {
 
 #[derive(Debug)]
 struct Line {
-    /// When the line was last logged.
     said_at: Instant,
-    /// How many times the line was suppressed since it was last logged.
+    /// How many times the line was suppressed since `said_at`.
     held_back: u32,
 }
 

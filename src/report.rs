@@ -26,13 +26,10 @@ const NAMED_PARTITIONS: usize = 8;
 #[derive(Debug)]
 pub struct ConsumerReport {
     pub pipeline: Arc<str>,
-    /// Metrics of the writer.
     pub writer: WriterMetrics,
-    /// Metrics of the poll loop.
     pub consumer: ConsumerMetrics,
-    /// The status for the page.
     pub status: Arc<ConsumerStatus>,
-    /// The plans, which know why a schema registry doesn't answer while records wait for it.
+    /// The pipeline's plans. They know why a schema registry doesn't answer while records wait for it.
     pub plans: Arc<PlanSource>,
     /// Limits how often dead letters of the same reason and column are logged. A faulty sender can cause thousands of dead
     /// letters per second.
@@ -211,7 +208,6 @@ pub struct ClaimReport {
 }
 
 impl ClaimReport {
-    /// Returns the report of a pipeline's claims.
     pub fn new(pipeline: Arc<str>) -> Self {
         Self { pipeline, waiting_since: Mutex::default() }
     }

@@ -41,7 +41,6 @@ impl Manager {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
-    /// Reports that the daemon is draining and will then end.
     pub(crate) fn stopping(&self) {
         self.tell("STOPPING=1");
     }

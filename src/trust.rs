@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};
 
-/// Returns the system trust store.
 pub(crate) fn system() -> RootCerts {
     let native = rustls_native_certs::load_native_certs();
     let certificates = native.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned());

@@ -124,7 +124,6 @@ async fn drain(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// A build of the daemon on one topic, and the figures of its turns.
 struct Contender {
     name: String,
     program: PathBuf,

@@ -40,7 +40,6 @@ pub(crate) struct DaemonTurn<'a> {
     pub(crate) program: &'a Path,
     /// The number of partitions, which selects the topic to read.
     pub(crate) partitions: NonZeroU16,
-    /// The pipeline's further settings, in TOML.
     pub(crate) pipeline: &'a str,
     /// The value of `limits.memory`, such as `256MiB`.
     pub(crate) memory: &'a str,
@@ -84,7 +83,6 @@ impl Stage {
         Ok(Self { kafka, postgres, database, records })
     }
 
-    /// Measures a turn of the daemon. `daemon` says which build runs, and how.
     pub(crate) async fn drain(&self, kind: TableKind, daemon: &DaemonTurn<'_>) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
         let postgres_before = usage::cpu_time(self.postgres.pid()?, true)?;
@@ -104,7 +102,6 @@ impl Stage {
         Ok(Figures { first_row: first.as_secs_f64(), ..figures })
     }
 
-    /// Measures a turn of another sink.
     pub(crate) async fn versus(
         &self,
         kind: TableKind,

@@ -14,7 +14,6 @@ use crate::shared::{END_DEADLINE, THIS_BUILD, await_drained, start_daemon, start
 
 const TOPIC: &str = "readings";
 const PARTITIONS: i32 = 4;
-/// The write modes that are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Append,
@@ -70,7 +69,6 @@ impl fmt::Display for Mode {
     }
 }
 
-/// A record of the backlog.
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
     pub(crate) id: i64,

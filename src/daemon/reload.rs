@@ -11,20 +11,16 @@ use crate::limits::{self, Share};
 pub(super) struct Running<'a> {
     /// The configuration with which the pipeline was started.
     pub(super) config: &'a Config,
-    /// The pipeline's share of the memory budget.
     pub(super) share: &'a Share,
 }
 
-/// The decision for each pipeline.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    /// Pipelines that keep running unchanged.
     pub(super) kept: Vec<Arc<str>>,
     /// Pipelines that drain and start again with the new configuration, each with the reason.
     pub(super) restarted: Vec<(Arc<str>, &'static str)>,
     /// Pipelines that start: they are new, have stopped, or were told to end before this reload.
     pub(super) started: Vec<Arc<str>>,
-    /// Pipelines that drain and are removed.
     pub(super) removed: Vec<Arc<str>>,
     /// Keys whose change takes effect only when the process is restarted.
     pub(super) needs_restart: Vec<&'static str>,

@@ -26,12 +26,10 @@ use crate::postgres::resume;
 use crate::status::lock;
 use crate::systemd::Manager;
 
-/// The time between two checks for a request to resume a stopped pipeline.
 const RESUME_LOOK: Duration = Duration::from_secs(1);
 
 type Outcome = Result<Remainder, Stopped>;
 
-/// Runs the pipelines of a process.
 pub(super) struct Supervisor {
     daemon: Arc<Daemon>,
     /// This daemon's name. In their groups, its consumers have names that contain this name.
@@ -193,7 +191,6 @@ impl Supervisor {
         }
     }
 
-    /// Resumes a pipeline because someone ran `tidegate pipelines resume`.
     fn resume(&mut self, name: &Arc<str>) {
         info!(pipeline = &**name, "resuming the pipeline on request");
         if !self.running.contains_key(name) {

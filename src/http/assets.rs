@@ -39,7 +39,6 @@ pub(super) fn index(snapshot: &str) -> String {
     INDEX.replacen(SNAPSHOT, &escape(snapshot), 1)
 }
 
-/// Escapes text for HTML.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

@@ -96,7 +96,6 @@ pub(super) fn board(instances: Vec<Living>, partitions: &[Held<'_>]) -> Board {
     Board { columns, nobody, rule }
 }
 
-/// Splits `instance/c3` into instance and consumer.
 fn split_owner(owner: &str) -> Option<(&str, u32)> {
     let (instance, consumer) = owner.rsplit_once("/c")?;
     Some((instance, consumer.parse().ok()?))

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 /// field has: `seconds` from `since_ms`, and `lag_age_seconds` from `lag_seen_ms`.
 const BY_THEMSELVES: [&str; 5] = ["now_ms", "seconds", "retry_in_seconds", "age_seconds", "lag_age_seconds"];
 
-/// One step of a path in a document.
 #[derive(Clone, Copy, Debug)]
 enum Step<'a> {
     Key(&'a str),

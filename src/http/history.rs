@@ -8,24 +8,21 @@ const FINE: (usize, u32) = (900, 1);
 /// 24 hours in steps of a minute: the number of cells, and seconds per cell.
 const COARSE: (usize, u32) = (1440, 60);
 
-/// The values of one period. Rates are records per second; unknown values are NaN.
+/// The values of one period. `into` is the rate at which records arrive in Kafka, and `out` the rate at which the ledger
+/// advances, both in records per second. `lag` is the number of unwritten records, `wait` the age of the oldest of them in
+/// seconds, and `headroom` the seconds until Kafka deletes it. Unknown values are NaN.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
-    /// The rate at which producers send records into Kafka.
     pub(super) into: f32,
-    /// The rate at which the ledger advances.
     pub(super) out: f32,
-    /// The number of records not written yet.
     pub(super) lag: f32,
-    /// The age of the oldest unwritten record, in seconds.
     pub(super) wait: f32,
-    /// How many seconds remain until Kafka deletes the oldest unwritten record.
     pub(super) headroom: f32,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Cell {
-    /// The time since the epoch, in steps of the ring (seconds or minutes); 0 for a cell that was never filled.
+    /// The time since the epoch, in seconds or minutes (the steps of the ring); 0 for a cell that was never filled.
     at: u32,
     sample: Sample,
     /// The number of samples in the cell. There is one sample per second.
@@ -60,7 +57,6 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
-    /// Returns the columns of a pipeline that has no samples yet.
     pub(super) fn new(pipeline: &str) -> Self {
         Self { version: 1, pipeline: pipeline.to_owned(), step_seconds: FINE.1, ..Self::default() }
     }

@@ -21,10 +21,8 @@ use crate::status::lock;
 
 /// The time between two regular updates of this daemon's row in `tidegate.instance`.
 const INTERVAL: Duration = Duration::from_secs(3);
-/// The longest time that a daemon spends on deleting its row when it ends.
 const DEREGISTER_MAX: Duration = Duration::from_secs(2);
 
-/// The other instances, as last read from the database.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instances {
     /// The other instances that were seen in the last 15 s, by id; at most 200.
@@ -38,7 +36,6 @@ pub(super) struct Instance {
     pub(super) host: String,
     pub(super) url: Option<String>,
     pub(super) version: String,
-    /// The number of consumers of each pipeline.
     pub(super) consumers: BTreeMap<String, u32>,
     pub(super) age_seconds: f64,
 }
@@ -98,18 +95,17 @@ fn warn_of_twins(site: &Site, before: &Instances, seen: &Instances, since: Durat
     }
 }
 
-/// Returns the number of consumers of each pipeline in this process.
+/// Returns how many consumers this process has of each pipeline, as a JSON object.
 fn pools(config: &Config) -> serde_json::Value {
     config.pipelines.iter().map(|p| (p.name.clone(), serde_json::Value::from(p.consumers.get()))).collect()
 }
 
-/// Returns the pipelines of this process that have stopped and can be resumed, as a map from name to reason.
+/// Returns the pipelines of this process that have stopped and can be resumed, as a JSON object from name to reason.
 fn stopped(daemon: &Daemon) -> serde_json::Value {
     let stopped = daemon.pipelines().into_iter().filter_map(|p| Some((p.name.to_string(), p.resumable()?.into())));
     serde_json::Value::Object(stopped.collect())
 }
 
-/// Returns the URL by which others reach us.
 pub(super) fn url(config: &Config) -> String {
     config.http.url.clone().unwrap_or_else(|| format!("http://{}", config.http.listen))
 }

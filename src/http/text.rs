@@ -13,7 +13,6 @@ use super::history::Columns;
 use super::words::{Level, duration, records, whole, whole_number};
 use crate::config::GroupProtocol;
 
-/// How many events are shown.
 const EVENTS: usize = 20;
 /// The width of the labels, in characters.
 const LABEL: usize = 14;
@@ -299,7 +298,6 @@ fn rate(rate: Option<f64>) -> String {
     rate.map_or_else(|| "-".to_owned(), whole)
 }
 
-/// Returns how long before `now_ms` the time `at_ms` was. Both are in milliseconds since the epoch.
 fn ago(now_ms: i64, at_ms: i64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^53")]
     duration((now_ms - at_ms).max(0) as f64 / 1000.0)

@@ -6,7 +6,6 @@ use super::document::Entry;
 use crate::status::WaitCause;
 use crate::status::work::Event;
 
-/// How many events are kept.
 pub(super) const EVENTS: usize = 500;
 /// How many partitions a line of the timeline names. Further partitions are only counted.
 const PLACES: usize = 4;
@@ -41,7 +40,6 @@ impl Timeline {
         self.events.iter().filter(|entry| entry.id >= id).cloned().collect()
     }
 
-    /// Returns the id of the next event.
     pub(super) fn next(&self) -> u64 {
         self.next
     }

@@ -12,7 +12,7 @@ use crate::status::work::BatchNote;
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct BatchesView {
-    /// The number of batches written since the pipeline's start, by the trigger that closed them.
+    /// The number of batches that were handled since the pipeline's start, by the trigger that closed them.
     pub(super) by_trigger: BTreeMap<Cow<'static, str>, u64>,
     /// The median number of rows per batch, over the last 128 batches of each consumer.
     pub(super) rows_median: Option<u64>,

@@ -19,12 +19,10 @@ pub struct Retention {
 #[derive(Debug, Default)]
 pub(super) struct Retentions {
     known: BTreeMap<String, Retention>,
-    /// The topics whose retention couldn't be read at the last attempt.
     unread: BTreeSet<String>,
 }
 
 impl Retentions {
-    /// Returns the topic's last known retention; `None` if it was never read.
     pub(super) fn of(&self, topic: &str) -> Option<Retention> {
         self.known.get(topic).copied()
     }

@@ -28,11 +28,8 @@ pub(super) struct Known {
     /// The log ends of the last readings with their times, from which the inflow is computed. Includes log ends that the ledger's
     /// position has passed.
     inflow: VecDeque<(i64, Offset)>,
-    /// The log's end in the last reading.
     end: Option<Offset>,
-    /// How many times the log's end moved back.
     truncations: u32,
-    /// The start of the log.
     pub(super) low: Option<Offset>,
     /// If a consumer of this process owns the partition: the ledger's position as the consumer knows it, and the offset up to
     /// which the consumer has read.
@@ -200,7 +197,6 @@ mod tests {
         }
     }
 
-    /// Returns the records and the seconds of the lag.
     fn lag(known: &mut Known, next: i64, end: i64, at: i64) -> (u64, f64) {
         known.ends_at(Offset::new(end));
         let lag = known.lag(&row(next), Offset::new(end), NOW + at, None, Duration::ZERO, None);

@@ -11,7 +11,6 @@ use super::{LagWatch, PartitionLag};
 use crate::postgres::claims::committed_at;
 use crate::status::Trouble;
 
-/// A row of the ledger, as it was last read.
 pub(super) struct LedgerEntry {
     pub next: Offset,
     pub claim: Option<ClaimId>,

@@ -34,7 +34,6 @@ impl Effort {
     pub(super) const WHOLE: Self = Self { partitions: usize::MAX, reading: Duration::MAX };
 }
 
-/// A partition's position in the ledger, and the end of its log.
 pub(super) struct Place {
     pub source: TopicPartition,
     /// The ledger's position: the offset of the oldest unwritten record.

@@ -18,7 +18,6 @@ pub(super) struct Latencies {
     sum_ms: AtomicU64,
 }
 
-/// The histograms of all pipelines of the process, for export.
 static ALL: Mutex<Vec<(Arc<str>, Arc<Latencies>)>> = Mutex::new(Vec::new());
 
 impl Latencies {

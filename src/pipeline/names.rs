@@ -15,7 +15,6 @@ use crate::status::ConsumerStatus;
 /// How often the consumers that lost their names are checked. If one of them has waited long enough to try to get its name back,
 /// Kafka is asked which names are in use.
 const LOOK: Duration = Duration::from_secs(5);
-/// The reason that is given when a poll loop joins the group again under its name.
 const NAME_FREE: &str = "its name in the group is free";
 
 /// If one of these consumers has lost its name in the group (`group.instance.id`), tells it to join again once the name

@@ -30,14 +30,13 @@ pub(super) struct Goal(Mutex<State>);
 
 #[derive(Clone, Debug, Default)]
 enum State {
-    /// The run isn't bounded: the pipeline runs until it is told to end.
+    /// The run isn't bounded, so the pipeline runs until it is told to end.
     #[default]
     Unbounded,
     /// The run is bounded, but the ends of the logs are not known yet.
     Unknown,
     /// The run writes up to these offsets, at which the logs ended when it started.
     Ends(BTreeMap<TopicPartition, Offset>),
-    /// All records before the ends of the logs are written.
     Reached,
 }
 
@@ -48,7 +47,6 @@ pub struct Remainder {
     pub unwritten: u64,
     /// The offsets that a bounded run has not written yet. `None` if the run isn't bounded, or if it has written all of them.
     pub remaining: Option<Remaining>,
-    /// The system that the pipeline waited for at its end, if any.
     pub waiting_for: Option<String>,
 }
 
@@ -63,7 +61,6 @@ pub enum Remaining {
 }
 
 impl Remainder {
-    /// Returns whether nothing is left to write.
     pub fn is_empty(&self) -> bool {
         self.unwritten == 0 && self.remaining.is_none()
     }

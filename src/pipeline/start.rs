@@ -98,7 +98,6 @@ impl Pipeline {
     }
 }
 
-/// Why an attempt to start failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
     /// Postgres is down, or returned an error.
@@ -116,18 +115,15 @@ pub(super) enum StartError {
     /// example because it was registered with another group, table or cluster. The text says why.
     #[error("{0}")]
     Differs(String),
-    /// A request to Kafka panicked.
     #[error("a bug of Tidegate, please report it: {0}")]
     Panicked(#[source] JoinError),
 }
 
-/// Whether a failed start is retried.
+/// Whether a failed start is retried: without end (`Outage`), unless the previous attempt failed with the same text
+/// (`FinalIfRepeated`), or never (`Final`).
 enum Fault {
-    /// The start is retried without end.
     Outage,
-    /// The start is retried, unless the previous attempt failed with the same text.
     FinalIfRepeated,
-    /// The start is never retried.
     Final,
 }
 

@@ -18,13 +18,11 @@ use crate::status::lock;
 #[derive(Debug)]
 pub struct PlannedEncoder {
     pub(crate) plans: Arc<PlanSource>,
-    /// The plan in use.
     pub(crate) planned: Arc<Planned>,
     pub(crate) encoder: Encoder,
 }
 
 impl PlannedEncoder {
-    /// Makes an encoder that uses the plans of this source.
     pub fn new(plans: Arc<PlanSource>) -> Self {
         let planned = plans.current();
         let encoder = Encoder::new(Arc::clone(&planned.plan));
@@ -61,7 +59,6 @@ impl PlannedEncoder {
         );
     }
 
-    /// Switches to this plan.
     pub(crate) fn switch_to(&mut self, planned: Arc<Planned>) {
         self.encoder = Encoder::new(Arc::clone(&planned.plan));
         self.planned = planned;

@@ -11,7 +11,6 @@ const NEVER_SEEN_AFTER: u64 = 1000;
 /// The rows since the current plan was made, and how many of them lacked each column's field.
 #[derive(Debug, Default)]
 pub(super) struct Unseen {
-    /// The version of the plan.
     version: u64,
     rows: u64,
     /// For each column: the path of its field, and the number of rows that lacked the field. Columns with a default are left out,

@@ -14,7 +14,7 @@ use crate::config::{SchemaRegistry, SecretSource};
 use crate::status::Trouble;
 use crate::trust;
 
-/// The most schemas that a schema may refer to, directly or indirectly.
+/// The most schemas to which a schema may refer, directly or indirectly.
 const REFERENCES_MAX: usize = 1_000;
 /// [`Client::versions`] looks at no more than this many versions of a subject, the newest ones.
 const VERSIONS_MAX: usize = 20;
@@ -55,7 +55,6 @@ struct Place {
     subject: String,
 }
 
-/// A version of a subject.
 #[derive(Deserialize)]
 struct Numbered {
     /// The number by which records name this version's schema.
@@ -69,7 +68,6 @@ struct Refusal {
     message: String,
 }
 
-/// Why a schema could not be fetched.
 #[derive(Debug)]
 pub(super) enum FetchError {
     /// The registry answered that the schema doesn't exist. The text is the registry's.
@@ -103,7 +101,6 @@ impl Client {
         Ok(Self { agent: settings.build().new_agent(), config: config.clone() })
     }
 
-    /// Requests a schema with its references.
     pub(super) fn schema(&self, id: SchemaId) -> Result<Document, FetchError> {
         let mut document: Document = self.get(&match id {
             SchemaId::Number(number) => format!("/schemas/ids/{number}"),
@@ -233,7 +230,6 @@ impl Client {
     }
 }
 
-/// Encodes a subject's name for use in a path.
 fn percent_encoded(name: &str) -> String {
     let mut encoded = String::new();
     for byte in name.bytes() {

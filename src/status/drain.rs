@@ -8,17 +8,14 @@ use super::{PartitionStatus, lock};
 #[derive(Debug, Default)]
 pub struct Drain(Mutex<Option<Rest>>);
 
-/// The numbers of unwritten records.
+/// The numbers of unwritten records: in the open batch, and in the batch that the writer handles.
 #[derive(Clone, Copy, Debug)]
 struct Rest {
-    /// Unwritten records in the open batch.
     open: u32,
-    /// Unwritten records in the batch that the writer handles.
     in_flight: u32,
 }
 
 impl Drain {
-    /// Notes that the drain is over, with this many unwritten records: those of the open batch and of the writer's batch.
     pub fn ended(&self, open: u32, in_flight: u32) {
         *lock(&self.0) = Some(Rest { open, in_flight });
     }

@@ -4,23 +4,19 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The state of a partition that the group assigned to a consumer.
+/// The state of a partition that the group assigned to a consumer: its claim isn't granted yet (`Claiming`), it is read and
+/// written (`Owned`), another claim replaced ours (`Fenced`), or a log-loss condition stopped it (`Stopped`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PartitionState {
-    /// The claim is requested and not granted yet.
     #[default]
     Claiming,
-    /// The partition is read.
     Owned,
-    /// Another claim replaced ours.
     Fenced,
-    /// A log-loss condition stopped the partition.
     Stopped,
 }
 
 impl PartitionState {
-    /// Returns the state's name in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Claiming => "claiming",
@@ -37,14 +33,12 @@ impl fmt::Display for PartitionState {
     }
 }
 
-/// The state of a pipeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PipelineState {
     /// The pipeline connects to Kafka and Postgres, and registers.
     #[default]
     Starting,
-    /// The pipeline reads and writes.
     Flowing,
     /// At least one of the pipeline's consumers waits for Postgres or for the schema registry.
     Waiting,
@@ -71,7 +65,6 @@ impl PipelineState {
         Self::Stopped,
     ];
 
-    /// Returns the state's name in the API and in the metric `tidegate_pipeline_state`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",

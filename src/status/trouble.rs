@@ -23,7 +23,6 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Returns the trouble with a Kafka that denies a request or doesn't answer. `error` says why.
     pub fn kafka(error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Kafka, error: error.to_string() }
     }
@@ -50,12 +49,10 @@ impl Trouble {
         }
     }
 
-    /// Returns the trouble with a Postgres that returned this error.
     pub fn postgres(error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Postgres, error: error.to_string() }
     }
 
-    /// Returns the trouble with the registry at `url`, which returned this error.
     pub fn registry(url: &str, error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Registry, error: format!("at {url}: {error}") }
     }

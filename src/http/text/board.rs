@@ -5,9 +5,8 @@ use super::super::document::{PartitionView, PipelineView, Sign};
 use super::super::words::{duration, records};
 use super::ago;
 
-/// How many partitions of a list are named. Further ones are only counted.
+/// The most partitions that a list names. Further ones are only counted.
 const PARTITIONS: usize = 24;
-/// How many partitions with the most lag are named.
 const WORST: usize = 5;
 
 /// Describes the partitions with the most lag, beginning with the most. Partitions without lag are left out.

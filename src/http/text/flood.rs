@@ -25,7 +25,6 @@ pub(super) fn draw(history: &Columns) -> Vec<String> {
     ]
 }
 
-/// Returns the bar for a share of the maximum, from 0 to 1.
 fn bar(share: f64) -> char {
     match share {
         s if s <= 0.0 => '·',
