@@ -23,7 +23,7 @@ use crate::systemd::Manager;
 use crate::{cgroup, http, metrics};
 use supervisor::Supervisor;
 
-/// A daemon's state, as its HTTP server shows it.
+/// The state of a running daemon. The supervisor changes it, and the HTTP server shows it.
 #[derive(Debug)]
 pub struct Daemon {
     /// The instance's id: its name, its process id, and a random part.
@@ -78,11 +78,10 @@ pub enum Until {
     Now,
 }
 
-/// Controls of a running daemon.
+/// Controls a running daemon from outside. `shutdown` completes when the daemon must drain and end. Each message of `reloads`
+/// asks it to read its configuration again, which `load` reads and checks.
 pub struct Control<S> {
-    /// Completes when the daemon must drain and end.
     pub shutdown: S,
-    /// Each message asks the daemon to read its configuration again.
     pub reloads: mpsc::Receiver<()>,
     pub load: Box<dyn Fn() -> Result<Config, Faults> + Send + Sync>,
 }

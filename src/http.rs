@@ -42,7 +42,6 @@ pub(crate) use document::Status;
 pub(crate) use instances::deregister;
 pub(crate) use words::duration;
 
-/// The state from which the handlers answer requests.
 #[derive(Debug)]
 struct Site {
     daemon: Arc<Daemon>,

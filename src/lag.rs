@@ -114,7 +114,7 @@ pub struct PartitionLag {
     pub asked_at: Option<Instant>,
 }
 
-/// Reads the lag once per second.
+/// Reads the lag of one pipeline once per second, or a single time for a command.
 #[derive(Debug)]
 pub struct LagWatch {
     pipeline: Arc<str>,

@@ -7,13 +7,11 @@ use sqlx::{Executor, PgConnection};
 
 use crate::stage::{Mode, Reading};
 
-/// The header of binary COPY data. [`TRAILER`] ends the data.
+/// The header of binary COPY data, and below it the trailer.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = [0xff, 0xff];
-/// COPY data is sent in chunks of this many bytes.
 const CHUNK: usize = 256 * 1024;
 
-/// Encodes a batch as binary COPY.
 pub(crate) fn encode(readings: &[Reading]) -> Vec<u8> {
     let mut rows = HEADER.to_vec();
     for Reading { id, ts, n, note } in readings {

@@ -27,7 +27,6 @@ pub(crate) fn start_servers() -> Result<(Kafka, Postgres)> {
     start_both(&KafkaSpec::single().tuned_for(TunedFor::Speed), &postgres)
 }
 
-/// The daemon that was built with the bench.
 pub(crate) const THIS_BUILD: &str = env!("CARGO_BIN_EXE_tidegate");
 
 /// Starts a daemon whose only pipeline reads `topic`. `settings` are further lines of the pipeline's TOML, and

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The status page's view of a pipeline's consumers: one column per instance that has consumers of the pipeline, with one
-/// box per consumer. The box shows one chip per partition.
+/// The status page's view of a pipeline's consumers: one column per instance that has consumers of the pipeline, with one box per
+/// consumer. The box shows one chip per partition. Partitions are given as indexes in the pipeline's list of partitions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Board {
     pub(super) columns: Vec<Column>,
-    /// The partitions without a living consumer, as indexes in the list of partitions.
+    /// The partitions without a living consumer.
     pub(super) nobody: Vec<usize>,
     /// A sentence that explains how the partitions are spread over the consumers.
     pub(super) rule: String,
@@ -34,16 +34,14 @@ pub(super) struct BoardConsumer {
     pub(super) consumer: u32,
     /// Whether the consumer waits to be admitted to its group. Known only for the consumers of this instance.
     pub(super) joining: bool,
-    /// The consumer's partitions, as indexes in the list of partitions.
     pub(super) partitions: Vec<usize>,
 }
 
-/// The owner of a partition, as this instance and the ledger know it.
+/// The owner of a partition: `ours` is the consumer of this instance that has it, and `owner` is the owner in the ledger, in the
+/// form `INSTANCE/cNUMBER`.
 #[derive(Clone, Debug)]
 pub(super) struct Held<'a> {
-    /// The consumer of this instance that has the partition.
     pub(super) ours: Option<u32>,
-    /// The owner in the ledger, `instance/cN`.
     pub(super) owner: Option<&'a str>,
 }
 

@@ -210,7 +210,7 @@ impl From<&WriteMode> for Mode {
     }
 }
 
-/// An event of the timeline, with its pipeline if it is about one.
+/// An event of the timeline. `pipeline` is `null` if the event is about the whole daemon.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Entry {

@@ -26,12 +26,11 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
 
-/// The host names under which the page and its data are served.
+/// The host names under which the page and its data are served. `named` is the host of `http.url`, and `loopback` says whether
+/// only this machine can connect.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
-    /// The host of `http.url`.
     named: Option<String>,
-    /// Whether only this machine can connect.
     loopback: bool,
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Instance {
     pub(super) age_seconds: f64,
 }
 
-/// Updates our row and reads the rows of the others, until the future is dropped.
+/// Updates this daemon's row in `tidegate.instance` and reads the rows of the others, until the future is dropped.
 pub(super) async fn run(site: Arc<Site>) {
     let mut config = site.daemon.config();
     let mut connector = Connector::new(Arc::new(config.postgres.clone()), None);
@@ -165,7 +165,7 @@ async fn beat(
     rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
-/// Deletes our row, so that the others needn't wait for it to expire. Takes at most `limit`.
+/// Deletes this daemon's row in `tidegate.instance`, so that the others needn't wait for it to expire. Takes at most `limit`.
 pub(crate) async fn deregister(config: &Config, instance: &str, limit: Duration) {
     let connector = Connector::new(Arc::new(config.postgres.clone()), None);
     let work = async {

@@ -45,7 +45,8 @@ impl Timeline {
     }
 }
 
-/// The current waits of a pipeline's consumers, by cause, so that an outage is one line and not one line per consumer.
+/// The current waits of a pipeline's consumers, by cause. They are kept so that an outage is one line of the timeline, and not
+/// one line per consumer.
 #[derive(Debug, Default)]
 pub(super) struct Waits(BTreeMap<WaitCause, Wait>);
 

@@ -91,8 +91,8 @@ pub(super) struct RecentDeadLetters {
     /// five minutes.
     pub(super) share: f64,
 }
-/// A wait of one consumer, or of the whole pipeline for Kafka. The times are in seconds.
 
+/// A wait of one consumer, or of the whole pipeline for Kafka. The times are in seconds.
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
     pub(super) trouble: Trouble,
