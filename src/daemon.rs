@@ -140,7 +140,7 @@ pub async fn run<S: Future<Output = ()>>(
 
     let supervisor = Supervisor::new(Arc::clone(&daemon), name, Arc::clone(&manager), until);
     let (outcome, told_at) = supervisor.run(control).await;
-    // Stop the heartbeat first. Otherwise it could insert our row again after `deregister` has deleted the row.
+    // Stop the heartbeat first. Otherwise it could insert this daemon's row again after `deregister` has deleted the row.
     side.shutdown().await;
     let config = daemon.config();
     let left = told_at.map(|at| (at + config.limits.drain_timeout).saturating_duration_since(Instant::now()));

@@ -448,7 +448,7 @@ async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(),
         transaction.commit().await
     };
     match making.await {
-        // A client that doesn't use our lock has created the table, or its row type, meanwhile.
+        // A client that doesn't use Tidegate's lock has created the table, or its row type, meanwhile.
         Err(sqlx::Error::Database(error))
             if spec.table.after_create.is_empty()
                 && matches!(error.code().as_deref(), Some("42P07" | "23505" | "42710")) =>

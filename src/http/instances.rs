@@ -55,8 +55,8 @@ pub(super) async fn run(site: Arc<Site>) {
         }
         let now = site.daemon.config();
         if now.postgres != config.postgres {
-            // A reload changed `[postgres]` and may have named another database, so connect again. Our row in the old one
-            // expires.
+            // A reload changed `[postgres]` and may have named another database, so connect again. This daemon's row in the old
+            // database expires.
             (connector, connection) = (Connector::new(Arc::new(now.postgres.clone()), None), None);
         }
         config = now;

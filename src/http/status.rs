@@ -29,8 +29,8 @@ use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineSta
 /// changed for more than this many seconds, unless it has a log-loss condition.
 const SILENT: f64 = 12.0;
 
-/// With a timeline, returns the whole document. Without one, returns the document whose changes are sent to viewers.
-/// That document doesn't list the partitions of each consumer, because the pipeline's list has them too.
+/// Returns the whole document if `timeline` is given. Otherwise returns the document whose changes are sent to viewers. It
+/// doesn't list the partitions of each consumer, because the pipeline's list has them too.
 pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
     let daemon = &site.daemon;
     let instances = lock(&site.instances).clone();
@@ -68,7 +68,7 @@ fn instance_view((instance, seen): (String, instances::Instance)) -> InstanceVie
     InstanceView { instance, host, url, version, consumers, age_seconds }
 }
 
-/// Returns the memory that the system counts for this process; `None` if the system doesn't say.
+/// Returns the resident memory of this process, in bytes; `None` if the system doesn't say.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))?;
@@ -251,7 +251,7 @@ fn facts(
     }
 }
 
-/// Returns every living instance, this one included, with its number of consumers of the pipeline, which may be 0.
+/// Returns all living instances, this one included, each with its number of consumers of the pipeline, which may be 0.
 fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living> {
     let consumers = if matches!(pipeline.phase(), PipelinePhase::Stopped { .. } | PipelinePhase::Drained) {
         0
@@ -327,7 +327,8 @@ fn consumer_view(consumer: &ConsumerStatus, time: [f64; 6], whole: bool) -> Cons
             Some(WaitingView {
                 why: trouble.to_string(),
                 seconds,
-                // Round to the second, so that the value doesn't change between samples.
+                // Round to the second, so that the value stays the same while the wait lasts: a change would be sent to all
+                // viewers.
                 since_ms: (epoch_ms() - millis(seconds) + 500) / 1000 * 1000,
                 attempt,
                 retry_in_seconds: retry_at.saturating_duration_since(now).as_secs_f64(),
