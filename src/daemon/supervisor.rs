@@ -100,7 +100,12 @@ impl Supervisor {
                         self.manager.ready();
                     }
                 }
-                Some(Ok(name)) = self.resumes.join_next() => self.resume(&name),
+                Some(Ok(name)) = self.resumes.join_next() => {
+                    // A request that arrived just before the shutdown must not start a pipeline after it.
+                    if told_at.is_none() {
+                        self.resume(&name);
+                    }
+                }
             }
             self.start_waiting();
         }

@@ -308,7 +308,7 @@ fn tenths(value: f64) -> f64 {
 /// Returns the time that was `ago` seconds ago, in milliseconds since the epoch, rounded to a second: a time that differs in each
 /// document would be sent to all viewers every second.
 fn whole_second(ago: f64) -> i64 {
-    epoch_ms() / 1000 * 1000 - millis(ago) / 1000 * 1000
+    (epoch_ms() - millis(ago) + 500) / 1000 * 1000
 }
 
 fn millis(seconds: f64) -> i64 {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Trigger};
@@ -145,6 +145,9 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> PollLoop<G, E, L> {
                     self = member.leave(true).await;
                     self.session = self.session.restart();
                     self.pause().await;
+                    if self.stop.is_cancelled() {
+                        return Ok(());
+                    }
                 }
                 Err(stopped) => {
                     member.leave(false).await;
@@ -154,13 +157,20 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> PollLoop<G, E, L> {
         }
     }
 
-    /// Waits before the next client is created, and handles an acknowledgement that arrives meanwhile. Other messages were for
-    /// the old client, so they are dropped.
+    /// Waits before the next client is created, or until `stop`. Handles an acknowledgement that arrives meanwhile. Other messages
+    /// were for the old client, so they are dropped.
     async fn pause(&mut self) {
-        let until = now() + REBUILD_PAUSE;
-        while let Ok(Some(message)) = timeout(until.saturating_duration_since(now()), self.inbox.recv()).await {
-            if let Message::Ack(ack) = message {
-                self.session.acked(*ack, now());
+        let stop = self.stop.clone();
+        let mut pause = std::pin::pin!(sleep(REBUILD_PAUSE));
+        loop {
+            tokio::select! {
+                message = self.inbox.recv() => match message {
+                    Some(Message::Ack(ack)) => self.session.acked(*ack, now()),
+                    Some(_) => {}
+                    None => return,
+                },
+                () = &mut pause => return,
+                () = stop.cancelled() => return,
             }
         }
     }
@@ -195,6 +205,8 @@ struct Member<G: Group, E, L> {
 impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     fn new(parts: PollLoop<G, E, L>, client: G::Client) -> Self {
         let now = now();
+        // Each partition is claimed after the client has joined. So a truncation that was counted before needs no further claim.
+        let truncations = parts.readings.truncations();
         Self {
             client,
             parts,
@@ -205,7 +217,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
             conditions_to_skip: HashMap::new(),
             unsent_requests: Vec::new(),
             committed_to_kafka: HashMap::new(),
-            truncations: 0,
+            truncations,
             commit_at: now,
             snapshot_at: now,
             allowance: 0,

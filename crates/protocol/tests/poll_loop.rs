@@ -443,6 +443,20 @@ async fn a_broken_client_is_replaced_after_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_is_noticed_while_the_loop_waits_to_replace_a_broken_client() {
+    let mut world = World::start(Script::default());
+    world.assign(&[0]).await;
+    world.fake.with(|script| script.errors.push_back(ReadErrorKind::Broken));
+    sleep(Duration::from_millis(500)).await;
+    let calls = world.calls();
+    assert_eq!(calls.last().map(|(_, call)| call), Some(&Call::Leave), "the broken client has left: {calls:?}");
+    world.stop.cancel();
+    world.ended().await.expect("it ends");
+    assert_eq!(world.fake.at(), 500, "the rest of the second isn't waited for");
+    assert!(world.calls().is_empty(), "no new client joins");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fatal_error_ends_the_loop_and_another_one_is_only_reported() {
     let mut world = World::start(Script { errors: [ReadErrorKind::Retried].into(), ..Script::default() });
     sleep(Duration::from_secs(1)).await;
@@ -472,6 +486,12 @@ async fn an_offset_outside_of_the_log_and_a_log_that_became_shorter_cause_new_cl
         assert!(matches!(&texts(&events)[..], [(_, "log cut")]), "{events:?}");
         assert!(world.claims.is_empty(), "each cut causes one claim");
     }
+    world.fake.with(|script| script.errors.push_back(ReadErrorKind::Broken));
+    sleep(Duration::from_secs(2)).await;
+    world.assign(&[0, 1]).await;
+    sleep(Duration::from_millis(600)).await;
+    let events = world.events();
+    assert!(events.iter().all(|(_, text)| text != "log cut"), "a new client doesn't count old cuts again: {events:?}");
     world.end().await.expect("it ends");
 }
 
