@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The environment variable that names the cache folder.
 pub(crate) const CHOSEN_BY: &str = "TIDEGATE_CACHE";
-/// The default folder of a process that runs as root, if the usual default is unknown or closed to other users.
+/// The folder of a process that runs as root, if the usual default is unknown or closed to other users.
 const OF_ROOT: &str = "/var/cache/tidegate";
 
 /// Returns the path of the cache folder, and creates the folder if it is missing. The path is `$TIDEGATE_CACHE`, or

@@ -17,7 +17,6 @@ use crate::process::{Output, Process, Program, Run, Signal};
 const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 const LINES_SHOWN: usize = 40;
 
-/// How to start a daemon.
 #[derive(Debug, Clone)]
 pub struct DaemonSpec {
     binary: PathBuf,
@@ -49,9 +48,6 @@ impl DaemonSpec {
 
     /// Adds environment variables that make the daemon use this Kafka and this Postgres. They also set the address at which the
     /// daemon serves HTTP: the one that [`DaemonSpec::http_address`] has set, or else a free port on 127.0.0.1.
-    ///
-    /// # Errors
-    /// If no port is free.
     pub fn on(mut self, bootstrap_servers: &str, postgres_url: &str) -> Result<Self> {
         let listen = match self.http_address.take() {
             Some(address) => address,
@@ -70,7 +66,6 @@ impl DaemonSpec {
         self
     }
 
-    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.push((name.to_owned(), value.into()));
@@ -85,7 +80,6 @@ pub struct Daemon {
     run: Arc<Run>,
     http_address: Option<String>,
     lines: Arc<Mutex<Vec<String>>>,
-    /// The threads that read the daemon's output, one per pipe. They end when the daemon ends.
     readers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -129,17 +123,12 @@ impl Daemon {
     }
 
     /// Tells the daemon to drain and end (SIGTERM).
-    ///
-    /// # Errors
-    /// If the system refuses.
     pub fn terminate(&self) -> Result<()> {
         self.process.signal(Signal::TERM)
     }
 
-    /// Tells the daemon to drain and end (SIGTERM), and waits until it has ended.
-    ///
-    /// # Errors
-    /// If the daemon takes longer than `deadline`, or ends with a failure. The error shows the end of the daemon's log.
+    /// Tells the daemon to drain and end (SIGTERM), and waits until it has ended. Fails if it ends with
+    /// another exit status than 0.
     pub fn drain(&self, deadline: Duration) -> Result<()> {
         self.terminate()?;
         let status = self.wait_exit(deadline)?;
@@ -147,68 +136,43 @@ impl Daemon {
         Ok(())
     }
 
-    /// Returns the address (`host:port`) at which the daemon serves HTTP; `None` if the specification sets none.
+    /// Returns the address (`host:port`) at which the daemon serves HTTP; `None` if the specification has none.
     pub fn http_address(&self) -> Option<&str> {
         self.http_address.as_deref()
     }
 
     /// Tells the daemon to drain and end (SIGINT), as Ctrl-C does.
-    ///
-    /// # Errors
-    /// If the system refuses.
     pub fn interrupt(&self) -> Result<()> {
         self.process.signal(Signal::INT)
     }
 
     /// Replaces the daemon's configuration file. The daemon reads it at the next [`Daemon::hang_up`].
-    ///
-    /// # Errors
-    /// If the file can't be written.
     pub fn write_config(&self, config: &str) -> Result<()> {
         Ok(std::fs::write(self.folder().join("tidegate.toml"), config)?)
     }
 
-    /// Tells the daemon to read its configuration again (SIGHUP). A terminal that is closed sends this signal too.
-    ///
-    /// # Errors
-    /// If the system refuses.
+    /// Tells the daemon to read its configuration again (SIGHUP).
     pub fn hang_up(&self) -> Result<()> {
         self.process.signal(Signal::HUP)
     }
 
-    /// Kills the daemon (SIGKILL). Returns its exit status.
-    ///
-    /// # Errors
-    /// If the system refuses.
     pub fn kill(&self) -> Result<ExitStatus> {
         self.process.kill()
     }
 
-    /// Suspends the daemon (SIGSTOP).
-    ///
-    /// # Errors
-    /// If the system refuses.
     pub fn pause(&self) -> Result<()> {
         self.process.pause()
     }
 
-    /// Resumes the suspended daemon (SIGCONT).
-    ///
-    /// # Errors
-    /// If the system refuses.
     pub fn resume(&self) -> Result<()> {
         self.process.resume()
     }
 
-    /// Returns the daemon's exit status; `None` while the daemon runs.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.process.exit_status()
     }
 
     /// Waits until the daemon ends, and returns its exit status. Afterwards [`Daemon::log`] returns all lines of its output.
-    ///
-    /// # Errors
-    /// If `deadline` passes first. The error shows the end of the daemon's log.
     pub fn wait_exit(&self, deadline: Duration) -> Result<ExitStatus> {
         let status = self.process.await_exit(deadline).with_context(|| self.log_tail())?;
         for reader in lock(&self.readers).drain(..) {
@@ -240,29 +204,17 @@ impl Daemon {
         self.await_value(what, deadline, || condition(self).then_some(()))
     }
 
-    /// Waits until `/readyz` answers with status 200.
-    ///
-    /// # Errors
-    /// As [`Daemon::await_until`].
     pub fn await_ready(&self, deadline: Duration) -> Result<()> {
         self.await_until("`/readyz` says 200", deadline, |daemon| {
             daemon.get("/readyz").is_ok_and(|response| response.status == 200)
         })
     }
 
-    /// Sends a GET request for a path, and returns the daemon's response.
-    ///
-    /// # Errors
-    /// If the specification named no address, or nobody answers there.
     pub fn get(&self, path: &str) -> Result<Response> {
         let address = self.http_address.as_deref().context("the daemon was started without `http_address`")?;
         http::get(address, path)
     }
 
-    /// Returns the body of `/api/status`.
-    ///
-    /// # Errors
-    /// If the daemon doesn't answer with status 200 and a JSON body.
     pub fn status_json(&self) -> Result<serde_json::Value> {
         let response = self.get("/api/status")?;
         ensure!(response.status == 200, "`/api/status` answered {}: {}", response.status, response.body);
@@ -275,7 +227,6 @@ impl Daemon {
         http::metric(&self.get("/metrics").ok()?.body, name, labels)
     }
 
-    /// Returns the last lines of the daemon's log, for messages of a test.
     pub fn log_tail(&self) -> String {
         let lines = lock(&self.lines);
         format!("the daemon's log ends with:\n{}", lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n"))

@@ -20,14 +20,12 @@ const MARKER: &str = "complete";
 /// Brokers log with slf4j but include no backend for it. Without a backend, a failing broker prints nothing.
 const LOGGING: &str = "org.slf4j:slf4j-simple:1.7.36";
 
-/// A package with the jars from which Java runs a broker.
 #[derive(Debug, Clone)]
 pub struct Jars {
     folder: PathBuf,
 }
 
 impl Jars {
-    /// Returns the value of `java -cp`.
     pub fn classpath(&self) -> String {
         format!("{}/*", self.folder.join("jars").display())
     }
@@ -46,17 +44,10 @@ impl Jars {
 }
 
 /// Returns the jars of Apache Kafka for KRaft mode, in the version that [`crate::versions`] names.
-///
-/// # Errors
-/// If `mvn` or `java` is missing or fails.
 pub fn kafka() -> Result<Jars> {
     kafka_of(&versions::kraft())
 }
 
-/// Returns the jars of Apache Kafka for KRaft mode, in this version.
-///
-/// # Errors
-/// If `mvn` or `java` is missing or fails.
 pub(crate) fn kafka_of(version: &str) -> Result<Jars> {
     let coordinates = [
         format!("org.apache.kafka:kafka_2.13:{version}"),
@@ -71,9 +62,6 @@ pub(crate) fn kafka_of(version: &str) -> Result<Jars> {
 }
 
 /// Returns the jars of Apache Kafka in this version, and of the ZooKeeper that it depends on.
-///
-/// # Errors
-/// If `mvn` is missing or fails.
 pub(crate) fn kafka_with_zookeeper(version: &str) -> Result<Jars> {
     let coordinates = [format!("org.apache.kafka:kafka_2.13:{version}"), LOGGING.into()];
     // The package for KRaft mode also contains a template for data folders. So this package has a name of its own.
@@ -165,7 +153,7 @@ fn copy_jars(folder: &Path, coordinates: &[String]) -> Result<()> {
     run_maven(folder, "copy-dependencies", &folder.join("jars"), coordinates)
 }
 
-/// Runs one goal of Maven's dependency plugin in a project that has nothing but dependencies: those that `coordinates` lists.
+/// Runs one goal of Maven's dependency plugin, in a project whose only content is the dependencies that `coordinates` lists.
 fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[String]) -> Result<()> {
     let dependencies: String = coordinates
         .iter()
@@ -191,8 +179,7 @@ fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[String]) -
     run(&mut maven, "install Maven (Debian: apt-get install maven) or set KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL")
 }
 
-/// Runs a program to its end. Its output is shown only if it fails. `when_missing` is the advice in the error if the program
-/// isn't installed.
+/// Runs a program to its end. Its output is shown only if it fails. The error says `when_missing` if the program isn't installed.
 pub(crate) fn run(command: &mut Command, when_missing: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = match command.stdin(Stdio::null()).output() {
@@ -207,7 +194,7 @@ pub(crate) fn run(command: &mut Command, when_missing: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fails early if there is no Java runtime.
+/// Returns an error if no folder of `PATH` contains `java`.
 pub(crate) fn require_java() -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     ensure!(
@@ -217,11 +204,10 @@ pub(crate) fn require_java() -> Result<()> {
     Ok(())
 }
 
-/// The advice in errors that report a missing `java`.
 pub(crate) const JAVA_MISSING: &str = "install a Java runtime of version 17 or later (Debian: apt-get install default-jre-headless) or set KAFKA_BOOTSTRAP_SERVERS";
 
-/// Unpacks the only .txz file in `unpacked` into `folder`. This program decompresses the file itself, because not every machine
-/// has `xz`. Nearly every machine has `tar`.
+/// Unpacks the only .txz file in `unpacked` into `folder`. The file is decompressed by this process, because many machines don't
+/// have `xz`, and then unpacked by `tar`, which nearly every machine has.
 fn unpack_archive(unpacked: &Path, folder: &Path) -> Result<()> {
     let archive = fs::read_dir(unpacked)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))

@@ -11,7 +11,6 @@ const MAX_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// The status code, such as 200.
     pub status: u16,
     pub body: String,
 }
@@ -41,8 +40,8 @@ fn parse(answer: &str) -> Option<Response> {
     Some(Response { status, body: body.to_owned() })
 }
 
-/// Reads the text of a metrics page. Returns the sum of the series that have the name `name` and all of `labels`;
-/// `None` if there is no such series.
+/// Reads the text of a metrics page. Returns the sum of the series with the name `name` and all of `labels`; `None` if there is
+/// no such series.
 pub fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let matching = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;

@@ -29,8 +29,8 @@ use crate::{Proxy, TunedFor, fetch, free_port};
 /// The longest time that a start of Kafka may take. It is long, because a build may use all cores while three brokers start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// The largest number of attempts to start Kafka or one broker. A start may fail because another process takes a port
-/// between the check and the start, or because ZooKeeper remembers a killed broker until its session ends.
+/// The largest number of attempts to start Kafka or one broker. A start may fail because another process takes a port between the
+/// check and the start, or because ZooKeeper remembers a killed broker until its session ends.
 const START_ATTEMPTS: usize = 4;
 
 /// A running Kafka. If this process has started it, dropping it kills its processes and removes its data.
@@ -40,14 +40,13 @@ pub struct Kafka {
     own: Option<Own>,
 }
 
-/// The state of a Kafka that this process has started.
+/// The state of a Kafka that this process has started. Several threads may use the same Kafka, so each broker is behind a lock.
 #[derive(Debug)]
 struct Own {
-    /// The locks may be contended, because several threads may use the same Kafka.
     brokers: Vec<Mutex<Broker>>,
     #[expect(dead_code, reason = "held to live as long as its broker")]
     zookeeper: Option<Process>,
-    /// Keeps the files of the certificates, which must exist as long as the brokers run.
+    /// The brokers read the files of the certificates, which are deleted when the last owner of this value drops it.
     authority: Option<Arc<Authority>>,
 }
 
@@ -56,7 +55,7 @@ struct Broker {
     run: Arc<Run>,
     program: Program,
     port: u16,
-    /// The port of the listener behind the proxy. This listener advertises the proxy's address instead of its own.
+    /// The port of the listener behind the broker's proxy. The broker advertises the proxy's address for this listener.
     proxied_port: Option<u16>,
     secure_ports: Vec<(Listener, u16)>,
     process: Option<Process>,
@@ -64,9 +63,6 @@ struct Broker {
 
 impl Kafka {
     /// Starts the Kafka that `spec` describes, and waits until every broker serves.
-    ///
-    /// # Errors
-    /// If Kafka can't be downloaded or a broker doesn't start. The error shows the end of its log.
     pub fn start(spec: &KafkaSpec) -> Result<Self> {
         let mut attempt = 1;
         loop {
@@ -80,9 +76,6 @@ impl Kafka {
     /// Does the same as [`Kafka::start`], and puts a proxy in front of each broker. Returns the Kafka, and the proxies in the
     /// order of their brokers. A client that connects to a proxy reaches all brokers through their proxies.
     /// [`Kafka::bootstrap_servers`] returns the addresses without proxies.
-    ///
-    /// # Errors
-    /// As [`Kafka::start`].
     pub fn start_behind_proxies(spec: &KafkaSpec) -> Result<(Self, Vec<Proxy>)> {
         // Start the proxies before the brokers, which need the proxies' addresses.
         let proxies: Vec<Proxy> = (0..spec.brokers()).map(|_| Proxy::start("127.0.0.1:1")).collect::<Result<_>>()?;
@@ -142,42 +135,28 @@ impl Kafka {
         &self.bootstrap_servers
     }
 
-    /// Returns whether this Kafka was started by someone else. If so, its brokers can't be stopped or killed.
+    /// Returns whether this Kafka was started by someone else, so that its brokers can't be stopped or killed.
     pub fn is_external(&self) -> bool {
         self.own.is_none()
     }
 
-    /// Returns the address of one broker, so that a proxy can be put in front of it.
-    ///
-    /// # Errors
-    /// If this Kafka is external or has no such broker.
     pub fn address(&self, broker: usize) -> Result<String> {
         Ok(format!("127.0.0.1:{}", self.broker(broker)?.port))
     }
 
-    /// Returns the process id of a broker.
-    ///
-    /// # Errors
-    /// If the broker isn't running. Like every method that takes a broker's index, this one also fails if this Kafka is
+    /// Returns the process id of a broker. Like every method that takes a broker's index, this one fails if this Kafka is
     /// external or has no such broker.
     pub fn pid(&self, broker: usize) -> Result<u32> {
         Ok(self.broker(broker)?.running()?.pid())
     }
 
-    /// Returns the folder of a broker's data.
-    ///
-    /// # Errors
-    /// If this Kafka is external or has no such broker.
     pub fn data_dir(&self, broker: usize) -> Result<std::path::PathBuf> {
         // Node ids begin at 1.
         Ok(self.broker(broker)?.run.folder().join(format!("data-{}", broker + 1)))
     }
 
-    /// Shuts a broker down cleanly (SIGTERM): it hands its partitions over to other brokers, if there are any, and writes all
-    /// data to disk.
-    ///
-    /// # Errors
-    /// If the broker isn't running, or takes longer than a minute.
+    /// Shuts a broker down cleanly (SIGTERM), within a minute: the broker hands its partitions over to other brokers, if there
+    /// are any, and writes all data to disk.
     pub fn stop(&self, broker: usize) -> Result<()> {
         let mut broker = self.broker(broker)?;
         let process = broker.running()?;
@@ -187,10 +166,6 @@ impl Kafka {
         Ok(())
     }
 
-    /// Kills a broker (SIGKILL).
-    ///
-    /// # Errors
-    /// If it isn't running.
     pub fn kill(&self, broker: usize) -> Result<()> {
         let mut broker = self.broker(broker)?;
         broker.running()?.kill()?;
@@ -200,9 +175,6 @@ impl Kafka {
 
     /// Starts a broker that was stopped or killed, on the same port and with the same data. Waits until its port accepts
     /// connections, and until any broker answers a request.
-    ///
-    /// # Errors
-    /// If the broker is running already or doesn't start.
     pub fn start_again(&self, broker: usize) -> Result<()> {
         let mut broker = self.broker(broker)?;
         ensure!(broker.process.is_none(), "the broker is running already");
@@ -219,27 +191,16 @@ impl Kafka {
         self.await_a_broker(START_DEADLINE)
     }
 
-    /// Stops a broker and starts it again, like [`Kafka::stop`] and then [`Kafka::start_again`].
-    ///
-    /// # Errors
-    /// As [`Kafka::stop`] and [`Kafka::start_again`].
     pub fn restart(&self, broker: usize) -> Result<()> {
         self.stop(broker)?;
         self.start_again(broker)
     }
 
     /// Suspends a broker (SIGSTOP). Its connections stay open, but it doesn't answer.
-    ///
-    /// # Errors
-    /// If the broker isn't running.
     pub fn pause(&self, broker: usize) -> Result<()> {
         self.broker(broker)?.running()?.pause()
     }
 
-    /// Resumes a suspended broker (SIGCONT).
-    ///
-    /// # Errors
-    /// If it isn't running.
     pub fn resume(&self, broker: usize) -> Result<()> {
         self.broker(broker)?.running()?.resume()
     }

@@ -16,18 +16,15 @@ use anyhow::{Context, Result};
 
 const CANDIDATES: Range<u16> = 15_000..32_000;
 const ATTEMPTS: usize = 1_000;
-/// How long to wait for an answer from a port. Without an answer, the port counts as taken: a listener with a full
-/// queue neither accepts nor refuses a connection.
+/// How long to wait for an answer from a port. A port that doesn't answer counts as taken: a listener with a full queue neither
+/// accepts nor refuses a connection.
 const PROBE: Duration = Duration::from_millis(200);
 
-/// The ports that were handed out. The lock is contended if parallel tests start servers. Two servers must not get the same
-/// port.
+/// The ports that this process has handed out, because two servers must not get the same port. The lock is contended if parallel
+/// tests start servers.
 static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
 /// Returns a port on 127.0.0.1 that was free a moment ago, and that this function hasn't returned before.
-///
-/// # Errors
-/// If a thousand random candidates were all taken.
 pub fn free_port() -> Result<u16> {
     // Probe the port by connecting to it, not by listening on it. If another thread forks a child process at the same moment, the
     // child has a copy of a listening socket until it executes its program. The port would then still be taken after the probe
@@ -44,7 +41,7 @@ pub(crate) fn listen() -> Result<TcpListener> {
     choose(|port| TcpListener::bind(address(port)).ok())
 }
 
-/// Tries random ports that were not handed out before, until `attempt` returns a value. Returns this value.
+/// Calls `attempt` with random ports that were not handed out before, until it returns a value. Returns this value.
 fn choose<T>(attempt: impl Fn(u16) -> Option<T>) -> Result<T> {
     let mut handed_out = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..ATTEMPTS {

@@ -23,28 +23,28 @@ use crate::{fetch, free_port, unique_name, usage};
 /// The longest time for a start. It is long, because a build may use all cores, and recovery after a crash takes time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// The largest number of attempts to start. Another process may take the port between the check and the start.
+/// The largest number of attempts to start Postgres. A start fails if another process takes the port between the
+/// check and the start.
 const START_ATTEMPTS: usize = 3;
 
 /// A running Postgres. If this process has started it, dropping it ends its processes and removes its data.
 #[derive(Debug)]
 pub struct Postgres {
-    /// The URL in two parts: before the database's name, and after it.
+    /// The connection URL in two parts: before the database's name, and after it.
     url: (String, String),
     own: Option<Own>,
 }
 
-/// The state of a Postgres that this process has started.
+/// The state of a Postgres that this process has started. Several threads may use the same Postgres, so its
+/// process is behind a lock.
 #[derive(Debug)]
 struct Own {
     run: Arc<Run>,
     program: Program,
     data: PathBuf,
-    /// The process is behind a lock, because several threads may use the same Postgres.
     process: Mutex<Option<Process>>,
 }
 
-/// A database for one test.
 #[derive(Debug, Clone)]
 pub struct Database {
     pub name: String,
@@ -52,15 +52,11 @@ pub struct Database {
 }
 
 impl Database {
-    /// Returns a new connection to the database.
-    ///
-    /// # Errors
-    /// If Postgres refuses.
     pub async fn connect(&self) -> Result<PgConnection> {
         PgConnection::connect(&self.url).await.with_context(|| format!("could not connect to database `{}`", self.name))
     }
 
-    /// Returns the connection string of the database with another address, such as that of a proxy.
+    /// Returns the connection string of the database with another address (`host:port`), such as that of a proxy.
     pub fn url_at(&self, address: impl std::fmt::Display) -> String {
         let (scheme_and_user, rest) = self.url.rsplit_once('@').unwrap_or(("postgres://postgres", &self.url));
         let path = rest.split_once('/').map_or("", |(_, path)| path);
@@ -70,9 +66,6 @@ impl Database {
 
 impl Postgres {
     /// Creates a new cluster, starts it, and waits until it serves.
-    ///
-    /// # Errors
-    /// If Postgres can't be downloaded or doesn't start. The error shows the end of its log.
     pub fn start(spec: &PostgresSpec) -> Result<Self> {
         let mut attempt = 1;
         loop {
@@ -106,9 +99,6 @@ impl Postgres {
     }
 
     /// Promotes this replica to primary, and waits until the promotion is complete.
-    ///
-    /// # Errors
-    /// If this Postgres isn't a replica, or if the promotion takes longer than a minute.
     pub async fn promote(&self) -> Result<()> {
         let mut connection = self.connect("postgres").await?;
         let promoted: bool = sqlx::query_scalar("SELECT pg_promote()").fetch_one(&mut connection).await?;
@@ -124,7 +114,7 @@ impl Postgres {
         })
     }
 
-    /// Starts a server with the data folder that `prepare` creates.
+    /// Starts a server. `prepare` creates the data folder at the given path.
     fn start_on(spec: &PostgresSpec, prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         let binaries = fetch::postgres()?.join("bin");
         let run = Run::start("postgres")?;
@@ -153,9 +143,6 @@ impl Postgres {
     }
 
     /// Returns a Postgres that was started by someone else. Databases can be created in it, but it can't be stopped.
-    ///
-    /// # Errors
-    /// If `url` has no `://`.
     pub fn external(url: &str) -> Result<Self> {
         let (base, parameters) = match url.find('?') {
             Some(at) => url.split_at(at),
@@ -167,13 +154,12 @@ impl Postgres {
         Ok(Self { url: (format!("{}/", &base[..end]), parameters.to_owned()), own: None })
     }
 
-    /// Returns the connection string of a database of this server.
     pub fn url(&self, database: &str) -> String {
         let (before, after) = &self.url;
         format!("{before}{database}{after}")
     }
 
-    /// Returns whether this Postgres was started by someone else. If so, it can't be stopped or killed.
+    /// Returns whether this Postgres was started by someone else, so that it can't be stopped or killed.
     pub fn is_external(&self) -> bool {
         self.own.is_none()
     }
@@ -187,10 +173,6 @@ impl Postgres {
         if host.contains(':') { host.to_owned() } else { format!("{host}:{DEFAULT_PORT}") }
     }
 
-    /// Creates an empty database with a unique name.
-    ///
-    /// # Errors
-    /// If Postgres refuses.
     pub async fn create_database(&self) -> Result<Database> {
         let name = unique_name("test");
         let mut connection = self.connect("postgres").await?;
@@ -200,20 +182,13 @@ impl Postgres {
         Ok(Database { url: self.url(&name), name })
     }
 
-    /// Opens a connection to a database.
-    ///
-    /// # Errors
-    /// If Postgres refuses.
     pub async fn connect(&self, database: &str) -> Result<PgConnection> {
         let connected = PgConnection::connect(&self.url(database)).await;
         connected.with_context(|| format!("could not connect to database `{database}`"))
     }
 
-    /// Shuts the server down in the mode "fast": it doesn't wait for clients.
-    ///
-    /// # Errors
-    /// If it isn't running, or takes longer than a minute. Like every method about processes and data, this one also
-    /// fails if this Postgres is external.
+    /// Shuts the server down in the mode "fast": it doesn't wait for clients. Fails if the server takes longer than a minute.
+    /// Like every method about processes and data, this one also fails if this Postgres is external.
     pub fn stop(&self) -> Result<()> {
         let mut process = self.own()?.process();
         let running = process.as_ref().context(NOT_RUNNING)?;
@@ -224,9 +199,6 @@ impl Postgres {
     }
 
     /// Kills the server with all its children (SIGKILL), as in a crash. Committed data must survive this.
-    ///
-    /// # Errors
-    /// If it isn't running.
     pub fn kill(&self) -> Result<()> {
         let mut process = self.own()?.process();
         process.as_ref().context(NOT_RUNNING)?.kill()?;
@@ -236,84 +208,50 @@ impl Postgres {
 
     /// Starts the server after [`Postgres::stop`] or [`Postgres::kill`], on the same port and with the same data, and waits
     /// until it serves.
-    ///
-    /// # Errors
-    /// If it is running already or doesn't start.
     pub fn start_again(&self) -> Result<()> {
         self.own()?.start().context("could not start Postgres again")
     }
 
-    /// Stops the server and starts it again, like [`Postgres::stop`] and then [`Postgres::start_again`].
-    ///
-    /// # Errors
-    /// As [`Postgres::stop`] and [`Postgres::start_again`].
     pub fn restart(&self) -> Result<()> {
         self.stop()?;
         self.start_again()
     }
 
-    /// Suspends the server and its children (SIGSTOP). Connections stay open, but it doesn't answer.
-    ///
-    /// # Errors
-    /// If it isn't running.
+    /// Suspends the server and its children (SIGSTOP). Connections stay open, but the server doesn't answer.
     pub fn pause(&self) -> Result<()> {
         self.own()?.process().as_ref().context(NOT_RUNNING)?.pause()
     }
 
-    /// Resumes a suspended server (SIGCONT).
-    ///
-    /// # Errors
-    /// If it isn't running.
     pub fn resume(&self) -> Result<()> {
         self.own()?.process().as_ref().context(NOT_RUNNING)?.resume()
     }
 
     /// Returns the process id of the postmaster.
-    ///
-    /// # Errors
-    /// If it isn't running.
     pub fn pid(&self) -> Result<u32> {
         Ok(self.own()?.process().as_ref().context(NOT_RUNNING)?.pid())
     }
 
     /// Returns the process ids of the postmaster's children: backends and background processes.
-    ///
-    /// # Errors
-    /// If it isn't running.
     pub fn backend_pids(&self) -> Result<Vec<u32>> {
         Ok(usage::descendants(self.pid()?))
     }
 
-    /// Returns the server's data folder.
-    ///
-    /// # Errors
-    /// If this Postgres is external.
     pub fn data_dir(&self) -> Result<&Path> {
         Ok(&self.own()?.data)
     }
 
-    /// Returns the folder of the server's Unix socket.
-    ///
-    /// # Errors
-    /// If this Postgres is external.
     pub fn socket_dir(&self) -> Result<&Path> {
         self.own()?.data.parent().context("its data has no parent folder")
     }
 
     /// Replaces the server's certificate. The server uses the new one from its next start on. The server must have been started
     /// with [`PostgresSpec::tls`].
-    ///
-    /// # Errors
-    /// If the files can't be written.
     pub fn set_certificate(&self, authority: &Authority, identity: &Identity) -> Result<()> {
         let own = self.own()?;
         install_certificate(authority, identity, &own.data, own.program.user)
     }
 
     /// Copies the server's data to a new folder at `path`, as a backup. The server must be stopped.
-    ///
-    /// # Errors
-    /// If the server is running, or the copy fails.
     pub fn copy_data_dir_to(&self, path: &Path) -> Result<()> {
         let own = self.own()?;
         let process = own.process();
@@ -322,9 +260,6 @@ impl Postgres {
     }
 
     /// Replaces the server's data with a backup that [`Postgres::copy_data_dir_to`] made. The server must be stopped.
-    ///
-    /// # Errors
-    /// If the server is running, or the copy fails.
     pub fn restore_data_dir_from(&self, path: &Path) -> Result<()> {
         let own = self.own()?;
         let process = own.process();

@@ -23,8 +23,8 @@ use rustix::process::{Pid, kill_process};
 use crate::{cache, usage};
 
 const GUARD: &str = include_str!("guard.sh");
-/// Waits for the word `go`, and then becomes the program. If this process ends before that, `read` fails and the program never
-/// starts.
+/// A shell script that waits for the word `go`, and then becomes the program. If this process ends before it has sent the word,
+/// `read` fails and the program never starts.
 const LAUNCHER: &str = r#"read -r word && [ "$word" = go ] && exec "$@" </dev/null"#;
 const LAST_SIGNAL_DEADLINE: Duration = Duration::from_secs(2);
 const LOG_LINES_SHOWN: usize = 30;
@@ -37,8 +37,8 @@ const KEEP: &str = "TIDEGATE_KEEP_RUNS";
 pub struct Run {
     folder: PathBuf,
     guard: Mutex<Child>,
-    /// The pipe to the guard. Closing it tells the guard that the run is over. The lock is contended if processes of the run
-    /// start and end in parallel.
+    /// The pipe to the guard. Closing the pipe tells the guard that the run is over. The lock is contended if processes of the
+    /// run start and end in parallel.
     orders: Mutex<Option<ChildStdin>>,
 }
 
@@ -70,7 +70,6 @@ impl Run {
         Ok(Arc::new(Self { folder, guard: Mutex::new(guard), orders: Mutex::new(orders) }))
     }
 
-    /// Returns the folder in which this run keeps its files.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -90,15 +89,12 @@ impl Drop for Run {
     }
 }
 
-/// The ids of a user, to run a program as that user.
 #[derive(Debug, Clone, Copy)]
 pub struct User {
     pub uid: u32,
-    /// The id of the user's main group.
     pub gid: u32,
 }
 
-/// Where the output of a process goes.
 #[derive(Debug, Clone)]
 pub enum Output {
     /// Standard output and standard error are appended to this file.
@@ -107,7 +103,6 @@ pub enum Output {
     Pipes,
 }
 
-/// A program, and how to run it.
 #[derive(Debug)]
 pub struct Program {
     /// The path of the program, or a name that is looked up in `PATH`.
@@ -115,16 +110,16 @@ pub struct Program {
     pub args: Vec<OsString>,
     /// Variables that are set in addition to those of this process.
     pub env: Vec<(String, String)>,
-    /// The user that the program runs as; `None` for the user of this process. Only root can choose another user.
+    /// The user that the program runs as. `None` means the user of this process. Only root can choose another user.
     pub user: Option<User>,
     pub output: Output,
-    /// The signal that is sent when the [`Process`] is dropped or the harness ends. If the program still runs two seconds later,
-    /// it gets SIGKILL.
+    /// The signal that is sent when the [`Process`] is dropped or the harness ends. A program that still runs two seconds later
+    /// gets SIGKILL.
     pub end_signal: Signal,
 }
 
-/// A program that was started. Dropping this value ends the program.
-/// If the program has to be killed, its children are killed too.
+/// A program that was started. Dropping this value ends the program. If the program has to be killed, its
+/// children are killed too.
 #[derive(Debug)]
 pub struct Process {
     run: Arc<Run>,
@@ -176,24 +171,19 @@ impl Process {
         Ok(process)
     }
 
-    /// Returns the id of the program's process.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Returns the exit status, if the process has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         // The process is our child, and only this code waits for it. So the call can't fail.
         lock(&self.child).try_wait().ok().flatten()
     }
 
     /// Sends `signal` to the process, but not to its children. Does nothing if the process has ended.
-    ///
-    /// # Errors
-    /// If the system refuses.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        // Hold the lock until the signal is sent. Otherwise the process could be reaped first, and another process could get
-        // its id.
+        // Hold the lock until the signal is sent. Otherwise the process could be reaped first, and its id could
+        // belong to another process.
         let mut child = lock(&self.child);
         if child.try_wait()?.is_some() {
             return Ok(());
@@ -201,11 +191,8 @@ impl Process {
         send(self.pid, signal)
     }
 
-    /// Kills the process and its children (SIGKILL), and waits until all have ended. Returns the exit status of the process. If
-    /// the process has already ended, kills nothing.
-    ///
-    /// # Errors
-    /// If the system refuses, or if a child still runs after ten seconds.
+    /// Kills the process and its children (SIGKILL), and waits for at most ten seconds until all have ended. Returns the exit
+    /// status of the process. If the process has already ended, its children are not killed.
     pub fn kill(&self) -> Result<ExitStatus> {
         if let Some(status) = self.exit_status() {
             return Ok(status);
@@ -225,18 +212,11 @@ impl Process {
     }
 
     /// Suspends the process and its children (SIGSTOP), until [`Process::resume`].
-    ///
-    /// # Errors
-    /// If the system refuses.
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)?;
         usage::descendants(self.pid).into_iter().try_for_each(|child| send(child, Signal::STOP))
     }
 
-    /// Resumes the process and its children (SIGCONT).
-    ///
-    /// # Errors
-    /// If the system refuses.
     pub fn resume(&self) -> Result<()> {
         usage::descendants(self.pid).into_iter().try_for_each(|child| send(child, Signal::CONT))?;
         self.signal(Signal::CONT)
@@ -244,9 +224,6 @@ impl Process {
 
     /// Waits until the process ends, and returns its exit status. The process may end by itself or because of an earlier
     /// signal.
-    ///
-    /// # Errors
-    /// If `deadline` passes first.
     pub fn await_exit(&self, deadline: Duration) -> Result<ExitStatus> {
         let started = Instant::now();
         loop {
@@ -260,10 +237,8 @@ impl Process {
         }
     }
 
-    /// Waits until `is_ready` returns true.
-    ///
-    /// # Errors
-    /// If the process ends or `deadline` passes first. The error shows the end of its log.
+    /// Waits until `is_ready` returns true. Fails if the process ends or `deadline` passes first. The error begins with `what`,
+    /// and shows the end of the process's log if it writes to [`Output::Log`].
     pub fn await_ready(&self, what: &str, deadline: Duration, mut is_ready: impl FnMut() -> bool) -> Result<()> {
         let started = Instant::now();
         while !is_ready() {
@@ -305,7 +280,7 @@ impl Drop for Process {
     }
 }
 
-/// Returns the last lines of a log, as text to append to an error message. Returns an empty text if the log can't be read.
+/// Returns the last lines of a log, as text to append to an error message; an empty text if the log can't be read.
 pub fn log_tail(path: &Path) -> String {
     let Ok(bytes) = fs::read(path) else { return String::new() };
     let text = String::from_utf8_lossy(&bytes);
@@ -314,7 +289,7 @@ pub fn log_tail(path: &Path) -> String {
     format!("; `{}` ends with:\n{shown}", path.display())
 }
 
-/// Sends a signal to a process. If it has ended already, that is no error.
+/// Sends a signal to a process. Does nothing if the process has already ended.
 fn send(pid: u32, signal: Signal) -> Result<()> {
     let target = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no such process id")?;
     match kill_process(target, signal) {

@@ -29,16 +29,15 @@ use crate::ports;
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<State>,
-    /// The runtime; `None` only while the proxy is being dropped.
+    /// `None` only while the proxy is being dropped.
     runtime: Option<Runtime>,
 }
 
-/// The state that the proxy and its connections share.
 #[derive(Debug)]
 struct State {
     control: watch::Sender<Control>,
     reads_postgres: bool,
-    /// The triggers. The lock is contended by the connections, and by tests that arm triggers.
+    /// The lock is contended by the connections, and by tests that arm triggers.
     watched: Mutex<Vec<Arc<TriggerState>>>,
     open: watch::Sender<usize>,
 }
@@ -53,18 +52,12 @@ struct Control {
 
 impl Proxy {
     /// Starts a proxy that forwards to `upstream` (`host:port`) and doesn't look at the data.
-    ///
-    /// # Errors
-    /// If it can't listen.
     pub fn start(upstream: impl Into<String>) -> Result<Self> {
         Self::listen(upstream.into(), false)
     }
 
     /// Starts a proxy in front of a Postgres at `upstream`. It reads the protocol, so [`Proxy::arm`] can make it act on a chosen
     /// message.
-    ///
-    /// # Errors
-    /// If it can't listen.
     pub fn start_postgres(upstream: impl Into<String>) -> Result<Self> {
         Self::listen(upstream.into(), true)
     }
@@ -91,7 +84,7 @@ impl Proxy {
         self.address
     }
 
-    /// Forwards new connections to `upstream` from now on.
+    /// Forwards new connections to `upstream` from now on. Open connections stay with their server.
     pub fn set_upstream(&self, upstream: impl Into<String>) {
         let upstream = upstream.into();
         self.state.control.send_modify(|control| control.upstream = upstream);
@@ -102,7 +95,7 @@ impl Proxy {
         self.state.control.send_modify(|control| control.cuts += 1);
     }
 
-    /// Sets whether new connections are reset at once.
+    /// Sets whether new connections are reset at once. Open connections stay open.
     pub fn refuse(&self, refuse: bool) {
         self.state.control.send_modify(|control| control.refuse = refuse);
     }
@@ -113,7 +106,6 @@ impl Proxy {
         self.state.control.send_modify(|control| control.hold = hold);
     }
 
-    /// Returns how many connections are open.
     pub fn connections(&self) -> usize {
         *self.state.open.borrow()
     }

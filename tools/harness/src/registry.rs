@@ -27,26 +27,17 @@ pub struct Registry {
 struct State {
     /// The answers to `/schemas/ids/N`, by schema id.
     schemas: BTreeMap<u32, Value>,
-    /// The schema ids of each subject's versions.
+    /// The schema ids of each subject's versions. Version 1 comes first.
     subjects: BTreeMap<String, Vec<u32>>,
-    /// If set, the registry answers every request with this status.
     failing: Option<u16>,
-    /// If set, the registry denies requests for paths with this prefix (status 403).
     denied: Option<String>,
-    /// The value that the `Authorization` header must have.
     authorization: Option<String>,
-    /// Whether the registry lacks GUIDs, like registries before Confluent 8.0.
     without_guids: bool,
-    /// If set, the registry speaks TLS.
     tls: Option<Arc<ServerConfig>>,
     asked: Vec<String>,
 }
 
 impl Registry {
-    /// Starts a registry without schemas.
-    ///
-    /// # Errors
-    /// If no port is free.
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let this = Self { address: listener.local_addr()?, state: Arc::default() };
@@ -67,9 +58,6 @@ impl Registry {
     }
 
     /// Makes the registry speak TLS with this certificate from now on.
-    ///
-    /// # Errors
-    /// If the certificate or its key can't be read.
     pub fn set_certificate(&self, identity: &Identity) -> Result<()> {
         let certificate = CertificateDer::from_pem_file(&identity.certificate)?;
         let key = PrivateKeyDer::from_pem_file(&identity.key)?;
@@ -82,7 +70,7 @@ impl Registry {
     }
 
     /// Adds a schema as the next version of a subject. Returns the schema's id. `kind` is AVRO, PROTOBUF or JSON. Each of
-    /// `references` has a name, a subject and a version.
+    /// `references` consists of a name, a subject and a version.
     pub fn add(&self, subject: &str, kind: &str, schema: &str, references: &[(&str, &str, u32)]) -> u32 {
         let mut state = self.lock();
         let id = state.schemas.keys().last().map_or(1, |last| last + 1);
@@ -102,33 +90,33 @@ impl Registry {
         id
     }
 
-    /// Makes the registry answer every request with this status from now on. With `None`, it answers normally again.
+    /// Makes the registry answer every request with this HTTP status. With `None`, the registry answers normally again.
     pub fn fail_with(&self, status: Option<u16>) {
         self.lock().failing = status;
     }
 
-    /// Makes the registry deny requests for paths that begin with this prefix, from now on. With `None`, it denies none.
+    /// Makes the registry answer 403 to requests for paths that begin with this prefix. `None` lifts the restriction.
     pub fn deny(&self, prefix: Option<&str>) {
         self.lock().denied = prefix.map(str::to_owned);
     }
 
-    /// Makes the registry accept only requests with this value of `Authorization`. With `None`, it accepts all
-    /// requests.
+    /// Makes the registry answer 401 to requests whose `Authorization` header has another value. `None` lifts the restriction.
     pub fn require(&self, authorization: Option<&str>) {
         self.lock().authorization = authorization.map(str::to_owned);
     }
 
-    /// Returns the value of the header in which a serializer names this schema by its GUID.
+    /// Returns the value of the record header `__value_schema_id`, in which serializers name a schema by its GUID: the byte 1,
+    /// and the 16 bytes of the GUID.
     pub fn guid_header(id: u32) -> Vec<u8> {
         [&[1][..], &guid(id)].concat()
     }
 
-    /// Sets whether the registry lacks GUIDs from now on.
+    /// Sets whether the registry knows no GUIDs, like registries before Confluent 8.0.
     pub fn without_guids(&self, without: bool) {
         self.lock().without_guids = without;
     }
 
-    /// Returns the paths that were requested, in order.
+    /// Returns the paths of all requests so far, the oldest first.
     pub fn asked(&self) -> Vec<String> {
         self.lock().asked.clone()
     }
@@ -229,15 +217,14 @@ impl Registry {
     }
 }
 
-/// Returns the GUID of a schema: sixteen bytes, which differ for each schema. The bytes are not symmetric, so a test notices a
-/// reader that reverses them.
+/// Returns the GUID of a schema: sixteen bytes, which differ for each schema. Their reverse is another GUID, so a test notices a
+/// reader that reverses the bytes.
 fn guid(id: u32) -> [u8; 16] {
     let mut guid = *b"\xf0\x0d\xba\xbe\x01\x23\x45\x67\x89\xab\xcd\xef\0\0\0\0";
     guid[12..].copy_from_slice(&id.to_be_bytes());
     guid
 }
 
-/// Returns a schema's GUID as text, in the form that occurs in the paths of requests.
 fn guid_text(id: u32) -> String {
     let digits: String = guid(id).iter().map(|byte| format!("{byte:02x}")).collect();
     [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")

@@ -10,13 +10,10 @@ use anyhow::{Result, anyhow};
 
 use crate::{Kafka, KafkaSpec, Postgres, PostgresSpec};
 
-/// The result of a start. A failed start is not tried again, because the next test would only wait for the same failure.
+/// The result of a start. A failed start is not tried again, because each later test would wait for the same failure.
 type Once<T> = OnceLock<Result<T, String>>;
 
 /// Returns one Kafka broker ([`KafkaSpec::single`]), or the Kafka that `KAFKA_BOOTSTRAP_SERVERS` names.
-///
-/// # Errors
-/// If it could not be started.
 pub fn kafka() -> Result<&'static Kafka> {
     static KAFKA: Once<Kafka> = OnceLock::new();
     once(&KAFKA, || match set_variable("KAFKA_BOOTSTRAP_SERVERS") {
@@ -25,28 +22,17 @@ pub fn kafka() -> Result<&'static Kafka> {
     })
 }
 
-/// Returns three Kafka brokers in KRaft mode.
-///
-/// # Errors
-/// If they could not be started.
 pub fn kafka_cluster() -> Result<&'static Kafka> {
     static CLUSTER: Once<Kafka> = OnceLock::new();
     once(&CLUSTER, || Kafka::start(&KafkaSpec::cluster()))
 }
 
-/// Returns one Kafka broker with ZooKeeper.
-///
-/// # Errors
-/// If it could not be started.
 pub fn zookeeper_kafka() -> Result<&'static Kafka> {
     static ZOOKEEPER: Once<Kafka> = OnceLock::new();
     once(&ZOOKEEPER, || Kafka::start(&KafkaSpec::zookeeper()))
 }
 
 /// Returns a Postgres that this process has started, or the one that `DATABASE_URL` names.
-///
-/// # Errors
-/// If it could not be started, or if `DATABASE_URL` isn't a URL.
 pub fn postgres() -> Result<&'static Postgres> {
     static POSTGRES: Once<Postgres> = OnceLock::new();
     once(&POSTGRES, || match set_variable("DATABASE_URL") {

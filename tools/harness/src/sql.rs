@@ -4,10 +4,6 @@ use anyhow::{Context, Result};
 use sqlx::{PgConnection, Row};
 
 /// Returns the first column of the first row, which must be a `bigint`.
-///
-/// # Errors
-/// If Postgres refuses the query, if there is no row, or if the value is NULL or no `bigint`. In
-/// the first two cases, the error contains `sql`.
 pub async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
     let row = sqlx::query(sql).persistent(false).fetch_one(connection).await.with_context(|| sql.to_owned())?;
     Ok(row.try_get(0)?)
@@ -15,9 +11,6 @@ pub async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
 
 /// Returns the sum of a pipeline's offsets in the ledger. If its partitions began at offset 0 and have no gaps, this is the
 /// number of its committed records. Returns 0 if there is no ledger yet.
-///
-/// # Errors
-/// If Postgres refuses the query.
 pub async fn committed_records(connection: &mut PgConnection, pipeline: &str) -> Result<u64> {
     if number(connection, "SELECT (to_regclass('tidegate.ledger') IS NOT NULL)::int::int8").await? == 0 {
         return Ok(0);

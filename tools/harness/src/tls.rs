@@ -11,29 +11,22 @@ use rcgen::{
     KeyUsagePurpose, date_time_ymd,
 };
 
-/// A certificate authority. Its own certificate is in a file.
 #[derive(Debug)]
 pub struct Authority {
     folder: tempfile::TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// A certificate and its key. Each is in a file of its own, and a third file has both.
+/// A certificate and its key, as PEM files. Only the owner may read the key. `both` has the key and the certificate in one file,
+/// in the form of Kafka's PEM keystores.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The certificate, in PEM.
     pub certificate: PathBuf,
-    /// The key, in PEM; only its owner may read it.
     pub key: PathBuf,
-    /// The key and the certificate in one file, in the form of Kafka's PEM keystores.
     pub both: PathBuf,
 }
 
 impl Authority {
-    /// Creates a new authority, which nobody trusts yet.
-    ///
-    /// # Errors
-    /// If the files can't be written.
     pub fn new() -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("tidegate-tls-")
@@ -50,40 +43,27 @@ impl Authority {
         Ok(Self { folder, issuer: Issuer::new(params, key) })
     }
 
-    /// Returns the path of the authority's own certificate, in PEM. Clients must trust it.
+    /// Returns the path of the authority's own certificate (PEM), which clients must trust.
     pub fn certificate(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
     /// Returns a server's certificate for the host names and addresses `names`. The certificate is valid until 2060. `file` is
     /// the name of the files for certificate and key, without the extension, and also the certificate's common name.
-    ///
-    /// # Errors
-    /// If the files can't be written.
     pub fn server(&self, file: &str, names: &[&str]) -> Result<Identity> {
         self.sign(file, names, |_| {})
     }
 
-    /// Returns a server's certificate that expired years ago.
-    ///
-    /// # Errors
-    /// If the files can't be written.
     pub fn expired(&self, file: &str, names: &[&str]) -> Result<Identity> {
         self.sign(file, names, |params| params.not_after = date_time_ymd(2021, 1, 1))
     }
 
     /// Returns a server's certificate that is marked as an authority's certificate, like those of `openssl req -x509`.
-    ///
-    /// # Errors
-    /// If the files can't be written.
     pub fn server_as_authority(&self, file: &str, names: &[&str]) -> Result<Identity> {
         self.sign(file, names, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained))
     }
 
     /// Returns a client's certificate, whose common name is `name`.
-    ///
-    /// # Errors
-    /// If the files can't be written.
     pub fn client(&self, name: &str) -> Result<Identity> {
         self.sign(name, &[], |_| {})
     }

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-/// A stand-in for a token endpoint. It listens on its own port until the process ends.
 #[derive(Debug, Clone)]
 pub struct TokenServer {
     address: SocketAddr,
@@ -28,9 +27,6 @@ struct State {
 
 impl TokenServer {
     /// Starts an endpoint that knows one client. The tokens that it issues are valid for `lifetime`.
-    ///
-    /// # Errors
-    /// If no port is free.
     pub fn start(client_id: &str, client_secret: &str, lifetime: Duration) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let state = State {
@@ -55,17 +51,15 @@ impl TokenServer {
         format!("http://{}/oauth2/token", self.address)
     }
 
-    /// Returns the tokens that were issued, the oldest first.
     pub fn issued(&self) -> Vec<String> {
         self.state().issued.clone()
     }
 
-    /// Returns how many requests the endpoint has refused.
     pub fn refused(&self) -> usize {
         self.state().refused
     }
 
-    /// Returns the body of the last request, a form.
+    /// Returns the body of the last request: a form, URL-encoded.
     pub fn last_form(&self) -> String {
         self.state().last_form.clone()
     }
@@ -117,9 +111,6 @@ impl TokenServer {
 }
 
 /// Returns a JSON Web Token without a signature, for this subject. The token is valid from now on, for `lifetime`.
-///
-/// # Errors
-/// If the clock is before 1970.
 pub fn unsigned_token(subject: &str, lifetime: Duration) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is wrong")?.as_secs();
     let claims = format!(r#"{{"sub":"{subject}","iat":{now},"exp":{}}}"#, now + lifetime.as_secs());

@@ -10,9 +10,6 @@ use anyhow::{Context, Result};
 ///
 /// With `with_children`, the result also includes the CPU time of the process's living descendants, and of descendants that
 /// have ended and were reaped.
-///
-/// # Errors
-/// If the process is gone.
 pub fn cpu_time(pid: u32, with_children: bool) -> Result<Duration> {
     let mut ticks = ticks_of(pid, with_children).with_context(|| format!("process {pid} is gone"))?;
     if with_children {
@@ -26,17 +23,11 @@ pub fn cpu_time(pid: u32, with_children: bool) -> Result<Duration> {
 }
 
 /// Returns the largest resident memory that a process ever had, in bytes.
-///
-/// # Errors
-/// If the process is gone.
 pub fn peak_rss_bytes(pid: u32) -> Result<u64> {
     memory_bytes(pid, "VmHWM:")
 }
 
 /// Returns the resident memory of a process now, in bytes.
-///
-/// # Errors
-/// If the process is gone.
 pub fn rss_bytes(pid: u32) -> Result<u64> {
     memory_bytes(pid, "VmRSS:")
 }
@@ -59,8 +50,8 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-/// Returns whether the process runs, sleeps or is suspended. A process that has ended isn't alive, even if it was not reaped
-/// yet.
+/// Returns whether the process runs, sleeps or is suspended. A process that has ended isn't alive, even if its parent hasn't
+/// reaped it yet.
 pub fn is_alive(pid: u32) -> bool {
     stat_fields(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X") | None))
 }

@@ -11,30 +11,26 @@ const KRAFT: &str = "4.2.0";
 /// ZooKeeper.
 const WITH_ZOOKEEPER: &str = "3.9.1";
 const POSTGRES: &str = "18.0.0";
-/// The suffix of a version that runs with ZooKeeper.
 const ZOOKEEPER: &str = "-zookeeper";
 
 fn chosen(variable: &str) -> Option<String> {
     env::var(variable).ok().filter(|version| !version.is_empty())
 }
 
-/// Returns the version of a Kafka in KRaft mode.
 pub fn kraft() -> String {
     chosen("TIDEGATE_KAFKA").filter(|version| !version.ends_with(ZOOKEEPER)).unwrap_or_else(|| KRAFT.to_owned())
 }
 
-/// Returns the version of a Kafka with ZooKeeper.
 pub fn zookeeper() -> String {
     let chosen = chosen("TIDEGATE_KAFKA").and_then(|version| version.strip_suffix(ZOOKEEPER).map(str::to_owned));
     chosen.unwrap_or_else(|| WITH_ZOOKEEPER.to_owned())
 }
 
-/// Returns whether `TIDEGATE_KAFKA` chooses ZooKeeper. This applies to a single broker; clusters always run in KRaft mode.
+/// Returns whether `TIDEGATE_KAFKA` chooses ZooKeeper for single brokers. Clusters always run in KRaft mode.
 pub fn with_zookeeper() -> bool {
     chosen("TIDEGATE_KAFKA").is_some_and(|version| version.ends_with(ZOOKEEPER))
 }
 
-/// Returns the version of Postgres.
 pub fn postgres() -> String {
     chosen("TIDEGATE_POSTGRES").unwrap_or_else(|| POSTGRES.to_owned())
 }

@@ -9,9 +9,6 @@ use anyhow::{Result, bail};
 const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// Blocks until `condition` returns true, for at most `deadline`.
-///
-/// # Errors
-/// If the deadline passes; the error names `what`.
 pub fn eventually(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) -> Result<()> {
     let started = Instant::now();
     while !condition() {
@@ -23,10 +20,8 @@ pub fn eventually(what: &str, deadline: Duration, mut condition: impl FnMut() ->
     Ok(())
 }
 
-/// Like [`eventually`], for a condition that must be awaited, such as a query.
-///
-/// # Errors
-/// If the deadline passes. The error names `what`. If the condition's future is running at that moment, it is dropped.
+/// Like [`eventually`], for a condition that must be awaited, such as a query. If the deadline passes, a running
+/// condition is dropped.
 pub async fn eventually_async(what: &str, deadline: Duration, mut condition: impl AsyncFnMut() -> bool) -> Result<()> {
     let looks = async {
         while !condition().await {

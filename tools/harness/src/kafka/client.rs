@@ -17,10 +17,7 @@ const ADMIN_DEADLINE: Duration = Duration::from_secs(30);
 const ONE_REQUEST: Duration = Duration::from_secs(5);
 
 impl Kafka {
-    /// Creates a topic with the brokers' replication factor, and waits until each partition has a leader.
-    ///
-    /// # Errors
-    /// If the brokers refuse, or if a partition has no leader within 30 seconds.
+    /// Creates a topic with the brokers' replication factor. Waits until each partition has a leader, for at most 30 seconds.
     pub fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) -> Result<()> {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
         let topic = config.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
@@ -30,18 +27,12 @@ impl Kafka {
     }
 
     /// Deletes a topic. The brokers acknowledge the request before they delete the data.
-    ///
-    /// # Errors
-    /// If the brokers refuse.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         self.administer(|admin, options| admin.delete_topics(&[name], options))
             .with_context(|| format!("could not delete topic `{name}`"))
     }
 
-    /// Increases a topic's partitions to `total`, and waits until each has a leader.
-    ///
-    /// # Errors
-    /// If the brokers refuse, or if a partition has no leader within 30 seconds.
+    /// Increases a topic's partitions to `total`. Waits until each partition has a leader, for at most 30 seconds.
     pub fn add_partitions(&self, topic: &str, total: i32) -> Result<()> {
         let wanted = NewPartitions::new(topic, usize::try_from(total)?);
         self.administer(|admin, options| admin.create_partitions([&wanted], options))
@@ -50,9 +41,6 @@ impl Kafka {
     }
 
     /// Deletes the records of a partition before `before_offset`, as retention does.
-    ///
-    /// # Errors
-    /// If the brokers refuse.
     pub fn delete_records(&self, topic: &str, partition: i32, before_offset: i64) -> Result<()> {
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition_offset(topic, partition, Offset::Offset(before_offset))?;
@@ -63,28 +51,18 @@ impl Kafka {
         Ok(())
     }
 
-    /// Returns the log end offset of each partition.
-    ///
-    /// # Errors
-    /// If the topic or one of its leaders is missing.
     pub fn end_offsets(&self, topic: &str) -> Result<Vec<i64>> {
         let watermarks = self.watermarks(topic)?;
         Ok(watermarks.into_iter().map(|(_, end)| end).collect())
     }
 
-    /// Returns the log start offset of each partition. Records before it were deleted.
-    ///
-    /// # Errors
-    /// If the topic or one of its leaders is missing.
+    /// Returns the log start offset of each partition. Records before this offset were deleted.
     pub fn start_offsets(&self, topic: &str) -> Result<Vec<i64>> {
         let watermarks = self.watermarks(topic)?;
         Ok(watermarks.into_iter().map(|(start, _)| start).collect())
     }
 
     /// Returns the offsets that a group has committed, by partition; `None` for partitions without a committed offset.
-    ///
-    /// # Errors
-    /// If the topic or the group's coordinator is missing.
     pub fn committed_offsets(&self, group: &str, topic: &str) -> Result<Vec<Option<i64>>> {
         let consumer: BaseConsumer = self.client_config().set("group.id", group).create()?;
         let mut wanted = TopicPartitionList::new();
@@ -117,7 +95,6 @@ impl Kafka {
         })
     }
 
-    /// Waits until any broker answers.
     pub(super) fn await_a_broker(&self, deadline: Duration) -> Result<()> {
         self.await_metadata("a broker answers", None, deadline, |metadata| !metadata.brokers().is_empty())
     }

@@ -11,31 +11,27 @@ use super::Kafka;
 
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(120);
 
-/// A record to send.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
-    /// The partition. If it is `None`, the key determines it; without a key it is random.
+    /// `None` lets the producer choose: by the key, or at random if the record has no key.
     pub partition: Option<i32>,
     pub key: Option<Vec<u8>>,
-    /// The record's value; `None` is a tombstone.
+    /// `None` makes the record a tombstone.
     pub payload: Option<Vec<u8>>,
     pub headers: Vec<(String, Option<Vec<u8>>)>,
-    /// The timestamp in milliseconds since 1970. If it is `None`, the time of sending is used.
+    /// In milliseconds since 1970. `None` means the time of sending.
     pub timestamp_ms: Option<i64>,
 }
 
 impl Record {
-    /// Returns a record that has a payload and nothing else.
     pub fn new(payload: impl Into<Vec<u8>>) -> Self {
         Self { payload: Some(payload.into()), ..Self::default() }
     }
 
-    /// Returns a record that has no payload.
     pub fn tombstone() -> Self {
         Self::default()
     }
 
-    /// Sets the partition to which the record is sent.
     #[must_use]
     pub fn to(mut self, partition: i32) -> Self {
         self.partition = Some(partition);
@@ -54,7 +50,6 @@ impl Record {
         self
     }
 
-    /// Sets the timestamp, in milliseconds since 1970.
     #[must_use]
     pub fn at_ms(mut self, timestamp_ms: i64) -> Self {
         self.timestamp_ms = Some(timestamp_ms);
@@ -63,12 +58,10 @@ impl Record {
 }
 
 impl Kafka {
-    /// Sends records, idempotently and with acks=all, and waits until all are acknowledged. Returns how many were sent.
+    /// Sends records, idempotently and with acks=all, and waits until all are acknowledged, for at most two minutes. Returns the
+    /// number of records.
     ///
     /// A million small records take one or two seconds. Records of one partition keep their order.
-    ///
-    /// # Errors
-    /// If any record is refused, or not acknowledged within two minutes.
     pub fn produce(&self, topic: &str, records: impl IntoIterator<Item = Record>) -> Result<u64> {
         let producer: BaseProducer<FirstFailure> = self
             .client_config()

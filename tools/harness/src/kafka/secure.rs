@@ -9,24 +9,22 @@ use super::Kafka;
 use crate::fetch::{self, JAVA_MISSING};
 use crate::tls::Authority;
 
-/// The user who can authenticate with SASL PLAIN from the start. For SCRAM, see [`Kafka::set_scram_password`].
+/// The user who can authenticate with SASL PLAIN from the start. SCRAM needs [`Kafka::set_scram_password`] first.
 pub const SASL_USER: &str = "tidegate";
-/// The password of [`SASL_USER`].
 pub const SASL_PASSWORD: &str = "kelp-forest-42";
 
 /// A listener of a broker that was started with [`KafkaSpec::secured`](super::KafkaSpec::secured).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listener {
-    /// TLS. Clients don't authenticate.
+    /// Clients don't authenticate.
     Tls,
-    /// TLS. Clients need a certificate from the authority that signed the broker's certificate.
+    /// Clients need a certificate from the authority that signed the broker's certificate.
     MutualTls,
-    /// TLS with SASL: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 and OAUTHBEARER. OAUTHBEARER accepts any unsigned token that hasn't
-    /// expired.
+    /// TLS with one of the SASL mechanisms PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 and OAUTHBEARER. OAUTHBEARER accepts any unsigned
+    /// token that hasn't expired.
     Sasl,
     /// TLS with a certificate for another host name.
     WrongName,
-    /// TLS with an expired certificate.
     Expired,
 }
 
@@ -48,7 +46,6 @@ impl Listener {
     }
 }
 
-/// Returns the properties that the secure listeners of one broker need.
 pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>> {
     let mut properties = Vec::new();
     let ca = authority.certificate().display().to_string();
@@ -93,28 +90,18 @@ pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>>
 
 impl Kafka {
     /// Returns the address (`host:port`) of the first broker's listener of this kind.
-    ///
-    /// # Errors
-    /// If this Kafka is external, or was started without [`KafkaSpec::secured`](super::KafkaSpec::secured).
     pub fn secure_address(&self, listener: Listener) -> Result<String> {
         let broker = self.broker(0)?;
         let port = broker.secure_ports.iter().find(|(found, _)| *found == listener).map(|(_, port)| *port);
         Ok(format!("127.0.0.1:{}", port.context("the broker was started without secure listeners")?))
     }
 
-    /// Returns the authority that signs the certificates of the listeners and of clients.
-    ///
-    /// # Errors
-    /// As [`Kafka::secure_address`].
     pub fn authority(&self) -> Result<Arc<Authority>> {
         let authority = self.own.as_ref().and_then(|own| own.authority.clone());
         authority.context("the broker was started without secure listeners")
     }
 
     /// Sets a user's password for SCRAM-SHA-256 and SCRAM-SHA-512.
-    ///
-    /// # Errors
-    /// If `java` is missing, or the broker refuses.
     pub fn set_scram_password(&self, user: &str, password: &str) -> Result<()> {
         // One request can set a user's credentials for only one mechanism.
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {

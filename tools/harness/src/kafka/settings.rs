@@ -11,18 +11,16 @@ use super::template;
 use crate::fetch::Jars;
 use crate::{TunedFor, free_port};
 
-/// A broker that isn't running yet.
 pub(super) struct Node {
     pub(super) id: usize,
     pub(super) port: u16,
     pub(super) proxied_port: Option<u16>,
     pub(super) secure_ports: Vec<(Listener, u16)>,
-    /// The cluster's id, with which the data folder is formatted; `None` with ZooKeeper.
+    /// The id with which the data folder is formatted; `None` with ZooKeeper.
     cluster_id: Option<String>,
     properties: Vec<(String, String)>,
 }
 
-/// Chooses the ports and the properties of every broker of `spec`.
 pub(super) fn lay_out(spec: &KafkaSpec, zookeeper_port: Option<u16>) -> Result<Vec<Node>> {
     let ids = 1..=spec.brokers();
     let ports: Vec<u16> = ids.clone().map(|_| free_port()).collect::<Result<_>>()?;
@@ -150,7 +148,7 @@ impl Node {
     }
 }
 
-/// Writes the configuration of ZooKeeper. Returns its path.
+/// Writes the configuration of ZooKeeper, and returns the path of the file.
 pub(super) fn prepare_zookeeper(folder: &Path, port: u16) -> Result<PathBuf> {
     let data = folder.join("zookeeper");
     fs::create_dir(&data)?;

@@ -6,17 +6,15 @@ use std::sync::Arc;
 use crate::tls::Authority;
 use crate::{TunedFor, versions};
 
-/// The Kafka to start.
 #[derive(Debug, Clone)]
 pub struct KafkaSpec {
     pub(super) layout: Layout,
-    /// The version of Kafka's Maven packages, and so of the brokers.
     pub(super) version: String,
     pub(super) tuned_for: TunedFor,
     pub(super) properties: Vec<(String, String)>,
-    /// The addresses of the proxies, one per broker; empty if there are none.
+    /// The address of each broker's proxy, in the order of the brokers. Empty if clients connect without proxies.
     pub(super) proxies: Vec<SocketAddr>,
-    /// The authority that signs the certificates of the secure listeners, if there are any.
+    /// The authority that signs the certificates of the secure listeners; `None` if the brokers have only plaintext listeners.
     pub(super) authority: Option<Arc<Authority>>,
 }
 
@@ -44,7 +42,6 @@ impl KafkaSpec {
         Self { layout: Layout::Kraft { brokers: 3 }, version: versions::kraft(), ..Self::single() }
     }
 
-    /// Returns the specification of one broker with ZooKeeper, as before Kafka 4.
     pub fn zookeeper() -> Self {
         Self { layout: Layout::ZooKeeper, version: versions::zookeeper(), ..Self::single() }
     }
@@ -54,28 +51,27 @@ impl KafkaSpec {
         Self { layout: Layout::Kraft { brokers: 1 }, version: version.to_owned(), ..Self::single() }
     }
 
-    /// Chooses settings for tests or for measurements. The default is [`TunedFor::Tests`].
     #[must_use]
     pub fn tuned_for(mut self, tuned_for: TunedFor) -> Self {
         self.tuned_for = tuned_for;
         self
     }
 
-    /// Adds one listener for each kind of [`Listener`](super::Listener), with certificates that `authority` signs.
+    /// Adds one listener per kind of [`Listener`](super::Listener) to each broker, with certificates that `authority` signs.
     #[must_use]
     pub fn secured(mut self, authority: &Arc<Authority>) -> Self {
         self.authority = Some(Arc::clone(authority));
         self
     }
 
-    /// Sets a property on every broker, which overrides the harness' own setting.
+    /// Sets a property of every broker. It takes precedence over the harness' own setting.
     #[must_use]
     pub fn property(mut self, name: &str, value: &str) -> Self {
         self.properties.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Makes the brokers apply ACLs. A resource that has none is open to everyone.
+    /// Makes the brokers apply ACLs. A resource that has no ACL is open to everyone.
     #[must_use]
     pub fn acls(self) -> Self {
         self.property("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")

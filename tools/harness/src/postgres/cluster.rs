@@ -60,7 +60,7 @@ const CERTIFICATE: &str = "server.crt";
 const KEY: &str = "server.key";
 const CA: &str = "clients-ca.crt";
 
-/// Copies the files that TLS needs into the data folder. Postgres refuses a key that other users can read.
+/// Copies the files that TLS needs into the data folder, with the owner and the permissions that Postgres requires of a key.
 pub(super) fn install_certificate(
     authority: &Authority,
     identity: &Identity,
@@ -106,8 +106,8 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     fetch::run(&mut cp, "install it (Debian: apt-get install coreutils)")
 }
 
-/// Returns whether `postmaster.pid` contains the process id `pid` and says that the server accepts connections. A file that a
-/// crash left behind may say so too, but contains another process id.
+/// Returns whether `postmaster.pid` says that the server with the process id `pid` accepts connections. A file that a crash left
+/// behind contains another process id.
 pub(super) fn says_ready(data: &Path, pid: u32) -> bool {
     const STATUS_LINE: usize = 7;
     let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };

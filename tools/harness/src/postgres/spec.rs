@@ -5,26 +5,25 @@ use std::sync::Arc;
 use crate::TunedFor;
 use crate::tls::{Authority, Identity};
 
-/// The server to start.
 #[derive(Debug, Clone, Default)]
 pub struct PostgresSpec {
     pub(super) settings: Vec<String>,
     pub(super) tuned_for: TunedFor,
     pub(super) without_fsync: bool,
-    /// The authority, and the server's certificate. The authority also signs certificates with which clients authenticate.
+    /// The authority, which signs the certificates of clients, and the server's certificate. `None` if the
+    /// server doesn't use TLS.
     pub(super) tls: Option<(Arc<Authority>, Identity)>,
     pub(super) access: Vec<String>,
 }
 
 impl PostgresSpec {
-    /// Adds a line of `postgresql.conf`, which overrides the harness' own settings.
+    /// Adds a line to `postgresql.conf`. It takes precedence over the harness' own settings.
     #[must_use]
     pub fn setting(mut self, line: &str) -> Self {
         self.settings.push(line.to_owned());
         self
     }
 
-    /// Chooses settings for tests or for measurements. The default is [`TunedFor::Tests`].
     #[must_use]
     pub fn tuned_for(mut self, tuned_for: TunedFor) -> Self {
         self.tuned_for = tuned_for;
@@ -39,15 +38,15 @@ impl PostgresSpec {
         self
     }
 
-    /// Makes the server accept TLS connections. Its certificate is `identity`. It accepts certificates of clients if
-    /// `authority` has signed them.
+    /// Makes the server accept TLS connections, with the certificate `identity`. Clients may authenticate with certificates that
+    /// `authority` has signed.
     #[must_use]
     pub fn tls(mut self, authority: &Arc<Authority>, identity: &Identity) -> Self {
         self.tls = Some((Arc::clone(authority), identity.clone()));
         self
     }
 
-    /// Adds a line of `pg_hba.conf`. It comes before the lines that trust every connection from this machine.
+    /// Adds a line to `pg_hba.conf`, before the lines that trust every connection from this machine.
     #[must_use]
     pub fn access(mut self, line: &str) -> Self {
         self.access.push(line.to_owned());

@@ -14,21 +14,18 @@ use super::trigger::{Action, Seen, TriggerState};
 
 const READ_BYTES: usize = 64 * 1024;
 
-/// How the proxy ends a connection that the two sides haven't both closed.
+/// How the proxy ends a connection that the client and the server haven't both closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// The connections to both sides are reset. Data that was not forwarded yet is lost.
     Reset,
-    /// The server gets the end of the stream after everything that was forwarded; the connection to the client is
-    /// reset.
+    /// The server gets the end of the stream after everything that was forwarded. The connection to the client is reset.
     ResetClient,
-    /// The client gets the end of the stream after everything that was forwarded; the connection to the server is
-    /// reset.
+    /// The client gets the end of the stream after everything that was forwarded. The connection to the server is reset.
     ResetServer,
 }
 
 impl From<std::io::Error> for End {
-    /// If one side fails, the other side is reset too.
     fn from(_: std::io::Error) -> Self {
         Self::Reset
     }
@@ -79,7 +76,7 @@ pub(super) async fn serve(mut client: TcpStream, state: Arc<State>) {
     state.open.send_modify(|open| *open -= 1);
 }
 
-/// Makes the socket send a reset when it is dropped. If the socket is closed already, nothing has to be done.
+/// Makes the kernel send a reset when the socket is dropped. A failure is ignored, because it means that the socket is closed.
 fn reset(stream: &TcpStream) {
     drop(stream.set_zero_linger());
 }
@@ -122,7 +119,6 @@ impl State {
     }
 }
 
-/// The direction from the client to the server.
 struct Up<'a> {
     state: &'a State,
     dialog: &'a Mutex<Dialog>,
@@ -187,7 +183,6 @@ impl Up<'_> {
     }
 }
 
-/// The direction from the server to the client.
 struct Down<'a> {
     state: &'a State,
     dialog: &'a Mutex<Dialog>,
@@ -230,8 +225,8 @@ impl Down<'_> {
         lock(self.dialog).next_of_server(frames)
     }
 
-    /// Returns whether the message belongs to a reply that must be dropped. Fails at the end of that reply, so that the
-    /// connection ends.
+    /// Returns whether the message belongs to a reply that must be dropped. Returns an error at the end of that reply, so that
+    /// the connection ends.
     fn is_dropped(&self, message: &[u8]) -> Result<bool, End> {
         match lock(self.dialog).hear_server(message) {
             MessageFate::Passes => Ok(false),

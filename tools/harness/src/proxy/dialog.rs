@@ -9,13 +9,13 @@ use super::trigger::{Seen, TriggerState};
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
 
-/// The state of a connection, derived from the messages so far.
+/// The state of one Postgres connection, derived from the messages that both sides have sent so far.
 #[derive(Debug, Default)]
 pub(super) struct Dialog {
     started: bool,
-    /// Whether the client has asked for encryption, so that the server's next answer is a single byte.
+    /// Whether the client has asked for encryption, so that the server's next answer is a single byte instead of a message.
     answer_due: bool,
-    /// Whether the connection is encrypted, so that messages can't be read any more.
+    /// Whether the connection is encrypted. If so, the proxy can't read its messages any more.
     opaque: bool,
     statements: BTreeMap<String, String>,
     copy_messages: u64,
@@ -29,7 +29,7 @@ pub(super) struct Dialog {
     drop_after: Option<(u64, Arc<TriggerState>)>,
 }
 
-/// The ways in which the proxy handles a message of the server.
+/// How the proxy treats a message of the server. `Dropped` and `EndsDroppedReply` are messages of a reply that must be dropped.
 pub(super) enum MessageFate {
     Passes,
     Dropped,
@@ -62,7 +62,7 @@ impl Dialog {
         if self.opaque { None } else { frames.next_typed() }
     }
 
-    /// Returns the server's answer to a request for encryption; empty if no such answer is expected now.
+    /// Returns the server's answer to a request for encryption, a single byte; empty if no such answer is expected now.
     pub(super) fn answer_to_encryption(&mut self, frames: &mut Frames) -> Vec<u8> {
         const REFUSED: u8 = b'N';
         if !std::mem::take(&mut self.answer_due) {
@@ -120,7 +120,6 @@ impl Dialog {
         self.drop_after = Some((ready_before, watched));
     }
 
-    /// Reads a message of the server. Returns whether the message passes or belongs to a dropped reply.
     pub(super) fn hear_server(&mut self, message: &[u8]) -> MessageFate {
         let kind = message.first();
         match &self.drop_after {

@@ -1,10 +1,9 @@
 //! The framing of the Postgres protocol, version 3: splits bytes into whole messages. Pure.
 
-/// Splits a stream of bytes into messages.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     buffer: Vec<u8>,
-    /// How many bytes of `buffer` were returned already.
+    /// The number of bytes at the start of `buffer` that were already returned.
     taken: usize,
 }
 
@@ -54,18 +53,17 @@ impl Frames {
     }
 }
 
-/// Returns the body of a message that has a type.
 pub(super) fn body(message: &[u8]) -> &[u8] {
     message.get(TYPE_BYTES + LENGTH_BYTES..).unwrap_or_default()
 }
 
-/// Returns the code of a client's startup message.
+/// Returns the code of a client's startup message: the version of the protocol, or the code of a request for encryption.
 pub(super) fn start_code(message: &[u8]) -> Option<u32> {
     let code = message.get(LENGTH_BYTES..2 * LENGTH_BYTES)?;
     Some(u32::from_be_bytes(code.try_into().ok()?))
 }
 
-/// Returns the text up to the next zero byte, and the bytes after it.
+/// Returns the text up to the next zero byte, and the bytes after the zero byte.
 pub(super) fn text(bytes: &[u8]) -> (String, &[u8]) {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     (String::from_utf8_lossy(&bytes[..end]).into_owned(), bytes.get(end + 1..).unwrap_or_default())

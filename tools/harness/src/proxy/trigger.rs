@@ -13,16 +13,16 @@ pub enum Trigger {
     /// The client runs a statement whose text contains this string. The statement may be a simple query, or a prepared
     /// statement, which counts each time that it is bound. sqlx sends BEGIN, COMMIT, ROLLBACK and COPY as simple queries.
     FrontendQueryContains(String),
-    /// The client sends the nth data message of a COPY, counted from 1.
+    /// The client sends the nth data message (CopyData) of a COPY, counted from 1.
     CopyData(u64),
-    /// The client sends the data message that brings the data of a COPY to at least this many bytes.
+    /// The client sends the data message with which the data of a COPY reaches this many bytes.
     CopyBytes(u64),
     /// The server says that a statement is complete (CommandComplete), with a tag that contains this text. Examples of
     /// tags are `COMMIT` and `COPY 42`.
     BackendCommandComplete(String),
 }
 
-/// The ways in which the proxy handles a message that a [`Trigger`] describes, and the message's connection.
+/// How the proxy treats a message that a [`Trigger`] describes, and the connection of the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Closes the connection. The message doesn't arrive.
@@ -37,7 +37,6 @@ pub enum Action {
     DropReplyAndCut,
 }
 
-/// A message, as triggers see it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Seen<'a> {
     Statement(&'a str),
@@ -45,7 +44,8 @@ pub(super) enum Seen<'a> {
     CommandComplete(&'a str),
 }
 
-/// A trigger, as the connections see it. [`Armed`] is the test's view of the same trigger.
+/// A trigger, shared by the proxy's connections and the test that has armed it ([`Armed`]). `left` is the number of messages on
+/// which the proxy still has to act. `fired` is the number of those on which it has acted. `released` ends [`Action::Hold`].
 #[derive(Debug)]
 pub(super) struct TriggerState {
     trigger: Trigger,
@@ -56,8 +56,7 @@ pub(super) struct TriggerState {
 }
 
 impl TriggerState {
-    /// Returns whether the proxy must act on this message. If so, decrements the number of messages that remain for the
-    /// trigger.
+    /// Returns whether the proxy must act on this message. If so, decrements `left`.
     pub(super) fn takes(&self, seen: Seen<'_>) -> bool {
         let matches = match (&self.trigger, seen) {
             (Trigger::FrontendQueryContains(text), Seen::Statement(statement)) => statement.contains(text.as_str()),
@@ -107,9 +106,6 @@ pub(super) fn arm(trigger: Trigger, action: Action, times: u64) -> (Arc<TriggerS
 impl Armed {
     /// Waits until the proxy has acted at least once. For [`Action::DropReplyAndCut`], that is when the reply was dropped.
     ///
-    /// # Errors
-    /// If `deadline` passes first.
-    ///
     /// # Cancel safety
     /// May be dropped at any point.
     pub async fn fired(&self, deadline: Duration) -> Result<()> {
@@ -117,9 +113,6 @@ impl Armed {
     }
 
     /// Waits until the proxy has acted at least `times` times.
-    ///
-    /// # Errors
-    /// If `deadline` passes first.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -132,12 +125,11 @@ impl Armed {
         Ok(())
     }
 
-    /// Returns how many times the proxy has acted.
     pub fn count(&self) -> u64 {
         *self.watched.fired.borrow()
     }
 
-    /// Forwards the messages that [`Action::Hold`] has held back. From now on, this trigger holds no message back.
+    /// Forwards the messages that [`Action::Hold`] has held back. This trigger holds no later message back.
     pub fn release(&self) {
         self.watched.released.send_replace(true);
     }
