@@ -8,10 +8,9 @@ use std::path::{Component, Path, PathBuf};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use regex::Regex;
 
-/// The folder of the book's pages, from the root of the repository.
+/// Relative to the root of the repository.
 const BOOK: &str = "docs";
 
-/// One Markdown file: the anchors that its headings have, and the targets of its links and images.
 struct Page {
     anchors: BTreeSet<String>,
     targets: Vec<String>,
@@ -43,8 +42,8 @@ impl Page {
         page
     }
 
-    /// Returns the anchor of a heading. If its text has occurred before on the page, the anchor gets a number, as code
-    /// forges and mdBook do it.
+    /// Returns the anchor of a heading. If the same anchor occurs earlier on the page, a number is appended, as code
+    /// forges and mdBook do.
     fn unique(&self, anchor: &str) -> String {
         let mut numbered = (1..).map(|number| format!("{anchor}-{number}"));
         let mut candidate = anchor.to_owned();
@@ -55,13 +54,12 @@ impl Page {
     }
 }
 
-/// Returns a heading's anchor, as code forges and mdBook make it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
 }
 
-/// Returns the path with `..` resolved; `None` if it leaves the repository.
+/// Returns the path with each `..` resolved; `None` if the path leads out of the repository.
 fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
     for component in path.components() {
@@ -108,7 +106,7 @@ fn faults(pages: &BTreeMap<PathBuf, Page>, exists: impl Fn(&Path) -> bool) -> Ve
     faults
 }
 
-/// Reads a page and replaces its includes by the included text, as mdBook does.
+/// Returns the text of a page, with each include replaced by the included text, as mdBook does.
 fn text_of(root: &Path, path: &Path) -> String {
     let text = fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let include = Regex::new(r"(?m)^\{\{#include (\S+)\}\}$").expect("a pattern");
@@ -182,7 +180,6 @@ fn every_page_is_a_chapter() {
     assert_eq!(chapters, pages, "the chapters of docs/SUMMARY.md and the pages of docs");
 }
 
-/// Adds the files below a folder.
 fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder of the sources") {
         let path = entry.expect("an entry").path();

@@ -8,7 +8,6 @@ use std::path::Path;
 const CRATES: [(&str, &str); 3] =
     [("### `crates/protocol`", "crates/protocol/src"), ("### `crates/rows`", "crates/rows/src"), ("### `src`", "src")];
 
-/// Returns the modules in a section's table, without the trailing `/` of folders.
 fn in_the_map(section: &str) -> BTreeSet<String> {
     let rows = section.lines().filter(|line| line.starts_with("| `"));
     let first = rows.filter_map(|row| row.split('|').nth(1));
@@ -16,7 +15,6 @@ fn in_the_map(section: &str) -> BTreeSet<String> {
     names.map(|name| name.trim_end_matches(['/', '…']).trim_end_matches('/').to_owned()).collect()
 }
 
-/// Returns the modules at the top level of a crate.
 fn in_the_source(source: &Path) -> BTreeSet<String> {
     let files = fs::read_dir(source).expect("the crate has source").map(|entry| entry.expect("it is readable").path());
     let modules = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));

@@ -8,7 +8,7 @@ use std::path::Path;
 use regex::Regex;
 use serde_json::Value;
 
-/// The pipeline that the reference file defines; `NAME` stands for it on the page.
+/// The pipeline that the reference file defines. The page replaces its name by `NAME`.
 const EXAMPLE: &str = "pipelines.ride_history";
 
 const HEAD: &str = "# Configuration reference
@@ -24,7 +24,6 @@ with which editors complete and check the file. A key that doesn't exist is refu
 `config/tidegate.toml`. The same test fails if this page differs from them. -->
 ";
 
-/// A line of the reference file.
 enum Line<'a> {
     Blank,
     Comment(&'a str),
@@ -36,7 +35,7 @@ enum Line<'a> {
         value: &'a str,
         is_on: bool,
     },
-    /// Any other line, such as one that continues a value.
+    /// Any other line, such as one that continues the value of a key.
     Other,
 }
 
@@ -62,7 +61,6 @@ fn setting(text: &str, is_on: bool) -> Line<'_> {
     }
 }
 
-/// A comment and the keys that follow it.
 #[derive(Default)]
 struct Entry<'a> {
     comment: Vec<&'a str>,
@@ -105,7 +103,6 @@ fn sections(file: &str) -> Vec<Section<'_>> {
     sections
 }
 
-/// Writes the lines of a comment as Markdown. Indented lines become a block of code.
 fn prose(comment: &[&str], page: &mut String) {
     let mut in_code = false;
     for text in comment {
@@ -120,7 +117,6 @@ fn prose(comment: &[&str], page: &mut String) {
     page.push_str(if in_code { "```\n\n" } else { "\n" });
 }
 
-/// Turns the names of pages in a comment into links.
 fn linked(text: &str) -> String {
     let page = Regex::new(r"docs/([a-z_-]+\.md)").expect("a pattern");
     page.replace_all(text, "[$1]($1)").into_owned()
@@ -150,8 +146,8 @@ fn type_of(schema: &Value) -> &str {
     schema["description"].as_str().unwrap_or("text or a table")
 }
 
-/// Returns a comment line as a list item; `None` if the line doesn't begin with keys of a column, as `hash, hash_key_file: …`
-/// does.
+/// Returns a comment line as a list item. Returns `None` if the line doesn't describe keys of a column, as `hash,
+/// hash_key_file: …` does.
 fn item(comment: &str, columns: &[String]) -> Option<String> {
     let (names, text) = comment.split_once(": ")?;
     let (names, condition) = names.split_once(", for ").map_or((names, None), |(names, rest)| (names, Some(rest)));
@@ -253,14 +249,12 @@ fn page(file: &str, schema: &Value) -> (String, Vec<String>) {
             faults.push(format!("columns.NAME.{name} has no line `# {name}: …` in config/tidegate.toml"));
         }
     }
-    // Leave only one empty line between two paragraphs.
     while page.contains("\n\n\n") {
         page = page.replace("\n\n\n", "\n\n");
     }
     (page.trim_end().to_owned() + "\n", faults)
 }
 
-/// Returns the keys of a column whose mapping is a table.
 fn column_keys(schema: &Value) -> Vec<String> {
     let column =
         &schema["properties"]["pipelines"]["additionalProperties"]["properties"]["columns"]["additionalProperties"];

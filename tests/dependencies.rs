@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// Crates that do I/O, read configuration or keep metrics. `mio` is in the list because tokio's sockets need it.
+/// Crates that do I/O, read configuration or keep metrics. The list includes `mio`, because tokio's sockets need it.
 const FORBIDDEN: &[&str] = &[
     "axum",
     "config",
@@ -23,7 +23,6 @@ const FORBIDDEN: &[&str] = &[
     "ureq",
 ];
 
-/// Returns the names of the crates on which a crate of the workspace depends, as `cargo tree` prints them with these arguments.
 fn tree(package: &str, arguments: &[&str]) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -72,7 +71,6 @@ fn rows_depend_on_these_crates_and_on_no_client() {
     holds("tidegate-rows", &direct);
 }
 
-/// Returns the text between `before` and `after` in a file of the repository.
 fn between(file: &str, before: &str, after: &str) -> String {
     let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file))
         .unwrap_or_else(|error| panic!("{file}: {error}"));

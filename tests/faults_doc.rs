@@ -17,7 +17,6 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// Returns the names of the functions with `#[test]` or `#[tokio::test]`.
 fn tests(root: &Path) -> BTreeSet<String> {
     let mut files = Vec::new();
     for folder in ["src", "tests", "crates"] {
@@ -42,7 +41,7 @@ fn tests(root: &Path) -> BTreeSet<String> {
     names
 }
 
-/// Returns the texts between backticks that look like names of tests: words joined by underscores.
+/// Returns the texts between backticks that look like names of tests: at least four words joined by underscores.
 fn named(text: &str) -> impl Iterator<Item = &str> {
     let is_name =
         |word: &&str| word.matches('_').count() >= 3 && word.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-/// A pattern that no line of prose may match, and what to write instead.
+/// A pattern that no line of prose may match, and advice for a line that does. `bad` is a text that matches, and
+/// `good` one that doesn't.
 struct Rule {
     pattern: &'static str,
     instead: &'static str,
-    /// A text that matches the pattern.
     bad: &'static str,
-    /// A text that doesn't match the pattern.
     good: &'static str,
 }
 
@@ -109,7 +108,7 @@ fn noise(text: &str) -> Vec<usize> {
     (0..lines.len()).filter(is_noise).map(|at| at + 1).collect()
 }
 
-/// Returns the files with prose, each with a flag that says whether only its comments are prose.
+/// Returns the files with prose, each with a flag that is true if only the file's comments are prose.
 fn files(root: &Path) -> Vec<(PathBuf, bool)> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> =

@@ -7,7 +7,6 @@ use tidegate_harness::{Daemon, Record, eventually_async};
 
 use crate::support::{PATIENCE, World};
 
-/// Creates the table of numbered records.
 pub(crate) const NUMBERED: &str = "CREATE TABLE rides (seq bigint, name text)";
 
 /// Short deadlines for tests. As the configuration requires, `lock_timeout` < `statement_timeout` < `write_timeout`. Only
@@ -15,47 +14,43 @@ pub(crate) const NUMBERED: &str = "CREATE TABLE rides (seq bigint, name text)";
 pub(crate) const SHORT_DEADLINES: &str = "connect_timeout = \"2s\"\nlock_timeout = \"2s\"\nstatement_timeout = \"3s\"\n\
      write_timeout = \"4s\"\nidle_in_transaction_timeout = \"60s\"";
 
-/// Returns record number `n`; consecutive numbers go to the partitions in turn.
+/// Returns record number `n` for [`NUMBERED`]. Consecutive numbers go to the partitions in turn.
 pub(crate) fn numbered(n: i32, partitions: i32) -> Record {
     Record::new(format!(r#"{{"seq":{n},"name":"vehicle {n}"}}"#)).to(n % partitions)
 }
 
-/// Adds lines to `[postgres]` of a configuration.
 pub(crate) fn with_postgres(config: &str, lines: &str) -> String {
     config.replacen("[http]", &format!("{lines}\n[http]"), 1)
 }
 
-/// Adds lines to `[limits]` of a configuration.
 pub(crate) fn with_limits(config: &str, lines: &str) -> String {
     config.replacen("[http]", &format!("[limits]\n{lines}\n[http]"), 1)
 }
 
-/// Makes the group notice a dead or stopped member after one second.
+/// Lets Kafka remove a member from the group after one second without a heartbeat.
 pub(crate) fn with_short_sessions(config: &str) -> String {
     let lines = "[kafka.properties]\n\"session.timeout.ms\" = 1000\n\"heartbeat.interval.ms\" = 200\n";
     config.replacen("[postgres]", &format!("{lines}[postgres]"), 1)
 }
 
-/// Returns the value of a daemon's metric; 0 if the metric doesn't exist yet.
+/// Returns the value of a daemon's metric, or 0 if the daemon has no such metric yet.
 pub(crate) fn counted(daemon: &Daemon, name: &str) -> f64 {
     daemon.metric(name, &[]).unwrap_or(0.0)
 }
 
-/// Waits until a metric has reached a value.
+/// Waits until the metric is at least `least`.
 pub(crate) fn await_metric(daemon: &Daemon, name: &str, least: f64) {
     let what = format!("{name} reaches {least}");
     daemon.await_until(&what, PATIENCE, |daemon| counted(daemon, name) >= least).expect("the metric moves");
 }
 
 impl World {
-    /// Produces the numbered records `range` into `partitions` partitions.
     pub(crate) fn produce_numbered(&self, range: std::ops::Range<i32>, partitions: i32) {
         self.produce(range.map(|n| numbered(n, partitions)));
     }
 
-    /// Returns the sum of the ledger's offsets over all partitions; 0 if there is no ledger yet.
+    /// Returns the sum of the ledger's offsets over all partitions, or 0 if the daemon has not created the ledger yet.
     pub(crate) async fn ledger(&self) -> i64 {
-        // Perhaps the daemon has not created the table yet.
         let made = "SELECT (to_regclass('tidegate.ledger') IS NOT NULL)::int::int8";
         if self.number(made).await == 0 {
             return 0;
@@ -64,13 +59,14 @@ impl World {
         self.number(&format!("{sum}'{}'", self.name)).await
     }
 
-    /// Waits until the ledger has reached the end of every log. If that takes too long, fails with the end of the daemon's log.
+    /// Waits until the ledger has reached the log end offset of every partition. If that takes too long, panics with the end of
+    /// the daemon's log.
     pub(crate) async fn await_written(&self, daemon: &Daemon) {
         let end: i64 = self.kafka.end_offsets(&self.topic).expect("Kafka tells its ends").into_iter().sum();
         self.await_ledger(daemon, end).await;
     }
 
-    /// Waits until the ledger has reached `at`.
+    /// Waits until the sum of the ledger's offsets is at least `at`.
     pub(crate) async fn await_ledger(&self, daemon: &Daemon, at: i64) {
         let reached = eventually_async("the ledger moves on", PATIENCE, async || self.ledger().await >= at).await;
         if let Err(error) = reached {
@@ -78,7 +74,7 @@ impl World {
         }
     }
 
-    /// Waits until the ledger advances, at most for `limit`. Returns how long that took.
+    /// Waits until the ledger advances. Panics after `limit`. Returns how long that took.
     pub(crate) async fn await_next_commit(&self, daemon: &Daemon, limit: Duration) -> Duration {
         let (started, at) = (Instant::now(), self.ledger().await);
         let moved = eventually_async("a next commit", limit, async || self.ledger().await > at).await;
@@ -88,8 +84,8 @@ impl World {
         started.elapsed()
     }
 
-    /// Checks that the numbered records `0..n` are in the table, each once, that the ledger is at the end of the logs, and that
-    /// there is no dead letter.
+    /// Checks that each of the numbered records `0..n` is in the table exactly once, that the ledger is at the end of the logs,
+    /// and that there is no dead letter.
     pub(crate) async fn assert_exact(&self, n: i64) {
         let rows = self.number("SELECT count(*) FROM rides").await;
         let distinct = self.number("SELECT count(DISTINCT seq) FROM rides").await;

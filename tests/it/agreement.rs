@@ -24,11 +24,10 @@ use crate::support::{PATIENCE, program};
 /// The number of records in the topic. Each record is `{"id": n, "name": "v", "lat": 1.5}`. There are enough of them to stop a
 /// pipeline if all become dead letters.
 pub(crate) const RECORDS: i32 = 300;
-/// How many environments are tested at the same time.
 const AT_ONCE: usize = 3;
-/// The longest wait of one poll by the consumer of [`other_member`].
+/// The longest wait of one poll of the consumer in [`other_member`].
 const POLL: Duration = Duration::from_millis(100);
-/// Parts of log lines of a daemon that waits until somebody removes a fault.
+/// Texts in the log of a daemon that waits until somebody removes a fault.
 const WAITS: [&str; 5] = [
     "can't start yet",
     "denies access",
@@ -37,14 +36,14 @@ const WAITS: [&str; 5] = [
     "not all members of the group offer the assignor",
 ];
 
-/// The broker, the server and the topic that all environments share.
+/// Shared by all environments.
 pub(crate) struct Ground {
     pub(crate) bootstrap_servers: String,
     pub(crate) postgres: &'static Postgres,
     pub(crate) topic: String,
 }
 
-/// One environment, with its own database, role and pipeline name.
+/// One environment. Its database, role and pipeline name are its own.
 pub(crate) struct Environment<'g> {
     ground: &'g Ground,
     database: String,
@@ -99,9 +98,9 @@ impl<'g> Environment<'g> {
     }
 }
 
-/// Runs the daemon until it has drained the topic, fails, or says what it waits for. Returns whether it has drained the topic,
-/// and its log. If `is_ready` is true, a daemon that waits has [`PATIENCE`] to go on: a connection can fail for a moment on a
-/// busy machine.
+/// Runs the daemon until it has drained the topic, fails, or logs that it waits for something. Returns whether it has drained the
+/// topic, and its log. If `is_ready` is true, a daemon that waits has [`PATIENCE`] to go on, because a connection can fail for a
+/// moment on a busy machine.
 pub(crate) fn flows(config: &str, is_ready: bool) -> (bool, String) {
     let spec = DaemonSpec::new(program(), config).arg("--until").arg("now");
     let daemon = Daemon::spawn(&spec).expect("the daemon starts");
@@ -111,7 +110,7 @@ pub(crate) fn flows(config: &str, is_ready: bool) -> (bool, String) {
         daemon.await_until("it ends or says what it waits for", PATIENCE, |d| d.exit_status().is_some() || waits(d));
     let mut status = daemon.exit_status();
     if status.is_none() {
-        // Even after it has logged that it waits, a daemon may end by itself, for example because a connection failed.
+        // Even after a daemon has logged that it waits, it may end by itself, for example because a connection failed.
         status = daemon.wait_exit(Duration::from_secs(3)).ok();
     }
     let log = daemon.log().join("\n");
@@ -192,7 +191,7 @@ fn other_member(ground: &Ground) -> BaseConsumer {
     member
 }
 
-/// Sets the flag when this value is dropped, even if a case panics.
+/// Sets the flag when this value is dropped, so even if a case panics.
 struct Sets<'a>(&'a AtomicBool);
 
 impl Drop for Sets<'_> {
@@ -201,7 +200,7 @@ impl Drop for Sets<'_> {
     }
 }
 
-/// Runs `check` and `run` in the environment of each case. Fails if they disagree in any.
+/// Runs `check` and `run` in the environment of each case. Panics if the two disagree in any environment.
 fn agree(cases: &[&'static Case]) {
     let kafka = shared::kafka().expect("Kafka starts");
     let topic = unique_name("agree");
@@ -235,7 +234,7 @@ fn agree(cases: &[&'static Case]) {
         });
     });
     let wrong = wrong.into_inner().expect("no panic");
-    // The names come last, so that a log of which only the end is kept has them.
+    // The names come last, because a truncated log often keeps only its end.
     let names: Vec<&str> = wrong.iter().map(|(name, _)| *name).collect();
     let words: String = wrong.iter().map(|(_, words)| words.as_str()).collect();
     assert!(wrong.is_empty(), "{words}\n{} of {} environments disagree: {names:?}", wrong.len(), cases.len());
@@ -329,7 +328,7 @@ async fn a_commit_that_waits_for_a_standby_that_is_away_is_named_by_check() {
     assert!(flowed, "{log}");
 }
 
-/// A daemon can't start if `http.listen` has the address of another machine, or a port that another program uses.
+/// The daemon can't listen on the address of another machine, or on a port that another program uses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_address_where_no_daemon_can_listen_is_named_by_check() {
     let kafka = shared::kafka().expect("Kafka starts");

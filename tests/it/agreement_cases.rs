@@ -4,9 +4,8 @@
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    /// The text that follows `CREATE DATABASE name`.
     pub(crate) database: &'static str,
-    /// A drain that runs before `sql`: the role, the pipeline's name, and its configuration lines.
+    /// If set, the daemon drains a topic before `sql` runs: the role, the pipeline's name, and its configuration lines.
     pub(crate) before: Option<(&'static str, &'static str, &'static str)>,
     /// SQL that a superuser runs after [`BASE`].
     pub(crate) sql: &'static str,
@@ -15,7 +14,6 @@ pub(crate) struct Case {
     /// Lines under `[pipelines.{name}]`.
     pub(crate) pipeline: &'static str,
     pub(crate) ready: bool,
-    /// A text that `check` must print.
     pub(crate) says: &'static str,
 }
 
@@ -48,16 +46,14 @@ pub(crate) const ROUTED_UPSERT: &str = "topics = [\"{topic}\"]\ntable = { name =
 const DEFAULT: Case =
     Case { name: "", database: "", before: None, sql: "", session: "", pipeline: APPEND, ready: true, says: "ready" };
 
-/// A drain of the empty topic, which creates the ledger.
+/// A value of `before`: a drain of the empty topic, which creates the ledger.
 pub(crate) const LEDGER_MADE: Option<(&str, &str, &str)> =
     Some(("{role}", "other", "group = \"{name}-other\"\ntopics = [\"{topic}_empty\"]\ntable.name = \"rides\""));
 
-/// Returns a case in which the pipeline is ready after this SQL.
 pub(crate) const fn ready(name: &'static str, sql: &'static str) -> Case {
     Case { name, sql, ..DEFAULT }
 }
 
-/// Returns a case in which the pipeline isn't ready after this SQL, and `check` prints `says`.
 pub(crate) const fn faulty(name: &'static str, sql: &'static str, says: &'static str) -> Case {
     Case { name, sql, ready: false, says, ..DEFAULT }
 }

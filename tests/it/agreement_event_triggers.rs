@@ -5,7 +5,7 @@ use crate::agreement_cases::{
     with,
 };
 
-/// Returns the case with a ledger that exists already, so that no statement creates the ledger.
+/// Makes the ledger exist before the case's SQL runs, so that neither `check` nor `run` has to create it.
 const fn later(case: Case) -> Case {
     Case { before: LEDGER_MADE, ..case }
 }

@@ -3,12 +3,12 @@
 
 use crate::agreement_cases::{APPEND, CREATE, Case, EVOLVE, INSERT_NEW, LEDGER_MADE, UPSERT, faulty, ready, with};
 
-/// Returns the case with a ledger that exists before the case's SQL runs. This SQL changes the ledger, and mostly damages it.
+/// Makes the ledger exist before the case's SQL runs. This SQL changes the ledger, and mostly damages it.
 const fn damaged(case: Case) -> Case {
     Case { before: LEDGER_MADE, ..case }
 }
 
-/// Returns the case with a ledger that another role owns and the pipeline's role may use.
+/// Makes another role the owner of the ledger. The pipeline's role may use the ledger.
 const fn of_another(case: Case) -> Case {
     Case {
         before: Some((
@@ -20,7 +20,6 @@ const fn of_another(case: Case) -> Case {
     }
 }
 
-/// An upsert whose key Postgres computes.
 const BY_COMPUTED: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"upsert\", key = [\"after\"] }\n\
                            columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
 

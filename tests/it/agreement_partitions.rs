@@ -3,28 +3,28 @@
 
 use crate::agreement_cases::{BY_TIME, Case, LEDGER_MADE, faulty, ready, with};
 
-/// SQL that creates a table that another role owns, and into which the pipeline's role may insert.
+/// Creates the table for another role, and lets the pipeline's role insert rows.
 macro_rules! foreign_table {
     () => {
         "DROP TABLE rides; CREATE TABLE rides (id bigint, at timestamptz NOT NULL) PARTITION BY RANGE (at); GRANT INSERT ON rides TO {role}; "
     };
 }
 
-/// SQL that creates a table of the pipeline's role.
+/// Creates the table for the pipeline's role.
 macro_rules! own_table {
     () => {
         "DROP TABLE rides; CREATE TABLE rides (id bigint, at timestamptz NOT NULL) PARTITION BY RANGE (at); ALTER TABLE rides OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}; "
     };
 }
 
-/// SQL that creates a partition that includes the present. Tidegate would give it another name and other bounds.
+/// Creates a partition for two weeks around the present. Tidegate would give the partition another name and other bounds.
 macro_rules! present {
     () => {
         "DO $$BEGIN EXECUTE format('CREATE TABLE rides_now PARTITION OF rides FOR VALUES FROM (%L) TO (%L)', now() - interval '7 days', now() + interval '7 days'); END$$; "
     };
 }
 
-/// SQL that creates an event trigger, which refuses the commands with these tags.
+/// Creates an event trigger that refuses the commands with these tags.
 macro_rules! refusing {
     ($tags:literal) => {
         concat!(
@@ -35,12 +35,12 @@ macro_rules! refusing {
     };
 }
 
-/// Returns the case with a ledger that exists already, so that no statement creates the ledger.
+/// Makes the ledger exist before the case's SQL runs, so that neither `check` nor `run` has to create it.
 const fn later(case: Case) -> Case {
     Case { before: LEDGER_MADE, ..case }
 }
 
-/// Returns a case that is ready, and in which `check` prints a warning.
+/// Returns a case in which the pipeline is ready and `check` prints the warning `says`.
 const fn warned(name: &'static str, sql: &'static str, says: &'static str) -> Case {
     with(BY_TIME, later(Case { says, ..ready(name, sql) }))
 }

@@ -44,13 +44,13 @@ async fn apicurios_headers_name_the_schema_of_an_avro_value_and_its_key() {
     assert!(reasons.len() == 2 && reasons.iter().all(|(reason, _)| reason == "invalid_format"), "{reasons:?}");
 }
 
-/// Returns the type reference that Apicurio's Protobuf serializer writes in front of a message.
+/// Returns the type reference that Apicurio's Protobuf serializer writes before a message: the message's length-delimited name.
 fn type_ref(name: &str) -> Vec<u8> {
     let length = u8::try_from(name.len()).expect("a short name");
     [&[length + 2, 0x0a, length], name.as_bytes()].concat()
 }
 
-/// Adds the framing of Apicurio's `Legacy8ByteIdHandler` to a value.
+/// Adds the framing of Apicurio's `Legacy8ByteIdHandler` to a value: a zero byte, and the schema id in eight bytes.
 fn framed_long(id: u32, behind: &[u8], value: &[u8]) -> Vec<u8> {
     [&[0][..], &u64::from(id).to_be_bytes(), behind, value].concat()
 }

@@ -11,10 +11,9 @@ use tidegate_harness::{Daemon, Record, eventually_async, free_port, unique_name}
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, spec};
 
-/// The beginning of every secret. One search for it finds all secrets, with their names.
+/// The beginning of every secret in these tests. The rest tells the secrets apart.
 const CANARY: &str = "canary-of-";
 
-/// Checks that a text contains no secret.
 #[track_caller]
 fn assert_clean(what: &str, text: &str) {
     if let Some(at) = text.find(CANARY) {
@@ -39,14 +38,10 @@ fn script(folder: &Path, lines: &str) -> String {
     path.display().to_string()
 }
 
-/// A configuration in four parts, each of which a case may replace.
 struct Parts {
     bootstrap: String,
-    /// The lines below `[kafka]`, including its properties.
     kafka: String,
-    /// The lines below `[postgres]`, including the URL.
     postgres: String,
-    /// Further sections, and the lines of the pipeline.
     rest: String,
 }
 
@@ -93,7 +88,7 @@ fn properties(lines: &[&str]) -> String {
     format!("[kafka.properties]\ndebug = \"all\"\n{}", lines.join("\n"))
 }
 
-/// Returns configurations that contain secrets, and that fail at different steps.
+/// Returns configurations that contain secrets. Each of them makes the daemon fail at another step.
 fn failing(world: &World, folder: &Path) -> Vec<Parts> {
     let of = || Parts::of(world);
     let dead = format!("127.0.0.1:{}", free_port().expect("a port"));
@@ -149,7 +144,7 @@ fn failing(world: &World, folder: &Path) -> Vec<Parts> {
             "token_command = [{junk:?}]\n{}",
             properties(&[sasl, "\"sasl.mechanism\" = \"OAUTHBEARER\""])
         )),
-        // Faults of the configuration: in a secret, or in a key next to a secret.
+        // Faults in a secret, or in a key beside a secret.
         of().kafka(&properties(&["\"sasl.pasword\" = \"canary-of-typo\""])),
         of().kafka(&properties(&["\"sasl.password\" = [\"canary-of-list\"]"])),
         of().kafka(&properties(&["\"sasl.jaas.config\" = \"password='canary-of-jaas'\""])),
@@ -209,7 +204,7 @@ async fn no_failure_shows_a_secret() {
     tokio::task::block_in_place(|| std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(work)))));
 }
 
-/// Returns everything that a daemon shows, which is its log and the bodies of its HTTP responses.
+/// Returns the daemon's log and the bodies of its HTTP responses.
 fn shown(daemon: &Daemon) -> String {
     let mut shown = daemon.log().join("\n");
     for path in ["/metrics", "/readyz", "/healthz", "/api/status", "/api/history", "/"] {

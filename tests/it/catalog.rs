@@ -26,7 +26,6 @@ async fn still_exact(world: &World, daemon: &Daemon) {
     world.assert_exact(RECORDS.into()).await;
 }
 
-/// Checks that the daemon ends with exit code 70, and that its log contains each of `words`.
 async fn stops_named(world: &World, daemon: &Daemon, words: &[&str]) {
     let status = daemon.wait_exit(PATIENCE).expect("it ends");
     let log = daemon.log().join("\n");
@@ -149,7 +148,7 @@ async fn a_start_does_not_wait_for_a_lock_of_a_table_with_defaults_and_the_write
             .await;
         let intruder = Intruder::hold(&world, "LOCK TABLE rides IN ACCESS EXCLUSIVE MODE").await;
         let daemon = world.daemon(&world.config(&format!("table.name = \"rides\"\ntable.{mode}")));
-        // The start succeeds although the table is locked: the partition is claimed.
+        // The start succeeds although the table is locked, because a claim doesn't need the table.
         await_shares(&world, &world.name, &[&daemon], &[1]).await;
         world.produce([r#"{"seq":1}"#, r#"{"seq":2,"label":"x"}"#].map(|value| Record::new(value).to(0)));
         daemon.await_log("waiting for a lock", PATIENCE).expect("the write waits");

@@ -123,7 +123,6 @@ async fn logical_types_in_the_json_envelope_have_their_meaning() {
     assert_eq!(world.text(SHOWN).await, EXPECTED);
 }
 
-/// Encodes a number in Avro's zigzag form.
 pub(crate) fn long(number: i64) -> Vec<u8> {
     let mut rest = ((number << 1) ^ (number >> 63)).cast_unsigned();
     let mut bytes = Vec::new();

@@ -8,7 +8,7 @@ use tidegate_harness::{Daemon, eventually_async};
 use crate::group::{COLUMNS, Flow, Intruder, PROTOCOLS, TABLE, await_exact, logs, numbered, owned_by, pipeline};
 use crate::support::{PATIENCE, World};
 
-/// How long locks are held: longer than librdkafka's default session timeout of 45 s.
+/// Longer than librdkafka's default session timeout of 45 s.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +77,7 @@ async fn a_claim_takes_a_minute(protocol: &str) {
 const OTHERS: &str = "SELECT count(*) FROM rides WHERE part <> 1";
 const LOCKED: &str = "SELECT count(*) FROM rides WHERE part = 1";
 
-/// Returns how many partitions of a daemon wait for their claim. Returns 0 unless the daemon owns exactly three others.
+/// Returns how many partitions of a daemon wait for their claim, or 0 unless the daemon owns exactly three others.
 fn claims_open(daemon: &Daemon) -> usize {
     let Ok(status) = daemon.status_json() else { return 0 };
     let partitions = status["pipelines"][0]["consumers"][0]["partitions"].as_array().cloned().unwrap_or_default();

@@ -4,7 +4,6 @@ use std::process::{Command, Output};
 
 use crate::support::{World, program};
 
-/// The result of a command.
 pub(crate) struct Ran {
     pub(crate) code: i32,
     pub(crate) out: String,
@@ -12,12 +11,10 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// Parses standard output as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self}"))
     }
 
-    /// Checks that the command succeeded.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{self}");
@@ -34,7 +31,6 @@ impl Ran {
         self
     }
 
-    /// Checks that the command printed each of `said` on standard output.
     #[track_caller]
     pub(crate) fn says(self, said: &[&str]) -> Self {
         for words in said {
@@ -62,7 +58,7 @@ pub(crate) fn tidegate(config: &str, arguments: &[&str]) -> Ran {
 }
 
 impl World {
-    /// Returns how many schemas named `tidegate` the database has, 0 or 1. `check` must not create the schema.
+    /// Returns 1 if the database has the schema `tidegate`, else 0. `check` must not create the schema.
     pub(crate) async fn schemas(&self) -> i64 {
         self.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'tidegate'").await
     }

@@ -86,7 +86,7 @@ async fn check_shows_the_table_that_would_be_created_and_does_not_create_it() {
         world.name
     ));
     let ran = tidegate(&config, &["check"]).ok();
-    // Ten records with five keys: a record whose key exists is skipped.
+    // The ten records have five keys. A record whose key exists already is skipped.
     ran.says(&[
         "CREATE TABLE IF NOT EXISTS \"public\".\"made\"",
         "10 newest records → 5 rows, 0 dead letters",
@@ -156,7 +156,7 @@ async fn check_names_the_rights_that_are_missing_and_the_statement_that_gives_th
     );
     world.sql(&grants).await;
     tidegate(&config, &["check"]).ok();
-    // COPY refuses a table with row-level security: check says that rows are written by INSERT.
+    // COPY refuses a table with row-level security, so `check` says that rows are written by INSERT.
     world.sql("ALTER TABLE rides ENABLE ROW LEVEL SECURITY").await;
     let ran = tidegate(&config, &["check"]).ok();
     assert!(ran.out.contains(&format!("row-level security of `public.rides` applies to `{role}`")), "{ran}");
@@ -257,7 +257,7 @@ async fn a_pipeline_that_is_not_in_the_configuration_is_a_usage_fault() {
     tidegate("[kafka]\nbootstrap = 1", &["check"]).fails(64, &["unknown key", "tidegate.toml:2:1"]);
 }
 
-/// `check` fetches from many topics at the same time. If it fetched from one after another, each would take a second.
+/// `check` fetches from many topics at the same time. If it fetched from one topic after another, each topic would take a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_reads_many_topics_says_what_it_asks_and_leaves_no_warning() {
     let world = World::new(1).await;

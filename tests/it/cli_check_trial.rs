@@ -6,12 +6,12 @@ use tidegate_harness::Record;
 use crate::cli::tidegate;
 use crate::support::World;
 
-/// Reads the last value of every sequence of the database, except those of schema `tidegate`.
+/// Reads the last value of each sequence outside schema `tidegate`.
 const SEQUENCES: &str = "SELECT coalesce(string_agg(format('%s.%s=%s', schemaname, sequencename, coalesce(last_value, 0)), ' ' ORDER BY 1), '')
     FROM pg_sequences WHERE schemaname <> 'tidegate'";
 
 impl World {
-    /// Runs `check`, and checks that no sequence advanced, and that schema `public` has as many relations as before.
+    /// Runs `check`. Checks that no sequence advanced, and that schema `public` has as many relations as before.
     async fn checked_without_a_trace(&self, pipeline: &str) -> crate::cli::Ran {
         let relations = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace";
         let before = (self.text(SEQUENCES).await, self.number(relations).await);

@@ -12,7 +12,7 @@ fn printed(arguments: &[&str]) -> String {
     String::from_utf8(run.stdout).expect("UTF-8")
 }
 
-/// Completes a command line whose last word is incomplete, in bash. Returns the words that bash offers.
+/// Lets bash complete the last of `words`. Returns the words that bash offers.
 fn completed(words: &[&str]) -> Vec<String> {
     let line = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
     let script = format!(

@@ -7,7 +7,7 @@ use crate::support::{PATIENCE, World};
 const TO_RIDES: &str = "table.name = \"rides\"";
 
 impl World {
-    /// Returns the configuration of another pipeline. It doesn't contain the pipeline of this test's world.
+    /// Returns a configuration whose only pipeline is another one than that of this test's world.
     fn without_the_first(&self) -> String {
         self.config(TO_RIDES).replacen(&self.name, "other", 1)
     }

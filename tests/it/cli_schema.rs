@@ -7,7 +7,6 @@ use tidegate_harness::Record;
 use crate::cli::{Ran, tidegate};
 use crate::support::{World, program};
 
-/// Runs `tidegate schema` without a configuration.
 pub(crate) fn schema(world: &World, arguments: &[&str]) -> Ran {
     let run = Command::new(program())
         .args(["schema", "--topic", &world.topic, "--bootstrap-servers", world.kafka.bootstrap_servers()])
@@ -115,7 +114,7 @@ impl World {
         check
     }
 
-    /// Returns the columns of `t` with their types, except `extra` and the columns of Kafka's metadata.
+    /// Returns the columns of `t` and their types, without `extra` and the columns for Kafka's metadata.
     pub(crate) async fn columns(&self) -> String {
         let sql = "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute \
              WHERE attrelid = 't'::regclass AND attnum > 0 AND attname NOT IN ('extra', 'kafka_partition', 'kafka_offset', 'kafka_row')";

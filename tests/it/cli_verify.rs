@@ -20,18 +20,16 @@ impl World {
         ))
     }
 
-    /// Produces `count` records in one transaction, which is committed or aborted.
     pub(crate) fn transaction(&self, count: i32, commit: bool) {
         transaction(self.kafka.bootstrap_servers(), &self.topic, count, commit);
     }
 }
 
-/// Produces `count` records into partition 0 in one transaction, which is committed or aborted.
 pub(crate) fn transaction(bootstrap_servers: &str, topic: &str, count: i32, commit: bool) {
     transaction_into(bootstrap_servers, topic, (0..count).map(|n| (0, n)), commit);
 }
 
-/// Produces records, each with its partition and its id, in one transaction, which is committed or aborted.
+/// Produces records in one transaction, which is committed or aborted. Each record consists of its partition and its id.
 pub(crate) fn transaction_into(
     bootstrap_servers: &str,
     topic: &str,

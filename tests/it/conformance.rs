@@ -23,7 +23,7 @@ use crate::support::World;
 
 const MODES: [&str; 4] = ["append", "insert_new", "upsert", "aggregate"];
 
-/// The constraint in the table's definition for each mode, in the order of [`MODES`].
+/// Added to the table's definition. One text per mode, in the order of [`MODES`].
 const KEYS: [&str; 4] = ["", ", UNIQUE (id, turn)", ", UNIQUE (id)", ", UNIQUE (id)"];
 
 fn definition(columns: &[Column], key: &str) -> String {
@@ -43,7 +43,7 @@ fn of_mode(mode: &str) -> (&'static str, &'static str, &'static str) {
 }
 
 impl World {
-    /// Returns a configuration with one pipeline per mode; `pipeline` returns the lines of a mode.
+    /// Returns a configuration with one pipeline per mode. `pipeline` returns the lines of a mode's pipeline.
     fn of_modes(&self, modes: &[&str], pipeline: impl Fn(&str) -> String) -> String {
         let mut whole = String::new();
         for mode in modes {
@@ -77,7 +77,8 @@ impl Format {
         lines
     }
 
-    /// Returns how many values were stored correctly, by column and mode.
+    /// Writes the values of all columns in each mode. Returns how many were stored correctly: one row per
+    /// column, one cell per mode.
     async fn round_trips(&self) -> Vec<Vec<String>> {
         let world = World::new(1).await;
         let folder = tempfile::tempdir().expect("a folder");
@@ -142,12 +143,11 @@ impl Format {
     }
 }
 
-/// Returns a SQL literal of a text; NULL for `None`.
 fn literal(text: Option<&str>) -> String {
     text.map_or("NULL".to_owned(), |text| format!("'{}'", text.replace('\'', "''")))
 }
 
-/// Returns every value that INSERT refuses, with the reason of its dead letter.
+/// Returns each value that INSERT refuses, with its type and the reason of its dead letter.
 async fn refusals() -> Vec<(&'static str, &'static str, String)> {
     let world = World::new(1).await;
     let format = formats::json();
@@ -178,7 +178,7 @@ async fn refusals() -> Vec<(&'static str, &'static str, String)> {
     found
 }
 
-/// Returns each type without an encoder, with what `check` says about it.
+/// Returns each type that has no encoder, with the message of `check` about it.
 async fn named_by_check() -> Vec<(&'static str, String)> {
     let world = World::new(1).await;
     let columns: Vec<_> = WITHOUT_ENCODER.iter().enumerate().map(|(n, sql)| format!("c{n} {sql}")).collect();
@@ -193,13 +193,11 @@ async fn named_by_check() -> Vec<(&'static str, String)> {
     WITHOUT_ENCODER.iter().enumerate().map(|(n, sql)| (*sql, said(n))).collect()
 }
 
-/// Returns a cell of a Markdown table.
 fn code(text: &str) -> String {
     let text = text.replace('|', "\\|").replace('\n', " ");
     if text.contains('`') { format!("`` {text} ``") } else { format!("`{text}`") }
 }
 
-/// Writes a section of the page: the columns of a format, with the results.
 fn section(page: &mut String, format: &Format, cells: &[Vec<String>]) {
     let modes = MODES.join(" | ");
     write!(

@@ -44,8 +44,8 @@ async fn killed_ten_times_at_random_moments_of_one_drain_it_loses_nothing_and_wr
     world.assert_exact(RECORDS.into()).await;
 }
 
-/// Kills a daemon while the proxy delays the message that fires `trigger`. Then the message arrives at its
-/// receiver, or is lost if `arrives` is false.
+/// Kills a daemon while the proxy holds back the message that fires `trigger`. Then the message arrives at its receiver, or is
+/// lost if `arrives` is false.
 async fn kill_at(world: &World, proxy: &Proxy, trigger: Trigger, arrives: bool) {
     let config = world.config_at(&world.database.url_at(proxy.addr()), "table.name = \"rides\"\nbatch.max_rows = 1000");
     let held = proxy.arm(trigger, Action::Hold);

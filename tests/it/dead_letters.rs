@@ -7,7 +7,6 @@ use tidegate_harness::Record;
 use crate::accounting::{SHORT_DEADLINES, await_metric, with_limits, with_postgres};
 use crate::support::{PATIENCE, World};
 
-/// A dead letter as stored in the table.
 #[derive(Debug, PartialEq, Eq)]
 struct Letter {
     place: (String, i32, i64),
@@ -134,7 +133,7 @@ async fn each_fault_of_a_record_has_its_reason_and_leaves_its_neighbours() {
 struct Refusal {
     table: &'static str,
     create: &'static str,
-    /// Configuration lines that follow `table.name`.
+    /// Further settings of the pipeline, after `table.name`.
     mode: &'static str,
     sqlstate: &'static str,
     copies: i64,
@@ -401,7 +400,6 @@ async fn old_dead_letters_are_removed_and_the_oldest_past_the_cap_and_counted() 
                VALUES ('another', 't', 0, 0, 'invalid_json', '', now() - interval '1 year')",
         )
         .await;
-    // The dead letters of a replay belong to the pipeline too.
     world
         .sql(&format!(
             "INSERT INTO tidegate.dead_letter (pipeline, topic, partition, record_offset, reason, detail, created_at)

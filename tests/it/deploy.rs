@@ -12,7 +12,7 @@ use crate::support::{PATIENCE, World};
 
 const DASHBOARD: &str = "deploy/grafana/dashboards/tidegate.json";
 const ALERTS: &str = "deploy/prometheus/alerts.yml";
-/// The prefixes of our series. `process_` is Prometheus' convention.
+/// Tidegate's series begin with one of these. By Prometheus' convention, series about a process begin with `process_`.
 const PREFIXES: [&str; 2] = ["tidegate_", "process_"];
 
 fn path(of: &str) -> PathBuf {
@@ -23,13 +23,12 @@ fn read(of: &str) -> String {
     std::fs::read_to_string(path(of)).unwrap_or_else(|error| panic!("{of}: {error}"))
 }
 
-/// Returns the metrics that occur in an expression, or in a file of expressions.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix))).map(str::to_owned).collect()
 }
 
-/// Collects the expressions of the dashboard's panels and of its variables.
+/// Collects the PromQL expressions of a dashboard's panels and variables.
 fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
     match value {
         serde_json::Value::Object(fields) => {
@@ -127,7 +126,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
 #[tokio::test(flavor = "multi_thread")]
 async fn series_of_events_exist_before_any_event_while_postgres_is_down() {
     let world = World::new(1).await;
-    // Nothing listens on this port: the pipeline waits for Postgres from the start.
+    // Nothing listens on this port, so the pipeline waits for Postgres from the start.
     let port = free_port().expect("a free port");
     let config = world.config_at(&format!("postgres://nobody@127.0.0.1:{port}/nowhere"), "table.name = \"rides\"");
     let daemon = world.daemon(&config);

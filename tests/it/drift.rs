@@ -29,9 +29,9 @@ async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record(
         "ALTER TABLE rides ADD COLUMN note text",
         "ALTER TABLE rides ALTER COLUMN seq TYPE bigint",
         "ALTER TABLE rides DROP COLUMN spare",
-        // From now on Postgres refuses a speed above 255, because of a domain.
+        // A domain makes Postgres refuse a speed above 255.
         "BEGIN; LOCK TABLE rides; CREATE DOMAIN byte AS int CHECK (VALUE < 256); UPDATE rides SET speed = 0 WHERE speed > 255; ALTER TABLE rides ALTER COLUMN speed TYPE byte; COMMIT",
-        // From now on our own encoder rejects a number as speed.
+        // Tidegate's encoder rejects a number as a value of this column.
         "ALTER TABLE rides DROP COLUMN speed; ALTER TABLE rides ADD COLUMN speed bool",
         "ALTER TABLE rides DROP COLUMN speed",
     ] {
@@ -50,7 +50,6 @@ async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record(
     world.sql("ALTER TABLE journeys RENAME TO rides").await;
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
-    // Each record is either a row or a dead letter.
     let seen = "SELECT count(*) FROM (SELECT seq FROM rides UNION ALL SELECT (convert_from(value, 'UTF8')::jsonb ->> 'seq')::bigint FROM tidegate.dead_letter) s";
     assert_eq!(world.number(seen).await, i64::from(RECORDS));
     let seen = "SELECT count(DISTINCT seq) FROM (SELECT seq FROM rides UNION ALL SELECT (convert_from(value, 'UTF8')::jsonb ->> 'seq')::bigint FROM tidegate.dead_letter) s";

@@ -4,7 +4,7 @@ use tidegate_harness::{Daemon, Record};
 
 use crate::support::{PATIENCE, World};
 
-/// Returns SQL that creates an event trigger, which refuses every command with this tag.
+/// Returns SQL that creates an event trigger. It refuses every command with this tag.
 fn refusing(tag: &str) -> String {
     format!(
         "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'ask the owners first'; END$$;
@@ -12,7 +12,7 @@ fn refusing(tag: &str) -> String {
     )
 }
 
-/// Waits until the pipeline has stopped because of the event trigger, and checks that it has dead-lettered nothing.
+/// Waits until the pipeline has stopped because of the event trigger. Checks that there is no dead letter.
 async fn stops(world: &World, daemon: &Daemon) {
     let status = daemon.wait_exit(PATIENCE).unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log_tail()));
     let log = daemon.log().join("\n");

@@ -9,7 +9,7 @@ use crate::group::{COLUMNS, TABLE, await_shares, logs};
 use crate::support::{PATIENCE, World};
 
 const TO_RIDES: &str = "table.name = \"rides\"";
-/// Selects the number of sessions in a test's database that wait for a lock.
+/// Counts the sessions in a test's database that wait for a lock.
 const WAITING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
@@ -202,7 +202,7 @@ async fn no_lag_is_shown_for_records_that_another_member_has_written() {
     }
 }
 
-/// A daemon was suspended during its migration (SIGSTOP, or a paused machine), and still holds the migration's lock.
+/// A daemon that was suspended during its migration (SIGSTOP, or a paused machine) still holds the migration's lock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_stopped_while_it_migrated_holds_up_no_other() {
     let world = World::new(1).await;

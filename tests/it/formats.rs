@@ -11,19 +11,18 @@ use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
 impl World {
-    /// Produces values into partition 0, drains them, and checks that the run succeeded.
     pub(crate) fn drain_values(&self, config: &str, values: impl IntoIterator<Item = Vec<u8>>) {
         self.produce(values.into_iter().map(|value| Record::new(value).to(0)));
         let (code, log) = self.drain(config);
         assert_eq!(code, Some(0), "{log}");
     }
 
-    /// Returns the rows of a query as one JSON text.
+    /// Returns the rows of a query as a JSON array, without line breaks.
     pub(crate) async fn rows(&self, query: &str) -> String {
         self.text(&format!("SELECT coalesce(json_agg(r), '[]')::text FROM ({query}) r")).await.replace("\n ", "")
     }
 
-    /// Returns the reason and the detail of each dead letter, in order.
+    /// Returns the reason and the detail of each dead letter, sorted by partition and offset.
     pub(crate) async fn reasons(&self) -> Vec<(String, String)> {
         let sql = "SELECT reason, detail FROM tidegate.dead_letter ORDER BY partition, record_offset";
         sqlx::query_as(sql).fetch_all(&mut self.connect().await).await.expect("the query runs")
@@ -163,7 +162,6 @@ pub(crate) const AVRO: &str = r#"{"type":"record","name":"Ride","fields":[
     {"name":"tags","type":{"type":"map","values":"string"}},
     {"name":"readings","type":{"type":"array","items":"int"}}]}"#;
 
-/// Encodes a ride in Avro.
 pub(crate) fn avro_ride(id: i64) -> Vec<u8> {
     let schema = Schema::parse_str(AVRO).expect("a schema");
     let mut record = AvroRecord::new(&schema).expect("a record");
@@ -244,7 +242,7 @@ message Position { double lat = 1; float lon = 2; }
 enum State { UNKNOWN = 0; DRIVING = 1; }
 "#;
 
-/// Encodes ride `id` in Protobuf, by hand. The ride's time is noon, and its position is in Berlin.
+/// Encodes ride `id` in Protobuf, by hand, at noon and in Berlin.
 pub(crate) fn proto_ride(id: u8) -> Vec<u8> {
     let mut value = vec![8, id, 0x12, 9];
     value.extend_from_slice(format!("vehicle {id}").as_bytes());

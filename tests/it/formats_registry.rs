@@ -8,7 +8,7 @@ use crate::cli::tidegate;
 use crate::formats::{AVRO, PROTO, RIDE, RIDES, RIDES_COLUMNS, SHOWN, avro_ride, proto_ride};
 use crate::support::{PATIENCE, World};
 
-/// Adds a registry's framing to a value.
+/// Adds the framing of Confluent's serializers to a value: a zero byte, the schema id, and the indexes of a Protobuf message.
 pub(crate) fn framed(id: u32, indexes: &[u8], value: &[u8]) -> Vec<u8> {
     [&[0][..], &id.to_be_bytes(), indexes, value].concat()
 }
@@ -209,7 +209,7 @@ async fn partitions_that_move_while_their_records_wait_lose_and_double_nothing()
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
 }
 
-/// Returns a record with a header that names the value's schema.
+/// Returns a record whose header names the schema of the value.
 fn headed(header: impl Into<Vec<u8>>, value: Vec<u8>) -> Record {
     Record::new(value).header("__value_schema_id", header).to(0)
 }

@@ -28,7 +28,6 @@ impl World {
         self.text(SHOWN).await
     }
 
-    /// Waits until `t` has exactly these rows.
     async fn until_shown(&self, rows: &str) {
         let shown = "SELECT coalesce(string_agg(email || v, ',' ORDER BY mail), '') FROM t";
         let seen = eventually_async("the rows", PATIENCE, async || self.text(shown).await == rows).await;

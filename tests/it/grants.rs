@@ -6,18 +6,15 @@ use tidegate_harness::{Record, unique_name};
 use crate::cli::tidegate;
 use crate::support::World;
 
-/// A pipeline, and the tables into which it writes.
+/// A pipeline, and the tables into which it writes. A superuser runs `sql` before the pipeline starts. From 20 records, the
+/// pipeline makes `rows` rows, which the query `count` counts, and `letters` dead letters.
 struct Scenario {
     name: &'static str,
-    /// SQL that a superuser runs before the pipeline starts.
     sql: &'static str,
-    /// The pipeline's configuration lines after `topics`.
+    /// The pipeline's settings after `topics`.
     pipeline: &'static str,
-    /// A query that counts the rows that were written.
     count: &'static str,
-    /// The number of rows that 20 records become.
     rows: i64,
-    /// How many of the 20 records become dead letters.
     letters: i64,
 }
 
@@ -98,7 +95,7 @@ const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// A database, a role without any granted rights, and the configuration with which the role drains.
+/// A scenario in its own database. The role has no rights at first, and `config` drains with this role.
 struct Case<'s> {
     scenario: &'s Scenario,
     world: World,
@@ -128,7 +125,8 @@ impl<'s> Case<'s> {
         Self { scenario, world, role, config }
     }
 
-    /// Returns the statements that `check` prints to grant the missing rights, with placeholders in place of this case's names.
+    /// Returns the statements that `check` prints to grant the missing rights. The names of this case are replaced by
+    /// placeholders.
     fn missing(&self) -> Vec<String> {
         let report = tidegate(&self.config, &["check", "--json"]).json();
         let grants = report["pipelines"][0]["grants"].as_array().expect("statements").clone();
@@ -175,7 +173,7 @@ async fn grants_are_exact(scenarios: &[Scenario]) {
 
 impl Case<'_> {
     /// Checks that commands such as `lag` and `offsets set` work for a role that has only the printed rights. `verify` may fail,
-    /// but must then name the missing right.
+    /// but its error must name the missing right.
     async fn serves_the_commands(&self) {
         for arguments in [&["lag"][..], &["offsets", "show"], &["pipelines", "list"], &["dead-letters", "list"]] {
             tidegate(&self.config, arguments).ok();

@@ -15,28 +15,27 @@ use crate::support::{PATIENCE, World};
 pub(crate) const TABLE: &str =
     "CREATE TABLE rides (id bigint, part int, src bigint, at timestamptz NOT NULL DEFAULT clock_timestamp())";
 
-/// Configuration lines with which a pipeline fills [`TABLE`].
+/// Settings with which a pipeline fills [`TABLE`].
 pub(crate) const COLUMNS: &str = "table.name = \"rides\"\nbatch = { max_age = \"50ms\" }\n\
      columns = { id = \"id\", part = { meta = \"partition\" }, src = { meta = \"offset\" } }";
 
-/// The values of `group_protocol`.
 pub(crate) const PROTOCOLS: [&str; 3] = ["cooperative", "eager", "consumer"];
 
-/// Returns the lines of a pipeline with this group protocol. Its group notices a killed member within seconds, except with
-/// `consumer`: then settings of the broker decide how long that takes.
+/// Returns the settings of a pipeline with this group protocol. Its group notices a killed member within seconds. With
+/// `consumer`, settings of the broker decide how long that takes.
 pub(crate) fn pipeline(protocol: &str) -> String {
     let session = if protocol == "consumer" { "" } else { "kafka = { \"session.timeout.ms\" = \"6000\" }\n" };
     format!("group_protocol = \"{protocol}\"\n{session}{COLUMNS}")
 }
 
-/// Returns how many partitions of a pipeline each consumer of a daemon owns. `None` while the assignment isn't complete: a
-/// consumer is not a member of the group yet, or a partition isn't claimed yet.
+/// Returns how many partitions of a pipeline each consumer of a daemon owns. Returns `None` while the assignment isn't complete:
+/// a consumer is not a member of the group yet, or a partition isn't claimed yet.
 pub(crate) fn shares(daemon: &Daemon, pipeline: &str) -> Option<Vec<usize>> {
     let status = daemon.status_json().ok()?;
     consumers(&status, pipeline)?.iter().map(owned).collect()
 }
 
-/// Returns how many partitions a daemon owns, with granted claims; 0 while its assignment isn't complete.
+/// Returns how many claimed partitions of a pipeline a daemon owns, or 0 while its assignment isn't complete.
 pub(crate) fn owned_by(daemon: &Daemon, pipeline: &str) -> usize {
     shares(daemon, pipeline).map_or(0, |shares| shares.iter().sum())
 }
@@ -56,7 +55,7 @@ fn owned(consumer: &Value) -> Option<usize> {
 /// descending order. The ledger must show the same numbers.
 pub(crate) async fn await_shares(world: &World, pipeline: &str, daemons: &[&Daemon], expected: &[usize]) {
     let (mut seen, mut named) = (Vec::new(), Vec::new());
-    // A consumer without partitions has no ledger row.
+    // The ledger has no row for a consumer without partitions.
     let owning: Vec<usize> = expected.iter().copied().filter(|&share| share > 0).collect();
     let mut ledger = world.connect().await;
     let settled = eventually_async("the group shares out", PATIENCE, async || {
@@ -89,7 +88,7 @@ pub(crate) fn numbered(first: i64, partitions: i32, per_partition: i64) -> impl 
     })
 }
 
-/// Waits until `total` numbered records are in the table, each once, and the ledger is at the end of each log.
+/// Waits until each of `total` numbered records is in the table exactly once, and the ledger is at the end of each log.
 pub(crate) async fn await_exact(world: &World, total: i64, daemons: &[&Daemon]) {
     let mut connection = world.connect().await;
     let ends: i64 = world.kafka.end_offsets(&world.topic).expect("Kafka knows its ends").iter().sum();
@@ -113,14 +112,14 @@ pub(crate) async fn await_exact(world: &World, total: i64, daemons: &[&Daemon]) 
     assert_eq!((distinct, low, high), (total, 0, total - 1), "numbers without a gap\n{}", logs(daemons));
 }
 
-/// Produces numbered records into all partitions of a topic until it is stopped.
+/// A thread that produces numbered records into all partitions of a topic, until [`Flow::stop`].
 pub(crate) struct Flow {
     stop: Sender<()>,
     thread: JoinHandle<i64>,
 }
 
 impl Flow {
-    /// Starts to produce 5 records per partition about every 50 ms.
+    /// Starts to produce records: 5 per partition, about every 50 ms.
     pub(crate) fn start(kafka: &'static Kafka, topic: &str, partitions: i32) -> Self {
         Self::start_from(kafka, topic, partitions, 0)
     }
@@ -142,7 +141,7 @@ impl Flow {
         Self { stop, thread }
     }
 
-    /// Stops producing. Returns how many records were sent.
+    /// Stops the flow. Returns how many records were sent, including those below `first` in [`Flow::start_from`].
     pub(crate) fn stop(self) -> i64 {
         drop(self.stop);
         self.thread.join().expect("the flow ends in order")
@@ -155,10 +154,9 @@ pub(crate) struct Intruder {
 }
 
 impl Intruder {
-    /// The `application_name` by which `pg_stat_activity` shows this session.
     pub(crate) const NAME: &str = "nightly_report";
 
-    /// Opens a transaction, runs `sql` in it, and leaves it open.
+    /// Opens a transaction, runs `sql` in it, and leaves the transaction open.
     pub(crate) async fn hold(world: &World, sql: &str) -> Self {
         let mut connection = world.connect().await;
         let all = format!("SET application_name = '{}'; BEGIN; {sql}", Self::NAME);

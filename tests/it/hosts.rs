@@ -10,7 +10,7 @@ use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_p
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, in_tests};
 
-/// The longest time from the promotion to the first commit.
+/// The longest time from the promotion of the replica to the first commit on it.
 const SOON: Duration = Duration::from_secs(3);
 const PIPELINE: &str =
     "table.name = \"rides\"\nconsumers = 2\nbatch.max_rows = 2000\nflow.max_rows_per_second = 20_000";
@@ -19,7 +19,7 @@ fn kafka() -> &'static Kafka {
     shared::kafka().expect("Kafka starts")
 }
 
-/// A primary and its streaming replica. The test's world uses one of the two to look at the tables.
+/// A primary and its streaming replica. The world uses one of the two servers to look at the tables.
 struct Pair {
     primary: &'static Postgres,
     replica: Postgres,
@@ -45,7 +45,7 @@ impl Pair {
         Self { primary, replica, world, config }
     }
 
-    /// Promotes the replica to primary, and lets the test look at the tables there from now on.
+    /// Promotes the replica to primary. From then on, the world looks at the tables there.
     async fn promote(&mut self) -> Instant {
         self.replica.promote().await.expect("the replica is promoted");
         let promoted = Instant::now();
@@ -54,7 +54,7 @@ impl Pair {
         promoted
     }
 
-    /// Ends the replication. From then on the replica receives nothing.
+    /// Ends the replication, so that later commits are only on the primary.
     async fn cut_replication(&self) {
         let mut replica = self.replica.connect("postgres").await.expect("the replica answers");
         sqlx::raw_sql("ALTER SYSTEM SET primary_conninfo = ''").execute(&mut replica).await.expect("it is told");
@@ -68,7 +68,7 @@ impl Pair {
         .expect("the receiver ends");
     }
 
-    /// Waits for the first commit on the new primary. It must come within [`SOON`]. Then waits until all records are in the
+    /// Waits for the first commit on the new primary, which must come within [`SOON`]. Then waits until all records are in the
     /// table, each once.
     async fn ends_exact(&self, daemon: &Daemon, promoted: Instant, records: i64) {
         self.world.await_next_commit(daemon, in_tests(SOON)).await;

@@ -7,7 +7,7 @@ use crate::cli::tidegate;
 use crate::support::World;
 
 impl World {
-    /// Creates table `t` by `sql`, and drains these records into it with the lines of `pipeline`. The daemon must succeed.
+    /// Creates table `t` by `sql`, and drains the records into it with the settings `pipeline`. Panics if the daemon fails.
     /// Returns its log.
     async fn inserted(&self, sql: &str, records: &[&str], pipeline: &str) -> String {
         self.sql(sql).await;
@@ -17,7 +17,7 @@ impl World {
         log
     }
 
-    /// Returns the rows of `t`, sorted by `order`.
+    /// Returns these columns of all rows of `t`, sorted by `order`.
     async fn in_order(&self, columns: &str, order: &str) -> String {
         self.text(&format!("SELECT coalesce(string_agg(concat_ws(':', {columns}), ',' ORDER BY {order}), '') FROM t"))
             .await
@@ -374,7 +374,7 @@ async fn text_that_is_a_literal_of_its_type_is_that_value() {
     assert_eq!(world.refused().await, reasons);
 }
 
-/// Returns SQL that creates a trigger on `t`, which refuses negative values with this SQLSTATE.
+/// Returns SQL for a trigger on `t` that refuses negative values with this SQLSTATE.
 fn guard(code: &str) -> String {
     format!(
         "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

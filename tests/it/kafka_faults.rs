@@ -12,7 +12,7 @@ use crate::cli::tidegate;
 use crate::kafka_health::{config, with_scram, world_behind};
 use crate::support::in_tests;
 
-/// The exit code if a service is unavailable.
+/// The exit code for an unavailable service.
 const UNAVAILABLE: i32 = 69;
 /// The longest time that `check` may take to say why Kafka doesn't answer.
 const SOON: Duration = Duration::from_secs(15);
@@ -25,8 +25,8 @@ fn keytool(arguments: &[&str], store: &Path) -> Vec<u8> {
     run.stdout
 }
 
-/// Makes a key pair for `localhost` in `NAME.p12`, with its certificate in `NAME.pem`, and a trust store for it in
-/// `NAME-trust.p12`.
+/// Creates a key pair for `localhost`. Writes the key pair to `NAME.p12`, the certificate to `NAME.pem`, and a trust store with
+/// this certificate to `NAME-trust.p12`.
 fn key_pair(folder: &Path, name: &str) {
     let (store, pem) = (folder.join(format!("{name}.p12")), folder.join(format!("{name}.pem")));
     let subject = ["-dname", "CN=localhost", "-ext", "SAN=dns:localhost", "-validity", "30"];
@@ -105,6 +105,5 @@ async fn each_cause_of_a_failed_connection_has_words_of_its_own() {
         causes.insert(cause);
     }
     assert_eq!(causes.len(), 12);
-    // If everything is right, the connection succeeds.
     tidegate(&config(&world, &sasl, &as_user("SCRAM-SHA-256", "right")), &["check"]).ok();
 }

@@ -10,13 +10,12 @@ use crate::accounting::{NUMBERED, counted};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, in_tests};
 
-/// The longest time from the beginning of a fault until the state shows it.
+/// The longest time from the beginning of a fault until the daemon shows it.
 const SEEN: Duration = Duration::from_secs(15);
 /// The longest time from the end of a fault until the state is normal. The daemon's clients wait up to 2 s between two connection
 /// attempts.
 const OVER: Duration = Duration::from_secs(15);
 
-/// Runs one of Kafka's own tools.
 fn tool(kafka: &Kafka, class: &str, arguments: &[&str]) {
     let jars = fetch::kafka().expect("Kafka is here");
     let run = Command::new("java")
@@ -36,7 +35,6 @@ pub(crate) fn leak(kafka: Kafka) -> &'static Kafka {
     Box::leak(Box::new(kafka))
 }
 
-/// Returns a world on this Kafka, with the table of the numbered records.
 pub(crate) async fn world_behind(kafka: Kafka) -> World {
     let world = World::on(leak(kafka), shared::postgres().expect("Postgres starts"), 2).await;
     world.sql(NUMBERED).await;
@@ -73,8 +71,8 @@ fn waits_and_says(daemon: &Daemon, words: &[&str]) {
     daemon.await_until("the log says so", PATIENCE, |daemon| daemon.log().iter().any(logged)).expect("a line");
 }
 
-/// Waits until the daemon no longer waits for Kafka, and checks that it logs this. Then writes the other half of the records, and
-/// checks that the table has each record once.
+/// Waits until the daemon no longer waits for Kafka, and checks that it logs this. Then produces the other half of the records,
+/// and checks that the table has each record once.
 async fn flows_again(world: &World, daemon: &Daemon, records: i32) {
     let ended = Instant::now();
     daemon.await_until("it doesn't wait any more", in_tests(OVER), |daemon| !waits(daemon)).expect("it is over");

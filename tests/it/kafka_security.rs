@@ -15,7 +15,7 @@ use crate::support::{PATIENCE, World, program, spec};
 
 const RECORDS: i32 = 200;
 
-/// The broker that the tests of this file and of `kafka_tokens` share, and a client certificate that it trusts.
+/// The broker that the tests of this file and of `kafka_tokens.rs` share, and a client certificate that the broker trusts.
 pub(crate) struct Secured {
     pub(crate) kafka: Kafka,
     authority: Arc<Authority>,
@@ -33,7 +33,7 @@ pub(crate) fn secured() -> &'static Secured {
     })
 }
 
-/// Returns a world with a table, and a topic of numbered records on the secured broker.
+/// Returns a world on the secured broker. The topic has [`RECORDS`] numbered records, and the table is empty.
 pub(crate) async fn world() -> World {
     let world = World::on(&secured().kafka, shared::postgres().expect("Postgres starts"), 2).await;
     world.sql(NUMBERED).await;
@@ -41,7 +41,7 @@ pub(crate) async fn world() -> World {
     world
 }
 
-/// Returns a configuration that connects to one listener, with these properties.
+/// Returns a configuration that connects to one listener. `properties` are further properties of librdkafka.
 pub(crate) fn config(world: &World, listener: Listener, properties: &[(&str, String)]) -> String {
     let address = secured().kafka.secure_address(listener).expect("the listener");
     let plain = format!("bootstrap_servers = \"{}\"", secured().kafka.bootstrap_servers());
@@ -72,7 +72,7 @@ fn sasl(mechanism: &str, password: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Checks that a daemon with this configuration drains all rides.
+/// Checks that a daemon with this configuration drains all records.
 async fn drains(config: impl FnOnce(&World) -> String) {
     let world = world().await;
     let (code, log) = world.drain(&config(&world));
@@ -101,7 +101,7 @@ async fn a_clients_certificate_drains_from_files_or_in_place() {
     drains(|world| config(world, Listener::MutualTls, &in_place)).await;
 }
 
-/// Replaces a file atomically, as tools for certificates do. A reader gets either the old content or the new content.
+/// Replaces a file atomically, as tools that renew certificates do.
 fn replace(file: &Path, by: &Path) {
     let new = file.with_extension("new");
     std::fs::copy(by, &new).expect("it is copied");
@@ -170,7 +170,7 @@ async fn each_sasl_mechanism_drains() {
     drains(|world| config(world, Listener::Sasl, &unsigned)).await;
 }
 
-/// A mount in a separate namespace replaces the system's CA file for the daemon only.
+/// The daemon runs in its own mount namespace, in which another file replaces the system's CA file.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authorities_of_the_system_are_trusted_when_none_is_named() {
     let world = world().await;

@@ -49,7 +49,7 @@ fn oidc(world: &World, server: &TokenServer, secret: &Path) -> String {
     )
 }
 
-/// Returns the log of a daemon and the pages on which it could show a secret.
+/// Returns the log of a daemon, and the bodies of the pages that could show a secret.
 fn shown(daemon: &Daemon) -> String {
     let pages = ["/metrics", "/readyz", "/api/status", "/"].map(|path| daemon.get(path).expect("it answers").body);
     daemon.log().join("\n") + &pages.concat()

@@ -9,7 +9,7 @@ const UPSERT: &str =
     "table = { name = \"t\", mode = \"upsert\", key = [\"id\"], deletes = true }\ndead_letters.max_share = 1\n";
 
 impl World {
-    /// Creates the table with the rows 1 to 9, so that the tombstones of a test can delete some of them.
+    /// Creates the table with rows 1 to 9, which the tombstones of a test may delete.
     async fn with_rows(&self) {
         self.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text); INSERT INTO t SELECT n, 'old' FROM generate_series(1, 9) n")
             .await;

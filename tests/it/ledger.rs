@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::support::PATIENCE;
 
-/// A database with the ledger's tables, and a pipeline `rides` that has no row in the ledger yet.
+/// A database with the ledger's tables. The pipeline `rides` has no row in the ledger at first.
 struct Fixture {
     database: Database,
 }
@@ -37,7 +37,7 @@ impl Fixture {
         accounting
     }
 
-    /// Returns a fixture with this many partitions, all of them claimed, and a span for each.
+    /// Returns a fixture with `partitions` claimed partitions, and one span per partition.
     async fn claimed(partitions: i32) -> (Self, Vec<Span>) {
         let accounting = Self::new().await;
         let mut connection = accounting.connect().await;
@@ -55,14 +55,13 @@ impl Fixture {
         self.database.connect().await.expect("Postgres takes a connection")
     }
 
-    /// Returns the offset of each ledger row for partition 0, in ascending order.
+    /// Returns the offsets of all ledger rows for partition 0, in ascending order. There should be at most one.
     async fn positions(&self) -> Vec<i64> {
         let sql = "SELECT next_offset FROM tidegate.ledger WHERE partition = 0 ORDER BY next_offset";
         let rows = sqlx::query(sql).fetch_all(&mut self.connect().await).await.expect("the query runs");
         rows.iter().map(|row| row.get(0)).collect()
     }
 
-    /// Opens a writer's store.
     async fn store(&self) -> PgStore {
         let config = format!(
             "[kafka]\nbootstrap_servers = \"127.0.0.1:9\"\n[postgres]\nurl = \"{}\"\n\
@@ -75,7 +74,6 @@ impl Fixture {
         PgStore::new("rides".into(), connector, Arc::new(plans), WriterMetrics::new(&"rides".into()))
     }
 
-    /// Waits until at least `count` sessions of this database wait for a lock.
     async fn await_waiting(&self, count: i64) {
         let sql = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -140,7 +138,8 @@ async fn no_statement_makes_a_second_row_of_a_partition() {
     assert!(refused.to_string().contains("READ COMMITTED"), "{refused}");
 }
 
-/// Starts a task that settles a span: it reads the span's row from the ledger. Returns when the task waits for the row's lock.
+/// Starts a task that settles a span, for which it reads the span's row from the ledger. Returns once the task
+/// waits for the row's lock.
 async fn settling(accounting: &Fixture, span: &Span) -> JoinSet<LedgerRow> {
     let (mut store, span) = (accounting.store().await, span.clone());
     let mut settling = JoinSet::new();
@@ -229,7 +228,7 @@ async fn a_claim_skips_a_locked_row_and_takes_it_at_its_current_offset_once_unlo
     assert!(claimed[0].claim.epoch > first[0].claim.epoch, "later claims have higher numbers: {claimed:?}, {first:?}");
 }
 
-/// Returns how many pages a statement read, including those that its functions read.
+/// Returns how many pages a statement reads, including those that its functions read.
 async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
     let sql = format!("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, FORMAT YAML) {statement}");
     let plan: String = sqlx::query(&sql).fetch_one(connection).await.expect("it is explained").get(0);

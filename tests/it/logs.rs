@@ -14,10 +14,10 @@ use crate::cli::tidegate;
 use crate::kafka_health::{self, waits, with_scram, world_behind};
 use crate::support::{PATIENCE, World};
 
-/// The beginnings of lines that concern the process and not a pipeline.
+/// The beginnings of log lines that concern the process and not a pipeline.
 const OF_THE_PROCESS: [&str; 5] = ["listening", "tidegate", "received", "the configuration", "draining"];
 
-/// Checks that each line is plain text, and that it names this pipeline unless it concerns the process.
+/// Checks that each line is plain text, and that it names the world's pipeline unless it concerns the process.
 fn assert_attributed(world: &World, lines: &[String]) {
     let of = format!("pipeline=\"{}\"", world.name);
     for line in lines {
@@ -72,7 +72,7 @@ async fn the_log_attributes_each_line_and_says_when_an_outage_is_over() {
     assert!(over.len() >= 2, "how long each outage lasted: {over:?}");
 }
 
-/// Returns the text of a line without its time and its digits, so that repetitions of a line are equal.
+/// Returns the text of a log line without its time and its digits, so that repetitions of the line are equal.
 fn gist(line: &str) -> String {
     let (_, text) = line.split_once("WARN").unwrap_or(("", line));
     text.chars().filter(|c| !c.is_ascii_digit()).collect()

@@ -9,7 +9,7 @@ use tidegate_harness::{Daemon, Record, eventually_async};
 use crate::accounting::with_short_sessions;
 use crate::support::{PATIENCE, World};
 
-/// Returns numbers that look random and are the same in each run (xorshift64, Marsaglia).
+/// Returns pseudo-random numbers (xorshift64, Marsaglia), the same in each run.
 fn numbers(seed: u64) -> impl Iterator<Item = u64> {
     std::iter::successors(Some(seed), |state| {
         let mut x = *state;
@@ -24,7 +24,7 @@ fn assert_drained(outcome: &(Option<i32>, String)) {
     assert_eq!(outcome.0, Some(0), "{}", outcome.1);
 }
 
-/// A reading of a trip: key, time, distance since the last reading, state.
+/// A reading of a trip's meter. `meters` is the distance since the trip's last reading.
 #[derive(Clone, Copy)]
 struct Reading {
     trip: u64,
@@ -167,8 +167,8 @@ batch.max_rows = 500
 const FARES: &str = "SELECT string_agg(concat_ws(':', trip, records, meters, paused, coalesce(paused_meters, 0), started, \
      ended, first_meters, last_meters, last_state, paused_at, paused_last), ',' ORDER BY trip) FROM fare";
 
-/// Returns the expected rows. If several readings have the same time, their order in the partition decides: `first` takes the
-/// first of them, and `last` takes the last.
+/// Returns the expected rows of the table. If several readings have the same time, their order in the partition decides: `first`
+/// takes the first of them, and `last` takes the last.
 fn fares(readings: &[Reading]) -> String {
     let mut trips: BTreeMap<u64, Vec<Reading>> = BTreeMap::new();
     readings.iter().for_each(|reading| trips.entry(reading.trip).or_default().push(*reading));
@@ -286,7 +286,6 @@ async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     eprintln!("both tables are what the records make of them: {} keys, no dead letter", newest.len());
 }
 
-/// Returns what a daemon had to retry, and why.
 fn retries(daemon: &Daemon) -> String {
     let metrics = daemon.get("/metrics").map(|answer| answer.body).unwrap_or_default();
     let lines: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix("tidegate_retries_total")).collect();

@@ -11,17 +11,15 @@ use tidegate_kafka_batch::{is_member, named_members};
 use crate::group::{COLUMNS, TABLE, await_exact, await_shares, numbered};
 use crate::support::{PATIENCE, World};
 
-/// The longest wait of one poll.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Returns the settings of a client of the world's broker, in the pipeline's group.
 fn client(world: &World) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", world.kafka.bootstrap_servers()).set("group.id", &world.name);
     config
 }
 
-/// Returns the names of the members of the pipeline's group.
+/// Returns the `group.instance.id` of each member of the pipeline's group.
 fn names(world: &World) -> Vec<String> {
     let client: BaseConsumer = client(world).create().expect("a client");
     named_members(client.client(), &world.name, PATIENCE).expect("Kafka describes the group")
@@ -31,7 +29,7 @@ fn count(daemon: &Daemon, words: &str) -> usize {
     daemon.log().iter().filter(|line| line.contains(words)).count()
 }
 
-/// Joins the group under this name, stays until the daemon has logged `words` for the `nth` time, and leaves the group.
+/// Joins the group under this name, and leaves it when the daemon has logged `words` for the `nth` time.
 fn join_as(world: &World, name: &str, daemon: &Daemon, words: &str, nth: usize) {
     let mut config = client(world);
     config.set("group.instance.id", name).set("partition.assignment.strategy", "cooperative-sticky");

@@ -9,13 +9,13 @@ use crate::support::World;
 
 type Key = (Option<u8>, Option<u8>);
 
-/// A record: its key, and its value; `None` is a delete.
+/// A record. The value `None` is a delete.
 type Step = (Key, Option<u32>);
 
 const TABLE: &str = "CREATE TABLE t (a int, b text, v int, note text DEFAULT 'none', UNIQUE NULLS NOT DISTINCT (a, b))";
 const SHOWN: &str = "SELECT coalesce(string_agg(concat_ws('/', coalesce(a::text, '-'), coalesce(b, '-'), v), ',' ORDER BY a NULLS FIRST, b NULLS FIRST), '') FROM t";
 
-/// Returns 300 steps over nine keys. With `deletes`, about a sixth of the steps are deletes.
+/// Returns 300 steps over nine keys. If `deletes` is set, about a sixth of the steps are deletes.
 fn steps(deletes: bool) -> Vec<Step> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut part = move || Some(random.u8(0..3)).filter(|part| *part > 0);
@@ -56,7 +56,7 @@ fn shown(rows: &BTreeMap<Key, u32>) -> String {
 }
 
 impl World {
-    /// Writes the steps in batches of at most 40 rows. Returns the rows of the table as text.
+    /// Writes the steps in batches of at most 40 rows. Returns the rows of the table.
     async fn written(&self, steps: &[Step], lines: &str) -> String {
         self.sql(TABLE).await;
         self.produce(steps.iter().map(|step| record(*step).to(0)));
@@ -188,7 +188,6 @@ async fn a_delete_by_its_value_takes_a_missing_field_for_null_and_a_records_key_
     assert_eq!(codes, ["tombstone", "tombstone"], "keys that lack a column");
 }
 
-/// A key of six columns that may be NULL.
 const SIX: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use crate::support::{PATIENCE, World};
 const TO_RIDES: &str = "table.name = \"rides\"";
 
 impl World {
-    /// Deletes the topic, and recreates it with the numbered records of `range`.
+    /// Deletes the topic, and creates it again with the numbered records of `range`.
     fn make_again(&self, range: std::ops::Range<i32>) {
         self.recreate(1);
         self.produce_numbered(range, 1);
@@ -24,7 +24,7 @@ impl World {
         assert_eq!(code, Some(0), "{log}");
     }
 
-    /// Returns how many records of the topic's only partition can be read.
+    /// Returns how many records a consumer can read from the topic's only partition.
     fn readable(&self) -> usize {
         let mut settings = rdkafka::ClientConfig::new();
         settings.set("bootstrap.servers", self.kafka.bootstrap_servers());
@@ -41,7 +41,8 @@ impl World {
         records.count()
     }
 
-    /// Checks that the pipeline stops, that its log contains each of `words`, and that the ledger doesn't advance.
+    /// Checks that the pipeline stops, that its log contains each of `words`, and that neither the ledger nor the
+    /// number of rows changes.
     async fn stops_by_name(&self, config: &str, words: &[&str]) {
         let (rows, at) = (self.number("SELECT count(*) FROM rides").await, self.ledger().await);
         let (code, log) = self.drain(config);
@@ -52,8 +53,8 @@ impl World {
         assert_eq!((self.number("SELECT count(*) FROM rides").await, self.ledger().await), (rows, at), "nothing moved");
     }
 
-    /// Runs a daemon with this value of `on_offset_loss` until everything is written, and checks that the table has `rows`
-    /// rows. Returns how many lost records the daemon counts for this cause.
+    /// Runs a daemon with this value of `on_offset_loss` until everything is written. Checks that the table then has `rows` rows.
+    /// Returns how many lost records the daemon counts for the cause `cause`.
     async fn goes_on(&self, policy: &str, cause: &str, rows: i64) -> f64 {
         let daemon = self.daemon(&self.config(&format!("on_offset_loss = \"{policy}\"\n{TO_RIDES}")));
         let line = daemon.await_log("skipped a log-loss condition, as `on_offset_loss` says", PATIENCE);

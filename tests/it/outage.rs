@@ -11,10 +11,10 @@ use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_p
 use crate::support::{PATIENCE, World, in_tests};
 
 const RECORDS: i32 = 20_000;
-/// The longest time from the end of an outage to the first commit.
+/// The longest time from the end of an outage to the first commit after it.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A daemon that writes numbered records through a proxy. The proxy acts on one chosen message.
+/// A daemon that writes numbered records to Postgres through a proxy. The proxy acts on one chosen message of that connection.
 struct Line {
     world: World,
     proxy: Proxy,
@@ -41,7 +41,7 @@ async fn line(trigger: Trigger, action: Action) -> Line {
 }
 
 impl Line {
-    /// Waits until every record is written, exactly once. Returns how often the outcome of a COMMIT was unknown.
+    /// Waits until each record is in the table exactly once. Returns how often the outcome of a COMMIT was unknown to the daemon.
     async fn ends_exact(&self) -> f64 {
         self.world.await_written(&self.daemon).await;
         self.world.assert_exact(RECORDS.into()).await;
@@ -49,7 +49,7 @@ impl Line {
         counted(&self.daemon, "tidegate_commit_unknown_total")
     }
 
-    /// Calls a function of Postgres with the pid of the backend that runs a COPY.
+    /// Calls a function of Postgres, such as `pg_cancel_backend`, with the pid of the backend that runs a COPY.
     async fn signal_copy(&self, function: &str) {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%'";
         let sql = format!("{sql} AND application_name = 'tidegate {}' AND {function}(pid)", self.world.name);

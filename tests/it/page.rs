@@ -10,13 +10,12 @@ use tidegate_harness::{Daemon, Record, eventually};
 
 use crate::support::{PATIENCE, World, program, spec};
 
-/// Returns the address that a configuration listens on.
 pub(crate) fn address(config: &str) -> String {
     let (_, listen) = config.split_once("listen = \"").unwrap();
     listen.split_once('"').unwrap().0.to_owned()
 }
 
-/// Sends this text as a request. Returns the head and the body of the response.
+/// Sends `request` as it is. Returns the head and the body of the response.
 fn ask(address: &str, request: &str) -> (String, String) {
     let mut connection = TcpStream::connect(address).expect("the daemon listens");
     connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -44,7 +43,6 @@ fn rides(world: &World, partitions: i32, count: i32) {
     world.produce((0..count).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n % partitions)));
 }
 
-/// Waits until the status document meets a condition, and returns it.
 pub(crate) fn status_when(daemon: &Daemon, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     let found = daemon.await_until(what, PATIENCE, |daemon| {

@@ -20,7 +20,6 @@ use tidegate_harness::{
 use crate::page::address;
 use crate::support::{PATIENCE, World, spec};
 
-/// A headless Chromium with one page.
 pub(crate) struct Browser {
     child: Child,
     commands: ChildStdin,
@@ -28,7 +27,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Starts the browser. Returns `None` if these tests are to be skipped.
+    /// Returns `None` if these tests are to be skipped.
     pub(crate) fn start() -> Option<Self> {
         if std::env::var_os("TIDEGATE_SKIP_BROWSER").is_some_and(|skip| skip == "1") {
             eprintln!("left out: TIDEGATE_SKIP_BROWSER=1");
@@ -77,7 +76,6 @@ impl Browser {
         self.eval(&script).as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits until an element contains this text.
     pub(crate) fn await_text(&mut self, selector: &str, text: &str) {
         let mut last = String::new();
         let found = eventually(&format!("{selector} says {text:?}"), PATIENCE, || {
@@ -87,13 +85,12 @@ impl Browser {
         found.unwrap_or_else(|error| panic!("{error:#}; it says {last:?}"));
     }
 
-    /// Waits until the clock on the page has advanced by a second.
     pub(crate) fn await_another_second(&mut self) {
         let second = self.text("#clock");
         eventually("a second passes", PATIENCE, || self.text("#clock") != second).unwrap();
     }
 
-    /// Returns the partitions of each box on the board: `["c0: 0 1", "c1: idle"]`.
+    /// Returns one text per box (consumer) on the board, with the box's partitions: `["c0: 0 1", "c1: idle"]`.
     pub(crate) fn boxes(&mut self) -> Vec<String> {
         let script = "[...document.querySelectorAll('#board .seat')].map((seat) => seat.dataset.seat.split('/').pop() + ': ' + \
              ([...seat.querySelectorAll('.chip')].map((chip) => chip.dataset.partition).join(' ') || 'idle'))";
@@ -107,7 +104,8 @@ impl Browser {
         self.tell(&json!({"do": "shoot", "to": to})).expect("the screenshot is taken");
     }
 
-    /// Takes screenshots of a state on a phone, a laptop and a large screen. Nothing may overflow horizontally.
+    /// Takes screenshots at the widths of a phone, a laptop and a large screen. Checks at each that nothing overflows
+    /// horizontally.
     pub(crate) fn shoot_each(&mut self, name: &str) {
         for width in [320, 1600, 1280] {
             self.tell(&json!({"do": "resize", "width": width, "height": 900})).expect("the window changes");
@@ -121,8 +119,8 @@ impl Browser {
         }
     }
 
-    /// Checks that no script failed, the content policy blocked nothing, no dialog opened, and no request
-    /// went to another machine.
+    /// Checks that the page has failed in none of these ways: a script raised an error, the content policy blocked something, a
+    /// dialog opened, or a request went to another machine.
     pub(crate) fn assert_clean(&mut self) {
         let errors = self.tell(&json!({"do": "errors"})).unwrap();
         assert_eq!(errors, json!([]), "the page logged errors");
@@ -136,7 +134,7 @@ impl Drop for Browser {
     }
 }
 
-/// Returns how much of a core the daemon uses during this time, in percent.
+/// Returns the daemon's CPU time during the next `seconds`, in percent of one core.
 fn cpu_share(daemon: &Daemon, seconds: u64) -> f64 {
     let (started, before) = (Instant::now(), cpu_time(daemon.pid(), false).unwrap());
     // This sleep is the length of the measurement. It is not a wait for an event.
@@ -166,7 +164,7 @@ pub(crate) fn rides(world: &World, partitions: i32, count: i32) {
     world.produce((0..count).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n % partitions)));
 }
 
-/// Returns how many partitions each box contains, sorted. Checks that no partition is missing.
+/// Returns how many partitions each box contains, in ascending order. Checks that no partition is missing.
 fn shares(boxes: &[String], partitions: usize) -> Vec<usize> {
     let mut all: Vec<&str> = Vec::new();
     let mut sizes: Vec<usize> = boxes
@@ -412,7 +410,7 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     assert_eq!(browser.eval(names), true, "each region has a heading");
 }
 
-/// Sends records to each partition of the topic at intervals, so that the numbers on the page keep changing.
+/// Produces records to each partition of the topic every half second, so that the numbers on the page keep changing.
 struct Trickle {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -444,7 +442,7 @@ impl Drop for Trickle {
     }
 }
 
-/// Waits for three changes from the stream.
+/// JavaScript that waits for three changes from the stream of the page.
 const THREE_CHANGES: &str = "new Promise((done) => { let n = 0; const stream = new EventSource('/api/events'); \
     stream.addEventListener('change', () => { n += 1; if (n === 3) { stream.close(); done(n); } }); })";
 

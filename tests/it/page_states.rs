@@ -17,7 +17,7 @@ pub(crate) fn select(browser: &mut Browser, pipeline: &str) {
     browser.await_text("#readers .which", pipeline);
 }
 
-/// Returns the lines of a further pipeline on the world's topic, with its own group and table.
+/// Returns the configuration of a further pipeline on the world's topic, with its own group and table.
 pub(crate) fn more(world: &World, name: &str, lines: &str) -> String {
     let World { topic, name: unique, .. } = world;
     format!(

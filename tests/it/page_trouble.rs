@@ -10,7 +10,7 @@ use crate::page_browser::{Browser, pool, rides, start, world};
 use crate::page_states::{more, row, select};
 use crate::support::{PATIENCE, World};
 
-/// Returns how many lines the text of an element takes.
+/// Returns into how many lines the text of an element is wrapped on the screen.
 fn lines(browser: &mut Browser, selector: &str) -> Value {
     let script = "(() => { const range = document.createRange(); range.selectNodeContents(document.querySelector(SELECTOR)); \
          return new Set([...range.getClientRects()].map((r) => Math.round(r.top))).size; })()";

@@ -143,13 +143,13 @@ async fn a_partitioned_table_is_made_with_its_key_and_takes_upserts() {
     assert_eq!(world.number(fillfactor).await, 5);
 }
 
-/// Returns the name of the partition of `history` for a day, relative to today.
+/// Returns the name of the partition of `history` for the day that is `days` days after today.
 async fn partition(world: &World, days: i32) -> String {
     let day = format!("SELECT 'history_p' || to_char((now() AT TIME ZONE 'UTC')::date + {days}, 'YYYYMMDD')");
     world.text(&day).await
 }
 
-/// Creates the partition of a day, relative to today.
+/// Creates the partition of `history` for the day that is `days` days after today. Returns the partition's name.
 async fn create_partition(world: &World, days: i32) -> String {
     let name = partition(world, days).await;
     let day = name.trim_start_matches("history_p");

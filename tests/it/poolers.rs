@@ -13,7 +13,6 @@ use crate::accounting::NUMBERED;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// A pgbouncer process. It is killed when this value is dropped.
 struct Pooler {
     #[expect(dead_code, reason = "held to live as long as the test")]
     process: Process,
@@ -41,8 +40,8 @@ fn pgbouncer() -> PathBuf {
 }
 
 impl Pooler {
-    /// Starts pgbouncer in one mode. The configuration keeps pgbouncer's default of refusing startup parameters that it doesn't
-    /// track.
+    /// Starts pgbouncer in this mode. The configuration keeps pgbouncer's default of refusing startup parameters that pgbouncer
+    /// doesn't track.
     fn start(world: &World, mode: &str) -> Self {
         let run = Run::start("pgbouncer").expect("a folder");
         let port = free_port().expect("a free port");

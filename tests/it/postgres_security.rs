@@ -12,13 +12,13 @@ use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, spec};
 
 const RECORDS: i32 = 200;
-/// A user that authenticates with the password [`PASSWORD`], over TLS only.
+/// A user who authenticates with [`PASSWORD`], over TLS only.
 const BY_PASSWORD: &str = "by_password";
 const PASSWORD: &str = "kelp-forest-42";
-/// A user that authenticates with a certificate. The certificate's common name is the user's name.
+/// A user who authenticates with a certificate. The certificate's common name is the user's name.
 const BY_CERTIFICATE: &str = "by_certificate";
 
-/// The server that the tests of this file share. Its certificate is for `localhost` but not for its IP address.
+/// The server that the tests of this file share. Its certificate is valid for `localhost`, but not for 127.0.0.1.
 struct Secured {
     postgres: Postgres,
     authority: Arc<Authority>,
@@ -54,7 +54,7 @@ impl Secured {
         format!("sslcert={}&sslkey={}", self.client.certificate.display(), self.client.key.display())
     }
 
-    /// Returns a world with records, and a table that both users may write.
+    /// Returns a world with records, and with a table to which both users may write.
     async fn world(&'static self) -> World {
         let world = World::on(shared::kafka().expect("Kafka starts"), &self.postgres, 2).await;
         let roles = "SELECT count(*) FROM pg_roles WHERE rolname = 'by_password'";
@@ -72,7 +72,7 @@ impl Secured {
         world
     }
 
-    /// Returns a configuration that connects as `user` to `host`, with these parameters.
+    /// Returns a configuration that connects as `user` to `host`. `parameters` is the query part of the URL.
     fn config(&self, world: &World, user: &str, host: &str, parameters: &str) -> String {
         let (_, port) =
             world.postgres.address().rsplit_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).expect("a port");

@@ -8,7 +8,7 @@ use crate::cli::tidegate;
 use crate::group::{COLUMNS, Flow, Intruder, TABLE, await_exact, await_shares, logs, numbered, pipeline};
 use crate::support::{PATIENCE, World, in_tests};
 
-/// The longest time without a write to a moved partition in a graceful hand-over. The test prints the actual time.
+/// The longest time without a write to a partition that moves in a graceful hand-over. The test prints the actual time.
 const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,7 +74,7 @@ async fn now(world: &World) -> String {
     world.text("SELECT clock_timestamp()::text").await
 }
 
-/// Waits until each partition has rows that were written after this call.
+/// Waits until each of the four partitions has rows that were written after this call.
 async fn await_new_rows(world: &World, daemons: &[&Daemon]) {
     let since = now(world).await;
     let sql = format!("SELECT count(DISTINCT part) FROM rides WHERE at > '{since}'");
@@ -83,8 +83,8 @@ async fn await_new_rows(world: &World, daemons: &[&Daemon]) {
         .unwrap_or_else(|error| panic!("{error}\n{}", logs(daemons)));
 }
 
-/// Returns the longest time between two rows of the same partition. Only times that ended between `from` and `to`
-/// count.
+/// Returns the longest time between two consecutive rows of the same partition. Only times that ended between
+/// `from` and `to` count.
 async fn standstill(world: &World, from: String, to: String) -> Duration {
     let milliseconds = world
         .number(&format!(

@@ -11,7 +11,7 @@ use crate::support::{PATIENCE, World};
 
 const RIDE: &str = r#"{"type":"record","name":"Ride","fields":[{"name":"id","type":"long"}]}"#;
 
-/// The passwords `one` and `two` of the user `reader`, each with its `Authorization` header.
+/// The passwords of the user `reader`, each with the value of the `Authorization` header that it results in.
 const PASSWORDS: [(&str, &str); 2] = [("one", "Basic cmVhZGVyOm9uZQ=="), ("two", "Basic cmVhZGVyOnR3bw==")];
 
 #[tokio::test(flavor = "multi_thread")]

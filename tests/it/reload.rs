@@ -9,7 +9,7 @@ use crate::accounting::{numbered, with_limits};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, program};
 
-/// Two pipelines that read one topic, each with its own table. The memory budget leaves room for a third pipeline.
+/// Two pipelines that read the same topic, each with its own table. The memory budget leaves room for a third pipeline.
 struct Pair {
     world: World,
     other: String,
@@ -22,7 +22,8 @@ impl Pair {
         Self { world, other: unique_name("more") }
     }
 
-    /// Returns a configuration in which `first` is added to the first pipeline, and `rest` after the second one.
+    /// Returns the configuration of both pipelines. `first` is added to the settings of the first one, and `rest` to
+    /// the end of the file.
     fn config(&self, first: &str, rest: &str) -> String {
         let second = self.pipeline(&self.other, "more");
         let config = self.world.config(&format!("table.name = \"rides\"\n{first}\n{second}\n{rest}"));
@@ -33,7 +34,7 @@ impl Pair {
         format!("[pipelines.{name}]\ntopics = [\"{}\"]\ntable.name = \"{table}\"", self.world.topic)
     }
 
-    /// Returns the configuration of [`Self::config`], with the address on which the daemon already listens.
+    /// Returns the same configuration as [`Self::config`], but with the address on which the daemon already listens.
     fn again(&self, daemon: &Daemon, first: &str, rest: &str) -> String {
         let config = self.config(first, rest);
         let (before, after) = config.split_once("listen = \"").expect("it listens");
@@ -182,7 +183,7 @@ async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_
     assert_eq!((rebalances(&daemon, &world.name), rebalances(&daemon, other)), before, "nothing restarted");
 }
 
-/// Stops the first pipeline with an error that waiting doesn't resolve, and repairs the cause.
+/// Makes the first pipeline stop with an error that waiting doesn't resolve. Then repairs the cause.
 async fn stopped(pair: &Pair, daemon: &Daemon) {
     let world = &pair.world;
     world.refuse_writes().await;
@@ -268,7 +269,7 @@ async fn an_old_request_resumes_nothing() {
     daemon.drain(PATIENCE).expect("a resumed pipeline is no failure");
 }
 
-/// Nobody reads the daemon's log any more, as when a terminal was closed.
+/// Nobody reads the daemon's log any more, as after a terminal was closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_terminal_does_not_end_it() {
     let pair = Pair::new().await;

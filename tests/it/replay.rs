@@ -25,7 +25,7 @@ fn sum(range: std::ops::Range<i64>) -> (i64, i64, i64) {
     (count, count, range.sum())
 }
 
-/// Writes the configuration into a file of a new folder. The folder is deleted when it is dropped.
+/// Writes the configuration to a file in a new folder. The folder is deleted when the `TempDir` is dropped.
 fn written(config: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("tidegate.toml");
@@ -33,7 +33,6 @@ fn written(config: &str) -> (TempDir, PathBuf) {
     (folder, file)
 }
 
-/// Starts a command that the test doesn't wait for yet.
 fn spawn(file: &Path, arguments: &[&str]) -> Child {
     let mut command = Command::new(program());
     command.args(arguments).arg("--config").arg(file).stdout(Stdio::null()).spawn().expect("it starts")

@@ -7,18 +7,17 @@ use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually_async, shared};
 use crate::group::{COLUMNS, Flow, TABLE, await_exact, await_shares, logs, numbered};
 use crate::support::{PATIENCE, World};
 
-/// Returns a configuration whose sessions last longer than any single wait of a test.
+/// Returns a configuration in which sessions last longer than any single wait of a test.
 fn with_endless_sessions(world: &World, protocol: &str, pipeline: &str) -> String {
     let session = "kafka = { \"session.timeout.ms\" = 200_000 }";
     world.config(&format!("group_protocol = \"{protocol}\"\n{session}\n{pipeline}\n{COLUMNS}"))
 }
 
-/// Returns the configuration with `name` as the daemon's name (`instance`).
 fn named(name: &str, config: &str) -> String {
     format!("instance = \"{name}\"\n{config}")
 }
 
-/// Returns the claims of the partitions that `daemon` owns.
+/// Returns the claim ids of the partitions that `daemon` owns, as text.
 async fn claims(world: &World, daemon: &Daemon) -> String {
     let sql = format!(
         "SELECT coalesce(string_agg(partition || ' ' || claim_id, ', ' ORDER BY partition), '') FROM tidegate.ledger

@@ -7,8 +7,8 @@ use crate::accounting::with_short_sessions;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// Returns the configuration of a pipeline's table and columns. With `create`, the daemon creates the tables, so each column has
-/// a type. Without `create`, the types come from the tables, which may differ.
+/// Returns the settings of a pipeline's table and columns. With `create`, the daemon creates the tables, so each column has a
+/// type. Without `create`, the types come from the tables, which may differ.
 fn routed(create: bool, more: &str) -> String {
     let column = |name: &str, sql: &str| {
         let of_type = if create { format!(", type = \"{sql}\"") } else { String::new() };

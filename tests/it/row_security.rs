@@ -21,7 +21,7 @@ const RECORDS: [&str; 4] = [
 ];
 
 impl Tenants {
-    /// Creates the table, the role and the policy. `table` is the text that follows `CREATE TABLE t`.
+    /// Creates the table, the role and the policy. `table` is the part of `CREATE TABLE t` after the name.
     async fn new(table: &str, rights: &str) -> Self {
         let (world, role) = (World::new(1).await, unique_name("clerk"));
         world
@@ -43,7 +43,7 @@ impl Tenants {
         self.world.produce(records.iter().map(|value| Record::new(*value).to(0)));
     }
 
-    /// Checks that `check` says ready, and that the daemon drains without a fault. Returns the daemon's log.
+    /// Checks that `check` succeeds, and that the daemon drains the topic. Returns the daemon's log.
     fn drained(&self, pipeline: &str) -> String {
         let config = self.config(pipeline);
         tidegate(&config, &["check"]).ok();

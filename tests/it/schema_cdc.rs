@@ -6,7 +6,8 @@ use tidegate_harness::{Record, Registry};
 use crate::cdc::{add_changes, long, text};
 use crate::support::World;
 
-/// Returns a change without Kafka Connect's envelope. `source` has the fields that the connector adds.
+/// Returns a change without Kafka Connect's envelope. `source` has the fields of the block `source` that
+/// differ between connectors.
 fn change(source: &str, before: &str, after: &str, op: &str) -> String {
     format!(
         r#"{{"before":{before},"after":{after},"source":{{"version":"3.0.0.Final","connector":"c","name":"shop","ts_ms":1769860800123,
@@ -14,7 +15,7 @@ fn change(source: &str, before: &str, after: &str, op: &str) -> String {
     )
 }
 
-/// Returns a change in Kafka Connect's envelope; the rows have these fields.
+/// Returns a change in Kafka Connect's envelope. `fields` are the schemas of the row's fields.
 fn enveloped(fields: &str, change: &str) -> String {
     let row = |name: &str| format!(r#"{{"type":"struct","fields":[{fields}],"optional":true,"field":"{name}"}}"#);
     format!(

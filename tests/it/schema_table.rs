@@ -8,13 +8,12 @@ use crate::cli_schema::schema;
 use crate::support::World;
 
 impl World {
-    /// Runs `schema` with the database's URL, for table `t`.
     fn for_table(&self) -> Ran {
         schema(self, &["--table", "t", "--postgres-url", &self.database.url]).ok()
     }
 }
 
-/// Returns the proposal with a free port for HTTP, because other daemons run at the same time.
+/// Adds a free port for HTTP to the proposal, because other daemons run at the same time.
 fn runnable(proposal: &str) -> String {
     let port = tidegate_harness::free_port().expect("a free port");
     format!("[http]\nlisten = \"127.0.0.1:{port}\"\n{proposal}")

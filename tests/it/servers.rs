@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_limits, with_postgres};
 use crate::support::{PATIENCE, World, in_tests};
 
-/// The longest time from the database's return to the first commit.
+/// The longest time from the database's return to the first commit after it.
 const SOON: Duration = Duration::from_secs(2);
 
 /// Returns the Postgres that these tests may break, after making sure that it runs. Other tests wait until the guard is
@@ -201,13 +201,14 @@ async fn a_wrong_password_is_reported_and_a_new_one_in_the_file_is_used() {
     assert!(!shown.contains("barnacle") && !shown.contains("mangrove"), "a password is shown");
 }
 
-/// A small disk. It is unmounted when this value is dropped.
+/// A small disk (tmpfs), which is unmounted when this value is dropped.
 struct SmallDisk {
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// Creates a disk. Returns `None` if that isn't possible: we aren't root, or a container doesn't allow mounting.
+    /// Creates a disk that belongs to the owner of the path `owner`. Returns `None` if that isn't possible, because the process
+    /// isn't root or a container doesn't allow mounting.
     fn of(owner: &Path, mebibytes: u32) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
         let owner = fs::metadata(owner).expect("the owner of the data");

@@ -115,13 +115,14 @@ fn utilisation(trips: &Trips<'_>) -> String {
     lines
 }
 
-/// Returns SQL that computes a column's time in milliseconds since the epoch.
+/// Returns SQL for the time of a column in milliseconds since the epoch.
 fn ms(column: &str) -> String {
     format!("(extract(epoch FROM {column}) * 1000)::int8")
 }
 
 impl World {
-    /// Returns the rows of a view as text, with these `columns`. In `columns`, `:ms` and `:h` convert a time to a number.
+    /// Returns these columns of a view's rows as text. In `columns`, a time with the suffix `:ms` or `:h` becomes a number of
+    /// milliseconds or hours since the epoch.
     async fn lines(&self, view: &str, columns: &str, order: &str) -> String {
         let blanks = columns.matches(" ").count() + 1;
         let format = vec!["%s"; blanks].join(" ");

@@ -16,14 +16,15 @@ const CONFIG: &str = include_str!("../../config/fleet.toml");
 const SQL: &str = include_str!("../../config/fleet.sql");
 
 impl World {
-    /// Returns a world with a topic of two partitions, north and south, and a database with the services' tables.
+    /// Returns a world whose topic has two partitions, for the regions north and south, and whose database has the
+    /// tables of the services.
     pub(crate) async fn with_services() -> Self {
         let world = Self::new(2).await;
         world.sql(SQL).await;
         world
     }
 
-    /// Returns `config/fleet.toml` with this world's servers, topic and groups, and only these services.
+    /// Returns `config/fleet.toml` with the servers, topic and groups of this world, and with only the services `only`.
     pub(crate) fn services(&self, only: &[&str]) -> String {
         let (head, pipelines) = CONFIG.split_once("\n[pipelines.fare]").expect("the first service");
         let pipelines = format!("\n[pipelines.fare]{pipelines}");
@@ -42,7 +43,7 @@ impl World {
         config
     }
 
-    /// Waits until a service has written all records.
+    /// Waits until the ledger of a service is at the end of each log.
     pub(crate) async fn await_service(&self, daemon: &Daemon, service: &str) {
         let end: i64 = self.kafka.end_offsets(&self.topic).expect("Kafka tells its ends").into_iter().sum();
         let ledger =
@@ -54,7 +55,7 @@ impl World {
         }
     }
 
-    /// Produces the records of a fleet. Returns the expected results.
+    /// Produces the records of a drive. Returns the results that the services must reach.
     pub(crate) fn drive(&self, drive: &Drive) -> Driven {
         let fleet = Fleet::new(drive.fleet.clone()).expect("a fleet that can be");
         let mut truth = Truth::new(drive.fleet.clone(), Partitioning::ByRegion);
@@ -74,7 +75,6 @@ impl World {
     }
 }
 
-/// The parameters of a drive, which is one run of the simulated fleet.
 pub(crate) struct Drive {
     pub(crate) fleet: FleetSpec,
     pub(crate) delivery: DeliverySpec,
@@ -82,7 +82,7 @@ pub(crate) struct Drive {
 }
 
 impl Drive {
-    /// Returns a drive of some vehicles that begins at `start_ms`, with late and duplicate records.
+    /// Returns a drive with late and duplicate records. It begins at `start_ms`, in milliseconds since 1970.
     pub(crate) fn of(vehicles: u32, start_ms: i64, seconds: u64) -> Self {
         Self {
             fleet: FleetSpec { vehicles, start_ms, seed: 7, ..FleetSpec::default() },
@@ -92,10 +92,10 @@ impl Drive {
     }
 }
 
-/// The readings that a drive (one run of the simulated fleet) sent, and the results that the services must reach.
+/// The readings that a drive has sent, and the results that the services must reach.
 pub(crate) struct Driven {
     pub(crate) truth: Truth,
-    /// The readings by trip and time. A reading that was sent twice is here once.
+    /// The readings by trip and time. A reading that was sent twice occurs once.
     pub(crate) readings: BTreeMap<(u64, i64), Reading>,
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// Checks that each trip's fare is correct, and that the amount charged equals the fare once the trip is closed.
+/// Checks that each trip's fare is correct, and that the total charged equals the fare once the trip is closed.
 async fn assert_fares(world: &World, truth: &Truth) {
     let sql = "SELECT trip_id, vehicle_id, driver_id, region, (extract(epoch FROM started_at) * 1000)::int8,
             (extract(epoch FROM last_at) * 1000)::int8, ended_at = last_at, (fare * 100)::int8, (charged * 100)::int8, fare::text
@@ -289,7 +289,6 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
     assert!(refused.to_string().contains("one_tariff_at_a_time"), "{refused}");
 }
 
-/// Returns the next notification.
 async fn hear(listener: &mut sqlx::postgres::PgListener) -> String {
     let told = tokio::time::timeout(PATIENCE, listener.recv()).await.expect("a batch is told");
     told.expect("the connection stands").payload().to_owned()

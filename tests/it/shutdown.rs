@@ -10,15 +10,15 @@ use tidegate_harness::{Daemon, Kafka, KafkaSpec, Proxy, Record};
 use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, with_limits, with_postgres};
 use crate::support::{PATIENCE, World, in_tests, spec};
 
-/// `limits.drain_timeout` of these tests.
+/// The value of `limits.drain_timeout` in these tests.
 const DRAIN: Duration = Duration::from_secs(6);
-/// How much later than `DRAIN` a process may end.
+/// How much later than [`DRAIN`] a process may end.
 const SLACK: Duration = Duration::from_secs(2);
 /// The exit code of a run that ended before it had written everything that it had to write.
 const UNFINISHED: i32 = 75;
 const TO_RIDES: &str = "table.name = \"rides\"";
 
-/// Returns a configuration with this pipeline, a connection to Postgres through the proxy, and short deadlines.
+/// Returns a configuration with this pipeline and short deadlines, in which Postgres is reached through the proxy.
 fn through(world: &World, proxy: &Proxy, pipeline: &str) -> String {
     let config = world.config_at(&world.database.url_at(proxy.addr()), pipeline);
     with_limits(&with_postgres(&config, SHORT_DEADLINES), "drain_timeout = \"6s\"\nclaim_grace = \"3s\"")
@@ -36,7 +36,7 @@ fn away(proxy: &Proxy) {
     proxy.cut();
 }
 
-/// Sends SIGTERM, and checks that the daemon ends in time.
+/// Sends SIGTERM. Checks that the daemon ends within [`DRAIN`] and a tolerance ([`SLACK`]).
 fn ends_in_time(daemon: &Daemon) -> ExitStatus {
     let told = Instant::now();
     daemon.terminate().expect("it is told");

@@ -6,8 +6,8 @@ use tidegate_harness::Record;
 use crate::cli::tidegate;
 use crate::support::World;
 
-/// A table, records, the pipeline's lines, and the expected result: the rows that `query` returns, and the dead letters as
-/// `offset:code`.
+/// A table, records, the settings of the pipeline, and the expected result: the rows that `query` returns, and the dead letters
+/// in the form `offset:code`.
 pub(crate) struct Sibling {
     pub(crate) name: &'static str,
     pub(crate) table: &'static str,
@@ -189,7 +189,6 @@ async fn each_sibling_has_the_rows_of_insert() {
     each_has_its_rows(SIBLINGS).await;
 }
 
-/// Drains the records of each case into its table, and compares rows and dead letters with what is expected.
 pub(crate) async fn each_has_its_rows(siblings: &[Sibling]) {
     let mut wrong = Vec::new();
     for Sibling { name, table, records, pipeline, query, rows, dead } in siblings {

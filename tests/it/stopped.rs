@@ -5,7 +5,7 @@ use tidegate_harness::{Record, eventually, unique_name};
 use crate::accounting::NUMBERED;
 use crate::support::{PATIENCE, World};
 
-/// Adds a second pipeline. Without it, the daemon would end when the first one stops.
+/// Adds a second pipeline to the configuration. Without it, the daemon would end when the first pipeline stops.
 async fn beside(world: &World, config: &str) -> String {
     let topic = unique_name("quiet");
     world.kafka.create_topic(&topic, 1, &[]).expect("the topic is made");

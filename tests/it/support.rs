@@ -8,37 +8,37 @@ use tidegate_harness::{
     Daemon, DaemonSpec, Database, Kafka, Postgres, Record, eventually, free_port, shared, unique_name,
 };
 
-/// The longest time for anything that normally takes moments. It is long because the tests share few cores with three servers.
+/// The longest wait for anything that normally takes moments. It is long because the tests share few cores with three servers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns how long a test waits for what the daemon promises to do within `promised`. A build that `TIDEGATE_PROGRAM` names,
-/// such as a release, must keep the promise exactly. The build of the test suite shares few cores with many servers, so it
-/// has five times as long. That still reveals a wrong wait, such as one for a session timeout. `make chaos` and `make
-/// restarts` measure the promises.
+/// such as a release, must keep the promise exactly. The build of the test suite shares few cores with many servers, so it has
+/// five times as long. That still reveals a wrong wait, such as one for a session timeout. `make chaos` and `make restarts`
+/// measure the promises.
 pub(crate) fn in_tests(promised: Duration) -> Duration {
     if std::env::var_os(PROGRAM).is_some() { promised } else { 5 * promised }
 }
 
-/// The environment variable that selects another build of the daemon.
+/// The environment variable with the path of another build of the daemon.
 pub(crate) const PROGRAM: &str = "TIDEGATE_PROGRAM";
 
-/// A test's own topic and database, on the shared servers or on others.
+/// A test's own topic, database and pipeline, on the shared servers or on others. `name` is the name of the pipeline, and of its
+/// consumer group.
 pub(crate) struct World {
     pub(crate) kafka: &'static Kafka,
     pub(crate) postgres: &'static Postgres,
     pub(crate) topic: String,
     pub(crate) database: Database,
-    /// The name of the pipeline. Its consumer group has the same name.
     pub(crate) name: String,
 }
 
 impl World {
-    /// Creates a topic with this many partitions, and an empty database.
+    /// Creates the topic and an empty database on the shared servers.
     pub(crate) async fn new(partitions: i32) -> Self {
         Self::on(shared::kafka().expect("Kafka starts"), shared::postgres().expect("Postgres starts"), partitions).await
     }
 
-    /// Creates a world like [`World::new`], on these servers.
+    /// Creates a world like [`World::new`], but on these servers.
     pub(crate) async fn on(kafka: &'static Kafka, postgres: &'static Postgres, partitions: i32) -> Self {
         let topic = unique_name("telemetry");
         kafka.create_topic(&topic, partitions, &[]).expect("the topic is made");
@@ -46,7 +46,7 @@ impl World {
         Self { kafka, postgres, topic, database, name: unique_name("rides") }
     }
 
-    /// Runs SQL that returns no rows.
+    /// Runs statements that return no rows.
     pub(crate) async fn sql(&self, sql: &str) {
         sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("the statement runs");
     }
@@ -62,13 +62,11 @@ impl World {
         .await;
     }
 
-    /// Returns one number from SQL.
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         let row = sqlx::query(sql).fetch_one(&mut self.connect().await).await.expect("the query runs");
         row.try_get::<i64, _>(0).expect("one bigint")
     }
 
-    /// Returns one text from SQL.
     pub(crate) async fn text(&self, sql: &str) -> String {
         let row = sqlx::query(sql).fetch_one(&mut self.connect().await).await.expect("the query runs");
         row.try_get::<String, _>(0).expect("one text")
@@ -78,12 +76,12 @@ impl World {
         self.database.connect().await.expect("Postgres takes a connection")
     }
 
-    /// Returns a configuration. `pipeline` is put below `[pipelines.NAME]`, after `topics`.
+    /// Returns a configuration. `pipeline` is the part below `[pipelines.NAME]`, after `topics`.
     pub(crate) fn config(&self, pipeline: &str) -> String {
         self.config_at(&self.database.url, pipeline)
     }
 
-    /// Returns a configuration as [`Self::config`] does, with another URL of the database.
+    /// Returns the same configuration as [`Self::config`], but with another URL of the database.
     pub(crate) fn config_at(&self, url: &str, pipeline: &str) -> String {
         format!(
             "[kafka]\nbootstrap_servers = \"{}\"\n[postgres]\nurl = \"{url}\"\n[http]\nlisten = \"127.0.0.1:{}\"\n\
@@ -99,7 +97,7 @@ impl World {
         Daemon::spawn(&spec(config)).expect("the daemon starts")
     }
 
-    /// Runs `tidegate run --until now` to its end. Returns its exit code and log.
+    /// Runs `tidegate run --until now` until it ends. Returns its exit code and its log.
     pub(crate) fn drain(&self, config: &str) -> (Option<i32>, String) {
         let daemon = Daemon::spawn(&spec(config).arg("--until").arg("now")).expect("the daemon starts");
         let status =
@@ -107,8 +105,8 @@ impl World {
         (status.code(), daemon.log().join("\n"))
     }
 
-    /// Deletes the topic and creates it again. Then waits until the broker shows the new, empty logs: until then, it may still
-    /// append records to the old ones.
+    /// Deletes the topic and creates it again. Then waits until the broker shows the new, empty logs. Before that, the broker may
+    /// still append records to the old logs.
     pub(crate) fn recreate(&self, partitions: i32) {
         self.kafka.delete_topic(&self.topic).expect("the topic is deleted");
         eventually("the name is free again", PATIENCE, || {
@@ -132,7 +130,6 @@ pub(crate) fn program() -> PathBuf {
     std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_tidegate").into(), PathBuf::from)
 }
 
-/// Returns the specification of a daemon with this configuration.
 pub(crate) fn spec(config: &str) -> DaemonSpec {
     let (_, listen) = config.split_once("listen = \"").expect("the configuration says where to listen");
     let (address, _) = listen.split_once('"').expect("the address ends");

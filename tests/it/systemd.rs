@@ -6,7 +6,7 @@ use tidegate_harness::{Daemon, Record};
 
 use crate::support::{PATIENCE, World, spec};
 
-/// A stand-in for systemd, which owns the socket that services notify.
+/// A stand-in for systemd. It owns the socket to which services send their messages.
 struct Manager {
     socket: UnixDatagram,
     folder: tempfile::TempDir,
@@ -24,7 +24,7 @@ impl Manager {
         self.folder.path().join("notify").to_string_lossy().into_owned()
     }
 
-    /// Returns the messages up to the first one that `wanted` accepts.
+    /// Returns the messages up to the first one that `wanted` accepts, including that one.
     fn until(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let mut messages = Vec::new();
         let mut buffer = [0; 4096];
@@ -78,7 +78,7 @@ async fn systemd_is_told_when_a_reload_begins_and_ends() {
     }
 }
 
-/// Returns the time of the clock with which systemd dates its signals.
+/// Returns the time of the monotonic clock, with which systemd dates its signals, in microseconds.
 fn monotonic_micros() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec * 1_000_000 + now.tv_nsec / 1_000

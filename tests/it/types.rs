@@ -7,7 +7,7 @@ use tidegate_harness::Record;
 
 use crate::support::World;
 
-/// A column: its type, the mapping's `unit`, and its values as JSON and as the text given to INSERT.
+/// A column: its type, the mapping's `unit`, and its values as JSON and as text in INSERT.
 struct Column {
     name: &'static str,
     sql_type: &'static str,
@@ -238,7 +238,7 @@ async fn every_value_of_every_type_is_what_insert_of_the_same_text_gives() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, id);
 }
 
-/// Columns with values that they refuse, each as JSON and as text.
+/// Columns with values that the column's type refuses. Each value is given as JSON and as text.
 const REFUSED: &[Column] = &[
     column("flag", "bool", "", &[(r#""maybe""#, "maybe"), ("2", "2")]),
     column("small", "int2", "", &[("32768", "32768"), ("-32769", "-32769")]),

@@ -8,7 +8,7 @@ use crate::support::{PATIENCE, World, program};
 
 const RECORDS: i32 = 600_000;
 const PARTITIONS: i32 = 6;
-/// How far the ledger advances between two steps, so that each pair of versions runs together for a while.
+/// How many records the ledger advances between two steps, so that each pair of versions runs together for a while.
 const STEP: i64 = 30_000;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,8 @@ use crate::support::{PATIENCE, World};
 const STALL: Duration = Duration::from_secs(90);
 const NAMED: &str = "a partition with lag makes no progress";
 
-/// Waits for the log line that names a stalled partition. Checks that the line contains `reason`, and `/readyz` contains `words`.
+/// Waits for the log line that names a stalled partition. Checks that this line contains `reason`, and that
+/// `/readyz` contains `words`.
 fn await_stall(daemon: &Daemon, reason: &str, words: &str) {
     let line = daemon.await_log(NAMED, STALL).expect("it is named");
     assert!(line.contains(reason), "{line}");

@@ -8,18 +8,15 @@ use crate::support::{PATIENCE, World};
 
 const RECORDS: i32 = 20_000;
 
-/// A table and a pipeline, and the moment at which its daemon is suspended.
+/// The table `rides`, the settings of a pipeline, and the message at which the pipeline's daemon is suspended.
 struct Zombie {
-    /// SQL that creates the table `rides`.
     create: &'static str,
-    /// Configuration lines under `[pipelines.NAME]`.
     pipeline: &'static str,
-    /// The message that is being sent when the process is suspended.
     at: Trigger,
 }
 
-/// Suspends one daemon at one of its messages, and lets another one take over and write everything. Then resumes the first one.
-/// Returns both daemons.
+/// Suspends a daemon at the message that `zombie` names, lets another daemon take over and write everything, and resumes the
+/// first one. Returns the suspended daemon and the new owner.
 async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     world.sql(zombie.create).await;
     world.produce_numbered(0..RECORDS, 2);

@@ -82,7 +82,7 @@ fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
     Some(some(&value))
 }
 
-/// Encodes a value in a schema that [`any`] returns.
+/// Encodes a value in the schema that [`any`] returns.
 fn said(value: &Json) -> Vec<u8> {
     let block = |count: usize| if count == 0 { Vec::new() } else { long(i64::try_from(count).expect("few")) };
     match value {
@@ -109,7 +109,6 @@ fn bytes(bytes: &[u8]) -> Vec<u8> {
     [&long(i64::try_from(bytes.len()).expect("short")), bytes].concat()
 }
 
-/// Encodes a value as the second branch of a union with null.
 fn some(value: &[u8]) -> Vec<u8> {
     [&[2], value].concat()
 }
@@ -122,7 +121,7 @@ fn map(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
     array(&members.iter().map(|(key, value)| [bytes(key.as_bytes()), value.clone()].concat()).collect::<Vec<_>>())
 }
 
-/// Decodes hexadecimal digits, which may follow `\x`; the empty text gives no bytes.
+/// Decodes hexadecimal digits, with or without `\x` in front.
 pub(super) fn unhex(text: &str) -> Vec<u8> {
     let digits = text.trim_start_matches("\\x").as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("digits");

@@ -8,13 +8,13 @@ enum Said {
     Number(i64),
     Text(&'static str),
     Bytes(&'static [u8]),
-    /// A scale and an unscaled number, which become a struct.
+    /// A scale and an unscaled number. Together they become a struct.
     Scaled(i64, &'static [u8]),
 }
 
 use Said::{Bytes, Number, Scaled, Text};
 
-/// A schema's name and type, the column's type, and each value with the text that INSERT is given.
+/// The name and the type of a schema, the column's type, and each value with its text in INSERT.
 type Logical = (&'static str, &'static str, &'static str, &'static [(Said, &'static str)]);
 
 const DAYS: &[(Said, &str)] = &[
@@ -231,12 +231,10 @@ fn avro_schema() -> String {
     )
 }
 
-/// Encodes a number in Avro's zigzag form.
 fn long(number: i64) -> Vec<u8> {
     super::protobuf::varint((number << 1 ^ number >> 63).cast_unsigned())
 }
 
-/// Encodes bytes, preceded by their length.
 fn counted(bytes: &[u8]) -> Vec<u8> {
     [long(i64::try_from(bytes.len()).expect("short")), bytes.to_vec()].concat()
 }

@@ -6,28 +6,26 @@ use tidegate_harness::Record;
 use super::types::{TYPES, Type};
 use super::{avro, connect, functions, protobuf};
 
-/// A column, and how a format expresses its values.
+/// A column of the test's table, and its values as one format encodes them. `sent_as` is the field's type in the words of the
+/// format. If the column takes only a part of the field's value, `below` is the path of this part.
 pub(super) struct Column {
     pub(super) sql: &'static str,
-    /// Further settings of the column in the mapping, as in the configuration.
+    /// Further settings of the column in the configuration.
     pub(super) mapping: String,
-    /// The field's type, as the format calls it.
     pub(super) sent_as: String,
-    /// The path within the field's value, if the column takes only a part of this value; else empty.
     pub(super) below: &'static str,
-    /// Each value as encoded in a record, and as given to INSERT (`None` is NULL).
+    /// Each value as encoded in a record, and as text in INSERT (`None` is NULL).
     pub(super) values: Vec<(Vec<u8>, Option<&'static str>)>,
-    /// The value that the page shows as an example.
     pub(super) example: String,
-    /// Values of the type that the format can't express.
+    /// Values of the column's type that the format can't express.
     pub(super) unsaid: Vec<&'static str>,
 }
 
 pub(super) struct Format {
     pub(super) name: &'static str,
-    /// `decode = …`, with `FILE` as placeholder for the schema's file.
+    /// The line `decode = …` of the configuration, in which `FILE` stands for the path of the schema's file.
     pub(super) decode: String,
-    /// The schema, if the format has one: the file's name and contents.
+    /// The name and the contents of the schema's file; `None` if the format has no schema.
     pub(super) schema: Option<(&'static str, String)>,
     pub(super) columns: Vec<Column>,
     pub(super) record: Say,
@@ -45,7 +43,7 @@ impl Format {
     }
 }
 
-/// Returns all formats except `raw`, which has only one field.
+/// Returns all formats except `raw`, whose records have only one field.
 pub(super) fn all() -> Vec<Format> {
     vec![
         json(),

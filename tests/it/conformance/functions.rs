@@ -6,7 +6,7 @@ use super::formats::{Column, Format};
 /// this secret key.
 pub(super) const KEY: &str = "a key of more than sixteen bytes";
 
-/// A mapping, the column's type, and each value in JSON with the text that INSERT is given.
+/// The mapping of a column, the column's type, and each value in JSON with its text in INSERT.
 type Function = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 const HEX: &[(&str, &str)] = &[
@@ -63,7 +63,7 @@ pub(super) fn format() -> Format {
     Format { name: "What columns make of values", columns: ALL.iter().map(column).collect(), ..super::formats::json() }
 }
 
-/// Texts that Python and other programs write for floats that JSON lacks.
+/// Texts for floats that JSON lacks, as Python and other programs write them.
 const SPECIALS: &[(&str, &[(&str, &str)])] = &[
     ("float4", &[("NaN", "NaN"), ("Infinity", "Infinity"), ("-Infinity", "-Infinity")]),
     ("float8", &[("NaN", "NaN"), ("Infinity", "Infinity"), ("-Infinity", "-Infinity")]),

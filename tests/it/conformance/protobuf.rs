@@ -8,7 +8,7 @@ use super::avro::unhex;
 use super::formats::{Column, Format, lexical, of_types, survives};
 use super::types::Type;
 
-/// The field number of the first column.
+/// The field number of the first column. Lower numbers belong to the fields before the columns, such as `id` and `turn`.
 const FIRST: usize = 10;
 
 pub(super) fn format() -> Format {
@@ -65,7 +65,7 @@ fn sent_as(of: &Type) -> &'static str {
     }
 }
 
-/// Encodes a value, with one byte for its wire type before it. `None` if the value can't be sent as this type.
+/// Encodes a value, preceded by one byte for its wire type. Returns `None` if the value can't be sent as this type.
 fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
     // If the text isn't an integer in decimal digits, the value can't be sent as an integer.
     let parse = || text.parse::<i64>().ok();
@@ -87,7 +87,6 @@ fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
     })
 }
 
-/// Encodes a `google.protobuf.Value`.
 fn said(value: &Json) -> Vec<u8> {
     match value {
         Json::Null => field(1, &number(0)),
@@ -104,7 +103,7 @@ fn said(value: &Json) -> Vec<u8> {
     }
 }
 
-/// Encodes an entry of a map as field 1 of the message that contains the map.
+/// Encodes an entry of a map, as field 1 of the message that contains the map.
 fn member(key: &[u8], value: &[u8]) -> Vec<u8> {
     field(1, &delimited(&[field(1, key), field(2, value)].concat()))
 }
@@ -149,7 +148,7 @@ fn fixed32(number: u32) -> Vec<u8> {
     [&[5][..], &number.to_le_bytes()].concat()
 }
 
-/// Encodes a field. In `value`, the first byte is the wire type.
+/// Encodes a field. The first byte of `value` is the wire type.
 fn field(number: usize, value: &[u8]) -> Vec<u8> {
     [&varint((number as u64) << 3 | u64::from(value[0])), &value[1..]].concat()
 }
@@ -169,7 +168,7 @@ fn numbered(number: usize, values: &[u8]) -> Vec<u8> {
     field(number, values)
 }
 
-/// Used in place of a wire type: several values of one field follow.
+/// In place of a wire type, this byte says that several values of one field follow.
 const MANY: u8 = 0xff;
 
 fn many(values: &[Vec<u8>]) -> Vec<u8> {

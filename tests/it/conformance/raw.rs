@@ -40,7 +40,7 @@ fn bytes(of: &Type, json: &str, text: &str) -> Vec<u8> {
     if of.sql == "bytea" { unhex(text) } else { lexical(of, json, text).into_bytes() }
 }
 
-/// Writes the page's section about `raw`. Returns each type with the cells of its table row.
+/// Writes the section about `raw` of the conformance page. Returns each type with the cells of its table row.
 pub(super) async fn section(page: &mut String) -> Vec<(String, Vec<String>)> {
     let world = World::new(1).await;
     let (mut sql, mut records) = (OWN_TYPES.to_owned(), Vec::new());

@@ -1,14 +1,11 @@
 //! Every type with values that it accepts and values that it refuses: as JSON, and as the text given to INSERT.
 
-/// A type, with values to be tried.
+/// A type of Postgres, as DDL names it, and values that INSERT accepts or refuses. Each value is given as JSON and as text.
+/// `unit` is the setting of the same name in a column's mapping.
 pub(super) struct Type {
-    /// The type as DDL names it.
     pub(super) sql: &'static str,
-    /// The mapping's `unit`.
     pub(super) unit: &'static str,
-    /// Values that INSERT accepts, as JSON and as text.
     pub(super) takes: &'static [(&'static str, &'static str)],
-    /// Values that INSERT refuses, as JSON and as text.
     pub(super) refuses: &'static [(&'static str, &'static str)],
 }
 
@@ -22,7 +19,6 @@ const fn in_unit(sql: &'static str, unit: &'static str, takes: Values) -> Type {
     Type { sql, unit, takes, refuses: &[] }
 }
 
-/// Types that a user would define, for some of the columns.
 pub(super) const OWN_TYPES: &str = "CREATE TYPE mood AS ENUM ('sad', 'ok', 'very happy');
     CREATE DOMAIN percent AS int CHECK (VALUE BETWEEN 0 AND 100);
     CREATE DOMAIN price AS numeric(8,2);
