@@ -38,7 +38,6 @@ pub(crate) fn counted(daemon: &Daemon, name: &str) -> f64 {
     daemon.metric(name, &[]).unwrap_or(0.0)
 }
 
-/// Waits until the metric is at least `least`.
 pub(crate) fn await_metric(daemon: &Daemon, name: &str, least: f64) {
     let what = format!("{name} reaches {least}");
     daemon.await_until(&what, PATIENCE, |daemon| counted(daemon, name) >= least).expect("the metric moves");
@@ -66,7 +65,6 @@ impl World {
         self.await_ledger(daemon, end).await;
     }
 
-    /// Waits until the sum of the ledger's offsets is at least `at`.
     pub(crate) async fn await_ledger(&self, daemon: &Daemon, at: i64) {
         let reached = eventually_async("the ledger moves on", PATIENCE, async || self.ledger().await >= at).await;
         if let Err(error) = reached {

@@ -25,7 +25,6 @@ use crate::support::{PATIENCE, program};
 /// pipeline if all become dead letters.
 pub(crate) const RECORDS: i32 = 300;
 const AT_ONCE: usize = 3;
-/// The longest wait of one poll of the consumer in [`other_member`].
 const POLL: Duration = Duration::from_millis(100);
 /// Texts in the log of a daemon that waits until somebody removes a fault.
 const WAITS: [&str; 5] = [
@@ -36,7 +35,6 @@ const WAITS: [&str; 5] = [
     "not all members of the group offer the assignor",
 ];
 
-/// Shared by all environments.
 pub(crate) struct Ground {
     pub(crate) bootstrap_servers: String,
     pub(crate) postgres: &'static Postgres,

@@ -10,7 +10,6 @@ macro_rules! foreign_table {
     };
 }
 
-/// Creates the table for the pipeline's role.
 macro_rules! own_table {
     () => {
         "DROP TABLE rides; CREATE TABLE rides (id bigint, at timestamptz NOT NULL) PARTITION BY RANGE (at); ALTER TABLE rides OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}; "
@@ -24,7 +23,6 @@ macro_rules! present {
     };
 }
 
-/// Creates an event trigger that refuses the commands with these tags.
 macro_rules! refusing {
     ($tags:literal) => {
         concat!(

@@ -88,7 +88,7 @@ fn properties(lines: &[&str]) -> String {
     format!("[kafka.properties]\ndebug = \"all\"\n{}", lines.join("\n"))
 }
 
-/// Returns configurations that contain secrets. Each of them makes the daemon fail at another step.
+/// Returns configurations that contain secrets and make the daemon fail, at various steps.
 fn failing(world: &World, folder: &Path) -> Vec<Parts> {
     let of = || Parts::of(world);
     let dead = format!("127.0.0.1:{}", free_port().expect("a port"));

@@ -4,7 +4,6 @@ use tidegate_harness::{Daemon, Record};
 
 use crate::support::{PATIENCE, World};
 
-/// Returns SQL that creates an event trigger. It refuses every command with this tag.
 fn refusing(tag: &str) -> String {
     format!(
         "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'ask the owners first'; END$$;

@@ -9,7 +9,6 @@ use crate::group::{COLUMNS, TABLE, await_shares, logs};
 use crate::support::{PATIENCE, World};
 
 const TO_RIDES: &str = "table.name = \"rides\"";
-/// Counts the sessions in a test's database that wait for a lock.
 const WAITING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 

@@ -242,7 +242,7 @@ message Position { double lat = 1; float lon = 2; }
 enum State { UNKNOWN = 0; DRIVING = 1; }
 "#;
 
-/// Encodes ride `id` in Protobuf, by hand, at noon and in Berlin.
+/// Encodes ride `id` in Protobuf, by hand. The ride's time is noon, and its position is in Berlin.
 pub(crate) fn proto_ride(id: u8) -> Vec<u8> {
     let mut value = vec![8, id, 0x12, 9];
     value.extend_from_slice(format!("vehicle {id}").as_bytes());

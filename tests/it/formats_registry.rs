@@ -209,7 +209,6 @@ async fn partitions_that_move_while_their_records_wait_lose_and_double_nothing()
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
 }
 
-/// Returns a record whose header names the schema of the value.
 fn headed(header: impl Into<Vec<u8>>, value: Vec<u8>) -> Record {
     Record::new(value).header("__value_schema_id", header).to(0)
 }

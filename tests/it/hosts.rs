@@ -54,7 +54,6 @@ impl Pair {
         promoted
     }
 
-    /// Ends the replication, so that later commits are only on the primary.
     async fn cut_replication(&self) {
         let mut replica = self.replica.connect("postgres").await.expect("the replica answers");
         sqlx::raw_sql("ALTER SYSTEM SET primary_conninfo = ''").execute(&mut replica).await.expect("it is told");

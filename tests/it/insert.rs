@@ -17,7 +17,6 @@ impl World {
         log
     }
 
-    /// Returns these columns of all rows of `t`, sorted by `order`.
     async fn in_order(&self, columns: &str, order: &str) -> String {
         self.text(&format!("SELECT coalesce(string_agg(concat_ws(':', {columns}), ',' ORDER BY {order}), '') FROM t"))
             .await

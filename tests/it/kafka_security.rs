@@ -72,7 +72,6 @@ fn sasl(mechanism: &str, password: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Checks that a daemon with this configuration drains all records.
 async fn drains(config: impl FnOnce(&World) -> String) {
     let world = world().await;
     let (code, log) = world.drain(&config(&world));

@@ -12,7 +12,6 @@ use crate::support::{PATIENCE, World};
 const TO_RIDES: &str = "table.name = \"rides\"";
 
 impl World {
-    /// Deletes the topic, and creates it again with the numbered records of `range`.
     fn make_again(&self, range: std::ops::Range<i32>) {
         self.recreate(1);
         self.produce_numbered(range, 1);
@@ -24,7 +23,6 @@ impl World {
         assert_eq!(code, Some(0), "{log}");
     }
 
-    /// Returns how many records a consumer can read from the topic's only partition.
     fn readable(&self) -> usize {
         let mut settings = rdkafka::ClientConfig::new();
         settings.set("bootstrap.servers", self.kafka.bootstrap_servers());

@@ -15,7 +15,6 @@ pub(crate) fn address(config: &str) -> String {
     listen.split_once('"').unwrap().0.to_owned()
 }
 
-/// Sends `request` as it is. Returns the head and the body of the response.
 fn ask(address: &str, request: &str) -> (String, String) {
     let mut connection = TcpStream::connect(address).expect("the daemon listens");
     connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

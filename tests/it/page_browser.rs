@@ -442,7 +442,6 @@ impl Drop for Trickle {
     }
 }
 
-/// JavaScript that waits for three changes from the stream of the page.
 const THREE_CHANGES: &str = "new Promise((done) => { let n = 0; const stream = new EventSource('/api/events'); \
     stream.addEventListener('change', () => { n += 1; if (n === 3) { stream.close(); done(n); } }); })";
 

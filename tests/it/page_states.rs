@@ -17,7 +17,6 @@ pub(crate) fn select(browser: &mut Browser, pipeline: &str) {
     browser.await_text("#readers .which", pipeline);
 }
 
-/// Returns the configuration of a further pipeline on the world's topic, with its own group and table.
 pub(crate) fn more(world: &World, name: &str, lines: &str) -> String {
     let World { topic, name: unique, .. } = world;
     format!(

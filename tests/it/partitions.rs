@@ -149,7 +149,6 @@ async fn partition(world: &World, days: i32) -> String {
     world.text(&day).await
 }
 
-/// Creates the partition of `history` for the day that is `days` days after today. Returns the partition's name.
 async fn create_partition(world: &World, days: i32) -> String {
     let name = partition(world, days).await;
     let day = name.trim_start_matches("history_p");

@@ -54,7 +54,6 @@ impl Secured {
         format!("sslcert={}&sslkey={}", self.client.certificate.display(), self.client.key.display())
     }
 
-    /// Returns a world with records, and with a table to which both users may write.
     async fn world(&'static self) -> World {
         let world = World::on(shared::kafka().expect("Kafka starts"), &self.postgres, 2).await;
         let roles = "SELECT count(*) FROM pg_roles WHERE rolname = 'by_password'";

@@ -25,7 +25,6 @@ fn sum(range: std::ops::Range<i64>) -> (i64, i64, i64) {
     (count, count, range.sum())
 }
 
-/// Writes the configuration to a file in a new folder. The folder is deleted when the `TempDir` is dropped.
 fn written(config: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("tidegate.toml");

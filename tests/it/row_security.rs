@@ -43,7 +43,6 @@ impl Tenants {
         self.world.produce(records.iter().map(|value| Record::new(*value).to(0)));
     }
 
-    /// Checks that `check` succeeds, and that the daemon drains the topic. Returns the daemon's log.
     fn drained(&self, pipeline: &str) -> String {
         let config = self.config(pipeline);
         tidegate(&config, &["check"]).ok();

@@ -43,7 +43,6 @@ impl World {
         config
     }
 
-    /// Waits until the ledger of a service is at the end of each log.
     pub(crate) async fn await_service(&self, daemon: &Daemon, service: &str) {
         let end: i64 = self.kafka.end_offsets(&self.topic).expect("Kafka tells its ends").into_iter().sum();
         let ledger =
@@ -55,7 +54,6 @@ impl World {
         }
     }
 
-    /// Produces the records of a drive. Returns the results that the services must reach.
     pub(crate) fn drive(&self, drive: &Drive) -> Driven {
         let fleet = Fleet::new(drive.fleet.clone()).expect("a fleet that can be");
         let mut truth = Truth::new(drive.fleet.clone(), Partitioning::ByRegion);
@@ -92,7 +90,6 @@ impl Drive {
     }
 }
 
-/// The readings that a drive has sent, and the results that the services must reach.
 pub(crate) struct Driven {
     pub(crate) truth: Truth,
     /// The readings by trip and time. A reading that was sent twice occurs once.

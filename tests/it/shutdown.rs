@@ -18,7 +18,6 @@ const SLACK: Duration = Duration::from_secs(2);
 const UNFINISHED: i32 = 75;
 const TO_RIDES: &str = "table.name = \"rides\"";
 
-/// Returns a configuration with this pipeline and short deadlines, in which Postgres is reached through the proxy.
 fn through(world: &World, proxy: &Proxy, pipeline: &str) -> String {
     let config = world.config_at(&world.database.url_at(proxy.addr()), pipeline);
     with_limits(&with_postgres(&config, SHORT_DEADLINES), "drain_timeout = \"6s\"\nclaim_grace = \"3s\"")
@@ -36,7 +35,6 @@ fn away(proxy: &Proxy) {
     proxy.cut();
 }
 
-/// Sends SIGTERM. Checks that the daemon ends within [`DRAIN`] and a tolerance ([`SLACK`]).
 fn ends_in_time(daemon: &Daemon) -> ExitStatus {
     let told = Instant::now();
     daemon.terminate().expect("it is told");

@@ -9,7 +9,6 @@ use crate::support::{PATIENCE, World};
 
 const TO_RIDES: &str = "table.name = \"rides\"";
 
-/// Runs the daemon until it ends. Checks that the pipeline stopped, and that the log contains each of `said`.
 fn stops(world: &World, config: &str, said: &[&str]) {
     let daemon = world.daemon(config);
     let status = daemon.wait_exit(PATIENCE).expect("it stops");

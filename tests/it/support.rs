@@ -38,7 +38,6 @@ impl World {
         Self::on(shared::kafka().expect("Kafka starts"), shared::postgres().expect("Postgres starts"), partitions).await
     }
 
-    /// Creates a world like [`World::new`], but on these servers.
     pub(crate) async fn on(kafka: &'static Kafka, postgres: &'static Postgres, partitions: i32) -> Self {
         let topic = unique_name("telemetry");
         kafka.create_topic(&topic, partitions, &[]).expect("the topic is made");
@@ -46,7 +45,6 @@ impl World {
         Self { kafka, postgres, topic, database, name: unique_name("rides") }
     }
 
-    /// Runs statements that return no rows.
     pub(crate) async fn sql(&self, sql: &str) {
         sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("the statement runs");
     }

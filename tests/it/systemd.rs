@@ -24,7 +24,6 @@ impl Manager {
         self.folder.path().join("notify").to_string_lossy().into_owned()
     }
 
-    /// Returns the messages up to the first one that `wanted` accepts, including that one.
     fn until(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let mut messages = Vec::new();
         let mut buffer = [0; 4096];

@@ -10,7 +10,6 @@ use super::{avro, connect, functions, protobuf};
 /// format. If the column takes only a part of the field's value, `below` is the path of this part.
 pub(super) struct Column {
     pub(super) sql: &'static str,
-    /// Further settings of the column in the configuration.
     pub(super) mapping: String,
     pub(super) sent_as: String,
     pub(super) below: &'static str,

@@ -103,7 +103,6 @@ fn said(value: &Json) -> Vec<u8> {
     }
 }
 
-/// Encodes an entry of a map, as field 1 of the message that contains the map.
 fn member(key: &[u8], value: &[u8]) -> Vec<u8> {
     field(1, &delimited(&[field(1, key), field(2, value)].concat()))
 }

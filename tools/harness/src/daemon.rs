@@ -181,7 +181,6 @@ impl Daemon {
         Ok(status)
     }
 
-    /// Returns the lines that the daemon has printed so far, on standard output and on standard error.
     pub fn log(&self) -> Vec<String> {
         lock(&self.lines).clone()
     }

@@ -62,7 +62,6 @@ struct Broker {
 }
 
 impl Kafka {
-    /// Starts the Kafka that `spec` describes, and waits until every broker serves.
     pub fn start(spec: &KafkaSpec) -> Result<Self> {
         let mut attempt = 1;
         loop {

@@ -37,7 +37,6 @@ pub use tls::Authority;
 pub use token_server::TokenServer;
 pub use wait::{eventually, eventually_async};
 
-/// The purpose for which a server's settings are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TunedFor {
     /// A quick start and low memory use: the suite starts servers often and puts little load on them.

@@ -65,7 +65,6 @@ impl Database {
 }
 
 impl Postgres {
-    /// Creates a new cluster, starts it, and waits until it serves.
     pub fn start(spec: &PostgresSpec) -> Result<Self> {
         let mut attempt = 1;
         loop {
@@ -231,7 +230,6 @@ impl Postgres {
         Ok(self.own()?.process().as_ref().context(NOT_RUNNING)?.pid())
     }
 
-    /// Returns the process ids of the postmaster's children: backends and background processes.
     pub fn backend_pids(&self) -> Result<Vec<u32>> {
         Ok(usage::descendants(self.pid()?))
     }

@@ -191,8 +191,8 @@ impl Process {
         send(self.pid, signal)
     }
 
-    /// Kills the process and its children (SIGKILL), and waits for at most ten seconds until all have ended. Returns the exit
-    /// status of the process. If the process has already ended, its children are not killed.
+    /// Kills the process and its children (SIGKILL), and waits until all have ended. Returns the exit status of the process. Fails
+    /// if a child still runs after ten seconds. If the process has already ended, its children are not killed.
     pub fn kill(&self) -> Result<ExitStatus> {
         if let Some(status) = self.exit_status() {
             return Ok(status);
@@ -289,7 +289,6 @@ pub fn log_tail(path: &Path) -> String {
     format!("; `{}` ends with:\n{shown}", path.display())
 }
 
-/// Sends a signal to a process. Does nothing if the process has already ended.
 fn send(pid: u32, signal: Signal) -> Result<()> {
     let target = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no such process id")?;
     match kill_process(target, signal) {

@@ -57,7 +57,6 @@ impl Registry {
         format!("{scheme}://{}", self.address)
     }
 
-    /// Makes the registry speak TLS with this certificate from now on.
     pub fn set_certificate(&self, identity: &Identity) -> Result<()> {
         let certificate = CertificateDer::from_pem_file(&identity.certificate)?;
         let key = PrivateKeyDer::from_pem_file(&identity.key)?;

@@ -59,7 +59,6 @@ impl TokenServer {
         self.state().refused
     }
 
-    /// Returns the body of the last request: a form, URL-encoded.
     pub fn last_form(&self) -> String {
         self.state().last_form.clone()
     }

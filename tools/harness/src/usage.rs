@@ -22,12 +22,10 @@ pub fn cpu_time(pid: u32, with_children: bool) -> Result<Duration> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// Returns the largest resident memory that a process ever had, in bytes.
 pub fn peak_rss_bytes(pid: u32) -> Result<u64> {
     memory_bytes(pid, "VmHWM:")
 }
 
-/// Returns the resident memory of a process now, in bytes.
 pub fn rss_bytes(pid: u32) -> Result<u64> {
     memory_bytes(pid, "VmRSS:")
 }

@@ -40,7 +40,6 @@ impl Kafka {
         self.await_leaders(topic, total)
     }
 
-    /// Deletes the records of a partition before `before_offset`, as retention does.
     pub fn delete_records(&self, topic: &str, partition: i32, before_offset: i64) -> Result<()> {
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition_offset(topic, partition, Offset::Offset(before_offset))?;
@@ -87,7 +86,6 @@ impl Kafka {
         Ok(i32::try_from(partitions)?)
     }
 
-    /// Waits until the cluster's metadata contains all brokers.
     pub(super) fn await_brokers(&self, deadline: Duration) -> Result<()> {
         let expected = self.bootstrap_servers().split(',').count();
         self.await_metadata("the brokers find each other", None, deadline, |metadata| {
@@ -148,7 +146,6 @@ impl Kafka {
         Ok(self.client_config().create()?)
     }
 
-    /// Performs one administrative operation on one topic.
     fn administer<F>(
         &self,
         operation: impl FnOnce(&AdminClient<DefaultClientContext>, &AdminOptions) -> F,

@@ -115,7 +115,6 @@ fn send(producer: &BaseProducer<FirstFailure>, topic: &str, record: &Record) -> 
     }
 }
 
-/// Stores the error of the first record that could not be delivered.
 #[derive(Debug, Default)]
 struct FirstFailure {
     /// The same thread polls the producer and reads the error, so the lock is never contended.

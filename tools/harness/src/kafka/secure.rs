@@ -16,7 +16,7 @@ pub const SASL_PASSWORD: &str = "kelp-forest-42";
 /// A listener of a broker that was started with [`KafkaSpec::secured`](super::KafkaSpec::secured).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listener {
-    /// Clients don't authenticate.
+    /// Clients need neither a certificate nor a password.
     Tls,
     /// Clients need a certificate from the authority that signed the broker's certificate.
     MutualTls,
@@ -101,7 +101,6 @@ impl Kafka {
         authority.context("the broker was started without secure listeners")
     }
 
-    /// Sets a user's password for SCRAM-SHA-256 and SCRAM-SHA-512.
     pub fn set_scram_password(&self, user: &str, password: &str) -> Result<()> {
         // One request can set a user's credentials for only one mechanism.
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {

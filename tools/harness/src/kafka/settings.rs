@@ -148,7 +148,6 @@ impl Node {
     }
 }
 
-/// Writes the configuration of ZooKeeper, and returns the path of the file.
 pub(super) fn prepare_zookeeper(folder: &Path, port: u16) -> Result<PathBuf> {
     let data = folder.join("zookeeper");
     fs::create_dir(&data)?;

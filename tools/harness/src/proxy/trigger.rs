@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tokio::sync::watch;
 
-/// A message on which the proxy acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trigger {
     /// The client runs a statement whose text contains this string. The statement may be a simple query, or a prepared
