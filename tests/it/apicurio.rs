@@ -1,4 +1,4 @@
-//! What Apicurio Registry's serializers write: ids of eight bytes, type references, and headers with other names than
+//! Records of Apicurio Registry's serializers: schema ids of eight bytes, type references, and headers with other names than
 //! Confluent's.
 
 use tidegate_harness::{Record, Registry};

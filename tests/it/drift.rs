@@ -56,7 +56,6 @@ async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record(
     assert_eq!(world.number(seen).await, i64::from(RECORDS));
     assert_eq!(world.number("SELECT count(*) FROM rides WHERE name IS DISTINCT FROM 'vehicle ' || seq").await, 0);
     assert_eq!(world.number("SELECT count(*) FROM rides WHERE note <> 'n' || seq").await, 0);
-    // Each dead letter says why.
     let unexplained = "SELECT count(*) FROM tidegate.dead_letter WHERE NOT (
         sqlstate = '23514' AND detail LIKE '%byte%' AND (convert_from(value, 'UTF8')::jsonb ->> 'speed')::int > 255
         OR reason = 'type_mismatch' AND column_name = 'speed' AND detail LIKE 'speed % is not bool%')";

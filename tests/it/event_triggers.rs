@@ -1,4 +1,4 @@
-//! While a pipeline runs, event triggers are created that refuse its DDL. Such a refusal isn't the fault of a record.
+//! While a pipeline runs, event triggers are created that refuse the pipeline's DDL. Such a refusal isn't the fault of a record.
 
 use tidegate_harness::{Daemon, Record};
 

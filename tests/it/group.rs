@@ -131,7 +131,6 @@ impl Flow {
         let topic = topic.to_owned();
         let thread = std::thread::spawn(move || {
             let mut sent = first;
-            // Produce every 50 ms, until the other side of the channel is dropped.
             while stopped.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout) {
                 kafka.produce(&topic, numbered(sent, partitions, 5)).expect("Kafka takes the records");
                 sent += i64::from(partitions) * 5;

@@ -1,5 +1,5 @@
-//! How long an installation takes until the first row is in the table. The checks in `deploy` run this test; `TIDEGATE_INSTALL`
-//! is the path of a program that installs the daemon on an empty Debian.
+//! Measures the time from the installation of the daemon to the first row in the table. The checks in `deploy` run this test.
+//! `TIDEGATE_INSTALL` is the path of a program that installs the daemon on an empty Debian.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

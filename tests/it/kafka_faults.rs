@@ -1,5 +1,5 @@
-//! What `tidegate check` says if it can't connect to Kafka: each cause has its own text, with the broker's address and
-//! a remedy.
+//! The messages of `tidegate check` if it can't connect to Kafka. Each cause has its own message, with the broker's
+//! address and a remedy.
 
 use std::collections::BTreeSet;
 use std::path::Path;

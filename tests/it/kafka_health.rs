@@ -210,8 +210,8 @@ async fn a_denied_topic_and_a_denied_group_are_waited_for_under_each_protocol() 
     daemon.await_ready(PATIENCE).expect("it is ready");
     drop(daemon);
 
-    // Under KIP-848 a denied group is fatal to librdkafka's client, so the daemon makes new clients until it is allowed to read
-    // the group.
+    // Under KIP-848, a denied group is a fatal error for librdkafka's client. So the daemon creates new clients until
+    // it may read the group.
     acl(world.kafka, &[&["--add"], &of_group[..]].concat());
     let config = config(&world, servers, "").replacen("topics =", "group_protocol = \"consumer\"\ntopics =", 1);
     let daemon = world.daemon(&config);

@@ -184,7 +184,6 @@ async fn rows_with_an_existing_key_are_skipped_in_each_table_and_the_commands_kn
     let report = tidegate(&config, &["replay", "--from", "earliest", "--json"]).ok().json();
     assert_eq!((&report["records"], &report["rows"]), (&3_000.into(), &4.into()), "{report}");
     assert_eq!(world.number(&accounting).await, 3_000_003_000);
-    // Replay all records into one table.
     world.sql("CREATE TABLE together (part int, off bigint, id bigint, UNIQUE (part, off))").await;
     tidegate(&config, &["replay", "--from", "earliest", "--into", "together"]).ok().says(&["3 000 rows"]);
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM together").await, 3_000);

@@ -354,7 +354,6 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customer_sees_a_real_fleet_drive() {
     let world = World::with_services().await;
-    // All three services run in one daemon.
     let daemon = world.daemon(&world.services(&["fare", "ride_analysis", "customer_info"]));
     daemon.await_ready(PATIENCE).expect("it is ready");
     let ended = std::sync::atomic::AtomicBool::new(false);

@@ -19,7 +19,6 @@ pub(super) fn format() -> Format {
         fields.push(of_field.clone());
         columns.push(Column { sent_as: of_field, ..column });
     }
-    // Write the field's number before its value.
     for (n, column) in columns.iter_mut().enumerate() {
         for (bytes, _) in column.values.iter_mut().filter(|(bytes, _)| !bytes.is_empty()) {
             *bytes = numbered(FIRST + n, bytes);

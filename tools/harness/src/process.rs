@@ -191,8 +191,8 @@ impl Process {
         send(self.pid, signal)
     }
 
-    /// Kills the process and its children (SIGKILL), and waits until all have ended. Returns the exit status of the process. Fails
-    /// if a child still runs after ten seconds. If the process has already ended, its children are not killed.
+    /// Kills the process and its children (SIGKILL), and waits until all have ended. Returns the exit status of the process. If a
+    /// child still runs after ten seconds, returns an error. If the process has already ended, its children are not killed.
     pub fn kill(&self) -> Result<ExitStatus> {
         if let Some(status) = self.exit_status() {
             return Ok(status);
