@@ -146,8 +146,8 @@ fn type_of(schema: &Value) -> &str {
     schema["description"].as_str().unwrap_or("text or a table")
 }
 
-/// Returns a comment line as a list item. Returns `None` if the line doesn't describe keys of a column, as `hash,
-/// hash_key_file: …` does.
+/// Returns a comment line as a list item. Returns `None` if the line doesn't describe keys of a column. A line that does
+/// describe some is `hash, hash_key_file: …`.
 fn item(comment: &str, columns: &[String]) -> Option<String> {
     let (names, text) = comment.split_once(": ")?;
     let (names, condition) = names.split_once(", for ").map_or((names, None), |(names, rest)| (names, Some(rest)));

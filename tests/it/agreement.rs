@@ -189,7 +189,7 @@ fn other_member(ground: &Ground) -> BaseConsumer {
     member
 }
 
-/// Sets the flag when this value is dropped, so even if a case panics.
+/// Sets the flag when this value is dropped, which also happens if a case panics.
 struct Sets<'a>(&'a AtomicBool);
 
 impl Drop for Sets<'_> {

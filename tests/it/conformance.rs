@@ -23,7 +23,7 @@ use crate::support::World;
 
 const MODES: [&str; 4] = ["append", "insert_new", "upsert", "aggregate"];
 
-/// Added to the table's definition. One text per mode, in the order of [`MODES`].
+/// The constraint that the table has for each mode, in the order of [`MODES`].
 const KEYS: [&str; 4] = ["", ", UNIQUE (id, turn)", ", UNIQUE (id)", ", UNIQUE (id)"];
 
 fn definition(columns: &[Column], key: &str) -> String {

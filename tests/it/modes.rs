@@ -24,7 +24,7 @@ fn assert_drained(outcome: &(Option<i32>, String)) {
     assert_eq!(outcome.0, Some(0), "{}", outcome.1);
 }
 
-/// A reading of a trip's meter. `meters` is the distance since the trip's last reading.
+/// A reading of a trip. `meters` is the distance since the trip's last reading.
 #[derive(Clone, Copy)]
 struct Reading {
     trip: u64,

@@ -9,7 +9,7 @@ use crate::support::World;
 
 type Key = (Option<u8>, Option<u8>);
 
-/// A record. The value `None` is a delete.
+/// A record: its key and its value. The value `None` is a delete.
 type Step = (Key, Option<u32>);
 
 const TABLE: &str = "CREATE TABLE t (a int, b text, v int, note text DEFAULT 'none', UNIQUE NULLS NOT DISTINCT (a, b))";
