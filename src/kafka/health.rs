@@ -10,8 +10,8 @@
 //! - A broker doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member.
 //! - Kafka answers that it doesn't have one of the topics in the pipeline's `topics`.
 //!
-//! A failed connection, which librdkafka logs, doesn't count as an outage, because one of several brokers may be down without
-//! harm. It is shown as the cause of an outage, and [`KafkaHealth::was_troubled`] reports it.
+//! A failed connection alone is no outage, because one of several brokers may be down without harm. But if there is an outage for
+//! one of the reasons above, the failed connection is shown as its cause.
 
 mod state;
 

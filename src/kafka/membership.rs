@@ -122,7 +122,7 @@ pub struct Membership {
     told: Arc<OnceLock<String>>,
 }
 
-/// Whether a consumer has its name, and how it lost the name before.
+/// Whether a consumer has its name (`group.instance.id`), and when and how often it lost the name.
 #[derive(Debug, Default)]
 struct Name {
     /// When the consumer lost the name to another member; `None` while the consumer has the name.

@@ -42,9 +42,9 @@ impl Search {
             .then(|| self.stride.map_or(middle, |stride| middle.min(self.low + stride)))
     }
 
-    /// Narrows the search by Kafka's answer for `time`. `reached` says whether the wanted record is at or after the
-    /// first record with a timestamp of at least `time`. If so, and if timestamps don't decrease, the wanted
-    /// record's timestamp is at least `time` too.
+    /// Narrows the search by Kafka's answer for `time`, which is the offset of the first record with at least this timestamp.
+    /// `reached` says whether the wanted record is at this offset or later. If so, its timestamp is at least `time` too,
+    /// provided that timestamps don't decrease in the log.
     pub fn answered(&mut self, time: i64, reached: bool) {
         if reached {
             self.low = time;

@@ -79,11 +79,11 @@
 //! - librdkafka drops what it fetched before a seek, a pause or an assignment. It recognizes such records by version numbers,
 //!   which are raised before the call returns. So the next read of the same thread returns nothing stale, but a bulk that is
 //!   read meanwhile on another thread may contain stale records.
-//! - A [`Fault`] that has an offset also moves the position, to the offset *after* the fault's own. When `poll` returns an
-//!   error, the position stays. For the end of a partition and for a failed fetch, the fault's own offset is the next one
-//!   to fetch. If the partition is then paused before its next record arrives, a resume skips one record. So after a
-//!   fault, do one of two things. Don't pause the partition until its next record has arrived. Or, **before you resume it, seek
-//!   to the fault's own offset** (or assign the partition at that offset).
+//! - A [`Fault`] that has an offset also moves the position, to the offset *after* the fault's own. (An error that `poll`
+//!   returns leaves the position where it was.) At the end of a partition and after a failed fetch, that is one too far: the
+//!   record at the fault's own offset hasn't been fetched yet. If the partition is paused before this record arrives, a resume
+//!   skips the record. So after a fault, do one of two things. Don't pause the partition until its next record has arrived. Or,
+//!   **before you resume it, seek to the fault's own offset** (or assign the partition at that offset).
 //!
 //! # Memory
 //! A record borrows the buffer of its fetch response or, if the record was compressed, the buffer into which its record batch was

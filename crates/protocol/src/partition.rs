@@ -144,8 +144,8 @@ pub enum Outcome {
     /// A later claim has replaced the segment's claim. The segment's uncommitted records were not written.
     Fenced,
     /// The partition must be claimed again, for one of two reasons. Either the ledger isn't at the offset that the
-    /// consumer committed: the database was restored, or somebody set the offset. Or the ledger is at the end of the
-    /// records that the consumer wrote, but it isn't certain that the consumer's own transaction advanced it.
+    /// consumer committed: the database was restored, or somebody set the offset. Or the ledger is where this
+    /// consumer's write would have put it, but it isn't known whether that write or another one advanced it.
     Rewound,
 }
 
@@ -157,9 +157,9 @@ impl Owned {
     }
 }
 
-/// A granted claim. The ledger has `claim`, and is at `next`, the offset of the next record to write. Fetching
-/// begins at `fetch`. If `verify` is `Some`, it is the last committed record, `fetch` is its offset, and the record
-/// that Kafka delivers there must be compared with it. Otherwise `fetch` is `next`.
+/// A granted claim. The ledger has `claim`, and is at `next`, the offset of the next record to write. Fetching begins
+/// at `fetch`. If `verify` is `None`, `fetch` is `next`. Otherwise `verify` is the last committed record, and `fetch`
+/// is its offset: the record that Kafka delivers there must be compared with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub claim: Claim,

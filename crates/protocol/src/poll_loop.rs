@@ -33,7 +33,8 @@ use crate::writer::WaitFlag;
 
 /// The longest wait for a record or a message. After it, the session's deadlines are checked again.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
-/// How often offsets that changed are committed to Kafka. These offsets are only for tools that show lag.
+/// How often offsets that changed are committed to Kafka. Tools use these offsets to show lag, and Kafka's answer shows
+/// whether the rights still hold. Tidegate itself reads them only with `start = "committed"`.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two regular snapshots of the consumer. A rebalance causes a
 /// snapshot too, and so does the end of the membership.

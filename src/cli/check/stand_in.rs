@@ -19,8 +19,8 @@ use tidegate_rows::spec::WriteMode;
 use crate::config::Pipeline;
 
 /// How far the trial's numbers are ahead of a sequence's next number, so that they differ from the numbers that clients draw
-/// meanwhile. If that is more than half of the sequence's remaining numbers, or if the role can't read the sequence, the trial's
-/// numbers are ahead by half of the remaining numbers.
+/// meanwhile. The trial is never ahead by more than half of the sequence's remaining numbers. If the role can't read the
+/// sequence, the trial begins halfway between the sequence's start and its end.
 const AHEAD: i128 = 1_000_000;
 
 /// The stand-ins of one trial. [`Trials::add`] fills the setup, and [`super::sample::try_records`] runs the trial.

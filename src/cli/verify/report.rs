@@ -35,8 +35,8 @@ pub(super) struct PartitionReport {
     /// The log-loss condition that was found, or the text that Kafka has no such partition. `null` if neither applies.
     pub(super) condition: Option<String>,
     /// Whether the last committed record is in Kafka: `known again` if so, `another` if a different record has its
-    /// offset, `gone` if no record has its offset. `null` if this wasn't checked: the ledger has no last record, Kafka
-    /// has deleted it, or `condition` was found first.
+    /// offset, `gone` if the log has no record there, as after compaction. `null` if this wasn't checked: the ledger has
+    /// no last record, its offset is before the start of the log, or `condition` was found first.
     pub(super) last_record: Option<&'static str>,
     pub(super) rows: Option<u64>,
     pub(super) dead_letters: Option<u64>,

@@ -26,7 +26,7 @@ const EVERY: Duration = Duration::from_millis(200);
 /// How long batches are measured before the snapshot is taken, and again after the snapshot is released.
 const BESIDE: Duration = Duration::from_secs(60);
 const REPORT: Duration = Duration::from_secs(30);
-/// How many times as much a batch may cost at the end of the snapshot as before the snapshot.
+/// The largest allowed ratio of two costs of a batch: just before the snapshot is released, and before it was taken.
 const FLAT: f64 = 1.5;
 
 const CONFIG: &str = "[kafka]\nbootstrap_servers = \"127.0.0.1:9\"\n[postgres]\nurl = \"URL\"\n\

@@ -49,8 +49,8 @@ const RETENTION_MS: &str = "259200000";
 /// The time between two runs of `close_silent_trips()`, as docs/fleet.md recommends.
 const CLOSE: Duration = Duration::from_secs(60);
 /// The simulated time at which the warm-up's vehicles start, relative to now. They send for some seconds and then never again.
-/// Their trips are closed after ten minutes of silence in simulated time. So the vehicles of the story start 20 minutes later
-/// ([`NEXT_START_MS`]), at a time that is still in the past.
+/// The vehicles of the story start 20 minutes later ([`NEXT_START_MS`]). So in simulated time the trips of the warm-up have been
+/// silent for more than ten minutes, and are closed.
 const FIRST_STARTS_MS: i64 = -30 * 60_000;
 const NEXT_START_MS: i64 = -10 * 60_000;
 

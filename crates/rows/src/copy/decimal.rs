@@ -82,8 +82,9 @@ impl<'a> Decimal<'a> {
         i64::try_from(self.whole.len()).unwrap_or(i64::MAX / 2) + i64::from(self.exponent)
     }
 
-    /// Compares the digits from index `from` on with half a unit of the digit before them. `from` is negative if zeros lie
-    /// between the cut and the first digit.
+    /// Compares the part of the number that begins at digit `from` with half a unit of the digit before this part. In 1.25 with
+    /// `from` 2, the part is 5 hundredths, which is half of a tenth. `from` is negative if the number is cut to the left of its
+    /// first digit, with zeros in between.
     pub(super) fn remainder(&self, from: i64) -> Remainder {
         let Ok(at) = usize::try_from(from) else {
             let zero = (0..self.len()).all(|at| self.digit(at) == 0);

@@ -18,8 +18,8 @@ const KEPT: usize = 1024;
 pub(super) struct Plans<P> {
     registry: Option<Arc<dyn Schemas>>,
     framed: bool,
-    /// The plans, each with the id of its schema. A plan is searched for linearly, after the one that was used last has been
-    /// compared. The plan of a local schema has no id.
+    /// The plans, each with the id of its schema; the plan of a local schema has no id. A lookup first tries the plan that was
+    /// used last, and then searches the list from the start.
     made: Vec<(Option<SchemaId>, Result<P, DecodeError>)>,
     last: usize,
 }

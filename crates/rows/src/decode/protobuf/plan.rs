@@ -32,8 +32,8 @@ pub(super) struct PlannedValue {
     pub(super) slots: Vec<u16>,
 }
 
-/// The plan for values of one message type. `places` has all values from which columns take parts; the last one is
-/// the record itself.
+/// The plan for records of one message type. `places` has one entry for each message or map from which columns take
+/// parts; the last entry is for the record's outermost message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProtobufPlan {
     pub(super) places: Vec<PlannedValue>,
