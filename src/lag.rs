@@ -28,7 +28,7 @@ use self::known::Known;
 use self::ledger::LedgerEntry;
 use self::requests::{Effort, Place};
 use crate::config::Topics;
-use crate::kafka::observer::{Observer, SharedObserver, missing_topics, partitions_of};
+use crate::kafka::observer::{Observer, SharedObserver, missing_topics, partitions_of, without_leader};
 use crate::metrics::{self, epoch_ms};
 use crate::postgres::connect::Connector;
 use crate::status::{ConsumerStatus, Trouble, lock};
@@ -136,6 +136,8 @@ pub struct LagWatch {
     /// The topics in the pipeline's `topics` that don't exist, according to Kafka's last answer. While there are any, each
     /// reading requests the topics.
     missing: Vec<String>,
+    /// The partitions that had no leader in the last reading.
+    without_leader: Vec<TopicPartition>,
     /// Whether the next reading must request the topics: at the start, and after a request for the ends of the logs has
     /// failed. A deleted topic may be the cause of the failure.
     topics_due: bool,
@@ -164,6 +166,7 @@ impl LagWatch {
             more_due: false,
             sources: Vec::new(),
             missing: Vec::new(),
+            without_leader: Vec::new(),
             topics_due: true,
             retention: Retentions::default(),
         }
@@ -208,12 +211,14 @@ impl LagWatch {
         }
     }
 
-    /// Reads all positions once.
+    /// Reads all positions once. Returns the lag of each partition that is in the ledger and has a leader, and the partitions
+    /// without a leader.
     ///
     /// # Errors
     /// The error of Kafka or Postgres, whichever doesn't answer.
-    pub async fn once(mut self) -> Result<BTreeMap<TopicPartition, PartitionLag>, Trouble> {
-        self.look(true, Effort::WHOLE, &mut None).await
+    pub async fn once(mut self) -> Result<(BTreeMap<TopicPartition, PartitionLag>, Vec<TopicPartition>), Trouble> {
+        let partitions = self.look(true, Effort::WHOLE, &mut None).await?;
+        Ok((partitions, self.without_leader))
     }
 
     async fn look(
@@ -239,7 +244,7 @@ impl LagWatch {
             let confirmed = missing.into_iter().filter(|topic| before.contains(topic)).collect();
             self.observer.health().topics_missing(confirmed);
             let sources = self.sources.clone();
-            let low = self.ask(move |observer| observer.ends(&sources, End::Low)).await?;
+            let low = self.ask(move |observer| observer.known_ends(&sources, End::Low)).await?;
             for source in &self.sources {
                 self.known.entry(source.clone()).or_default().low = low.get(source).copied();
             }
@@ -249,9 +254,14 @@ impl LagWatch {
             self.keep_retention(&names, retention);
         }
         let sources = self.sources.clone();
-        let ends = self.ask(move |observer| observer.ends(&sources, End::High)).await;
+        let ends = self.ask(move |observer| observer.known_ends(&sources, End::High)).await;
         // If this request fails, the cause may be a deleted topic.
         let mut ends = ends.inspect_err(|_| self.topics_due = true)?;
+        let without_leader = without_leader(&self.sources, &ends);
+        // The topic of these partitions may have been deleted.
+        self.topics_due = without_leader != self.without_leader;
+        self.without_leader.clone_from(&without_leader);
+        self.observer.health().without_leader(without_leader);
         // If the database is down, the ends of the logs are nevertheless compared with the ledger's last known positions, so
         // that the growing lag is shown.
         let rows = self.rows(connection).await;
@@ -262,7 +272,7 @@ impl LagWatch {
             let beyond = rows.iter().filter(|(source, row)| ends.get(*source).is_some_and(|end| row.next > *end));
             let beyond: Vec<_> = beyond.map(|(source, _)| source.clone()).collect();
             if !beyond.is_empty() {
-                ends.extend(self.ask(move |observer| observer.ends(&beyond, End::High)).await?);
+                ends.extend(self.ask(move |observer| observer.known_ends(&beyond, End::High)).await?);
             }
         }
         self.keep_read_positions();

@@ -89,7 +89,7 @@ pub fn diagnose(look: &Observation<'_>, now: Instant) -> Option<Stall> {
         (PartitionState::Fenced, _) => Stall::Fenced,
         (PartitionState::Stopped, _) => Stall::Stopped(look.partition.condition.clone().unwrap_or_default()),
         (PartitionState::Owned, WriterState::Waiting { trouble, .. }) => match trouble.cause {
-            WaitCause::Kafka | WaitCause::Topic => Stall::KafkaSilent(trouble.to_string()),
+            WaitCause::Kafka | WaitCause::Topic | WaitCause::Partition => Stall::KafkaSilent(trouble.to_string()),
             WaitCause::Postgres => Stall::WaitingForPostgres(trouble.to_string()),
             WaitCause::Registry => Stall::WaitingForSchema(trouble.to_string()),
         },

@@ -26,9 +26,12 @@ pub(super) struct Arguments {
 struct PipelineLag {
     pipeline: String,
     lag_records: u64,
-    /// Kafka's partitions whose lag is unknown: new ones, which have no ledger row until an instance claims them, and those whose
-    /// log end Kafka doesn't report.
+    /// New partitions, which have no ledger row until an instance claims them.
     not_in_ledger: Vec<String>,
+    /// Partitions whose log's end is unknown, because no broker serves them.
+    without_leader: Vec<String>,
+    #[serde(skip)]
+    trouble: Option<Trouble>,
     missing_topics: Vec<String>,
     partitions: Vec<Line>,
 }
@@ -96,7 +99,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     started.result(all.iter().flat_map(faults).collect())
 }
 
-/// Returns the faults that make a pipeline's lag unknown: missing topics, and the log-loss conditions of partitions.
+/// Returns the faults that make a pipeline's lag unknown: missing topics, partitions without a leader, and the log-loss
+/// conditions of partitions.
 fn faults(lag: &PipelineLag) -> Vec<String> {
     let topics = Some(&lag.missing_topics).filter(|topics| !topics.is_empty());
     let topics = topics.map(|topics| format!("pipeline `{}`: {}", lag.pipeline, Trouble::topics(topics)));
@@ -104,7 +108,8 @@ fn faults(lag: &PipelineLag) -> Vec<String> {
         let condition = line.condition.as_ref()?;
         Some(format!("pipeline `{}`: {}/{}: {}", lag.pipeline, line.topic, line.partition, condition.text))
     });
-    topics.into_iter().chain(conditions).collect()
+    let leader = lag.trouble.as_ref().map(|trouble| format!("pipeline `{}`: {trouble}", lag.pipeline));
+    topics.into_iter().chain(leader).chain(conditions).collect()
 }
 
 async fn look(config: &Config, pipeline: &Pipeline) -> Result<PipelineLag, FatalError> {
@@ -114,13 +119,17 @@ async fn look(config: &Config, pipeline: &Pipeline) -> Result<PipelineLag, Fatal
     let name: Arc<str> = pipeline.name.as_str().into();
     let watch =
         LagWatch::new(name, pipeline.topics.clone(), reach::connector(config), observer, Arc::default(), Vec::new());
-    let partitions = watch.once().await.map_err(|why| FatalError::Unavailable(format!("can't read the lag: {why}")))?;
-    let unknown = sources.iter().filter(|source| !partitions.contains_key(*source));
+    let read = watch.once().await.map_err(|why| FatalError::Unavailable(format!("can't read the lag: {why}")))?;
+    let (partitions, without_leader) = read;
+    let is_new = |source: &&TopicPartition| !partitions.contains_key(*source) && !without_leader.contains(source);
+    let not_in_ledger: Vec<_> = sources.iter().filter(is_new).map(ToString::to_string).collect();
     Ok(PipelineLag {
         pipeline: pipeline.name.clone(),
         lag_records: partitions.values().map(|lag| lag.records).sum(),
         missing_topics,
-        not_in_ledger: unknown.map(ToString::to_string).collect(),
+        not_in_ledger,
+        trouble: (!without_leader.is_empty()).then(|| Trouble::no_leader(&without_leader)),
+        without_leader: without_leader.iter().map(ToString::to_string).collect(),
         partitions: partitions.into_iter().map(|(source, lag)| Line::of(&source, lag)).collect(),
     })
 }
@@ -165,6 +174,9 @@ fn text(lag: &PipelineLag) -> String {
     let mut text = format!("pipeline {}: {behind}\n{}", lag.pipeline, table.text("  "));
     if !lag.not_in_ledger.is_empty() {
         text += &format!("  not in the ledger yet: {}\n", lag.not_in_ledger.join(", "));
+    }
+    if !lag.without_leader.is_empty() {
+        text += &format!("  without a leader: {}\n", lag.without_leader.join(", "));
     }
     text
 }

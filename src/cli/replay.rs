@@ -245,15 +245,13 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
             }
         };
         let (from, to) = (at(&from)?, at(&to)?);
-        let of = |map: &HashMap<TopicPartition, Offset>, source: &TopicPartition| map.get(source).copied();
-        let place = |source: &TopicPartition| {
-            Some((source.clone(), of(&from, source)?, of(&to, source)?, of(&low, source)?, of(&high, source)?))
+        let place = |source: TopicPartition| {
+            let (first, end, low, high) = (from[&source], to[&source], low[&source], high[&source]);
+            (source, first, end, low, high)
         };
-        Ok(sources.iter().map(place).collect::<Option<Vec<_>>>())
+        Ok(sources.into_iter().map(place).collect::<Vec<_>>())
     });
-    let places = places.await?.ok_or_else(|| {
-        FatalError::Unavailable("can't read from Kafka where some partitions begin or end: try again".to_owned())
-    })?;
+    let places = places.await?;
     let mut stretches = Vec::new();
     for (source, first, end, low, high) in places {
         if first < low || end > high {

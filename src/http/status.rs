@@ -92,6 +92,8 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         .map(|(source, lag)| Held { ours: ours.get(source).map(|(c, _)| c.number), owner: lag.owner.as_deref() })
         .collect();
     let board = board::board(living(site, pipeline, instances), &held);
+    // Without a topic, or without the leader of a partition, the other partitions flow.
+    let kafka_away = pipeline.kafka.outage().is_some_and(|outage| outage.trouble.cause == WaitCause::Kafka);
     let partitions: Vec<PartitionView> = lag
         .partitions
         .iter()
@@ -109,7 +111,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
             epoch: lag.epoch,
             unread_since_ms: board.nobody.contains(&at).then(|| whole_second(lag.idle_seconds)),
             sign: match ours.get(source) {
-                Some((consumer, partition)) => sign(consumer, partition, pipeline.kafka.outage().is_some()),
+                Some((consumer, partition)) => sign(consumer, partition, kafka_away),
                 None if lag.condition.is_some() => Sign::Stopped,
                 None if lag.records > 0 && lag.idle_seconds > SILENT => Sign::Silent,
                 None => Sign::Flowing,

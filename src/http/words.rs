@@ -122,6 +122,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
                     WaitCause::Postgres => "waiting",
                     WaitCause::Kafka => "waiting_for_kafka",
                     WaitCause::Topic => "waiting_for_topic",
+                    WaitCause::Partition => "waiting_for_partition",
                     WaitCause::Registry => "waiting_for_schemas",
                 };
                 say(Level::Bad, kind, format!("{name} {} {safe}", waits(waiting)));
@@ -258,6 +259,7 @@ fn section(kind: &str) -> Option<&'static str> {
         "waiting" => "tidegatedatabaseunreachable",
         "waiting_for_kafka" => "tidegatekafkaunavailable",
         "waiting_for_topic" => "a-topic-is-missing",
+        "waiting_for_partition" => "a-partition-has-no-leader",
         "waiting_for_schemas" => "the-schema-registry-is-away",
         "cannot_start" => "tidegatenotstarting",
         "headroom" => "tidegateretentionheadroomlow",
@@ -345,11 +347,13 @@ pub(super) fn state_words(facts: &Facts) -> &'static str {
         PipelineState::Waiting => match facts.waiting.as_ref().map(|waiting| waiting.trouble.cause) {
             Some(WaitCause::Kafka) => "waiting for Kafka",
             Some(WaitCause::Topic) => "waiting for a topic",
+            Some(WaitCause::Partition) => "waiting for a partition",
             Some(WaitCause::Registry) => "waiting for schemas",
             Some(WaitCause::Postgres) | None => "waiting for Postgres",
         },
         PipelineState::WaitingForKafka => match facts.kafka.as_ref().map(|waiting| waiting.trouble.cause) {
             Some(WaitCause::Topic) => "waiting for a topic",
+            Some(WaitCause::Partition) => "waiting for a partition",
             _ => "waiting for Kafka",
         },
         PipelineState::Starting if facts.why.is_some() => "can't start yet",
@@ -370,7 +374,7 @@ pub(super) fn state_words(facts: &Facts) -> &'static str {
 fn waits(waiting: &Waiting) -> String {
     let (waited, what) = (duration(waiting.seconds), waiting.trouble.waited_for());
     match waiting.trouble.cause {
-        WaitCause::Kafka | WaitCause::Topic | WaitCause::Registry => {
+        WaitCause::Kafka | WaitCause::Topic | WaitCause::Partition | WaitCause::Registry => {
             format!("has waited {waited} for {what}. It retries.")
         }
         WaitCause::Postgres => {
@@ -385,6 +389,7 @@ pub(super) fn limit_while_waiting(cause: WaitCause) -> &'static str {
     match cause {
         WaitCause::Kafka => "Kafka is unavailable: no records arrive.",
         WaitCause::Topic => "Kafka doesn't have a listed topic: no records of it arrive.",
+        WaitCause::Partition => "A partition has no leader: no records of it arrive.",
         WaitCause::Postgres => POSTGRES_UNAVAILABLE,
         WaitCause::Registry => "The schema registry is unavailable: records wait for their schemas.",
     }

@@ -18,6 +18,7 @@ mod state;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tidegate_protocol::position::TopicPartition;
 use tracing::{debug, info, warn};
 
 use self::state::State;
@@ -111,6 +112,16 @@ impl KafkaHealth {
             _ if topics.is_empty() => None,
             Some((since, _)) => Some((since, topics)),
             None => Some((Instant::now(), topics)),
+        };
+    }
+
+    /// Stores which partitions have no leader, according to Kafka's answer.
+    pub fn without_leader(&self, partitions: Vec<TopicPartition>) {
+        let mut state = lock(&self.state);
+        state.without_leader = match state.without_leader.take() {
+            _ if partitions.is_empty() => None,
+            Some((since, _)) => Some((since, partitions)),
+            None => Some((Instant::now(), partitions)),
         };
     }
 
@@ -264,6 +275,7 @@ impl KafkaHealth {
                 let seconds = (now.duration_since(before.since).as_secs_f64() * 10.0).round() / 10.0;
                 let what = match before.trouble.cause {
                     WaitCause::Topic => "Kafka has all listed topics again",
+                    WaitCause::Partition => "all partitions have a leader again",
                     WaitCause::Kafka | WaitCause::Postgres | WaitCause::Registry => "Kafka serves again",
                 };
                 info!(pipeline = &*self.pipeline, seconds, "{what}");

@@ -30,6 +30,7 @@ use super::settings::{self, Settings};
 use super::times::{Search, Undated};
 use crate::config::{Start, Topics};
 use crate::lag::headroom::Retention;
+use crate::status::Trouble;
 
 /// The longest time for one request.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -114,7 +115,7 @@ impl SharedObserver {
 impl LogEnds for SharedObserver {
     async fn ends(&self, sources: &[TopicPartition], end: End) -> Result<Ends, LogEndsError> {
         let sources = sources.to_vec();
-        let answer = self.ask(move |observer| observer.ends(&sources, end)).await;
+        let answer = self.ask(move |observer| observer.known_ends(&sources, end)).await;
         answer.map_err(|error| match error {
             AskError::Answer(error) => LogEndsError(error.into()),
             AskError::Panicked(panic) => LogEndsError(panic.into()),
@@ -134,6 +135,11 @@ pub fn missing_topics(wanted: &Topics, found: &BTreeMap<String, i32>) -> Vec<Str
         Topics::List(names) => names.iter().filter(|name| !found.contains_key(*name)).cloned().collect(),
         Topics::Pattern(_) => Vec::new(),
     }
+}
+
+/// Returns those of `sources` that `found` lacks. If `found` has the ends of logs, these partitions have no leader.
+pub fn without_leader(sources: &[TopicPartition], found: &HashMap<TopicPartition, Offset>) -> Vec<TopicPartition> {
+    sources.iter().filter(|source| !found.contains_key(*source)).cloned().collect()
 }
 
 impl Observer {
@@ -315,12 +321,12 @@ impl Observer {
         }
     }
 
-    /// Returns one end of each partition's log, with one request per broker for every hundred partitions. Partitions
-    /// without an answer are left out.
+    /// Returns one end of each partition's log, with one request per broker for every hundred partitions. Partitions without a
+    /// leader are left out.
     ///
     /// # Errors
     /// The error of Kafka.
-    pub fn ends(&self, sources: &[TopicPartition], end: End) -> Answer<HashMap<TopicPartition, Offset>> {
+    pub fn known_ends(&self, sources: &[TopicPartition], end: End) -> Answer<HashMap<TopicPartition, Offset>> {
         // ListOffsets accepts these two values instead of a timestamp, and librdkafka passes them on.
         let mark = match end {
             End::Low => KafkaOffset::Beginning,
@@ -329,41 +335,45 @@ impl Observer {
         self.at(sources, mark)
     }
 
-    /// Returns the offset at which a new pipeline begins to read each
-    /// partition. Committed offsets below a log's start are raised to it.
+    /// Returns one end of each partition's log, as [`Self::known_ends`] does.
+    ///
+    /// # Errors
+    /// The error of Kafka, or that a partition has no leader.
+    pub fn ends(&self, sources: &[TopicPartition], end: End) -> Answer<HashMap<TopicPartition, Offset>> {
+        let ends = self.known_ends(sources, end)?;
+        let without = without_leader(sources, &ends);
+        if without.is_empty() { Ok(ends) } else { Err(Unanswered(Trouble::no_leader(&without).to_string())) }
+    }
+
+    /// Returns the offset at which a new pipeline begins to read each partition. A committed offset below its log's start is raised
+    /// to it.
     ///
     /// # Errors
     /// The error of Kafka, or that a partition has no leader.
     pub fn starts(&self, sources: &[TopicPartition], start: &Start) -> Answer<Vec<(TopicPartition, Offset)>> {
-        let mut low = self.ends(sources, End::Low)?;
-        let found = match start {
-            Start::Earliest => HashMap::new(),
+        let starts = match start {
+            Start::Earliest => self.ends(sources, End::Low)?,
             Start::Latest => self.ends(sources, End::High)?,
             Start::Time(ms) => {
                 let mut found = self.at(sources, KafkaOffset::Offset(*ms))?;
                 // If there is no record at or after that time, begin at the log's end: records to come count as after that time.
-                let missing: Vec<_> = sources.iter().filter(|s| !found.contains_key(s)).cloned().collect();
-                found.extend(self.ends(&missing, End::High)?);
+                found.extend(self.ends(&without_leader(sources, &found), End::High)?);
                 found
             }
             Start::Committed => {
+                let mut low = self.ends(sources, End::Low)?;
                 let committed = self.question(first_topic(sources), || {
                     let unknown = sources.iter().map(|source| (source, KafkaOffset::Invalid));
                     self.client.committed_offsets(partition_list(unknown)?, TIMEOUT)
                 })?;
                 // If a committed offset is below the log's start, Kafka has deleted its record. So begin at the log's start.
-                let clamp = |(source, offset): (TopicPartition, Offset)| {
-                    let offset = low.get(&source).map_or(offset, |low| offset.max(*low));
-                    (source, offset)
-                };
-                self.places(&committed)?.into_iter().map(clamp).collect()
+                for (source, offset) in self.places(&committed)? {
+                    low.entry(source).and_modify(|low| *low = offset.max(*low));
+                }
+                low
             }
         };
-        low.extend(found);
-        if low.len() < sources.len() {
-            return Err(Unanswered("a partition of the topic has no leader".to_owned()));
-        }
-        Ok(low.into_iter().collect())
+        Ok(starts.into_iter().collect())
     }
 
     /// Returns which of these topics the brokers don't allow us to read.

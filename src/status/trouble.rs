@@ -3,12 +3,19 @@
 
 use std::fmt;
 
+use tidegate_protocol::position::TopicPartition;
+
+/// How many partitions a text names.
+const NAMED: usize = 4;
+
 /// The system that a pipeline or a consumer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WaitCause {
     Kafka,
     /// A listed topic that Kafka doesn't have.
     Topic,
+    /// A partition without a leader: no broker serves it.
+    Partition,
     Postgres,
     Registry,
 }
@@ -41,10 +48,24 @@ impl Trouble {
         Self { cause: WaitCause::Topic, error }
     }
 
+    /// Returns the trouble with these partitions, which have no leader. There is at least one.
+    pub fn no_leader(partitions: &[TopicPartition]) -> Self {
+        let names = partitions.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let error = match partitions.len() {
+            1 => format!("partition {names}: it has no leader; start a broker that has a replica of it"),
+            n => {
+                let more = n.checked_sub(NAMED).filter(|more| *more > 0);
+                let more = more.map_or_else(String::new, |more| format!(" and {more} more"));
+                format!("partitions {names}{more}: they have no leader; start the brokers that have their replicas")
+            }
+        };
+        Self { cause: WaitCause::Partition, error }
+    }
+
     /// Returns what the trouble means for the records that are not written.
     pub fn fate(&self) -> &'static str {
         match self.cause {
-            WaitCause::Kafka | WaitCause::Postgres | WaitCause::Registry => "nothing is lost",
+            WaitCause::Kafka | WaitCause::Partition | WaitCause::Postgres | WaitCause::Registry => "nothing is lost",
             WaitCause::Topic => "Kafka no longer has the unwritten records of a deleted topic",
         }
     }
@@ -64,7 +85,7 @@ impl Trouble {
             WaitCause::Postgres => {
                 format!("Postgres: {}", self.error.strip_prefix("Postgres ").unwrap_or(&self.error))
             }
-            WaitCause::Kafka | WaitCause::Topic | WaitCause::Registry => self.to_string(),
+            WaitCause::Kafka | WaitCause::Topic | WaitCause::Partition | WaitCause::Registry => self.to_string(),
         }
     }
 }
@@ -73,7 +94,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cause {
             WaitCause::Kafka => write!(f, "Kafka: {}", self.error),
-            WaitCause::Postgres | WaitCause::Topic => f.write_str(&self.error),
+            WaitCause::Postgres | WaitCause::Topic | WaitCause::Partition => f.write_str(&self.error),
             WaitCause::Registry => write!(f, "the schema registry {}", self.error),
         }
     }
@@ -98,5 +119,11 @@ mod tests {
         assert!(topic.to_string().starts_with("topic `rides`: Kafka doesn't have it;"), "{topic}");
         let topics = Trouble::topics(&["a".to_owned(), "b".to_owned()]);
         assert!(topics.waited_for().starts_with("topics `a`, `b`: Kafka doesn't have them;"), "{topics}");
+        let partitions: Vec<_> = (0..6).map(|n| TopicPartition::new("t", n)).collect();
+        let one = Trouble::no_leader(&partitions[..1]);
+        assert!(one.waited_for().starts_with("partition t/0: it has no leader;"), "{one}");
+        let six = Trouble::no_leader(&partitions);
+        assert!(six.to_string().starts_with("partitions t/0, t/1, t/2, t/3 and 2 more: they have no leader;"), "{six}");
+        assert!(Trouble::no_leader(&partitions[..4]).to_string().starts_with("partitions t/0, t/1, t/2, t/3: they"));
     }
 }

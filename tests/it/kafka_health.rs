@@ -282,3 +282,51 @@ async fn a_quota_that_delays_answers_is_shown() {
     world.assert_exact(40_000).await;
     daemon.await_until("it is over", PATIENCE, |daemon| !delayed(daemon)).expect("it is");
 }
+
+/// Without a leader, nobody can read a partition's records, and Kafka doesn't say how many it has. So nothing may claim that they
+/// are written, or that the partition doesn't exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_leader_is_named_while_the_others_flow() {
+    let spec = KafkaSpec::cluster().property("default.replication.factor", "1").property("min.insync.replicas", "1");
+    let kafka = Kafka::start(&spec).expect("Kafka starts");
+    let world = World::on(leak(kafka), shared::postgres().expect("Postgres starts"), 3).await;
+    world.sql(NUMBERED).await;
+    let config = config(&world, world.kafka.bootstrap_servers(), "");
+    world.produce_numbered(0..300, 3);
+    let daemon = world.daemon(&config);
+    world.await_written(&daemon).await;
+    daemon.await_until("the lag is read", PATIENCE, lag_is_known).expect("it is read");
+    world.kafka.kill(2).expect("it dies");
+    let words = "it has no leader; start a broker that has a replica of it";
+    let says = |daemon: &Daemon| waits(daemon) && daemon.get("/readyz").is_ok_and(|ready| ready.body.contains(words));
+    if let Err(error) = daemon.await_until("it names the partition", in_tests(SEEN), says) {
+        panic!("{error:#}\n{}", daemon.log_tail());
+    }
+    let status = daemon.status_json().expect("a status");
+    assert_eq!(status["pipelines"][0]["state_words"], "waiting for a partition");
+    let sentence = status["sentences"][0]["text"].as_str().expect("a sentence");
+    let begin = format!("for partition {}/", world.topic);
+    assert!(sentence.contains(&begin) && sentence.contains(words), "the page: {sentence}");
+    let lags = |daemon: &Daemon| {
+        let metrics = daemon.get("/metrics").expect("it answers").body;
+        metrics.lines().filter(|line| line.starts_with("tidegate_lag_records{")).count()
+    };
+    assert_eq!(lags(&daemon), 2, "one lag is unknown");
+    let age = counted(&daemon, "tidegate_lag_reading_age_seconds");
+    assert!(age < 5.0, "the other lags are read as always: {age}");
+    let lag = tidegate(&config, &["lag"]).fails(70, &[words]);
+    assert!(lag.out.contains("without a leader: ") && !lag.out.contains("not in the ledger"), "{}", lag.out);
+    tidegate(&config, &["check"]).fails(69, &[words]);
+    tidegate(&config, &["verify"]).fails(69, &[words]);
+    let led = status["pipelines"][0]["partitions"].as_array().expect("partitions");
+    let led: Vec<_> =
+        led.iter().map(|one| i32::try_from(one["partition"].as_i64().expect("a number")).expect("small")).collect();
+    world.produce(led.iter().map(|one| tidegate_harness::Record::new(r#"{"seq":1000,"name":"more"}"#).to(*one)));
+    world.await_ledger(&daemon, 302).await;
+    drop(daemon);
+    tidegate(&config, &["run", "--until", "now", "--give-up-after", "5s"]).fails(75, &[words]);
+    world.kafka.start_again(2).expect("it starts again");
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 302);
+}

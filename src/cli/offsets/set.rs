@@ -123,11 +123,7 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
     .await?;
     let mut found = Vec::new();
     for (source, to) in targets {
-        let (Some(&low), Some(&high)) = (low.get(&source), high.get(&source)) else {
-            return Err(FatalError::Unavailable(format!(
-                "can't read from Kafka where the log of {source} begins and ends: the partition's leader may be down; try again"
-            )));
-        };
+        let (low, high) = (low[&source], high[&source]);
         if to < low || to > high {
             return usage(format!(
                 "--offset: {to} lies outside of the log of {source}, which holds {low} up to {high}; write earliest for {low}, latest for {high}"

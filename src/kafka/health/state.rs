@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use tidegate_protocol::position::TopicPartition;
+
 use super::super::fault::{Cause, Fault};
 use super::{HealthStatistics, Outage};
 use crate::repeats::REPEAT_AFTER;
@@ -10,6 +12,8 @@ use crate::status::Trouble;
 
 /// A request without an answer for this long is an outage. Changing a partition's leader takes less time.
 const SILENT_AFTER: Duration = Duration::from_secs(8);
+/// A partition without a leader for this long is an outage.
+const NO_LEADER_AFTER: Duration = Duration::from_secs(8);
 /// A group without a coordinator for this long is an outage.
 const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
 /// A denial counts as over once it hasn't been repeated for this long and the consumer is a settled member of its group.
@@ -31,6 +35,8 @@ pub(super) struct State {
     /// The topics in the pipeline's `topics` that don't exist, according to Kafka's answers, and since when at least one has
     /// been missing.
     pub(super) missing: Option<(Instant, Vec<String>)>,
+    /// The partitions that have no leader, according to Kafka's answers, and since when at least one has had none.
+    pub(super) without_leader: Option<(Instant, Vec<TopicPartition>)>,
     /// The brokers that don't offer the group protocol `consumer`. Stays empty,
     /// as does `offers_consumer`, if the pipeline doesn't use this protocol.
     pub(super) only_classic: BTreeSet<String>,
@@ -112,7 +118,11 @@ impl State {
         if let Some((since, fault)) = self.fault(now, servers) {
             return Some((since, Trouble::kafka(&fault)));
         }
-        self.missing.as_ref().map(|(since, topics)| (*since, Trouble::topics(topics)))
+        if let Some((since, topics)) = &self.missing {
+            return Some((*since, Trouble::topics(topics)));
+        }
+        let (since, partitions) = self.without_leader.as_ref()?;
+        (now.duration_since(*since) >= NO_LEADER_AFTER).then(|| (*since, Trouble::no_leader(partitions)))
     }
 
     fn fault(&self, now: Instant, servers: &str) -> Option<(Instant, Fault)> {
