@@ -226,8 +226,8 @@ fn start_command_logging(config: &Config) {
 fn start_logging(config: &Config, level: LevelFilter) {
     // Escape codes are only for terminals: in a file or a pipe they break searching and parsing.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    // A log line that can't be written is lost. A report of the loss would go to standard error too. If standard error is
-    // closed, the report would panic, and a closed terminal must not stop the daemon.
+    // Don't report log lines that can't be written. The report would go to standard error too, and panic if standard error is
+    // closed. But a closed terminal must not stop the daemon.
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)

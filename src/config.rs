@@ -1,9 +1,9 @@
 //! The configuration. A [`Config`] has been checked and is valid.
 //!
-//! Data flows in this order. `layer` reads each file and remembers the place of each key. `environment` makes one more layer from
-//! the environment variables. The `config` crate merges the layers. `schema` says which keys exist and which types they have. The
-//! `read*` files turn the merged tree into the types below. Reading doesn't stop at the first fault: [`Faults`] carries all that
-//! were found, each with its place, such as a line of a file, or a variable. No fault repeats a value that may be secret.
+//! `layer` reads each file, and remembers the line of each key. `environment` makes one more layer from the environment
+//! variables. The `config` crate merges the layers. Then the `read*` files turn the merged tree into the types below. `schema`
+//! says which keys exist and which types they have. Reading doesn't stop at the first fault: [`Faults`] has all of them, each
+//! with its file and line, or with its variable. No fault repeats a value that may be secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -65,8 +65,8 @@ pub fn variables() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Returns the process's variables that are not used but look as if they should override a key, each with the name that was
-/// probably meant.
+/// Returns the process's variables that are probably meant to override a key, but have too few underscores, as
+/// `TIDEGATE_LOG_LEVEL`. Each is returned with the name that was probably meant.
 pub fn unused_variables() -> impl Iterator<Item = (String, String)> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     names.filter_map(|name| environment::meant_by(&name).map(|meant| (name, meant)))
@@ -90,12 +90,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the files in order. A later file overrides an earlier one: tables are merged key by key, and any other
-    /// value is replaced. Then reads the variables of `env` that begin with [`ENVIRONMENT_PREFIX`]; they override all
-    /// files. [`variables`] returns those of the process.
+    /// Reads the files in order. A later file overrides an earlier one: tables are merged key by key, and any other value is
+    /// replaced. Then reads the variables of `env` that begin with [`ENVIRONMENT_PREFIX`]; they override all files. [`variables`]
+    /// returns those of the process.
     ///
     /// # Errors
-    /// All faults together. But if files can't be read or aren't TOML, only these faults are returned.
+    /// All faults together. Except: if a file can't be read or isn't TOML, only the faults of such files.
     pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<Config, Faults> {
         let texts = files.iter().map(|file| (file.as_path(), std::fs::read_to_string(file).map_err(|e| e.to_string())));
         read::config(texts, env).map(|(config, _)| config)
@@ -127,17 +127,16 @@ impl fmt::Display for Config {
     }
 }
 
-/// `[kafka]`: how to reach the brokers. `properties` are librdkafka's own properties by name,
-/// without those that only Tidegate may set. If a property's value was read from a file, as
-/// with `"sasl.password_file"`, then `files` has the file's path under the property's name.
+/// `[kafka]`: how to reach the brokers. `properties` has librdkafka's properties by name. If a property's value was read from a
+/// file, `files` has the file's path by the same name: `"sasl.password_file"` adds an entry for `sasl.password`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kafka {
     /// `host:port` of some of the brokers, separated by commas.
     pub bootstrap_servers: String,
     pub properties: BTreeMap<String, Secret>,
     pub files: BTreeMap<String, PathBuf>,
-    /// Digests of the certificate and key files that `properties` name, by which a reload notices that a file was replaced. A
-    /// file that couldn't be read has no digest.
+    /// Digests of the certificate and key files that `properties` names. A reload compares them to notice that a file was
+    /// replaced. A file that couldn't be read has no digest.
     pub contents: BTreeMap<String, Content>,
     /// `token_command`: a program, with its arguments, that prints tokens for SASL OAUTHBEARER.
     pub token_command: Option<Vec<String>>,
@@ -228,16 +227,16 @@ pub enum LogFormat {
 pub struct Limits {
     /// The memory budget of the process, in bytes, Kafka's prefetch included.
     pub memory: u64,
-    /// How long a shutdown may take in total. It also limits another wait: if Kafka revokes a partition, the consumer first
-    /// writes what it has read, for at most 5 s or [`Limits::flush_timeout`], whichever is shorter.
+    /// How long a shutdown may take in total. It also limits a second wait. If Kafka revokes a partition, the consumer first
+    /// writes what it has read. This takes at most [`Limits::flush_timeout`], and never more than 5 s.
     pub drain_timeout: Duration,
     /// How long a fenced owner waits for Kafka to revoke the partition, before it claims the partition again.
     pub claim_grace: Duration,
 }
 
 impl Limits {
-    /// Returns how long a poll loop, once it is told to stop, waits until everything that it has read is written. After this
-    /// time, it leaves its group.
+    /// Returns how long a poll loop that was told to stop waits until its records are written. After this time, it leaves its
+    /// group.
     pub fn flush_timeout(&self) -> Duration {
         self.drain_timeout - 2 * self.reserve()
     }
@@ -247,7 +246,7 @@ impl Limits {
         self.drain_timeout - self.reserve()
     }
 
-    /// Returns the part of `drain_timeout` that is reserved for leaving the groups. As much again is reserved for the last
+    /// Returns how much of `drain_timeout` is reserved for leaving the groups. The same time again is reserved for the last
     /// statements in Postgres.
     pub fn reserve(&self) -> Duration {
         (self.drain_timeout / 10).min(Duration::from_secs(1))

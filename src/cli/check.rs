@@ -200,9 +200,9 @@ async fn trial(
 
 const LESS_CHECKED: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
 
-/// Runs the guarded trial, if there is one, and then the direct trial; see [`Trials`]. If the direct trial isn't safe, or if its
-/// rows need a partition that the daemon would create, tries the records on temporary tables instead, and warns that this
-/// leaves some checks out. If the daemon can't create partitions, reports a fault for rows that no existing partition accepts.
+/// Runs the guarded trial, if there is one, and then the direct trial; see [`Trials`]. The bare trial replaces the direct trial
+/// if the direct trial isn't safe, or if its rows need a partition that the daemon would create. A warning then says what was not
+/// checked. If the daemon can't create partitions, rows that no existing partition accepts are a fault.
 async fn attempts(
     config: &Config,
     pipeline: &Pipeline,
@@ -377,9 +377,8 @@ impl PipelineReport {
         }
     }
 
-    /// Reports a group that the pipeline's consumers may be unable to join, because its members share the partitions by another
-    /// protocol. Kafka accepts a member if at least one of its protocols is offered by every other member, even if the group
-    /// currently uses a different protocol.
+    /// Reports a group whose members share the partitions by another protocol than the pipeline's. The pipeline's consumers may
+    /// be unable to join it: Kafka accepts a member only if every other member offers one of the new member's protocols.
     fn other_protocol(&mut self, pipeline: &Pipeline, group: &Group) {
         let Some(ours) = settings::assignor(pipeline.group_protocol) else { return };
         if group.members == 0 || group.protocol.is_empty() || group.protocol == ours {

@@ -88,7 +88,8 @@ impl Filter {
             && older_than.is_none()
     }
 
-    /// Fails if the filter selects all dead letters without `all` (the option `--all`), or only some with it.
+    /// Fails if the filter selects all dead letters but `all` (the option `--all`) is false. Also fails if the filter selects
+    /// only some and `all` is true.
     fn check(&self, all: bool) -> Result<(), FatalError> {
         if all == self.is_everything() {
             return Ok(());

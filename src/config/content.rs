@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::Path;
 
-/// A digest of a file's content, by which a reload notices that the file was replaced. Two configurations that name the same file
-/// are equal only if the file had the same content when each of them was read.
+/// A digest of a file's content. A reload compares the digests of the old and the new configuration, to notice that a file was
+/// replaced under the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content(u64);
 

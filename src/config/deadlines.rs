@@ -1,4 +1,4 @@
-//! Checks the order of the deadlines. Some deadlines must be shorter than others; [`ORDER`] says what would happen otherwise.
+//! Checks that some deadlines are shorter than others. [`ORDER`] says which ones, and why.
 
 use std::time::Duration;
 
@@ -43,7 +43,8 @@ const ORDER: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Checks the order of the deadlines of the whole process; `values` has them by name.
+/// Checks the pairs of [`ORDER`]. `values` has the deadlines of the whole process by name. A pair with another deadline is
+/// skipped.
 pub(super) fn check(top: &ConfigNode<'_>, values: &[(&'static str, Duration)]) {
     let find = |name: &str| {
         let (name, value) = values.iter().find(|(known, _)| *known == name)?;
@@ -56,8 +57,9 @@ pub(super) fn check(top: &ConfigNode<'_>, values: &[(&'static str, Duration)]) {
     }
 }
 
-/// Checks one pipeline's `max.poll.interval.ms` and `session.timeout.ms`, from its own properties (`own`) or those of `[kafka]`.
-/// `drain` is `limits.drain_timeout`. Under the protocol `consumer` the broker sets the session timeout, so it isn't checked.
+/// Checks that one pipeline's `max.poll.interval.ms` is longer than `drain` (`limits.drain_timeout`), and not shorter than its
+/// `session.timeout.ms`. Both are read from `own`, the pipeline's properties, or else from `[kafka]`. Under the protocol
+/// `consumer` the broker sets the session timeout, so it isn't checked.
 pub(super) fn check_poll(top: &ConfigNode<'_>, own: &ConfigNode<'_>, drain: Duration, is_consumer_protocol: bool) {
     let shared = top.at("kafka").at("properties");
     let find = |name: &'static str, default: Duration| {

@@ -18,8 +18,7 @@ pub const MEMORY: u64 = 256 << 20;
 /// `limits.drain_timeout`: under the 30 s that Kubernetes waits between SIGTERM and SIGKILL.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// `limits.claim_grace`: a revoke reaches a live consumer with one of its next heartbeats. By
-/// default these come at most 5 s apart.
+/// `limits.claim_grace`: a revoke reaches a live consumer with one of its next heartbeats. By default they are at most 5 s apart.
 pub const CLAIM_GRACE: Duration = Duration::from_secs(10);
 
 /// `postgres.connect_timeout`: enough for TLS and authentication over a slow link, and shorter than `limits.drain_timeout`.
@@ -62,16 +61,16 @@ pub const BATCH: BatchLimits = BatchLimits {
     max_age: Duration::from_millis(500),
 };
 
-/// `pipelines.NAME.dead_letters`: one bad producer among ten equal ones doesn't stop the pipeline, but a wrong mapping stops it
-/// as soon as 100 records would be dead letters.
+/// `pipelines.NAME.dead_letters`: one bad producer among ten equal ones doesn't stop the pipeline. A wrong mapping stops it as
+/// soon as 100 records would be dead letters.
 pub const DEAD_LETTERS: DeadLetterLimits =
     DeadLetterLimits { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 };
 
 /// `max.poll.interval.ms` if `kafka.properties` doesn't set it: librdkafka's own default.
 pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 
-/// `session.timeout.ms` if `kafka.properties` doesn't set it. If a daemon dies and doesn't come back, others take over its
-/// partitions after this time. librdkafka's default of 45 s is meant for members whose late writes aren't fenced. Ours is
-/// longer than the 9 s within which a KRaft controller replaces a dead broker (`broker.session.timeout.ms`), so that members
-/// survive the death of their coordinator.
+/// `session.timeout.ms` if `kafka.properties` doesn't set it. This long after a daemon died, others take over its partitions. The
+/// default is shorter than librdkafka's 45 s, which is meant for members whose late writes aren't fenced. It is longer than the 9
+/// s (`broker.session.timeout.ms`) within which a KRaft controller replaces a dead broker, so that members survive the death of
+/// their coordinator.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(12);

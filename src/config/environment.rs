@@ -1,9 +1,7 @@
-//! The environment as the last layer: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.
-//!
-//! `__` separates the levels of a key. A shell can't write every name, so case is ignored, and `_` also
-//! stands for `.` and `-`. Each part is looked up among the keys that the files set, and then among all
-//! keys that exist. A pipeline must be in a file, so that a misspelled name is a fault and not a new
-//! pipeline. If no file sets a column or a Postgres setting, its name is converted to lower case.
+//! `__` separates the levels of a key. Case is ignored, and `_` also stands for `.` and `-`, because a shell can't write every
+//! name. Each level is looked up among the keys that the files set, and then among all keys that exist. A pipeline must be in a
+//! file, so that a misspelled name is a fault and not a new pipeline. If no file sets a column or a Postgres setting, its name is
+//! converted to lower case.
 
 use std::collections::BTreeMap;
 

@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a key or a value of the configuration was set. `layer` is the number of the file, or of the environment, among the
-/// layers. Later layers override earlier ones. `line` and `column` count from 1.
+/// Where a key or a value of the configuration was set. `layer` numbers the files in their order, and then the environment. Later
+/// layers override earlier ones. `line` and `column` count from 1.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SourceLocation {
     File {
@@ -34,7 +34,7 @@ impl SourceLocation {
         }
     }
 
-    /// Returns the folder from which relative paths start. It is the file's folder, or for a variable the current folder.
+    /// Returns the folder at which relative paths start: the file's folder, or the current folder for a variable.
     pub(super) fn folder(&self) -> PathBuf {
         match self {
             Self::File { file, .. } | Self::Line { file, .. } => file.parent().map(PathBuf::from).unwrap_or_default(),

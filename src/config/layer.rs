@@ -1,10 +1,10 @@
 //! Layers: files and the environment, merged by the `config` crate.
 //!
-//! The `config` crate merges values and keeps one origin per value, but error messages need the line of every key, including
-//! tables. So each layer is read with `toml_edit`, which keeps spans, and places are stored beside the values. Two properties
-//! of the crate need a workaround. First, it reads the *top* keys of a source as path expressions (`"a.b"` would become two
-//! levels). So a layer gives it only one key, [`TOP`], and names below this key are kept as they are. Second, its own
-//! `Environment` lower-cases names and can't distinguish a dot from a level. So `environment` makes its own layer.
+//! The `config` crate keeps one origin per value, but error messages need the line of every key, including tables. So each layer
+//! is read with `toml_edit`, and the lines are stored beside the values. Two properties of the crate need a workaround:
+//! - It reads the *top* keys of a source as path expressions: `"a.b"` becomes two levels. So each layer gives it only one key,
+//!   [`TOP`]. The names below that key are kept as they are.
+//! - Its own `Environment` lower-cases names and can't distinguish a dot from a level. So `environment` makes its own layer.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -34,7 +34,7 @@ impl Places {
         self.0.insert(path.to_vec(), (place, is_table));
     }
 
-    /// Adds a later layer: its values replace earlier ones, and a table keeps the place where it was first opened.
+    /// Adds the places of a later layer. They replace the earlier ones. Except: a table keeps its first place.
     fn overlay(&mut self, later: &Places) {
         for (path, (place, is_table)) in &later.0 {
             if !(*is_table && self.0.get(path).is_some_and(|(_, was_table)| *was_table)) {

@@ -21,7 +21,7 @@ use super::units;
 /// The state that all nodes of a tree share.
 pub(super) struct Reader {
     pub(super) places: Places,
-    /// The place that a fault gets if neither its key nor a table that would contain the key is set.
+    /// The place of a fault if neither its key nor any table around the key is set.
     pub(super) top: SourceLocation,
     pub(super) faults: RefCell<Vec<Fault>>,
 }
@@ -87,8 +87,8 @@ impl<'a> ConfigNode<'a> {
         }
     }
 
-    /// Returns which of several mutually exclusive keys is set. A layer is a file or the environment. If different layers set
-    /// different keys, the key of the latest layer wins. If the latest of these layers sets two keys itself, notes a fault.
+    /// Returns which of several mutually exclusive keys is set. If several files, or the environment, set different keys, the
+    /// last one wins. If the last one itself sets two of the keys, notes a fault.
     pub(super) fn one_of<'n>(&self, names: &[&'n str]) -> Option<(&'n str, ConfigNode<'a>)> {
         let mut set: Vec<_> =
             names.iter().map(|name| (*name, self.at(name))).filter(|(_, node)| node.is_set()).collect();

@@ -47,8 +47,8 @@ pub struct Pipeline {
     /// The dead-letter budget: the pipeline stops if it would dead-letter a larger share of its records.
     pub dead_letters: DeadLetterLimits,
     pub dead_letter_retention: DeadLetterRetention,
-    /// librdkafka's properties for the clients of this pipeline only. `kafka_files` and `kafka_contents` belong to them as
-    /// `files` and `contents` belong to the `properties` of [`Kafka`](super::Kafka).
+    /// librdkafka's properties for the clients of this pipeline only. `kafka_files` and `kafka_contents` are like `files` and
+    /// `contents` of [`Kafka`](super::Kafka).
     pub kafka_properties: BTreeMap<String, Secret>,
     pub kafka_files: BTreeMap<String, PathBuf>,
     pub kafka_contents: BTreeMap<String, Content>,
@@ -109,7 +109,7 @@ pub enum GroupProtocol {
 pub struct DeadLetterRetention {
     /// `dead_letters.retention`: the highest age of a dead letter.
     pub retention: Option<Duration>,
-    /// `dead_letters.max_size`: the highest size, in bytes, of the keys, values, headers and details of all the pipeline's dead
-    /// letters together.
+    /// `dead_letters.max_size`: the highest total size of the pipeline's dead letters, in bytes: keys, values, headers and
+    /// details.
     pub max_bytes: Option<u64>,
 }

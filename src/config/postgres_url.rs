@@ -1,5 +1,5 @@
-//! Reads the connection URL. It names one server, or several servers, one of which accepts writes. This module reads only the
-//! parts that say which servers may be used; sqlx reads all other parts and parameters.
+//! Reads the connection URL, which may name several servers. This module reads only the parts that say which servers may be used;
+//! sqlx reads all other parts and parameters.
 
 use std::fmt::Write as _;
 

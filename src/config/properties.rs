@@ -107,9 +107,9 @@ const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
 ];
 
-/// Properties that name files, and the content that each file must have. OpenSSL's errors, which librdkafka passes on, don't say
-/// which content is expected. librdkafka reads these files only when it creates a client. So a digest of each file is kept, by
-/// which a reload notices that the file was replaced. There is no digest if the value is a folder or `probe`.
+/// Properties that name files, each with the content that the file must have. OpenSSL's errors, which librdkafka passes on, don't
+/// say which content is expected. librdkafka reads these files only when it creates a client. So a digest of each file is kept
+/// for a reload to compare. A folder, or the value `probe`, has no digest.
 pub(crate) const FILES_READ_ONCE: &[(&str, &str)] = &[
     ("ssl.ca.location", "the authorities' certificates in PEM"),
     ("ssl.certificate.location", "a certificate in PEM"),
@@ -118,7 +118,7 @@ pub(crate) const FILES_READ_ONCE: &[(&str, &str)] = &[
     ("ssl.keystore.location", "a PKCS#12 keystore, and \"ssl.keystore.password\" must have its password"),
 ];
 
-/// For each property: its value, the file from which the value was read, and a digest of the file that the value names.
+/// Three maps by property: the values, the files from which values were read, and the digests of the files that values name.
 type Read = (BTreeMap<String, Secret>, BTreeMap<String, PathBuf>, BTreeMap<String, Content>);
 
 /// Checks a table of properties, and reads the files from which values come.

@@ -5,7 +5,7 @@ use tidegate_rows::spec::{Part, Route, Source};
 
 use super::names;
 
-/// The first of the private-use characters of Unicode that stand for the placeholders of a name while the name is read.
+/// While a name is read, private-use characters of Unicode stand for its placeholders. This is the first of these characters.
 const FIRST_MARK: u32 = 0xf_0000;
 const PLACEHOLDERS_MAX: usize = 8;
 

@@ -91,8 +91,8 @@ fn of_parameter(key: &str, value: &str) -> Option<String> {
 /// Returns whether the password contains an unescaped character that ends the password too early. `rest` is the URL after
 /// `://`.
 fn is_password_unescaped(rest: &str) -> bool {
-    // An `@` after the first `?` belongs to a parameter. But if there is no `@` or `/` before that `?`, the `?` belongs to the
-    // password.
+    // In `u:p@h/d?user=a@b` the last `@` belongs to a parameter. In `u:p?x@h/d` there is no `@` or `/` before the `?`, so the `?`
+    // belongs to the password.
     let Some(at) = rest.rfind('@') else { return false };
     let Some(first) = rest.find(['/', '?', '#', '@']) else { return false };
     let before_query = rest.find('?').is_none_or(|query| at < query || !rest[..query].contains(['@', '/']));

@@ -136,8 +136,8 @@ async fn parse(connection: &mut PgConnection, sql: &str) -> Result<Parsed, sqlx:
     }
 }
 
-/// Returns whether a statement only describes the new table, for example by an index or a right. The table has no rows, so while
-/// such a statement runs, Postgres evaluates no volatile default and no index expression, and runs no trigger of the table.
+/// Returns whether a statement only describes the new table: for example, it creates an index or grants a right. Because the
+/// table has no rows, such a statement evaluates no volatile default and no index expression, and runs no trigger of the table.
 async fn is_about(connection: &mut PgConnection, pipeline: &Pipeline, sql: &str) -> Result<bool, sqlx::Error> {
     let Some(name) = described_table(sql) else { return Ok(false) };
     let row = sqlx::query("SELECT to_regclass($1) = to_regclass($2)").bind(name).bind(pipeline.table.name.quoted());

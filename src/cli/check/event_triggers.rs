@@ -2,8 +2,8 @@
 //! An event trigger may refuse any of them, whatever rights the role has. So only running a statement shows whether Postgres
 //! accepts the statement.
 //!
-//! Without event triggers, this module tries nothing: the role's rights then show well enough whether a statement would succeed,
-//! and a trial would lock what it changes, though briefly.
+//! Without event triggers, this module tries nothing: the role's rights then show whether a statement would succeed, and a trial
+//! would take locks.
 
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{Executor, PgConnection, Row};

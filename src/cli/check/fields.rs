@@ -28,8 +28,7 @@ pub(super) struct Share {
     pub(super) field: String,
     /// Rows that have the field, even if it is null.
     pub(super) present: u64,
-    /// Rows that were read. A record is one row, or several if its rows are lines or the elements of an array. Rows that only
-    /// delete a row, or that the row filter leaves out, are not counted.
+    /// Rows that were read; one record may have several. Deletes, and rows that the row filter leaves out, are not counted.
     pub(super) records: u64,
     /// Says which part of the field's path the records' schemas lack. `None` if one of the schemas has the field.
     #[serde(skip)]
@@ -183,10 +182,10 @@ impl Fields {
         self.shares
     }
 
-    /// Checks the columns that have no mapping. They are filled from fields of the same names. It is normal that a single column
-    /// has no field, so such a column is only reported if a field has a similar name. If no column has a mapping, and no record
-    /// has any of these fields, that is a fault: the rows would consist of nothing but defaults and NULLs. It is no fault if
-    /// `evolve` or the column of `unknown_fields` takes the records' fields, nor with Protobuf, whose records leave out fields.
+    /// Checks the columns that have no mapping, and are filled from fields of the same names. It is normal that a single column
+    /// has no field, so such a column is only reported if a field has a similar name. It is a fault if no column has a mapping
+    /// and no record has any of these fields: the rows would only have defaults and NULLs. Except: it is no fault if `evolve` or
+    /// `unknown_fields` takes the records' fields, or if the records are Protobuf, which leave out fields.
     fn unmapped(&self, pipeline: &Pipeline, mapped: &BTreeSet<&str>, report: &mut PipelineReport) {
         let shares = &self.shares;
         let takes_any = pipeline.table.evolve || matches!(pipeline.unknown_fields, UnknownFields::Column(_));

@@ -42,7 +42,7 @@ pub(super) struct PipelineReport {
     #[serde(skip)]
     pub(super) no_new_partitions: Option<String>,
     /// Relations that aren't partitions of the table, but have names that new partitions would get. So the pipeline can't create
-    /// these partitions.
+    /// the partitions of these names.
     #[serde(skip)]
     pub(super) taken: Vec<TableName>,
 }

@@ -138,8 +138,8 @@ pub(super) async fn to_make(
     Ok(exists && usage && create)
 }
 
-/// Reports a missing right to call `function`, which takes an advisory lock. Instances take such locks so that only one of them
-/// migrates the ledger, or creates a table, columns or partitions, at a time.
+/// Reports a missing right to call `function`, which takes an advisory lock. With such locks, only one instance at a time
+/// migrates the ledger, or creates tables, columns or partitions.
 async fn to_lock(
     connection: &mut PgConnection,
     function: &str,
@@ -226,7 +226,7 @@ pub(super) async fn on_table(
         None => None,
     };
     // `evolve` requires that the role owns the table. So does `partition_by` if rows with the current time have no partition. An
-    // owner has all the rights in `verbs`, so don't report these rights too.
+    // owner has all the rights in `verbs`, so these rights are then not reported one by one.
     let will_own = pipeline.table.evolve || due.as_ref().is_some_and(|due| owns || !due.has_place);
     for (right, verb) in verbs {
         if !will_own && !has_on_columns(connection, pipeline, found, right).await? {

@@ -1,12 +1,12 @@
-//! The stand-ins for tables: temporary views and tables. The trial of `check` writes to them if a write to the table itself
-//! might leave something behind. ROLLBACK undoes rows, but it doesn't undo `nextval`: a rolled-back row of a serial column still
-//! uses up a number.
+//! The stand-ins for tables: temporary views and tables. The trial of `check` writes to them if a write to the table itself might
+//! leave something behind. ROLLBACK undoes rows, but it doesn't undo `nextval`: a rolled-back row of a serial column still uses
+//! up a number.
 //!
-//! - If defaults draw from a sequence, the rows are written through a temporary view of the table. The view's defaults draw
-//!   from temporary sequences. Constraints, triggers, row security and existing rows are those of the table itself.
+//! - If defaults draw from a sequence, the rows are written through a temporary view of the table. The view's defaults draw from
+//!   temporary sequences. The table's constraints, triggers, row security and existing rows still apply.
 //! - Triggers, and defaults that call functions, may draw from any sequence. They first run on a temporary table in a read-only
-//!   transaction, in which Postgres refuses every draw and every write, except in temporary relations. The rows are then
-//!   tried on the table itself only if nothing was refused.
+//!   transaction, in which Postgres refuses every draw and every write, except in temporary relations. If nothing was refused,
+//!   the rows are then tried on the table itself.
 //! - If a trigger or default can't be tried safely on the table itself, the report names it. The rows are then only tried on a
 //!   temporary table.
 
@@ -18,9 +18,8 @@ use tidegate_rows::spec::WriteMode;
 
 use crate::config::Pipeline;
 
-/// How far the trial's numbers are ahead of a sequence's next number, so that they differ from the numbers that clients draw
-/// meanwhile. The trial is never ahead by more than half of the sequence's remaining numbers. If the role can't read the
-/// sequence, the trial begins halfway between the sequence's start and its end.
+/// How many numbers the trial skips in a sequence, so that it uses none that clients draw meanwhile. It skips at most half of the
+/// sequence's remaining numbers, because a default may put the number into a text of limited length.
 const AHEAD: i128 = 1_000_000;
 
 /// The stand-ins of one trial. [`Trials::add`] fills the setup, and [`super::sample::try_records`] runs the trial.
@@ -51,11 +50,11 @@ pub(super) struct Trials {
     pub(super) bare: Setup,
     /// Triggers and defaults that may change something, as text for people.
     pub(super) suspects: Vec<String>,
-    /// The reason why no trial may write to the tables themselves. For example, a trigger that runs only on existing rows
-    /// can't be tried on an empty temporary table first. `None` if nothing is suspect, or if the outcome of the guarded trial
-    /// decides whether the direct trial runs. If there is a reason, [`Self::guarded`] may be set or not.
+    /// The reason why no trial may write to the tables themselves. For example, a trigger on UPDATE doesn't run on an empty
+    /// temporary table, so it can't be tried there first. `None` if nothing is suspect, or if the guarded trial shows whether the
+    /// direct trial is safe.
     pub(super) untriable: Option<String>,
-    /// Texts about sequences that have no number left, though rows need one, because no field fills the sequence's column.
+    /// Texts about sequences that have no number left. Rows need one, because no field fills the sequence's column.
     pub(super) exhausted: Vec<String>,
 }
 
@@ -144,7 +143,7 @@ impl Trials {
 const OURS: &str = "nextval('pg_temp.";
 
 /// A table of the pipeline, with the parts of its stand-ins. `planned` is the table's oid in the plan. `numbers` are statements
-/// that create the temporary sequences, and `restarts` are statements that set these to the next numbers of the table's own
+/// that create the temporary sequences. `restarts` are statements that set these sequences to the next numbers of the table's own
 /// sequences. `drawing` are the columns whose defaults draw from the temporary sequences.
 struct StandIn<'a> {
     found: &'a Catalog,
@@ -195,9 +194,9 @@ impl StandIn<'_> {
         self.stands_in(setup);
     }
 
-    /// Adds a temporary table with the same columns and checks, and with a unique index on `key`. If `triggers` is `None`, it
-    /// has no triggers, and no defaults that may change something. The table is not created with LIKE, which would require the
-    /// right to read the original; `append` doesn't need that right.
+    /// Adds a temporary table with the same columns and checks, and with a unique index on `key`. If `triggers` is `None`, it has
+    /// no triggers, and no defaults that may change something. LIKE isn't used, because it requires the right to read the
+    /// original. `append` doesn't need that right.
     fn temporary(&self, setup: &mut Setup, key: &[String], checks: &[String], triggers: Option<&[String]>) {
         let name = self.name();
         let columns = self.columns.iter().map(|column| column.definition(triggers.is_some()));
@@ -226,8 +225,8 @@ impl StandIn<'_> {
 }
 
 /// A column of the table. `expression` is its default, or the expression of a generated column (STORED or VIRTUAL). `functions`
-/// are those that the default calls and that may have side effects. `suspect` says whether the default may make a change that
-/// ROLLBACK doesn't undo.
+/// are the functions that the default calls and that may have side effects. `suspect` says whether the default may make a change
+/// that ROLLBACK doesn't undo.
 struct Column {
     name: String,
     type_text: String,
@@ -240,8 +239,8 @@ struct Column {
 }
 
 impl Column {
-    /// Replaces the draw from `sequence` in the default with a draw from the sequence's temporary copy. The default of an
-    /// identity column, which has none, becomes such a draw.
+    /// Replaces the draw from `sequence` in the default with a draw from the sequence's temporary copy. An identity column has no
+    /// default, so it gets such a draw as its default.
     fn draw(&mut self, sequence: &Sequence) {
         let ours = format!("{OURS}{}'::regclass)", sequence.twin_name());
         self.expression = Some(match self.expression.take() {
@@ -291,11 +290,10 @@ impl Sequence {
         format!("tidegate_numbers_{}", self.oid)
     }
 
-    /// Returns two statements. The first creates a temporary copy of the sequence for the trial. The copy starts ahead of the
-    /// numbers that others may draw during the trial, but not too far ahead, because a default may put the number into a text
-    /// of limited length. If the role can't read the last number, the copy starts halfway between the sequence's start and
-    /// its end. The second statement sets the copy to the number that the sequence itself would give next; it runs before the
-    /// rows for the report are read. Returns `None` if the sequence has no number left.
+    /// Returns two statements; `None` if the sequence has no number left. The first creates a temporary copy of the sequence,
+    /// which starts [`AHEAD`] of the sequence's next number. If the role can't read the last number, the copy starts halfway
+    /// between the sequence's start and its end. The second statement sets the copy to the sequence's next number; it runs before
+    /// the rows for the report are read.
     fn temporary_copy(&self, found: &Catalog) -> Option<(String, String)> {
         let of = found.columns.iter().find(|column| column.name == self.column);
         let (lowest, highest) = match of.map(|of| of.base_type.as_str()) {

@@ -131,8 +131,8 @@ async fn selected(connection: &mut PgConnection, key: &str, filter: &Filter) -> 
     Ok(count.unsigned_abs())
 }
 
-/// Fails if the filter selects dead letters of `key`, and the mode of their table depends on the order of a key's records. Records
-/// that came later are in the table already.
+/// Fails if the filter selects dead letters of `key` whose table depends on the order of records with the same Kafka key. Such a
+/// table already has the rows of later records.
 async fn refuse_disorder(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -151,8 +151,8 @@ async fn refuse_disorder(
     )))
 }
 
-/// Returns the pipeline with the table that the dead letters of `key` were meant for. If `key` is a replay with `--into`, this is
-/// the table of that option. Fails if `key` is a forgotten replay and `filter` selects dead letters of it.
+/// Returns the pipeline with the table that the dead letters of `key` were meant for. For a replay with `--into`, this is the
+/// table of that option. Fails if `key` is a forgotten replay and `filter` selects dead letters of it.
 async fn target(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -331,8 +331,8 @@ struct Page {
 }
 
 /// A store that writes rows as the daemon's store does. Instead of advancing ledger rows, its transactions delete the dead
-/// letters whose rows they wrote. Of the current transaction, `rejected` are the records that fail again, and `settled` are the
-/// ids of the dead letters that it handles, each with whether it deletes the dead letter.
+/// letters whose rows they wrote. `rejected` and `settled` belong to the current transaction. `rejected` are the records that
+/// fail again. `settled` has the ids of the handled dead letters, each with whether the dead letter is deleted.
 #[derive(Debug)]
 struct ReplayStore {
     inner: PgStore,
@@ -455,10 +455,9 @@ impl Transaction for ReplayStore {
 }
 
 impl Ledger for ReplayStore {
-    /// Finds out whether a transaction in doubt was committed. Locks the dead letters that the transaction deletes, which
-    /// waits until the transaction has ended. After a commit, these dead letters no longer exist. If the transaction deletes
-    /// no dead letter, it only changes reasons, and counts as not committed: repeating it does no harm, except that
-    /// `replays` may then count this replay twice.
+    /// Finds out whether a transaction in doubt was committed. Locks the dead letters that the transaction deletes, which waits
+    /// until the transaction has ended. After a commit, they no longer exist. A transaction that deletes no dead letter counts as
+    /// not committed. Repeating it does no harm, except that `replays` may count this replay twice.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.inner.disconnect();
         self.inner.begin().await?;
