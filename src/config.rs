@@ -65,7 +65,7 @@ pub fn variables() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Returns the process's variables that are probably meant to override a key, but have too few underscores, as
+/// Returns the process's variables that are probably meant to override a key, but have too few underscores, such as
 /// `TIDEGATE_LOG_LEVEL`. Each is returned with the name that was probably meant.
 pub fn unused_variables() -> impl Iterator<Item = (String, String)> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());

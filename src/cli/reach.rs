@@ -30,8 +30,8 @@ pub(super) fn block_on(command: impl Future<Output = Result<(), FatalError>>) ->
     outcome
 }
 
-/// Makes a connector for commands. The `application_name` of its connections names no pipeline, so [`live`] doesn't mistake a
-/// command for an instance that runs one.
+/// Makes a connector for commands. The `application_name` of its connections names no pipeline. So [`live`] doesn't mistake a
+/// command for an instance that runs a pipeline.
 pub(super) fn connector(config: &Config) -> Connector {
     Connector::new(Arc::new(config.postgres.clone()), None)
 }
@@ -57,8 +57,8 @@ pub(super) fn failed_with(what: &str, error: sqlx::Error, remedy: &str) -> Fatal
     fatal(&error, format!("{what}: {error}{remedy}"))
 }
 
-/// Converts an error of Postgres to an error of the command, by the rules for a pipeline's start. An outage becomes
-/// [`FatalError::Unavailable`]. An error that a new plan may resolve becomes [`FatalError::Config`].
+/// Converts an error of Postgres to an error of the command. Errors are classified as at a pipeline's start: an outage becomes
+/// [`FatalError::Unavailable`], and an error that a new plan may resolve becomes [`FatalError::Config`].
 pub(super) fn fatal(error: &WriteError, text: String) -> FatalError {
     match (error.disposition_at_start(), error.postgres()) {
         (Disposition::Outage, _) => FatalError::Unavailable(text),

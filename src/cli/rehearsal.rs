@@ -68,21 +68,21 @@ impl Rehearsal {
     }
 
     /// If `guarded` is true, makes each transaction read-only as soon as the SQL of `make` has run. Postgres then refuses any
-    /// change, except to temporary tables, and the refusal is noted in the findings.
+    /// change, except to temporary tables. The findings get the refusal's message.
     #[must_use]
     pub(super) fn guarded(self, guarded: bool) -> Self {
         Self { guarded, ..self }
     }
 
-    /// Sets the SQL that runs before the rows of [`Findings::rows`] are read, and whose effects are undone afterwards. It sets
-    /// sequences, so that these rows have the numbers that `run` would give them.
+    /// Sets SQL that runs before the rows of [`Findings::rows`] are read, and is undone afterwards. It sets sequences, so that
+    /// these rows have the numbers that `run` would give them.
     #[must_use]
     pub(super) fn showing_after(self, before_shown: String) -> Self {
         Self { before_shown, ..self }
     }
 
-    /// Returns the outcome unchanged. If a read-only transaction refused a change, or if the table lacks a partition, also adds
-    /// this to the findings.
+    /// Returns the outcome unchanged. Adds two kinds of errors to the findings: a change that a read-only transaction refused,
+    /// and a missing partition.
     fn noted<T>(&self, outcome: Result<T, WriteError>) -> Result<T, WriteError> {
         match outcome.as_ref().map_err(|error| &error.cause) {
             Err(Cause::Postgres(error)) if self.guarded && error.sqlstate == READ_ONLY => {
@@ -201,8 +201,7 @@ impl Ledger for Rehearsal {
 }
 
 impl Planner for Rehearsal {
-    /// Keeps the plan, because it was made a moment ago. If the write then fails again, the cause isn't an outdated plan, but one
-    /// record or all records.
+    /// Keeps the plan: it was made a moment ago, so an outdated plan isn't the cause of the error.
     ///
     /// # Errors
     /// If rows lack partitions. The daemon would create these now.

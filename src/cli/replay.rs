@@ -74,8 +74,8 @@ struct Report {
     table: String,
     /// Whether an earlier run has begun this replay. If so, this run only writes the records that were left.
     resumed: bool,
-    /// The number of records that this run has handled. `rows`, `deletes` and `dead_letters` are of this run too. `stretches` are
-    /// the whole ranges, including what earlier runs wrote.
+    /// The number of records that this run has handled. `rows`, `deletes` and `dead_letters` also count this run only.
+    /// `stretches` are the whole ranges, including the records that earlier runs wrote.
     records: u64,
     rows: u64,
     deletes: u64,

@@ -1,6 +1,6 @@
 //! `tidegate schema`: reads the newest records of a topic, and proposes a table and a mapping for them. The proposal is a
 //! `[pipelines.NAME]` in TOML, and with `--bootstrap-servers` also the sections before it. If the table exists already, the
-//! proposal maps fields to its columns, and comments say what in the records and the table doesn't match. Changes nothing.
+//! proposal maps fields to its columns, and comments name the fields and columns that don't match. Changes nothing.
 
 mod columns;
 mod existing;
@@ -347,8 +347,8 @@ fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, Head, String), 
     Ok((config, Head::default(), table))
 }
 
-/// Returns connection settings with which the proposed pipeline can be parsed as a complete configuration. Returns `head` if it
-/// has such settings. If `head` is empty, because the user's file has the settings already, returns placeholders.
+/// Returns connection settings that make the proposed pipeline a complete configuration, so that it can be parsed. Returns
+/// `head`, or placeholders if `head` is empty because the user's file has the settings already.
 fn connections(config: &Config, head: &str) -> String {
     if head.is_empty() {
         let registry =

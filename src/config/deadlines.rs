@@ -43,8 +43,7 @@ const ORDER: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Checks the pairs of [`ORDER`]. `values` has the deadlines of the whole process by name. A pair with another deadline is
-/// skipped.
+/// Checks the pairs of [`ORDER`] whose deadlines are in `values`, by name.
 pub(super) fn check(top: &ConfigNode<'_>, values: &[(&'static str, Duration)]) {
     let find = |name: &str| {
         let (name, value) = values.iter().find(|(known, _)| *known == name)?;

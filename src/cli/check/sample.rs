@@ -265,7 +265,7 @@ fn trouble(stopped: &Stopped) -> FatalError {
 }
 
 /// Returns the range to read of each log. All ranges together have `wanted` offsets, or fewer if the logs don't have that many.
-/// Each log contributes an equal share, and longer logs make up for shorter ones.
+/// Each log contributes an equal share. If a log is shorter than its share, longer logs contribute more.
 fn newest(
     mut logs: Vec<(TopicPartition, Offset, Offset)>,
     wanted: u64,

@@ -45,11 +45,9 @@ struct Move {
     /// The position before the change; `null` if the ledger had no row for the partition.
     from: Option<i64>,
     to: i64,
-    /// The number of the log's offsets that will be read again. At most this many records are read again, fewer if the log has
-    /// gaps.
+    /// How many offsets of the log will be read again. Fewer records may be read again, because an offset may hold no record.
     read_again: u64,
-    /// The number of the log's offsets that will never be read. At most this many records are skipped, fewer if the log has
-    /// gaps.
+    /// How many offsets of the log will never be read. Fewer records may be skipped, because an offset may hold no record.
     skipped: u64,
 }
 
@@ -205,10 +203,10 @@ async fn apply(
         )));
     }
     for Target { source, to, .. } in targets {
-        // `verify` counts rows from `first_offset` on. If the position moves forward, `first_offset` moves to the new
-        // position, so that skipped records don't count as missing. If the position moves back below `first_offset`,
-        // `first_offset` moves back with it. If no row exists, insert one. If another session inserts a row meanwhile, a
-        // trigger of the ledger skips our INSERT, and the second UPDATE changes the other session's row.
+        // `verify` counts rows from `first_offset` on. If the position moves forward, UPDATE moves `first_offset` to it, so that
+        // skipped records don't count as missing. If the position moves back below `first_offset`, `first_offset` moves back with
+        // it. If no row exists, INSERT adds one. If another session inserts the row meanwhile, a trigger of the ledger skips our
+        // INSERT, and the second UPDATE changes the other session's row.
         let mut set = 0;
         for sql in [UPDATE, INSERT, UPDATE] {
             let set_one =

@@ -87,9 +87,9 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     ))
 }
 
-/// Returns an error if the pipeline or one of its replays is running. Also returns an error if both the pipeline's table and its
-/// configuration still exist: the next start would then write the table's rows a second time. A replay is running while a command
-/// has connections for it.
+/// Returns an error if the pipeline or one of its replays is running. A replay is running while a command has connections for it.
+/// Also returns an error if both the pipeline's table and its configuration still exist: the next start would then write the
+/// table's rows a second time.
 async fn refuse(
     config: &Config,
     connection: &mut PgConnection,
@@ -141,8 +141,8 @@ fn confirm(name: &str, partitions: i64, target: &str) -> Result<(), FatalError> 
     Err(FatalError::Config("nothing was forgotten".to_owned()))
 }
 
-/// Removes registrations. Their positions, their claims, and the lists of the tables that their records name are removed with
-/// them. If `dead_letters` is true, also deletes their dead letters. Returns how many dead letters were deleted.
+/// Removes registrations, with their positions, their claims, and the lists of the tables that their records name. If
+/// `dead_letters` is true, also deletes their dead letters. Returns how many dead letters were deleted.
 async fn remove(connection: &mut PgConnection, names: &[String], dead_letters: bool) -> Result<u64, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     sqlx::query("DELETE FROM tidegate.pipeline WHERE name = ANY ($1)").bind(names).execute(&mut *transaction).await?;

@@ -24,7 +24,7 @@ struct Line {
     /// Whether the configuration has a pipeline of this name. Always false for a replay, which has a name of another form.
     configured: bool,
     registered: bool,
-    /// The number of Postgres connections by which instances run the pipeline now, or by which a command runs the replay.
+    /// The number of Postgres connections of the instances that run the pipeline now, or of the command that runs the replay.
     connections: usize,
     /// The instances on which the pipeline has stopped, each with the reason.
     stopped: BTreeMap<String, String>,

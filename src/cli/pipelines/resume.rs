@@ -47,8 +47,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             unregistered
         });
     }
-    // Store the request only after an instance says that the pipeline has stopped. An instance ignores requests that were made
-    // before that, so an earlier request would have no effect.
+    // Store the request only after an instance says that the pipeline has stopped. An instance ignores requests from before the
+    // stop.
     let deadline = Instant::now() + PATIENCE;
     let stopped = loop {
         let instances = reach::instances(&mut connection, name).await?;

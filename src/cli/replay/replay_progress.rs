@@ -16,8 +16,8 @@ use crate::postgres::connect::Connector;
 
 /// The name that the ledger shows as the owner of a replay's partitions.
 const OWNER: &str = "tidegate replay";
-/// How many times a claim is tried while another session, for example that of a killed run, still has rows locked.
-/// [`CLAIM_PAUSE`] is the pause after each try.
+/// How many times a claim is tried while another session, such as that of a killed run, still has rows locked. [`CLAIM_PAUSE`] is
+/// the pause after each try.
 const CLAIM_TRIES: u32 = 20;
 const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 
@@ -102,8 +102,8 @@ impl ReplayProgress {
         rows.iter().map(stretch).collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Registers the replay, and stores all its ranges in the ledger, in one transaction. The registration names no topics: with
-    /// topics, it would conflict with the registration of the pipeline if both write to the same table.
+    /// Registers the replay, and stores all its ranges in the ledger, in one transaction. The registration names no topics. With
+    /// topics, it would conflict with the pipeline's registration if both write to the same table.
     pub(super) async fn begin(
         &self,
         connection: &mut PgConnection,

@@ -21,8 +21,8 @@ pub(in crate::cli) fn refuses(mode: &WriteMode, columns: &[Column]) -> Option<St
     }
 }
 
-/// Returns why a record that is written after later records of its key could damage the table's content; `None` if the
-/// order doesn't matter.
+/// Returns why it could damage the table's content to write an old record of a key after newer ones; `None` if the order doesn't
+/// matter.
 pub(in crate::cli) fn needs_order(mode: &WriteMode) -> Option<&'static str> {
     match mode {
         WriteMode::Upsert { deletes: true, .. } => Some(

@@ -27,15 +27,15 @@ pub(super) struct Columns {
     pub(super) columns: Vec<Proposed>,
     /// Whether some field has no column of its own, for example because it was always null.
     pub(super) incomplete: bool,
-    /// The paths of the nested arrays that lead to the rows, outermost first; empty if a record is one row. The path of an inner
-    /// array begins at an element of the array around it. The elements of the last array are the rows.
+    /// The arrays that lead to the rows, outermost first; empty if a record is one row. For `a[].b[]` these are the paths `a` and
+    /// `b`, and the elements of `b` are the rows.
     pub(super) levels: Vec<Vec<String>>,
     /// The fields for which an existing table has no column. Empty if the table is new.
     pub(super) unmapped: Vec<Vec<String>>,
 }
 
-/// The objects whose members become columns. They are the elements of the array at the path `prefix`; if `prefix` is empty, they
-/// are the rows that the format makes of the values. `rows` is the number of these objects.
+/// The objects whose members become columns: the elements of the array at the path `prefix`. If `prefix` is empty, they are the
+/// rows before any array is split. `rows` is the number of these objects.
 struct Level<'a> {
     prefix: &'a [String],
     rows: u64,
@@ -126,9 +126,9 @@ impl Columns {
     }
 }
 
-/// Returns the path and the elements of the array whose elements should be the rows. That is the only array of objects that every
-/// record has (it may be null), at most three names deep; arrays of key-value pairs don't count. Returns `None` if there are
-/// several such arrays or none, or if more than [`BESIDE_MAX`] scalar fields are beside the array.
+/// Returns the path and the elements of the array whose elements should be the rows. Every record must have this array, or null
+/// in its place, at most three names deep. `None` if no array or several arrays fit, or if more than [`BESIDE_MAX`] scalar fields
+/// are beside it. An array of scalars or of key-value pairs doesn't fit.
 pub(super) fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
     let mut found = Vec::new();
     arrays(node, node.seen.objects, &mut Vec::new(), &mut found);

@@ -17,11 +17,10 @@ const NAMED_MAX: usize = 20;
 /// A field that may fill a column.
 struct Candidate<'n> {
     path: Vec<String>,
-    /// The path without the names inside a wrapper object, such as `{"$oid": …}`. Its names are compared with the column's
-    /// name. Equals `path` if nothing wraps the value.
+    /// The names that are compared with the column's name: `path` without the names inside a wrapper object such as `{"$oid":
+    /// …}`.
     named: Vec<String>,
-    /// The length of the array's path, with which `path` begins, if the field is in an array's elements. 0 for a field of the
-    /// record itself.
+    /// If the field is in an array's elements, the length of the array's path, with which `path` begins. Otherwise 0.
     level: usize,
     /// If the field is in the elements of an array: the number of elements of that array in all records. Otherwise the number of
     /// records.

@@ -21,7 +21,7 @@ pub(super) const KEY_COLUMN: &str = "kafka_key";
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) tombstones: u64,
-    /// The number of values that begin with the id of a schema, and whose fields aren't known. Usually the schema isn't known.
+    /// How many values begin with the id of a schema, but give no fields, usually because the schema isn't known.
     pub(super) unknown_schemas: u64,
     shapes: BTreeMap<Shape, Rows>,
     keys: Keys,

@@ -30,8 +30,8 @@ pub(super) struct Keys {
     registered: u64,
     protobuf: bool,
     scalar: Option<&'static str>,
-    /// The fields whose value was equal to the record's key in all records so far. Records without a key, or without exactly one
-    /// JSON row, are ignored. `None` if all records were ignored.
+    /// The fields whose value was equal to the record's key in all records so far. Counts only records that have a key and
+    /// exactly one JSON row. `None` if there was no such record.
     alike: Option<Vec<String>>,
 }
 

@@ -163,8 +163,8 @@ fn member<'a>(object: &'a [u8], wanted: &str) -> Option<Value<'a>> {
     Members::of(object).find(|(name, _)| name == wanted).map(|(_, value)| value)
 }
 
-/// Splits Kafka Connect's envelope into schema and payload; the inner `Option` is `None` if the schema is null. Returns `None`
-/// if one of them is missing, if the payload isn't an object, or if other members exist.
+/// Splits Kafka Connect's envelope into schema and payload. The schema is `None` if it isn't an object, such as null. Returns
+/// `None` if one of the two is missing, if the payload isn't an object, or if other members exist.
 fn envelope(object: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     if Members::of(object).any(|(name, _)| name != "schema" && name != "payload") {
         return None;
@@ -174,8 +174,8 @@ fn envelope(object: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     Some(((schema.kind == Kind::Object).then_some(schema.raw), payload.raw))
 }
 
-/// Returns the row after a change, or else the row before it. The inner `Option` is `None` if the change has no row, and the
-/// outer one if `object` isn't a change.
+/// Returns the row after a change, or else the row before it. `Some(None)` if the change has no row; `None` if `object` isn't a
+/// change.
 fn change(object: &[u8]) -> Option<Option<&[u8]>> {
     let op = member(object, "op")?;
     let known = matches!(op.as_text()?, b"c" | b"r" | b"u" | b"d" | b"t" | b"m");

@@ -34,9 +34,9 @@ pub(super) struct PartitionReport {
     pub(super) end: Option<i64>,
     /// The log-loss condition that was found, or the text that Kafka has no such partition. `null` if neither applies.
     pub(super) condition: Option<String>,
-    /// Whether the last committed record is in Kafka: `known again` if so, `another` if a different record has its
-    /// offset, `gone` if the log has no record there, as after compaction. `null` if this wasn't checked: the ledger has
-    /// no last record, its offset is before the start of the log, or `condition` was found first.
+    /// `known again`: the last committed record is in Kafka. `another`: a different record has its offset. `gone`: the log has no
+    /// record at its offset, as after compaction. `null` if this wasn't checked, for example because the ledger has no last
+    /// record, or because `condition` was found first.
     pub(super) last_record: Option<&'static str>,
     pub(super) rows: Option<u64>,
     pub(super) dead_letters: Option<u64>,

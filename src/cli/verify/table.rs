@@ -22,9 +22,9 @@ pub(super) struct Columns {
     topic: String,
 }
 
-/// Counts of one partition. `rows` and `dead_letters` are those of records before the ledger's position, and `distinct` is the
-/// number of their different offsets. `twice` is the number of rows and dead letters in excess of one per record. `beyond` is the
-/// number of rows whose records are at or after the ledger's position.
+/// Counts of one partition. `rows` and `dead_letters` are those of records before the ledger's position, and `distinct` counts
+/// their different offsets. `twice` is the excess over one per record: a record with three rows adds two. `beyond` counts the
+/// rows of records at or after the ledger's position.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) rows: u64,
