@@ -5,7 +5,7 @@ use crate::agreement_cases::{Case, UPSERT, faulty, ready, with};
 
 pub(crate) const MORE_CASES: &[Case] = &[
     // Limits on connections.
-    faulty("one connection for the role", "ALTER ROLE {role} CONNECTION LIMIT 1", "CONNECTION LIMIT 4"),
+    faulty("one connection for the role", "ALTER ROLE {role} CONNECTION LIMIT 1", "CONNECTION LIMIT 5"),
     faulty("two connections for the role", "ALTER ROLE {role} CONNECTION LIMIT 2", "allows at most 2 connections"),
     ready("three connections for the role", "ALTER ROLE {role} CONNECTION LIMIT 3"),
     ready("four connections for the role", "ALTER ROLE {role} CONNECTION LIMIT 4"),

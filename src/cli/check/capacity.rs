@@ -10,6 +10,8 @@ use crate::config::Config;
 /// How many connections a pipeline keeps open besides those of its consumers: one for claims, and one for lag. Its maintenance
 /// opens further connections for a short time.
 const PER_PIPELINE: i64 = 2;
+/// How many connections the daemon keeps open for itself: one for the list of instances.
+const PER_DAEMON: i64 = 1;
 
 pub(super) async fn check(
     connection: &mut PgConnection,
@@ -28,30 +30,31 @@ pub(super) async fn check(
     );
     let row = row.fetch_one(connection).await?;
     let (role, database): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-    let consumers: i64 =
-        config.pipelines.iter().map(|pipeline| i64::from(pipeline.consumers.get()) + PER_PIPELINE).sum();
+    // Without these connections, a pipeline doesn't flow.
+    let needed: i64 = config.pipelines.iter().map(|pipeline| i64::from(pipeline.consumers.get()) + PER_PIPELINE).sum();
+    let kept = needed + PER_DAEMON;
     for (limit, whose, remedy) in [
         (
             row.try_get::<i64, _>(2)?,
             format!("role {role}"),
-            format!("run: ALTER ROLE {role} CONNECTION LIMIT {}", consumers + 1),
+            format!("run: ALTER ROLE {role} CONNECTION LIMIT {}", kept + 1),
         ),
         (
             row.try_get(3)?,
             format!("database {database}"),
-            format!("run: ALTER DATABASE {database} CONNECTION LIMIT {}", consumers + 1),
+            format!("run: ALTER DATABASE {database} CONNECTION LIMIT {}", kept + 1),
         ),
         (row.try_get(4)?, "the server".to_owned(), "raise `max_connections`".to_owned()),
     ] {
         // A negative limit means that there is no limit.
-        if limit < 0 || limit > consumers {
+        if limit < 0 || limit > kept {
             continue;
         }
         let text = format!(
-            "{whose} allows at most {}, and the daemon needs {consumers}: one for each consumer, and two more for each pipeline; {remedy}, or lower `consumers`",
+            "{whose} allows at most {}, and the daemon keeps {kept}: one for each consumer, two more for each pipeline, and one for the list of instances; {remedy}, or lower `consumers`",
             show::counted(u64::try_from(limit).unwrap_or(0), "connection", "connections")
         );
-        if limit < consumers {
+        if limit < needed {
             report.faults.push(text);
         } else {
             report.warnings.push(format!("{text}: no connection is left for maintenance and commands"));

@@ -13,6 +13,7 @@ mod trigger;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::net::TcpListener;
@@ -124,6 +125,8 @@ impl Proxy {
     }
 }
 
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
@@ -138,8 +141,11 @@ async fn accept(listener: TcpListener, state: Arc<State>) -> std::io::Result<()>
     loop {
         // Remove tasks that have ended, so that they don't accumulate.
         while connections.try_join_next().is_some() {}
-        // Accepting fails if the process has no free file descriptor. The next attempt may succeed, so ignore the error.
-        let Ok((client, _)) = listener.accept().await else { continue };
+        let Ok((client, _)) = listener.accept().await else {
+            // The process has no free file descriptor. Try again when some may have been closed.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
         connections.spawn(connection::serve(client, Arc::clone(&state)));
     }
 }
