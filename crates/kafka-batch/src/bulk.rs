@@ -161,9 +161,9 @@ impl<'b> Iterator for Headers<'b> {
     }
 }
 
-/// An error that librdkafka reports in the stream of a partition, for example the end of the partition
-/// (`enable.partition.eof`), an offset outside of the log (`auto.offset.reset = error`), a denied or failed fetch, or a record
-/// batch that cannot be decoded.
+/// An error that librdkafka reports in the stream of a partition. Examples are the end of the partition (`enable.partition.eof`),
+/// an offset outside of the log (`auto.offset.reset = error`), a denied or failed fetch, and a record batch that cannot be
+/// decoded.
 ///
 /// A fault may move librdkafka's position: see "Positions" in the [crate's documentation](crate).
 #[derive(Clone, Copy)]

@@ -8,9 +8,8 @@ unsafe extern "C" {
     safe fn _exit(code: c_int) -> !;
 }
 
-/// Ends the process at once, without running the exit handlers of its libraries. OpenSSL's handler frees memory. If a
-/// client is still closing in the background, librdkafka's threads may still use this memory, and the process could
-/// crash while it exits.
+/// Ends the process at once, without running the exit handlers of its libraries. OpenSSL's handler frees memory that librdkafka's
+/// threads may still use, if a client is still closing in the background. The process could then crash while it exits.
 pub fn exit_now(code: u8) -> ! {
     // Standard output is buffered by line. If this flush fails, the rest of the output is lost.
     let _flushed = std::io::stdout().flush().is_ok();

@@ -1,8 +1,8 @@
 //! Reads records from librdkafka in bulk: up to 512 per call, instead of one event per record as
 //! [`BaseConsumer::poll`](rdkafka::consumer::BaseConsumer::poll) does.
 //!
-//! A [`BatchQueue`] is used beside a consumer. The consumer subscribes, assigns, pauses and commits as before, and its own
-//! queue keeps the events (rebalances, errors, statistics, answers to commits). The records of a forwarded partition go to the
+//! A [`BatchQueue`] is used beside a consumer, which subscribes, assigns, pauses and commits as before. The consumer's own queue
+//! keeps the events: rebalances, errors, statistics, answers to commits. The records of a forwarded partition go to the
 //! `BatchQueue` instead. The caller reads a [`Bulk`], goes through its [runs](Run) and [faults](Fault), and polls the consumer
 //! between two reads:
 //!
@@ -35,28 +35,28 @@
 //! be observed.
 //!
 //! # Forwarding
-//! Call [`BatchQueue::forward`] before the partition is assigned. Then none of the partition's records go to the consumer's
-//! queue: the start of a fetch forwards a partition to that queue only if the application has never forwarded the partition
-//! (`rd_kafka_toppar_op_fetch_start`, flag `RD_KAFKA_Q_F_FWD_APP`). If `forward` is called later, the consumer's queue may
-//! already have records of the partition. `poll` returns them, and the caller must take them before the first bulk.
+//! Call [`BatchQueue::forward`] before the partition is assigned. Then all of its records go to the `BatchQueue`. librdkafka
+//! itself forwards a partition to the consumer's queue when a fetch starts, but only if the application has never forwarded the
+//! partition (`rd_kafka_toppar_op_fetch_start`, flag `RD_KAFKA_Q_F_FWD_APP`). If `forward` is called after the assignment, the
+//! consumer's queue may already have records of the partition. `poll` returns them, and the caller must take them before the
+//! first bulk.
 //!
-//! When librdkafka stops fetching a partition, it clears the forwarding (`rd_kafka_toppar_fetch_stop`). This happens on
-//! a thread of librdkafka, possibly after `unassign` or `incremental_unassign` has returned. `assign` first stops every
-//! assigned partition, and then starts every partition of its list; partitions that are in both are stopped and started.
-//! So the old fetch may stop after `forward` was called for the new assignment, and would undo that call. Records would
-//! then wait in the partition's queue, where nobody reads them: as `RD_KAFKA_Q_F_FWD_APP` is still set, librdkafka
-//! doesn't forward the partition by itself. This crate closes the gap: each forwarded partition's queue has a callback,
-//! which librdkafka calls only if something arrives in the queue while the queue is not forwarded. The callback wakes the
-//! waiting read, which forwards the partition again. This also moves the records that have arrived meanwhile, in order.
-//! So no record is lost or delayed, and the callback costs nothing while the partition is forwarded.
+//! When librdkafka stops fetching a partition, it clears the forwarding (`rd_kafka_toppar_fetch_stop`). This happens on a thread
+//! of librdkafka, possibly after `unassign` or `incremental_unassign` has returned. `assign` stops every assigned partition too,
+//! even those that stay assigned. So an old fetch may stop after `forward` was called for the new assignment, and undo that call.
+//! Records then arrive in the partition's own queue, where nobody reads them.
+//!
+//! So each forwarded partition's queue has a callback. librdkafka calls it if something arrives in the queue while the queue is
+//! not forwarded. The callback wakes the waiting read, which forwards the partition again. This also moves the records that have
+//! arrived meanwhile, in order. While the partition is forwarded, the callback costs nothing.
 //!
 //! With or without this crate, librdkafka 2.12.1 aborts the process if a partition is taken away twice before its fetch
 //! has ended (issue 5573). Two calls of `assign` or of `incremental_unassign` within milliseconds can do this. A new
 //! assignment's first record is a sign that earlier fetches have ended.
 //!
-//! Once a partition has been forwarded, the flag `RD_KAFKA_Q_F_FWD_APP` stays set, and librdkafka no longer forwards the
-//! partition to the consumer's queue by itself. So call `forward` again each time the partition is assigned. Call
-//! [`BatchQueue::unforward`] when an assignment has ended, after the partition was unassigned.
+//! Call `forward` again each time the partition is assigned: after the first `forward`, librdkafka no longer forwards the
+//! partition to the consumer's queue by itself. Call [`BatchQueue::unforward`] when an assignment has ended, after the partition
+//! was unassigned.
 //!
 //! # Waiting
 //! An event on the consumer's queue ends the wait of a read (`rd_kafka_queue_cb_event_enable`, `rd_kafka_queue_yield`). A read
@@ -69,32 +69,31 @@
 //! read doesn't call librdkafka.
 //!
 //! # Positions
-//! A read moves librdkafka's position of each partition (`rd_kafka_position`, and the stored offset unless
-//! `enable.auto.offset.store = false`) past the partition's last record in the *whole bulk*, whether that record is taken
-//! or not. `poll` moves the position record by record. The difference matters in these cases:
+//! A read moves librdkafka's position of each partition (`rd_kafka_position`) past the partition's last record in the *whole
+//! bulk*, even if that record isn't taken. The stored offset moves too, unless `enable.auto.offset.store = false`. `poll` moves
+//! the position record by record. The difference matters in these cases:
 //! - A pause throws away the records in librdkafka's queues, and a resume fetches from the position. The records of a bulk that
 //!   were not taken are not lost: they stay in the `BatchQueue`, and the next read returns them.
 //! - After a seek, or an assignment at an offset, the records of a bulk that were not taken are stale. Call
 //!   [`BatchQueue::discard`] or [`BatchQueue::unforward`].
-//! - librdkafka drops what it fetched before a seek, a pause or an assignment. It recognizes such records by version numbers,
-//!   which are raised before the call returns. So the next read of the same thread returns nothing stale, but a bulk that is
-//!   read meanwhile on another thread may contain stale records.
-//! - A [`Fault`] that has an offset also moves the position, to the offset *after* the fault's own. (An error that `poll`
-//!   returns leaves the position where it was.) At the end of a partition and after a failed fetch, that is one too far: the
-//!   record at the fault's own offset hasn't been fetched yet. If the partition is paused before this record arrives, a resume
-//!   skips the record. So after a fault, do one of two things. Don't pause the partition until its next record has arrived. Or,
-//!   **before you resume it, seek to the fault's own offset** (or assign the partition at that offset).
+//! - librdkafka drops the records that it fetched before a seek, a pause or an assignment. So a read after such a call returns no
+//!   stale records. A read on another thread during the call may return some.
+//! - A [`Fault`] that has an offset also moves the position, to the offset *after* the fault's own. (With `poll`, an error
+//!   doesn't move the position.) At the end of a partition and after a failed fetch, this is one too far. For example, after a
+//!   failed fetch at offset 10, the position is 11, though record 10 hasn't been fetched yet. If the partition is paused now, a
+//!   resume skips record 10. So don't pause the partition until its next record has arrived. Or, **before you resume it, seek to
+//!   the fault's own offset** (or assign the partition at that offset).
 //!
 //! # Memory
-//! A record borrows the buffer of its fetch response or, if the record was compressed, the buffer into which its record batch was
-//! decompressed. A buffer is freed with the last record that uses it. A bulk keeps its records until it is dropped, and the
-//! `BatchQueue` keeps those that were not taken. So up to 512 records keep up to 512 buffers in memory; in practice, they keep
-//! two or three. These records no longer count for `queued.max.messages.kbytes`. The forwarded partitions of one consumer share
-//! that limit, as they do on the consumer's queue. A read allocates nothing in this crate.
+//! A record borrows the buffer of its fetch response or, if it was compressed, the buffer of its decompressed record batch. A
+//! buffer is freed with the last record that uses it. A bulk keeps its records until it is dropped, and the `BatchQueue` keeps
+//! those that were not taken. So up to 512 records keep up to 512 buffers in memory; in practice, they keep two or three. These
+//! records no longer count for `queued.max.messages.kbytes`, a limit that all forwarded partitions of a consumer share. A read
+//! allocates nothing in this crate.
 //!
-//! `rd_kafka_consume_callback_queue` costs as little as a bulk read, and moves the position record by record. But that
-//! function takes the whole queue at once: librdkafka would continue to fetch, beyond its limits, while the callbacks
-//! run. So this crate doesn't use it.
+//! This crate doesn't use `rd_kafka_consume_callback_queue`, which costs as little as a bulk read, and moves the position record
+//! by record. That function takes the whole queue at once. While its callbacks run, librdkafka would continue to fetch, beyond
+//! its limits.
 
 mod bulk;
 mod credentials;

@@ -3,11 +3,10 @@
 use rdkafka::bindings as rd;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 
-/// Returns whether the consumer has a member id. Under a classic protocol, a consumer gets its id with the answer to its first
-/// JoinGroup, and drops it when it starts to leave the group or when the id is no longer valid. So after `unsubscribe`, `false`
-/// means that a member's request to leave is being sent. A call that closes the consumer waits until this request is answered
-/// or has failed (`rd_kafka_cgrp_leave`, `rd_kafka_cgrp_try_terminate`). Under KIP-848, a consumer has an id as long as it
-/// exists, even if it isn't a member.
+/// Returns whether the consumer has a member id. Under a classic protocol, a consumer has one from the answer to its first
+/// JoinGroup until it starts to leave the group, or until the id is no longer valid. So after `unsubscribe`, `false` means that
+/// the request to leave is being sent. A call that closes the consumer waits until this request is answered or has failed
+/// (`rd_kafka_cgrp_leave`, `rd_kafka_cgrp_try_terminate`). Under KIP-848, a consumer always has an id, even if it isn't a member.
 pub fn is_member<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {
     let client = consumer.client().native_ptr();
     // SAFETY: the client is alive.

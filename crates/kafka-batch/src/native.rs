@@ -1,7 +1,7 @@
 //! Types that own librdkafka's queues and messages, and destroy them when they are dropped.
 //!
-//! These types don't keep alive the client to which their pointers belong. `BatchQueue` does: it owns values of these
-//! types together with an `Arc` of the consumer, and drops the consumer last.
+//! These types don't keep the client alive to which their pointers belong. `BatchQueue` does: it owns values of these types and
+//! an `Arc` of the consumer, and drops the consumer last.
 
 use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;
@@ -129,9 +129,8 @@ impl Messages {
             let message = self.slots[self.first];
             // Advance before the call, so that no message is ever destroyed twice.
             self.first += 1;
-            // SAFETY: by the invariant the slot held a message that is owned here. The slot is no longer in
-            // `first..end`. A [`MessageRef`] borrows the bulk, and so this value. Here this value is borrowed
-            // mutably, so no [`MessageRef`] is alive.
+            // SAFETY: by the invariant the slot held a message that is owned here, and the slot is no longer in `first..end`. A
+            // [`MessageRef`] borrows this value through the bulk, so none is alive while this function borrows it mutably.
             unsafe { rd::rd_kafka_message_destroy(message) }
         }
     }
@@ -222,8 +221,8 @@ impl<'m> MessageRef<'m> {
         self.0.as_ptr()
     }
 
-    /// Returns the error number; 0 for a record. A broker may send numbers that librdkafka's list lacks. So the number must not
-    /// be read as the Rust enumeration.
+    /// Returns the error number; 0 for a record. A broker may send numbers that the Rust enumeration lacks, so the number must
+    /// not be read as this enumeration.
     pub(crate) fn error_number(&self) -> i32 {
         // SAFETY: the message is alive; this takes the field's address without reading it.
         let error = unsafe { &raw const (*self.fields()).err };

@@ -92,10 +92,10 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         Self::make(consumer, None)
     }
 
-    /// Makes a queue that calls `on_ready` when records, or events of the consumer, may have arrived. Wait for this call
-    /// and not in [`BatchQueue::read`], because with such a queue an event doesn't end the wait of a read. After the call,
-    /// check [`BatchQueue::is_ready`], and call `read` with a timeout of zero. The thread that calls `on_ready` holds the
-    /// lock of a queue, and is usually a thread of librdkafka. So `on_ready` must neither block nor call librdkafka.
+    /// Makes a queue that calls `on_ready` when records, or events of the consumer, may have arrived. After this call, check
+    /// [`BatchQueue::is_ready`], and call `read` with a timeout of zero. Don't wait in [`BatchQueue::read`]: with such a queue,
+    /// an event doesn't end that wait. `on_ready` is called while a queue is locked, usually on a thread of librdkafka. So it
+    /// must neither block nor call librdkafka.
     ///
     /// # Errors
     /// As [`BatchQueue::new`].
@@ -203,8 +203,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         }
     }
 
-    /// Drops a partition's records and faults that were read and not taken. Call this after a seek, because they were
-    /// read before the seek. librdkafka delivers the records at or after the seek's offset once more.
+    /// Drops a partition's records and faults that were read and not taken. Call this after a seek, because they were read before
+    /// it. librdkafka then delivers the records from the seek's offset on.
     pub fn discard(&mut self, topic: &str, partition: i32) {
         self.messages.remove(|message| message.partition() == partition && message.topic() == topic);
     }
@@ -236,9 +236,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
                     partition.queue.forward(Some(&own.queue));
                 }
             }
-            // This call doesn't wait, but it may consume a pending wake-up. So check for the possible causes of a wake-up
-            // (`strayed`, or an event in the consumer's queue) between this call and the wait. A wake-up after these checks
-            // ends the wait.
+            // This call doesn't wait, but it may consume a pending wake-up. So check for the causes of a wake-up (`strayed`, or
+            // an event in the consumer's queue) after this call and before the wait. A wake-up after these checks ends the wait.
             if messages.fill(&own.queue, Duration::ZERO, MAX_MESSAGES)? > 0 {
                 return Ok(());
             }
@@ -269,9 +268,9 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
 impl<C: ConsumerContext + 'static> Drop for BatchQueue<C> {
     fn drop(&mut self) {
         self.messages.clear();
-        // Clear the callback of the consumer's queue before this queue becomes the target. librdkafka calls the
-        // callback with the consumer's queue locked, and the callback then locks our queue. Forwarding locks
-        // the two in the opposite order, so the two threads could deadlock.
+        // Clear the callback of the consumer's queue before our queue is forwarded to it. librdkafka calls this callback with the
+        // consumer's queue locked, and the callback then locks our queue. Forwarding locks the two in the opposite order, so two
+        // threads could deadlock.
         self.events.clear_callback();
         self.own.queue.clear_callback();
         // Forward our queue first, which moves its entries, and the partitions after that. So the records keep their
@@ -281,7 +280,8 @@ impl<C: ConsumerContext + 'static> Drop for BatchQueue<C> {
             partition.queue.clear_callback();
             partition.queue.forward(Some(&self.events));
         }
-        // End the forwarding first: destroying a queue empties the queue to which it is forwarded.
+        // End our queue's forwarding before the queue is destroyed: destroying a queue empties the queue to which it is
+        // forwarded.
         self.own.queue.forward(None);
     }
 }

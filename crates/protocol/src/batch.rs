@@ -1,10 +1,14 @@
 //! A batch: encoded rows together with the raw records they came from, in the order of delivery. No I/O.
 //!
-//! A batch has a few large buffers, whatever the number of partitions: the rows as COPY sends them; the *arena*, which
-//! holds the raw records; one entry per record; and *runs*, which map ranges of records to segments. The buffers are
-//! reused. A [`Segment`] is the part of the batch that belongs to one claim of one partition. When the batch is written,
-//! the runs of dropped segments are left out, for example those of a revoked partition. The raw bytes make dead letters
-//! exact, and allow the rows to be encoded again after a catalog change.
+//! A batch has a few large buffers, which are reused. Their number doesn't depend on the number of partitions:
+//! - the rows as COPY sends them
+//! - the *arena*, which contains the raw records
+//! - one entry per record
+//! - the *runs*, which map ranges of records to segments
+//!
+//! A [`Segment`] is the part of the batch that belongs to one claim of one partition. The records of a dropped segment stay in
+//! the buffers, but aren't written. The raw records are kept for dead letters, and to encode the rows again after a catalog
+//! change.
 //!
 //! Record accounting: every record has rows, or is rejected, or is skipped by a rule, for example the row filter.
 //! [`Batch::seal`] asserts that the three numbers add up to the number of records.
@@ -20,16 +24,17 @@ use crate::record::{Headers, Record};
 /// The limits at which a batch is closed. The batch is closed as soon as it has reached one of them and the writer is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
-    /// The number of rows at which a batch is closed. If many records have no rows, the batch is closed at twice this number of
-    /// records. Default 50 000.
+    /// The number of rows at which a batch is closed. Twice this number of records closes the batch too, because records may have
+    /// no rows. Default 50 000.
     pub max_rows: NonZeroU32,
     /// The size in bytes of rows, raw records and entries together. The limit is checked before a record is added,
     /// so the last record may exceed it. Default 8 MiB.
     pub max_bytes: u64,
-    /// In the configuration, the highest age that a record should have when its row is committed. Default 500 ms. A
-    /// session gets a smaller value: the configured one without the time for which the broker may hold a record
-    /// back. In the session, the time counts from when the first record is added to the batch. The batch is closed
-    /// earlier, so that the expected duration of its write remains, but not before half of this time.
+    /// In the configuration: the highest age that a record should have when its row is committed. Default 500 ms. A session gets
+    /// a smaller value, because the broker may hold a record back before it is fetched.
+    ///
+    /// In a session: the longest time from the first record of a batch to its commit. The batch is closed earlier, see
+    /// [`FlushDeadline`](crate::flush_deadline::FlushDeadline).
     pub max_age: Duration,
 }
 
@@ -43,9 +48,8 @@ pub struct Incoming<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-/// A record that can't become rows. `record` is its index in the batch; the batch sets the index for a record that
-/// an encoder rejects. `reason` is a stable code: a label value of `dead_letters_total`. `detail` is the message for
-/// people: what is wrong, where, and why.
+/// A record that can't become rows. `record` is its index in the batch; an encoder need not set it, because the batch does.
+/// `reason` is a label value of `dead_letters_total`. `detail` says for people what is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRecord {
     pub record: u32,
@@ -73,8 +77,8 @@ pub struct Segment {
     last_record: u32,
 }
 
-/// The range of offsets by which a write advances one partition in the ledger. The ledger must have `claim` and be at `from`
-/// before the write, and is at `to` after it. `segment` is the index of the segment in the batch that has the records.
+/// The range of offsets by which a write advances one partition in the ledger. Before the write, the partition's ledger row must
+/// have `claim` and be at `from`. After the write, it is at `to`. `segment` is the index of the written segment in the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     pub segment: usize,
@@ -87,8 +91,8 @@ pub struct Span {
     pub last: LastRecord,
 }
 
-/// The last committed record of a partition. It identifies the log: if the topic was recreated, the record at this offset is
-/// another one, or there is none.
+/// The last committed record of a partition. It identifies the log: in a recreated topic, this offset has another record, or
+/// none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastRecord {
     pub offset: Offset,
@@ -122,8 +126,8 @@ impl Trigger {
     }
 }
 
-/// One record of a batch. `arena_end`, `rows_end` and `row_count` count from the beginning of the batch, so they
-/// include all earlier records. The record's raw bytes and encoded rows begin where those of the entry before end.
+/// One record of a batch. `arena_end`, `rows_end` and `row_count` are totals from the beginning of the batch. For example, if an
+/// entry has the `row_count` 3 and the next one has 5, the second record has two rows.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     offset: i64,
@@ -185,20 +189,19 @@ impl Batch {
         self.sealed = None;
     }
 
-    /// Opens a segment. `from` is the offset of the ledger when all earlier batches are written. Returns the segment's
-    /// index, for [`Batch::push`].
+    /// Opens a segment. `from` is the partition's offset in the ledger once all earlier batches are written. Returns the
+    /// segment's index, for [`Batch::push`].
     pub fn open_segment(&mut self, source: TopicPartition, claim: Claim, from: Offset) -> usize {
         self.segments.push(Segment { source, claim, from, to: from, live: true, records: 0, last_record: 0 });
         self.segments.len() - 1
     }
 
-    /// Adds a record to a segment. Copies key and value into the arena, lets `headers` append the headers there (in the form of
-    /// [`Headers`]), and lets `encode` append the record's rows and return their number. Returns whether `encode` accepted the
-    /// record.
+    /// Adds a record to a segment. `headers` appends the record's headers to the arena, in the form of [`Headers`]. `encode`
+    /// appends the record's rows, and returns their number. Returns whether `encode` accepted the record.
     ///
     /// # Panics
-    /// If the batch is sealed, or if the offset is before the segment's end: the caller must filter out records that are
-    /// delivered twice.
+    /// If the batch is sealed. Also if the offset is before the segment's end: the caller must ignore records that were delivered
+    /// before.
     pub fn push(
         &mut self,
         segment: usize,
@@ -332,8 +335,7 @@ impl Batch {
         self.rows.len()
     }
 
-    /// Returns when the first record was added; `None` if there is none. The batch's age counts from this time, because
-    /// `max_age` limits staleness.
+    /// Returns when the first record was added; `None` if there is none. The batch's age counts from this time.
     pub fn opened_at(&self) -> Option<Instant> {
         self.opened_at
     }
@@ -354,8 +356,8 @@ impl Batch {
 
 /// Returns offset, timestamp and digest of a record. A later claim identifies the log by them.
 pub fn last_record(record: &Record<'_>) -> LastRecord {
-    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. The digest is only computed for the last record of
-    // a span and for a record that a claim compares, so speed doesn't matter.
+    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. Its speed doesn't matter, because only about one
+    // record per span and one per claim are digested.
     let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
     let lengths = [signed_len(record.key).to_le_bytes(), signed_len(record.value).to_le_bytes()];
     let bytes = lengths.iter().flatten().chain(record.key.unwrap_or_default()).chain(record.value.unwrap_or_default());

@@ -1,11 +1,12 @@
 //! The claim loop: claims the partitions that Kafka assigned to a pipeline's consumers, and tells each consumer at which offset
 //! to start fetching.
 //!
-//! The loop has its own connection, so that a claim doesn't wait for a COPY. Ledger rows that others have locked are skipped,
-//! so that they don't delay the claims of other rows. The skipped claims are tried again later. If a row stays locked, a
-//! second connection waits for the lock and identifies the session that holds it. The second connection makes no claim: a
-//! claim queued behind a lock could be made after the partition moved to another member, and would fence that member. A
-//! request is tried again until it is granted, refused, withdrawn, or replaced by a later request for the same partition. A
+//! The loop has its own connection, so that a claim doesn't wait for a COPY. It skips ledger rows that others have locked, and
+//! tries to claim them again later. So one lock doesn't delay the other claims. If a row stays locked, a second connection waits
+//! for the lock and finds out which session holds it. The second connection makes no claim: the partition may move to another
+//! member during the wait, and a claim made after that would fence this member.
+//!
+//! A request is tried again until it is granted, refused, withdrawn, or replaced by a later request for the same partition. A
 //! consumer recognizes a late answer by its request id.
 
 use std::collections::{BTreeSet, HashMap};
@@ -28,13 +29,12 @@ use crate::retry::{Backoff, Disposition};
 use crate::stopped::Stopped;
 use crate::store::WriteError;
 
-/// For this long after its request, a claim of a locked row is only retried. After this time, a second connection also waits
-/// for the lock, and identifies the session that holds the lock.
+/// The age of a request from which on a second connection waits for the row's lock. The claim is retried before and during this
+/// wait.
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
-/// The time between two attempts to claim locked rows while the second connection waits for the lock. If the lock is released
-/// earlier, the next attempt is made at once.
+/// The time between two such attempts while the second connection waits. When its wait ends, the next attempt follows at once.
 const OVERDUE_RETRY: Duration = Duration::from_millis(250);
 
 /// The policy for a log-loss condition, from `on_offset_loss`. With `Fail`, the pipeline stops, and its error names
@@ -74,8 +74,8 @@ pub struct ClaimRequest {
 pub struct Wanted {
     pub source: TopicPartition,
     pub request: u64,
-    /// A log-loss condition that was found while reading, and that the claim must skip because the policy says so. It is
-    /// skipped only if it is still met, see [`LossCondition::still_met`].
+    /// A log-loss condition that was found under an earlier claim, and that the policy skips. The new claim skips it if
+    /// [`LossCondition::still_met`] returns true.
     pub skip_condition: Option<LossCondition>,
 }
 
@@ -110,8 +110,8 @@ pub trait ClaimLedger: Send {
         &mut self,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<TopicPartition>, WriteError>> + Send;
-    /// Adds ledger rows with these offsets for partitions that never had a row in this pipeline. Adds none for
-    /// partitions whose earlier row is missing, and returns these partitions.
+    /// Adds ledger rows with these offsets for partitions that are new to the pipeline. Adds none for partitions that had a row
+    /// which is now missing; returns these partitions.
     fn extend(
         &mut self,
         starts: &[(TopicPartition, Offset)],
@@ -128,19 +128,19 @@ pub trait ClaimLedger: Send {
         owner: &str,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<Claimed>, WriteError>> + Send;
-    /// Sets a claimed row to `to` under a new claim, and clears the last record, which the log may no longer have.
-    /// Returns the new claim; `None` if the row has another claim or offset than `claimed`. The new claim makes a later
-    /// restore visible: if the database is restored to a state before this step, the row has the old claim again. The
-    /// row's offset alone may not show the restore, because a new log may have a record at the old offset too.
+    /// Sets a claimed row to `to` under a new claim, and clears the last record. Returns the new claim; `None` if the row has
+    /// another claim or offset than `claimed`.
+    ///
+    /// If the database is later restored to a state before this step, the row has the old claim, which reveals the restore. The
+    /// offset may not reveal it, because a new log may have records at the old offset too.
     fn skip_condition(
         &mut self,
         claimed: &Claimed,
         to: Offset,
     ) -> impl Future<Output = Result<Option<Claim>, WriteError>> + Send;
-    /// Waits, on a separate connection and for a limited time, until nobody holds the lock on a partition's row. Terminates
-    /// sessions of this pipeline that hold the lock and whose client sends nothing, and reports other holders. Makes no claim.
-    /// `waits` is the number of this call: 1 for the first call after a time without pending requests. The number limits how
-    /// often the wait is logged.
+    /// Waits on a separate connection until nobody holds the lock on a partition's row, for a limited time. Terminates idle
+    /// sessions of this pipeline that hold the lock, and reports other holders. Makes no claim. `waits` is 1 for the first call
+    /// after a time without pending requests, and grows by 1 with each call; it limits how often the wait is logged.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -193,7 +193,7 @@ pub struct ClaimLoop<C, K> {
     random: Rng,
     listener: Arc<dyn Listener>,
     pending: Vec<Pending>,
-    /// The answers of this round, grouped by the consumer's channel on which they are sent at the end of the round.
+    /// The answers of this round, by the channel to which they are sent when the round ends.
     answered: Vec<(Sender<Message>, Vec<ClaimAnswer>)>,
 }
 
@@ -324,8 +324,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
     /// the end of the log would lose the records that were produced before we noticed the partition. A partition that had a row
     /// before meets the condition [`LossCondition::LedgerLost`].
     async fn add_rows(&mut self, missing: &[TopicPartition]) -> Result<(), RoundError> {
-        // Add all partitions of the topic up to the highest number in one statement: the database stores a number of partitions
-        // per topic, and all partitions below this number must have rows.
+        // Add all partitions of the topic up to the highest number, in one statement. The database stores only how many
+        // partitions are known per topic, so all partitions below this number must have rows.
         let mut all = BTreeSet::new();
         for source in missing {
             all.extend((0..=source.partition).map(|n| TopicPartition::new(Arc::clone(&source.topic), n)));
@@ -363,11 +363,10 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
-    /// Returns the low ends and the high ends. Requests the high ends first. So if a topic is recreated between
-    /// the two requests, the low end is that of the new log, normally 0. Fetching then begins at the offset of
-    /// the last committed record, and the record in the new log is compared with it. In the other order, the
-    /// low end could be that of the old log, and be after the last committed record. Then nothing would be
-    /// compared, and a new log that has grown beyond our offset would be taken for the old one.
+    /// Returns the low ends and the high ends. Requests the high ends first, because a topic may be recreated between the two
+    /// requests. The low end is then the new log's, normally 0, and the claim compares the last committed record. In the other
+    /// order, the low end could be the old log's, and be after the last committed record. Then nothing would be compared, and the
+    /// new log could be taken for the old one.
     async fn both_ends(&self, sources: &[TopicPartition]) -> Result<(Ends, Ends), LogEndsError> {
         let high = self.log_ends.ends(sources, End::High).await?;
         Ok((self.log_ends.ends(sources, End::Low).await?, high))

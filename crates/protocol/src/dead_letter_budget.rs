@@ -85,8 +85,8 @@ impl DeadLetterBudget {
         Self { limits, slices: VecDeque::new() }
     }
 
-    /// Returns a message for the operator if the budget would be exceeded by `records` further records, of which
-    /// `dead` are dead letters. `why` describes these dead letters. Doesn't count them: see [`Self::count`].
+    /// Returns a message for the operator if `records` further records, of which `dead` are dead letters, would exceed the
+    /// budget. `why` describes these dead letters. Doesn't count the records: see [`Self::count`].
     pub fn refuses(&mut self, records: u64, dead: u64, now: Instant, why: impl FnOnce() -> String) -> Option<String> {
         if dead == 0 {
             return None;

@@ -45,7 +45,8 @@ pub enum Event<'a> {
     },
     /// Reported once per turn of the poll loop: why the loop takes no records now, or `None` if it takes records.
     Held(Option<Hold>),
-    /// The state of the poll loop. Reported every 250 ms, after a rebalance, and when the consumer leaves the group.
+    /// The state of the poll loop. Reported at intervals of at least 250 ms, after a rebalance, and when the consumer leaves the
+    /// group.
     Snapshot(&'a Snapshot<'a>),
     /// Kafka's client reported an error, and retries by itself.
     KafkaRetries(&'a (dyn Error + 'static)),
@@ -59,9 +60,8 @@ pub enum Event<'a> {
     Rebuilding {
         why: &'a str,
     },
-    /// The drain has ended: the consumer no longer waits until its delivered records are written, and leaves the group
-    /// next. The open batch has `open` records, which never reached the writer. The writer has not finished `in_flight`
-    /// records, for which an [`Event::BatchWritten`] may follow. The next owner reads the unwritten records again.
+    /// The drain has ended, and the consumer leaves the group next. `open` records never reached the writer. The writer still has
+    /// `in_flight` records, for which an [`Event::BatchWritten`] may follow. The next owner reads the unwritten records again.
     DrainEnded {
         open: u32,
         in_flight: u32,
@@ -102,9 +102,9 @@ pub enum Event<'a> {
         source: &'a TopicPartition,
         from: Option<Offset>,
     },
-    /// The partition is claimed again, for one of two reasons. The ledger isn't at an offset that this consumer
-    /// wrote: the database was restored, or somebody set the offset. Or it isn't certain that the consumer's own
-    /// transaction advanced the ledger. `from` has the same meaning as in [`Event::Fenced`].
+    /// The partition is claimed again. Either its ledger row isn't as this consumer left it, for example because the database was
+    /// restored. Or the ledger has advanced, but perhaps not by this consumer's transaction. `from` has the same meaning as in
+    /// [`Event::Fenced`].
     Rewound {
         source: &'a TopicPartition,
         from: Option<Offset>,
@@ -124,9 +124,8 @@ pub enum Event<'a> {
     WindowHalved {
         records: u32,
     },
-    /// A poison search ended: Postgres refuses `records` records. The transaction continues with the records that
-    /// were copied, and with dead letters for the refused ones. `copies` is the number of steps of the search. A
-    /// step over records without rows counts too, but needs no COPY.
+    /// A poison search ended: Postgres refuses `records` records, which become dead letters. `copies` is the number of steps of
+    /// the search. A step over records without rows counts too, but needs no COPY.
     PoisonFound {
         copies: u32,
         records: usize,
@@ -182,7 +181,7 @@ pub enum Hold {
     Schema,
 }
 
-/// The state of a poll loop and its session. `consumed`, the number of records taken, and `spent` count from the last snapshot.
+/// The state of a poll loop and its session. `consumed` is the number of records taken since the last snapshot.
 #[derive(Debug)]
 pub struct Snapshot<'a> {
     pub session: &'a Session,
@@ -194,7 +193,7 @@ pub struct Snapshot<'a> {
     pub now: Instant,
 }
 
-/// How a poll loop spent the time since the last snapshot. `poll` is the time in which it waited for records.
+/// How a poll loop spent the time since the last snapshot. In the time `poll`, it waited for records.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spent {
     pub poll: Duration,

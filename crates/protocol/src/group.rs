@@ -93,8 +93,8 @@ pub trait GroupClient: Send {
     fn read(&mut self, visitor: &mut impl Visitor) -> Result<bool, ReadError>;
     /// Returns the group's decisions since the last call, in order.
     fn take_events(&mut self) -> Vec<GroupEvent>;
-    /// Returns the offsets up to which Kafka's logs were read, for partitions whose records have all been taken. Such an offset
-    /// may be higher than the successor of the last record's offset, because of transaction markers or aborted records.
+    /// Returns the offsets up to which Kafka's logs were read, for partitions whose records have all been taken. For example, if
+    /// the last record is at offset 7, and a transaction marker follows at offset 8, this is 9.
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)>;
     fn assigning(&self) -> Assigning;
     /// Confirms an assignment; nothing is fetched before [`GroupClient::fetch`].
@@ -109,8 +109,7 @@ pub trait GroupClient: Send {
     fn stop(&mut self, sources: &[TopicPartition], rest: &[(TopicPartition, Offset)]);
     /// Commits the ledger's offsets to Kafka, for tools that show lag. The result isn't awaited.
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]);
-    /// Sends the pending commits, then closes the client, all within a limited time. The member leaves the
-    /// group. Only a member with a name (`group.instance.id`) may stay, so that the group keeps its partitions
-    /// until it returns or its session times out.
+    /// Sends the pending commits, then closes the client, all within a limited time. The member leaves the group. Except: a
+    /// member with a name (`group.instance.id`) may stay, so that its partitions wait for its return until its session times out.
     fn leave(self) -> impl Future<Output = ()> + Send;
 }

@@ -20,8 +20,8 @@ pub struct Partition {
     pub progress_at: Instant,
 }
 
-/// The state of an assigned partition. If a partition isn't assigned, no [`Partition`] exists for it. This enum doesn't have the
-/// state "in doubt", because only the writer knows it. That state lasts from a COMMIT without a reply until the ledger is read.
+/// The state of an assigned partition. A partition that isn't assigned has no [`Partition`]. The state *in doubt* of
+/// `ARCHITECTURE.md` is missing here, because only the writer knows it.
 #[derive(Debug)]
 pub enum State {
     /// A claim was requested. Nothing is fetched before it is granted.
@@ -45,8 +45,8 @@ pub struct Owned {
     pub committed: Offset,
     /// The last committed record, if it must still be compared with the record that Kafka delivers at its offset.
     pub verify: Option<LastRecord>,
-    /// The offset up to which Kafka's log was read. If this is after `next`, no record is ever delivered from the offsets in
-    /// between: they belong to transaction markers, for example, or to aborted records. Otherwise this field has no meaning.
+    /// The offset up to which Kafka's log was read. If this is after `next`, the offsets in between have no records to deliver,
+    /// but for example transaction markers. Otherwise this field has no meaning.
     pub read_to: Offset,
 }
 
@@ -143,9 +143,8 @@ pub enum Outcome {
     Committed(Offset),
     /// A later claim has replaced the segment's claim. The segment's uncommitted records were not written.
     Fenced,
-    /// The partition must be claimed again, for one of two reasons. Either the ledger isn't at the offset that the
-    /// consumer committed: the database was restored, or somebody set the offset. Or the ledger is where this
-    /// consumer's write would have put it, but it isn't known whether that write or another one advanced it.
+    /// The partition must be claimed again. Either its ledger row isn't as this consumer left it: the database was restored, or
+    /// somebody changed the row. Or the ledger has advanced, but perhaps by another write than this consumer's.
     Rewound,
 }
 
@@ -157,9 +156,9 @@ impl Owned {
     }
 }
 
-/// A granted claim. The ledger has `claim`, and is at `next`, the offset of the next record to write. Fetching begins
-/// at `fetch`. If `verify` is `None`, `fetch` is `next`. Otherwise `verify` is the last committed record, and `fetch`
-/// is its offset: the record that Kafka delivers there must be compared with it.
+/// A granted claim: the ledger has `claim`, and is at `next`, the offset of the next record to write. If `verify` is `None`,
+/// fetching begins at `next`. Otherwise it begins at the offset of `verify`, the last committed record, which must be compared
+/// with the record that Kafka has there. For example, with `next` 10 and a last committed record at 9, `fetch` is 9.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub claim: Claim,
@@ -211,10 +210,9 @@ impl LossCondition {
     /// Returns whether a new claim may skip this condition, which was found under an earlier claim. `last` is the last
     /// committed record in the ledger row that the new claim has read.
     ///
-    /// Only a [`Self::LogReplaced`] that names the same record as `last` may be skipped. Otherwise the condition may
-    /// have been skipped already: by another owner while this process was suspended, or by an earlier attempt of ours
-    /// whose reply was lost. The ledger row then belongs to the new log. Skipping to another offset of the new log
-    /// would read records twice or leave them out.
+    /// Only a [`Self::LogReplaced`] that names `last` may be skipped. If the row has another last record, the condition may have
+    /// been skipped already, for example by another owner. Skipping it again could read records of the new log twice or leave
+    /// them out.
     pub fn still_met(&self, last: Option<LastRecord>) -> bool {
         matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
     }
@@ -266,8 +264,8 @@ impl fmt::Display for LossCondition {
 /// Returns the offset at which to start fetching, and the record to compare, if there is one. `next` and `last` are from the
 /// ledger. `low` is the oldest offset of Kafka's log, `high` its end.
 ///
-/// If the last committed record isn't before `low`, fetching starts at this record. Comparing it with the record that Kafka then
-/// delivers detects another log even if that log isn't shorter.
+/// If the log still has the offset of the last committed record, fetching starts there, so that the two records are compared.
+/// This reveals another log even if it isn't shorter than the old one.
 ///
 /// # Errors
 /// The log-loss condition, if `next` is before `low` or after `high`.

@@ -1,9 +1,11 @@
 //! The poison search: finds the records that Postgres refuses, with few COPYs. No I/O.
 //!
-//! The search goes through the window from front to back in one transaction. Every record before the range of the next
-//! step is settled: either copied, or known to be refused. So rows keep the order of delivery. The search can end after
-//! any step, and the settled records can be committed. An error of COPY often names a row (`line N`), but this is only a
-//! hint. Without a hint, a range is halved. A record counts as refused only if it fails when it is copied alone.
+//! The search goes through the window from front to back in one transaction, so rows keep the order of delivery. At each step,
+//! the records before the next range are settled: copied, or known to be refused. So the search can end after any step, and the
+//! settled records can be committed.
+//!
+//! An error of COPY often names a row (`line N`). This is only a hint. Without a hint, the range is halved. A record counts as
+//! refused only if it fails when it is copied alone.
 
 use std::ops::Range;
 

@@ -33,8 +33,8 @@ use crate::writer::WaitFlag;
 
 /// The longest wait for a record or a message. After it, the session's deadlines are checked again.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
-/// How often offsets that changed are committed to Kafka. Tools use these offsets to show lag, and Kafka's answer shows
-/// whether the rights still hold. Tidegate itself reads them only with `start = "committed"`.
+/// How often changed offsets are committed to Kafka. Tools show lag with these offsets, and a refused commit reveals that a right
+/// was withdrawn. Tidegate reads the offsets only with `start = "committed"`.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two regular snapshots of the consumer. A rebalance causes a
 /// snapshot too, and so does the end of the membership.
@@ -105,7 +105,7 @@ pub struct PollLoop<G: Group, E, L> {
     pub outbox: Sender<Batch>,
     pub writer_waits: Arc<WaitFlag>,
     pub claims: Sender<ClaimRequest>,
-    /// The sender for `inbox`, which is passed on to the claim loop for its answers.
+    /// A sender for `inbox`. The claim loop gets copies of it for its answers.
     pub answers: Sender<Message>,
     /// Receives the writer's acknowledgements, the claim loop's answers and requests to rebuild.
     pub inbox: Receiver<Message>,
@@ -373,8 +373,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Withdraws the pending requests for partitions that leave this consumer (those for which `leaves` returns
-    /// true). Otherwise a claim could be made later, and would fence the next owner.
+    /// Withdraws the pending requests for partitions that leave this consumer: those for which `leaves` returns true. A later
+    /// claim would fence the next owner.
     fn withdraw(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
         let withdrawn: Vec<_> = self.parts.session.claiming().filter(|source| leaves(source)).cloned().collect();
         if !withdrawn.is_empty() {
@@ -388,8 +388,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         self.send_requests();
     }
 
-    /// Sends requests in order, as many as fit into the claim loop's channel. This never waits for room in that channel,
-    /// because the claim loop may be waiting for room in our inbox.
+    /// Sends requests in order, as many as fit into the claim loop's channel. Doesn't wait for room there, because the claim loop
+    /// may be waiting for room in our inbox.
     fn send_requests(&mut self) {
         let mut requests = std::mem::take(&mut self.unsent_requests).into_iter();
         while let Some(request) = requests.next() {
@@ -406,13 +406,12 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Hands the open batch to the writer once the writer is free, and waits until the writer has no batch: for at most
-    /// `patience` in total. A revocation doesn't wait while the writer waits for Postgres, because nobody knows how long
-    /// that takes.
+    /// Waits until the writer has written the batch in flight and then the open batch, for at most `patience` in total. A flush
+    /// for a revocation ends when the writer has to wait for Postgres, because nobody knows how long that takes.
     async fn flush(&mut self, trigger: Trigger, patience: Duration) {
         let mut deadline = now() + patience;
         loop {
-            // If the loop is told to stop during the flush of a revocation, count the time from then on as part of the drain.
+            // If `stop` comes during the flush for a revocation, the time from then on counts as part of the drain.
             if self.parts.stop.is_cancelled() {
                 let seen = *self.stop_seen.get_or_insert_with(now);
                 deadline = deadline.min(seen + self.parts.drain_timeout);

@@ -4,11 +4,12 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One call of [`RateLimit::take`] hands out at most the tokens that accumulate in this time, or one token if fewer than one
-/// accumulates. With a short time, rows flow evenly within a second; with a longer one, poll threads lock the bucket less often.
+/// One call of [`RateLimit::take`] hands out at most the tokens that accumulate in this time, for example 20 at 1000 rows per
+/// second; at 50 rows per second or fewer, one token. If this time is short, rows flow evenly within a second. If it is long,
+/// poll threads lock the bucket less often.
 const PORTION: Duration = Duration::from_millis(20);
-/// The bucket holds at most the tokens that accumulate in this time, or one token if fewer than one accumulates. So no large
-/// burst follows a pause.
+/// The bucket has at most the tokens that accumulate in this time, for example 100 at 1000 rows per second; at 10 rows per second
+/// or fewer, one token. So no large burst follows a pause.
 const BURST_MAX: Duration = Duration::from_millis(100);
 
 /// Limits the rows per second that all consumers of a pipeline take together.
@@ -38,8 +39,8 @@ impl RateLimit {
         self.rate.is_some()
     }
 
-    /// Takes tokens from the bucket: at most those that accumulate in `PORTION`, or one token if fewer than one accumulates.
-    /// Returns their number, which is how many rows may pass now. Returns `u64::MAX` if there is no limit.
+    /// Takes tokens from the bucket, at most those that accumulate in `PORTION`. Returns their number, which is how many rows may
+    /// pass now. Returns `u64::MAX` if there is no limit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens are between 0 and the rate")]
     pub fn take(&self, now: Instant) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };

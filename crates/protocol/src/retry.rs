@@ -52,8 +52,8 @@ pub enum Disposition {
 /// Classifies an error from the server.
 ///
 /// A record can only be at fault while Postgres checks its rows: at [`Stage::Copy`], or at [`Stage::Commit`] if deferred
-/// constraints are checked then. The same SQLSTATE from another statement (for example, if the dead-letter table can't
-/// store a record) is never a reason to dead-letter records.
+/// constraints are checked then. An error of another statement never dead-letters records, whatever its SQLSTATE. For example,
+/// the dead-letter table may refuse a value.
 pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
     // FATAL and PANIC end the session. A refused login is an outage too: a wrong password may be rotated, and a missing
     // database restored.
@@ -94,7 +94,7 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
 /// Classifies an error from the server at a start, when nothing has worked yet.
 ///
 /// At a start, a missing database or a role without the right to connect is a mistake, so the pipeline stops. A running pipeline
-/// has worked before, so it waits after these errors too. After a refused password, the pipeline waits in both cases, because the
+/// waits after these errors, because it has worked before. After a refused password, the pipeline waits in both cases: the
 /// password may be about to change.
 pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
     match (stage, sqlstate) {
@@ -111,8 +111,8 @@ pub struct Backoff {
 
 /// The first wait, before jitter shortens it. It is short, because a new connection often succeeds at once.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The longest wait. It is short enough for the first commit within 2 s after an outage, even if the database was
-/// restored. In that case, partitions must be claimed and records read again before the commit.
+/// The longest wait. It is so short that the first commit can follow within 2 s after an outage, even if the database was
+/// restored, and partitions must first be claimed again.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Backoff {

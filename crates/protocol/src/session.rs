@@ -47,9 +47,9 @@ struct PartitionEntry {
     segment: Option<usize>,
 }
 
-/// The actions that the poll thread must perform. `claim` has the claims to request, each with the request id that
-/// its answer must repeat; `fetch` the partitions to fetch, each with the offset at which fetching starts; `stop`
-/// the partitions to stop fetching; and `conditions` the log-loss conditions that were found.
+/// The actions that the poll thread must perform. `claim` has the partitions to claim, each with the request id that the answer
+/// must repeat. `fetch` has the partitions to fetch, each with its first offset. `stop` has the partitions to stop fetching.
+/// `conditions` has the log-loss conditions that were found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Actions {
     pub claim: Vec<(TopicPartition, u64)>,
@@ -141,10 +141,9 @@ impl Session {
         }
     }
 
-    /// Removes partitions that Kafka revoked. Their records are removed from the open batch. Records of a batch
-    /// in flight are fenced by the next owner's claim if they aren't committed in time. The partitions' pending
-    /// actions are dropped: a claim would fence the next owner, a fetch would read records that nobody handles,
-    /// and a log-loss condition may no longer exist at the next assignment.
+    /// Removes partitions that Kafka revoked, with their records in the open batch. Records in the batch in flight are fenced by
+    /// the next owner's claim if they aren't committed before it. Drops the partitions' pending actions too: for example, a
+    /// pending claim would fence the next owner.
     pub fn revoked<'a>(&mut self, sources: impl IntoIterator<Item = &'a TopicPartition>) {
         for source in sources {
             let Some(slot) = self.index.remove(source) else { continue };
@@ -157,8 +156,8 @@ impl Session {
         }
     }
 
-    /// Handles a granted claim. If the answer is for an earlier request (the partition was revoked and assigned again since),
-    /// it is ignored: the granted claim is in the ledger, and the claim of the pending request will replace it.
+    /// Handles a granted claim. Ignores the answer to an earlier request, for example one from before a revocation: the claim of
+    /// the pending request will replace the granted one.
     pub fn granted(&mut self, source: &TopicPartition, request_id: u64, grant: &Grant, now: Instant) {
         let Some(partition) = self.awaited(source, request_id) else { return };
         partition.grant(grant, now);
@@ -309,9 +308,9 @@ impl Session {
         }
     }
 
-    /// Compares a partition's state with a ledger row that was requested at `requested_at`. Returns what changed, if
-    /// anything. A write would notice a restored database or another claim by itself, but a partition without new records
-    /// has no writes. Without this comparison, rows that the database lost would stay lost until the next record.
+    /// Compares a partition's state with a ledger row that was requested at `requested_at`. Returns what changed, if anything. A
+    /// write would notice a later claim or a restored database too. But a partition without new records has no writes, so rows
+    /// that a restore removed would stay lost until its next record.
     pub fn ledger_seen(
         &mut self,
         source: &TopicPartition,
@@ -345,8 +344,8 @@ impl Session {
         }
     }
 
-    /// Claims each partition again that was fenced at least the claim grace ago. A revocation would have come by
-    /// then, so the group really assigns the partition to this consumer.
+    /// Claims partitions again that were fenced, after the claim grace. As no revocation came in this time, the group really
+    /// assigns them to this consumer.
     pub fn tick(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if let State::Fenced { since, .. } = self.partitions[index].partition.state

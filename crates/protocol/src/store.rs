@@ -28,8 +28,8 @@ pub trait Transaction: Send {
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Executes `ROLLBACK TO SAVEPOINT`, which also makes a transaction usable again after a refused record.
     fn rollback_to_savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Checks whether Postgres accepts rows at all, whatever they contain: evaluates the defaults that rows get, but copies no
-    /// row. Runs under a savepoint, which the caller rolls back.
+    /// Checks whether Postgres accepts rows at all: executes a COPY without rows, and evaluates the defaults that rows would get.
+    /// Runs under a savepoint, which the caller rolls back.
     ///
     /// # Errors
     /// If every row would fail: at [`Stage::Defaults`] because of a default, at [`Stage::Begin`] because of the table itself.
@@ -43,8 +43,8 @@ pub trait Transaction: Send {
         batch: &Batch,
         rejects: &[&RejectedRecord],
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Advances the spans' ledger rows, in order: each row that has the span's `claim` and is at the span's `from`. These
-    /// rows stay locked until the transaction ends. Returns for each span whether its row was advanced.
+    /// Advances each span's ledger row from `from` to `to`, in order. Leaves out rows that have another claim or another offset.
+    /// The advanced rows stay locked until the transaction ends. Returns for each span whether its row was advanced.
     fn advance(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<bool>, WriteError>> + Send;
     fn commit(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Executes `ROLLBACK`; drops the connection if that fails.
@@ -55,18 +55,17 @@ pub trait Transaction: Send {
 
 /// Reads the ledger after a write, to find the outcome of each span.
 pub trait Ledger: Send {
-    /// Reads the ledger rows of the spans after their transaction has ended, so that the rows show its outcome. Returns one
-    /// row per span, in the same order. First waits until nobody holds a lock on these rows: a transaction of ours whose
-    /// connection was dropped holds the locks until it is committed or rolled back. Not cancel safe, like [`Transaction`].
+    /// Reads the spans' ledger rows, which show the outcome of the transaction that wrote the spans. First waits until nobody has
+    /// a lock on these rows, because this transaction may still be running on a connection that we dropped. Returns one row per
+    /// span, in the same order. Not cancel safe, like [`Transaction`].
     fn settle(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<LedgerRow>, WriteError>> + Send;
 }
 
 /// Encodes rows with a plan, and makes a new plan when the catalog changes. A plan says how a record becomes a
 /// row of the table; it is made from the configuration and the catalog.
 pub trait Planner: Send {
-    /// Applies the table changes that the batch needs (columns for new fields, tables that records name), outside of the
-    /// batch's transactions. If this changes the plan, the newest plan has another version, and the batch must be encoded
-    /// again.
+    /// Changes tables as the batch needs, outside of its transactions: adds columns for new fields, and creates tables that
+    /// records name. If this changes the plan, the newest plan has another version, and the batch must be encoded again.
     fn prepare(&mut self, batch: &Batch) -> impl Future<Output = Result<(), ReplanError>> + Send {
         let _needs_nothing = batch;
         async { Ok(()) }
@@ -183,8 +182,8 @@ pub struct PostgresError {
     /// The row of the COPY that the error names, counted from 0.
     pub row: Option<u32>,
     pub column: Option<String>,
-    /// Whether a policy of row-level security, or the check option of a view, refused a row. The SQLSTATE doesn't show
-    /// this, because 42501 also means that a right is missing.
+    /// Whether a policy of row-level security, or the check option of a view, refused a row. The SQLSTATE 42501 alone doesn't
+    /// show this, because it also means that a right is missing.
     pub policy: bool,
     /// Further details, such as which session holds a lock.
     pub note: Option<String>,
@@ -249,8 +248,8 @@ impl WriteError {
         }
     }
 
-    /// Returns whether the work itself took too long, so that a smaller part of it may succeed. If the server
-    /// doesn't answer a connection attempt or `BEGIN`, the size of the batch isn't the cause.
+    /// Returns whether the statement took too long, so that a smaller window may succeed. Returns false for the connection
+    /// attempt and `BEGIN`, which don't depend on the batch's size.
     pub fn timed_out(&self) -> bool {
         match &self.cause {
             _ if matches!(self.stage, Stage::Connect | Stage::Begin) => false,

@@ -45,9 +45,9 @@ pub struct Writer<S> {
     /// success doubles it.
     window_max: u32,
     contents: Contents,
-    /// Whether Postgres accepted rows in an earlier transaction. If it did, a record that Postgres refuses is at
-    /// fault even if its window has no other record. Becomes false if a transaction without an accepted row
-    /// dead-letters a record for a cause that may affect all records.
+    /// Whether Postgres accepted rows in an earlier transaction. A record that Postgres refuses is then at fault even if its
+    /// window has no other record. Becomes false after a transaction that accepted no row and dead-lettered records for a cause
+    /// that may affect all records.
     accepted_before: bool,
     blames_records: bool,
 }
@@ -222,9 +222,9 @@ impl<S: Store> Writer<S> {
                 }
                 Err(Failure::DeadLetterBudget(why)) => {
                     self.store.rollback().await;
-                    // If our claim was fenced, the new owner may have written the same records already. A unique index
-                    // then refuses all of ours, though the records aren't at fault. So the budget stops the pipeline
-                    // only if the consumer still owns every partition that it writes.
+                    // If our claim was fenced, the new owner may have written the same records already. A unique index then
+                    // refuses our rows, though the records aren't at fault. So the budget stops the pipeline only if the consumer
+                    // still owns every partition that it writes.
                     let (spans, records) = (batch.spans(window.clone()), batch.records_in(window.clone()));
                     self.settle(batch, &spans, SettleCause::Refusal, end == batch.len(), outcomes).await?;
                     if batch.records_in(window) == records {
@@ -244,8 +244,8 @@ impl<S: Store> Writer<S> {
                             return Ok(until);
                         }
                         // The ledger doesn't show that the COMMIT was executed. After a lost connection, write what is left
-                        // again. But if Postgres refused the COMMIT (a deferred trigger can raise any error), it would
-                        // refuse the next one too, so handle the error below.
+                        // again. But a COMMIT that Postgres refused (a deferred trigger can raise any error) would be refused
+                        // again, so handle its error below.
                         if !error.is_refusal() {
                             continue;
                         }
@@ -321,8 +321,8 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Runs one transaction. `hint` is `Some` if the window must be searched for records that Postgres refuses. It then contains
-    /// the row that the error named, if the error named one.
+    /// Runs one transaction. If `hint` is `None`, copies the window as a whole. Otherwise searches it for records that Postgres
+    /// refuses, and `hint` contains the row that the error named, if it named one.
     async fn attempt(
         &mut self,
         batch: &Batch,
@@ -412,9 +412,8 @@ impl<S: Store> Writer<S> {
             let Span { segment, source, from, to, .. } = span;
             let outcome = match outcome_of {
                 SpanOutcome::Again => continue,
-                // The span was advanced, but this transaction, which advances either all spans or none, isn't known to
-                // have done it. The rest of the batch must not continue after a commit that may not be ours, so claim
-                // the partition again.
+                // It isn't known that our transaction advanced this span: it was rolled back, or another of its spans isn't done.
+                // The rest of the batch must not follow a commit that may not be ours, so claim the partition again.
                 SpanOutcome::Done if !all_done && !last => Outcome::Rewound,
                 SpanOutcome::Done => Outcome::Committed(*to),
                 SpanOutcome::Fenced => Outcome::Fenced,

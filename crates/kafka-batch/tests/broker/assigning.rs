@@ -9,9 +9,9 @@ use crate::support::{PATIENCE, at, kafka, numbered, offsets, offsets_up_to, read
 
 const RECORDS: i64 = 50;
 
-/// In each round, the fetches of the old assignment end, which clears the forwarding. At the same time, the test forwards
-/// the partitions for the new assignment. The test waits for records before the next round, because librdkafka aborts the
-/// process if a partition is taken away twice before its fetch has ended.
+/// In each round, the old assignment's fetches end, which clears the forwarding, while the test forwards the partitions for the
+/// new assignment. The test waits for records before the next round, because librdkafka aborts the process if a partition is
+/// taken away twice before its fetch has ended.
 #[test]
 fn a_partition_that_is_assigned_again_at_once_goes_on() {
     let topic = topic(3);

@@ -86,8 +86,8 @@ impl Batch {
             .filter(|timestamp| *timestamp != NO_TIMESTAMP)
     }
 
-    /// Returns the offset that the ledger has for the segment's partition just before the record with this index is written. If
-    /// the segment has an earlier record, that is the offset after the last of them; otherwise it is the segment's `from`.
+    /// Returns the ledger's offset of the segment's partition before record number `record` of the batch is written: the offset
+    /// after the segment's last earlier record, or the segment's `from` if it has no earlier record.
     fn end_before(&self, segment: usize, record: u32) -> Offset {
         let earlier = self.all_runs().take_while(|(_, run)| run.start < record).filter(|(index, _)| *index == segment);
         match earlier.last() {

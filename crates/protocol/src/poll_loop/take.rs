@@ -42,8 +42,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Returns why no records may be taken from Kafka now; `None` if they may be taken. If the allowance is used up, first takes
-    /// a new one from the rate limit.
+    /// Returns why no records may be taken from Kafka now; `None` if they may be taken. Requests a new allowance from the rate
+    /// limit if the last one is used up.
     fn hold(&mut self, now: Instant) -> Option<Hold> {
         if self.parts.session.is_full() {
             return Some(Hold::Full);
@@ -164,8 +164,7 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
             headers(read);
         }
         let of_record = if self.reads_headers { Headers::from_arena(read) } else { Headers::default() };
-        // A record that won't be written needs no schema, so it doesn't wait for one. Such a record is only
-        // compared with the last committed one, or was delivered before, or its partition isn't owned now.
+        // A record that won't be written, for example because it was delivered before, doesn't wait for its schema.
         if self.encoder.wants(record.key, record.value, of_record) && self.session.takes(slot, record.offset) {
             self.wants_schema = true;
             return Visit::NotNow;

@@ -12,10 +12,10 @@ use crate::retry::Disposition;
 use crate::store::{Cause, PostgresError, Store, WriteError};
 
 impl<S: Store> Writer<S> {
-    /// Copies the window range by range, until each record that Postgres refuses has been copied alone, or the
-    /// attempts are used up. `row` is the number of the row that the first error named, if it named a row. If
-    /// `plan_is_right` is set, the plan is known to match the table; see [`is_record`]. Returns where the
-    /// settled records end (those that were copied, or refused alone), and the refused records.
+    /// Copies the window range by range, until each record that Postgres refuses has been copied alone, or the attempts are used
+    /// up. `row` is the number of the row that the first error named, if it named a row. `plan_is_right` says that the plan is
+    /// known to match the table. Returns where the settled records end, and the refused records. Settled records were copied, or
+    /// were refused alone.
     pub(super) async fn search(
         &mut self,
         batch: &Batch,
@@ -84,10 +84,11 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Returns whether the refused record itself caused `error`. If not, the cause may affect every record. The record
-    /// is at fault if Postgres accepted another record of the window, or if this writer blames each refusal on its
-    /// record. If the window has only one record, an earlier accepted record is enough, unless the error may come from an
-    /// outdated plan: the table may have changed since that earlier record.
+    /// Returns whether the refused record itself caused `error`, and not something that affects every record. This is so in three
+    /// cases:
+    /// - Postgres accepted another record of the window.
+    /// - This writer blames each refusal on its record.
+    /// - The window has only one record, Postgres accepted an earlier one, and the error doesn't suggest an outdated plan.
     fn record_is_at_fault(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
         let before = self.accepted_before && error.disposition() != Disposition::Plan;
         self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1

@@ -1,7 +1,10 @@
-//! Checks the invariants. In every state of the database, each record before the ledger's offset that Kafka still has is exactly
-//! once in the table or in the dead letters. Neither of them contains a record of the same log at or after this offset, and both
-//! are in the order of the log. Only two kinds of records may be missing: those that a rule skips, and those that are excused
-//! because the ledger moved past them into another log, or past a log-loss condition. At the end, no record is left to write.
+//! Checks the invariants:
+//! - Each record before the ledger's offset is exactly once in the table or in the dead letters. Except: records that a rule
+//!   skips, that Kafka no longer has, or that are excused. The ledger moved past excused records into another log, or past a
+//!   log-loss condition.
+//! - No record of the same log at or after the ledger's offset is in the table or in the dead letters.
+//! - Rows and dead letters are in the order of the log.
+//! - At the end of a run, no record is left to write.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +14,9 @@ use crate::kafka::{Kafka, Kind, Place, index};
 use crate::postgres::{Data, Row};
 use crate::world::World;
 
-/// Checks a transaction before its COMMIT. Reports a violation if the transaction continues in another log than the
-/// ledger's, although the daemon could have noticed: the other log has a different record at the last committed
-/// offset. Whether or not this is a violation, excuses the records of the new log before the transaction's first record:
-/// they may be missing from the table.
+/// Checks, before a COMMIT, each partition that continues in another log than the ledger's. Reports a violation if the daemon
+/// could have noticed: the new log has a record at the last committed offset. Excuses the new log's records before the
+/// transaction's first one, which may be missing from the table.
 pub(crate) fn before_commit(world: &mut World, backend: u64) {
     let mut crossed = Vec::new();
     for span in world.server.moves_of(backend) {

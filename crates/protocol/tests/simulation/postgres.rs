@@ -305,7 +305,7 @@ impl Server {
     }
 
     /// Runs a statement. Returns `Pending` if it waits for a lock; the caller then calls this again with the same `progress`. If
-    /// a row of a COPY is refused, `hint` is called with the row's number, and returns the number that the error names.
+    /// a COPY refuses a row, `hint` gets the row's number, and returns the number that the error names.
     pub(crate) fn run(
         &mut self,
         backend: u64,

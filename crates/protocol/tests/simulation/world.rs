@@ -160,9 +160,9 @@ impl World {
         {
             let from = if cell.log == *log { index(cell.next) } else { 0 };
             self.excuse(*log, from, index(*to));
-            // The topic may have been recreated between the requests for the two ends of its log. Then the update may
-            // set an offset that the new log doesn't have yet, which skips future records. Offsets alone don't reveal
-            // this; only Kafka's topic ids would.
+            // The topic may have been recreated between the requests for the two ends of its log. The ledger may then be at an
+            // offset that the new log doesn't have yet, so that future records are skipped. Only Kafka's topic ids would reveal
+            // this.
             let log = &mut self.kafka.logs[*log];
             log.excused_to = log.excused_to.max(index(*to));
         }
