@@ -77,7 +77,7 @@
 //! - After a seek, or an assignment at an offset, the records of a bulk that were not taken are stale. Call
 //!   [`BatchQueue::discard`] or [`BatchQueue::unforward`].
 //! - librdkafka drops the records that it fetched before a seek, a pause or an assignment. So a read after such a call returns no
-//!   stale records. A read on another thread during the call may return some.
+//!   stale records. A read on another thread during the call may return stale ones.
 //! - A [`Fault`] that has an offset also moves the position, to the offset *after* the fault's own. (With `poll`, an error
 //!   doesn't move the position.) At the end of a partition and after a failed fetch, this is one too far. For example, after a
 //!   failed fetch at offset 10, the position is 11, though record 10 hasn't been fetched yet. If the partition is paused now, a

@@ -1,7 +1,7 @@
 //! Types that own librdkafka's queues and messages, and destroy them when they are dropped.
 //!
-//! These types don't keep the client alive to which their pointers belong. `BatchQueue` does: it owns values of these types and
-//! an `Arc` of the consumer, and drops the consumer last.
+//! The pointers of these types belong to a client, which these types don't keep alive. `BatchQueue` does: it owns values of these
+//! types and an `Arc` of the consumer, and drops the consumer last.
 
 use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;

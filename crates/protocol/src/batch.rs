@@ -27,8 +27,8 @@ pub struct BatchLimits {
     /// The number of rows at which a batch is closed. Twice this number of records closes the batch too, because records may have
     /// no rows. Default 50 000.
     pub max_rows: NonZeroU32,
-    /// The size in bytes of rows, raw records and entries together. The limit is checked before a record is added,
-    /// so the last record may exceed it. Default 8 MiB.
+    /// The size in bytes of rows, raw records and entries together. The limit is checked before a record is added, so the last
+    /// record of a batch may exceed it. Default 8 MiB.
     pub max_bytes: u64,
     /// In the configuration: the highest age that a record should have when its row is committed. Default 500 ms. A session gets
     /// a smaller value, because the broker may hold a record back before it is fetched.

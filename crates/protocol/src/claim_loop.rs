@@ -79,7 +79,7 @@ pub struct Wanted {
     pub skip_condition: Option<LossCondition>,
 }
 
-/// The answer to a request for one partition: the grant, or the log-loss condition because of which the claim was refused.
+/// The answer to a request for one partition: the grant, or the log-loss condition that prevents it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimAnswer {
     pub source: TopicPartition,
@@ -283,7 +283,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
     /// Removes the pending requests that `request` withdraws, and enqueues the new ones. A new request for a partition replaces
     /// the pending request, even one that another consumer made.
     fn enqueue(&mut self, request: ClaimRequest) {
-        // Compare the owner too: another consumer of this process may have been assigned the partition since, and have
+        // Compare the owner too: the partition may since have been assigned to another consumer of this process, which has
         // requested it.
         self.pending.retain(|p| p.owner != request.owner || !request.withdrawn.contains(&p.wanted.source));
         for wanted in request.wanted {

@@ -35,7 +35,7 @@ pub fn share(records: u64, dead: u64) -> f64 {
     dead as f64 / records.max(1) as f64
 }
 
-/// How many groups of dead letters a summary names at most. The dead letters of a group have the same reason and column.
+/// A summary names at most this many groups. The dead letters of a group have the same reason and column.
 const NAMED_GROUPS: usize = 3;
 /// The maximum length, in characters, of a dead letter's detail in a summary.
 const DETAIL_MAX: usize = 200;
@@ -66,7 +66,7 @@ pub(crate) fn summary<'r>(batch: &Batch, rejects: impl Iterator<Item = &'r Rejec
     text
 }
 
-/// Counts records and dead letters in a sliding time window, which moves in steps of a thirtieth of its length.
+/// Counts records and dead letters in a sliding time window. A window of 5 min moves in steps of 10 s.
 #[derive(Debug)]
 pub struct DeadLetterBudget {
     limits: DeadLetterLimits,

@@ -17,8 +17,8 @@ pub trait Listener: Send + Sync {
     fn on(&self, event: &Event<'_>);
 }
 
-/// The system because of which a round of claims failed, see [`Event::ClaimsWait`]. Postgres has the ledger; Kafka
-/// must say where each partition's log begins and ends.
+/// The system that made a round of claims fail, see [`Event::ClaimsWait`]. Postgres has the ledger, and Kafka says where each
+/// partition's log begins and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimsWaitOn {
     Postgres,
@@ -87,17 +87,16 @@ pub enum Event<'a> {
         to: Offset,
         lost: u64,
     },
-    /// A round of claims failed because of the system `on`, and is retried after a wait. `partitions` is the number of
-    /// partitions that wait for their claims. `attempt` counts the waits since the last round that succeeded, from 1.
+    /// A round of claims failed because Postgres or Kafka failed (`on`). It is retried after a wait. `partitions` is the number
+    /// of partitions that wait for their claims. `attempt` counts the waits since the last round that succeeded, from 1.
     ClaimsWait {
         on: ClaimsWaitOn,
         error: &'a (dyn Error + 'static),
         partitions: usize,
         attempt: u32,
     },
-    /// A later claim of the partition has replaced this consumer's claim. If a write found the later claim, `from`
-    /// is the offset at which the dropped part of the batch begins. `from` is `None` if the later claim was found in
-    /// a ledger row that was read to compute the lag.
+    /// A later claim of the partition has replaced this consumer's claim. A write found this, and `from` is the offset at which
+    /// the dropped records of the batch begin. Or a ledger row that was read to compute the lag showed it, and `from` is `None`.
     Fenced {
         source: &'a TopicPartition,
         from: Option<Offset>,

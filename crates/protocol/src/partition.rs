@@ -15,8 +15,7 @@ pub struct Partition {
     /// The id of the last claim request. It changes with each assignment and each request, so that replies to earlier requests
     /// are ignored.
     pub request_id: u64,
-    /// When the partition last made progress: the time of the last grant, record or commit, or the time of the
-    /// assignment if there was none yet.
+    /// When the partition last made progress: was assigned or granted, had a record, or had a commit.
     pub progress_at: Instant,
 }
 
@@ -90,8 +89,8 @@ impl Partition {
     /// Notes that a transaction advanced the ledger from `from` to `to`.
     ///
     /// # Panics
-    /// If the partition isn't owned, if the ledger was not at `from` (acknowledgements were out of order), if
-    /// `to` isn't after `from`, or if `to` is after the end of the delivered records.
+    /// If the partition isn't owned, or the ledger was not at `from`. Also if `to` isn't after `from`, or is after
+    /// [`Owned::next`].
     pub fn commit(&mut self, from: Offset, to: Offset, now: Instant) {
         let State::Owned(owned) = &mut self.state else { panic!("{}: a commit without a claim", self.source) };
         assert_eq!(owned.committed, from, "{}: an acknowledgement out of order", self.source);
@@ -198,8 +197,9 @@ impl LossCondition {
         }
     }
 
-    /// Returns how many records are known to be lost if the policy continues at `to` in a log that begins at `low`: the deleted
-    /// records and the skipped ones. If the number of deleted records is unknown, it counts as 0. Each offset counts as a record.
+    /// Returns how many records are known to be lost if the policy continues at `to` in a log that begins at `low`. Each offset
+    /// counts as a record. For example, with `low` 25 and `to` 40, the 15 skipped records are lost. After
+    /// [`Self::RetentionPassed`] with `next` 10, the 15 deleted ones are lost too.
     pub fn lost(&self, low: Offset, to: Offset) -> u64 {
         match self {
             Self::RetentionPassed { next, .. } => to.distance_from(*next),

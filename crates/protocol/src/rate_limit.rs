@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One call of [`RateLimit::take`] hands out at most the tokens that accumulate in this time, for example 20 at 1000 rows per
-/// second; at 50 rows per second or fewer, one token. If this time is short, rows flow evenly within a second. If it is long,
-/// poll threads lock the bucket less often.
+/// second; at 50 rows per second or fewer, one token. With a shorter time, rows would flow more evenly. With a longer one, poll
+/// threads would lock the bucket less often.
 const PORTION: Duration = Duration::from_millis(20);
 /// The bucket has at most the tokens that accumulate in this time, for example 100 at 1000 rows per second; at 10 rows per second
 /// or fewer, one token. So no large burst follows a pause.

@@ -92,9 +92,8 @@ pub struct Ack {
 }
 
 impl Session {
-    /// Makes the session of a consumer that has no partitions. A fenced partition waits `claim_grace` for its
-    /// revocation before it is claimed again. The configuration requires a `claim_grace` that is longer than
-    /// `postgres.lock_timeout`.
+    /// Makes the session of a consumer that has no partitions. A fenced partition is claimed again if it isn't revoked within
+    /// `claim_grace`. The configuration requires a `claim_grace` that is longer than `postgres.lock_timeout`.
     pub fn new(limits: BatchLimits, claim_grace: Duration) -> Self {
         Self {
             limits,
@@ -344,8 +343,8 @@ impl Session {
         }
     }
 
-    /// Claims partitions again that were fenced, after the claim grace. As no revocation came in this time, the group really
-    /// assigns them to this consumer.
+    /// Claims fenced partitions again after the claim grace. As no revocation came in this time, the group really assigns them to
+    /// this consumer.
     pub fn tick(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if let State::Fenced { since, .. } = self.partitions[index].partition.state

@@ -321,8 +321,8 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Runs one transaction. If `hint` is `None`, copies the window as a whole. Otherwise searches it for records that Postgres
-    /// refuses, and `hint` contains the row that the error named, if it named one.
+    /// Runs one transaction. If `hint` is `None`, copies the window as a whole. Otherwise searches the window for records that
+    /// Postgres refuses. `hint` then contains the row that the error named, if it named one.
     async fn attempt(
         &mut self,
         batch: &Batch,

@@ -483,8 +483,8 @@ async fn a_cause_that_may_affect_every_record_needs_an_accepted_one() {
     fake.script().bad = BTreeMap::from([(11, "42501")]);
     writer.write(&mut batch(&records)).await.expect("one is a dead letter");
     assert!(fake.seen().contains(&"→ committed 0..3: 2 rows, 1 dead letters".to_owned()));
-    // If the window has only one record, an earlier transaction that accepted rows is enough, but not after a
-    // dead letter with a cause of this kind.
+    // If the window has only one record, an earlier transaction that accepted rows is enough. It no longer is after a dead letter
+    // with a cause of this kind.
     fake.script().bad = BTreeMap::from([(13, "42501"), (14, "42501")]);
     writer.write(&mut batch(&[(0, 13)])).await.expect("it is a dead letter");
     let stopped = writer.write(&mut batch(&[(0, 14)])).await.expect_err("two in a row");

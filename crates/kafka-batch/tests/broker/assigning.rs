@@ -9,9 +9,9 @@ use crate::support::{PATIENCE, at, kafka, numbered, offsets, offsets_up_to, read
 
 const RECORDS: i64 = 50;
 
-/// In each round, the old assignment's fetches end, which clears the forwarding, while the test forwards the partitions for the
-/// new assignment. The test waits for records before the next round, because librdkafka aborts the process if a partition is
-/// taken away twice before its fetch has ended.
+/// In each round, the test forwards the partitions for the new assignment, while the old assignment's fetches end and clear the
+/// forwarding. The test waits for records before the next round, because librdkafka aborts the process if a partition is taken
+/// away twice before its fetch has ended.
 #[test]
 fn a_partition_that_is_assigned_again_at_once_goes_on() {
     let topic = topic(3);

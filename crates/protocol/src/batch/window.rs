@@ -86,8 +86,8 @@ impl Batch {
             .filter(|timestamp| *timestamp != NO_TIMESTAMP)
     }
 
-    /// Returns the ledger's offset of the segment's partition before record number `record` of the batch is written: the offset
-    /// after the segment's last earlier record, or the segment's `from` if it has no earlier record.
+    /// Returns the offset at which the ledger is for the segment's partition before record number `record` of the batch is
+    /// written. This is the offset after the segment's last earlier record; if there is none, the segment's `from`.
     fn end_before(&self, segment: usize, record: u32) -> Offset {
         let earlier = self.all_runs().take_while(|(_, run)| run.start < record).filter(|(index, _)| *index == segment);
         match earlier.last() {

@@ -27,10 +27,9 @@ use crate::world::{Bug, Sim};
 
 const PARTITIONS: usize = 2;
 
-/// Simulates an old and a new owner of a partition. The old owner owns two partitions. Its ledger update is about to
-/// advance both rows, and waits for a lock on the first row. Meanwhile, the new owner claims the second partition, writes
-/// its records and commits. When the first row is unlocked, the old owner's statement has seen an outdated version of the
-/// second row. Returns the violation, if there is one.
+/// Simulates an old and a new owner. The old owner has two partitions, and its ledger update waits for a lock on the first row.
+/// Meanwhile, the new owner claims the second partition, writes its records and commits. When the first row is unlocked, the old
+/// owner's statement still has an outdated version of the second row. Returns the violation, if there is one.
 pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
     fastrand::seed(seed);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -74,9 +73,8 @@ pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
     })
 }
 
-/// Simulates a partition that is revoked and assigned again. Just before the revocation, its claim met a log-loss condition, or
-/// a new claim became necessary. The resulting actions must not survive the revocation. Returns what the session does wrong, as
-/// text.
+/// Simulates a partition that is revoked and assigned again. Just before the revocation, its claim met a log-loss condition, or a
+/// new claim became necessary. The resulting actions must not survive the revocation. Returns an error of the session, as text.
 pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
     let mut dice = Rng::with_seed(seed);
     let limits = BatchLimits {

@@ -45,9 +45,9 @@ pub(crate) enum Bug {
     StaleBulk,
 }
 
-/// How a statement or its reply can fail. With `CutBefore` and `SilentBefore`, the statement never arrives; with
-/// `CutAfter` and `SilentAfter`, it is executed and the reply never arrives. The client gets an error at once if the
-/// connection is cut. If it is silent, the client waits until its own deadline. `Refused` is an error of the server.
+/// How a statement or its reply can fail. `…Before`: the statement never arrives. `…After`: it is executed, but the reply never
+/// arrives. `Cut…`: the connection is cut, and the client gets an error at once. `Silent…`: the client waits until its own
+/// deadline. `Refused` is an error of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     None,
