@@ -1,5 +1,5 @@
-//! Measures the cost per record from a value to a row of binary COPY. The values differ from record to record, as in
-//! production: if one record were repeated, the branch predictor would learn its digits.
+//! Measures what it costs per record to convert a value to a row of binary COPY. The values differ from record to record, as in
+//! production. If one record were repeated, the branch predictor would learn its digits.
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -31,8 +31,8 @@ const TELEMETRY: &[Spec] = &[
     ("trip_id", "trip_id", "int8", 20),
 ];
 
-/// Makes an encoder. With `defaults`, each column has a default in the table, so a row leaves out the column if the record
-/// lacks the field.
+/// Makes an encoder. With `defaults`, each column has a default in the table. A row then leaves out the columns whose fields the
+/// record lacks.
 fn encoder(specs: &[Spec], decode: &Decode, defaults: bool) -> Encoder {
     shaped_encoder(specs, decode, Shape::plain(), defaults)
 }

@@ -1,7 +1,7 @@
 //! Writes values as binary `COPY`: one encoder per Postgres type, chosen from the catalog.
 //!
-//! A value that doesn't fit its column is rejected here, by the rules of Postgres' own input functions, so that Postgres rarely
-//! refuses a batch. Values are truncated or rounded only where INSERT does the same.
+//! A value that doesn't fit its column is rejected here, by the rules of Postgres' input functions. Otherwise Postgres would
+//! refuse the whole batch. Values are truncated or rounded only where INSERT does the same.
 
 mod array;
 mod binary;
@@ -154,8 +154,8 @@ impl Encoding {
         matches!(self, Self::Text | Self::Limited(_) | Self::Name)
     }
 
-    /// Appends a value that is neither missing nor null, with its length in front. After an error, the appended bytes are
-    /// undefined.
+    /// Appends a value, with its length in front. The value must be neither missing nor null. After an error, the appended bytes
+    /// are undefined.
     #[inline]
     pub(crate) fn put(
         &self,

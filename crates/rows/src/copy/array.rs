@@ -1,4 +1,4 @@
-//! Arrays, with up to six dimensions, from JSON arrays; and points.
+//! Writes arrays of up to six dimensions, from JSON arrays. Also writes points.
 
 use crate::copy::{Encoding, Scratch, number, text};
 use crate::json::members::{Elements, RawMembers};
@@ -8,7 +8,8 @@ use crate::value::{Kind, Reason, Value};
 /// The highest number of dimensions of an array that Postgres allows.
 const MAX_DIMENSIONS: usize = 6;
 
-/// The element type of an array. `oid` is the oid that the binary form contains: for a domain, that of the domain.
+/// The element type of an array. `oid` is the type's oid, which the binary form of the array contains. For a domain, `oid` is the
+/// oid of the domain itself, and not of its base type.
 #[derive(Clone, Debug)]
 pub(crate) struct Element {
     pub(crate) encoding: Box<Encoding>,
@@ -16,13 +17,12 @@ pub(crate) struct Element {
 }
 
 impl Element {
-    /// Returns whether an array inside the array is an element rather than a further dimension. Only elements of type json and
-    /// jsonb may be arrays.
+    /// Returns whether every array inside the array is an element, and not a further dimension. This is so for json and jsonb.
     fn takes_arrays(&self) -> bool {
         matches!(*self.encoding, Encoding::Json | Encoding::Jsonb)
     }
 
-    /// Returns whether `value` is an element. A point is an element although it is written as an array of numbers.
+    /// Returns whether `value` is an element. For the type point, an array of numbers such as `[1, 2]` is an element.
     fn is_leaf(&self, value: &Value<'_>) -> bool {
         value.kind != Kind::Array
             || self.takes_arrays()
@@ -61,8 +61,8 @@ pub(super) fn array(
     text::patch_len(len_at, out)
 }
 
-/// Returns the lengths of the dimensions. Each is taken from the dimension's first subarray. The lengths after the last dimension
-/// are 0.
+/// Returns the length of each dimension, counted in its first subarray: 2 and 3 for `[[1,2,3],[4,5,6]]`. The lengths after the
+/// last dimension are 0.
 fn lengths(value: Value<'_>, element: &Element) -> Result<[i32; MAX_DIMENSIONS], Reason> {
     let mut lengths = [0; MAX_DIMENSIONS];
     let mut row = Some(value);
@@ -130,8 +130,8 @@ pub(super) fn point(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Returns the two coordinates of an object. The object must have no other members, and the names of the two must belong
-/// together: `x` and `y`, or a longitude and a latitude.
+/// Returns the coordinates of an object that has either `x` and `y`, or a longitude and a latitude. `None` if a member is
+/// missing, or if there are other members.
 fn members(raw: &[u8]) -> Option<(Value<'_>, Value<'_>)> {
     let (mut x, mut y) = (None, None);
     for (name, _, value) in RawMembers::of(raw) {

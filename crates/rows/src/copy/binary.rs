@@ -1,5 +1,5 @@
-//! Writes values of binary formats (Avro, Protobuf): directly if the column's encoding can take such a value, otherwise by the
-//! value's text. Some combinations are rejected.
+//! Writes values of binary formats (Avro, Protobuf). If the column's encoding can't take such a value directly, the value is
+//! rendered as text, and the text is written.
 
 use crate::copy::number::{fixed, put8};
 use crate::copy::text::field;
@@ -9,9 +9,8 @@ use crate::spec::NulPolicy;
 use crate::value::{Flags, Kind, Reason, Value};
 
 impl Encoding {
-    /// Writes a value with [`Flags::BINARY`]: a value of a binary format, or JSON's bare NaN or infinity. If the column's
-    /// encoding can't take the value itself, the value is rendered as text, and the text is written. Some combinations are
-    /// rejected, for example a number for a bool column.
+    /// Writes a value with [`Flags::BINARY`]. Some combinations of a column and a value are rejected, for example a number for a
+    /// bool column.
     #[inline(never)]
     pub(super) fn put_binary(
         &self,

@@ -27,7 +27,7 @@ const BAD: Reason = Reason::InvalidTimestamp;
 /// Returns the days since 2000-01-01 in the proleptic Gregorian calendar; year 0 is 1 BC.
 #[inline]
 fn days(year: i64, month: i64, day: i64) -> i64 {
-    // The year begins in March, so that the leap day is its last.
+    // Let the year begin in March: the leap day is then its last day.
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);
@@ -52,14 +52,14 @@ fn checked_days(year: i64, month: i64, day: i64) -> Option<i64> {
     inside.then(|| days(year, month, day))
 }
 
-/// Reads `2026-01-01T00:00:00.123Z`, a common layout, in three steps of eight bytes. Returns microseconds since 2000. Returns
-/// `None` for any other text. Such a text may still be a valid time: in another layout, 24:00:00, or a leap second.
+/// Reads a text of the layout `2026-01-01T00:00:00.123Z`, eight bytes at a time. Returns microseconds since 2000. `None` doesn't
+/// mean that the text is invalid: [`timestamp`] also reads other layouts, 24:00:00 and leap seconds.
 #[inline]
 pub(super) fn utc_millis(text: &[u8]) -> Option<i64> {
     let text: &[u8; 24] = text.try_into().ok()?;
     let word =
         |at: usize| text.get(at..at + 8).and_then(|bytes| bytes.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
-    // After the separators are subtracted, every byte is a digit's value, or zero at a separator.
+    // In a valid text, each byte is now the value of a digit, or zero for a separator.
     let date = word(0).wrapping_sub(u64::from_le_bytes(*b"0000-00-"));
     let clock = word(8).wrapping_sub(u64::from_le_bytes(*b"00T00:00"));
     let tail = word(16).wrapping_sub(u64::from_le_bytes(*b":00.000Z"));
@@ -127,8 +127,8 @@ impl TextReader<'_> {
         Ok((year, month, day))
     }
 
-    /// Reads `12:34`, `12:34:56`, `12:34:56.789`, `34:56.789` or `123456.789`. As in Postgres, 24:00:00 is accepted, and a leap
-    /// second is the first second of the next minute.
+    /// Reads `12:34`, `12:34:56`, `12:34:56.789`, `34:56.789` or `123456.789`. As in Postgres, 24:00:00 is accepted, and the leap
+    /// second 12:34:60 means 12:35:00.
     fn clock(&mut self) -> Result<Clock, Reason> {
         let (hour, minute, second) = if self.digits() == 6 {
             (self.number(2, 2)?, self.number(2, 2)?, self.number(2, 2)?)

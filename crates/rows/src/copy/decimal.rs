@@ -1,5 +1,4 @@
-//! Decimal numbers as digits, exact at any length. They serve, for example, for numeric columns, and for numbers that a mantissa
-//! of 64 bits and an exponent can't express.
+//! Decimal numbers as digits, exact at any length. They serve, for example, for numeric columns.
 
 /// A decimal number's parts, as text. Its value is ± `whole`.`fraction` × 10^`exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +9,8 @@ pub(crate) struct Decimal<'a> {
     pub(crate) exponent: i32,
 }
 
-/// The size of the digits that rounding cuts off, compared with half a unit of the last digit that is kept.
+/// The size of the digits that rounding cuts off. If 1.25 is cut to 1.2, the size is `Half`, because 1.25 is halfway between 1.2
+/// and 1.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Remainder {
     Zero,
@@ -76,15 +76,14 @@ impl<'a> Decimal<'a> {
         digit.map_or(0, |digit| digit - b'0')
     }
 
-    /// Returns the number of digits before the decimal point, after the exponent has moved the point. The number is negative if
-    /// the exponent puts zeros between the point and the first digit.
+    /// Returns the number of digits before the decimal point, with the exponent applied: 3 for `1.5e2`. It is -1 for `1e-2`,
+    /// because this number is 0.01, with one zero between the point and the first digit.
     pub(super) fn point(&self) -> i64 {
         i64::try_from(self.whole.len()).unwrap_or(i64::MAX / 2) + i64::from(self.exponent)
     }
 
-    /// Compares the part of the number that begins at digit `from` with half a unit of the digit before this part. In 1.25 with
-    /// `from` 2, the part is 5 hundredths, which is half of a tenth. `from` is negative if the number is cut to the left of its
-    /// first digit, with zeros in between.
+    /// Returns the size of the digits from index `from` on, which rounding cuts off. In 1.25 with `from` 2, they are 5
+    /// hundredths, which is half of a tenth. A negative `from` is to the left of the first digit, so all digits are cut off.
     pub(super) fn remainder(&self, from: i64) -> Remainder {
         let Ok(at) = usize::try_from(from) else {
             let zero = (0..self.len()).all(|at| self.digit(at) == 0);
@@ -99,8 +98,8 @@ impl<'a> Decimal<'a> {
         }
     }
 
-    /// Returns the whole part of the value × 10^`shift`, rounded towards zero, and the size of the fraction that was cut off. The
-    /// whole part is `None` if `i128` can't hold it.
+    /// Multiplies the value by 10^`shift`. Returns the whole part of the product, and the size of the fraction that is cut off:
+    /// 12 and [`Remainder::Half`] for 1.25 with `shift` 1. The whole part is `None` if `i128` can't hold it.
     pub(super) fn scaled(&self, shift: i32) -> (Option<i128>, Remainder) {
         let end = self.point() + i64::from(shift);
         let remainder = self.remainder(end);

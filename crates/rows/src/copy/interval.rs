@@ -36,7 +36,7 @@ pub(super) fn interval(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason
     let months = i32::try_from(months).map_err(out_of_range)?;
     let days = i32::try_from(days).map_err(out_of_range)?;
     let micros = i64::try_from(micros).map_err(out_of_range)?;
-    // Refuse these values: Postgres represents infinity by the extremes of all three fields.
+    // In Postgres, these two values mean `infinity` and `-infinity`.
     if matches!((months, days, micros), (i32::MAX, i32::MAX, i64::MAX) | (i32::MIN, i32::MIN, i64::MIN)) {
         return Err(Reason::OutOfRange);
     }

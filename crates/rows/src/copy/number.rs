@@ -1,11 +1,11 @@
-//! bool, integers and floats. The decoder represents a number by mantissa and exponent, or by its text (lexeme) if
-//! these can't express it. A string that is a literal of the type is accepted, as in INSERT: producers write 64-bit
-//! integers as JSON strings so that no reader rounds them.
+//! bool, integers and floats. The decoder represents a number by mantissa and exponent. If these can't express the number, its
+//! text (lexeme) is read here. As in INSERT, a string that is a literal of the type is accepted: producers write 64-bit integers
+//! as JSON strings so that no reader rounds them.
 
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::value::{Flags, Kind, Reason, Value};
 
-/// Returns the value as a whole number. Nothing is rounded. Of the JSON numbers, `1.0` and `1e3` are whole, and `1.5` isn't. A
+/// Returns the value as a whole number, without rounding. The JSON numbers `1.0` and `1e3` are whole numbers, and `1.5` isn't. A
 /// string must be an integer literal, so the string `"1.0"` is rejected.
 #[inline]
 pub(super) fn integer(value: Value<'_>) -> Result<i64, Reason> {
@@ -23,8 +23,8 @@ pub(super) fn integer(value: Value<'_>) -> Result<i64, Reason> {
     }
 }
 
-/// Reads an integer literal as Postgres does: spaces around it, a sign, digits in base 10, 16, 8 or 2, single underscores
-/// between them. `1.0` isn't an integer literal.
+/// Reads an integer literal as Postgres does, for example ` -42 `, `0xff`, `0o17`, `0b1` or `1_000`. `1.0` isn't an integer
+/// literal.
 #[inline(never)]
 fn integer_of_text(value: Value<'_>) -> Result<i64, Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?.trim_ascii();
@@ -128,8 +128,8 @@ const POW10: [f64; 23] = [
 ];
 const POW10_F32: [f32; 11] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
 
-/// Writes a float8, correctly rounded. If the mantissa and the power of ten are both exact as floats, one multiplication or
-/// division rounds once (Clinger's fast path). Otherwise the lexeme is parsed.
+/// Writes a float8, correctly rounded. If floats can hold both the mantissa and the power of ten exactly, one multiplication or
+/// division is enough, and it rounds only once (Clinger's fast path). Otherwise the lexeme is parsed.
 #[inline]
 pub(super) fn float8(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     put8(double(value)?.to_be_bytes(), out);
@@ -156,8 +156,8 @@ pub(super) fn double(value: Value<'_>) -> Result<f64, Reason> {
     if lost { Err(Reason::OutOfRange) } else { Ok(number) }
 }
 
-/// Writes a float4 by the method of [`float8`]. As when Postgres reads a literal, the decimal value is rounded directly to
-/// float4, without an intermediate float8.
+/// Writes a float4 by the method of [`float8`]. As in Postgres, the decimal value is rounded directly to float4, without an
+/// intermediate float8.
 #[inline]
 #[expect(clippy::cast_precision_loss, reason = "the mantissa is checked to be exact in a float")]
 pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
@@ -181,8 +181,8 @@ pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> 
     Ok(())
 }
 
-/// Returns text that Rust's parser can read: the lexeme of a number, or the name of NaN or of an infinity. Also returns whether
-/// the number is finite.
+/// Returns text that Rust's parser can read: the lexeme of a number, or the name of NaN or of an infinity. The flag is false for
+/// these names.
 fn float_text<'a>(value: &Value<'a>) -> Result<(&'a str, bool), Reason> {
     let lexeme = match value.as_text() {
         Some(text) => match special(text) {

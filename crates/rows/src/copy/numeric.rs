@@ -1,4 +1,4 @@
-//! numeric: base-10000 digits from a decimal lexeme, at full precision; rounded only to the scale of the column.
+//! numeric: converts a decimal lexeme to digits of base 10000. Only the scale of the column can make it round the number.
 
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::copy::number::{Special, special};
@@ -28,7 +28,8 @@ const INFINITY: u16 = 0xd000;
 const NEGATIVE_INFINITY: u16 = 0xf000;
 /// The most digits after the point that Postgres accepts in a numeric.
 const MAX_SCALE: i64 = 0x3fff;
-/// The highest weight that Postgres accepts for the first group of digits. A group of weight w stands for its number × 10000^w.
+/// The highest weight that Postgres accepts for the first group of digits. The digits form groups of four around the point:
+/// 123456.78 has the groups 12, 3456 and 7800, with the weights 1, 0 and -1.
 const MAX_WEIGHT: i64 = 0x7fff;
 
 /// Appends a numeric field, from a number or from text that contains one: amounts of money often come as text. `groups` is
@@ -50,7 +51,7 @@ pub(super) fn numeric(
     let first = (0..decimal.len()).find(|at| decimal.digit(*at) != 0);
     let written = i64::try_from(decimal.fraction.len()).unwrap_or(i64::MAX) - i64::from(decimal.exponent);
     let scale = limits.map_or(written.max(0), |limits| limits.scale);
-    // The digits before this index are kept; a negative index lies to the left of the first digit.
+    // The digits before this index are kept. A negative index is to the left of the first digit.
     let end = decimal.point() + scale;
     let round_up = limits.is_some() && decimal.remainder(end) >= Remainder::Half;
     groups.clear();
@@ -69,8 +70,8 @@ pub(super) fn numeric(
 fn fill(decimal: &Decimal<'_>, first: i64, end: i64, round_up: bool, groups: &mut Vec<u16>) -> Result<i64, Reason> {
     let point = decimal.point();
     let last = i64::try_from(decimal.len()).map_err(|_| Reason::OutOfRange)?.min(end);
-    // The digit at index `at` has the place value 10^(point - at - 1). The weight of its group is this exponent divided
-    // by four, rounded down.
+    // The digit at index `first` has the place value 10^(point - first - 1). The weight of its group is this exponent divided by
+    // four, rounded down.
     let weight = (point - first - 1).div_euclid(DIGITS_PER_GROUP);
     if weight > MAX_WEIGHT {
         return Err(Reason::OutOfRange);

@@ -1,6 +1,9 @@
-//! Ranges: as Postgres writes them (`[1,5)`, `empty`), as an object `{"lower": 1, "upper": 5, "bounds": "[)"}`, or as an array of
-//! two, with the lower bound included and the upper one excluded. If a bound is null or missing, the range has no limit on that
-//! side.
+//! Ranges. A range comes in one of three forms:
+//! - a text as Postgres writes it: `[1,5)` or `empty`;
+//! - an object: `{"lower": 1, "upper": 5, "bounds": "[)"}`;
+//! - an array: `[1, 5]`, which means the same as the text `[1,5)`.
+//!
+//! If a bound is null or missing, the range has no limit on that side.
 
 use crate::copy::{Encoding, Scratch, text};
 use crate::json;
@@ -15,8 +18,7 @@ const UPPER_INCLUSIVE: u8 = 0x04;
 const LOWER_INFINITE: u8 = 0x08;
 const UPPER_INFINITE: u8 = 0x10;
 
-/// The bounds of a range. If a bound is null or missing, the range has no limit on that side. `inclusive` has the flags
-/// `LOWER_INCLUSIVE` and `UPPER_INCLUSIVE`, one of them, or none.
+/// The bounds of a range. `inclusive` has the flags `LOWER_INCLUSIVE` and `UPPER_INCLUSIVE`, one of them, or none.
 struct Bounds<'a> {
     lower: Value<'a>,
     upper: Value<'a>,
@@ -76,8 +78,8 @@ fn put(
         bound.put(value, nul, scratch, out)?;
         *end = integer(out.get(start..).unwrap_or_default(), bound);
     }
-    // Reject bounds in the wrong order here; otherwise Postgres would refuse the whole batch. Bounds of type numeric are
-    // left to Postgres.
+    // Reject bounds in the wrong order here: otherwise Postgres would refuse the whole batch. Bounds of type numeric aren't
+    // compared.
     if let [Some(lower), Some(upper)] = ends
         && lower > upper
     {
@@ -87,8 +89,8 @@ fn put(
     text::patch_len(len_at, out)
 }
 
-/// Returns the binary form of a bound as an integer, to compare two bounds. `None` for types whose bounds don't sort
-/// like these integers.
+/// Returns a bound's binary form as an integer, to compare two bounds. `None` for a numeric, whose binary form doesn't sort like
+/// an integer.
 fn integer(field: &[u8], bound: &Encoding) -> Option<i64> {
     match bound {
         Encoding::Numeric(_) => None,
@@ -135,8 +137,8 @@ fn parse(text: &[u8], lower: &mut Vec<u8>, upper: &mut Vec<u8>) -> Option<((bool
     rest.is_empty().then_some(((has_lower, has_upper), inclusive))
 }
 
-/// Reads one bound, up to the byte that ends it. Returns whether the bound exists, that byte, and the rest. Quotes and
-/// backslashes work as in Postgres.
+/// Reads one bound and the byte after it, which is a comma or a closing bracket. Returns whether the bound exists, this byte, and
+/// the rest of the text. Quotes and backslashes work as in Postgres.
 fn side<'a>(mut rest: &'a [u8], bound: &mut Vec<u8>) -> Option<(bool, u8, &'a [u8])> {
     let mut quoted = false;
     let mut any = false;

@@ -24,7 +24,7 @@ pub(super) fn text(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     field(stored(&value), out)
 }
 
-/// Writes varchar(n) or char(n). Longer text is rejected, except that spaces beyond the limit are cut, as INSERT does.
+/// Writes varchar(n) or char(n). Text that is too long is rejected, unless only spaces have to be cut, as in INSERT.
 pub(super) fn limited(value: Value<'_>, limit: u32, out: &mut Vec<u8>) -> Result<(), Reason> {
     let bytes = stored(&value);
     if bytes.len() <= limit as usize {
@@ -59,7 +59,7 @@ pub(super) fn label(value: Value<'_>, labels: &[Box<str>], out: &mut Vec<u8>) ->
     if known { field(text, out) } else { Err(Reason::UnknownLabel) }
 }
 
-/// Writes bytea. Bytes are unchanged. Text is decoded: from `\x` and hex digits, as Postgres prints it, or from standard base64.
+/// Writes bytea. Bytes are written unchanged. Text must be `\x` with hex digits, as Postgres prints bytea, or standard base64.
 pub(super) fn bytea(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     if value.kind == Kind::Bytes {
         return field(value.raw, out);

@@ -1,6 +1,6 @@
-//! Dates and times: RFC 3339 as telemetry writes it, ISO 8601 as Postgres prints it, and numbers as epochs if a unit is
-//! set. The result is the same, to the microsecond, as if Postgres itself had parsed the text. Text that depends on the
-//! time zone of the session is rejected unless the mapping names a zone.
+//! Dates and times: RFC 3339, ISO 8601 as Postgres prints it, and numbers as epochs if a unit is set. The result is the same, to
+//! the microsecond, as if Postgres itself had parsed the text. Except: text that depends on the session's time zone is rejected,
+//! unless the mapping names a zone.
 
 use jiff::SignedDuration;
 use jiff::civil::DateTime;
@@ -17,17 +17,17 @@ use crate::value::{Flags, Kind, Reason, Value};
 pub(crate) struct Times {
     /// The unit of numbers that are epochs. If it is `None`, numbers are rejected.
     pub(crate) unit: Option<EpochUnit>,
-    /// If set, text without a zone is a local time in this zone, and so is a time without a zone in a binary format.
+    /// The zone of times that state no zone. If it is `None`, timestamptz columns reject such times.
     pub(crate) zone: Option<TimeZone>,
 }
 
 /// Microseconds from 1970 to 2000, the epoch of Postgres' clock.
 const EPOCH_GAP_MICROS: i64 = 946_684_800_000_000;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
-/// Postgres' limits of timestamps, in microseconds since 2000: 4714-11-24 BC, inclusive, and 294277-01-01, exclusive.
+/// The range of Postgres' timestamps, in microseconds since 2000: from 4714-11-24 BC to before 294277-01-01.
 const MIN_TIMESTAMP: i64 = -211_813_488_000_000_000;
 const END_TIMESTAMP: i64 = 9_223_371_331_200_000_000;
-/// Postgres' limits of dates, in days since 2000: 4714-11-24 BC, inclusive, and 5874898-01-01, exclusive.
+/// The range of Postgres' dates, in days since 2000: from 4714-11-24 BC to before 5874898-01-01.
 const MIN_DATE: i64 = -2_451_545;
 const END_DATE: i64 = 2_145_031_949;
 
@@ -64,8 +64,8 @@ fn zoned(text: &[u8], times: &Times) -> Result<i64, Reason> {
     micros(date, clock, offset)
 }
 
-/// Returns the offset of a local time in a zone, in seconds east of Greenwich; `micros` counts from 2000. As in Postgres, a
-/// time that the clocks skip has the offset from before the change, and a time that occurs twice has the offset from after it.
+/// Returns the offset of a local time in a zone, in seconds east of Greenwich; `micros` counts from 2000. As in Postgres, a time
+/// that the clocks skip has the offset from before the change. A time that occurs twice has the offset from after the change.
 fn local_offset(micros: i64, zone: &TimeZone) -> Result<i64, Reason> {
     let local = DateTime::constant(2000, 1, 1, 0, 0, 0, 0).checked_add(SignedDuration::from_micros(micros));
     let offset = match zone.to_ambiguous_timestamp(local.map_err(|_| Reason::OutOfRange)?).offset() {

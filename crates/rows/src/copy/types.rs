@@ -1,5 +1,5 @@
-//! The scalar types of Postgres itself that have an encoder: their names in SQL and in messages, and their oids, which Postgres
-//! never changes. Enums and citext have encoders too, but their oids differ between databases.
+//! The built-in scalar types that have an encoder, with their names in SQL and their oids, which Postgres never changes. Enums
+//! and citext have encoders too, but their oids differ between databases, so they aren't listed here.
 
 /// The modifier that may follow a type's name in parentheses: a length as in `varchar(16)`, precision and scale as in
 /// `numeric(10, 2)`, or a precision as in `timestamptz(3)`.
@@ -80,8 +80,8 @@ pub fn by_array_oid(oid: u32) -> Option<&'static KnownType> {
     KNOWN.iter().find(|known| known.array_oid == oid)
 }
 
-/// A type that [`parse`] has read. `oid` is the oid of one of [`KNOWN`]. For an array such as `int8[]`, `oid` and `modifiers` are
-/// those of the elements.
+/// A type that [`parse`] has read. `oid` is the oid of one of [`KNOWN`]. For an array such as `int8[]`, `oid` and `modifiers`
+/// describe the elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TypeText {
     pub oid: u32,
