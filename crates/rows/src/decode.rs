@@ -1,8 +1,7 @@
 //! Decodes a record's value into slots, one for each field that the plan needs.
 //!
-//! Formats differ only in how they find a field: each fills the same slots, and the encoders don't know which format filled
-//! them. Each format is a variant of `Decoder`. A value may hold several rows (a JSON array, lines of CSV); the decoder returns
-//! them one after another.
+//! All formats fill the same slots, so the encoders don't know which format filled them. Each format is a variant of `Decoder`. A
+//! value may contain several rows, such as a JSON array or lines of CSV. The decoder returns them one after another.
 
 pub(crate) mod avro;
 pub(crate) mod connect;
@@ -34,8 +33,8 @@ use crate::value::{DecodeError, Flags, Slot, Value};
 /// The path of a field from the top level, one element per level.
 pub(crate) type Path = Vec<String>;
 
-/// How the decoder treats leftovers: those top-level fields of a row from which no column takes a value, because no path begins
-/// with their names. `Refuse` rejects the record as `unknown_field`. `Collect` adds the leftovers to [`Fields::leftovers`].
+/// How the decoder treats leftovers: the top-level fields of a row that no column uses, not even in part. `Refuse` rejects the
+/// record as `unknown_field`. `Collect` adds the leftovers to [`Fields::leftovers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leftovers {
     Ignore,
@@ -43,15 +42,15 @@ pub(crate) enum Leftovers {
     Collect,
 }
 
-/// The result of decoding: the slots of one row, in the order of the paths. A slot points into the payload or, if it has the flag
-/// `MADE`, into `made`, which contains the bytes that don't occur in the payload.
+/// The result of decoding: the slots of one row, in the order of the paths. A slot with the flag `MADE` points into `made`, which
+/// contains the bytes that don't occur in the payload. All other slots point into the payload.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     pub(crate) slots: Vec<Slot>,
     pub(crate) made: Vec<u8>,
     /// The unknown fields, if a column collects them: each as `"key":value`, followed by a comma.
     pub(crate) leftovers: Vec<u8>,
-    /// The flags that the leftovers have together: the column for unknown fields gets all of them as one JSON object.
+    /// The flags of all leftovers together, because the column for unknown fields gets all of them as one JSON object.
     pub(crate) leftovers_flags: Flags,
     /// Whether the record's value may contain another row after this one.
     pub(crate) more: bool,
@@ -121,10 +120,11 @@ pub(crate) enum Decoder {
 }
 
 impl Decoder {
-    /// Plans the search for `paths`, which are distinct. `base` is the path to the object that holds the record's fields:
-    /// `after` in Debezium's envelope, else empty. `levels` are the paths of nested arrays, from the outermost to the innermost:
-    /// each element of the innermost is a row. For `by_name`, see [`RowsDecoder::new`]. Formats with a registry get their
-    /// schemas from `schemas`.
+    /// Makes a decoder that finds the fields at `paths`, which must be distinct.
+    /// - `base` is the path to the object that holds the record's fields: `after` in Debezium's envelope, else empty.
+    /// - `levels` are the paths of nested arrays, the outermost first. Each element of the innermost array is a row.
+    /// - `by_name` is described at [`RowsDecoder::new`].
+    /// - `schemas` provides the schemas for formats that use a registry.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],
@@ -149,7 +149,7 @@ impl Decoder {
     }
 
     /// Returns the id of the schema that this value needs, if the schema isn't loaded yet. This call also requests the schema;
-    /// the record must wait for it. `header` names the value's schema, if the record has such headers and the format reads them.
+    /// the record must wait for it. `header` is set if the record's headers name the schema, and the format reads such headers.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
         match self {
@@ -160,7 +160,7 @@ impl Decoder {
         }
     }
 
-    /// Fills `fields` with the first row of a payload. Returns whether there is one.
+    /// Fills `fields` with the first row of a payload. Returns whether the payload has a row.
     #[inline]
     pub(crate) fn decode(
         &mut self,
@@ -181,7 +181,8 @@ impl Decoder {
         }
     }
 
-    /// Fills `fields` with the next row of the same payload, after a row that set `fields.more`. Returns whether there is one.
+    /// Fills `fields` with the next row of the same payload. Must be called only after a row that set `fields.more`. Returns
+    /// whether the payload has another row.
     #[inline(never)]
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         match self {

@@ -1,9 +1,8 @@
-//! Avro: there is a plan for each writer's schema. It says which fields the columns need. Each record is then decoded by its
-//! plan, without building a tree of its values.
+//! Avro. A writer's schema is the schema with which a record was written. Each such schema has a plan, which says which fields
+//! the columns need. Records are decoded by their schema's plan, without building a tree of their values.
 //!
-//! With a registry, each record names its schema by an id, and there is one plan per id; with a local schema there is one plan.
-//! Fields are found by name or alias, so schemas of any version fill the same columns. A field that the writer's schema lacks is
-//! treated like a field that a JSON record lacks.
+//! With a registry, each record names its schema by an id; otherwise all records have the local schema. Fields are found by name
+//! or alias, so schemas of any version fill the same columns. A field that the schema lacks counts as missing.
 
 mod plan;
 #[cfg(test)]

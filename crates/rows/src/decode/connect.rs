@@ -1,7 +1,7 @@
 //! Records wrapped as `{schema, payload}`, as Kafka Connect's JSON converter writes them.
 //!
-//! The payload's fields are the fields of the record. The schema says what a number or a text means, by the names of logical
-//! types of Kafka Connect and Debezium. Up to 16 schemas are cached, so that a schema isn't parsed again for each record.
+//! The payload's fields are the fields of the record. The schema may give a field a logical type of Kafka Connect or Debezium.
+//! For example, the number 20484 is a date if its type is `org.apache.kafka.connect.data.Date`.
 
 use serde_json::Value as Json;
 
@@ -15,10 +15,10 @@ use crate::schema::logical::Logical;
 use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, Value, shown};
 
-/// How many schemas are cached. Each topic of a pipeline can have its own schema.
+/// How many schemas are cached, so that they aren't parsed for each record. Each topic of a pipeline can have its own schema.
 const REMEMBERED: usize = 16;
 
-/// A cached schema: its bytes, by which it is recognized, and the logical types of the slots to which it gives one.
+/// A cached schema: its bytes, by which it is recognized, and its logical types, each with the slot of its field.
 #[derive(Debug, Default)]
 struct Known {
     bytes: Vec<u8>,
@@ -46,7 +46,7 @@ impl ConnectDecoder {
         let within =
             |path: &[String]| -> Path { std::iter::once("payload".to_owned()).chain(path.iter().cloned()).collect() };
         let whole = paths.iter().position(Vec::is_empty);
-        // The JSON decoder has one slot per key, so the path of the payload itself must occur only once.
+        // The payload itself is wanted below, and the JSON decoder has only one slot per key. So it isn't wanted here too.
         let mut wrapped: Vec<Path> =
             paths.iter().map(|path| if path.is_empty() { Path::new() } else { within(path) }).collect();
         wrapped.push(vec!["payload".to_owned()]);
@@ -145,16 +145,16 @@ fn logical(schema: &Json, path: &Path) -> Option<Logical> {
     Logical::of(at.get("name")?.as_str()?, scale.and_then(|scale| i32::try_from(scale).ok()))
 }
 
-/// Returns the value of a JSON number that is written without a fraction and without an exponent. `None` for other values,
-/// and for numbers that `i64` can't hold.
+/// Returns a JSON number as an integer. `None` for other values, for numbers with a fraction or an exponent, and for numbers that
+/// `i64` can't hold.
 fn whole(value: &Value<'_>) -> Option<i64> {
     let plain = value.kind == Kind::Number && value.exponent == 0 && !value.flags.has(Flags::INEXACT);
     let number = i128::from(value.mantissa);
     i64::try_from(if value.flags.has(Flags::NEGATIVE) { -number } else { number }).ok().filter(|_| plain)
 }
 
-/// Converts a value as its logical type requires. Returns `None` for a value that doesn't match the schema: the value stays as
-/// it is, and its column accepts or rejects it.
+/// Converts a value as its logical type requires. Returns `None` if the value doesn't match the type. The caller then leaves the
+/// value unchanged, and the column accepts or rejects it.
 fn apply(logical: Logical, value: &Value<'_>, fields: &mut Fields) -> Option<Slot> {
     match logical {
         // If the converter writes decimals as numbers, the value is left as it is.

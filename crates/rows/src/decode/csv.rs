@@ -1,8 +1,8 @@
 //! CSV: each line of a value is a row. The columns are configured, or the first line of the value names them.
 //!
-//! Fields are quoted as in RFC 4180, with quotes inside them doubled; lines end with LF or CRLF; empty lines are skipped. A field
-//! without quotes that equals the NULL text is null; a quoted field is never null. Fields point into the payload, except those
-//! with doubled quotes. A value without a header needs no allocation, nor does one whose header equals the previous one.
+//! Fields are quoted as in RFC 4180: a quote inside a quoted field is doubled. Lines end with LF or CRLF. Empty lines are
+//! skipped. A field is null if it equals the configured NULL text and isn't quoted. Fields point into the payload, except that
+//! fields with doubled quotes are copied. A header isn't parsed again if it equals the header of the previous value.
 
 use crate::decode::Fields;
 use crate::decode::Leftovers;
@@ -15,7 +15,7 @@ use crate::spec::CsvOptions;
 use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 
-/// Where the fields of a CSV column go: into a slot, to the leftovers (which may mean that the record is rejected), or nowhere.
+/// Where the fields of a CSV column go: into a slot, to the leftovers, or nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ColumnTarget {
     Slot(u16),
@@ -24,8 +24,8 @@ enum ColumnTarget {
 }
 
 /// Finds the planned fields in lines of CSV. `targets` and `quoted` have one element per column of the CSV. `quoted` has the
-/// columns' names as JSON strings, for leftovers, and whether each name contains a NUL. If a value's header names the columns,
-/// `header` is the line from which `targets` and `quoted` were made.
+/// columns' names as JSON strings, for leftovers, and whether each name contains a NUL. If the first line of a value names the
+/// columns, `header` is this line.
 #[derive(Debug)]
 pub(crate) struct CsvDecoder {
     options: CsvOptions,
@@ -39,8 +39,8 @@ pub(crate) struct CsvDecoder {
     numbers_are_plain: bool,
     /// The index of the next byte. Between two rows, this is where the next line begins.
     at: usize,
-    /// The number of the current line, counted from 1, for error messages. Empty lines aren't counted, nor are line
-    /// feeds inside quotes.
+    /// The number of the current line, counted from 1, for error messages. Empty lines and line feeds inside quotes aren't
+    /// counted.
     line: u32,
 }
 
@@ -215,8 +215,8 @@ impl CsvDecoder {
         let line = &payload[start..self.at];
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        // Don't remember a header whose last name ends with `\r`. A later value may begin with the same bytes, and then
-        // end or continue with `\n`. There, the `\r` is part of the line end and not of the last name.
+        // Don't remember a header whose last name ends with `\r`, such as `a,b\r\r\n` with the name `b\r`. The header `a,b\r\n`
+        // of a later value begins with the same bytes, but its last name is `b`.
         if !line.ends_with(b"\r") {
             self.header.extend_from_slice(line);
         }

@@ -1,8 +1,10 @@
-//! How a record names its schema in a registry. Confluent's serializers write a prefix in front of the value, or a header. The
-//! prefix is a zero byte, the schema's number in four bytes and, for Protobuf, the indexes of the message in the schema. The
-//! header contains either such a prefix, or the byte 1 and the schema's GUID in sixteen bytes; the value then has no prefix.
-//! Apicurio's serializers may write the number in eight bytes: in the prefix, or into headers with other names. For Protobuf,
-//! Apicurio's serializers may name the message in a further header.
+//! How a record names its schema in a registry. Confluent's serializers use one of two forms:
+//! - A prefix in front of the value: a zero byte, the schema's number in four bytes and, for Protobuf, the indexes of the message
+//!   in the schema.
+//! - A header: either such a prefix, or the byte 1 and the schema's GUID in sixteen bytes. The value then has no prefix.
+//!
+//! Apicurio's serializers may write the number in eight bytes: in the prefix, or in headers with other names. For Protobuf, they
+//! may name the message in a further header.
 
 use tidegate_protocol::record::Headers;
 
@@ -26,8 +28,7 @@ pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
 }
 
 /// Returns the length of a framed value's prefix, without Protobuf's message indexes. No registry assigns the id 0. So if four
-/// zero bytes follow the first byte, they are the first half of an id of eight bytes. Apicurio's own readers tell the two forms
-/// apart in the same way.
+/// zero bytes follow the first byte, they are the first half of an id of eight bytes.
 #[inline]
 pub(crate) fn head(payload: &[u8]) -> usize {
     match payload {
@@ -36,10 +37,9 @@ pub(crate) fn head(payload: &[u8]) -> usize {
     }
 }
 
-/// The names of the headers that may name a schema. `apicurio` are the headers of Apicurio Registry: first the one with the
-/// content id, then the one with the global id. If a record has both, the content id is used, because the registry's
-/// Confluent-compatible interface finds a schema by its global id only in legacy mode. `message` is the header by which
-/// Apicurio's serializers name the Protobuf message.
+/// The names of the headers that may name a schema. `apicurio` has two headers of Apicurio Registry: the one with the content id,
+/// then the one with the global id. If a record has both, the content id is used: the registry's Confluent-compatible interface
+/// finds global ids only in legacy mode. `message` is Apicurio's header with the name of the Protobuf message.
 #[derive(Debug)]
 pub(crate) struct HeaderNames {
     confluent: &'static [u8],
@@ -68,8 +68,8 @@ pub(crate) const OF_KEY: HeaderNames = HeaderNames {
 };
 
 /// Returns the headers that name a schema and its message; `None` if no header names a schema. If a header occurs more than once,
-/// the last one counts, as for the registry's own readers. The values of Apicurio's headers are returned in Confluent's form. For
-/// Protobuf, such a value has no message indexes.
+/// the last one counts, as in the registry's own readers. An id in Apicurio's form is converted to Confluent's form, without
+/// message indexes.
 pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames) -> Option<SchemaHeader<'a>> {
     let mut found = [None; 3];
     let mut message = None;
@@ -89,10 +89,10 @@ pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames) -> Option<Sc
     Some(SchemaHeader { schema, message })
 }
 
-/// Converts an id in eight bytes, big-endian, to Confluent's form: a zero byte and the number in four bytes. These are the
-/// last five bytes, because ids of Apicurio's Confluent-compatible interface are below 2^32. A header that is not such an
-/// id, but begins with 0 or 1, could be taken for Confluent's form, so an empty header is returned instead. Any other
-/// header is returned unchanged, so that the error shows it.
+/// Converts an id in eight bytes, big-endian, to Confluent's form: a zero byte and the number in four bytes. Apicurio's
+/// Confluent-compatible interface has only ids below 2^32, so the last five bytes already have this form. A header that isn't
+/// such an id is returned unchanged, so that the error shows it. Except: a header that begins with 0 or 1 could be taken for
+/// Confluent's form, so it becomes empty.
 fn of_apicurio(header: &[u8]) -> &[u8] {
     match header {
         [0, 0, 0, 0, _, _, _, _] => header.get(3..).unwrap_or_default(),
@@ -102,7 +102,7 @@ fn of_apicurio(header: &[u8]) -> &[u8] {
     }
 }
 
-/// Returns the schema that a header names, and the length in bytes of this part of the header: 5 with a number, 17 with a GUID.
+/// Returns the schema that a header names, and the length in bytes of the part that names it: 5 with a number, 17 with a GUID.
 /// `None` if the header has another form.
 pub(crate) fn of_header(header: &[u8]) -> Option<(SchemaId, usize)> {
     match header.split_first()? {

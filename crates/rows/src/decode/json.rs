@@ -1,10 +1,10 @@
 //! JSON objects: one pass checks the whole document and finds the planned fields, without building a tree.
 //!
-//! If a key occurs twice, the last value wins, as in jsonb: after `"position": {"lat": 1}`, a second `"position": 5` also
-//! discards the `lat`. Nothing is allocated per record, except to learn keys (see `keys`).
+//! If a key occurs twice, the last value wins, as in jsonb: after `"position": {"lat": 1}, "position": 5`, there is no `lat`.
+//! Nothing is allocated per record, except to learn keys (see `keys`).
 //!
-//! Each object in an array of objects is a row, and so is each object of NDJSON. The rows are returned one after another. A byte
-//! order mark in front of the value is skipped, and so is a registry's framing (five or nine bytes) in front of a single object.
+//! Each object in an array of objects is a row, and each object of NDJSON too. The rows are returned one after another. A byte
+//! order mark in front of the value is skipped. So is a registry's prefix (five or nine bytes) in front of a single object.
 
 mod keys;
 #[cfg(test)]
@@ -50,16 +50,15 @@ impl JsonDecoder {
         }
     }
 
-    /// Makes a decoder that finds leftovers (members without a column) in the object at the path `base`. If `base` is empty, that
-    /// is the record itself. An object inside the record has a node only if a path looks into it. Without a node, the decoder
-    /// can't recognize the object, and so finds no leftovers in it.
+    /// Makes a decoder that finds leftovers (members without a column) in the object at the path `base`. If `base` is empty, this
+    /// object is the record itself. If no path leads into the object, the decoder doesn't recognize it, and finds no leftovers.
     pub(crate) fn within(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this = Self::new(paths, leftovers);
         this.top = base.iter().try_fold(0, |node, name| this.keys.node(node, name.as_bytes())).unwrap_or(u16::MAX);
         this
     }
 
-    /// Decodes the first row of a value that is an object or an array of objects. Returns whether there is one.
+    /// Decodes the first row of a value that is an object or an array of objects. Returns `false` if the array is empty.
     #[inline]
     pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         let mut start = byte_order_mark(payload);
@@ -113,7 +112,8 @@ impl JsonDecoder {
 
     #[inline(never)]
     fn framed(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
-        // JSON text has no zero byte. So if the value begins with six zero bytes, the sixth one belongs to an id of eight bytes.
+        // Without a registry, an id of four bytes may be 0. But JSON text has no zero byte: if the value begins with six zero
+        // bytes, the sixth one belongs to an id of eight bytes.
         let head = if payload.starts_with(&[0; 6]) { frame::head(payload) } else { frame::HEAD };
         self.object(payload, head, fields).map(|()| true)
     }
@@ -127,8 +127,7 @@ impl JsonDecoder {
         self.next(payload, fields)
     }
 
-    /// Decodes the next element of the array. Returns `false` if the array is empty, after checking the end of the
-    /// array and of the value.
+    /// Decodes the next element of the array. Returns `false` if the array is empty.
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         fields.reset(self.slots);
         let (element, whole) = (self.element, self.whole);
@@ -432,8 +431,7 @@ impl JsonWalk<'_, '_> {
     }
 }
 
-/// Returns the length of the byte order mark at the start of a text, or 0 if there is none. Editors and some of Microsoft's
-/// libraries write such a mark.
+/// Returns the length of the byte order mark at the start of a text, or 0 if there is none.
 #[inline]
 pub(crate) fn byte_order_mark(payload: &[u8]) -> usize {
     if payload.starts_with(&[0xef, 0xbb, 0xbf]) { 3 } else { 0 }

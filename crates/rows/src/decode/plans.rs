@@ -24,16 +24,16 @@ pub(super) struct Plans<P> {
     last: usize,
 }
 
-/// A value whose schema is known, and where its frame or header ends.
+/// The schema of a value, and the position after the frame or header that names it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Framed<'a> {
     /// The schema's id; `None` for a local schema.
     pub(super) id: Option<SchemaId>,
-    /// The index at which the payload continues after the frame's schema id; 0 if the value has no frame. In a Protobuf
-    /// frame, the message indexes come next, then the message.
+    /// The index of the first byte of the payload after the frame's schema id; 0 if the value has no frame. In a Protobuf frame,
+    /// the message indexes begin there, and the message follows them.
     pub(super) start: usize,
-    /// The rest of the header after the schema's id; `None` if no header names the schema. For Protobuf, the rest is the message
-    /// indexes, or nothing.
+    /// The bytes after the schema's id in the header: for Protobuf, the message indexes or nothing. `None` if no header names the
+    /// schema.
     pub(super) indexes: Option<&'a [u8]>,
 }
 
@@ -118,7 +118,7 @@ impl<P> Plans<P> {
         let (id, start, indexes) = match header {
             None => {
                 let id = frame::schema_id(payload).ok_or_else(|| frame::not_framed(payload))?;
-                // The id of a local schema has no meaning, so it may be 0.
+                // The id in front of a value with a local schema has no meaning. It may be 0.
                 let head = if self.registry.is_some() { frame::head(payload) } else { frame::HEAD };
                 (SchemaId::Number(id), head, None)
             }
@@ -131,8 +131,8 @@ impl<P> Plans<P> {
             return Ok(Framed { id: None, start, indexes });
         }
         let known = self.made.get(self.last).is_some_and(|(known, _)| *known == Some(id));
-        // The schema is loaded by now, because records wait for it. If it were missing, the record would become a dead
-        // letter and wouldn't be lost.
+        // Records wait until their schema is loaded, so this can't happen. If it did, the record would become a dead letter, and
+        // wouldn't be lost.
         if !known && self.find(id, make).is_some() {
             return Err(DecodeError::new(
                 Reason::UnknownSchema,

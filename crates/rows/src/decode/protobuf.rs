@@ -1,12 +1,12 @@
-//! Protobuf: there is a plan for each message type that occurs. It says which fields the columns need. Each record is then
-//! decoded by its plan, without building a tree of its values.
+//! Protobuf. Each message type that occurs has a plan, which says which fields the columns need. Records are decoded by the plan,
+//! without building a tree of their values.
 //!
 //! With a registry, each record names its schema and the message in it. With a local file, the configuration can name the
 //! message. If it doesn't, each value's frame names the message; a value without a frame has the file's first message type.
 //!
-//! If a record lacks a field without presence, the field has its default, as the format says: zero, false, the empty text, the
-//! first name of an enum, an empty list or map. If it lacks a field with presence (in proto3 `optional`, messages and `oneof`),
-//! the field is missing.
+//! Some fields have presence: in proto3 these are `optional` fields, messages and `oneof`. If a record lacks such a field, the
+//! field is missing. If a record lacks any other field, the field has its default: zero, false, the empty text, the first name of
+//! an enum, an empty list or map.
 
 mod plan;
 #[cfg(test)]
@@ -154,10 +154,9 @@ pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<Messa
     file.by_indexes(&indexes[..count])
 }
 
-/// Reads the type reference that Apicurio's serializer writes before a message (Confluent's writes message indexes there). The
-/// reference is itself a Protobuf message, preceded by its length. Its only field, number 1, is the name of an outermost message
-/// of the file, without the package. Returns the index of the first byte after the reference, and the message; `None` if these
-/// bytes are no type reference.
+/// Reads the type reference that Apicurio's serializer writes before a message. The reference is itself a Protobuf message,
+/// preceded by its length. Its only field, number 1, is the name of an outermost message of the file, without the package.
+/// Returns the index of the first byte after the reference, and the message; `None` if these bytes are no type reference.
 pub(crate) fn type_ref(file: &ProtoFile, payload: &[u8], start: usize) -> Option<(usize, MessageId)> {
     const NAME: u8 = 0x0a;
     let mut at = start;
@@ -176,13 +175,13 @@ pub(crate) fn type_ref(file: &ProtoFile, payload: &[u8], start: usize) -> Option
 }
 
 /// Finds the message type of a value whose schema is named by a header without message indexes. `id` is the schema's id. `name`
-/// is the name of the message type, if a header has it. Returns the index of the value's first byte that belongs to the message,
-/// and the message type; `None` if the message type isn't known.
+/// is the message type's name, if a header has it. Returns the index at which the message begins, and its type; `None` if the
+/// type isn't known.
 ///
-/// Apicurio's serializers of version 3 also write a type reference before the message; those of version 2 don't. If there is
-/// neither a name nor a type reference, the kind of id decides. Confluent's serializers write message indexes after a numeric id,
-/// so a numeric id without indexes isn't theirs: the message type is then known only if the file has a single outermost message.
-/// A GUID without indexes means the file's first message type.
+/// If there is no `name`, the type comes from the type reference before the message. Apicurio's serializers write it since
+/// version 3. If it is missing too, the type depends on `id`:
+/// - A number: the file's outermost message, if there is only one. Confluent's serializers would have written message indexes.
+/// - Otherwise: the file's first message.
 pub(crate) fn headed(
     file: &ProtoFile,
     payload: &[u8],
@@ -214,9 +213,9 @@ fn unnamed(id: Option<SchemaId>, name: Option<&[u8]>) -> DecodeError {
     DecodeError::new(Reason::InvalidFormat, detail)
 }
 
-/// Reads the message indexes of a frame, from the outermost message to the innermost: a count, then as many indexes, all of them
-/// zigzag varints. A count of 0 means the file's first message. Returns the index of the first byte after the message indexes,
-/// and their number (1 for a count of 0).
+/// Reads the message indexes of a frame: a count, then as many indexes, all as zigzag varints. The first index selects an
+/// outermost message, and each further index a message inside it. A count of 0 means the file's first message. Returns the index
+/// of the first byte after the message indexes, and their number (1 for a count of 0).
 fn message_indexes(
     payload: &[u8],
     start: usize,

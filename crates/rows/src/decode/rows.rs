@@ -2,9 +2,9 @@
 //!
 //! An array that is null or empty gives no rows. If an array is missing, the record is rejected.
 //!
-//! The decoder of the format finds the array and the fields around it. The elements are read as JSON, because the decoders of
-//! binary formats have already rendered the array as JSON. If an array is nested in the elements of another array, one decoder
-//! of this kind finds the outer elements, and a second one, which wraps the first, finds the inner ones.
+//! The decoder of the format finds the array and the fields around it. The elements are read as JSON: the decoders of binary
+//! formats render an array as JSON. If the elements contain another array, a second decoder of this kind wraps the first. The
+//! first one finds the outer elements, and the second one the inner elements.
 
 use std::sync::Arc;
 
@@ -15,9 +15,10 @@ use crate::schema::{SchemaId, Schemas};
 use crate::spec::Decode;
 use crate::value::{DecodeError, Flags, Kind, Reason, Slot, shown};
 
-/// Where a row's slot comes from. The numbers are slots: in `Around`, a slot of the decoder that finds the array and the fields
-/// around it (`RowsDecoder::inner`); in `Element`, a slot of the decoder of elements (`RowsDecoder::elements`). `Either` has
-/// both: the row gets the element's field or, if the element lacks it, the field of this name outside of the array.
+/// Where a row's slot comes from.
+/// - `Around`: a field around the array. The number is a slot of the decoder `RowsDecoder::inner`.
+/// - `Element`: a field of the element. The number is a slot of the decoder `RowsDecoder::elements`.
+/// - `Either`: the element's field or, if the element lacks it, the field of this name around the array. It has both slots.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
     Around(u16),
@@ -26,7 +27,7 @@ enum Origin {
 }
 
 /// The array whose elements are being read. `end` is the index of the byte after its closing bracket. `made` says whether the
-/// inner decoder rendered the array's text, which is then in [`Fields::made`] and not in the payload.
+/// array's text is in [`Fields::made`], and not in the payload.
 #[derive(Clone, Copy, Debug)]
 struct Array {
     end: usize,
@@ -41,17 +42,16 @@ pub(crate) struct RowsDecoder {
     path: String,
     slot: usize,
     from: Vec<Origin>,
-    /// The fields that the inner decoder found outside the current array. The fields that columns need are slots, and the fields
-    /// without a column are leftovers. Every row of the array gets both.
+    /// The fields and leftovers that the inner decoder found outside the current array. Every row of the array gets both.
     around: Fields,
     element: Fields,
     array: Option<Array>,
 }
 
 impl RowsDecoder {
-    /// Plans the search for `paths`. `levels` has the path of at least one array; each further array lies in the elements of
-    /// the one before it. With `by_name`, a path of one name is looked up in the element and, if the element lacks it, outside of
-    /// the array.
+    /// Makes a decoder that finds the fields at `paths`. `levels` has the paths of the arrays, at least one. Each further array
+    /// lies in the elements of the one before it. With `by_name`, a path of one name is first looked up in the element, and then
+    /// around the array.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],

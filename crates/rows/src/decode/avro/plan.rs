@@ -4,14 +4,15 @@ use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::schema::avro::{AvroField, AvroNode, AvroSchema, NodeId};
 
-/// How to treat fields without a column, and the path from the current value to the Avro record that contains them. `None` if the
-/// current value neither is nor contains that record.
+/// How to treat fields without a column, and the path from the current value to the Avro record that contains these fields. The
+/// path is empty if the current value is that record. `None` if the current value doesn't contain that record.
 type Rest<'a> = Option<(Leftovers, &'a [String])>;
 
-/// How to treat a value. `Slot`: a column takes the whole value. `Into`: columns take parts of the value. `Both`: one column
-/// takes the whole value, and others take parts of it. The `u16` is the slot of the whole value; the `u32` is the index of the
-/// plan for the parts, in [`AvroPlan::places`]. `Leftover`: the value goes to the column for unknown fields; the `u32` is the
-/// index of the field's key in [`AvroPlan::keys`].
+/// How to treat a value.
+/// - `Slot`: a column takes the whole value. The number is the column's slot.
+/// - `Into`: columns take parts of the value. The number is the index of the plan for the parts, in [`AvroPlan::places`].
+/// - `Both`: one column takes the whole value, and others take parts of it. The numbers are those of `Slot` and `Into`.
+/// - `Leftover`: the column for unknown fields takes the value. The number is the index of its key in [`AvroPlan::keys`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FieldTarget {
     Skip,
@@ -30,8 +31,8 @@ pub(super) enum PlannedValue {
     Union(Vec<(NodeId, FieldTarget)>),
 }
 
-/// The plan for values of one writer's schema. `root` says how to treat the value itself, and `places` how to treat
-/// the values inside it.
+/// The plan for values of one writer's schema. `root` says how to treat the value itself. `places` has the plans for the values
+/// from which columns take parts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct AvroPlan {
     pub(super) places: Vec<PlannedValue>,
@@ -40,7 +41,8 @@ pub(super) struct AvroPlan {
     pub(super) refused: Option<String>,
     /// The keys of the fields that go to the leftovers, each as JSON text with its colon: `"name":`.
     pub(super) keys: Vec<Box<[u8]>>,
-    /// Slots to copy after decoding, as (from, to): several paths name the same field, which is decoded into only one slot.
+    /// Slots to copy after decoding, as (from, to). If paths name a field both by its name and by an alias, the field is decoded
+    /// into only one slot.
     pub(super) copies: Vec<(u16, u16)>,
 }
 
@@ -158,8 +160,8 @@ impl AvroPlan {
     }
 }
 
-/// Returns whether `name` refers to `field`: it is the field's own name, or an alias of it that isn't the name of another
-/// field.
+/// Returns whether `name` refers to `field`: it is the field's name or one of its aliases. An alias doesn't count if another
+/// field has that name.
 fn is_meant(fields: &[AvroField], field: &AvroField, name: &str) -> bool {
     field.name == name
         || field.aliases.iter().any(|alias| alias == name) && !fields.iter().any(|other| other.name == name)

@@ -1,8 +1,8 @@
 //! Decodes a value of Avro's binary encoding. Each planned field becomes a slot; records, arrays and maps are rendered as JSON.
 //! Fields that no column needs are skipped. A value is read again if one column takes it and others take parts of it.
 //!
-//! Data that doesn't match the schema is a fault with its position. Lengths are compared with the number of bytes left.
-//! The number of elements and the size of the JSON are limited in proportion to the size of the value.
+//! Data that doesn't match the schema is an error with its position. The number of elements and the size of the JSON are limited
+//! in proportion to the size of the value.
 
 use super::plan::{AvroPlan, FieldTarget, PlannedValue};
 use crate::decode::Fields;
@@ -22,7 +22,7 @@ pub(super) struct Broken;
 const ELEMENTS_PER_BYTE: usize = 8;
 /// Limit on the JSON text that is rendered from a value: bytes of text per byte of the value.
 const JSON_PER_BYTE: usize = 32;
-/// A value may always be rendered as this many bytes of JSON, however short it is.
+/// The lowest limit on the JSON text in bytes, for short values.
 const JSON_AT_LEAST: usize = 1 << 20;
 
 /// The state of a pass over one value, whose bytes are `bytes`. `at` is the index of the next byte. `what` is the reason why the
@@ -38,7 +38,7 @@ pub(super) struct AvroWalk<'w> {
     elements: usize,
     /// The length in bytes of [`Fields::made`] beyond which no further value is rendered as JSON.
     made_limit: usize,
-    /// Whether text that was rendered as JSON contained a NUL. Cleared before each value that a slot or the leftovers get.
+    /// Whether the JSON that is being rendered contains a NUL. Cleared before each slot and each leftover.
     nul: bool,
 }
 
@@ -239,7 +239,7 @@ impl<'w> AvroWalk<'w> {
                 let number = self.long()?;
                 match in_micros(number, *unit) {
                     Some(micros) => Slot { exponent: i32::from(*local), ..Slot::number(Kind::Instant, micros) },
-                    // A number that overflows is beyond Postgres' limits too. A column of timestamps rejects the extreme value.
+                    // These microseconds don't fit in 64 bits. Columns of timestamps reject the extreme value.
                     None => Slot::number(Kind::Instant, if number < 0 { i64::MIN } else { i64::MAX }),
                 }
             }
@@ -484,7 +484,7 @@ impl<'w> AvroWalk<'w> {
         Ok(logical.made_text(start, self.fields).unwrap_or(slot))
     }
 
-    /// Reads a length, then as many bytes, which are returned.
+    /// Reads a length, and then that many bytes. Returns these bytes.
     #[inline]
     fn prefixed(&mut self) -> Result<&'w [u8], Broken> {
         match usize::try_from(self.long()?) {

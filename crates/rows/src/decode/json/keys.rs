@@ -1,9 +1,8 @@
 //! The keys that a decoder knows, and its guess of the next key.
 //!
-//! Records of a topic mostly have the same keys in the same order. Each key remembers two keys that followed it: one would not
-//! be enough if fields are optional, or if a topic has two producers. If the next key in the text is one of these two, comparing
-//! the bytes finds it, and the hash table isn't needed. Keys without a column are remembered too, up to a limit, so that the
-//! guess also works after such keys.
+//! Records of a topic mostly have the same keys in the same order, so each key remembers two keys that followed it. One wouldn't
+//! be enough if fields are optional, or if a topic has two producers. The next key of a text is first compared with these two. If
+//! it is one of them, the hash table isn't needed. Keys without a column are remembered too, up to a limit.
 
 use std::collections::HashMap;
 
@@ -42,13 +41,13 @@ struct Key {
     next: Followers,
 }
 
-/// The two guesses for the key after a certain key, or for the first key of an object. If neither matches, the key that was found
-/// becomes the first guess (unless it can't be remembered), and the previous first guess becomes the second.
+/// The two guesses for the next key. If both are wrong, the key that was found becomes the first guess, and the previous first
+/// guess becomes the second. A key that can't be remembered changes nothing.
 type Followers = [KeyId; 2];
 
-/// An object from which columns take parts. `keys` has the known keys by their names without quotes, `first` the guesses for the
-/// object's first key, and `slots` the slots of all columns that take a value inside this object, at any depth. `learned` is the
-/// number of keys without a column.
+/// An object from which columns take parts. `keys` has its known keys, by their names without quotes. `first` has the guesses for
+/// its first key. `slots` has the slots of all columns that take a value inside this object, at any depth. `learned` is the
+/// number of known keys without a column.
 #[derive(Debug, Default)]
 struct KeyNode {
     keys: HashMap<Box<[u8]>, u16>,
@@ -132,8 +131,8 @@ impl Keys {
         }
     }
 
-    /// If the text continues with a key that is likely after `previous`, returns that key, its target, and its length including
-    /// the colon. `previous` is `None` at the beginning of an object.
+    /// Compares the start of `text` with the two guesses for the key after `previous`; `None` means the beginning of an object.
+    /// If one matches, returns that key, its target, and its length including the colon.
     #[inline]
     pub(super) fn guess(&self, node: u16, previous: Option<KeyId>, text: &[u8]) -> Option<(KeyId, KeyTarget, usize)> {
         let followers = match previous {
@@ -152,8 +151,8 @@ impl Keys {
         })
     }
 
-    /// Looks up the key with this name, and makes it the first guess after `previous`, or at the beginning of the object if
-    /// `previous` is `None`. An unknown key is added if it needs no escapes and the limits allow it. Otherwise returns `None`.
+    /// Looks up a key by name, and makes it the first guess after `previous`. If `previous` is `None`, the key becomes the first
+    /// guess for the object's first key. An unknown key is added; `None` if it needs escapes or a limit is reached.
     pub(super) fn find(&mut self, node: u16, previous: Option<KeyId>, name: &[u8]) -> Option<(KeyId, KeyTarget)> {
         let place = &self.nodes[usize::from(node)];
         let id = match place.keys.get(name) {

@@ -5,10 +5,12 @@ use crate::decode::Path;
 use crate::schema::MAX_DEPTH;
 use crate::schema::protobuf::{FieldKind, Known, MessageId, ProtoFile, ProtobufField};
 
-/// How to treat a field of a message. `Slot`: a column takes the whole field. `Into`: columns take parts of the field, which is a
-/// message or a map. `Both`: one column takes the whole field, and others take parts of it. The `u16` is the slot of the whole
-/// field; the `u32` is the index of the [`PlannedValue`] for the parts. `Leftover`: the field goes to the column for unknown
-/// fields. `Refuse`: the record is rejected as `unknown_field`.
+/// How to treat a field of a message.
+/// - `Slot`: a column takes the whole field. The number is the column's slot.
+/// - `Into`: columns take parts of the field, which is a message or a map. The number is the index of its [`PlannedValue`].
+/// - `Both`: one column takes the whole field, and others take parts of it. The numbers are those of `Slot` and `Into`.
+/// - `Leftover`: the column for unknown fields takes the field.
+/// - `Refuse`: the record is rejected as `unknown_field`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FieldTarget {
     Skip,
@@ -32,14 +34,15 @@ pub(super) struct PlannedValue {
     pub(super) slots: Vec<u16>,
 }
 
-/// The plan for records of one message type. `places` has one entry for each message or map from which columns take
-/// parts; the last entry is for the record's outermost message.
+/// The plan for records of one message type. `places` has one entry for each message or map from which columns take parts; the
+/// last entry is for the record itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProtobufPlan {
     pub(super) places: Vec<PlannedValue>,
     /// Whether records with fields that the schema lacks are rejected.
     pub(super) refuses: bool,
-    /// Slots to copy after decoding, as (from, to): several paths name the same field, which is decoded into only one slot.
+    /// Slots to copy after decoding, as (from, to). If paths name a field both by its name and by its JSON name, the field is
+    /// decoded into only one slot.
     pub(super) copies: Vec<(u16, u16)>,
     /// The slot of the whole message; `None` if no column takes the whole message.
     pub(super) whole: Option<u16>,

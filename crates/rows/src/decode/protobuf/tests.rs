@@ -200,7 +200,7 @@ fn an_entry_of_a_map_without_its_value_has_the_default_of_the_values_type() {
 #[test]
 fn frames_say_which_message_it_is() {
     let mut decoder = decoder(&["n"], Leftovers::Ignore, true);
-    // Schema 7; one index, 1 (zigzag 2); field 1 is 5.
+    // The prefix has schema 7 and one message index, which is 1 (2 in zigzag). Field 1 is 5.
     assert_eq!(decode(&mut decoder, &[0, 0, 0, 0, 7, 2, 2, 8, 5]).expect("a value"), ["5"]);
     // The single byte 0 in place of the indexes means the first message, which has no field `n`.
     assert_eq!(decode(&mut decoder, &[0, 0, 0, 0, 7, 0, 8, 5]).expect("a value"), ["missing"]);

@@ -1,10 +1,9 @@
-//! Decodes a message. Each planned field becomes a slot. A list, a map or a message that a column takes as a whole is rendered as
-//! JSON, except for the messages that stand for one value (see `known`). If columns take only parts of a value, only these parts
-//! are read. Fields that no column needs are skipped.
+//! Decodes a message. Each planned field becomes a slot. If a column takes a whole list, map or message, it is rendered as JSON,
+//! except for messages that stand for a single value (see `known`). Fields that no column needs are skipped.
 //!
-//! If a field that isn't a list or a map occurs twice, the last value wins. The elements of a list may be scattered over their
+//! If a field occurs twice, the last value wins. Except: all elements of a list or map count. They may be scattered over their
 //! message, so all of them are gathered when the first one is found. A value that takes more steps, or makes more JSON, than its
-//! size allows is rejected: see `STEPS_PER_BYTE`, `JSON_PER_BYTE` and `JSON_AT_LEAST`.
+//! size allows is rejected: see `STEPS_PER_BYTE` and `JSON_PER_BYTE`.
 
 mod json;
 mod known;
@@ -27,7 +26,7 @@ pub(super) struct Broken;
 const STEPS_PER_BYTE: usize = 64;
 /// Limit on the JSON text that is rendered from a value: bytes of text per byte of the value.
 const JSON_PER_BYTE: usize = 32;
-/// A value may always be rendered as this many bytes of JSON, however short it is.
+/// The lowest limit on the JSON text in bytes, for short values.
 const JSON_AT_LEAST: usize = 1 << 20;
 
 /// The state of a pass over one value, whose bytes are `bytes`. `at` is the index of the next byte. `what` is the reason why the
@@ -46,7 +45,7 @@ pub(super) struct ProtobufWalk<'w> {
     steps: usize,
     /// The length in bytes of [`Fields::made`] beyond which no further value is rendered as JSON.
     made_limit: usize,
-    /// Whether text that was rendered as JSON contained a NUL. Cleared before each value that a slot or the leftovers get.
+    /// Whether the JSON that is being rendered contains a NUL. Cleared before each slot and each leftover.
     nul: bool,
 }
 
@@ -288,8 +287,8 @@ impl<'w> ProtobufWalk<'w> {
         Ok(())
     }
 
-    /// Sets the fields that don't track presence (repeated fields, maps, and scalars of proto3 without `optional`) to their
-    /// defaults. This function is called before the message is read, so values in the message replace the defaults.
+    /// Fills the slots that have a default. This function is called before the message is read, so values in the message replace
+    /// the defaults.
     fn prefill(&mut self, defaults: &[(u16, u16)], fields: &[ProtobufField]) {
         for (slot, nth) in defaults {
             let field = &fields[usize::from(*nth)];

@@ -81,8 +81,7 @@ impl ProtobufWalk<'_> {
         Ok(unscaled)
     }
 
-    /// Renders a date as text, so that a column of type date rejects a date without a year or a day, and the error message shows
-    /// the date.
+    /// Renders a date as text. If the date lacks the year or the day, a column of type date rejects it, and the error shows it.
     fn date(&mut self, [_, year, month, day, _]: [i32; 5]) -> Slot {
         self.made_text(format_args!("{year:04}-{month:02}-{day:02}"))
     }
