@@ -1,10 +1,10 @@
-//! The target table as Postgres describes it. Mappings are planned against it.
+//! The target table as Postgres describes it. A plan combines this description with the mapping.
 
-/// The longest name in bytes that Postgres doesn't truncate: of a table, of a column or of an application.
+/// The length in bytes of the longest name that Postgres doesn't truncate: the name of a table, a column or an application.
 pub const LONGEST_NAME: usize = 63;
 
-/// Returns the name if it has at most `longest` bytes. A longer one is truncated and followed by a digest of the whole name, so
-/// that two names that differ at their end remain different. `longest` must be at least 9.
+/// Returns the name if it has at most `longest` bytes. A longer name is truncated, and a digest of the whole name is appended.
+/// Names that differ only at their ends therefore stay different. `longest` must be at least 9.
 pub fn shortened(name: &str, longest: usize) -> String {
     if name.len() <= longest {
         return name.to_owned();
@@ -32,8 +32,8 @@ pub struct Catalog {
     /// The columns in the table's order, without dropped ones.
     pub columns: Vec<CatalogColumn>,
     pub unique: Vec<UniqueIndex>,
-    /// Whether the table has any unique index or exclusion constraint, also one that `ON CONFLICT (columns)` can't use. If so, a
-    /// new row may conflict with an existing one.
+    /// Whether the table has any unique index or exclusion constraint, even one that `ON CONFLICT (columns)` can't use. If so, a
+    /// new row may conflict with an existing row.
     pub may_conflict: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct Catalog {
 pub struct UniqueIndex {
     /// The key columns in the index's order, without those of `INCLUDE`.
     pub columns: Vec<String>,
-    /// Whether the index is `NULLS NOT DISTINCT`: two rows with NULL in the same columns then have the same key.
+    /// Whether the index is `NULLS NOT DISTINCT`. In such an index, NULL equals NULL.
     pub nulls_not_distinct: bool,
 }
 
@@ -64,8 +64,8 @@ impl Catalog {
         self.unique.iter().any(|index| index.is_on(key))
     }
 
-    /// Returns the columns of a key in which NULL is a key value like any other. These are the nullable columns of the key, if
-    /// a unique index on the key is `NULLS NOT DISTINCT`. They are in the order of that index.
+    /// Returns the nullable columns of a key, if a unique index on the key is `NULLS NOT DISTINCT`. They are in the order of that
+    /// index. Without such an index, returns nothing.
     pub fn null_keys<'a>(&self, key: &'a [String]) -> Vec<&'a str> {
         let is_nullable = |name: &&str| self.columns.iter().any(|column| column.name == **name && !column.not_null);
         let index = self.unique.iter().find(|index| index.nulls_not_distinct && index.is_on(key));
@@ -78,9 +78,8 @@ impl Catalog {
     }
 }
 
-/// A column of the target table. Its own type may be a domain: then `type_oid` and `type_text` are those of the domain, while
-/// `base_type` (a `pg_type.typname`), `base_type_oid` and `kind` are those of the domain's base type, whose binary form COPY
-/// uses. For any other type, all of them are those of the type itself.
+/// A column of the target table. `type_oid` and `type_text` describe its type. `base_type` (a `pg_type.typname`), `base_type_oid`
+/// and `kind` describe the same type. For a domain, they describe its base type, whose binary form COPY uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogColumn {
     pub name: String,
@@ -90,15 +89,15 @@ pub struct CatalogColumn {
     /// The type as SQL writes it, for messages: `character varying(16)`. Made by `format_type(atttypid, atttypmod)`.
     pub type_text: String,
     pub kind: TypeKind,
-    /// The type modifier, which for varchar(n) contains the length, and for numeric the precision and scale. It is the column's
-    /// `atttypmod`, or the modifier of the column's domain or of the domain of an array's elements. -1 if there is none.
+    /// The type modifier: it contains the length of a varchar(n), or the precision and scale of a numeric. -1 if there is none. A
+    /// domain's modifier counts too, whether the domain is the type of the column or of an array's elements.
     pub typmod: i32,
     pub not_null: bool,
     /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's default, its
     /// identity or its generation expression.
     pub has_default: bool,
     /// The oid of the column's own default (`pg_attrdef.oid`), or of its identity's sequence. Setting another default changes the
-    /// oid. `None` if the column has neither of them (a domain's default doesn't count), or if it is generated.
+    /// oid. `None` if the column is generated, or has neither of the two. A domain's default doesn't count.
     pub default_oid: Option<u32>,
     /// Set for `GENERATED ALWAYS AS (expression)`: neither COPY nor INSERT may fill the column.
     pub generated: Option<Generated>,
@@ -136,9 +135,9 @@ pub enum TypeKind {
     Enum {
         labels: Vec<String>,
     },
-    /// `element_type` (a `pg_type.typname`) and `element_base_oid` are those of the elements' base type. `element_oid` is the oid
-    /// of their own type, which the binary form of an array contains: for a domain, the domain's oid. `labels` are those of the
-    /// elements' enum; `None` if the elements aren't enums.
+    /// `element_oid` is the oid of the elements' type; the binary form of an array contains it. `element_base_oid` is the same
+    /// oid, unless the elements' type is a domain. Then it is the oid of the domain's base type. `element_type` is the
+    /// `pg_type.typname` for `element_base_oid`. `labels` are an enum's labels; `None` if the elements aren't enums.
     Array {
         element_type: String,
         element_oid: u32,
@@ -179,7 +178,7 @@ pub fn can_name_a_column(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && !name.contains('\0') && !SYSTEM_COLUMNS.contains(&name)
 }
 
-/// Returns an identifier as SQL: in double quotes, with double quotes inside it doubled.
+/// Returns an identifier as SQL, in double quotes: `a"b` becomes `"a""b"`.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -47,9 +47,9 @@ pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     faults.or(format!("CREATE TABLE IF NOT EXISTS {table} (\n    {}\n){options}", lines.join(",\n    ")))
 }
 
-/// Returns the statements that create a pipeline's table in one transaction: first that of [`create_table`], then those of
-/// `after_create`, in order. The statements of `after_create` can read the table's name, quoted for SQL, with
-/// `current_setting('tidegate.table')`. If records name their tables, this is the only way to know the name.
+/// Returns the statements that create a pipeline's table: the statement of [`create_table`], then those of `after_create`. All of
+/// them must run in one transaction. With `current_setting('tidegate.table')`, a statement of `after_create` gets the table's
+/// name, quoted for SQL. It needs this function if records name their tables.
 ///
 /// # Errors
 /// As [`create_table`].
@@ -64,8 +64,8 @@ pub fn make_table(spec: &RowSpec<'_>) -> Result<Vec<String>, Vec<PlanFault>> {
     Ok(statements)
 }
 
-/// Returns the fillfactor clause, which is empty for write modes that don't update rows. With free space on the page, the next
-/// version of an updated row fits on the same page. Then no index needs a new entry, unless an indexed column changes.
+/// Returns the fillfactor clause, which is empty for write modes that don't update rows. The free space lets the new version of a
+/// row fit on the same page. Then no index needs a new entry, unless an indexed column changes.
 pub fn fillfactor(mode: &WriteMode) -> String {
     match mode {
         WriteMode::Append | WriteMode::InsertNew { .. } => String::new(),

@@ -9,8 +9,8 @@ pub(crate) mod string;
 use crate::value::{DecodeError, Reason, Slot, shown};
 use scan::{Broken, Fault, Scanner};
 
-/// Reads UTF-8 that is exactly one JSON number or boolean, or `-Infinity`. Returns `None` for other text; the first byte decides
-/// in most cases, at almost no cost.
+/// Reads UTF-8 that is exactly one JSON number or boolean, or `-Infinity`. Returns `None` for other text. In most cases its first
+/// byte is enough to know, so the check costs almost nothing.
 #[inline]
 pub(crate) fn literal(text: &[u8]) -> Option<Slot> {
     if !matches!(text.first(), Some(b'-' | b'0'..=b'9' | b't' | b'f')) {

@@ -11,7 +11,7 @@ pub(crate) struct RawMembers<'a> {
 }
 
 impl<'a> RawMembers<'a> {
-    /// Reads `raw`: a valid JSON object, or its members without braces and each followed by a comma.
+    /// Reads `raw`: a valid JSON object, or members without braces, each followed by a comma: `"a":1,"b":2,`.
     pub(crate) fn of(raw: &'a [u8]) -> Self {
         let mut scan = Scanner::new(raw);
         scan.space();
@@ -52,7 +52,7 @@ impl<'a> Iterator for RawMembers<'a> {
 pub struct Members<'a>(RawMembers<'a>);
 
 impl<'a> Members<'a> {
-    /// Reads `raw`: a valid JSON object, or its members without braces and each followed by a comma.
+    /// Reads `raw`: a valid JSON object, or members without braces, each followed by a comma: `"a":1,"b":2,`.
     pub fn of(raw: &'a [u8]) -> Self {
         Self(RawMembers::of(raw))
     }

@@ -1,13 +1,12 @@
 //! Tokens of RFC 8259, read strictly: whatever isn't JSON is a [`Fault`] with its position. The exceptions are `NaN`,
 //! `Infinity` and `-Infinity`, which Python and others write for floats that JSON lacks.
 //!
-//! Strings and runs of digits are read eight bytes at a time, without a branch per byte: their lengths can't be predicted, so
-//! branches would be mispredicted. The input has been checked to be UTF-8.
+//! Strings and runs of digits are read eight bytes at a time. Their lengths vary, so branches per byte would be mispredicted. The
+//! input has been checked to be UTF-8.
 
 use crate::value::{Flags, Kind, Slot};
 
-/// The deepest nesting of arrays and objects that is accepted. Postgres has no fixed limit: there, the size of the
-/// stack limits the nesting.
+/// The deepest nesting of arrays and objects that is accepted.
 pub(crate) const MAX_DEPTH: u32 = 128;
 
 /// Why a text isn't JSON: at the byte with the index `at`, and for the reason `what`.
@@ -34,8 +33,8 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 const POW10: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 /// A `u64` can hold any decimal number with up to this many digits.
 const EXACT_DIGITS: u32 = 19;
-/// The number of digits after the point is clamped to this limit, and a written exponent to a sixteenth of it. Both are far
-/// beyond the limits of any column, and their sum can't overflow.
+/// The highest number of digits after the point; more digits count as this many. Written exponents are clamped to a sixteenth of
+/// this limit. Both are far beyond the limits of any column, and their sum can't overflow.
 const EXPONENT_LIMIT: i32 = 1 << 28;
 
 impl<'a> Scanner<'a> {
@@ -197,7 +196,7 @@ impl<'a> Scanner<'a> {
             let word = self.word();
             let quote = word ^ (ONES * b'"' as u64);
             let backslash = word ^ (ONES * b'\\' as u64);
-            // The lowest set bit is reliable: a borrow only affects bytes above one that has matched.
+            // The lowest set bit is reliable: a borrow only affects bytes above a byte that has matched.
             let stops = ((quote.wrapping_sub(ONES) & !quote)
                 | (backslash.wrapping_sub(ONES) & !backslash)
                 | (word.wrapping_sub(ONES * 0x20) & !word))

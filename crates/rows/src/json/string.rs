@@ -43,8 +43,8 @@ fn scalar(rest: &[u8]) -> (char, usize) {
     }
 }
 
-/// Appends JSON text without escapes of NULs: each is removed or, if `replace` is set, becomes the escape of U+FFFD. The text
-/// `\\u0000` is an escaped backslash, and is kept.
+/// Appends JSON text, and removes each escape of a NUL. With `replace`, the escape becomes that of U+FFFD instead. `\\u0000` is
+/// kept: it is an escaped backslash, followed by `u0000`.
 pub(crate) fn without_nul_escapes(text: &[u8], replace: bool, out: &mut Vec<u8>) {
     let mut rest = text;
     while let Some(plain) = memchr::memchr(b'\\', rest) {
