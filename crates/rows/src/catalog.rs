@@ -89,12 +89,12 @@ pub struct CatalogColumn {
     /// The type as SQL writes it, for messages: `character varying(16)`. Made by `format_type(atttypid, atttypmod)`.
     pub type_text: String,
     pub kind: TypeKind,
-    /// The type modifier: it contains the length of a varchar(n), or the precision and scale of a numeric. -1 if there is none. A
-    /// domain's modifier counts too, whether the domain is the type of the column or of an array's elements.
+    /// The type modifier: it contains the length of a varchar(n), or the precision and scale of a numeric. -1 if there is none.
+    /// It may come from a domain: the type of the column, or the type of an array's elements.
     pub typmod: i32,
     pub not_null: bool,
-    /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's default, its
-    /// identity or its generation expression.
+    /// Whether Postgres gives the column a value if INSERT leaves it out: a default, a domain's default, an identity or a
+    /// generated value.
     pub has_default: bool,
     /// The oid of the column's own default (`pg_attrdef.oid`), or of its identity's sequence. Setting another default changes the
     /// oid. `None` if the column is generated, or has neither of the two. A domain's default doesn't count.

@@ -1,4 +1,4 @@
-//! Decimal numbers as digits, exact at any length. They serve, for example, for numeric columns.
+//! Decimal numbers as digits, exact at any length.
 
 /// A decimal number's parts, as text. Its value is ± `whole`.`fraction` × 10^`exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! numeric: converts a decimal lexeme to digits of base 10000. Only the scale of the column can make it round the number.
+//! numeric: converts a decimal lexeme to digits of base 10000. The number is rounded only to the scale of its column.
 
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::copy::number::{Special, special};

@@ -40,13 +40,13 @@ pub(crate) struct ConnectDecoder {
 }
 
 impl ConnectDecoder {
-    /// Plans the search for `paths`, which are relative to the payload. `base` is the path in the payload to the object
-    /// that holds the record's fields: `after` in Debezium's envelope, else empty.
+    /// Makes a decoder that finds the fields at `paths`, which are relative to the payload. `base` is the path in the payload to
+    /// the object that holds the record's fields: `after` in Debezium's envelope, else empty.
     pub(crate) fn new(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let within =
             |path: &[String]| -> Path { std::iter::once("payload".to_owned()).chain(path.iter().cloned()).collect() };
         let whole = paths.iter().position(Vec::is_empty);
-        // The payload itself is wanted below, and the JSON decoder has only one slot per key. So it isn't wanted here too.
+        // The path of the payload itself is added below. It must occur only once, because the JSON decoder has one slot per key.
         let mut wrapped: Vec<Path> =
             paths.iter().map(|path| if path.is_empty() { Path::new() } else { within(path) }).collect();
         wrapped.push(vec!["payload".to_owned()]);

@@ -112,8 +112,8 @@ impl JsonDecoder {
 
     #[inline(never)]
     fn framed(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
-        // Without a registry, an id of four bytes may be 0. But JSON text has no zero byte: if the value begins with six zero
-        // bytes, the sixth one belongs to an id of eight bytes.
+        // With the id 0 in four bytes, five zero bytes come before the JSON text. A sixth zero byte can't be JSON text, so it
+        // belongs to an id of eight bytes.
         let head = if payload.starts_with(&[0; 6]) { frame::head(payload) } else { frame::HEAD };
         self.object(payload, head, fields).map(|()| true)
     }

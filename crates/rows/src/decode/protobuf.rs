@@ -5,8 +5,8 @@
 //! message. If it doesn't, each value's frame names the message; a value without a frame has the file's first message type.
 //!
 //! Some fields have presence: in proto3 these are `optional` fields, messages and `oneof`. If a record lacks such a field, the
-//! field is missing. If a record lacks any other field, the field has its default: zero, false, the empty text, the first name of
-//! an enum, an empty list or map.
+//! field and all fields inside it are missing. Any other field then has its default: zero, false, the empty text, the first name
+//! of an enum, an empty list or map.
 
 mod plan;
 #[cfg(test)]

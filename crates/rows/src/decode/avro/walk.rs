@@ -17,8 +17,8 @@ use crate::value::{Flags, Kind, Slot};
 /// The value doesn't match its schema. The walk has the position (`at`) and the reason (`what`).
 pub(super) struct Broken;
 
-/// Limit on the elements of arrays and maps, per byte of the value. Some elements take no bytes (nulls, empty records),
-/// so the end of the bytes doesn't limit them.
+/// Limit on the elements of arrays and maps, per byte of the value. Some elements (nulls, empty records) take no bytes, so the
+/// number of bytes alone doesn't limit them.
 const ELEMENTS_PER_BYTE: usize = 8;
 /// Limit on the JSON text that is rendered from a value: bytes of text per byte of the value.
 const JSON_PER_BYTE: usize = 32;
