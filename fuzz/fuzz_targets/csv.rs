@@ -1,5 +1,5 @@
-//! Decodes arbitrary bytes as CSV, once with a header and once with configured columns, and compares the rows with what a second
-//! reader finds. Also decodes the bytes as raw values.
+//! Decodes arbitrary bytes as CSV, once with a header and once with configured columns. Compares the rows with those of a second
+//! reader. Also decodes the bytes as raw values.
 
 #![no_main]
 
@@ -57,8 +57,8 @@ fn raw(specs: &[Spec]) -> Encoder {
     pipeline.encoder()
 }
 
-/// Returns the lines of a CSV text that aren't empty, each as a list of fields. The flag of a field says whether the field was
-/// quoted. The text must be well-formed: a quote occurs only around a field, or doubled inside a quoted field.
+/// Returns the lines of a CSV text that aren't empty, each as a list of fields. `true` means that the field was quoted. The text
+/// must be well-formed: a quote occurs only around a field, or doubled inside a quoted field.
 fn read(mut rest: &str, delimiter: char) -> Vec<Vec<(String, bool)>> {
     let ends = |rest: &str| rest.is_empty() || rest.starts_with('\n') || rest.starts_with("\r\n") || rest == "\r";
     let mut lines = Vec::new();

@@ -1,6 +1,6 @@
 //! Decodes arbitrary bytes as JSON in all forms that a pipeline accepts: objects, arrays of objects, values with a registry's
-//! frame, Kafka Connect's envelope, NDJSON, nested arrays, and Debezium's changes. Compares five columns of the first three forms
-//! with what another parser finds.
+//! frame, Kafka Connect's envelope, NDJSON, nested arrays, and Debezium's changes. For the first three forms, compares five
+//! columns with the result of another parser.
 
 #![no_main]
 
@@ -66,8 +66,8 @@ fn changes() -> Encoder {
 
 type Members<'a> = BTreeMap<String, &'a RawValue>;
 
-/// Returns the objects that another parser finds, each with the raw text of its members. If a name occurs twice, the last member
-/// wins. Returns `None` if the value is neither an object nor an array of objects.
+/// Returns the objects that another parser finds, each as a map from names to the raw text of the members. If a name occurs
+/// twice, the last member wins. Returns `None` if the value is neither an object nor an array of objects.
 fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
     let value = if value.first() == Some(&0) && value.len() > 5 { &value[5..] } else { value };
     match serde_json::from_slice(value) {

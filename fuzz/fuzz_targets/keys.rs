@@ -53,7 +53,6 @@ fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
                 pipeline.columns.push(mapping("key", Source::Key));
                 pipeline.types.push(("key".to_owned(), of.trim_end_matches('!').to_owned()));
                 pipeline.shape = Shape { keys: keys.clone(), change, ..Shape::PLAIN };
-                // Leave out a combination that the planner refuses.
                 if let Ok(plan) = pipeline.plan() {
                     encoders.push((keys.clone(), *of, Encoder::new(plan)));
                 }
@@ -64,8 +63,8 @@ fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
     encoders
 }
 
-/// Returns the number that an integer column gets for a key of an integer format. Returns `None` if the format is another format,
-/// or doesn't match the key's length.
+/// Returns the number that an integer column gets for a key of an integer format. Returns `None` if the format isn't an integer
+/// format, or if the key has the wrong length.
 fn number(format: &KeyFormat, key: &[u8]) -> Option<i64> {
     match (format, key) {
         (KeyFormat::Int(2), [a, b]) => Some(i16::from_be_bytes([*a, *b]).into()),

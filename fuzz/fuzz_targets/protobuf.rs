@@ -1,5 +1,5 @@
-//! Decodes arbitrary bytes as a Protobuf message with most types, and compares eight fields with what another reader finds. If
-//! the other reader rejects the bytes, nothing is compared.
+//! Decodes arbitrary bytes as a Protobuf message with most types. Compares eight fields with those of another reader, if that
+//! reader accepts the bytes.
 
 #![no_main]
 
@@ -110,7 +110,7 @@ fuzz_target!(|value: &[u8]| {
         for (field, (_, of, _)) in row.iter().zip(SPECS) {
             field.inspect(|field| accepts::check(of, field));
         }
-        // The other reader also checks nested data, and may reject it. Then nothing is compared.
+        // The other reader also checks nested data, and may reject it.
         if let Ok(message) = DynamicMessage::decode(READER.clone(), value) {
             compare(&message, row);
         }

@@ -137,8 +137,8 @@ fn compare(of: &str, raw: &str, nul: usize, field: &[u8]) {
             same(text.unwrap_or(raw).trim_ascii(), &reference::numeric(field));
         }
         ("numeric(10,2)", None) => {
-            // The field has at most ten digits, so a float is precise enough. Rounding to the column's scale changes the value by
-            // at most half of the last digit.
+            // The field has at most ten digits, so a float is precise enough. Rounding to two places changes the value by at most
+            // 0.005.
             let shown: f64 = reference::numeric(field).parse().expect("a number");
             let wanted: f64 = raw.parse().expect("a number");
             assert!((shown - wanted).abs() <= 0.005_000_1, "{raw} became {shown}");

@@ -4,13 +4,13 @@
 //! for each record: it finds the fields and writes the columns. For most records that can be written, it allocates nothing.
 //!
 //! - If a field is missing, its column gets the mapping's `default`; without a `default`, `missing` decides. A null field is
-//!   NULL. If NULL results and the column is NOT NULL, the record is rejected here, without a round trip to Postgres.
-//! - If a field is missing and its column has a default in the table, the row leaves the column out, unless the mapping says
-//!   otherwise; see [`mark`] and [`shapes`].
+//!   NULL. If a NOT NULL column would get NULL, the record is rejected here, without a round trip to Postgres.
+//! - If a field is missing and the table has a default for its column, the row leaves the column out; see [`mark`] and
+//!   [`shapes`]. The mapping's `default` and `missing` take precedence.
 //! - With `unknown_fields = { column = … }`, a record without unknown fields has NULL in that column, or `{}` if the column is
-//!   NOT NULL. A top-level field that a column looks into (`position.lat`) is not unknown.
+//!   NOT NULL. If a column takes `position.lat`, the field `position` is not unknown.
 //! - A row that doesn't match `where` is dropped. A field that `where` tests is not unknown.
-//! - In mode aggregate, a row contains the input to the aggregate of each column: NULL if the row doesn't count for this column.
+//! - In mode aggregate, a row contains the inputs to the aggregates. NULL means that the row doesn't count for the column.
 //! - With `evolve = "add"`, a record with a field that should become a column is first rejected as `new_field`; see `evolve`.
 //! - If the record names its table, the row has the columns of that table and a mark in front; see `route`.
 //! - A field that is JSON's null is SQL's NULL, for json and jsonb columns too.
@@ -59,9 +59,11 @@ use tidegate_protocol::record::{Headers, Record};
 /// Encodes records as rows of binary COPY. Each thread has its own encoder, because an encoder keeps buffers, and facts that it
 /// has learned about the keys in JSON objects.
 ///
-/// The buffers of the current row: `made` has text that was made for a column (the digits of an offset, the headers as an
-/// object), `computed` the result of a column's function, `named` the name of the table if records name their tables, and
-/// `compared` unescaped text for the comparisons of `where` and `keep`.
+/// Four fields are buffers of the current row:
+/// - `made`: text that was made for a column, such as the digits of an offset
+/// - `computed`: the result of a column's function
+/// - `named`: the name of the row's table, if records name their tables
+/// - `compared`: unescaped text that `where` and `keep` are compared with
 #[derive(Debug)]
 pub struct Encoder {
     plan: Arc<Plan>,
@@ -367,8 +369,7 @@ impl Encoder {
         unknown
     }
 
-    /// Adds the fields of a record that will become columns to `found`. In a command that adds no columns (`tidegate check`),
-    /// these are the fields that the daemon would make columns.
+    /// Adds to `found` the fields of a record that should become columns. `tidegate check` only shows them.
     pub fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
         let plan = Arc::clone(&self.plan);
         let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };

@@ -95,8 +95,7 @@ pub enum Found {
 
 /// The schemas of a registry. A decoder looks up a schema when a record names one for which the decoder has no plan.
 pub trait Schemas: Debug + Send + Sync {
-    /// Returns a schema, or why it can't be loaded. If neither is known yet, requests the schema from the registry, without
-    /// waiting for it.
+    /// Returns a schema, or why it can't be loaded. If the schema isn't loaded yet, requests it without waiting for it.
     fn find(&self, id: SchemaId) -> Found;
 
     /// Returns whether [`Self::find`] should be called again for a schema for which it returned [`Found::Fault`]. The registry

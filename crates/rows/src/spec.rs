@@ -28,7 +28,6 @@ pub struct RowSpec<'a> {
     /// The filter `where`: rows that don't match it are not written. `None` if all rows are written.
     pub keep: Option<&'a RowFilter>,
     pub unknown_fields: &'a UnknownFields,
-    /// `batch.max_bytes`. The rows of a record after its first row may together take this many bytes, or 1 MiB if `max_bytes` is
-    /// less.
+    /// `batch.max_bytes`. Limits the bytes of one record's rows, not counting its first row. The limit is at least 1 MiB.
     pub max_bytes: u64,
 }

@@ -1,8 +1,8 @@
 //! The result of decoding and the input of encoding: slots that point into the payload, and the reasons why a record is rejected.
 //!
 //! A `Slot` has no lifetime, so an encoder reuses its slots for each record instead of allocating new ones. A `Value` is a slot
-//! with the bytes that it points to. A number of a text format keeps its lexeme (its digits in the payload), because only the
-//! column knows the type to which it is converted.
+//! with the bytes that it points to. A number of a text format keeps its digits in the payload, because only the column knows to
+//! which type they are converted.
 
 use std::fmt;
 
@@ -91,8 +91,8 @@ impl Flags {
 }
 
 /// One field of a record, as the decoder found it. `start` and `len` point into the payload, or with [`Flags::MADE`] into the
-/// bytes that the decoder made. They include a string's quotes and an array's brackets. A number's value is ±`mantissa` ×
-/// 10^`exponent`, unless the flags include [`Flags::INEXACT`]; for the other kinds, see [`Kind`].
+/// bytes that the decoder made. They include a string's quotes and an array's brackets. A number is ±`mantissa` × 10^`exponent`,
+/// unless the flags include [`Flags::INEXACT`]. For the other kinds, see [`Kind`].
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
     pub kind: Kind,
@@ -176,13 +176,13 @@ pub enum Reason {
     /// The value isn't JSON, or text that should be JSON isn't.
     InvalidJson,
     InvalidUtf8,
-    /// The value, or an element or line of it that should be a row, is JSON but not an object.
+    /// The value is JSON but not an object. Or an element or line that should be a row isn't an object.
     NotAnObject,
     /// The value or key isn't valid in its format.
     InvalidFormat,
     /// The schema that the value or key names is unknown, or can't be used.
     UnknownSchema,
-    /// The record has no value, but such records don't delete rows. Or the record deletes a row, but doesn't say which one.
+    /// The record has no value, and the pipeline doesn't delete rows. Or the record deletes a row, but doesn't say which one.
     Tombstone,
     /// The record is a change that can't be applied: `truncate`, or an unknown operation.
     UnappliedChange,
@@ -214,8 +214,8 @@ pub enum Reason {
     UnknownLabel,
     /// Postgres refused the row; the dead letter has the SQLSTATE.
     RefusedByPostgres,
-    /// The value or its row is larger than Postgres or Tidegate can handle. Or the record has several rows, and those after the
-    /// first take more bytes than the limit: `batch.max_bytes`, but at least 1 MiB.
+    /// The value or its row is larger than Postgres or Tidegate can handle. Or the record's rows, not counting the first one,
+    /// exceed the limit: `batch.max_bytes`, but at least 1 MiB.
     TooLarge,
 }
 

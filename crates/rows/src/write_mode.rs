@@ -1,17 +1,16 @@
 //! The writes that can't COPY directly into the table. They COPY into a staging table, and then merge its rows into the table.
 //!
 //! This module makes SQL statements that create the staging table with the target's column types, copy rows into it, and merge
-//! them. A window normally costs one COPY and one statement. If rows leave out different columns, there is one COPY per set of
-//! columns. Tombstones need further statements, and so do columns that keep their values. The advance of the ledger is in the
-//! same transaction, so that no row is merged twice.
+//! them. A window (the rows of one transaction) normally costs one COPY and one statement. If rows leave out different columns,
+//! there is one COPY per set of columns. Tombstones need further statements, and so do columns that keep their values. The same
+//! transaction advances the ledger, so that no row is merged twice.
 //!
 //! - If possible, an upsert copies only those rows of a window that may be the newest of their key; see `newest`.
 //! - A merge with a key writes in the order of the key, so that writers don't deadlock. For an exception, see `upsert`.
-//! - The order of delivery is a column of the staging table. A sequence fills it, or the COPY does if rows leave out different
-//!   columns. The physical position of a row doesn't show the order: a small row may fill the gap that a large one left.
-//! - A column that a row leaves out gets its default from Postgres, normally from the target. If the rows of a window leave out
-//!   different columns, or if the merge compares the column, the staging table has the target's defaults and fills the column. So
-//!   a new row is the one that INSERT would make of the record; see `shaped`.
+//! - The staging table has a column with the order of delivery. The physical position of a row doesn't show this order: a small
+//!   row may fill the gap that a large row left.
+//! - A column that a row leaves out gets its default from Postgres, as with INSERT. Normally the target fills in the default. In
+//!   the cases that `shaped` lists, the staging table does, which has the target's defaults for that.
 //! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,
 //!   until the record that Postgres refuses is alone in its part.
 
@@ -45,16 +44,15 @@ const LEFT_OUT: &str = "\"tidegate left out\"";
 const OLD: &str = "tidegate_old";
 
 /// The statements that stage a window's rows in a temporary table of the connection, and merge them into the target. `create`
-/// runs first, and then for each window the COPY, the [`Deletes`] if there are any, and `merge`. `copy`, `merge` and `newest` are
-/// for a window whose rows leave no column out; for other windows, see [`shaped`].
+/// runs first. Then `copy`, the [`Deletes`] if there are any, and `merge` run for each window. If the rows of a window leave
+/// columns out, the window uses the statements of [`shaped`] instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merge {
     /// The name of the staging table, with its schema.
     pub stage: String,
-    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, before [`Self::set_defaults`]
-    /// and [`Self::add_computed`], and again if the target's defaults or generated columns have changed. It runs outside of any
-    /// transaction, so that no rollback removes the table. There are two exceptions, in which it runs in the window's
-    /// transaction: if these defaults or columns have changed, and if records name their tables.
+    /// Creates the staging table, after dropping an older one. Runs once per connection and plan, outside of any transaction, so
+    /// that no rollback removes the table. Except: it runs in the window's transaction if records name their tables. It runs
+    /// there again if the target's defaults or generated columns have changed.
     pub create: String,
     /// The columns of the staging table that need the target's defaults: those that a row may leave out and that have a default
     /// of their own. The default of a domain doesn't count.
@@ -68,8 +66,8 @@ pub struct Merge {
     /// Empties the staging table. Runs before the COPY if the same transaction has already filled the table. A commit empties it
     /// too.
     pub clear: String,
-    /// Whether rows that the merge skips don't count as written (mode insert_new). If so, the number of written rows is the
-    /// number that the merge reports. Otherwise it is the number of the window's rows, even if an upsert skips some of them.
+    /// How written rows are counted. If it is set (mode insert_new), only the rows that the merge reports count. Otherwise all
+    /// rows of the window count, even if an upsert skips some of them.
     pub skips: bool,
     /// Picks the rows that must be copied. `None` if all rows must be copied.
     pub newest: Option<Newest>,
@@ -98,16 +96,16 @@ impl Merge {
 /// The statements that delete the rows of tombstones, and of other records that delete. They run before the merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletes {
-    /// Locks the table's rows whose keys are in the batch, if the batch deletes rows, or if rows leave out columns that keep
-    /// their values. Otherwise locks nothing.
+    /// Locks the table's rows whose keys are in the batch. Locks nothing if the batch has no deletes, and no row leaves out a
+    /// column that keeps its value.
     pub lock: String,
-    /// Deletes the rows. Returns the number of keys to delete for which neither the table nor the batch had a row.
+    /// Deletes the rows. Returns the number of tombstones' keys for which neither the table nor the batch had a row.
     pub delete: String,
 }
 
 /// Returns whether rows are first copied into a staging table, and then merged. All modes except `append` need that, and so does
-/// `sort_by`. Tables with row-level security need it too, and so do the views in the trials of `tidegate check`: Postgres accepts
-/// INSERT into these, and refuses COPY.
+/// `sort_by`. Tables with row-level security and the views in trials of `tidegate check` need it too, because Postgres refuses
+/// COPY into these.
 pub fn is_staged(spec: &RowSpec<'_>, catalog: &Catalog) -> bool {
     !matches!(spec.table.mode, WriteMode::Append)
         || !spec.table.sort_by.is_empty()

@@ -256,7 +256,7 @@ pub fn rows(count: u32, mut rest: &[u8]) -> Vec<Row<'_>> {
     rows
 }
 
-/// Encodes a record with this encoder and with a new encoder, and checks that both write the same rows: facts that an encoder has
+/// Encodes a record with this encoder and with a new encoder, and checks that both write the same rows. Facts that an encoder has
 /// learned from earlier records must not change its rows.
 pub fn encode_alike(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u32> {
     let count = encode(encoder, record, out);

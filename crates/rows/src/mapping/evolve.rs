@@ -4,9 +4,9 @@
 //! Before the batch is written, the columns are added, the plan is rebuilt and the batch is encoded again. So the column also
 //! contains the field's first value.
 //!
-//! The column's type is bool for `true` and `false`, numeric for numbers (numeric rounds neither large integers nor fractions),
-//! text for text, and jsonb for everything else. The type is also jsonb if the records of the batch have values of different
-//! types. A field becomes a column only when it first has a value other than null.
+//! The column's type is bool for `true` and `false`, numeric for numbers, text for text, and jsonb for everything else. The type
+//! is also jsonb if the records of the batch have values of different types. A null has no type, so a field that is null doesn't
+//! become a column yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,8 +97,7 @@ impl GivenUp {
 
 impl NewFields {
     /// Adds the fields of a record that have no column and aren't null. Leaves out the names in [`GivenUp::Names`]. With
-    /// [`GivenUp::All`], which only trials use, nothing is left out: the trial adds no column, but `tidegate check` shows the
-    /// columns that the daemon would add.
+    /// [`GivenUp::All`], leaves out nothing: `tidegate check` adds no columns, but shows those that the daemon would add.
     pub fn note(&mut self, leftovers: &[u8], given_up: &GivenUp) {
         for (name, value) in Members::of(leftovers) {
             let passed_over = matches!(given_up, GivenUp::Names(names) if names.contains(&name));
@@ -110,8 +109,8 @@ impl NewFields {
         }
     }
 
-    /// Returns the columns to add to this table, sorted by name. Leaves out fields whose names no column can have, and those
-    /// beyond [`COLUMNS_MAX`].
+    /// Returns the columns to add to this table, sorted by name. Leaves out fields whose names no column can have. Returns no
+    /// more columns than the table can get, see [`COLUMNS_MAX`].
     pub fn missing<'a>(&'a self, catalog: &Catalog) -> Vec<(&'a str, NewType)> {
         let room = COLUMNS_MAX.saturating_sub(catalog.columns.len());
         let known = |name: &str| catalog.columns.iter().any(|column| column.name == name);

@@ -89,7 +89,6 @@ pub(super) enum Applied {
 pub(super) struct Exactly(Exact);
 
 impl Applied {
-    ///
     /// # Errors
     /// If the function can't be used for a column with this encoding, or if its numbers have too many digits. The text says why.
     pub(super) fn new(function: &Function, encoding: &Encoding) -> Result<Self, String> {

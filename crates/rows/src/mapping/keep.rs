@@ -18,9 +18,9 @@ fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     }
 }
 
-/// Returns whether a value is the placeholder `text`, which Debezium writes where a record leaves a value out. In place of an
-/// array, Debezium writes a list that contains only the placeholder; in place of an array of numbers, the placeholder's bytes; in
-/// place of a map, a map from the placeholder to itself.
+/// Returns whether a value is the placeholder `text`, which Debezium writes for a value that it leaves out. If the placeholder is
+/// `X`, Debezium writes `["X"]` for an array of text, `[88]` (the byte of `X`) for an array of numbers, and `{"X":"X"}` for a
+/// map.
 #[inline(never)]
 pub(super) fn stands_for_missing(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     match value.kind {

@@ -43,8 +43,8 @@ pub(super) struct KeyReader {
     /// For each schema that occurred so far, the decoder for it. There are few schemas, so they are searched one by one.
     kinds: Vec<(SchemaId, Framed)>,
     fields: Fields,
-    /// Whether each column reads the bytes of the current key by the column's type. This applies to the format `text`. It also
-    /// applies to the format `auto` if the key names no schema, and is neither a JSON object or string nor framed JSON.
+    /// Whether each column reads the bytes of the current key by the column's own type. Always true for the format `text`. For
+    /// the format `auto`, true unless the key was decoded by a schema or as JSON.
     plain: bool,
 }
 
@@ -209,7 +209,8 @@ impl KeyReader {
             && self.fields.slots[1].kind != Kind::Missing
     }
 
-    /// Returns the last key that was read, as a whole, for a column with this encoding. `key` must have the bytes of that key.
+    /// Returns the whole of the key that [`Self::read`] read last, for a column with this encoding. `key` must have the bytes of
+    /// the same key.
     ///
     /// # Errors
     /// If the column can't read the bytes of the key.
@@ -221,7 +222,8 @@ impl KeyReader {
         !self.plain && self.fields.slots.first().is_some_and(|slot| slot.kind == Kind::Object)
     }
 
-    /// Returns the value of the first of these fields that the last key has, or a missing value.
+    /// Returns the value of the first of these fields that exists in the key that was read last. Returns a missing value if none
+    /// does.
     pub(super) fn first<'a>(&'a self, slots: &[u16], key: &'a [u8]) -> Value<'a> {
         let mut values = slots.iter().map(|slot| self.fields.value(*slot, key));
         values.find(|value| value.kind != Kind::Missing).unwrap_or(Value::MISSING)
@@ -237,9 +239,8 @@ fn named(key: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
     }
 }
 
-/// Returns the schema id in the key's frame, if it has one. Id 0 doesn't count: no registry assigns it, and a key that is an
-/// eight-byte integer below 2^24 also begins with five zero bytes. For the same reason, ids of eight bytes count only if the
-/// configuration says that keys are Avro or Protobuf.
+/// Returns the schema id in the key's frame, if it has one. Ignores the id 0, because a key may be an integer of eight bytes, and
+/// the integer 7 begins with five zero bytes, too. Also ignores ids of eight bytes, whose frame begins like that.
 fn registered(key: &[u8]) -> Option<u32> {
     let is_short = frame::head(key) == frame::HEAD;
     frame::schema_id(key).filter(|id| is_short && *id != 0 && key.len() > frame::HEAD)

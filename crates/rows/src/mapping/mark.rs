@@ -1,10 +1,9 @@
-//! The mark in front of each row of a batch. Rows have marks if the rows of a pipeline may differ in their table, or in the
+//! The mark in front of each row of a batch. Rows have marks only if the rows of a pipeline may differ in their table, or in the
 //! columns that they have.
 //!
 //! A mark consists of the index of the row's table in the plan, the length of the mask and the row together, and the mask. The
 //! mask has one bit for each column of the table that a record may leave out. A set bit means that the row has no field for that
-//! column. The mask has the same bytes as a `bit(n)`, so that COPY can send it. The batch itself knows nothing about tables and
-//! columns. If all rows of a pipeline have the same table and the same columns, they have no marks.
+//! column. The mask has the same bytes as a `bit(n)`, so that COPY can send it.
 
 use std::ops::Range;
 

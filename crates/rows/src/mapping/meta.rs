@@ -80,8 +80,8 @@ impl Lexeme {
     }
 }
 
-/// Returns the value of a column that takes Kafka's metadata (which includes key and headers) or the leftovers. If its text must
-/// be made (digits, the headers as JSON, the leftovers), its bytes are in `made`.
+/// Returns the value of a column that takes Kafka's metadata, the key, headers or the leftovers. Text that doesn't occur in the
+/// record, such as the digits of an offset, is written into `made`.
 #[inline(never)]
 pub(super) fn value<'a>(
     feed: &Feed,

@@ -42,7 +42,7 @@ pub(super) enum Feed {
     Key(Reading),
     Headers,
     Header(Box<[u8]>, Reading),
-    /// A value for each record, whatever the record contains: a `count` without a field counts all records.
+    /// A value in every row, for the aggregate `count` without a field.
     Record,
     /// The fields without a column, as a JSON object. For a record without such fields, the column gets `{}` if `empty` is set,
     /// otherwise NULL.
@@ -71,8 +71,8 @@ pub(super) struct PlannedColumn {
     pub(super) type_text: String,
     pub(super) not_null: bool,
     pub(super) feed: Feed,
-    /// The slot of the column's field, if the field's value is written unchanged: without `keep`, `function` and `fold`. Most
-    /// columns are like this, and the encoder recognizes them by this one check.
+    /// The slot of the column's field, if the column has neither `keep` nor `function` nor `fold`. The encoder has a fast path
+    /// for such columns, because most columns are like this.
     pub(super) plain: Option<u16>,
     /// Whether no earlier column takes the same field. A missing field is counted only for the first column that takes it.
     pub(super) is_first_of_field: bool,
@@ -82,14 +82,12 @@ pub(super) struct PlannedColumn {
     /// Whether the column is part of the key in mode upsert or aggregate. Also set for the columns from which Postgres computes a
     /// column of an upsert's key.
     pub(super) in_key: bool,
-    /// The slots of those fields in a record's key that may contain the column's value, in the order in which they are tried.
-    /// Empty unless `in_key` is set.
+    /// The slots of the fields in a record's key that are tried for the column's value, in this order. Empty unless `in_key`.
     pub(super) key_from: Vec<u16>,
     /// The configured `keep`: a value with this text counts as a missing field.
     pub(super) keep: Option<Box<[u8]>>,
     pub(super) function: Option<Box<Applied>>,
-    /// Set in mode aggregate if the input to the column's aggregate isn't simply the record's value: rows are counted, or a
-    /// filter applies.
+    /// Set in mode aggregate if the column counts rows, or if it has its own `where`.
     pub(super) fold: Option<Box<Fold>>,
 }
 
@@ -125,15 +123,13 @@ pub struct Plan {
     pub(super) column_count: [u8; 2],
     shapes: Shapes,
     pub(super) decode: Decode,
-    /// The paths of all fields that the plan needs for columns, filters, the table's name and Debezium's changes, from the top of
-    /// the value. A path's index is the field's slot.
+    /// The paths of all fields that the plan reads, from the top of the value. The index of a path is the field's slot.
     pub(super) paths: Vec<Path>,
     /// The path to the object that holds the record's fields, from the top of the value or of its `payload`: `after` in
     /// Debezium's envelope, else empty.
     pub(super) base: Vec<String>,
-    /// The paths of the arrays whose elements are rows, from the outermost array to the innermost. With `by_name`, a column takes
-    /// the element's field with the column's name. If the element lacks this field, the column takes the field with this name
-    /// around the array.
+    /// The paths of the arrays whose elements are rows, from the outermost array to the innermost. With `by_name`, each column
+    /// takes the field of its name: from the element, or from outside of the array if the element lacks the field.
     pub(super) levels: Vec<Path>,
     pub(super) by_name: bool,
     pub(super) change: Option<Change>,
@@ -154,7 +150,7 @@ pub struct Plan {
     pub(super) keep: Option<Check>,
     /// Whether records can delete rows. If so, each row ends with a bool that says whether the row is a delete.
     pub(super) deletes: bool,
-    /// Set if unknown fields become columns (`evolve`). Contains those unknown fields that don't become columns.
+    /// Set if `evolve` makes columns of unknown fields. Contains the unknown fields that don't become columns.
     pub(super) evolves: Option<GivenUp>,
     pub(super) router: Option<Router>,
     /// Whether `unknown_fields` is `"dead_letter"`. With `evolve`, the decoder collects unknown fields instead of rejecting the
@@ -254,10 +250,11 @@ impl Plan {
         Self { schemas: schemas.map(|schemas| schemas as Arc<dyn Schemas>), ..self }
     }
 
-    /// Plans the rows of a pipeline whose records name their table. `catalogs` are the tables that exist; their plans use the
-    /// same slots. If the mapping is wrong for a table, the table receives no rows, and its records are rejected with the reason.
-    /// The tables in `refused` receive no rows either; the map has the reason for each. Returns the plan, and the tables that
-    /// receive rows, in the order of their indexes.
+    /// Plans the rows of a pipeline whose records name their table. `catalogs` are the tables that exist. Returns the plan, and
+    /// the tables that receive rows, in the order of their indexes.
+    ///
+    /// Two kinds of tables receive no rows: those for which the mapping is wrong, and those in `refused`, a map from tables to
+    /// reasons. Their records are rejected with the reason.
     ///
     /// # Errors
     /// If there are faults that don't depend on a table.

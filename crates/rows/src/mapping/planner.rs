@@ -18,8 +18,8 @@ use crate::spec::{
 use crate::value::Kind;
 use crate::write_mode;
 
-/// Plans columns, and collects the paths that they need and the faults of the mapping. `base` is that of the plan, and `before`
-/// and `has_op` become those of its [`Change`].
+/// Plans columns, and collects the paths that they need and the faults of the mapping. `base` becomes the plan's `base`. `before`
+/// and `has_op` become `before` and `shown` of [`Change`].
 pub(super) struct Planner<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) mode: &'a WriteMode,
@@ -247,8 +247,8 @@ impl<'a> Planner<'a> {
         u16::try_from(at).ok()
     }
 
-    /// Returns the slots of those fields in a record's key that may contain the value of a key column of the table. The key is
-    /// searched for the field's whole path, for the path's last name, and for the column's name.
+    /// Returns the slots of the fields in a record's key that may contain the value of a key column of the table. For the column
+    /// `id` with the path `a.b`, these are the fields `a.b`, `b` and `id`.
     fn key_slots(&mut self, path: &Path, column: &str) -> Vec<u16> {
         let names = path.last().into_iter().cloned().chain([column.to_owned()]);
         let mut slots = Vec::new();

@@ -1,6 +1,6 @@
-//! Counts how many rows lack the field of each column. A row is counted as soon as the encoder begins to write its columns, even
-//! if a column then rejects it. So these rows aren't counted: rows that delete, rows that are rejected because of a new or
-//! unknown field, rows that name no valid table, and rows that the row filter drops.
+//! Counts, for each column, how many rows lack its field. A row counts once the encoder begins to write its columns, even if a
+//! column then rejects the row. Rows that delete or that the row filter drops don't count. Rows with a new or unknown field, or
+//! without a valid table, don't count if they are rejected for that.
 
 use crate::decode::{Fields, Path};
 use crate::mapping::plan::{Feed, Plan, PlannedColumn, WhenMissing};

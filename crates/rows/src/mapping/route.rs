@@ -21,8 +21,8 @@ use crate::value::{Flags, Kind, Reason, shown};
 /// The longest identifier, in bytes, that Postgres doesn't truncate.
 const NAME_MAX: usize = 63;
 
-/// How records name their table, and which tables can receive rows (`tables`) or can't (`refused`, with the reason). The keys of
-/// both are a schema, a NUL, and a table's name. `is_full` is set if as many tables receive rows as `max_tables` allows.
+/// How records name their tables. `tables` receive rows. `refused` has the reason for each table that can't receive rows. A key
+/// of these maps is a schema, a NUL and a table's name. `is_full` is set if `max_tables` tables receive rows.
 #[derive(Clone, Debug)]
 pub(crate) struct Router {
     schema: Vec<Piece>,
@@ -92,7 +92,7 @@ impl Router {
         self.refused.insert(key(table), why);
     }
 
-    /// Notes that as many tables receive rows as `max_tables` allows. From now on, [`Self::unknown`] returns no table.
+    /// Notes that `max_tables` tables receive rows. From now on, [`Self::unknown`] returns no table.
     pub(super) fn close(&mut self) {
         self.is_full = true;
     }

@@ -5,15 +5,14 @@
 
 use crate::mapping::mark;
 
-/// A column that a row may leave out. The column then gets its default from Postgres, or in an upsert of an existing row, it
-/// keeps its value.
+/// A column that a row may leave out. The column then gets its default from Postgres. Except: if `keeps` is set, an upsert of an
+/// existing row keeps the column's value, unless the merge compares the column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     /// Unquoted.
     pub name: String,
     /// The column's index in a complete row, which leaves no column out.
     pub place: usize,
-    /// Whether an upsert of an existing row keeps the column's value if the record leaves the column out.
     pub keeps: bool,
 }
 
@@ -54,7 +53,7 @@ impl Shapes {
         (0_u16..).zip(&self.columns)
     }
 
-    /// Filters `columns`, the columns of a complete row, to the columns of a row with this mask.
+    /// Returns the columns of a row with this mask. `columns` are the columns of a complete row.
     pub fn present<'a>(&self, columns: &[&'a str], mask: &[u8]) -> Vec<&'a str> {
         let left_out = |place: usize| self.columns().any(|(bit, column)| column.place == place && mark::has(mask, bit));
         columns.iter().enumerate().filter(|(place, _)| !left_out(*place)).map(|(_, name)| *name).collect()

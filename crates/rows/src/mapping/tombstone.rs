@@ -31,9 +31,9 @@ fn is_empty_envelope(value: &[u8]) -> bool {
 }
 
 impl Encoder {
-    /// Writes the row of a tombstone. The columns of the table's key come from the fields of the record's key. If only one of
-    /// these columns comes from a field, the record's whole key may be the value of this column. Columns of the table's key that
-    /// take Kafka's metadata get their values. All other columns are NULL.
+    /// Writes the row of a tombstone. The columns of the table's key get their values from the record's key. If only one of them
+    /// takes a field, say `id`, the record's key may be `{"id":7}` or just `7`. Columns of the table's key that take Kafka's
+    /// metadata get their values as usual. All other columns are NULL.
     #[cold]
     pub(super) fn tombstone(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), DecodeError> {
         let refused = |detail: String| DecodeError { reason: Reason::Tombstone, detail };

@@ -86,8 +86,8 @@ pub(crate) struct AvroSchema {
 }
 
 impl AvroSchema {
-    /// Parses a schema. `references` are the schemas whose types this schema uses, directly or through others. Each of them comes
-    /// before those that use its types.
+    /// Parses a schema. `references` are the schemas whose types this schema uses, directly or through others. A reference comes
+    /// after the references that it uses itself.
     ///
     /// # Errors
     /// If something is wrong with the schema or a reference. The text says what is wrong.

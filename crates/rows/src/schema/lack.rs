@@ -58,8 +58,8 @@ struct Walk<'a> {
     at: usize,
     /// The paths from the top to the arrays whose elements are rows.
     levels: &'a [Path],
-    /// Whether the path has entered the elements of an array in `levels`. The decoder renders these as JSON, with the fields' own
-    /// names. So aliases and JSON names don't count from there on.
+    /// Whether the path has entered the elements of an array in `levels`. The decoder renders elements as JSON with the fields'
+    /// own names, so the rest of the path must not use aliases or JSON names.
     in_json: bool,
 }
 
@@ -89,8 +89,9 @@ impl<'a> Walk<'a> {
 
 impl Schema {
     /// Returns the first name in `path` that this schema doesn't have. Returns `None` if the schema has the whole path, or if the
-    /// path can't be checked, for example because the schema is neither Avro nor Protobuf, or the message is unknown. `message`
-    /// is the name of the Protobuf message. If it is `None`, the message is the first of the file. `levels` are the paths of the
+    /// path can't be checked, for example because the message is unknown.
+    ///
+    /// `message` is the name of the Protobuf message; `None` means the first message of the file. `levels` are the paths of the
     /// arrays whose elements are rows.
     pub(crate) fn lack(&self, message: Option<&str>, path: &[String], levels: &[Path]) -> Option<Lack> {
         let mut walk = Walk { path, at: 0, levels, in_json: false };

@@ -1,18 +1,15 @@
 //! The logical types of Kafka Connect and Debezium: what numbers, text or bytes with such a type mean.
 //!
 //! The same names occur in JSON's envelope (`name`) and in Avro (`connect.name`), so one table serves both formats. Types whose
-//! values need no conversion have no entry: `io.debezium.data.Uuid`, `Enum`, `EnumSet`, `Xml`, `Ltree` and
-//! `io.debezium.time.Interval` (ISO 8601) are text, `io.debezium.time.Year` is a number, `io.debezium.data.Bits` is bytes, and a
-//! `ZonedTime` is a time of day with its zone.
+//! values need no conversion have no entry. For example, `io.debezium.data.Uuid` is text.
 
 use crate::decode::Fields;
 use crate::json;
 use crate::value::{Flags, Kind, Slot};
 
-/// A time in milliseconds or microseconds means infinity if it is at least this number: Postgres' JDBC driver and Debezium write
-/// infinity so.
+/// A time of at least this many milliseconds or microseconds means infinity, as in Postgres' JDBC driver and Debezium.
 const INFINITY: i64 = 9_223_372_036_825_200_000;
-/// A time in milliseconds or microseconds means negative infinity if it is at most this number.
+/// A time of at most this many milliseconds or microseconds means negative infinity.
 const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 
 /// The meaning of a number, a text or bytes with a logical type. The number in `Clock`, `Instant` and `Span` is the unit; see
@@ -131,8 +128,8 @@ fn text(text: &[u8], fields: &mut Fields) -> Slot {
     fields.made_slot(Kind::Text, Flags::NONE, start)
 }
 
-/// Converts a count of units to microseconds. A positive `unit` is the number of microseconds per unit. A negative `unit`,
-/// without its sign, is the number of units per microsecond; fractions are then rounded half to even. Returns `None` on overflow.
+/// Converts a count of units to microseconds. `unit` is 1000 for milliseconds, 1 for microseconds, and -1000 for nanoseconds
+/// (1000 per microsecond). Fractions of a microsecond are rounded half to even. Returns `None` on overflow.
 pub(crate) fn in_micros(number: i64, unit: i64) -> Option<i64> {
     if unit > 0 {
         return number.checked_mul(unit);

@@ -13,8 +13,8 @@ use super::{Parsed, Schema};
 /// The name by which the compiler knows a schema of the registry, which has no file name.
 const MAIN: &str = "schema.proto";
 
-/// Files that schemas may import without listing them as references, because Confluent's serializers know them: Confluent's own
-/// files, and those of `google/type` that records use. Kafka Connect writes dates and times of day as messages of these files.
+/// Files that schemas may import without listing them as references, because Confluent's serializers know them. Kafka Connect
+/// writes dates and times of day as messages of `google/type`.
 const CONFLUENT: &[(&str, &str)] = &[
     (
         "confluent/meta.proto",
@@ -75,8 +75,8 @@ const CONFLUENT: &[(&str, &str)] = &[
 ];
 
 /// Parses a schema from the registry. `kind` is the registry's name of the schema's type; `None` means Avro. `uses` are the names
-/// and texts of the schemas to which this schema refers, directly or through others. Each of them comes before those that refer
-/// to it. A schema that is neither Avro nor Protobuf isn't parsed.
+/// and texts of the schemas to which this schema refers, directly or through others. A schema in `uses` comes after those to
+/// which it refers itself. A schema that is neither Avro nor Protobuf isn't parsed.
 ///
 /// # Errors
 /// If something is wrong with the schema. The text says what is wrong.

@@ -79,8 +79,8 @@ pub(crate) struct Message {
     pub(crate) name: String,
     pub(crate) fields: Vec<ProtobufField>,
     pub(crate) known: Known,
-    /// A lookup of fields by numbers below 256. The element at a field's number is the field's index plus 1, or 0 if no field has
-    /// this number.
+    /// Finds fields with numbers below 256. For example, element 3 is 1 plus the index of the field with number 3, or 0 if there
+    /// is no such field.
     dense: Vec<u16>,
 }
 
@@ -117,8 +117,8 @@ pub(crate) struct ProtoFile {
     enums: Vec<Enum>,
     /// The ids of all messages by their names with the package.
     names: BTreeMap<String, MessageId>,
-    /// The file's own messages by their message indexes (the index of the outermost message first), as a value names its message.
-    /// The decoder looks a message up for each value. A file has few messages, so comparisons cost less than a hash.
+    /// The file's own messages by the indexes with which a value names its message. `[1, 0]` is the first message inside of the
+    /// file's second message. A file has few messages, so comparisons cost less than a hash.
     indexes: BTreeMap<Vec<i64>, MessageId>,
     /// The ids of the file's outermost messages by their names without the package.
     outermost: BTreeMap<String, MessageId>,

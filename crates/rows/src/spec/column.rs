@@ -11,9 +11,8 @@ use crate::spec::RowFilter;
 pub struct Column {
     pub name: String,
     pub source: Source,
-    /// The type in Postgres' own spelling, although the configuration accepts other names for it: `float8`, `varchar(16)`,
-    /// `numeric(10,2)[]`. So the part before `(` or `[` is a `pg_type.typname`. Used to create the table, and compared with the
-    /// catalog if the table exists.
+    /// The type in Postgres' own spelling: `float8`, `varchar(16)`, `numeric(10,2)[]`. The name before `(` or `[` is a
+    /// `pg_type.typname`. Used to create the table, and compared with the catalog if the table exists.
     pub type_name: Option<String>,
     /// Numbers are times since 1970 in this unit.
     pub unit: Option<EpochUnit>,
@@ -23,9 +22,9 @@ pub struct Column {
     pub default: Option<String>,
     /// If `None`, the table decides; see [`Missing`].
     pub missing: Option<Missing>,
-    /// Text by which a record says that it leaves the value out, such as Debezium's `__debezium_unavailable_value`. An array
-    /// means the same if the text is its only element, or if its numbers are the bytes of the text. So does a map whose only
-    /// entry is from the text to itself. A field with this text counts as missing. `missing` is then always [`Missing::Keep`].
+    /// Text by which a record says that it leaves the value out, such as Debezium's `__debezium_unavailable_value`. A field with
+    /// this text counts as missing. If the text is `X`, so do `["X"]`, `{"X":"X"}` and an array of the text's bytes. `missing` is
+    /// then always [`Missing::Keep`].
     pub keep: Option<String>,
     pub nul: NulPolicy,
     /// Whether the column is NOT NULL in the table that `create = true` creates.
@@ -75,9 +74,9 @@ pub struct Aggregate {
     pub condition: Option<RowFilter>,
 }
 
-/// The values of `aggregate`. `first` and `last` ignore records that have no value for column `by`; the others ignore records
-/// whose field is missing or null. If no record of a key counts, the result for this key is NULL. For `count`, and for a `sum` in
-/// a column that is NOT NULL, it is 0.
+/// The values of `aggregate`. `first` and `last` ignore records that have no value for column `by`. The other functions ignore
+/// records whose field is missing or null. If all records of a key are ignored, the result is NULL. Except: the result of
+/// `count`, and of `sum` in a NOT NULL column, is then 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateFunction {
     /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the sum
@@ -140,10 +139,11 @@ pub enum EpochUnit {
 }
 
 /// The values of `missing`: what a column gets from a record without the column's field. If `missing` isn't configured, the table
-/// decides. For a column with a default in the table, [`Missing::Default`] applies, or [`Missing::Keep`] in mode upsert. But an
-/// upsert can't keep a column that decides which row is written (one of the key, `newer_by`, or a column from which Postgres
-/// computes one of these): such a column gets its default. For a column without a default, or with an aggregate,
-/// [`Missing::Null`] applies.
+/// decides:
+/// - [`Missing::Null`] for a column that has an aggregate, or that has no default in the table.
+/// - [`Missing::Keep`] for other columns in mode upsert. Except: a column that decides which row is written, such as one of the
+///   key or `newer_by`, gets its default.
+/// - [`Missing::Default`] for other columns in other modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// The column's default in the table, as with INSERT; NULL if the table has none. An upsert also sets an existing row's

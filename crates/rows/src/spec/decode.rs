@@ -29,8 +29,7 @@ pub enum Decode {
     Protobuf(SchemaSource),
 }
 
-/// How a record is read, apart from the fields of one row: its key, its envelope, arrays of rows, and the filter for rows that
-/// delete.
+/// How a record is read: its key, its envelope, arrays of rows, and which rows delete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// `decode.key_format`
@@ -38,7 +37,7 @@ pub struct Shape {
     /// `decode.envelope = "debezium"`: a record is a change of a row, with the row before and after the change.
     pub change: bool,
     /// `decode.rows`: the paths of arrays whose elements are rows. The first array is in the value, and each further array is in
-    /// the elements of the previous one. If it is empty, the format decides which parts of a value are rows.
+    /// the elements of the previous one. If the list is empty, the format decides which parts of a value are rows.
     pub rows: Vec<Vec<String>>,
     /// `table.delete_where`: a record's row that matches this filter deletes the row with the same key from the table.
     pub delete_where: Option<RowFilter>,
@@ -57,9 +56,11 @@ impl Shape {
 /// How a record's key is decoded. Keys are decoded for deletes and for columns with `meta = "key"`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyFormat {
-    /// `"auto"`: the key's content decides. An object or a quoted string is JSON, and so is any JSON value behind a registry's
-    /// frame. An object may have Kafka Connect's envelope. Each column reads any other key by its own type. If the value's format
-    /// uses a schema registry, a key that names its schema is decoded by that schema.
+    /// `"auto"`: the key's content decides.
+    /// - If the value's format uses a schema registry, a key that names its schema is decoded by that schema.
+    /// - An object or a quoted string is JSON, and so is any JSON value behind a registry's frame. An object may have Kafka
+    ///   Connect's envelope.
+    /// - Each column reads any other key by its own type.
     ///
     /// Columns with `meta = "key"` use these rules only if the values have an envelope or come with a registry's schemas.
     /// Otherwise, each column reads the key's bytes by its own type.

@@ -18,8 +18,8 @@ pub struct PartitionBy {
     pub default: bool,
 }
 
-/// How much time a partition covers: `count` whole units. Partitions begin at multiples of the interval in UTC: hours and days
-/// are counted from 1970-01-01, weeks from the Monday before that day, months from the year 0.
+/// How much time a partition covers: `count` whole units. Partitions begin at multiples of the interval in UTC. Hours and days
+/// are counted from 1970-01-01, weeks from the Monday before that day, and months from January of the year 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval {
     pub count: NonZeroU32,

@@ -2,8 +2,8 @@
 
 use crate::spec::Source;
 
-/// How a record names its table: by fixed texts and placeholders, separately for the schema in Postgres and for the table in it.
-/// The text from the record only becomes part of a quoted identifier, and is never executed as SQL.
+/// How a record names its schema and table in Postgres: by fixed texts and placeholders, such as `telemetry_{region}`. A value
+/// from the record only becomes part of a quoted identifier, and is never executed as SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub schema: Vec<Part>,

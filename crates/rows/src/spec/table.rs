@@ -42,11 +42,11 @@ pub enum WriteMode {
     /// same key, the one delivered last wins, unless `newer_by` is set.
     Upsert {
         key: Vec<String>,
-        /// A record replaces a row only if its value in this column is greater than the row's value or equal to it. NULL counts
-        /// as smaller than every value. `None`: the record always replaces the row.
+        /// A record replaces a row only if the record's value in this column isn't smaller than the row's value. NULL is smaller
+        /// than every other value. `None`: the record always replaces the row.
         newer_by: Option<String>,
-        /// A record without a value, or one that deletes by its value, deletes the row with its key, regardless of `newer_by`. A
-        /// record of the same key that is delivered later makes a new row.
+        /// Whether records delete rows: records without a value, and those whose value says so. A delete ignores `newer_by`. A
+        /// later record of the same key makes a new row.
         deletes: bool,
     },
     /// `aggregate`: each column outside of the key combines the values of all records with the same key, as the column's

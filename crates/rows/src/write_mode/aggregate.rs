@@ -17,8 +17,7 @@ fn function(column: &Column) -> Option<&AggregateFunction> {
     column.aggregate.as_ref().map(|aggregate| &aggregate.function)
 }
 
-/// Returns the SQL of the merge, which groups the staged rows by the key. If the aggregate of an array column is `first` or
-/// `last`, the column gets its value from a join.
+/// Returns the SQL of the merge, which groups the staged rows by the key.
 ///
 /// `insert` is the start of the statement, and `names` are the quoted columns that it fills.
 pub(super) fn sql(

@@ -134,7 +134,7 @@ fn aggregate(
 }
 
 /// Reports a fault if the aggregate of a NOT NULL column can be NULL for a batch. Postgres checks NOT NULL before it looks for an
-/// existing row. So it would refuse the rows of a key if no record of the key in the batch gives a value.
+/// existing row. So if no record of a key in the batch gives a value, Postgres would refuse the key's combined row.
 fn may_be_null(
     column: &Column,
     target: &CatalogColumn,

@@ -1,8 +1,8 @@
-//! Generated columns that a merge compares: in the key, `newer_by` or `sort_by`. Records have no values for such a column. So the
-//! staging table has the column too, with the target's expression, and Postgres computes it for each staged row. In an upsert,
-//! the inputs of the expression determine which row is written. So an upsert can't keep the value of an input column
-//! (`missing = "keep"`): if the field is missing, the column gets its default. If the generated column is part of an upsert's
-//! key, a record that deletes must give the inputs too.
+//! Generated columns that a merge compares, because they are in the key, `newer_by` or `sort_by`. Records have no values for such
+//! a column. So the staging table has the column too, with the target's expression, and Postgres computes it for each staged row.
+//!
+//! The inputs of the expression decide which row an upsert writes. So an upsert can't keep the value of an input column. A record
+//! that deletes must give the inputs of a generated column in the key.
 
 use crate::catalog::{Catalog, CatalogColumn, Generated};
 use crate::fault::Faults;
@@ -36,8 +36,8 @@ fn compared(table: &Table) -> impl Iterator<Item = (&'static str, &String)> {
 }
 
 /// Checks the columns of the key, `newer_by` and `sort_by`. Reports a column that the copied rows lack, a generated column whose
-/// inputs they lack, and a generated column that can't be compared. Returns whether it reported any of these. Also reports
-/// `missing = "keep"` for an input of a generated column; this doesn't change the result.
+/// inputs the rows lack, and a generated column that can't be compared. Returns whether it reported any of these. Also reports
+/// `missing = "keep"` for an input of a generated column, which doesn't change the result.
 pub(super) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults) -> bool {
     let mut found = false;
     for (place, name) in compared(spec.table) {
@@ -96,8 +96,8 @@ fn refusal(
             "Postgres computes `{name}`, which may be NULL, and Postgres does not find a row whose key is NULL again: ALTER TABLE {table} ALTER COLUMN {quoted} SET NOT NULL; or make its unique index NULLS NOT DISTINCT"
         ));
     }
-    // The combined row must have the same key as each record that it combines. So only one column of the expression may differ
-    // between them, and its value must be that of one record.
+    // The combined row must have the same key as each record that it combines. So at most one input may be outside of the key,
+    // and its aggregate must pick the value of one record.
     let WriteMode::Aggregate { .. } = spec.table.mode else { return None };
     let outside: Vec<_> = from.iter().filter(|input| !key.contains(input)).collect();
     let picks_one = |input: &String| {

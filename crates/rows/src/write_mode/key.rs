@@ -1,11 +1,10 @@
-//! How a merge compares keys. Columns of a key are compared with `=`, which never finds NULLs equal. If the unique index is NULLS
-//! NOT DISTINCT, NULL is a key value like any other: the index accepts each key with NULLs only once, and ON CONFLICT finds the
-//! row with that key. So columns that may be NULL are then compared in other ways.
+//! How a merge compares keys. Columns of a key are compared with `=`, which never finds NULLs equal. But in a unique index with
+//! NULLS NOT DISTINCT, NULL is a key value like any other. For such an index, nullable columns are compared in other ways.
 
 use crate::catalog::{Catalog, TypeKind, quote_identifier};
 
-/// The most nullable columns of a key that are looked up in the index. Each combination of NULLs in these columns is a condition,
-/// so four columns make sixteen conditions.
+/// The most nullable columns of a key that are looked up in the index. [`Key::finds`] has one alternative per combination of
+/// NULLs, so four columns make sixteen alternatives.
 const NULLABLE_IN_INDEX: usize = 4;
 
 pub(super) struct Key<'a> {
@@ -43,13 +42,12 @@ impl<'a> Key<'a> {
         equal.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// Returns the condition that a row of the table has the key of a staged row. Each combination of columns that are NULL is a
-    /// condition of its own, which finds one row by the index. A condition per column would read all rows that have NULL in the
-    /// index's first column, for each staged row.
+    /// Returns the condition that a row of the table has the key of a staged row. If the columns `a` and `b` are nullable, there
+    /// are four alternatives, joined by OR: no NULL, `a` is NULL, `b` is NULL, both are NULL. Each alternative finds one row by
+    /// the index.
     ///
-    /// If more than [`NULLABLE_IN_INDEX`] columns are nullable, only the first of them in the index are combined. Each
-    /// combination compares the other nullable columns by IS NOT DISTINCT FROM: it finds rows by the index, and then keeps the
-    /// row that is equal in these columns too.
+    /// If more than [`NULLABLE_IN_INDEX`] columns are nullable, only the first ones in the index have alternatives. The others
+    /// are compared by IS NOT DISTINCT FROM, which can't use the index.
     pub(super) fn finds(&self, table: &str, staged: &str) -> String {
         let (in_index, behind) = self.nullable.split_at(self.nullable.len().min(NULLABLE_IN_INDEX));
         let combinations = (0..1_usize << in_index.len()).map(|nulls| {

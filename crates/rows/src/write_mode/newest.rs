@@ -17,7 +17,7 @@ pub struct Newest {
     key: Vec<usize>,
     newer_by: Option<usize>,
     /// Whether each row ends with a field that says if the row is a tombstone. If so, up to two rows of each key are copied: the
-    /// last tombstone, and the newest row that isn't a tombstone. If this row comes after the tombstone, it makes a new row.
+    /// last tombstone, and the last row that isn't a tombstone.
     marked: bool,
 }
 

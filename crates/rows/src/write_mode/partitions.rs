@@ -114,10 +114,11 @@ pub fn is_expired(by: &PartitionBy, bounds: &Bounds, now: i64) -> bool {
     by.retention.is_some_and(|retention| bounds.to <= now.saturating_sub(micros(retention)))
 }
 
-/// Returns the partitions that the times of encoded rows belong to, at most 64. They may exist already. Partitions in `tried` are
-/// left out, and so are those that no record may create: expired partitions, partitions more than `ahead` intervals after the
-/// current one, and partitions too far in the past. Each item of `rows` has encoded rows, and the index of the time column in
-/// them.
+/// Returns the partitions to which the times of encoded rows belong, at most 64. Some of them may exist already. Leaves out the
+/// partitions in `tried`, and those that no record may create: partitions that have expired, begin more than `ahead` intervals
+/// after the current one, or are too old.
+///
+/// Each item of `rows` has encoded rows, and the index of the time column in them.
 pub fn needed<'a>(
     by: &PartitionBy,
     catalog: &Catalog,

@@ -2,12 +2,12 @@
 //! shape is the set of columns that a row leaves out. The rows of one shape are a group. There is one COPY into the staging table
 //! per group, and one merge for all groups.
 //!
-//! - If every row of the window leaves a column out, the column is not part of the merge; tombstones don't count here. So a new
-//!   row gets the column's default from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is
-//!   reset to its default, as `missing` says.
-//! - A column that only some rows leave out gets its default in the staging table. So does a column that the merge compares, even
-//!   if all rows leave it out. These columns are the ones of the key, `newer_by` and `sort_by`, and if one of them is generated,
-//!   also its inputs.
+//! - If every row of the window, apart from tombstones, leaves a column out, the merge doesn't name the column. So a new row gets
+//!   the column's default from Postgres, as with any INSERT. In a row that exists, the column keeps its value or is reset to its
+//!   default, as `missing` says.
+//! - A column that only some rows leave out gets its default in the staging table. So does a column of the key, `newer_by` or
+//!   `sort_by`, even if all rows leave it out, because the merge compares it. If such a column is generated, the same applies to
+//!   its inputs.
 //! - If there are several groups, each row carries its number in the order of delivery. The sequence of the staging table can't
 //!   number the rows, because the groups are copied one after the other.
 
@@ -82,8 +82,7 @@ impl AddedFields {
     }
 }
 
-/// Returns whether a row is a tombstone. The rows of the plan must end with the field that says so: those of mode upsert with
-/// `deletes`.
+/// Returns whether a row is a tombstone. Only for rows of mode upsert with `deletes`, whose last field says so.
 pub fn is_tombstone(row: &[u8]) -> bool {
     row.last() == Some(&1)
 }

@@ -26,13 +26,12 @@ pub(super) struct Upsert<'a> {
 }
 
 impl Upsert<'_> {
-    /// Returns the statements of the merge. The result is as if each record were applied in the order of delivery. So a key's
-    /// last tombstone deletes the table's row and cancels the batch's earlier records of the key, and a later record makes a new
-    /// row.
+    /// Returns the statements of the merge. The result is as if each record were applied in the order of delivery. So a tombstone
+    /// deletes the table's row and cancels the batch's earlier records of its key. A later record makes a new row.
     ///
-    /// The table's rows with the keys of the batch are locked first, in the order of the key, in two cases: the batch deletes
-    /// rows, or columns keep their values if a row leaves them out. A key that isn't in the table can't be locked. So if two
-    /// writers insert the same new keys and delete others, Postgres may abort one of them (40P01). Its transaction is retried.
+    /// If the batch deletes rows, or rows leave out columns that keep their values, the table's rows with the keys of the batch
+    /// are locked first, in the order of the key. This prevents deadlocks between writers. Except: a key that isn't in the table
+    /// can't be locked, so Postgres may abort a writer of new keys (40P01). Its transaction is retried.
     pub(super) fn sql(&self) -> String {
         let mut statements = Vec::new();
         if !self.deletes && !self.kept.is_empty() {
@@ -129,10 +128,11 @@ impl Upsert<'_> {
         format!("{insert} {rows} ORDER BY {key}, {precedence} ON CONFLICT ({key}) DO {action}")
     }
 
-    /// Returns the statement that combines the staged rows of each key into one. The combined row is the winner's, but each
-    /// column in `kept` has the value of the last record that has one. With `newer_by`, the statement leaves out a record that is
-    /// older than the table's row, or older than an earlier record of its key: if the records were applied one by one, such a
-    /// record would be skipped.
+    /// Returns the statement that combines the staged rows of each key into one. The combined row is that of the last record, or
+    /// with `newer_by` of the newest one. Except: each column in `kept` has the value of the last record that has one.
+    ///
+    /// With `newer_by`, leaves out records that would be skipped if the records were applied one by one: those that are older
+    /// than the table's row, or older than an earlier record of their key.
     fn fold(&self) -> String {
         let (stage, key, precedence) = (self.stage, quoted(self.key.columns), self.precedence());
         let mut rows = match self.deletes {

@@ -121,7 +121,7 @@ proptest! {
         prop_assume!(scale <= precision);
         let magnitude = i128::from(number.unsigned_abs());
         let (power, kept) = (10_i128.pow(places), 10_i128.pow(scale));
-        // A half is rounded away from zero. `magnitude` has no sign, so that is upwards.
+        // A half is rounded away from zero: up, because `magnitude` has no sign.
         let rounded = (magnitude * kept * 2 + power) / (power * 2);
         let text = {
             let digits = format!("{magnitude:010}");
