@@ -80,8 +80,8 @@ fn made(nul: usize) -> Vec<Encoder> {
     TYPES.iter().enumerate().map(one).collect()
 }
 
-/// Splits a decimal number into three parts: whether it is negative, the digits before the point without leading zeros, and the
-/// digits after the point without trailing zeros. Returns `None` if the text isn't a decimal number, or if its exponent is huge.
+/// Splits a decimal number: `-012.50` becomes `(true, "12", "5")`, without the zeros at both ends. Returns `None` if the text
+/// isn't a decimal number, or if its exponent is huge.
 fn digits(number: &str) -> Option<(bool, String, String)> {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let exponent: i64 = exponent.parse().ok().filter(|exponent: &i64| exponent.abs() < 20_000)?;

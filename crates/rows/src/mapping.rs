@@ -1,7 +1,7 @@
 //! Maps fields and Kafka's metadata to the columns of a row, by a plan that is made from configuration and catalog.
 //!
 //! [`Plan::new`] decides everything that doesn't depend on a record, and reports all faults at once. [`Encoder`] does the rest
-//! for each record: it finds the fields and writes the columns. For most records that can be written, it allocates nothing.
+//! for each record: it finds the fields and writes the columns. For most records, it allocates nothing.
 //!
 //! - If a field is missing, its column gets the mapping's `default`; without a `default`, `missing` decides. A null field is
 //!   NULL. If a NOT NULL column would get NULL, the record is rejected here, without a round trip to Postgres.
@@ -121,7 +121,7 @@ impl Encoder {
         }
     }
 
-    /// Returns how many of the rows that were encoded so far delete the table's row with their key.
+    /// Returns the number of rows encoded so far that delete a row of the table.
     pub fn deletes(&self) -> u64 {
         self.deletes
     }
@@ -349,8 +349,8 @@ impl Encoder {
         }
     }
 
-    /// Returns the tables that a record's rows name, but that the plan doesn't have. Such a table may exist already, or may have
-    /// to be created.
+    /// Returns the tables that a record's rows name and the plan lacks. Such a table may exist already, or may have to be
+    /// created.
     pub fn unknown_tables(&mut self, record: &Record<'_>) -> Vec<TableName> {
         let mut unknown = Vec::new();
         let plan = Arc::clone(&self.plan);
@@ -420,7 +420,7 @@ impl Encoder {
     }
 }
 
-/// Writes the field of a column whose value is missing or null: its default, NULL, or nothing.
+/// Writes the default, NULL or nothing for a column whose value is missing or null.
 ///
 /// # Errors
 /// The reason why the record is rejected.

@@ -19,7 +19,7 @@ use protobuf::ProtoFile;
 /// The deepest nesting that is accepted, in binary values and in Avro schemas.
 pub(crate) const MAX_DEPTH: u32 = 128;
 
-/// A parsed schema. A decoder makes a plan from it, which says where the fields of a value are.
+/// A parsed schema. From it, a decoder makes a plan that says where the fields of a value are.
 #[derive(Debug, PartialEq)]
 pub struct Schema(pub(crate) Parsed);
 
@@ -27,7 +27,7 @@ pub struct Schema(pub(crate) Parsed);
 pub(crate) enum Parsed {
     Avro(AvroSchema),
     Protobuf(ProtoFile),
-    /// A schema of a type that isn't decoded, with the registry's name of this type: `JSON`.
+    /// The registry's name of a schema type that isn't decoded: `JSON`.
     Other(String),
 }
 

@@ -152,7 +152,7 @@ impl<'a> Value<'a> {
         Self { kind: Kind::Bytes, flags: Flags::NONE, exponent: 0, mantissa: 0, raw }
     }
 
-    /// Makes a whole number. `lexeme` has its digits. It may be empty if the column's type is written from the number alone.
+    /// Makes a whole number. `lexeme` has its digits, or is empty if the column doesn't need them.
     pub(crate) fn integer(number: i64, lexeme: &'a [u8]) -> Self {
         let flags = if number < 0 { Flags::NEGATIVE } else { Flags::NONE };
         Self { kind: Kind::Number, flags, exponent: 0, mantissa: number.unsigned_abs(), raw: lexeme }

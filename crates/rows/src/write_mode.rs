@@ -10,7 +10,7 @@
 //! - The staging table has a column with the order of delivery. The physical position of a row doesn't show this order: a small
 //!   row may fill the gap that a large row left.
 //! - A column that a row leaves out gets its default from Postgres, as with INSERT. Normally the target fills in the default. In
-//!   the cases that `shaped` lists, the staging table does, which has the target's defaults for that.
+//!   some cases, the staging table fills it in; see `shaped`.
 //! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,
 //!   until the record that Postgres refuses is alone in its part.
 
@@ -66,8 +66,8 @@ pub struct Merge {
     /// Empties the staging table. Runs before the COPY if the same transaction has already filled the table. A commit empties it
     /// too.
     pub clear: String,
-    /// How written rows are counted. If it is set (mode insert_new), only the rows that the merge reports count. Otherwise all
-    /// rows of the window count, even if an upsert skips some of them.
+    /// How written rows are counted. `true` (mode insert_new): only the rows that the merge reports count. `false`: all rows of
+    /// the window count, even if an upsert skips some of them.
     pub skips: bool,
     /// Picks the rows that must be copied. `None` if all rows must be copied.
     pub newest: Option<Newest>,
@@ -99,7 +99,7 @@ pub struct Deletes {
     /// Locks the table's rows whose keys are in the batch. Locks nothing if the batch has no deletes, and no row leaves out a
     /// column that keeps its value.
     pub lock: String,
-    /// Deletes the rows. Returns the number of tombstones' keys for which neither the table nor the batch had a row.
+    /// Deletes the rows. Returns how many keys of tombstones were neither in the table nor in another row of the batch.
     pub delete: String,
 }
 
@@ -126,7 +126,7 @@ pub struct MergeTarget<'a> {
     /// The columns of a complete row (a row that leaves no column out), unquoted, in the order of the row's fields.
     pub columns: &'a [&'a str],
     pub shapes: &'a Shapes,
-    /// The index of the table if records name their tables, because then each table has its own staging table. Otherwise `None`.
+    /// The index of the table if records name their tables. Each table then has its own staging table. Otherwise `None`.
     pub number: Option<u16>,
 }
 

@@ -1,4 +1,4 @@
-//! `evolve = "add"`: decides which unknown fields become columns, and which types these have. Other modules alter the table.
+//! `evolve = "add"`: decides which unknown fields become columns, and the types of these columns. Other modules alter the table.
 //!
 //! A record with such a field is first rejected as `new_field`; its raw bytes are kept, like those of every rejected record.
 //! Before the batch is written, the columns are added, the plan is rebuilt and the batch is encoded again. So the column also
@@ -87,8 +87,8 @@ impl GivenUp {
         names.len() > before
     }
 
-    /// Returns the name of the first member of `leftovers` that should become a column. `leftovers` is JSON text of members, each
-    /// followed by a comma.
+    /// Returns the name of the first member of `leftovers` that should become a column. `leftovers` is JSON text such as
+    /// `"a":1,"b":2,`.
     pub fn first_new(&self, leftovers: &[u8]) -> Option<String> {
         let mut members = Members::of(leftovers).filter(|(_, value)| NewType::of(value).is_some());
         members.find(|(name, _)| !self.holds(name)).map(|(name, _)| name)
@@ -109,8 +109,8 @@ impl NewFields {
         }
     }
 
-    /// Returns the columns to add to this table, sorted by name. Leaves out fields whose names no column can have. Returns no
-    /// more columns than the table can get, see [`COLUMNS_MAX`].
+    /// Returns the columns to add to this table, sorted by name. Leaves out fields whose names no column can have. Leaves out the
+    /// last ones if the table would have more than [`COLUMNS_MAX`] columns.
     pub fn missing<'a>(&'a self, catalog: &Catalog) -> Vec<(&'a str, NewType)> {
         let room = COLUMNS_MAX.saturating_sub(catalog.columns.len());
         let known = |name: &str| catalog.columns.iter().any(|column| column.name == name);

@@ -222,8 +222,7 @@ impl KeyReader {
         !self.plain && self.fields.slots.first().is_some_and(|slot| slot.kind == Kind::Object)
     }
 
-    /// Returns the value of the first of these fields that exists in the key that was read last. Returns a missing value if none
-    /// does.
+    /// Looks up these fields in the key that was read last. Returns the first value that isn't missing, or a missing value.
     pub(super) fn first<'a>(&'a self, slots: &[u16], key: &'a [u8]) -> Value<'a> {
         let mut values = slots.iter().map(|slot| self.fields.value(*slot, key));
         values.find(|value| value.kind != Kind::Missing).unwrap_or(Value::MISSING)
@@ -240,7 +239,8 @@ fn named(key: &[u8], header: Option<SchemaHeader<'_>>) -> Option<SchemaId> {
 }
 
 /// Returns the schema id in the key's frame, if it has one. Ignores the id 0, because a key may be an integer of eight bytes, and
-/// the integer 7 begins with five zero bytes, too. Also ignores ids of eight bytes, whose frame begins like that.
+/// the integer 7 begins with five zero bytes, too. Also ignores ids of eight bytes, because their frame begins with five zero
+/// bytes, too.
 fn registered(key: &[u8]) -> Option<u32> {
     let is_short = frame::head(key) == frame::HEAD;
     frame::schema_id(key).filter(|id| is_short && *id != 0 && key.len() > frame::HEAD)

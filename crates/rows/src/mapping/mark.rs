@@ -1,9 +1,9 @@
 //! The mark in front of each row of a batch. Rows have marks only if the rows of a pipeline may differ in their table, or in the
 //! columns that they have.
 //!
-//! A mark consists of the index of the row's table in the plan, the length of the mask and the row together, and the mask. The
-//! mask has one bit for each column of the table that a record may leave out. A set bit means that the row has no field for that
-//! column. The mask has the same bytes as a `bit(n)`, so that COPY can send it.
+//! A mark has three parts: the index of the row's table in the plan, the length in bytes of all that follows (mask and row), and
+//! the mask. The mask has one bit for each column of the table that a record may leave out. A set bit means that the row has no
+//! field for that column. The mask has the same bytes as a `bit(n)`, so that COPY can send it.
 
 use std::ops::Range;
 
@@ -69,8 +69,8 @@ pub fn has(mask: &[u8], bit: u16) -> bool {
     mask.get(byte).is_some_and(|mask| mask & bit != 0)
 }
 
-/// Returns the index of the byte in the mask that contains a bit, and the bit's value in this byte. The bits of a `bit(n)` begin
-/// with the highest bit of the first byte.
+/// Returns where a bit is in the mask: the index of its byte, and its value in this byte. Bit 0 is the highest bit of the first
+/// byte, as in a `bit(n)`.
 fn place(bit: u16) -> (usize, u8) {
     (usize::from(bit / 8), 0x80 >> (bit % 8))
 }

@@ -23,7 +23,7 @@ pub(crate) enum Reading {
     /// As UTF-8 text.
     Text,
     Json,
-    /// As a JSON number or boolean if they are one, otherwise as UTF-8 text.
+    /// As a JSON number or boolean if the bytes are one, otherwise as UTF-8 text.
     Literal,
 }
 
@@ -199,8 +199,8 @@ fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>,
     Ok(read)
 }
 
-/// Returns a field as `where` compares it. A CSV field or raw value that is a JSON number or boolean is compared as that value,
-/// and any other as text.
+/// Returns the value of a field that `where` compares. A CSV field or raw value such as `12` or `true` is compared as a number or
+/// boolean, and any other as text.
 pub(super) fn compared(value: Value<'_>) -> Value<'_> {
     if value.kind != Kind::Lexical {
         return value;

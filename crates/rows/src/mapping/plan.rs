@@ -79,8 +79,8 @@ pub(super) struct PlannedColumn {
     pub(super) encoding: Encoding,
     pub(super) nul: NulPolicy,
     pub(super) missing: WhenMissing,
-    /// Whether the column is part of the key in mode upsert or aggregate. Also set for the columns from which Postgres computes a
-    /// column of an upsert's key.
+    /// Whether the column is part of the key in mode upsert or aggregate. Also set for the inputs of a generated column in an
+    /// upsert's key.
     pub(super) in_key: bool,
     /// The slots of the fields in a record's key that are tried for the column's value, in this order. Empty unless `in_key`.
     pub(super) key_from: Vec<u16>,
@@ -95,7 +95,7 @@ pub(super) struct PlannedColumn {
 #[derive(Debug)]
 pub struct Taken {
     pub catalog: Catalog,
-    /// The names of the columns that are filled, unquoted, in the order in which a row has their values.
+    /// The unquoted names of the columns that are filled, in the order of a row's fields.
     pub columns: Vec<String>,
     pub copy: String,
     pub shapes: Shapes,
@@ -125,8 +125,8 @@ pub struct Plan {
     pub(super) decode: Decode,
     /// The paths of all fields that the plan reads, from the top of the value. The index of a path is the field's slot.
     pub(super) paths: Vec<Path>,
-    /// The path to the object that holds the record's fields, from the top of the value or of its `payload`: `after` in
-    /// Debezium's envelope, else empty.
+    /// The path of the object with the record's fields: `after` in Debezium's envelope, else empty. It begins at the top of the
+    /// value, or of the value's `payload`.
     pub(super) base: Vec<String>,
     /// The paths of the arrays whose elements are rows, from the outermost array to the innermost. With `by_name`, each column
     /// takes the field of its name: from the element, or from outside of the array if the element lacks the field.
@@ -253,8 +253,8 @@ impl Plan {
     /// Plans the rows of a pipeline whose records name their table. `catalogs` are the tables that exist. Returns the plan, and
     /// the tables that receive rows, in the order of their indexes.
     ///
-    /// Two kinds of tables receive no rows: those for which the mapping is wrong, and those in `refused`, a map from tables to
-    /// reasons. Their records are rejected with the reason.
+    /// Two kinds of tables receive no rows: those for which the mapping is wrong, and those in `refused`, which has the reasons.
+    /// Records for these tables are rejected with the reason.
     ///
     /// # Errors
     /// If there are faults that don't depend on a table.
@@ -404,7 +404,7 @@ impl Plan {
         &self.table
     }
 
-    /// Returns the names of the columns, unquoted, in the order in which a row has their values.
+    /// Returns the unquoted names of the columns, in the order of a row's fields.
     pub fn column_names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.columns.iter().map(|column| column.name.as_str())
     }

@@ -24,7 +24,7 @@ pub(super) struct Planner<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) mode: &'a WriteMode,
     /// The columns from which Postgres computes generated columns of an upsert's key. A record that deletes a row must have
-    /// values for these columns. Empty if the key has no generated columns.
+    /// values for these columns.
     key_inputs: Vec<String>,
     /// Whether there is no mapping in the configuration, so that each column takes the field of its name.
     pub(super) automatic: bool,

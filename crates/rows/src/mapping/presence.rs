@@ -54,8 +54,8 @@ impl Plan {
 }
 
 impl Encoder {
-    /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the
-    /// number of all rows since the last call. A record that is encoded twice counts twice. If records name their table, the
+    /// Calls `each` for each column that takes a field, with the number of rows that lacked the field. Returns the number of all
+    /// rows. Counts only rows since the last call. A record that is encoded twice counts twice. If records name their table, the
     /// columns are those of the first table.
     pub fn take_missing(&mut self, mut each: impl FnMut(MissingField<'_>)) -> u64 {
         for column in &self.plan.columns {

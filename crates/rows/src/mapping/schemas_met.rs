@@ -30,8 +30,8 @@ impl SchemasMet {
         self.lacks.get(slot)?.as_deref()
     }
 
-    /// Returns the id of another version of one of the schemas, if this version has the field at `path`. Returns `None` if no
-    /// version from [`Self::add_version`] has the field, or if one of the records' own schemas has it.
+    /// Returns the id of a version from [`Self::add_version`] that has the field at `path`. Returns `None` if no such version has
+    /// the field, or if a schema of the records has it.
     pub fn version_with(&self, plan: &Plan, path: &[String]) -> Option<SchemaId> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
         *self.others.get(slot)?

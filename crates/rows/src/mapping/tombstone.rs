@@ -1,6 +1,6 @@
-//! Records that delete a row, in mode upsert with `deletes`: they become a row with the key and a delete mark. Either they have
-//! no value (tombstones), or their value says that the row is deleted. Without `deletes`, a record without a value is rejected;
-//! in Debezium's topics, it has no effect.
+//! Records that delete a row, in mode upsert with `deletes`. A tombstone has no value; other records say in their value that they
+//! delete. Each becomes a row with the key and a delete mark. Without `deletes`, a tombstone is rejected. Except: in Debezium's
+//! topics, it has no effect.
 
 use tidegate_protocol::record::Record;
 

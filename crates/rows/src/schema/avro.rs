@@ -1,7 +1,7 @@
 //! An Avro schema, parsed from its JSON into numbered nodes.
 //!
-//! A named type is a node, and is referred to by its number. So a recursive type needs no special treatment. A logical type that
-//! its underlying type doesn't allow (a date on a string) is ignored, as the Avro specification says.
+//! Other nodes refer to a named type by the number of its node, so a recursive type needs no special treatment. A logical type
+//! that its underlying type doesn't allow (a date on a string) is ignored, as the Avro specification says.
 
 use std::collections::HashMap;
 
@@ -260,8 +260,8 @@ fn connect_name(object: &Map<String, Json>) -> Option<Logical> {
     Logical::of(object.get("connect.name")?.as_str()?, None)
 }
 
-/// Returns the node of the logical type that `object` states. Returns `plain`, the node of the underlying type, if there is no
-/// known logical type, or if `plain` doesn't allow it.
+/// Returns the node of the logical type that `object` states. Returns `plain`, the node of the underlying type, if the logical
+/// type is unknown or `plain` doesn't allow it.
 fn logical(object: &Map<String, Json>, plain: AvroNode) -> AvroNode {
     let exponent = || {
         let scale = object.get("scale").map_or(Some(0), Json::as_i64)?;

@@ -81,7 +81,7 @@ impl<'a> Walk<'a> {
         is_level
     }
 
-    /// Returns the last name of the part of the path that has been followed.
+    /// Returns the last name that has been followed.
     fn last(&self) -> String {
         self.path.get(self.at.saturating_sub(1)).cloned().unwrap_or_default()
     }

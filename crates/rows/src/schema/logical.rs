@@ -9,7 +9,7 @@ use crate::value::{Flags, Kind, Slot};
 
 /// A time of at least this many milliseconds or microseconds means infinity, as in Postgres' JDBC driver and Debezium.
 const INFINITY: i64 = 9_223_372_036_825_200_000;
-/// A time of at most this many milliseconds or microseconds means negative infinity.
+/// A time of at most this number of milliseconds or microseconds means negative infinity.
 const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 
 /// The meaning of a number, a text or bytes with a logical type. The number in `Clock`, `Instant` and `Span` is the unit; see

@@ -44,7 +44,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A value consists of the fields, without an envelope; keys are read as [`KeyFormat::Auto`] says; no row deletes.
+    /// A value consists of the fields, without an envelope. Keys are read as [`KeyFormat::Auto`] says. No row deletes.
     pub const PLAIN: Shape = Shape { keys: KeyFormat::Auto, change: false, rows: Vec::new(), delete_where: None };
 
     pub fn plain() -> &'static Self {
@@ -168,8 +168,8 @@ impl Decode {
                 schema.lack(None, path, rows).map(|lack| format!("`{whole}`: {lack} ({})", file.display()))
             }
             Self::Protobuf(SchemaSource::Local { schema, file, message, framed }) => {
-                // If values are framed and the configuration names no message type, each frame names one of the file's message
-                // types. So report the field only if all of them lack it.
+                // If values are framed and the configuration names no message, each frame names a message of the file. So report
+                // the field only if all messages lack it.
                 let messages = match message {
                     None if *framed => schema.own_messages(),
                     _ => Vec::new(),

@@ -37,9 +37,10 @@ struct Seen<'a> {
 }
 
 impl Newest {
-    /// Returns how the rows of an upsert are compared. Returns `None` for every other mode, and for `newer_by` together with
-    /// `deletes`. Also returns `None` if the rows lack a column of the key or `newer_by`, or if only Postgres can compare the
-    /// values of `newer_by`.
+    /// Returns how the rows of an upsert are compared. Returns `None` in these cases:
+    /// - another mode, or `newer_by` together with `deletes`
+    /// - the rows lack a column of the key, or `newer_by`
+    /// - only Postgres can compare the values of `newer_by`
     pub(super) fn of(mode: &WriteMode, columns: &[&str], catalog: &Catalog) -> Option<Self> {
         let WriteMode::Upsert { key, newer_by, deletes } = mode else { return None };
         let place = |name: &str| columns.iter().position(|column| *column == name);

@@ -14,7 +14,7 @@ const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
 /// The microseconds from 1970 to 2000-01-01, where Postgres' timestamps begin.
 const POSTGRES_EPOCH: i64 = 10_957 * DAY;
-/// If there is no retention, a late record creates its partition only if that partition ended less than this many intervals ago.
+/// If there is no retention, late records create partitions for only this many past intervals: 400 days if a partition is a day.
 /// Without a limit, devices with wrong clocks could create any number of partitions.
 const LATE_INTERVALS: i64 = 400;
 /// The most partitions that are created at once for the rows of a batch. If the batch needs more partitions, these are created in
@@ -59,7 +59,7 @@ impl Bounds {
             .map_or_else(|_| String::new(), |at| at.strftime("%Y-%m-%d %H:%M:%S+00").to_string())
     }
 
-    /// Returns literals of the first and the last second in the partition.
+    /// Returns the first and the last second of the partition as literals.
     pub fn ends(&self) -> [String; 2] {
         [Self::literal(self.from), Self::literal(self.to - 1_000_000)]
     }

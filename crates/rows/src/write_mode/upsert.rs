@@ -68,8 +68,8 @@ impl Upsert<'_> {
         )
     }
 
-    /// Returns the statement that deletes the rows of tombstones. The statement counts the keys of tombstones for which neither
-    /// the table nor the batch had a row.
+    /// Returns the statement that deletes the rows of tombstones. The statement counts the keys of tombstones that were neither
+    /// in the table nor in another row of the batch.
     fn delete(&self) -> String {
         let (table, stage, key) = (self.table, self.stage, quoted(self.key.columns));
         let returned: Vec<_> =
