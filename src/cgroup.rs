@@ -50,9 +50,8 @@ fn limit_of(root: &Path, line: &str) -> Option<u64> {
         }
         _ => return None,
     };
-    // A group's limit also applies to the groups below it, so look at all folders up to the root. In a container, the path may
-    // be the host's path, which doesn't exist here. The folders that don't exist are then skipped, and the root of the mount is
-    // the container's own group.
+    // A group's limit also applies to the groups below it, so look at all folders up to the root. In a container, the path may be
+    // the host's. Its folders don't exist here and are skipped, and the root of the mount is the container's own group.
     let folders = Path::new(path.trim_start_matches('/')).ancestors();
     let limits = folders.filter_map(|folder| fs::read_to_string(root.join(mount).join(folder).join(file)).ok());
     limits.filter_map(|text| text.trim().parse::<u64>().ok()).filter(|&bytes| bytes < UNLIMITED).min()

@@ -30,9 +30,8 @@ pub struct Daemon {
     pub instance: Arc<str>,
     pub prometheus: PrometheusHandle,
     pub started_ms: i64,
-    /// Notified when a stopped pipeline begins to wait for a request to resume it, and when such a request or a reload starts a
-    /// pipeline. This instance's row of `tidegate.instance` is then updated at once, so that the other instances and the commands
-    /// learn of it.
+    /// Notified when a stopped pipeline begins to wait for a request to resume it, and when a reload or such a request starts a
+    /// pipeline. This instance's row of `tidegate.instance` is then updated at once.
     pub news: Notify,
     live: Mutex<Live>,
 }
@@ -54,8 +53,8 @@ pub struct Reload {
 }
 
 impl Daemon {
-    /// Returns the current configuration. A pipeline that a reload left running was started with an earlier configuration. The
-    /// settings that the pipeline uses are equal in both configurations, apart from its share of the memory budget.
+    /// Returns the current configuration. A pipeline that a reload left running still uses an earlier configuration. The settings
+    /// that it uses are equal in both, apart from its share of the memory budget.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&lock(&self.live).config)
     }
@@ -79,7 +78,7 @@ pub enum Until {
 }
 
 /// Controls a running daemon from outside. `shutdown` completes when the daemon must drain and end. Each message of `reloads`
-/// asks it to read its configuration again, which `load` reads and checks.
+/// asks it to read its configuration again. `load` reads and checks the configuration.
 pub struct Control<S> {
     pub shutdown: S,
     pub reloads: mpsc::Receiver<()>,
@@ -92,16 +91,16 @@ impl<S> std::fmt::Debug for Control<S> {
     }
 }
 
-/// Runs every pipeline until `control.shutdown`, then drains. With [`Until::Now`], the daemon also ends when the records that
-/// Kafka holds at the start are written. With either value of `until`, it ends earlier if all pipelines have stopped. After
-/// the shutdown, it ends within `limits.drain_timeout`. The signals are parameters, so that a test can end the daemon as a
-/// signal would.
+/// Runs every pipeline until `control.shutdown` completes. Then drains, and ends within `limits.drain_timeout`. Ends earlier in
+/// two cases:
+/// - All pipelines have stopped.
+/// - `until` is [`Until::Now`], and the records that Kafka holds at the start are written.
 ///
 /// # Errors
-/// [`FatalError::Config`] if the configuration, the address `http.listen` or systemd's socket can't be used.
-/// [`FatalError::Stopped`] if pipelines are stopped when the daemon ends; the text has the reason of each.
-/// Otherwise, [`FatalError::Unfinished`] if records are left: records that were read and not written, or with [`Until::Now`]
-/// records that Kafka held at the start and that are not written.
+/// - [`FatalError::Config`] if the configuration, the address `http.listen` or systemd's socket can't be used.
+/// - [`FatalError::Stopped`] if pipelines are stopped when the daemon ends. The text has the reason of each.
+/// - Otherwise, [`FatalError::Unfinished`] if records were read and not written. With [`Until::Now`], also if records that Kafka
+///   held at the start are not written.
 pub async fn run<S: Future<Output = ()>>(
     config: Config,
     prometheus: PrometheusHandle,
@@ -148,9 +147,9 @@ pub async fn run<S: Future<Output = ()>>(
     outcome
 }
 
-/// Once per second, checks whether Kafka serves each pipeline, updates metrics that no event updates, and tells systemd that
-/// the daemon is alive. If the runtime no longer runs tasks, the messages to systemd stop. If systemd's watchdog is on, it then
-/// restarts the service.
+/// Once per second, checks whether Kafka serves each pipeline, updates metrics that no event updates, and tells systemd that the
+/// daemon is alive. If the runtime no longer runs tasks, systemd gets no messages. Its watchdog, if on, then restarts the
+/// service.
 async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
     let mut ticks = interval(Duration::from_secs(1));
     loop {

@@ -33,8 +33,8 @@ impl Repeats {
         Self { after, lines: HashMap::new() }
     }
 
-    /// Decides whether a line is logged at the time `now`. `key` identifies the line. Returns `None` if it is suppressed, and
-    /// otherwise how many times it was suppressed since it was last logged.
+    /// Decides whether the line that `key` identifies is logged at the time `now`. Returns `None` if it must not be logged.
+    /// Otherwise returns how many times the line was suppressed since it was last logged.
     pub fn take(&mut self, key: String, now: Instant) -> Option<u32> {
         let after = self.after;
         if self.lines.len() >= LINES_MAX {

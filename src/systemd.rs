@@ -28,13 +28,13 @@ impl Manager {
     }
 
     /// Reports that the daemon serves HTTP and has started its pipelines, or that a reload is over. Kafka and Postgres may still
-    /// be unavailable: if the manager waited for them too, it would give up and restart the daemon.
+    /// be unavailable. A manager that waited for them would give up and restart the daemon.
     pub(crate) fn ready(&self) {
         self.tell("READY=1");
     }
 
-    /// Reports that the configuration is being read again, until [`Manager::ready`] is called. The time in the message tells
-    /// the manager that the message answers its latest signal.
+    /// Reports that the configuration is being read again, until [`Manager::ready`] is called. From the time in the message, the
+    /// manager knows that the message answers its latest signal.
     pub(crate) fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;

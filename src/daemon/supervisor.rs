@@ -32,7 +32,7 @@ type Outcome = Result<Remainder, Stopped>;
 
 pub(super) struct Supervisor {
     daemon: Arc<Daemon>,
-    /// This daemon's name. In their groups, its consumers have names that contain this name.
+    /// This daemon's name. The names of its consumers in their groups contain it.
     name: InstanceName,
     manager: Arc<Manager>,
     until: Until,
@@ -204,7 +204,7 @@ impl Supervisor {
     }
 
     /// Reads the configuration again and applies what changed. A configuration that is refused changes nothing. A bounded run
-    /// doesn't read it again.
+    /// keeps its configuration.
     fn reload(&mut self, load: &dyn Fn() -> Result<Config, crate::config::Faults>) {
         if self.until == Until::Now {
             warn!("the configuration is not reloaded: a bounded run keeps the one that it started with");
@@ -294,9 +294,9 @@ fn can_connect(config: &Config, name: &str) -> Result<(), String> {
 
 /// Waits until somebody runs `tidegate pipelines resume` for this pipeline. Returns the pipeline's name.
 ///
-/// First reads how many requests were made earlier, and ignores these. Only then marks the pipeline as stopped in this
-/// instance's row of `tidegate.instance`. The command makes a request only for a pipeline that such a row marks as
-/// stopped, so no request for this stop is missed.
+/// First reads the number of earlier requests. Then marks the pipeline as stopped in this instance's row of `tidegate.instance`.
+/// The command makes requests only for a pipeline that is marked as stopped. Therefore each request for this stop raises the
+/// number above the one that was read first.
 async fn resumed(daemon: Arc<Daemon>, pipeline: Arc<Pipeline>) -> Arc<str> {
     let connector = Connector::new(Arc::new(daemon.config().postgres.clone()), None);
     let mut known = None;

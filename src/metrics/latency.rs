@@ -1,7 +1,7 @@
 //! The histogram of end-to-end latencies, in our own counters.
 //!
-//! The exporter's histogram takes one sample per call, which costs a few per cent of the daemon's CPU at one sample per
-//! record. Here a transaction's records are counted first, and each bucket is incremented at most once per transaction.
+//! The exporter's histogram takes one sample per call. One call per record would cost a few per cent of the daemon's CPU. Here
+//! each bucket is incremented at most once per transaction.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::{END_TO_END, SECONDS};
 use crate::status::lock;
 
-/// The latencies of one pipeline since the start of the process. Each is counted in milliseconds, rounded down.
+/// The latencies of one pipeline since the start of the process. Each is counted in whole milliseconds.
 #[derive(Debug, Default)]
 pub(super) struct Latencies {
     /// The number of latencies per bucket. The last bucket is for latencies above every bound.

@@ -48,9 +48,8 @@ pub async fn blockers(connection: &mut PgConnection, pid: i32) -> Result<Vec<Blo
     rows.iter().map(Blocker::of).collect()
 }
 
-/// Selects the sessions that hold a lock of one of two tables, if their transactions have been
-/// open for at least a given number of milliseconds, or if this time isn't visible to our role.
-/// Also selects prepared transactions: these have no session, and their locks have no pid.
+/// Selects the sessions that hold a lock of one of two tables in a transaction of at least a given age, in milliseconds. Also
+/// selects sessions whose age isn't visible to our role, and prepared transactions, whose locks have no pid.
 const HOLDERS: &str = "
 SELECT coalesce(l.pid, 0), coalesce(a.application_name, ''),
     coalesce(a.state, CASE WHEN l.pid IS NULL THEN 'prepared transaction' ELSE 'state not visible' END), false, '',
@@ -62,8 +61,9 @@ WHERE l.locktype = 'relation' AND l.granted AND l.relation IN (to_regclass($1), 
     AND coalesce(a.xact_start <= clock_timestamp() - $3 * interval '1 ms', true)
 GROUP BY l.pid, a.application_name, a.state, a.xact_start ORDER BY a.xact_start";
 
-/// Describes the sessions that hold locks of the tables `parent` or `partition`, in transactions that are at least `since` old or
-/// whose age isn't visible to our role. Both names are quoted. The text is empty if there is no such session any more.
+/// Describes the sessions that hold locks of the tables `parent` or `partition`, in transactions that are at least `since` old. A
+/// transaction whose age our role may not see counts as old enough. Both names are quoted. The text is empty if there is no such
+/// session any more.
 ///
 /// # Errors
 /// The error of the query.

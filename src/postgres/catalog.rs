@@ -42,8 +42,8 @@ JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 JOIN pg_catalog.pg_attrdef x ON x.adrelid = a.attrelid AND x.adnum = a.attnum
 WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = 's'";
 
-/// Reads columns with their types. For a column of a domain, reads the domain's base type, also through several domains. The
-/// type modifier nearest to the base type applies. The column is NOT NULL if the table or one of its domains says so.
+/// Reads columns with their types. If the type is a domain, reads the domain's base type, also through a domain over a domain.
+/// The innermost type modifier applies. The column is NOT NULL if the table or one of its domains says so.
 const COLUMNS: &str = "
 WITH RECURSIVE columns AS (
     SELECT a.attnum, a.attname::text AS name, a.atttypid AS own, a.atttypid AS base, a.atttypmod AS typmod,
@@ -106,8 +106,8 @@ WHERE (SELECT a.atttypid FROM pg_catalog.pg_attribute a
            AND NOT a.attisdropped) IS DISTINCT FROM p.type::oid
 LIMIT 1";
 
-/// Reads the unique indexes that ON CONFLICT can use with columns alone. So partial indexes, indexes on expressions, invalid
-/// indexes and those of deferrable constraints are left out. Columns in INCLUDE don't count for uniqueness.
+/// Reads the unique indexes that ON CONFLICT can use with columns alone. Leaves out partial indexes, indexes on expressions,
+/// invalid indexes, indexes of deferrable constraints, and columns in INCLUDE.
 const UNIQUE: &str = "
 SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -148,11 +148,11 @@ pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<C
 }
 
 /// Returns the name of a column of `tables` that no longer has the type in the plan; `None` if there is none. Columns to which no
-/// rows are copied aren't compared. Call this function after the COPY, in its transaction: the COPY's lock keeps the types as
-/// they are.
+/// rows are copied aren't compared. Must be called after the COPY, in its transaction: the COPY's lock keeps the types as they
+/// are.
 ///
-/// Binary COPY names no types. A type's `recv` function notices a value of another type only by its length
-/// or form, and int8, float8, timestamptz and a text of eight ASCII characters all have eight bytes.
+/// Binary COPY names no types, so Postgres may take a value for one of another type. For example, int8, float8 and timestamptz
+/// all have eight bytes.
 ///
 /// # Errors
 /// If Postgres can't be queried.
@@ -187,8 +187,8 @@ pub async fn elsewhere(conn: &mut PgConnection, table: &TableName) -> Result<Vec
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// Reads the defaults of a table's own columns (not those of domains), without generated columns: each column's name, and its
-/// default as SQL. Waits while another session holds the table in ACCESS EXCLUSIVE mode.
+/// Reads the defaults of a table's columns: each column's name, and its default as SQL. Leaves out defaults of domains and
+/// generated columns. Waits while another session holds the table in ACCESS EXCLUSIVE mode.
 ///
 /// # Errors
 /// If Postgres can't be queried.

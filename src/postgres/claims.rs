@@ -5,12 +5,13 @@ use tidegate_protocol::batch::LastRecord;
 use tidegate_protocol::claim_loop::Claimed;
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
-/// SQL for the time at which records of the ledger's row `l` were last committed; NULL if no commit is known. `updated_at`
-/// is the time of the last claim, or of the last commit if that is later. A claim's number (`epoch`) is its time in
-/// milliseconds, so an `updated_at` after this time belongs to a commit. The claim of `offsets set` has a number that isn't its
-/// time. But `offsets set` also clears `last_offset`, so its `updated_at` doesn't count as a commit. Before a claim overwrites
-/// `updated_at`, it copies the time of the last commit to `committed_at`. The form `read` also works in the database of an older
-/// daemon, which lacks the column `committed_at`.
+/// SQL for the time at which records of the ledger's row `l` were last committed; NULL if no commit is known. The form `read`
+/// also works in the database of an older daemon, which lacks the column `committed_at`.
+///
+/// `updated_at` is the time of the last claim or commit, whichever is later. A claim's number (`epoch`) is its time in
+/// milliseconds. A later `updated_at` therefore belongs to a commit. Before a claim overwrites `updated_at`, it copies the time
+/// of the last commit to `committed_at`. `offsets set` is an exception: the number of its claim isn't a time. It clears
+/// `last_offset`, so that its `updated_at` doesn't count as a commit.
 macro_rules! committed_at {
     () => {
         $crate::postgres::claims::committed_at!("l.committed_at")
@@ -33,9 +34,9 @@ pub(crate) use committed_at;
 /// of each row, whether the row is locked or not. Then locks the row with this position. The
 /// second step skips a row that is locked, or that has advanced since the first step.
 ///
-/// A claim's number is the time in milliseconds, or one more than the row's previous number if that is higher. So if a backup of
-/// the database is restored, each claim in it has a lower number than every claim of the same partition that was made after the
-/// backup was taken, before or after the restore. This also holds for a backup of a timeline that an earlier restore abandoned.
+/// A claim's number is the time in milliseconds, or one more than the row's previous number if that is higher. So a claim in a
+/// restored backup has a lower number than every later claim of its partition, before and after the restore. For example, a
+/// backup of 12:00 is restored at 14:00. Its claims have lower numbers than the claims of 13:00 and of 15:00.
 const CLAIM: &str = concat!(
     "
 WITH free AS MATERIALIZED (
@@ -61,8 +62,8 @@ WHERE l.pipeline = $1 AND l.topic = f.topic AND l.partition = f.partition AND l.
 RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest"
 );
 
-/// Claims the partitions that have an unlocked ledger row, each atomically. Partitions without a row, or with a locked one, are
-/// left out. A partition whose row advances at that moment may be left out too; request it again.
+/// Claims the partitions that have an unlocked ledger row. Partitions without a row, or with a locked row, are left out. A
+/// partition whose row advances during the statement may be left out too; request it again.
 ///
 /// # Errors
 /// The error of the statement. A claim whose answer was lost may be valid nevertheless; the next claim replaces it.
@@ -97,8 +98,7 @@ pub async fn claim(
         .collect()
 }
 
-/// Waits until no other session locks a partition's ledger row. To find this out, it locks the row itself, and releases the
-/// lock at once.
+/// Waits until no other session locks a partition's ledger row. For this, locks the row itself, and releases the lock at once.
 ///
 /// # Errors
 /// The error of the statement: 55P03 after `lock_timeout`.

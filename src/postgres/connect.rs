@@ -1,7 +1,7 @@
 //! Opens connections: address, user, settings and deadlines.
 //!
-//! There is no pool on the write path: each writer has its own connection, and closes it if an
-//! error leaves the connection's state unknown. Module `config` checks the order of the deadlines.
+//! There is no pool on the write path: each writer has its own connection, and closes it if an error leaves the connection's
+//! state unknown.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -25,8 +25,8 @@ use crate::config::postgres_url::{self, Server, Servers};
 use crate::config::{Postgres, PostgresUrl, Secret, url_parameters};
 use crate::credentials;
 
-/// Settings that have only one correct value for us: the name, the value, and the first server version that knows the setting; 0
-/// if all supported versions do.
+/// Settings that have only one correct value for us, as name, value and version. The version is that of the first server that has
+/// the setting; 0 if all supported servers have it.
 pub(crate) const FIXED: &[(&str, &str, u32)] = &[
     // A claim must see what was committed while it waited for a lock.
     ("default_transaction_isolation", "read committed", 0),
@@ -35,8 +35,7 @@ pub(crate) const FIXED: &[(&str, &str, u32)] = &[
     ("row_security", "on", 0),
     // With `on`, the server would end the session at each refused row.
     ("exit_on_error", "off", 0),
-    // With `on`, `format_type` quotes the names of types. They would then differ from the names with which we compare
-    // them.
+    // With `on`, `format_type` would quote the names of types, and our comparisons of these names would fail.
     ("quote_all_identifiers", "off", 0),
     ("standard_conforming_strings", "on", 0),
     // Our own deadlines limit every wait. This setting and the next would only end healthy connections.
@@ -61,10 +60,11 @@ struct Learned {
     /// The index, in the order of the URL, of the server that was used last. The next connection tries this server first.
     server: AtomicUsize,
     must_write: AtomicBool,
-    /// Whether an earlier connection has shown that each connection has its own session. If so, no pooler is looked for any more.
+    /// Whether an earlier connection has shown that each connection has its own session. Later connections then skip the search
+    /// for a pooler.
     has_sessions: AtomicBool,
-    /// A password from `password_command`, and the time until which it is used. The lock is held while the program
-    /// runs, so that connections that open at the same time share its answer.
+    /// A password from `password_command`, and the time until which it is used. The lock is held while the program runs. So
+    /// connections that open at the same time share the password.
     password: Mutex<Option<(Secret, Instant)>>,
 }
 
@@ -74,12 +74,12 @@ struct Refused {
 }
 
 impl Connector {
-    /// Makes a connector. The name of `pipeline` becomes a part of the connections' `application_name`, by which commands find
-    /// the running pipelines. `None` is for the connections of the daemon itself, of commands and of stopped pipelines.
+    /// Makes a connector. The connections' `application_name` contains the name of `pipeline`, so that commands find the running
+    /// pipelines. `None` is for the connections of the daemon itself, of commands and of stopped pipelines.
     pub fn new(config: Arc<Postgres>, pipeline: Option<&str>) -> Self {
         let name = pipeline.map_or_else(|| "tidegate".to_owned(), |pipeline| format!("tidegate {pipeline}"));
         // The server would replace characters outside of ASCII, and truncate a long name. Then the name would match no session,
-        // or those of two pipelines.
+        // or two pipelines would have the same name.
         let application_name = shortened(&name.escape_default().to_string(), LONGEST_NAME).into();
         let pipeline = pipeline.unwrap_or("tidegate").into();
         Self { config, application_name, pipeline, learned: Arc::default() }
@@ -98,15 +98,16 @@ impl Connector {
         self.config.write_timeout
     }
 
-    /// Returns whether only a server that accepts writes is used, as `target_session_attrs` says.
-    /// Without this parameter, true if the URL names several servers. False before the first connection.
+    /// Returns whether only servers that accept writes are used. The URL's `target_session_attrs` decides this. Without this
+    /// parameter, the result is true if the URL names several servers. It is false before the first connection.
     pub fn must_write(&self) -> bool {
         self.learned.must_write.load(Ordering::Relaxed)
     }
 
-    /// Opens a connection, and returns it with the pid of its backend. If the URL names several servers, the first that answers
-    /// is used; unless `target_session_attrs=any` is set, it must accept writes. The servers are tried in the order of the URL,
-    /// beginning with the one that was used last. Each has a quarter of a second before the next is tried in parallel.
+    /// Opens a connection, and returns it with the pid of its backend. If the URL names several servers, uses the first that
+    /// answers and accepts writes. With `target_session_attrs=any`, the server need not accept writes. The servers are tried in
+    /// the order of the URL, beginning with the server that was used last. If a server hasn't answered after a quarter of a
+    /// second, the next one is tried in parallel.
     ///
     /// # Errors
     /// The error always has [`Stage::Connect`]. Its text never contains the URL, which may have
@@ -158,8 +159,8 @@ impl Connector {
         }
     }
 
-    /// Returns the servers that the URL names, and the configured password that overrides the URL's; `None` if no such password
-    /// is configured.
+    /// Returns the servers that the URL names, and the password of `password_command` or `password_file`. The password is `None`
+    /// if neither is configured.
     async fn target(&self) -> Result<(Servers, Option<Secret>), String> {
         let url = match &self.config.url {
             PostgresUrl::Inline(url) => url.expose().to_owned(),
@@ -178,8 +179,8 @@ impl Connector {
         Ok((servers, password))
     }
 
-    /// Returns the password that `password_command` prints. Returns the previous password again until four fifths of its lifetime
-    /// have passed, or until a server refuses it.
+    /// Returns the password that `password_command` prints. Reuses a password until four fifths of its lifetime have passed, or a
+    /// server has refused it.
     async fn ask_for_password(&self, command: &[String]) -> Result<Secret, String> {
         let mut known = self.learned.password.lock().await;
         if let Some((password, _)) = known.as_ref().filter(|(_, until)| Instant::now() < *until) {
@@ -251,10 +252,10 @@ impl Connector {
     /// database can't change what our SQL means. The statements use `SET`, because poolers refuse startup options.
     /// `version` is the server's, as in `server_version_num`.
     ///
-    /// Three settings stay as the role or the database has them. `search_path` belongs to the user's triggers and
-    /// defaults; our own statements name their schemas. `default_transaction_read_only` is left alone because
-    /// administrators may set it to stop all writes to a server. Not every role has the right to set
-    /// `session_replication_role`, and the ledger's triggers fire under each of its values.
+    /// Three settings stay as the role or the database has them:
+    /// - `search_path`: the user's triggers and defaults may rely on it. Our own statements name their schemas.
+    /// - `default_transaction_read_only`: administrators may set it to stop all writes to a server.
+    /// - `session_replication_role`: not every role may set it. The ledger's triggers fire under each of its values.
     fn settings(&self, version: u32) -> String {
         let Postgres { statement_timeout, lock_timeout, idle_in_transaction_timeout, session, .. } = &*self.config;
         let mut sql = String::new();

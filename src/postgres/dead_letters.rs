@@ -5,11 +5,11 @@ use tidegate_protocol::batch::{Batch, RejectedRecord};
 
 /// The most dead letters per statement. This limits the statement's memory and the size of its parameters.
 const LETTERS_MAX: usize = 1000;
-/// The most bytes of keys and values per statement. A single larger record has its own statement.
+/// The most bytes of keys and values per statement. A record that is larger has its own statement.
 const BYTES_MAX: usize = 8 << 20;
 
-/// Inserts dead letters. The headers of all of them form one flat list, in which each header has the number of its dead
-/// letter. A nested list wouldn't work, because the inner arrays of a Postgres array must have equal lengths.
+/// Inserts dead letters. All headers form one flat list. Each header in it has the number of its dead letter. A nested list
+/// wouldn't work, because the inner arrays of a Postgres array must have equal lengths.
 const INSERT: &str = "
 INSERT INTO tidegate.dead_letter (pipeline, topic, partition, record_offset, timestamp_ms, key, value, header_names,
     header_values, reason, sqlstate, column_name, detail)

@@ -8,9 +8,8 @@ use tracing::info;
 use super::catalog;
 use super::connect::lock_for_session;
 
-/// Adds a column for each field that the table lacks, as long as the table has room for more columns. Fields for which
-/// another instance, or the user, has added a column meanwhile are left out. One statement adds all columns, unless Postgres
-/// refuses one of the names. The statement waits for the transactions that use the table, for at most `lock_timeout`.
+/// Adds a column for each field that has none, as long as the table has room for more columns. Waits for the transactions that
+/// use the table, for at most `lock_timeout`.
 ///
 /// # Errors
 /// The error of the database: only the table's owner may add columns.
@@ -33,8 +32,8 @@ pub(super) async fn add_columns(
         Err(error) if is_of_a_name(&error) => {}
         outcome => return outcome.map(|_| ()),
     }
-    // Postgres refuses one of the names, and therefore adds no column at all. So add them one by one. A field that has
-    // no column afterwards is handled as `unknown_fields` says.
+    // Postgres refuses one of the names, and therefore adds no column at all. So add the columns one by one. A field that has no
+    // column afterwards is handled as `unknown_fields` says.
     for (name, found) in missing {
         match connection.execute(alter(table, &[(name, found.sql())]).as_str()).await {
             Err(error) if is_of_a_name(&error) => {}

@@ -38,10 +38,9 @@ pub(super) async fn advance(
     Ok(moved)
 }
 
-/// Reads the ledger rows and locks them. A transaction whose outcome is unknown may still hold these locks. The statement waits
-/// for the locks, so when it returns, the transaction has ended. A partition has one live row, at its highest position. If
-/// another transaction advanced that row meanwhile, READ COMMITTED checks the row's newest version against WHERE, which names
-/// only pipeline, topic and partition. So a row that was advanced is still found.
+/// Reads the ledger rows and locks them. A transaction whose outcome is unknown may still hold these locks. When the statement
+/// returns, that transaction has ended. A partition has one live row, at its highest position. A row that another transaction
+/// advances meanwhile is still found: READ COMMITTED tests its newest version, and WHERE doesn't name the position.
 const SETTLE: &str = "
 SELECT l.topic, l.partition, l.claim_id, l.epoch, l.next_offset
 FROM (SELECT * FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) ORDER BY s.topic, s.partition) s

@@ -14,8 +14,8 @@ use super::{PgStore, window};
 use crate::config::Pipeline;
 
 impl PgStore {
-    /// Finds the partitions that rows of this window need and that Tidegate may create, and stores them in `missing`. Leaves out
-    /// those in `tried`. Returns whether there are any. Some of them may already exist.
+    /// Stores in `missing` the partitions that rows of this window need and that Tidegate may create. Some of them may already
+    /// exist. Partitions in `tried` are left out. Returns whether `missing` has any.
     pub(super) fn misses<'a>(&mut self, batch: &'a Batch, window: Range<u32>) -> bool {
         if let Some(by) = &self.rows.plans.config().table.partition_by {
             let tried = &self.tried;
@@ -27,8 +27,8 @@ impl PgStore {
                 Some(place) if shapes.is_empty() => {
                     by_time::needed(by, catalog, batch.copy_ranges(window).map(|rows| (place, rows)), tried)
                 }
-                // A row that leaves its time to the default normally gets the current time, and the current partition exists.
-                // So skip it.
+                // A row without a time gets the column's default, normally the current time. The current partition exists, so
+                // skip the row.
                 Some(place) => {
                     let row = |(_, row): (u16, &'a [u8])| {
                         let (mask, row) = row.split_at(shapes.mask_bytes());
@@ -56,8 +56,8 @@ impl PgStore {
         self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default)
     }
 
-    /// Creates the partitions in `missing` that don't exist. Uses a separate connection, because the creation takes a session
-    /// lock, which is released when the connection is closed.
+    /// Creates the partitions in `missing` that don't exist. Uses a separate connection: closing it releases the session lock
+    /// that the creation takes.
     pub(super) async fn make_partitions(&mut self) -> Result<(), ReplanError> {
         let Some(by) = self.rows.plans.config().table.partition_by.as_ref().filter(|_| !self.missing.is_empty()) else {
             return Ok(());

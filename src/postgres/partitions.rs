@@ -1,8 +1,8 @@
 //! Creates range partitions in advance, and removes those older than the retention.
 //!
-//! Only one instance does this at a time, under an advisory lock of the session. A partition is created as a
-//! separate table and then attached. This blocks no writer, except those of the DEFAULT partition if there is
-//! one. Detaching a partition blocks all writers of the table, so the statement waits only briefly for its lock.
+//! Only one instance does this at a time, under an advisory lock of the session. A partition is created as a separate table and
+//! then attached. Attaching blocks only the writers of the DEFAULT partition. Detaching blocks all writers of the table, so it
+//! waits only briefly for its lock.
 
 mod create;
 mod places;
@@ -30,7 +30,7 @@ use crate::repeats::Repeats;
 
 /// The time between two checks of the partitions. This is often enough, because a partition covers at least an hour.
 const EVERY: Duration = Duration::from_secs(60);
-/// A warning about something that is tried every minute is repeated after this time.
+/// A warning about a task that fails every minute is repeated after this time.
 pub const WARN_EVERY: Duration = Duration::from_secs(3600);
 
 const PARTITIONS: &str = "
@@ -41,9 +41,9 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent
 WHERE i.inhparent = to_regclass($1)";
 
-/// Maintains the partitions of a pipeline's table for as long as the pipeline runs: removes expired ones at once and then every
-/// minute, and creates those that become due. Failures are retried a minute later. Sends to `removed` when the first removal is
-/// over.
+/// Maintains the partitions of a pipeline's table for as long as the pipeline runs. Removes expired partitions at once and then
+/// every minute. Creates partitions in advance, every minute. Failures are retried a minute later. Sends to `removed` when the
+/// first removal is over.
 ///
 /// # Cancel safety
 /// May be dropped at any point: each partition is created or removed in one transaction.
@@ -107,8 +107,7 @@ pub struct Due {
     pub taken: Vec<TableName>,
 }
 
-/// Returns the changes that the pipeline would make to the table's partitions now, and makes none. A table that doesn't exist has
-/// no partition yet.
+/// Returns the changes that the pipeline would make to the table's partitions now, and makes none. The table need not exist.
 ///
 /// # Errors
 /// The error of the database.
@@ -162,8 +161,7 @@ pub async fn lacking(connection: &mut PgConnection, table: &TableName) -> Result
     Ok(lacking)
 }
 
-/// Waits for the advisory lock without which no session of Tidegate changes the table's partitions. The lock is
-/// held until the session ends.
+/// Waits for the advisory lock that guards changes of the table's partitions. The session keeps the lock until it ends.
 async fn lock(connection: &mut PgConnection, table: &TableName) -> Result<(), sqlx::Error> {
     lock_for_session(connection, &format!("tidegate partitions {table}")).await
 }

@@ -21,10 +21,10 @@ pub(super) enum Pooling {
     Transaction,
 }
 
-/// Finds out with a second connection how sessions are assigned. If each connection has its own session, then a
-/// transaction on the second connection doesn't run in the first connection's session, and the first connection still
-/// has its session afterwards. Uses no prepared statement, because the pooler may refuse one. Returns `None` if the
-/// second connection can't be opened or used.
+/// Finds out how sessions are assigned, from the backends of two connections. For example, the first connection runs in backend
+/// 7. If a transaction on the second connection runs in backend 7 too, or the first connection then runs in backend 8, the result
+/// is [`Pooling::Transaction`]. Uses no prepared statement, because the pooler may refuse one. Returns `None` if the second
+/// connection can't be opened or used.
 pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -> Result<Option<Pooling>, sqlx::Error> {
     let pid = backend(first).await?;
     let Ok(Ok(mut second)) = timeout(SECOND_DEADLINE, options.connect()).await else { return Ok(None) };

@@ -16,10 +16,9 @@ use crate::plan::{Planned, PlannedTable};
 const ROWS_MAX: u32 = 3;
 
 impl PgStore {
-    /// Returns up to three rows of a window that was copied, each as a JSON object. A delete is returned as
-    /// `{"delete": {…}}` with its key. Runs the SQL `first`, reads the rows, and undoes the effects of `first`, all in
-    /// the open transaction. Returns no rows if records name their table, or if a statement fails, for example because the role
-    /// has no right to create a temporary table.
+    /// Returns up to three rows of a window that was copied, each as a JSON object. A delete is returned as `{"delete": {…}}`
+    /// with its key. Before the rows are read, the SQL `first` runs in the open transaction. Its effects are undone afterwards.
+    /// Returns no rows if records name their table, or if a statement fails.
     pub async fn preview(&mut self, batch: &Batch, window: Range<u32>, first: &str) -> Vec<String> {
         if self.rows.planned.plan.is_routed() {
             return Vec::new();

@@ -178,9 +178,9 @@ pub(super) struct Feeder {
     pub(super) table: String,
 }
 
-/// Returns another pipeline than `pipeline` that writes one of these topics into one of these tables; `None` if there is none. A
-/// table is given by its oid. The oid 0 is ignored: it is the target of a pipeline whose records name their tables. Each of those
-/// tables is checked when a record names it for the first time.
+/// Returns a pipeline, other than `pipeline`, that writes one of these topics into one of these tables; `None` if there is none.
+/// `tables` are oids. The oid 0 is ignored: it stands for the target of a pipeline whose records name their tables. Those tables
+/// are checked when records first name them.
 ///
 /// # Errors
 /// The error of the statement.
@@ -227,8 +227,7 @@ pub async fn extend(
         .try_get(0)?;
     let mut known: BTreeMap<String, i32> =
         serde_json::from_str(&topics).map_err(|error| RegisterError::Database(sqlx::Error::Decode(error.into())))?;
-    // Another instance may have added some of these partitions while this one read or waited for the lock. They have a
-    // row now, so they are neither new nor lost.
+    // Another instance may have added some of these partitions meanwhile. They have a row now, so they are neither new nor lost.
     let sources: Vec<TopicPartition> = starts.iter().map(|(source, _)| source.clone()).collect();
     let without = claims::without_row(&mut transaction, pipeline, &sources).await?;
     let (new, lost): (Vec<_>, Vec<_>) = starts

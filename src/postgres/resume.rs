@@ -12,8 +12,8 @@ pub async fn count(connection: &mut PgConnection, pipeline: &str) -> Result<Opti
     row.fetch_optional(connection).await?.map(|row| row.try_get(0)).transpose()
 }
 
-/// Requests that a stopped pipeline be resumed, on every instance on which it is stopped. Returns false if the database doesn't
-/// know the pipeline.
+/// Requests that every instance on which the pipeline is stopped resume it. Returns false if the database doesn't know the
+/// pipeline.
 ///
 /// # Errors
 /// The error of the statement.

@@ -46,13 +46,15 @@ impl Missing {
 
 /// Creates the partitions of `wanted` that are missing, and the DEFAULT partition if it is configured and missing.
 ///
-/// If Postgres refuses a partition, and existing partitions accept its rows, a warning says so. If the DEFAULT partition holds
-/// rows of the partition's range, or Postgres doesn't accept the partition's bounds, the partition is left out with a warning,
-/// whether existing partitions accept its rows or not. `logged` suppresses warnings that were logged shortly before.
+/// If Postgres refuses a partition and existing partitions accept its rows, a warning is logged. A partition is left out with a
+/// warning if the DEFAULT partition holds rows of its range, or if Postgres doesn't accept its bounds. `logged` suppresses
+/// warnings that were logged shortly before.
 ///
 /// # Errors
-/// The error of the database. A refusal is an error in three cases: no partition accepts rows for which `purpose` requires one;
-/// `purpose` is [`Purpose::Rows`] and waiting resolves the refusal; the configured DEFAULT partition doesn't exist.
+/// The error of the database. A refusal is an error in three cases:
+/// - No existing partition accepts the rows of the refused one. With [`Purpose::InAdvance`], only the current partition counts.
+/// - `purpose` is [`Purpose::Rows`], and waiting resolves the refusal.
+/// - The DEFAULT partition is configured and doesn't exist.
 pub async fn create(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -76,8 +78,8 @@ pub async fn create(
                 {
                     warn!(pipeline = config.name, %partition, %error, "can't create a partition: {why}");
                 }
-                // Leave out a partition that is refused for a reason of its own: its
-                // rows go to DEFAULT, or Postgres accepts no partition for their times.
+                // Leave out a partition that can't be created. Either its rows go to DEFAULT, or Postgres accepts no partition
+                // for their times.
                 if why.is_some() && !may_be_mended(&*error) {
                     continue;
                 }
@@ -111,12 +113,11 @@ impl AllRefused {
     ///
     /// # Errors
     /// The error of the last refusal, in two cases:
-    /// - The DEFAULT partition is configured and doesn't exist. Without it, no partition accepts rows for which Tidegate may not
-    ///   create one.
+    /// - The DEFAULT partition is configured and doesn't exist. Without it, rows outside of all ranges have no partition.
     /// - `purpose` is [`Purpose::Rows`], and waiting resolves the last refusal.
     ///
     /// Otherwise the error of the first refused partition whose rows no existing partition accepts. With [`Purpose::InAdvance`],
-    /// only a refusal of the current partition is such an error.
+    /// only the current partition counts.
     async fn judge(
         mut self,
         connection: &mut PgConnection,
@@ -186,8 +187,8 @@ fn is_outage(error: &dyn DatabaseError) -> bool {
     classify(Stage::Begin, Severity::Error, &sqlstate) == Disposition::Outage
 }
 
-/// Returns why Postgres refuses a partition, if the reason concerns this partition alone. Otherwise returns `None`. An event
-/// trigger may raise an error with any SQLSTATE, and may refuse other partitions too, so the result for its errors is `None`.
+/// Returns why Postgres refuses a partition; `None` if the reason may concern other partitions too. The errors of an event
+/// trigger may have any SQLSTATE. So the result for them is `None`.
 pub fn reason_for_this_partition(error: &dyn DatabaseError) -> Option<&'static str> {
     if is_raised(error) {
         return None;
@@ -203,13 +204,13 @@ pub fn reason_for_this_partition(error: &dyn DatabaseError) -> Option<&'static s
 }
 
 /// Returns whether a user can remove the reason of the refusal: another table has the partition's name, or another partition
-/// covers a part of its range. Until the user does so, possibly no partition accepts rows of this range.
+/// overlaps its range. Until then, possibly no partition accepts rows of this range.
 fn may_be_mended(error: &dyn DatabaseError) -> bool {
     matches!(error.code().as_deref(), Some("42P07" | "42P17"))
 }
 
-/// Returns the partitions of `wanted` that don't exist, and the DEFAULT partition if it is configured and doesn't exist, each
-/// with the statements that create it.
+/// Returns the partitions of `wanted` that don't exist, each with the statements that create it. Adds the DEFAULT partition if it
+/// is configured and doesn't exist.
 pub(super) fn missing(
     config: &Pipeline,
     by: &PartitionBy,

@@ -15,8 +15,8 @@ const CONDITIONS: &str = "
 SELECT coalesce(pg_catalog.pg_get_partition_constraintdef(i.inhrelid), 'true')
 FROM pg_catalog.pg_inherits i WHERE i.inhparent = to_regclass($1)";
 
-/// Selects the relations in a table's schema whose names begin with the first 8 characters of the table's name. If that name is
-/// long, the names of the table's partitions contain only its beginning.
+/// Selects the relations in a table's schema whose names begin with the first 8 characters of the table's name. More characters
+/// can't be compared: the names of partitions contain only the beginning of a long name.
 const NAMES: &str = "
 SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND starts_with(c.relname, left($2, 8))";
@@ -41,7 +41,7 @@ pub async fn without_place(
     if conditions.is_empty() {
         return Ok(wanted.to_vec());
     }
-    // Postgres evaluates its own conditions, for a row that has only its time.
+    // Let Postgres evaluate the conditions, for a row in which only the time column has a value.
     let sql = format!(
         "SELECT given.\"tidegate n\" FROM unnest($1::text[], $2::int8[]) AS given (\"tidegate time\", \"tidegate n\"),
              LATERAL jsonb_populate_record(NULL::{}, jsonb_build_object($3::text, given.\"tidegate time\")) AS found
@@ -53,7 +53,7 @@ pub async fn without_place(
     let numbers: Vec<i64> = (0..wanted.len()).flat_map(|n| [n, n]).filter_map(|n| n.try_into().ok()).collect();
     let query = sqlx::query(&sql).persistent(false).bind(times).bind(numbers).bind(&by.column);
     let outside = match query.fetch_all(connection).await {
-        // For example, the type of another column allows no NULL. Possibly no partition accepts the rows, so return all ranges.
+        // For example, the type of another column allows no NULL. Then return all ranges.
         Err(sqlx::Error::Database(_)) => return Ok(wanted.to_vec()),
         outside => outside?,
     };

@@ -22,8 +22,8 @@ const WAIT: Duration = Duration::from_secs(1);
 /// The SQLSTATE `lock_not_available`.
 const LOCKED: &str = "55P03";
 
-/// Detaches or drops the expired partitions whose names have the form that Tidegate gives to partitions. A refusal is logged,
-/// unless `logged` suppresses it. `now` is in microseconds since the epoch.
+/// Detaches or drops the expired partitions. Keeps partitions whose names don't have Tidegate's form. If Postgres refuses a
+/// removal, a warning is logged, unless `logged` suppresses it. `now` is in microseconds since the epoch.
 ///
 /// # Errors
 /// The error of a query, or of a broken connection.
@@ -39,7 +39,7 @@ pub(super) async fn remove(
         return Ok(());
     }
     lock(connection, table).await?;
-    // Another instance may have removed some of them meanwhile.
+    // Another instance may have removed expired partitions meanwhile.
     for (partition, remove) in expired(config, by, now, existing(connection, table).await?) {
         // DETACH locks the table before the partition, so a reader of the partition would hold up all writers of the table. So
         // leave out a partition that somebody uses.
@@ -78,8 +78,8 @@ pub(super) async fn remove(
     Ok(())
 }
 
-/// Returns the expired partitions among `existing` whose names have the form that Tidegate gives to partitions, each with the
-/// statements that remove it.
+/// Returns the expired partitions among `existing`, each with the statements that remove it. Leaves out partitions whose names
+/// don't have Tidegate's form.
 pub(super) fn expired(
     config: &Pipeline,
     by: &PartitionBy,
