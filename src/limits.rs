@@ -22,10 +22,9 @@ const MESSAGE_OVERHEAD: u64 = 320;
 const RECORD_ASSUMED: u64 = 128;
 /// The assumed number of fetch replies in flight at once: one from each of three brokers.
 const REPLIES: u64 = 3;
-/// The size of a decompressed reply, as a multiple of the size that was received. For a batch compressed by LZ4, librdkafka
-/// allocates 4 times the batch's size, and 7 times if that isn't enough; zstd compresses JSON by about such a factor too. The
-/// queue's limit doesn't bound this memory: librdkafka may request a reply while the queue is just below its limit, and then
-/// the queue exceeds its limit by all records of this reply.
+/// The assumed size of a decompressed reply, as a multiple of its compressed size. With LZ4, librdkafka allocates 4 times the
+/// compressed size, and 7 times if that isn't enough. With zstd, JSON has a similar factor. The queue's limit doesn't bound this
+/// memory: librdkafka may request a reply while the queue is just below its limit.
 const DECOMPRESSED: u64 = 8;
 /// The number of replies that are kept in memory while the poll loop takes a bulk of records. Usually one reply contains the
 /// whole bulk.

@@ -58,8 +58,8 @@ const RELOAD_SUCCEEDED: &str = "tidegate_config_last_reload_successful";
 /// The name by which Prometheus' own client libraries export the resident memory.
 const RESIDENT: &str = "process_resident_memory_bytes";
 
-/// The classes of errors, as [`WriteError::sqlstate_class`] names them, whose series are registered in advance. They contain the
-/// errors that are retried as outages, apart from rare ones.
+/// The classes of errors whose series are registered in advance, as [`WriteError::sqlstate_class`] names them. Nearly all errors
+/// that are retried as outages have one of these classes.
 const RETRIED_CLASSES: [&str; 12] =
     ["connection", "deadline", "08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"];
 
@@ -184,7 +184,7 @@ impl WriterMetrics {
     }
 
     /// Counts a batch whose write has ended, whatever the outcome of its segments. `took` is the time since the writer received
-    /// it.
+    /// the batch.
     pub fn batch(&self, batch: &Batch, took: Duration) {
         if let Some(trigger) = batch.trigger() {
             counter!(BATCHES, "pipeline" => Arc::clone(&self.pipeline), "trigger" => trigger.label()).increment(1);
@@ -362,7 +362,8 @@ pub fn fields_missing(pipeline: &str, column: &str, rows: u64) {
     counter!(FIELDS_MISSING, "pipeline" => pipeline.to_owned(), "column" => column.to_owned()).increment(rows);
 }
 
-/// Sets the number of dead letters, counted up to 100,000, and the age of the oldest in seconds. `None`: they aren't known.
+/// Sets the number of dead letters, counted up to 100,000, and the age of the oldest in seconds. Both are unknown if `stock` is
+/// `None`.
 pub fn dead_letter_stock(pipeline: &Arc<str>, stock: Option<(i64, f64)>) {
     #[expect(clippy::cast_precision_loss, reason = "a count below 100,001")]
     let (letters, oldest) = stock.map_or((UNKNOWN, UNKNOWN), |(letters, oldest)| (letters as f64, oldest));

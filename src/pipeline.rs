@@ -70,7 +70,7 @@ pub enum PipelinePhase {
     },
     /// The pipeline reads and writes.
     Running,
-    /// The pipeline writes what it has read, and then ends. If it ends before all is written, this stays its phase.
+    /// The pipeline writes what it has read, and then ends. A pipeline that ends before all is written stays in this phase.
     Draining,
     /// The pipeline ended without an error, and wrote every record that it had read.
     Drained,
@@ -82,8 +82,8 @@ pub enum PipelinePhase {
 const CLAIM_REQUESTS: usize = 64;
 /// The longest that a bounded run (`--until now`) waits at its end until expired partitions are removed.
 const LAST_REMOVAL: Duration = Duration::from_secs(20);
-/// How many messages may wait for a poll loop: one acknowledgement, answers of the claim loop, and requests to rejoin the group.
-/// The writer and the claim loop wait while there is no room; a request to rejoin is dropped.
+/// How many messages may wait for a poll loop. While there is no room, the writer and the claim loop wait, and requests to rejoin
+/// the group are dropped.
 const INBOX: usize = 16;
 
 impl Pipeline {
@@ -166,10 +166,12 @@ impl Pipeline {
         *lock(&self.phase) = (phase, metrics::epoch_ms());
     }
 
-    /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are
+    /// Reads and writes until `stop` is cancelled. With `until_now`, also ends when the records that Kafka holds at the start are
     /// written. Returns which records are still unwritten. After `stop`, the pipeline ends within
-    /// [`config::Limits::pipeline_timeout`], even during an outage. `owner` is the instance's id, which each claim stores
-    /// in the ledger, with the consumer's number. `name` is the name under which the pipeline's consumers join their group.
+    /// [`config::Limits::pipeline_timeout`], even during an outage.
+    ///
+    /// `owner` is the instance's id. Each claim stores it in the ledger, with the consumer's number. `name` is a part of the
+    /// names under which the consumers join their group.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required.
@@ -365,9 +367,8 @@ impl Pipeline {
         }
     }
 
-    /// Waits until the poll threads, the writers and the claim loop have ended. The first fault ends them all, and is returned.
-    /// At a stop the poll threads end first, and the writers follow because their channels close. A writer that waits for
-    /// Postgres could wait without end, so after the stop this function waits for at most `limit`.
+    /// Waits until the poll threads, the writers and the claim loop have ended. The first fault stops all of them, and is
+    /// returned. After a stop, this function waits for at most `limit`, because a writer could wait for Postgres without end.
     async fn wait_for(
         &self,
         mut workers: JoinSet<Result<(), Stopped>>,

@@ -118,8 +118,8 @@ impl PlannedTable {
 }
 
 impl PlanSource {
-    /// Reads the catalog, creates the table if it doesn't exist and `create = true`, and makes a plan. If records name their
-    /// tables, the plan is for the tables that they have named so far, and no table is created.
+    /// Reads the catalog, and makes a plan. With `create = true`, first creates the table if it doesn't exist. If records name
+    /// their tables, creates no table, and plans for the tables that they have named so far.
     ///
     /// # Errors
     /// [`ReplanError::Unplannable`] if no plan is possible, or if Postgres refuses to create the table with its
@@ -268,10 +268,10 @@ impl PlanSource {
         self.replan_for(catalog, fields)
     }
 
-    /// Finds the tables in `wanted`, which records named; with `create = true`, creates those that are missing.
-    /// Registers the tables for the pipeline, up to its `max_tables`. Then makes a plan for all tables of the pipeline
-    /// that can receive rows. Takes a session lock on `connection`, so that no other instance creates a table while
-    /// this one counts the tables and registers a new one. The caller must use the connection for nothing else.
+    /// Registers the tables in `wanted`, which records named, for the pipeline, up to its `max_tables`. With `create = true`,
+    /// first creates tables that are missing. Then makes a plan for all tables of the pipeline that can receive rows. Takes a
+    /// session lock, so that no other instance creates or registers a table meanwhile. The caller must use the connection for
+    /// nothing else.
     ///
     /// # Errors
     /// [`ReplanError::Unplannable`] if another pipeline feeds one of these tables from a topic of this pipeline, or if
@@ -293,8 +293,8 @@ impl PlanSource {
             let table_spec = config.table.named(table);
             let of_table = RowSpec { table: &table_spec, ..config.rows() };
             if !there.contains(table) {
-                // If the last table that `max_tables` allows was registered meanwhile, for example by another instance, nothing
-                // is created.
+                // Create nothing if the pipeline has `max_tables` tables by now. For example, another instance registered the
+                // last one.
                 if routes::known(connection, &config.name).await.map_err(fault)?.len() >= max_tables as usize {
                     full = true;
                     continue;

@@ -68,16 +68,16 @@ pub struct PgStore {
     metrics: WriterMetrics,
     /// The time that the open transaction has spent in copying and merging rows, for the metrics.
     copy_time: Duration,
-    /// The number of deletes of the open transaction for which neither the table nor the rows merged with them had a row.
+    /// The number of deletes in the open transaction whose key was neither in the table nor in the rows that were merged with
+    /// them.
     unmatched: u64,
-    /// The table's partitions that the rows of the current transaction (the window of the batch) need, and that possibly don't
-    /// exist.
+    /// The partitions that the rows of the current window need, and that possibly don't exist.
     missing: Vec<Bounds>,
     /// The indexes of the window's rows that the last COPY contained; empty if it sent the whole window as it is.
     placed: Vec<u32>,
-    /// The partitions that were tried to be created since the last commit, with or without success. If a row needs one of them
-    /// and still finds no partition, the row itself is at fault. For a table with a DEFAULT partition, the set keeps all
-    /// partitions since the start, so that none is requested again.
+    /// The partitions whose creation was tried since the last commit, with or without success. If a row needs one of them and
+    /// still finds no partition, the row itself is at fault. For a table with a DEFAULT partition, the set is never cleared, so
+    /// that no partition is requested again.
     tried: BTreeSet<Bounds>,
     /// Limits how often the same refusal to create a partition is logged.
     refusals: Repeats,
@@ -154,10 +154,9 @@ impl PgStore {
         Err(WriteError { stage, cause })
     }
 
-    /// Creates the plan's staging table, if the plan needs one and the connection doesn't have it yet.
-    /// `begin` calls this before the transaction begins, so that no rollback removes the table.
-    /// If records name their table, each staging table is created at its first row. If another session
-    /// locks the table, this waits for that session, and the error of a timeout names the session.
+    /// Creates the plan's staging table, if the plan needs one and the connection doesn't have it yet. `begin` calls this before
+    /// the transaction begins, so that no rollback removes the table. Waits for a session that locks the target; the error of a
+    /// timeout names the session. If records name their table, does nothing: each staging table is created at its first row.
     async fn stage(&mut self) -> Result<(), WriteError> {
         let planned = Arc::clone(&self.rows.planned);
         let mut live = self.take(Stage::Begin)?;

@@ -1,11 +1,11 @@
 //! Schemas from a registry with Confluent's REST interface, by number or GUID.
 //!
 //! A poll thread calls `CachedSchemas::find` and never waits in it. A thread of this module requests schemas that aren't cached
-//! yet, and meanwhile their records wait in the poll thread. A registry that is down, fails or denies access is an outage:
-//! requests are retried without end, and nothing is dead-lettered. A record is at fault only if the registry itself answers that
-//! the schema doesn't exist, or if the schema can't be used.
+//! yet. Meanwhile, their records wait in the poll thread. A registry that is down, fails or denies access is an outage: requests
+//! are retried without end, and nothing is dead-lettered. A record is at fault only if the registry itself answers that the
+//! schema doesn't exist, or if the schema can't be used.
 //!
-//! A schema never changes under its id, so schemas are cached without a limit in time: until the pipeline ends or restarts.
+//! A schema never changes under its id, so schemas are cached until the pipeline ends or restarts.
 
 mod client;
 
@@ -27,8 +27,8 @@ use crate::status::{Trouble, lock};
 /// The time after which an unknown id is requested a second time. The registry's leader assigns ids, and its followers
 /// learn of a new id a little later.
 const SECOND_REQUEST_AFTER: Duration = Duration::from_secs(1);
-/// After a second answer confirmed that an id is unknown, a single answer is enough for further ids during this time. Each such
-/// answer starts the time again.
+/// After two answers that an id is unknown, one answer is enough for each further unknown id during this time. Each such answer
+/// starts the time again.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
 /// After this time, an unknown id is requested again if a record needs it.
 const UNKNOWN_FOR: Duration = Duration::from_secs(30);
@@ -82,7 +82,7 @@ struct State {
     entries: HashMap<SchemaId, Entry>,
     /// The number of entries that are [`Entry::Unknown`].
     unknown: usize,
-    /// Why the registry doesn't answer; `None` while it answers, and then `trouble_since` is `None` too.
+    /// Why the registry doesn't answer. While it answers, this and `trouble_since` are `None`.
     trouble: Option<Trouble>,
     trouble_since: Option<Instant>,
 }
@@ -91,7 +91,7 @@ struct State {
 #[derive(Debug)]
 pub struct CachedSchemas {
     pipeline: Box<str>,
-    /// The cached schemas. Locked only briefly: a poll thread that already has a plan for a record's schema doesn't lock them.
+    /// The cached schemas. Locked only briefly. A poll thread that already has a plan for a record's schema doesn't lock them.
     state: Mutex<State>,
     requests: Mutex<Sender<SchemaId>>,
     client: Arc<Client>,
@@ -117,11 +117,10 @@ impl CachedSchemas {
         Ok(this)
     }
 
-    /// Looks up the subjects of each schema in `of`, and calls `visit` for the other versions of these subjects that
-    /// `Client::versions` returns. `visit` gets the id from `of`, the other version's id, and the other version's
-    /// schema. Other versions whose schemas can't be used are skipped. A schema in `of` is skipped if its id is a GUID,
-    /// or if the registry no longer has the schema, one of its subjects or one of their versions. Blocks, so it is for
-    /// commands and never for a poll thread.
+    /// Calls `visit` for the other versions of each schema in `of`: the other schemas that `Client::versions` finds under its
+    /// subjects. `visit` gets the id from `of`, the other version's id, and the other version's schema. A version whose schema
+    /// can't be used is skipped. A schema in `of` is skipped if its id is a GUID, or if the registry doesn't have all of these
+    /// versions any more. Blocks, so it is for commands and never for a poll thread.
     ///
     /// # Errors
     /// If a request for versions fails, or if not all schemas have arrived after [`PATIENCE`].

@@ -16,8 +16,8 @@ use crate::repeats::Repeats;
 use crate::status::work::{self, BatchNote, DeadLetter};
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble, lock};
 
-/// After a claim, the last committed record is fetched again, and compared with what the ledger says about it. If the partition
-/// then makes no progress for this long, the record counts as compacted away.
+/// After a claim, the last committed record is fetched again, and compared with the ledger. If the partition makes no progress
+/// for this long, that record counts as compacted away.
 const GONE_AFTER: Duration = Duration::from_secs(5);
 /// The most partitions that one line of the timeline names.
 const NAMED_PARTITIONS: usize = 8;

@@ -1,6 +1,6 @@
-//! The drain bench. The daemon, with an ordinary configuration, drains a backlog from Kafka into Postgres. It takes turns with
-//! a bare `COPY … BINARY` of the same rows. Both share the machine with the broker and the database, so only the ratios are
-//! meaningful.
+//! The drain bench. The daemon, with an ordinary configuration, drains a backlog from Kafka into Postgres. It takes turns with a
+//! bare `COPY … BINARY` of the same rows. Both contenders share the machine with the broker and the database, so only the ratios
+//! are meaningful.
 //!
 //! ```text
 //! cargo bench --bench drain                                        # 4 M records, 5 turns, plain table and indexed table
@@ -95,8 +95,7 @@ async fn drain(arguments: &Arguments) -> Result<()> {
         let mut versus = Vec::new();
         let mut bare = [Vec::new(), Vec::new()];
         for turn in 0..arguments.turns {
-            // The first daemon of a turn is slower by some percent than the same daemon as the second. So every second turn has
-            // the reverse order.
+            // A daemon that is the first of a turn is slower by some percent. So every second turn has the reverse order.
             let mut order: Vec<&mut Contender> = daemons.iter_mut().collect();
             if turn % 2 == 1 {
                 order.reverse();
@@ -138,8 +137,7 @@ impl Contender {
     }
 }
 
-/// Prints the medians of each contender's turns, and compares the first contender with each of the others by the median
-/// ratio of their turns.
+/// Prints the medians of each contender's turns. Also prints the median ratio of the first contender to each of the others.
 fn report(table: TableKind, daemons: &[Contender], bare: &[Vec<Figures>; 2], versus: &[Figures]) {
     let tidegate = &daemons[0].figures;
     let ratio = |other: &[Figures], of: fn(&Figures) -> f64| {

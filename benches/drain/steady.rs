@@ -18,8 +18,8 @@ const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 /// The time before the measurement starts, in which consumers join and JIT compilers warm up.
 const WARM_UP: Duration = Duration::from_secs(10);
 
-/// Produces `rate` records per second during the warm-up and then for `length`. Prints latency and CPU use of the time after the
-/// warm-up, without the last second, and the daemon's peak memory since its start.
+/// Produces `rate` records per second during the warm-up and then for `length`. Prints latency and CPU use, measured after the
+/// warm-up and without the last second. Also prints the daemon's peak memory since its start.
 pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str, program: &Path) -> Result<()> {
     let (kafka, postgres) = start_servers()?;
     kafka.create_topic(TOPIC, i32::from(PARTITIONS.get()), &[])?;
@@ -69,7 +69,8 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str, program: &P
     daemon.drain(END_DEADLINE)
 }
 
-/// Returns the buckets of the latency histogram. Each has its upper bound in seconds, and the number of records at or below it.
+/// Returns the buckets of the latency histogram. Each has its upper bound in seconds, and the number of records whose latency
+/// isn't above it.
 fn buckets(daemon: &Daemon) -> Result<Vec<(f64, f64)>> {
     let text = daemon.get("/metrics")?.body;
     let lines = text.lines().filter(|line| line.starts_with("tidegate_end_to_end_latency_seconds_bucket"));

@@ -1,6 +1,6 @@
-//! The modes bench. The daemon drains a backlog whose records share keys, in each of the modes append, upsert and
-//! aggregate. It takes turns with the best hand-written SQL for the same rows. For append, this SQL is a COPY into the
-//! table, otherwise a COPY into a staging table and one `INSERT … SELECT … ON CONFLICT`. Both share the machine with the
+//! The modes bench. The daemon drains a backlog whose records share keys, in each of the modes append, upsert and aggregate. It
+//! takes turns with the best hand-written SQL for the same rows. For append, this SQL is a COPY into the table. For the other
+//! modes, it is a COPY into a staging table and one `INSERT … SELECT … ON CONFLICT`. Both contenders share the machine with the
 //! broker and the database, so only the ratios are meaningful.
 //!
 //! ```text

@@ -47,7 +47,7 @@ impl Mode {
         }
     }
 
-    /// Returns the query whose result must be the same after Tidegate's turn and after that of the hand-written SQL.
+    /// Returns the query whose result must be the same after each contender's turn.
     fn digest(self) -> &'static str {
         match self {
             Self::Append => "SELECT count(*)::text || ':' || sum(hashint8(id)::int8 + hashint8(n))::text FROM t",

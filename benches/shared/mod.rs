@@ -29,9 +29,9 @@ pub(crate) fn start_servers() -> Result<(Kafka, Postgres)> {
 
 pub(crate) const THIS_BUILD: &str = env!("CARGO_BIN_EXE_tidegate");
 
-/// Starts a daemon whose only pipeline reads `topic`. `settings` are further lines of the pipeline's TOML, and
-/// `program` is the path of the daemon's binary. Returns the daemon and the pipeline's name. Each call uses a new name,
-/// and so a new consumer group.
+/// Starts a daemon whose only pipeline reads `topic`. `settings` are further lines of the pipeline's TOML, and `program` is the
+/// path of the daemon's binary. Returns the daemon and the pipeline's name. Each call uses a new name, which makes a new consumer
+/// group.
 pub(crate) fn start_daemon(
     kafka: &Kafka,
     database: &Database,
@@ -81,8 +81,7 @@ pub(crate) async fn await_drained(
     }
 }
 
-/// Returns the median, which is the middle value, or the mean of the two middle values if the number of values is even.
-/// NaN if there are no values.
+/// Returns the median; NaN if there are no values.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
-//! Gives consumers back the names that they lost: a consumer that lost its name joins the group without one, and joins again
-//! under its name once no other member has it.
+//! Gives consumers back the names that they lost. A consumer that lost its name joins the group without one. It joins again under
+//! its name once no other member has the name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::kafka::membership::Membership;
 use crate::kafka::observer::SharedObserver;
 use crate::status::ConsumerStatus;
 
-/// How often the consumers that lost their names are checked. If one of them has waited long enough to try to get its name back,
-/// Kafka is asked which names are in use.
+/// The time between two checks of the consumers that lost their names. If one of them has waited long enough, Kafka is asked
+/// which names are in use.
 const LOOK: Duration = Duration::from_secs(5);
 const NAME_FREE: &str = "its name in the group is free";
 

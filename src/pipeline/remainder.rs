@@ -1,5 +1,5 @@
-//! The records that are left when a pipeline ends: those that the drain had no time for, and in a bounded run (`--until now`)
-//! those that Kafka held at the start and the ledger doesn't have.
+//! The records that are left when a pipeline ends: records that the drain had no time for. In a bounded run (`--until now`), also
+//! records that Kafka held at the start and that aren't written.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::lag::PartitionLag;
 use crate::pipeline::start::StartError;
 use crate::status::{PartitionState, PartitionStatus, WriterState, lock};
 
-/// The time between two checks of the positions that were last read from the ledger. They are read about once per second.
+/// The time between two checks of the known ledger positions. They are read from the ledger about once per second.
 const LOOK: Duration = Duration::from_millis(50);
 /// The most partitions that a message names.
 const NAMED: usize = 8;
@@ -152,10 +152,12 @@ impl Pipeline {
     }
 }
 
-/// Requests the current log ends, and cancels `stop` when two conditions hold. First, the ledger has reached these ends,
-/// whichever instance wrote the records. Second, all our consumers have joined the group, and the logs of the partitions that
-/// they own are known to be those that the ledger describes. Without the second condition, the records of a recreated topic
-/// would look as if they were written. If no topic matches the pipeline's pattern, cancels `stop` at once.
+/// Requests the current log ends, and cancels `stop` when two conditions hold:
+/// - The ledger has reached these ends, whichever instance wrote the records.
+/// - All our consumers have joined the group, and the logs of their partitions are known to be those that the ledger describes.
+///   Otherwise the records of a recreated topic would look as if they were written.
+///
+/// If no topic matches the pipeline's pattern, cancels `stop` at once.
 pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedObserver, stop: CancellationToken) {
     let ends = ends_now(&pipeline, &observer).await;
     *lock(&pipeline.goal.0) = State::Ends(ends.clone());
@@ -175,7 +177,7 @@ pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedO
         let written = {
             let view = lock(&pipeline.lag);
             ends.iter().all(|(source, end)| {
-                // If the ledger is beyond the log's end, the partition isn't written: its claim will report a log-loss
+                // If the ledger is beyond the log's end, the partition doesn't count as written: its claim will report a log-loss
                 // condition.
                 let written = |lag: &PartitionLag| lag.next >= *end || (lag.records == 0 && lag.end >= *end);
                 view.partitions.get(source).is_some_and(|lag| lag.next <= lag.end && written(lag))

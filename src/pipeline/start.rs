@@ -27,7 +27,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Stopped::Start`] if waiting can't help. A refusal by Postgres is returned only if it occurs twice in a row with the same
-    /// text, because two instances that start together may cause one refusal.
+    /// text: two instances that start together may cause a single refusal.
     pub(super) async fn start(
         &self,
         connector: &Connector,
@@ -119,8 +119,10 @@ pub(super) enum StartError {
     Panicked(#[source] JoinError),
 }
 
-/// Whether a failed start is retried: without end (`Outage`), unless the previous attempt failed with the same text
-/// (`FinalIfRepeated`), or never (`Final`).
+/// Whether a failed start is retried:
+/// - `Outage`: always.
+/// - `FinalIfRepeated`: unless the previous attempt failed with the same text.
+/// - `Final`: never.
 enum Fault {
     Outage,
     FinalIfRepeated,

@@ -32,8 +32,8 @@ impl PlannedEncoder {
         this
     }
 
-    /// Updates the metrics of missing fields. For each column, adds the number of rows since the last call whose record lacked
-    /// the column's field. Logs once per plan which fields no record has had.
+    /// Updates the metrics of missing fields. For each column, adds the rows since the last call whose record lacked the column's
+    /// field. Logs once per plan which fields no record has had.
     fn count_missing(&mut self) {
         let pipeline = &self.plans.config.name;
         let mut unseen = lock(&self.plans.unseen);

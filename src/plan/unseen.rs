@@ -29,8 +29,8 @@ pub struct NeverSeen {
 }
 
 impl Unseen {
-    /// Prepares for the counts of an encoder that uses the plan of this version. If this version is newer than the counted one,
-    /// counting starts again at 0. Returns false if this version is older: then the caller must not add the encoder's counts.
+    /// Prepares for the counts of an encoder whose plan has this version. A newer version than before starts the counts again at
+    /// 0. Returns false if the version is older than before. The caller must then not add the encoder's counts.
     pub(super) fn turn_to(&mut self, version: u64) -> bool {
         if version > self.version {
             *self = Self { version, ..Self::default() };

@@ -70,8 +70,8 @@ pub(crate) fn message(error: &PgDatabaseError) -> String {
     message
 }
 
-/// Returns whether the error has a context, in which Postgres says where the error occurred. If a statement that creates a table
-/// fails, its error has a context if a function of the database failed, such as that of an event trigger.
+/// Returns whether the error has a context, in which Postgres says where the error occurred. The error of a statement that
+/// creates a table has a context only if a function failed, such as an event trigger's.
 pub(crate) fn is_raised(error: &dyn DatabaseError) -> bool {
     error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::r#where).is_some()
 }
@@ -79,9 +79,9 @@ pub(crate) fn is_raised(error: &dyn DatabaseError) -> bool {
 /// Returns the line of an error's context that names the innermost function, such as
 /// `PL/pgSQL function rides_guard() line 3 at RAISE`.
 ///
-/// Other lines are never shown, because they may contain values: `COPY rides, line 1, column name: "…"`, or a statement that a
-/// function has put together. A value may contain line breaks, and so may look like another line. Therefore the search skips only
-/// lines that contain a whole statement. The next line counts only if it has exactly the form of a line that names a function.
+/// Other lines are never shown, because they may contain values, as in `COPY rides, line 1, column name: "…"`. A value may
+/// contain a line break and then text that looks like a function's line. Therefore the search skips only lines that contain a
+/// whole statement. The first other line counts only if it has exactly the form of a function's line.
 fn function(context: &str) -> Option<&str> {
     let is_statement = |line: &&str| line.starts_with("SQL statement \"") && line.ends_with('"');
     context.lines().find(|line| !is_statement(line)).filter(|line| names_function(line))
@@ -108,8 +108,8 @@ fn names_function(line: &str) -> bool {
     })
 }
 
-/// Returns the line number in an error's context, such as 3 in `COPY telemetry, line 3, column lat`: the number after the last
-/// `, line `. If the column is itself called `x, line 9`, the number is wrong, which only costs one more COPY.
+/// Returns the number after the last `, line ` in an error's context, such as 3 in `COPY telemetry, line 3, column lat`. With a
+/// column that is called `x, line 9`, the number is wrong. This costs only one more COPY.
 fn copy_line(context: &str) -> Option<u32> {
     let (_, copy) = context.lines().find_map(|line| line.split_once("COPY "))?;
     let (_, rest) = copy.rsplit_once(", line ")?;

@@ -2,8 +2,8 @@
 
 use tidegate_protocol::store::{Cause, PostgresError};
 
-/// Parts of error texts of rustls and sqlx, each with its remedy. The first match counts. Only the texts tell the
-/// causes apart: sqlx turns the errors of rustls into text, and its own errors about TLS have no kinds.
+/// Parts of error texts of rustls and sqlx, each with its remedy. The first match counts. Only the texts tell the causes apart,
+/// because these errors have no kinds.
 const BY_TEXT: &[(&str, &str)] = &[
     (
         "UnknownIssuer",

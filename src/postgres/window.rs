@@ -18,19 +18,21 @@ use crate::plan::{Planned, PlannedTable};
 /// The size of the pieces of COPY data: large enough that system calls cost little, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
 
-/// The staging tables of a connection. Each has the number of the table whose rows it stages; 0 if there is only one table. They
-/// were created for the plan with this `version`. `new` and `filled` are about the current transaction: the staging tables that
-/// it created, which a rollback removes, and those that contain its rows. `written` has the tables that it wrote, and is used
-/// only if records name their table. `last` is the table that was written last.
+/// The staging tables of a connection. Each has the number of the table whose rows it stages; 0 if there is only one table.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
+    /// The version of the plan for which the staging tables were created.
     version: u64,
-    /// The existing staging tables, by number. The value has the oids of the target's defaults and generation expressions at
-    /// the time when the staging table was created. It is empty if the staging table uses none of them.
+    /// The existing staging tables, by number. The value has the oids that the target's defaults and generation expressions had
+    /// when the staging table was created. It is empty if the staging table uses none of them.
     there: BTreeMap<u16, Vec<i64>>,
+    /// The staging tables that the current transaction created. A rollback removes them.
     new: BTreeSet<u16>,
+    /// The staging tables that contain rows of the current transaction.
     filled: BTreeSet<u16>,
+    /// The target table that was written last.
     last: u16,
+    /// The target tables that the current transaction wrote. Used only if records name their table.
     written: BTreeSet<u16>,
 }
 
@@ -54,8 +56,8 @@ impl Stages {
         self.there.insert(number, defaults);
     }
 
-    /// Forgets the staging tables that a rollback, or a rollback to a savepoint, removes. A table that was created before the
-    /// savepoint still exists, but is forgotten too, and is created once more. This is rare and harmless.
+    /// Forgets the staging tables that the current transaction created, because a rollback removes them. After a rollback to a
+    /// savepoint, some of them may still exist. They are then recreated, which is harmless.
     pub(super) fn rolled_back(&mut self) {
         for number in std::mem::take(&mut self.new) {
             self.there.remove(&number);
@@ -68,12 +70,12 @@ impl Stages {
 pub(super) struct Copied {
     /// The number of rows in the window; in mode `insert_new`, the number of rows that were inserted.
     pub(super) rows: u64,
-    /// The number of deletes for which neither the table nor the rows merged with them had a row.
+    /// The number of deletes whose key was neither in the table nor in the rows that were merged with them.
     pub(super) unmatched: u64,
 }
 
-/// Sends a window of a batch, and merges it if the table's mode requires that. Stores in `placed` the indexes of the
-/// window's rows that the last COPY contained. Leaves `placed` as it is if the window is sent unchanged by one COPY.
+/// Sends a window of a batch, and merges it if the table's mode requires that. Stores in `placed` the indexes of the window's
+/// rows that the last COPY contained. Leaves `placed` unchanged if one COPY sends the whole window as it is.
 pub(super) async fn copy(
     live: &mut Live,
     planned: &Planned,
@@ -171,7 +173,7 @@ pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<
     Ok(())
 }
 
-/// Returns the marked rows of a window: for each row the index of its table, and its mask followed by the row.
+/// Returns, for each row of a window, the index of its table, and the row with its mask in front.
 pub(super) fn marked(batch: &Batch, window: Range<u32>) -> impl Iterator<Item = (u16, &[u8])> {
     batch.copy_ranges(window).flat_map(|rows| mark::marked(rows).map(move |(table, row)| (table, &rows[row])))
 }
@@ -315,9 +317,9 @@ async fn by_shape(
     Ok(Copied { rows: if merge.skips { merged } else { all }, unmatched })
 }
 
-/// Creates the staging table, with the defaults of its target that rows may take, and with the generated columns that the merge
-/// compares. Returns the oids of all defaults and generation expressions of the target; nothing if the staging table needs none
-/// of them.
+/// Creates the staging table. It gets the target's defaults that rows may take, and the generated columns that the merge
+/// compares. Returns the oids of all defaults and generation expressions of the target; none if the staging table needs none of
+/// them.
 pub(super) async fn create(
     connection: &mut PgConnection,
     table: &PlannedTable,
@@ -342,9 +344,8 @@ pub(super) async fn create(
     Ok(oids)
 }
 
-/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. Creates it again after
-/// a default or a generated column of the target has changed, but only if the staging table uses these: rows will take the
-/// target's defaults (`defaults`), or the merge compares generated columns.
+/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. If rows will take the
+/// target's defaults (`defaults`), or the merge compares generated columns, also recreates it after one of these has changed.
 async fn stage(
     live: &mut Live,
     number: u16,

@@ -157,8 +157,8 @@ impl Client {
             known.push(name.clone());
             let path = format!("/subjects/{}/versions/{version}", percent_encoded(subject));
             let document: Document = match self.get(&path) {
-                // The registry never deletes a schema that another one refers to. So the reference is wrong, and waiting
-                // doesn't help.
+                // The registry never deletes a schema to which another one refers. So the reference is wrong, and waiting doesn't
+                // help.
                 Err(FetchError::Unknown(why)) => {
                     let why = format!("its reference {name:?} (subject {subject:?}, version {version}): {why}");
                     return Err(FetchError::Unusable(why));
