@@ -119,8 +119,8 @@ impl Pipeline {
         lock(&self.phase).clone()
     }
 
-    /// Returns the pipeline's state. A running pipeline is [`PipelineState::Waiting`] as soon as one of its consumers waits for
-    /// Postgres or for the schema registry, even if Kafka doesn't serve the pipeline at that time.
+    /// Returns the pipeline's state. A running pipeline is [`PipelineState::Waiting`] if one of its consumers waits for Postgres
+    /// or for the schema registry. An outage of Kafka counts only if none of them waits.
     pub fn state(&self) -> PipelineState {
         match self.phase() {
             PipelinePhase::Starting { .. } => PipelineState::Starting,

@@ -38,9 +38,8 @@ pub(crate) fn these(pem: &[u8]) -> Result<RootCerts, String> {
     Ok(RootCerts::Specific(Arc::new(certificates)))
 }
 
-/// Returns the text of an HTTP client's error. For the usual faults of a server's certificate (an unknown authority,
-/// another host name, an expired certificate), the text also says what to do. `key` is the configuration's key for the file
-/// of certificate authorities.
+/// Returns the text of an HTTP client's error. If the server's certificate is expired, for another host name, or of an unknown
+/// authority, the text also says what to do. `key` is the configuration's key for the file of certificate authorities.
 pub(crate) fn explained(error: &ureq::Error, key: &str) -> String {
     // Compare with the texts of rustls 0.23, because ureq doesn't export the errors of rustls.
     let text = error.to_string();

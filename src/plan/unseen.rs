@@ -1,5 +1,5 @@
-//! Counts the fields that records lack, over all consumers of a pipeline, so that the log and the page can name the fields that
-//! no record has had.
+//! Counts the fields that records lack, over all consumers of a pipeline. From the counts, the log and the page name the fields
+//! that no record has had.
 
 use std::collections::BTreeMap;
 

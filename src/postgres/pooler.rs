@@ -21,10 +21,10 @@ pub(super) enum Pooling {
     Transaction,
 }
 
-/// Finds out how sessions are assigned, from the backends of two connections. For example, the first connection runs in backend
-/// 7. If a transaction on the second connection runs in backend 7 too, or the first connection then runs in backend 8, the result
-/// is [`Pooling::Transaction`]. Uses no prepared statement, because the pooler may refuse one. Returns `None` if the second
-/// connection can't be opened or used.
+/// Finds out how sessions are assigned, from the backends of two connections. The result is [`Pooling::Transaction`] if a
+/// transaction on the second connection runs in the backend of the first, or if the first connection then has another backend
+/// than before. Uses no prepared statement, because the pooler may refuse one. Returns `None` if the second connection can't be
+/// opened or used.
 pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -> Result<Option<Pooling>, sqlx::Error> {
     let pid = backend(first).await?;
     let Ok(Ok(mut second)) = timeout(SECOND_DEADLINE, options.connect()).await else { return Ok(None) };

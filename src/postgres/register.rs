@@ -48,8 +48,8 @@ pub async fn is_known(connection: &mut PgConnection, pipeline: &str) -> Result<b
 /// Registers a pipeline with its partitions' starting offsets, or compares it with the existing registration.
 ///
 /// # Errors
-/// [`RegisterError::Differs`] if the existing registration is another one, or if another pipeline already feeds the table from
-/// one of the topics. The pipeline then stops, and the error names the remedy.
+/// [`RegisterError::Differs`] if the pipeline is registered with another cluster, group or table. Also if another pipeline
+/// already feeds the table from one of the topics. The pipeline then stops, and the error names the remedy.
 pub async fn register(
     connection: &mut PgConnection,
     wanted: &Registration,
@@ -86,8 +86,8 @@ pub async fn register(
 /// Returns true if the pipeline is registered with this cluster, group and table, and false if it is not registered.
 ///
 /// # Errors
-/// [`RegisterError::Differs`] if the registration is another one. Also if the pipeline is
-/// not registered, and another pipeline already feeds the table from one of its topics.
+/// [`RegisterError::Differs`] if the pipeline is registered with another cluster, group or table. Also if it is not registered,
+/// and another pipeline already feeds the table from one of its topics.
 pub async fn is_as_registered(connection: &mut PgConnection, wanted: &Registration) -> Result<bool, RegisterError> {
     let known = sqlx::query("SELECT cluster_id, group_id, target, target_oid FROM tidegate.pipeline WHERE name = $1")
         .bind(&wanted.pipeline)

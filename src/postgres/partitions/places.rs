@@ -15,8 +15,8 @@ const CONDITIONS: &str = "
 SELECT coalesce(pg_catalog.pg_get_partition_constraintdef(i.inhrelid), 'true')
 FROM pg_catalog.pg_inherits i WHERE i.inhparent = to_regclass($1)";
 
-/// Selects the relations in a table's schema whose names begin with the first 8 characters of the table's name. More characters
-/// can't be compared: the names of partitions contain only the beginning of a long name.
+/// Selects the relations in a table's schema whose names begin with the first 8 characters of the table's name. Partitions of a
+/// table with a long name have only the beginning of this name in theirs.
 const NAMES: &str = "
 SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND starts_with(c.relname, left($2, 8))";
