@@ -18,8 +18,8 @@ use crate::stage::{Stage, TOPIC};
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_secs(30);
 
-/// The result of the comparison at the end of a campaign. The comparison read `produced` records from Kafka and `rows` rows from
-/// the table. Each record should have exactly one row.
+/// The result of the comparison at the end of a campaign. `produced` counts the records in Kafka, and `rows` the rows of the
+/// table. Each record should have exactly one row.
 #[derive(Debug, Default)]
 pub(crate) struct Accounting {
     pub(crate) produced: u64,
@@ -28,10 +28,10 @@ pub(crate) struct Accounting {
     pub(crate) dead_letters: u64,
     /// Records with neither a row nor a dead letter.
     pub(crate) missing: u64,
-    /// How many rows and dead letters are surplus: a record should have one row or one dead letter. Several dead letters of a
-    /// record count as one.
+    /// Surplus rows and dead letters. For example, a record with two rows and a dead letter counts as 2 here. Several dead
+    /// letters of a record count as one.
     pub(crate) twice: u64,
-    /// Rows whose columns differ from the values that the record's key determines.
+    /// Rows that differ from the content that [`Content::of`] returns for the record's number.
     pub(crate) damaged: u64,
     /// Rows at offsets where Kafka has no record.
     pub(crate) strange: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Accounting {
     pub(crate) lost_by_kafka: u64,
     /// The first 20 findings, as text.
     pub(crate) findings: Vec<String>,
-    /// The time from Kafka's last acknowledgement until all records were written, or until the wait for this was given up.
+    /// The time from Kafka's last acknowledgement until all records were written; at most [`DRAIN_DEADLINE`].
     pub(crate) drain: Duration,
 }
 
@@ -66,8 +66,8 @@ struct Found {
 }
 
 impl Stage {
-    /// Stops the producer, waits until the daemons have written all records or [`DRAIN_DEADLINE`] has passed, and compares every
-    /// record with the table.
+    /// Stops the producer, and waits until the daemons have written all records, for at most [`DRAIN_DEADLINE`]. Then compares
+    /// every record with the table.
     pub(crate) async fn reconcile(&mut self) -> Result<Accounting> {
         let delivered = self.load.end()?;
         if delivered.failed > 0 {

@@ -1,5 +1,5 @@
-//! The campaign: injects faults that are drawn from a seed, one after another, while records flow. Then compares every record
-//! with the table.
+//! The campaign: injects one fault after another while records flow. A seed determines the order of the faults. At the end, every
+//! record is compared with the table.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,26 +12,26 @@ use crate::stage::Stage;
 use crate::strike::RECOVERY_DEADLINE;
 use crate::watch::Recovery;
 
-/// How long after the end of a fault the campaign waits until every partition has made progress. Then it goes on to the next
-/// fault. This limit doesn't apply to the first commit, for which it waits longer.
+/// The campaign goes on to the next fault when every partition has made progress, or when this time has passed since the fault's
+/// end. It waits longer only for the first commit.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// The faults of one kind so far: whether the kind is an outage, as `Fault::is_outage` says, and how long each recovery took.
+/// The faults of one kind so far. `outage` is the result of `Fault::is_outage`.
 #[derive(Debug, Default)]
 struct Tally {
     outage: bool,
     recoveries: Vec<Recovery>,
 }
 
-/// A fault after which some partitions haven't made progress yet. `place` is its index in the recoveries of its kind.
+/// A fault after which some partitions haven't made progress yet. `place` is its index in [`Tally::recoveries`].
 struct Open {
     kind: &'static str,
     place: usize,
     over: Instant,
 }
 
-/// Runs the campaign. Returns true if the record accounting is exact and, after each outage, the first commit came within `soon`
-/// of the outage's end.
+/// Runs the campaign. Returns true if the record accounting is exact, and if the first commit after each outage came in time. In
+/// time means within `soon` of the outage's end.
 pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random: &mut fastrand::Rng) -> Result<bool> {
     stage.postgres.stop()?;
     stage.copy_database()?;
@@ -59,8 +59,7 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random:
             open.push(Open { kind: fault.kind(), place: entry.recoveries.len() - 1, over });
         }
         close(stage, &mut open, &mut tally)?;
-        // Wait for a random time, so that the next fault comes just after the flow has resumed in some
-        // cases, and later in others.
+        // Wait for a random time. So the next fault sometimes comes just after the flow has resumed, and sometimes later.
         sleep(Duration::from_millis(random.u64(200..2500))).await;
         close(stage, &mut open, &mut tally)?;
     }
@@ -104,8 +103,8 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random:
     Ok(good && in_time)
 }
 
-/// Closes each open fault after which all partitions have made progress, and stores its recovery time. If a fault stays open for
-/// longer than [`RECOVERY_DEADLINE`], returns an error.
+/// Closes each open fault after which all partitions have made progress, and stores its recovery time. Returns an error if a
+/// fault stays open for longer than [`RECOVERY_DEADLINE`].
 fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str, Tally>) -> Result<()> {
     for waiting in std::mem::take(open) {
         let moved = stage.watch.all_moved(waiting.over);

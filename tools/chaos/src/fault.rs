@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A fault, with the parameters that were drawn for it. `daemon` selects one of the running daemons: the daemon's index is this
-/// number modulo the number of daemons. `broker` is the index of one of the three brokers. The first word of a fault's name says
-/// what happens:
+/// A fault, with the parameters that were drawn for it. `daemon` is a random number: modulo the number of running daemons, it is
+/// the index of the daemon that the fault hits. `broker` is the index of one of the three brokers. The first word of a fault's
+/// name says what happens:
 ///
 /// - `Kill` and `Crash`: SIGKILL. A killed daemon is replaced; a crashed server is started again.
 /// - `End`: SIGTERM. The daemon is replaced.
@@ -22,8 +22,8 @@ pub(crate) enum Fault {
     EndDaemon {
         daemon: usize,
     },
-    /// Lasts 3 to 15 seconds. Under the classic protocols, the session timeout of the daemon's consumers is 6 seconds, so only a
-    /// longer stop takes their partitions away.
+    /// Lasts 3 to 15 seconds. A daemon that stops for more than 6 seconds loses its partitions under the classic protocols,
+    /// because 6 seconds is its session timeout.
     StopDaemon {
         daemon: usize,
         length: Duration,
@@ -91,8 +91,8 @@ pub(crate) enum Fault {
     },
 }
 
-/// The deck of cards from which faults are drawn, in an order that depends on the seed. Each kind of fault has one or more cards.
-/// The deck is shuffled again only after all cards were drawn.
+/// A deck of cards from which faults are drawn. Each kind of fault has one or more cards. The seed determines how the deck is
+/// shuffled. Only when all cards were drawn, the deck is shuffled again.
 #[derive(Debug, Default)]
 pub(crate) struct Deck {
     left: Vec<u32>,
@@ -146,8 +146,8 @@ impl Fault {
         }
     }
 
-    /// Returns whether the fault keeps all daemons from committing until it is over: the database is unavailable or unreachable,
-    /// or the table or the ledger is locked. After such a fault, the campaign limits the time to the first commit.
+    /// Returns whether no daemon can commit during the fault, because the database is unavailable or unreachable, or because the
+    /// table or the ledger is locked. After such a fault, the campaign limits the time to the first commit.
     pub(crate) fn is_outage(&self) -> bool {
         matches!(
             self,

@@ -1,5 +1,5 @@
 //! Measures the cost of the ledger while a session holds a snapshot open, as a long report does. Meanwhile Postgres must keep
-//! every version of every ledger row. A thousand partitions with five batches per second make five thousand versions per second.
+//! every version of every ledger row: with a thousand partitions and five batches per second, five thousand versions per second.
 //!
 //! The scenario uses no Kafka. Batches are written by [`PgStore`], as in the daemon. Each batch is a COPY of one row per
 //! partition, the update of the ledger, and a COMMIT.
@@ -26,7 +26,7 @@ const EVERY: Duration = Duration::from_millis(200);
 /// How long batches are measured before the snapshot is taken, and again after the snapshot is released.
 const BESIDE: Duration = Duration::from_secs(60);
 const REPORT: Duration = Duration::from_secs(30);
-/// The largest allowed ratio of two costs of a batch: just before the snapshot is released, and before it was taken.
+/// The limit for the cost of a batch: if a batch takes 10 ms before the snapshot, it may take 15 ms at the snapshot's end.
 const FLAT: f64 = 1.5;
 
 const CONFIG: &str = "[kafka]\nbootstrap_servers = \"127.0.0.1:9\"\n[postgres]\nurl = \"URL\"\n\
@@ -47,7 +47,7 @@ struct Times {
 }
 
 /// Runs the scenario with this many partitions, and holds the snapshot for `minutes`. Returns whether the cost of a batch stayed
-/// within the factor `FLAT`.
+/// within the limit [`FLAT`].
 pub(crate) async fn run(output: &Output, minutes: f64, partitions: i32) -> Result<bool> {
     let postgres = Postgres::start(&PostgresSpec::default().without_fsync())?;
     let database = postgres.create_database().await?;
@@ -98,9 +98,9 @@ impl Bench {
         Ok(Self { store, claims, next: 0, looker: database.connect().await? })
     }
 
-    /// Writes batches at a constant rate for `length`, and reports their cost. The reports show the time since `origin`, which is
-    /// the start of the scenario, and `snapshot`, which is a word for the state of the snapshot. Returns the median cost of a
-    /// batch in the last report.
+    /// Writes batches at a constant rate for `length`, and reports their cost. `origin` is the start of the scenario, and
+    /// `snapshot` is a word for the state of the snapshot. The reports show both. Returns the median cost of a batch in the last
+    /// report.
     async fn measure(
         &mut self,
         output: &Output,

@@ -13,8 +13,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
-/// How long a record may take to be delivered. The time is long, because a campaign makes brokers unavailable, and the
-/// producer must not give up a record meanwhile.
+/// How long a record may take to be delivered. The time is long, because a campaign makes brokers unavailable. Meanwhile the
+/// producer must not give up a record.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(600);
 /// How often the producer asks for the topic's number of partitions, which a fault may increase.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ impl Content {
     }
 }
 
-/// Returns the reading of record `seq`. Both a `real` and a `double precision` can store it exactly, so a fault may change the
+/// Returns the reading of record `seq`. A `real` can store it exactly, like a `double precision`. So a fault may change the
 /// column's type from one to the other.
 #[expect(clippy::cast_precision_loss, reason = "below 2^20")]
 pub(crate) fn reading(seq: i64) -> f64 {
@@ -70,7 +70,7 @@ pub(crate) fn checksum(seq: i64, text: &str) -> i64 {
 }
 
 /// The outcomes of the records that were sent: Kafka acknowledged `count` of them, and didn't take `failed` of them. `acked` has
-/// one bit per record, by its number, which is set if Kafka acknowledged the record.
+/// one bit per record: the bit with the record's number is set if Kafka acknowledged the record.
 #[derive(Debug, Default)]
 pub(crate) struct Delivered {
     acked: Vec<u64>,
@@ -88,7 +88,7 @@ impl Delivered {
 
 #[derive(Debug, Default)]
 struct Acks {
-    /// Delivery reports arrive on the sending thread, so only that thread uses the lock, and the lock is never contended.
+    /// Never contended: Kafka's reports arrive on the sending thread, and no other thread uses the lock.
     delivered: Mutex<Delivered>,
 }
 
@@ -186,7 +186,7 @@ fn produce(
             match producer.send(record) {
                 Ok(()) => seq += 1,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => break,
-                // The producer doesn't know the newest partition yet. So leave that partition out for now, and send the record
+                // The producer doesn't know the newest partition yet. Leave that partition out for now, and send the record
                 // again.
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), _)) => partitions -= 1,
                 Err((error, _)) => return Err(error.into()),

@@ -1,9 +1,10 @@
 //! `make chaos`: a producer sends records, and several daemons write them to the table. Meanwhile faults break the daemons, the
 //! servers and the networks between them. At the end, every record is compared with the table.
 //!
-//! The same seed gives the same faults in the same order. Which work a fault interrupts depends on the clock, as in
-//! production. `SCENARIO=outage` instead stops the database once, for long, at full input. `SCENARIO=ledger` measures
-//! the ledger's cost with a thousand partitions while a session holds a snapshot open. `SCENARIO=restarts` measures how
+//! The same seed gives the same faults in the same order. The clock determines which work a fault interrupts.
+//!
+//! Three scenarios measure something else. `SCENARIO=outage` stops the database once, for long, at full input. `SCENARIO=ledger`
+//! measures the ledger's cost with a thousand partitions while a session holds a snapshot open. `SCENARIO=restarts` measures how
 //! long partitions make no progress when a daemon ends and starts.
 
 mod accounting;

@@ -1,6 +1,6 @@
-//! A long outage of the database at full input. Checks that memory stays within its limit, that the daemon stays in its consumer
-//! group, that lag and headroom are updated, and that `/readyz` reports the outage. Then checks that the first commit comes soon
-//! after the database's return, and measures how fast the daemon drains the backlog.
+//! A long outage of the database at full input. Meanwhile, memory must stay within its limit, the daemon must stay in its
+//! consumer group, lag and headroom must be updated, and `/readyz` must report the outage. The first commit must come soon after
+//! the database's return. Then measures how fast the daemon drains the backlog.
 
 use std::time::{Duration, Instant};
 
@@ -41,8 +41,7 @@ impl Stage {
     }
 }
 
-/// Runs the scenario. Returns whether all checks passed: those that the module's description names, and the record
-/// accounting (each record is in the table exactly once).
+/// Runs the scenario. Returns whether all checks passed: those of the module's description, and the record accounting.
 pub(crate) async fn run(stage: &mut Stage, minutes: f64) -> Result<bool> {
     sleep(FLOW_BEFORE).await;
     stage.check_daemons()?;

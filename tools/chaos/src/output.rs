@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 #[derive(Debug)]
 pub(crate) struct Output {
     folder: PathBuf,
-    /// The log file. The lock is never contended; it is there because [`Output::say`] takes `&self`.
+    /// Never contended. The lock is needed because [`Output::say`] takes `&self`.
     file: Mutex<File>,
 }
 

@@ -1,7 +1,6 @@
 //! Measures how long partitions make no progress when a daemon ends or restarts, and how many partitions move to another daemon.
-//! Daemons end by SIGTERM or by SIGKILL. A single daemon is always started again. Of three daemons, one ends, or one restarts, or
-//! all restart in turn (a rolling restart). Everything is measured with each chosen group protocol, and with each chosen kind of
-//! instance name: derived from host and port, or configured.
+//! Daemons end by SIGTERM or by SIGKILL. A single daemon restarts. Of three daemons, one ends, one restarts, or all restart in
+//! turn (a rolling restart, by SIGTERM). The measurements are repeated for each group protocol and each kind of instance name.
 //!
 //! The numbers come from the database: each row has the time of its write, and a trigger records each claim.
 
@@ -69,7 +68,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) rounds: usize,
 }
 
-/// Runs the measurements, and prints a table. Returns true if no step fails, because this scenario has no limits to check.
+/// Runs the measurements, and prints a table. Never returns false, because this scenario has no limits to check.
 pub(crate) async fn run(output: &Output, plan: &Plan<'_>) -> Result<bool> {
     let spec = KafkaSpec::single()
         .property("group.consumer.session.timeout.ms", BROKER_SESSION_MS)
@@ -177,9 +176,9 @@ impl Group {
         Ok(())
     }
 
-    /// Ends or restarts one daemon, as `fate` says, or restarts all daemons in turn for `Ending::Rolling`. Returns the
-    /// longest time in which a partition made no progress, in seconds, and how many partitions moved. At the end, starts the
-    /// daemon if it doesn't run.
+    /// Ends or restarts the first daemon, as `fate` says. With `Ending::Rolling`, restarts all daemons in turn. Returns the
+    /// longest time in which a partition made no progress, in seconds, and how many partitions moved. Afterwards all daemons run
+    /// again.
     async fn meet(&mut self, output: &Output, fate: Ending) -> Result<(f64, u32)> {
         self.settle().await?;
         let since = self.now().await?;
@@ -232,8 +231,8 @@ impl Group {
         Ok(sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(&mut self.looker).await?)
     }
 
-    /// Returns the longest time between two consecutive rows of one partition, in seconds. Only pairs whose second row was
-    /// written after `since` count.
+    /// Returns the longest time between two consecutive rows of one partition, in seconds. Only rows that were written after
+    /// `since` count as the second of the two.
     async fn standstill(&mut self, since: &str) -> Result<f64> {
         let sql = "SELECT extract(epoch FROM max(gap))::float8 FROM
             (SELECT at, at - lag(at) OVER (PARTITION BY part ORDER BY at) AS gap FROM rides

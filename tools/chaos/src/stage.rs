@@ -16,9 +16,8 @@ use crate::watch::Watch;
 pub(crate) const TOPIC: &str = "chaos";
 const END_DEADLINE: Duration = Duration::from_secs(90);
 
-/// The parameters of a stage. `rate` is the number of records per second. The settings go into configurations: `protocol` is
-/// `group_protocol` of the pipeline, `batch` is `batch` of the pipeline, `memory` is `limits.memory` of the daemons, and `topic`
-/// has the settings of the topic.
+/// The parameters of a stage. `rate` is the number of records per second. `protocol` and `batch` are the pipeline's settings
+/// `group_protocol` and `batch`. `memory` is the daemons' `limits.memory`. `topic` has the settings of the topic.
 #[derive(Clone, Debug)]
 pub(crate) struct StageSpec {
     pub(crate) binary: PathBuf,

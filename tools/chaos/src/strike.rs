@@ -14,8 +14,7 @@ use crate::watch::Recovery;
 const PARTITIONS_MAX: i32 = 12;
 const DAEMONS_MAX: usize = 5;
 const CONSUMERS_MAX: usize = 3;
-/// The longest time from the end of a fault until the first commit, and until every partition has made progress. If one of the
-/// two takes longer, the campaign fails.
+/// The campaign fails if the first commit, or the progress of every partition, comes later than this after the end of a fault.
 pub(crate) const RECOVERY_DEADLINE: Duration = Duration::from_secs(180);
 /// How long to wait for a COMMIT of one daemon; a daemon that owns no partition sends none.
 const COMMIT_WITHIN: Duration = Duration::from_secs(5);
@@ -25,8 +24,8 @@ const ALTERS: [&str; 4] = [
     "ALTER TABLE rides DROP COLUMN IF EXISTS note",
     "ALTER TABLE rides ALTER COLUMN reading TYPE float8",
 ];
-/// How many times this module tries a statement of its own. Such a statement waits for the daemons' locks, and Postgres
-/// may choose it as the victim of a deadlock.
+/// How many times this module tries a statement of its own. Postgres may choose the statement as the victim of a deadlock with
+/// the daemons.
 const TRIES: u32 = 20;
 
 impl Stage {
@@ -131,8 +130,8 @@ impl Stage {
         daemon % self.members.len()
     }
 
-    /// Makes the proxy lose a COMMIT or its reply. The daemons are tried in order from index `daemon`, until one of them sends
-    /// a COMMIT.
+    /// Makes the proxy lose a COMMIT or its reply. Tries one daemon after another, from index `daemon` on, until one sends a
+    /// COMMIT.
     async fn lose(&self, daemon: usize, trigger: &Trigger, action: Action) -> Result<()> {
         let started = Instant::now();
         for index in daemon.. {
@@ -175,8 +174,8 @@ impl Stage {
         Err(last.context("no try at all")?).with_context(|| sql.to_owned())
     }
 
-    /// Waits for the first commit after `over`, the end of a fault. Returns the time between the two. If no commit
-    /// comes within [`RECOVERY_DEADLINE`], the error contains the daemons' last log lines.
+    /// Waits for the first commit after `over`, the end of a fault, and returns the time between the two. If no commit comes
+    /// within [`RECOVERY_DEADLINE`], the error contains the daemons' last log lines.
     pub(crate) async fn await_first_commit(&self, over: Instant) -> Result<Duration> {
         loop {
             if let Some(at) = self.watch.first_move(over) {
@@ -190,9 +189,9 @@ impl Stage {
         }
     }
 
-    /// Waits for the first commit after `over`, the end of a fault. Then waits until every partition has made progress or
-    /// `patience` has passed since `over`. Returns the times until the first commit and until the end of the wait, and whether
-    /// every partition has made progress. If there is no commit within [`RECOVERY_DEADLINE`], returns an error.
+    /// Waits for the first commit after `over`, the end of a fault. Then waits until every partition has made progress, but gives
+    /// up when `patience` has passed since `over`. The flag in the result is false if it gave up. If there is no commit within
+    /// [`RECOVERY_DEADLINE`], returns an error.
     pub(crate) async fn recover(&self, over: Instant, patience: Duration) -> Result<(Recovery, bool)> {
         let first = self.await_first_commit(over).await?;
         while !self.watch.all_moved(over) {

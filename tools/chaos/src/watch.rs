@@ -26,8 +26,8 @@ struct View {
     last_move: Option<Instant>,
 }
 
-/// Two durations since the end of a fault: until the first commit, and until every partition had advanced. If the wait for the
-/// latter was given up, `all` is the time until then.
+/// Two durations since the end of a fault: until the first commit, and until every partition had advanced. If the wait for all
+/// partitions was given up, `all` is the time until then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recovery {
     pub(crate) first: Duration,
@@ -49,8 +49,8 @@ impl Watch {
         Self { view, _task: task }
     }
 
-    /// Returns when any partition last advanced, if that was after `since`. If the caller polls often, this is the time at which
-    /// the first commit after `since` was seen.
+    /// Returns when the last commit was seen, if that was after `since`. If the caller polls often, this is the first commit
+    /// after `since`.
     pub(crate) fn first_move(&self, since: Instant) -> Option<Instant> {
         lock(&self.view).last_move.filter(|at| *at > since)
     }
@@ -67,7 +67,7 @@ impl Watch {
     }
 }
 
-/// Locks the view. The reading task and the campaign contend for the lock. It is never held across an `await`.
+/// The reading task and the campaign contend for the lock. It is never held across an `await`.
 fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }

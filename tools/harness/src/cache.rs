@@ -7,18 +7,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 pub(crate) const CHOSEN_BY: &str = "TIDEGATE_CACHE";
-/// The folder of a process that runs as root, if the usual default is unknown or closed to other users.
+/// Root's cache folder, unless `$TIDEGATE_CACHE` is set or other users may enter the default folder.
 const OF_ROOT: &str = "/var/cache/tidegate";
 
 /// Returns the path of the cache folder, and creates the folder if it is missing. The path is `$TIDEGATE_CACHE`, or
 /// else `$XDG_CACHE_HOME/tidegate`, or else `~/.cache/tidegate`.
 ///
-/// If this process runs as root, Postgres runs as another user, which must be able to read the folder. So if the
-/// default folder is closed to other users, `/var/cache/tidegate` is used instead.
+/// If this process runs as root, Postgres runs as another user, who must be able to read the folder. So if the default folder is
+/// closed to other users, `/var/cache/tidegate` is used instead.
 ///
 /// # Errors
-/// If the folder can't be created, if `$TIDEGATE_CACHE` names a folder that Postgres could not read, or if this process doesn't
-/// run as root and neither `$TIDEGATE_CACHE` nor `$XDG_CACHE_HOME` nor `$HOME` is set.
+/// - The folder can't be created.
+/// - This process runs as root, and `$TIDEGATE_CACHE` names a folder that is closed to other users.
+/// - This process doesn't run as root, and none of the three variables is set.
 pub fn folder() -> Result<PathBuf> {
     let folder = choose()?;
     std::fs::create_dir_all(&folder)

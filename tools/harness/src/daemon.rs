@@ -46,8 +46,8 @@ impl DaemonSpec {
         self
     }
 
-    /// Adds environment variables that make the daemon use this Kafka and this Postgres. They also set the address at which the
-    /// daemon serves HTTP: the one that [`DaemonSpec::http_address`] has set, or else a free port on 127.0.0.1.
+    /// Adds environment variables that make the daemon use this Kafka and this Postgres, and serve HTTP. The address for HTTP is
+    /// that of [`DaemonSpec::http_address`]. By default, it is a free port on 127.0.0.1.
     pub fn on(mut self, bootstrap_servers: &str, postgres_url: &str) -> Result<Self> {
         let listen = match self.http_address.take() {
             Some(address) => address,
@@ -87,8 +87,8 @@ impl Daemon {
     /// Starts the daemon. The caller must wait until it is ready.
     ///
     /// # Errors
-    /// If the binary doesn't exist, or if the daemon's folder, files or process can't be created. A daemon that ends at once is
-    /// no error here.
+    /// If the binary doesn't exist, or if the daemon's folder, files or process can't be created. If the daemon ends at once,
+    /// this function returns no error.
     pub fn spawn(spec: &DaemonSpec) -> Result<Self> {
         let binary = spec.binary.canonicalize().with_context(|| format!("there is no `{}`", spec.binary.display()))?;
         let run = Run::start("daemon")?;
@@ -220,8 +220,8 @@ impl Daemon {
         serde_json::from_str(&response.body).context("`/api/status` is no JSON")
     }
 
-    /// Returns the sum of the series of `/metrics` that have the name `name` and all of `labels`. `None` if there is no
-    /// such series, or if the daemon doesn't answer.
+    /// Sums those series of `/metrics` that have the name `name` and all of `labels`. Returns `None` if there is no such series,
+    /// or if the daemon doesn't answer.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         http::metric(&self.get("/metrics").ok()?.body, name, labels)
     }
@@ -239,8 +239,8 @@ impl Daemon {
                 return Ok(value);
             }
             if let Some(status) = ended {
-                // The daemon may have written the expected line just before it ended. So read the rest of its output, and
-                // call `look` again.
+                // The daemon may have written the expected line just before it ended. So read the rest of its output and look
+                // again.
                 self.wait_exit(Duration::from_secs(10))?;
                 return look().with_context(|| format!("{what}: the daemon ended with {status}; {}", self.log_tail()));
             }
@@ -261,15 +261,15 @@ fn read_lines(
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
-            // The file is only for people who examine a failure. So if it can't be written, for example because the disk is
-            // full, the test continues.
+            // People read the file to examine a failure. If it can't be written, for example because the disk is full, the test
+            // continues.
             drop(writeln!(lock(&log), "{line}"));
             lock(&lines).push(line);
         }
     })
 }
 
-/// Locks `mutex`. The threads that read the two pipes, and tests that read the log, contend for the locks.
+/// Threads contend for the lock: those that read the two pipes, and tests that read the log.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
 //! Downloads the servers from Maven Central by package name, once, and keeps them in the cache.
 //!
-//! A package is complete if its marker file exists. The marker is written last, and lists every file with its size. Before each
-//! use of a package, the list is compared with the files. A package that differs from its list is downloaded again. A lock on a
-//! file beside the package lets only one process at a time download it.
+//! A marker file, which is written last, marks a package as complete. It lists every file of the package with its size. A package
+//! that differs from its list is downloaded again. A lock on a file beside the package keeps other processes from
+//! downloading it meanwhile.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,8 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::kafka::template;
 use crate::{cache, versions};
 
-/// Maven's dependency plugin in a fixed version. Otherwise the installed Maven would choose the version, and the plugin's
-/// oldest versions can't unpack.
+/// Maven's dependency plugin in a fixed version. The version that the installed Maven would choose may be too old to unpack.
 const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 const MARKER: &str = "complete";
 /// Brokers log with slf4j but include no backend for it. Without a backend, a failing broker prints nothing.
@@ -30,14 +29,14 @@ impl Jars {
         format!("{}/*", self.folder.join("jars").display())
     }
 
-    /// Returns the path of the file that contains the features of a newly formatted KRaft cluster. The file is copied
-    /// into every new data folder. `in_data` is the file's path relative to a data folder.
+    /// Returns the path of the file that lists the features of a new KRaft cluster. The file is copied into every new data
+    /// folder. `in_data` is its path in a data folder.
     pub(crate) fn checkpoint(&self, in_data: &str) -> PathBuf {
         self.folder.join(in_data)
     }
 
-    /// Returns the path of the archive of a broker's loaded classes, for `-XX:SharedArchiveFile`. The file is missing
-    /// if the Java runtime could not save it. Only packages of KRaft mode have one.
+    /// Returns the path of the archive of a broker's loaded classes, for `-XX:SharedArchiveFile`. The file is missing if the Java
+    /// runtime could not save it, and in packages for ZooKeeper.
     pub fn class_archive(&self) -> PathBuf {
         self.folder.join("classes.jsa")
     }
@@ -64,7 +63,7 @@ pub(crate) fn kafka_of(version: &str) -> Result<Jars> {
 /// Returns the jars of Apache Kafka in this version, and of the ZooKeeper that it depends on.
 pub(crate) fn kafka_with_zookeeper(version: &str) -> Result<Jars> {
     let coordinates = [format!("org.apache.kafka:kafka_2.13:{version}"), LOGGING.into()];
-    // The package for KRaft mode also contains a template for data folders. So this package has a name of its own.
+    // The package for KRaft mode also contains a template for data folders. So this package needs another name.
     let folder = ensure_package(&format!("kafka-{version}-zookeeper"), |folder| copy_jars(folder, &coordinates))?;
     Ok(Jars { folder })
 }
@@ -153,7 +152,7 @@ fn copy_jars(folder: &Path, coordinates: &[String]) -> Result<()> {
     run_maven(folder, "copy-dependencies", &folder.join("jars"), coordinates)
 }
 
-/// Runs one goal of Maven's dependency plugin, in a project whose only content is the dependencies that `coordinates` lists.
+/// Runs one goal of Maven's dependency plugin. `coordinates` lists the packages on which the goal acts.
 fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[String]) -> Result<()> {
     let dependencies: String = coordinates
         .iter()
@@ -206,8 +205,8 @@ pub(crate) fn require_java() -> Result<()> {
 
 pub(crate) const JAVA_MISSING: &str = "install a Java runtime of version 17 or later (Debian: apt-get install default-jre-headless) or set KAFKA_BOOTSTRAP_SERVERS";
 
-/// Unpacks the only .txz file in `unpacked` into `folder`. The file is decompressed by this process, because many machines don't
-/// have `xz`, and then unpacked by `tar`, which nearly every machine has.
+/// Unpacks the only .txz file in `unpacked` into `folder`. This process decompresses the file, because many machines don't have
+/// `xz`. Then `tar` unpacks it, which nearly every machine has.
 fn unpack_archive(unpacked: &Path, folder: &Path) -> Result<()> {
     let archive = fs::read_dir(unpacked)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))

@@ -15,12 +15,11 @@ pub struct Response {
     pub body: String,
 }
 
-/// Sends a GET request for `path` to `address` (`host:port`), and returns the response. Uses HTTP/1.0, in which the end of the
-/// connection marks the end of the body.
+/// Sends a GET request for `path` to `address` (`host:port`), and returns the response. With HTTP/1.0, the connection ends after
+/// the body.
 ///
 /// # Errors
-/// If nobody listens at `address`, if nothing arrives for ten seconds before the answer is complete, or if the answer isn't
-/// HTTP.
+/// If nobody listens at `address`, if no byte arrives for ten seconds, or if the answer isn't HTTP.
 pub fn get(address: &str, path: &str) -> Result<Response> {
     let ask = || -> Result<Response> {
         let mut connection = TcpStream::connect(address)?;
@@ -40,8 +39,7 @@ fn parse(answer: &str) -> Option<Response> {
     Some(Response { status, body: body.to_owned() })
 }
 
-/// Reads the text of a metrics page. Returns the sum of the series with the name `name` and all of `labels`; `None` if there is
-/// no such series.
+/// Sums those series of a metrics page that have the name `name` and all of `labels`. Returns `None` if there is no such series.
 pub fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let matching = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;

@@ -1,7 +1,7 @@
 //! A real Kafka: one broker or three in KRaft mode, or one with ZooKeeper.
 //!
-//! A broker keeps its port and its data if it is stopped or killed and then started again ([`Kafka::stop`], [`Kafka::kill`],
-//! [`Kafka::start_again`]). Brokers are identified by their index, from 0.
+//! A broker that was stopped or killed can be started again ([`Kafka::start_again`]). It keeps its port and its data. A broker's
+//! index counts from 0.
 
 mod client;
 mod member;
@@ -29,8 +29,8 @@ use crate::{Proxy, TunedFor, fetch, free_port};
 /// The longest time that a start of Kafka may take. It is long, because a build may use all cores while three brokers start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// The largest number of attempts to start Kafka or one broker. A start may fail because another process takes a port between the
-/// check and the start, or because ZooKeeper remembers a killed broker until its session ends.
+/// How many times a start of Kafka or of one broker is tried. A start may fail because another process has just taken the port, or
+/// because ZooKeeper remembers a killed broker until its session ends.
 const START_ATTEMPTS: usize = 4;
 
 /// A running Kafka. If this process has started it, dropping it kills its processes and removes its data.
@@ -40,13 +40,13 @@ pub struct Kafka {
     own: Option<Own>,
 }
 
-/// The state of a Kafka that this process has started. Several threads may use the same Kafka, so each broker is behind a lock.
+/// The state of a Kafka that this process has started. Each broker has a lock, because several threads may use the same Kafka.
 #[derive(Debug)]
 struct Own {
     brokers: Vec<Mutex<Broker>>,
     #[expect(dead_code, reason = "held to live as long as its broker")]
     zookeeper: Option<Process>,
-    /// The brokers read the files of the certificates, which are deleted when the last owner of this value drops it.
+    /// The brokers read the files of the certificates. The files are deleted when the last owner of this value drops it.
     authority: Option<Arc<Authority>>,
 }
 
@@ -72,9 +72,9 @@ impl Kafka {
         }
     }
 
-    /// Does the same as [`Kafka::start`], and puts a proxy in front of each broker. Returns the Kafka, and the proxies in the
-    /// order of their brokers. A client that connects to a proxy reaches all brokers through their proxies.
-    /// [`Kafka::bootstrap_servers`] returns the addresses without proxies.
+    /// Starts a Kafka as [`Kafka::start`] does, and a proxy in front of each broker. Returns the Kafka, and each broker's proxy.
+    /// A client that connects to a proxy reaches all brokers through their proxies. [`Kafka::bootstrap_servers`] returns the
+    /// addresses without proxies.
     pub fn start_behind_proxies(spec: &KafkaSpec) -> Result<(Self, Vec<Proxy>)> {
         // Start the proxies before the brokers, which need the proxies' addresses.
         let proxies: Vec<Proxy> = (0..spec.brokers()).map(|_| Proxy::start("127.0.0.1:1")).collect::<Result<_>>()?;
@@ -123,8 +123,7 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// Returns a Kafka that was started by someone else. Topics can be created and records produced, but brokers can't be
-    /// stopped.
+    /// Returns a Kafka that something else has started. Topics can be created and records produced, but brokers can't be stopped.
     pub fn external(bootstrap_servers: &str) -> Self {
         Self { bootstrap_servers: bootstrap_servers.to_owned(), own: None }
     }
@@ -134,7 +133,7 @@ impl Kafka {
         &self.bootstrap_servers
     }
 
-    /// Returns whether this Kafka was started by someone else, so that its brokers can't be stopped or killed.
+    /// Returns whether something else has started this Kafka, so that its brokers can't be stopped or killed.
     pub fn is_external(&self) -> bool {
         self.own.is_none()
     }
@@ -143,8 +142,8 @@ impl Kafka {
         Ok(format!("127.0.0.1:{}", self.broker(broker)?.port))
     }
 
-    /// Returns the process id of a broker. Like every method that takes a broker's index, this one fails if this Kafka is
-    /// external or has no such broker.
+    /// Returns the process id of a broker. Fails if this Kafka is external or has no such broker, like every method that takes a
+    /// broker's index.
     pub fn pid(&self, broker: usize) -> Result<u32> {
         Ok(self.broker(broker)?.running()?.pid())
     }
@@ -154,8 +153,8 @@ impl Kafka {
         Ok(self.broker(broker)?.run.folder().join(format!("data-{}", broker + 1)))
     }
 
-    /// Shuts a broker down cleanly (SIGTERM), within a minute: the broker hands its partitions over to other brokers, if there
-    /// are any, and writes all data to disk.
+    /// Shuts a broker down cleanly (SIGTERM), within a minute. The broker writes all data to disk. Other brokers take over its
+    /// partitions.
     pub fn stop(&self, broker: usize) -> Result<()> {
         let mut broker = self.broker(broker)?;
         let process = broker.running()?;
@@ -173,7 +172,7 @@ impl Kafka {
     }
 
     /// Starts a broker that was stopped or killed, on the same port and with the same data. Waits until its port accepts
-    /// connections, and until any broker answers a request.
+    /// connections, and then until any broker answers a request.
     pub fn start_again(&self, broker: usize) -> Result<()> {
         let mut broker = self.broker(broker)?;
         ensure!(broker.process.is_none(), "the broker is running already");

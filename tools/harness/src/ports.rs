@@ -1,9 +1,9 @@
 //! Free ports on loopback.
 //!
-//! Ports are chosen below Linux's default ephemeral range, from which the system takes the local ports of outgoing connections.
-//! The reason is that a restarted server needs its old port. If that port were in the ephemeral range, the system could give it
-//! to a client that tries to reconnect meanwhile. The client would then connect to itself, and the server couldn't start. For
-//! the same reason, servers that may be restarted don't listen on port 0: the system would choose an ephemeral port.
+//! Linux takes the local ports of outgoing connections from its ephemeral range. Ports are chosen below this range, because a
+//! restarted server needs its old port. Otherwise the system could give that port to a client that tries to reconnect. The client
+//! would then connect to itself, and the server couldn't start. Servers that may be restarted don't listen on port 0, because the
+//! system would then choose an ephemeral port.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -16,19 +16,16 @@ use anyhow::{Context, Result};
 
 const CANDIDATES: Range<u16> = 15_000..32_000;
 const ATTEMPTS: usize = 1_000;
-/// How long to wait for an answer from a port. A port that doesn't answer counts as taken: a listener with a full queue neither
-/// accepts nor refuses a connection.
+/// How long to wait for an answer from a port. A port that doesn't answer counts as taken: its listener may have a full queue.
 const PROBE: Duration = Duration::from_millis(200);
 
-/// The ports that this process has handed out, because two servers must not get the same port. The lock is contended if parallel
-/// tests start servers.
+/// The ports that this process has handed out. Two servers must not get the same port. Parallel tests contend for the lock.
 static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
 /// Returns a port on 127.0.0.1 that was free a moment ago, and that this function hasn't returned before.
 pub fn free_port() -> Result<u16> {
-    // Probe the port by connecting to it, not by listening on it. If another thread forks a child process at the same moment, the
-    // child has a copy of a listening socket until it executes its program. The port would then still be taken after the probe
-    // has closed its own socket.
+    // Probe the port by connecting to it, not by listening on it. A listening socket could stay open after this function has
+    // closed it: if another thread starts a process meanwhile, the child has a copy of the socket until it executes its program.
     choose(|port| {
         let refused =
             TcpStream::connect_timeout(&address(port), PROBE).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
@@ -41,7 +38,7 @@ pub(crate) fn listen() -> Result<TcpListener> {
     choose(|port| TcpListener::bind(address(port)).ok())
 }
 
-/// Calls `attempt` with random ports that were not handed out before, until it returns a value. Returns this value.
+/// Tries random ports that were not handed out before, until `attempt` returns a value. Returns this value.
 fn choose<T>(attempt: impl Fn(u16) -> Option<T>) -> Result<T> {
     let mut handed_out = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..ATTEMPTS {

@@ -1,7 +1,7 @@
 //! A real PostgreSQL, which tests can configure, crash, and restore to an earlier state.
 //!
 //! By default, it accepts every connection from this machine as user `postgres` without a password, over TCP on 127.0.0.1 and
-//! over a socket in its folder. If this process runs as root, Postgres runs as `nobody`, because it refuses to run as root.
+//! over a socket in its folder. Postgres refuses to run as root, so a process that is root starts it as `nobody`.
 
 mod cluster;
 mod spec;
@@ -23,8 +23,7 @@ use crate::{fetch, free_port, unique_name, usage};
 /// The longest time for a start. It is long, because a build may use all cores, and recovery after a crash takes time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// The largest number of attempts to start Postgres. A start fails if another process takes the port between the
-/// check and the start.
+/// How many times a start of Postgres is tried. A start fails if another process has just taken the port.
 const START_ATTEMPTS: usize = 3;
 
 /// A running Postgres. If this process has started it, dropping it ends its processes and removes its data.
@@ -35,8 +34,8 @@ pub struct Postgres {
     own: Option<Own>,
 }
 
-/// The state of a Postgres that this process has started. Several threads may use the same Postgres, so its
-/// process is behind a lock.
+/// The state of a Postgres that this process has started. The process has a lock, because several threads may use the same
+/// Postgres.
 #[derive(Debug)]
 struct Own {
     run: Arc<Run>,
@@ -56,7 +55,7 @@ impl Database {
         PgConnection::connect(&self.url).await.with_context(|| format!("could not connect to database `{}`", self.name))
     }
 
-    /// Returns the connection string of the database with another address (`host:port`), such as that of a proxy.
+    /// Returns the connection string of the database at another address (`host:port`), for example that of a proxy.
     pub fn url_at(&self, address: impl std::fmt::Display) -> String {
         let (scheme_and_user, rest) = self.url.rsplit_once('@').unwrap_or(("postgres://postgres", &self.url));
         let path = rest.split_once('/').map_or("", |(_, path)| path);
@@ -78,7 +77,7 @@ impl Postgres {
     }
 
     /// Starts a streaming replica on a copy of this Postgres' data. This Postgres is stopped for the copy and started again.
-    /// Replication is asynchronous. So if the replica is promoted, the transactions that it hasn't received are lost.
+    /// Replication is asynchronous: a replica that is promoted lacks the transactions that it hasn't received.
     ///
     /// # Errors
     /// If one of the two servers doesn't start, or if this Postgres is external.
@@ -141,7 +140,7 @@ impl Postgres {
         Ok(Self { url, own: Some(own) })
     }
 
-    /// Returns a Postgres that was started by someone else. Databases can be created in it, but it can't be stopped.
+    /// Returns a Postgres that something else has started. Databases can be created in it, but it can't be stopped.
     pub fn external(url: &str) -> Result<Self> {
         let (base, parameters) = match url.find('?') {
             Some(at) => url.split_at(at),
@@ -158,12 +157,12 @@ impl Postgres {
         format!("{before}{database}{after}")
     }
 
-    /// Returns whether this Postgres was started by someone else, so that it can't be stopped or killed.
+    /// Returns whether something else has started this Postgres, so that it can't be stopped or killed.
     pub fn is_external(&self) -> bool {
         self.own.is_none()
     }
 
-    /// Returns the address (`host:port`) of the server, so that a proxy can be put in front of it.
+    /// Returns the address (`host:port`) of the server.
     pub fn address(&self) -> String {
         const DEFAULT_PORT: u16 = 5432;
         let before = &self.url.0;
@@ -186,8 +185,8 @@ impl Postgres {
         connected.with_context(|| format!("could not connect to database `{database}`"))
     }
 
-    /// Shuts the server down in the mode "fast": it doesn't wait for clients. Fails if the server takes longer than a minute.
-    /// Like every method about processes and data, this one also fails if this Postgres is external.
+    /// Shuts the server down in the mode "fast", which doesn't wait for clients. Fails if that takes longer than a minute. Like
+    /// every method about processes and data, this one fails if this Postgres is external.
     pub fn stop(&self) -> Result<()> {
         let mut process = self.own()?.process();
         let running = process.as_ref().context(NOT_RUNNING)?;
@@ -242,8 +241,8 @@ impl Postgres {
         self.own()?.data.parent().context("its data has no parent folder")
     }
 
-    /// Replaces the server's certificate. The server uses the new one from its next start on. The server must have been started
-    /// with [`PostgresSpec::tls`].
+    /// Replaces the certificate of a server that was started with [`PostgresSpec::tls`]. The server uses the new certificate from
+    /// its next start on.
     pub fn set_certificate(&self, authority: &Authority, identity: &Identity) -> Result<()> {
         let own = self.own()?;
         install_certificate(authority, identity, &own.data, own.program.user)

@@ -1,11 +1,11 @@
 //! Processes that end when this process ends.
 //!
-//! A [`Run`] is a temporary folder and a guard. The guard is a small shell script that reads from a pipe whose only writer is
-//! this process. When this process ends in any way, even by SIGKILL, the system closes the pipe. The guard then kills the
+//! A [`Run`] is a temporary folder and a guard. The guard is a small shell script that reads from a pipe. Only this process can
+//! write to the pipe. When this process ends in any way, even by SIGKILL, the system closes the pipe. The guard then kills the
 //! processes that still run, with their children, and removes the folder.
 //!
-//! A [`Process`] never runs unguarded, because it is started in two steps. First a shell is started that waits for a word on
-//! its standard input. When the guard has the shell's process id, we send the word, and the shell becomes the program (`exec`).
+//! A [`Process`] never runs unguarded, because it starts in two steps. First a shell starts, and waits for a word on its standard
+//! input. When the guard has the shell's process id, we send the word, and the shell becomes the program (`exec`).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -37,8 +37,8 @@ const KEEP: &str = "TIDEGATE_KEEP_RUNS";
 pub struct Run {
     folder: PathBuf,
     guard: Mutex<Child>,
-    /// The pipe to the guard. Closing the pipe tells the guard that the run is over. The lock is contended if processes of the
-    /// run start and end in parallel.
+    /// The pipe to the guard. Closing the pipe tells the guard that the run is over. Processes that start or end in parallel
+    /// contend for the lock.
     orders: Mutex<Option<ChildStdin>>,
 }
 
@@ -118,8 +118,8 @@ pub struct Program {
     pub end_signal: Signal,
 }
 
-/// A program that was started. Dropping this value ends the program. If the program has to be killed, its
-/// children are killed too.
+/// A program that was started. Dropping this value ends the program. A program that doesn't end in time is killed with its
+/// children.
 #[derive(Debug)]
 pub struct Process {
     run: Arc<Run>,
@@ -133,8 +133,8 @@ impl Process {
     /// Starts `program` under the guard of `run`.
     ///
     /// # Errors
-    /// If the shell that becomes the program can't be started, if the log can't be opened, or if the guard is gone. If the
-    /// program doesn't exist, or ends right after its start, only later calls show that, such as [`Process::await_ready`].
+    /// If the shell can't be started, if the log can't be opened, or if the guard is gone. A missing program, or one that ends at
+    /// once, is no error here. Later calls report it, such as [`Process::await_ready`].
     pub fn start(run: &Arc<Run>, program: &Program) -> Result<Self> {
         let mut launcher = Command::new("sh");
         launcher.args(["-c", LAUNCHER, "tidegate-launcher"]).arg(&program.binary).args(&program.args);
@@ -182,8 +182,8 @@ impl Process {
 
     /// Sends `signal` to the process, but not to its children. Does nothing if the process has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        // Hold the lock until the signal is sent. Otherwise the process could be reaped first, and its id could
-        // belong to another process.
+        // Hold the lock until the signal is sent. Otherwise the process could be reaped first, and another process could get its
+        // id.
         let mut child = lock(&self.child);
         if child.try_wait()?.is_some() {
             return Ok(());
@@ -191,8 +191,8 @@ impl Process {
         send(self.pid, signal)
     }
 
-    /// Kills the process and its children (SIGKILL), and waits until all have ended. Returns the exit status of the process. If a
-    /// child still runs after ten seconds, returns an error. If the process has already ended, its children are not killed.
+    /// Kills the process and its children (SIGKILL), and waits until all have ended. Returns the exit status of the process, or
+    /// an error if a child still runs after ten seconds. If the process has already ended, its children are not killed.
     pub fn kill(&self) -> Result<ExitStatus> {
         if let Some(status) = self.exit_status() {
             return Ok(status);
@@ -222,8 +222,7 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
-    /// Waits until the process ends, and returns its exit status. The process may end by itself or because of an earlier
-    /// signal.
+    /// Waits until the process ends, by itself or because of an earlier signal. Returns its exit status.
     pub fn await_exit(&self, deadline: Duration) -> Result<ExitStatus> {
         let started = Instant::now();
         loop {
@@ -238,7 +237,7 @@ impl Process {
     }
 
     /// Waits until `is_ready` returns true. Fails if the process ends or `deadline` passes first. The error begins with `what`,
-    /// and shows the end of the process's log if it writes to [`Output::Log`].
+    /// and shows the end of the log if the output is [`Output::Log`].
     pub fn await_ready(&self, what: &str, deadline: Duration, mut is_ready: impl FnMut() -> bool) -> Result<()> {
         let started = Instant::now();
         while !is_ready() {
@@ -253,8 +252,7 @@ impl Process {
         Ok(())
     }
 
-    /// Returns the pipes of standard output and standard error, if the process was started with [`Output::Pipes`]. Returns
-    /// `None` otherwise, and from the second call on.
+    /// Returns the pipes of standard output and standard error. `None` without [`Output::Pipes`], and from the second call on.
     pub fn take_pipes(&self) -> Option<(ChildStdout, ChildStderr)> {
         let mut child = lock(&self.child);
         child.stdout.take().zip(child.stderr.take())
@@ -268,8 +266,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.end_signal != Signal::KILL {
-            // A suspended process doesn't handle the signal, so resume it. Ignore any failure here, because the process is
-            // killed below.
+            // A suspended process doesn't handle the signal, so resume it. Ignore failures, because the process is killed below
+            // anyway.
             drop(self.resume().and_then(|()| self.signal(self.end_signal)));
             drop(self.await_exit(LAST_SIGNAL_DEADLINE));
         }
@@ -280,7 +278,7 @@ impl Drop for Process {
     }
 }
 
-/// Returns the last lines of a log, as text to append to an error message; an empty text if the log can't be read.
+/// Returns the last lines of a log, as text to append to an error message. The text is empty if the log can't be read.
 pub fn log_tail(path: &Path) -> String {
     let Ok(bytes) = fs::read(path) else { return String::new() };
     let text = String::from_utf8_lossy(&bytes);

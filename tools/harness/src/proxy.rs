@@ -1,8 +1,7 @@
 //! A network that can be made to fail: a TCP proxy in front of Postgres or of a Kafka broker.
 //!
-//! A test can make the proxy cut connections, refuse new ones, or forward nothing while all connections stay open. In
-//! front of Postgres, the proxy also reads the protocol, and acts on a chosen message. For example, it drops the reply
-//! to a COMMIT that Postgres has executed.
+//! A test can make the proxy cut connections, refuse new ones, or forward nothing while all connections stay open. In front of
+//! Postgres, the proxy also reads the protocol and acts on a chosen message. For example, it drops the reply to a COMMIT.
 //!
 //! The proxy runs on its own thread, so that the network keeps working while a test blocks.
 
@@ -38,7 +37,7 @@ pub struct Proxy {
 struct State {
     control: watch::Sender<Control>,
     reads_postgres: bool,
-    /// The lock is contended by the connections, and by tests that arm triggers.
+    /// The connections and tests that arm triggers contend for the lock.
     watched: Mutex<Vec<Arc<TriggerState>>>,
     open: watch::Sender<usize>,
 }
@@ -111,8 +110,8 @@ impl Proxy {
         *self.state.open.borrow()
     }
 
-    /// Sets a trigger: the proxy acts on the next message that `trigger` describes, on any connection. Only a proxy that was
-    /// started with [`Proxy::start_postgres`] reads messages.
+    /// Sets a trigger: the proxy acts on the next message that `trigger` describes, on any connection. This works only with
+    /// [`Proxy::start_postgres`].
     pub fn arm(&self, trigger: Trigger, action: Action) -> Armed {
         self.arm_times(trigger, action, 1)
     }

@@ -1,6 +1,5 @@
-//! A stand-in for a schema registry. It supports the part of Confluent's REST interface that a reader of schemas uses, with the
-//! fields and the error codes that such a reader needs. It supports neither contexts nor compatibility checks nor writes by
-//! HTTP, because no test needs them.
+//! A stand-in for a schema registry. It supports the part of Confluent's REST interface that a reader of schemas needs, with the
+//! same fields and error codes. It supports no contexts, no compatibility checks and no writes by HTTP.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -99,13 +98,13 @@ impl Registry {
         self.lock().denied = prefix.map(str::to_owned);
     }
 
-    /// Makes the registry answer 401 to requests whose `Authorization` header has another value. `None` lifts the restriction.
+    /// Makes the registry answer 401 unless the `Authorization` header has this value. `None` lifts the restriction.
     pub fn require(&self, authorization: Option<&str>) {
         self.lock().authorization = authorization.map(str::to_owned);
     }
 
-    /// Returns the value of the record header `__value_schema_id`, in which serializers name a schema by its GUID: the byte 1,
-    /// and the 16 bytes of the GUID.
+    /// Returns the value of the record header `__value_schema_id`, in which serializers name a schema by its GUID. The value is
+    /// the byte 1, and the 16 bytes of the GUID.
     pub fn guid_header(id: u32) -> Vec<u8> {
         [&[1][..], &guid(id)].concat()
     }
@@ -216,8 +215,8 @@ impl Registry {
     }
 }
 
-/// Returns the GUID of a schema: sixteen bytes, which differ for each schema. Their reverse is another GUID, so a test notices a
-/// reader that reverses the bytes.
+/// Returns the GUID of a schema: sixteen bytes, which differ for each schema. A reader that reverses the bytes would get another
+/// GUID, so a test notices the mistake.
 fn guid(id: u32) -> [u8; 16] {
     let mut guid = *b"\xf0\x0d\xba\xbe\x01\x23\x45\x67\x89\xab\xcd\xef\0\0\0\0";
     guid[12..].copy_from_slice(&id.to_be_bytes());

@@ -1,8 +1,8 @@
 //! The servers that all tests of a process share. Each is started when a test first needs it, and ends with the process.
 //!
 //! Each test uses its own topics ([`crate::unique_name`]) and databases ([`Postgres::create_database`]), so tests don't disturb
-//! each other. A test that stops, kills or pauses a server starts its own server. `KAFKA_BOOTSTRAP_SERVERS` and `DATABASE_URL`
-//! name existing servers to use in place of [`kafka`] and [`postgres`].
+//! each other. A test that stops, kills or pauses a server starts its own server. To use an existing server instead, set
+//! `KAFKA_BOOTSTRAP_SERVERS` or `DATABASE_URL`.
 
 use std::sync::OnceLock;
 
@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 
 use crate::{Kafka, KafkaSpec, Postgres, PostgresSpec};
 
-/// The result of a start. A failed start is not tried again, because each later test would wait for the same failure.
+/// The result of a start. A failed start is not tried again, because each test would wait for the same failure.
 type Once<T> = OnceLock<Result<T, String>>;
 
 /// Returns one Kafka broker ([`KafkaSpec::single`]), or the Kafka that `KAFKA_BOOTSTRAP_SERVERS` names.

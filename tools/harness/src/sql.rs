@@ -9,8 +9,8 @@ pub async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
     Ok(row.try_get(0)?)
 }
 
-/// Returns the sum of a pipeline's offsets in the ledger. If its partitions began at offset 0 and have no gaps, this is the
-/// number of its committed records. Returns 0 if there is no ledger yet.
+/// Returns the sum of a pipeline's offsets in the ledger; 0 if there is no ledger yet. If its partitions began at offset 0 and
+/// have no gaps, the sum is the number of committed records.
 pub async fn committed_records(connection: &mut PgConnection, pipeline: &str) -> Result<u64> {
     if number(connection, "SELECT (to_regclass('tidegate.ledger') IS NOT NULL)::int::int8").await? == 0 {
         return Ok(0);

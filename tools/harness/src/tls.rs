@@ -48,8 +48,8 @@ impl Authority {
         self.folder.path().join("ca.pem")
     }
 
-    /// Returns a server's certificate for the host names and addresses `names`. The certificate is valid until 2060. `file` is
-    /// the name of the files for certificate and key, without the extension, and also the certificate's common name.
+    /// Returns a server's certificate for the host names and addresses `names`, valid until 2060. `file` is the name of the files
+    /// without their extension, and also the certificate's common name.
     pub fn server(&self, file: &str, names: &[&str]) -> Result<Identity> {
         self.sign(file, names, |_| {})
     }
@@ -68,8 +68,8 @@ impl Authority {
         self.sign(name, &[], |_| {})
     }
 
-    /// Signs a certificate. `file` is the name of the files for certificate and key, without the extension, and also the
-    /// certificate's common name. `change` may change the certificate's parameters before it is signed.
+    /// Signs a certificate. `file` is the name of the files without their extension, and also the certificate's common name.
+    /// `change` may change the certificate's parameters before it is signed.
     fn sign(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Returns the CPU time of a process since its start, including the time that the kernel spent on its behalf.
+/// Returns the CPU time of a process since its start, including the kernel's time on its behalf.
 ///
-/// With `with_children`, the result also includes the CPU time of the process's living descendants, and of descendants that
-/// have ended and were reaped.
+/// With `with_children`, the time of its descendants is included: of living ones, and of those that have ended and were reaped.
 pub fn cpu_time(pid: u32, with_children: bool) -> Result<Duration> {
     let mut ticks = ticks_of(pid, with_children).with_context(|| format!("process {pid} is gone"))?;
     if with_children {
-        // If a descendant ends while we look, its time may be missing here. The parent's time then includes it at the next
-        // call.
+        // The time of a descendant that ends meanwhile may be missing. The next call finds it in the parent's time.
         ticks += descendants(pid).into_iter().filter_map(|child| ticks_of(child, true)).sum::<u64>();
     }
     #[expect(clippy::cast_precision_loss, reason = "ticks of a process stay far below 2^52")]
@@ -48,8 +46,8 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-/// Returns whether the process runs, sleeps or is suspended. A process that has ended isn't alive, even if its parent hasn't
-/// reaped it yet.
+/// Returns whether the process exists and hasn't ended. A process that has ended isn't alive, even if its parent hasn't reaped it
+/// yet.
 pub fn is_alive(pid: u32) -> bool {
     stat_fields(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X") | None))
 }

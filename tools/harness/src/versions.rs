@@ -1,14 +1,13 @@
 //! Chooses the versions of the servers.
 //!
-//! `TIDEGATE_KAFKA=4.0.1` and `TIDEGATE_POSTGRES=13.22.0` choose other versions than the defaults. The values are versions of
-//! the Maven packages. With `TIDEGATE_KAFKA=2.8.2-zookeeper`, a Kafka that has a single broker runs with ZooKeeper. `make
-//! matrix` sets these variables.
+//! For example, `TIDEGATE_KAFKA=4.0.1` and `TIDEGATE_POSTGRES=13.22.0` replace the defaults by these versions of the Maven
+//! packages. With `TIDEGATE_KAFKA=2.8.2-zookeeper`, a Kafka that has a single broker runs with ZooKeeper. `make matrix` sets
+//! these variables.
 
 use std::env;
 
 const KRAFT: &str = "4.2.0";
-/// The version of Kafka that is used with ZooKeeper by default. This version belongs to the last release line that supports
-/// ZooKeeper.
+/// The version of Kafka that is used with ZooKeeper by default. It belongs to the last release line that supports ZooKeeper.
 const WITH_ZOOKEEPER: &str = "3.9.1";
 const POSTGRES: &str = "18.0.0";
 const ZOOKEEPER: &str = "-zookeeper";

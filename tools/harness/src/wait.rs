@@ -1,6 +1,6 @@
-//! Waits with a deadline. No function here sleeps for a guessed time: each checks a condition repeatedly, until the
-//! condition is true or the deadline passes. If the deadline passes, the error contains the text `what`, which describes the
-//! condition.
+//! Waits with a deadline. Instead of sleeping for a guessed time, each function checks a condition repeatedly, until the
+//! condition is true or the deadline passes. If the deadline passes, the error contains the text
+//! `what`, which describes the condition.
 
 use std::time::{Duration, Instant};
 

@@ -13,8 +13,8 @@ pub struct JavaConsumer {
 }
 
 impl Kafka {
-    /// Starts Kafka's console consumer, with the assignors that Java clients offer by default. The consumer joins the group soon
-    /// after this function has returned. If `java` is missing, it never joins, and this function returns no error.
+    /// Starts Kafka's console consumer, with the assignors that Java clients offer by default. The consumer joins the group after
+    /// this function has returned. If `java` is missing, it never joins, and this function returns no error.
     pub fn java_consumer(&self, group: &str, topic: &str) -> Result<JavaConsumer> {
         let run = Run::start("java-consumer")?;
         let classpath = fetch::kafka()?.classpath();

@@ -80,8 +80,8 @@ pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>>
                 "{security}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";"
             );
             set("oauthbearer.sasl.jaas.config", bearer);
-            // A client must authenticate again before its token expires, and at least once per hour. Otherwise the broker closes
-            // the client's connection.
+            // A client must authenticate again at least once per hour, and before its token expires. Otherwise the broker closes
+            // the connection.
             set("oauthbearer.connections.max.reauth.ms", "3600000".to_owned());
         }
     }

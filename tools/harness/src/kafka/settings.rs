@@ -66,8 +66,7 @@ pub(super) fn lay_out(spec: &KafkaSpec, zookeeper_port: Option<u16>) -> Result<V
             (Layout::ZooKeeper, Some(zookeeper_port)) => {
                 set("broker.id", id.to_string());
                 set("zookeeper.connect", format!("127.0.0.1:{zookeeper_port}"));
-                // A broker that was killed can start again only after its ZooKeeper session has ended. So use a short
-                // session.
+                // A broker that was killed can start again only after its ZooKeeper session has ended. So keep sessions short.
                 set("zookeeper.session.timeout.ms", "3000".to_owned());
             }
             (Layout::ZooKeeper, None) => bail!("no ZooKeeper to connect to"),
@@ -98,9 +97,9 @@ fn common(spec: &KafkaSpec) -> Vec<(String, String)> {
         ("offsets.topic.num.partitions", "4"),
         ("transaction.state.log.num.partitions", "4"),
         ("share.coordinator.state.topic.num.partitions", "4"),
-        // Tests produce records with old timestamps. They must not be deleted because of their age.
+        // Tests produce records with old timestamps. Kafka must not delete them because of their age.
         ("log.retention.ms", "-1"),
-        // A group must assign partitions at once, and tests may use short sessions under each group protocol.
+        // A group must assign partitions at once. Tests may use short sessions.
         ("group.initial.rebalance.delay.ms", "0"),
         ("group.min.session.timeout.ms", "1000"),
         ("group.consumer.min.session.timeout.ms", "1000"),
@@ -163,8 +162,8 @@ pub(super) fn prepare_zookeeper(folder: &Path, port: u16) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Returns a random id in Kafka's form: 16 bytes in Base64 without padding. The last of the 22 characters stands for only two
-/// bits, so only four characters are valid there. This function always chooses `A`.
+/// Returns a random id in Kafka's form: 16 bytes in Base64, which are 22 characters without padding. The last character stands
+/// for only two bits, so it must be one of four characters. This function always chooses `A`.
 fn random_uuid() -> String {
     let mut text: String = std::iter::repeat_with(fastrand::alphanumeric).take(21).collect();
     text.push('A');

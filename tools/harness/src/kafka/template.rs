@@ -13,9 +13,9 @@ use crate::process::{Process, Run, Signal};
 
 const CLUSTER_ID: &str = "dGVtcGxhdGVvZmFsbGRhdA";
 
-/// Formats a data folder, and keeps the file that all data folders have in common. So later starts don't run the
-/// formatter, which takes as long as the start of a broker. Then runs a broker once and saves its loaded classes in an
-/// archive, with which a broker starts about twice as fast.
+/// Prepares two things that make later starts faster. First, formats a data folder and keeps the file that all data folders have
+/// in common, because the formatter takes as long as a broker's start. Then runs a broker once and saves its loaded classes. With
+/// this archive, a broker starts about twice as fast.
 pub(crate) fn prepare(jars: &Jars) -> Result<()> {
     let run = Run::start("template")?;
     let port = free_port()?;
@@ -39,13 +39,12 @@ pub(crate) fn prepare(jars: &Jars) -> Result<()> {
     Ok(())
 }
 
-/// The possible paths, in a data folder, of the file with the cluster's features. Kafka 4.2 and earlier use the first path, later
-/// versions the second.
+/// The path of the checkpoint in a data folder. Kafka 4.2 and earlier use the first path, later versions the second.
 const CHECKPOINTS: [&str; 2] =
     ["bootstrap.checkpoint", "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint"];
 
-/// Copies the checkpoint, the file with a cluster's features, from one folder to another. The file has one of the paths in
-/// `CHECKPOINTS`. `from` turns such a path into the file's path in the first folder, and `to` into that in the second.
+/// Copies the checkpoint, which lists a cluster's features, from one folder to another. `from` and `to` turn a path of
+/// `CHECKPOINTS` into a path in the first and in the second folder.
 pub(super) fn copy_checkpoint(from: impl Fn(&str) -> PathBuf, to: impl Fn(&str) -> PathBuf) -> Result<()> {
     let path = CHECKPOINTS.into_iter().find(|path| from(path).is_file()).context("the formatter left no checkpoint")?;
     let target = to(path);

@@ -31,8 +31,8 @@ pub(super) fn write_settings(spec: &PostgresSpec, data: &Path, socket_folder: &P
         socket_folder.display()
     );
     text += match spec.tuned_for {
-        // With `mmap`, the shared memory of parallel queries is in files of the data folder. So a crash leaves none of it behind
-        // elsewhere.
+        // With `mmap`, the shared memory of parallel queries is in files of the data folder. So nothing is left elsewhere after a
+        // crash.
         TunedFor::Tests => "shared_buffers = 64MB\ndynamic_shared_memory_type = mmap\n",
         TunedFor::Speed => "shared_buffers = 512MB\nmax_wal_size = 4GB\n",
     };
@@ -51,8 +51,7 @@ pub(super) fn write_settings(spec: &PostgresSpec, data: &Path, socket_folder: &P
         let others = fs::read_to_string(&rules)?;
         fs::write(rules, format!("{}\n{others}", spec.access.join("\n")))?;
     }
-    // Postgres reads this file after `postgresql.conf`. So our settings take precedence, and the file that initdb wrote stays
-    // unchanged.
+    // Postgres reads this file after `postgresql.conf`, which initdb wrote. So our settings take precedence.
     Ok(fs::write(data.join("postgresql.auto.conf"), text)?)
 }
 
@@ -106,8 +105,8 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     fetch::run(&mut cp, "install it (Debian: apt-get install coreutils)")
 }
 
-/// Returns whether `postmaster.pid` says that the server with the process id `pid` accepts connections. A file that a crash left
-/// behind contains another process id.
+/// Returns whether `postmaster.pid` says that the server with the process id `pid` accepts connections. After a crash, the file
+/// contains another process id.
 pub(super) fn says_ready(data: &Path, pid: u32) -> bool {
     const STATUS_LINE: usize = 7;
     let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };

@@ -14,14 +14,14 @@ use super::trigger::{Action, Seen, TriggerState};
 
 const READ_BYTES: usize = 64 * 1024;
 
-/// How the proxy ends a connection that the client and the server haven't both closed.
+/// How the proxy ends a connection, unless the client and the server have both closed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The connections to both sides are reset. Data that was not forwarded yet is lost.
+    /// Both sides get a reset. Data that was not forwarded yet is lost.
     Reset,
-    /// The server gets the end of the stream after everything that was forwarded. The connection to the client is reset.
+    /// The server gets all forwarded data and the end of the stream. The client gets a reset.
     ResetClient,
-    /// The client gets the end of the stream after everything that was forwarded. The connection to the server is reset.
+    /// The client gets all forwarded data and the end of the stream. The server gets a reset.
     ResetServer,
 }
 
@@ -225,8 +225,8 @@ impl Down<'_> {
         lock(self.dialog).next_of_server(frames)
     }
 
-    /// Returns whether the message belongs to a reply that must be dropped. Returns an error at the end of that reply, so that
-    /// the connection ends.
+    /// Returns whether the message belongs to a reply that must be dropped. Returns an error at the reply's end, to end the
+    /// connection.
     fn is_dropped(&self, message: &[u8]) -> Result<bool, End> {
         match lock(self.dialog).hear_server(message) {
             MessageFate::Passes => Ok(false),

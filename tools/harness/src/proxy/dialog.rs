@@ -13,23 +13,22 @@ const GSS_REQUEST: u32 = 80_877_104;
 #[derive(Debug, Default)]
 pub(super) struct Dialog {
     started: bool,
-    /// Whether the client has asked for encryption, so that the server's next answer is a single byte instead of a message.
+    /// Whether the client has asked for encryption. If so, the server's next answer is a single byte, not a message.
     answer_due: bool,
     /// Whether the connection is encrypted. If so, the proxy can't read its messages any more.
     opaque: bool,
     statements: BTreeMap<String, String>,
     copy_messages: u64,
     copy_bytes: u64,
-    /// How many `ReadyForQuery` messages the server must send in total, for all that the client has sent so far.
-    /// `ready_seen` counts those that the server has sent.
+    /// How many `ReadyForQuery` messages the server owes the client in total, including those that were sent. `ready_seen` counts
+    /// the sent ones.
     ready_owed: u64,
     ready_seen: u64,
-    /// If a reply must be dropped: the number of `ReadyForQuery` messages that come before it, and the trigger that requires
-    /// this.
+    /// Set if a reply must be dropped: the number of `ReadyForQuery` messages before this reply, and the trigger.
     drop_after: Option<(u64, Arc<TriggerState>)>,
 }
 
-/// How the proxy treats a message of the server. `Dropped` and `EndsDroppedReply` are messages of a reply that must be dropped.
+/// How the proxy treats a message of the server. The last message of a reply that must be dropped is `EndsDroppedReply`.
 pub(super) enum MessageFate {
     Passes,
     Dropped,
@@ -62,7 +61,7 @@ impl Dialog {
         if self.opaque { None } else { frames.next_typed() }
     }
 
-    /// Returns the server's answer to a request for encryption, a single byte; empty if no such answer is expected now.
+    /// Returns the server's answer to a request for encryption, a single byte. Empty if the client hasn't asked.
     pub(super) fn answer_to_encryption(&mut self, frames: &mut Frames) -> Vec<u8> {
         const REFUSED: u8 = b'N';
         if !std::mem::take(&mut self.answer_due) {
@@ -73,8 +72,8 @@ impl Dialog {
         answer.into_iter().collect()
     }
 
-    /// Reads a message of the client. Returns the trigger that acts on the message, if any, and the number of `ReadyForQuery`
-    /// messages that the server sends before its reply to the message. `take` looks for the trigger.
+    /// Reads a message of the client. If `take` finds a trigger for the message, returns the trigger, and the number of
+    /// `ReadyForQuery` messages that the server sends before its reply.
     pub(super) fn hear_client(
         &mut self,
         message: &[u8],
@@ -107,15 +106,14 @@ impl Dialog {
                 self.copy_messages += 1;
                 self.copy_bytes += body(message).len() as u64;
                 let seen = Seen::CopyData { nth: self.copy_messages, bytes_before, bytes_after: self.copy_bytes };
-                // `ready_owed` already includes the `ReadyForQuery` of the statement that began this COPY. The server sends that
-                // message only after the COPY, so subtract it.
+                // `ready_owed` includes the `ReadyForQuery` that ends this COPY. The reply comes before it, so subtract it.
                 Some((take(seen)?, ready_before.saturating_sub(1)))
             }
             _ => None,
         }
     }
 
-    /// Makes the proxy drop the reply that begins once the server has sent `ready_before` messages `ReadyForQuery`.
+    /// Makes the proxy drop the reply that follows the `ReadyForQuery` message with the number `ready_before`, counted from 1.
     pub(super) fn drop_reply(&mut self, ready_before: u64, watched: Arc<TriggerState>) {
         self.drop_after = Some((ready_before, watched));
     }

@@ -9,30 +9,29 @@ use tokio::sync::watch;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trigger {
-    /// The client runs a statement whose text contains this string. The statement may be a simple query, or a prepared
-    /// statement, which counts each time that it is bound. sqlx sends BEGIN, COMMIT, ROLLBACK and COPY as simple queries.
+    /// The client runs a statement whose text contains this string. A prepared statement counts each time that it is bound. sqlx
+    /// sends BEGIN, COMMIT, ROLLBACK and COPY as simple queries.
     FrontendQueryContains(String),
     /// The client sends the nth data message (CopyData) of a COPY, counted from 1.
     CopyData(u64),
-    /// The client sends the data message with which the data of a COPY reaches this many bytes.
+    /// The client sends the data message that brings a COPY's data to at least this many bytes.
     CopyBytes(u64),
-    /// The server says that a statement is complete (CommandComplete), with a tag that contains this text. Examples of
-    /// tags are `COMMIT` and `COPY 42`.
+    /// The server reports that a statement is complete (CommandComplete), with a tag that contains this text. For example, the
+    /// tag is `COMMIT` or `COPY 42`.
     BackendCommandComplete(String),
 }
 
-/// How the proxy treats a message that a [`Trigger`] describes, and the connection of the message.
+/// The proxy's action on a message that a [`Trigger`] describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Closes the connection. The message doesn't arrive.
     Cut,
     /// Forwards the message, and closes the connection at once.
     CutAfterForward,
-    /// Holds the message back, and all later ones in its direction, until [`Armed::release`].
+    /// Holds back the message and all later ones in its direction, until [`Armed::release`].
     Hold,
-    /// Forwards the message, drops the server's reply to it, and closes the connection. So the server executes the
-    /// statement, and the client can't know its outcome. For a message from the server, this is the same as
-    /// [`Action::Cut`].
+    /// Forwards the message, drops the server's reply to it, and closes the connection. The server executes the statement, but
+    /// the client can't know the outcome. For a message from the server, this is the same as [`Action::Cut`].
     DropReplyAndCut,
 }
 
@@ -43,8 +42,8 @@ pub(super) enum Seen<'a> {
     CommandComplete(&'a str),
 }
 
-/// A trigger, shared by the proxy's connections and the test that has armed it ([`Armed`]). `left` is the number of messages on
-/// which the proxy still has to act. `fired` is the number of those on which it has acted. `released` ends [`Action::Hold`].
+/// A trigger, shared by the proxy's connections and the test ([`Armed`]). The proxy still has to act on `left` messages, and has
+/// acted on `fired` messages. `released` ends [`Action::Hold`].
 #[derive(Debug)]
 pub(super) struct TriggerState {
     trigger: Trigger,
@@ -103,7 +102,7 @@ pub(super) fn arm(trigger: Trigger, action: Action, times: u64) -> (Arc<TriggerS
 }
 
 impl Armed {
-    /// Waits until the proxy has acted at least once. For [`Action::DropReplyAndCut`], that is when the reply was dropped.
+    /// Waits until the proxy has acted at least once. [`Action::DropReplyAndCut`] counts when the reply was dropped.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -128,7 +127,7 @@ impl Armed {
         *self.watched.fired.borrow()
     }
 
-    /// Forwards the messages that [`Action::Hold`] has held back. This trigger holds no later message back.
+    /// Forwards the messages that [`Action::Hold`] has held back. From now on, this trigger holds no message back.
     pub fn release(&self) {
         self.watched.released.send_replace(true);
     }
