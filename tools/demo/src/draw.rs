@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::raw::Table;
 
-/// Draws every plot whose raw files are in `folder`, and writes the plot there too. Returns the plots' file names.
+/// Draws every plot whose raw files are in `folder`, and saves it in `folder`. Returns the plots' file names.
 pub(crate) fn draw(folder: &Path) -> Result<Vec<&'static str>> {
     let mut drawn = Vec::new();
     let mut save = |name: &'static str, svg: String| -> Result<()> {

@@ -1,7 +1,7 @@
-//! Experiment B, the flood. An arrangement is the chain of programs from the senders to the table: three arrangements have no
+//! Experiment B, the flood. An arrangement is the chain of programs from the senders to the table. Three arrangements have no
 //! Kafka, and one has Kafka and Tidegate. All four get the same load, one after another. The load is an open loop: each record is
-//! sent at a planned time, whatever happened to earlier ones. The load has a rush hour, during which the database is stopped.
-//! After the rush hour, the program that writes into the database is killed.
+//! sent at a planned time, even if earlier records are late or lost. During the load's rush hour, the database is stopped. After
+//! the rush hour, the program that writes into the database is killed.
 
 pub(crate) mod acts;
 mod around;
@@ -27,15 +27,15 @@ use crate::stage::Stage;
 use acts::Acts;
 use column::{Column, Outcome};
 
-/// The size of the bounded buffer, in bytes of JSON. Every arrangement has such a buffer. It contains the records that aren't
-/// committed yet or, with Kafka, those that Kafka hasn't acknowledged yet.
+/// The size of the bounded buffer, in bytes of JSON. Every arrangement has such a buffer. A record stays in it until Kafka has
+/// acknowledged it or, without Kafka, until it is committed.
 pub(crate) const BUFFER_BYTES: u64 = 64 << 20;
 pub(crate) const PARTITIONS: u32 = 2;
 /// The width of a bin of the raw series, in microseconds.
 const BIN_US: u32 = 500_000;
 
-/// The arrangements, in the order of the plot's columns. Each one takes its setting and its measured rate from a rung (way to
-/// write rows) of experiment A, the ladder.
+/// The arrangements, in the order of the plot's columns. Each one takes its setting and its measured rate from one rung of
+/// experiment A, the ladder.
 const COLUMNS: [(Column, Rung); 4] = [
     (Column::Insert, Rung::Insert),
     (Column::MultiRow, Rung::Unnest),
@@ -140,8 +140,7 @@ impl Sheets {
         let ms = |us: u32| f64::from(us) / 1e3;
         let optional = |ms: Option<f64>| ms.map(|ms| ms.to_string()).unwrap_or_default();
         let (p50, p99) = outcome.commit_latency.unzip();
-        // A bounded buffer has a limit in bytes only, and Kafka's log has a limit in time only. So one of the two values stays
-        // empty.
+        // A bounded buffer has a limit in bytes, and Kafka's log has a limit in time. So one of the two values is empty.
         let (reservoir_bytes, reservoir_s) = match way {
             Column::Tidegate => (String::new(), column::RETENTION.as_secs().to_string()),
             Column::Insert | Column::MultiRow | Column::Buffer => (BUFFER_BYTES.to_string(), String::new()),

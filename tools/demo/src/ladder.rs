@@ -1,9 +1,7 @@
-//! Experiment A, the ladder: how much batching gains. Each rung is one way to write rows, and only the last one uses
-//! Kafka.
+//! Experiment A, the ladder: how much batching gains. Each rung is one way to write rows. Only the last rung uses Kafka.
 //!
-//! Every rung writes rows of the same records from this machine into the same table with the same indexes, with `fsync` on.
-//! For each rung without Kafka, a short probe finds the best setting. Then every rung runs several times, once per round. The
-//! order of the rungs is shuffled in each round.
+//! All rungs write rows of the same records from this machine into the same table with the same indexes. `fsync` is on. For each
+//! rung without Kafka, a short probe finds the best setting. Then every rung runs once per round, in random order.
 
 mod direct;
 mod through_kafka;
@@ -51,8 +49,8 @@ pub(crate) struct Setting {
     pub(crate) rows: usize,
 }
 
-/// The result of one run on a rung. CPU times are in seconds. The client is Tidegate on the last rung, and this process on the
-/// others. `kafka_cpu` is 0 on the rungs without Kafka.
+/// The result of one run on a rung. CPU times are in seconds. `client_cpu` is the time of Tidegate on the last rung, and of this
+/// process on the others. `kafka_cpu` is 0 without Kafka.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     pub(crate) rows: u64,
@@ -61,8 +59,7 @@ pub(crate) struct Sample {
     pub(crate) client_cpu: f64,
     pub(crate) kafka_cpu: f64,
     pub(crate) wal_bytes: i64,
-    /// How many rows the costs (CPU times and WAL) belong to. It is more than `rows` if `rows` excludes the rows that were
-    /// written at the start.
+    /// The number of rows that caused the costs (CPU times and WAL). It is larger than `rows` if `rows` excludes the first rows.
     pub(crate) rows_of_costs: u64,
 }
 
@@ -94,7 +91,7 @@ impl fmt::Display for Setting {
 }
 
 impl Rung {
-    /// Returns the way in which the demo's own clients write rows on this rung; `None` for Tidegate, which is a daemon.
+    /// Returns how the demo's own clients write rows on this rung. `None` for Tidegate, which is a daemon.
     fn way(self) -> Option<Way> {
         match self {
             Self::Insert | Self::InsertAsync => Some(Way::Insert),
@@ -106,7 +103,7 @@ impl Rung {
         }
     }
 
-    /// Returns the settings from which the probe chooses. If there is only one, it is used without a trial.
+    /// Returns the settings from which the probe chooses. A single setting is used without a trial.
     fn settings(self) -> Vec<Setting> {
         let grid = |clients: &[usize], rows: &[usize]| {
             clients.iter().flat_map(|&clients| rows.iter().map(move |&rows| Setting { clients, rows })).collect()
@@ -116,7 +113,7 @@ impl Rung {
             Self::Values => grid(&[1, 2, 4], &[10, 100, 1_000, MAX_VALUES_ROWS]),
             Self::Unnest => grid(&[1, 2, 4], &[10, 100, 1_000, 10_000]),
             Self::CopyText | Self::CopyBinary => grid(&[1, 2, 4], &[COPY_ROWS]),
-            // There is only one setting, because config/demo.toml sets the number of Tidegate's consumers.
+            // There is only one setting: config/demo.toml sets the number of Tidegate's consumers.
             Self::Tidegate => grid(&[2], &[COPY_ROWS]),
         }
     }
@@ -225,7 +222,7 @@ fn fleet(seed: u64) -> FleetSpec {
     FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() }
 }
 
-/// Returns the decoded rows, which the rungs without Kafka write from memory. In Kafka the same rows are JSON.
+/// Returns the rows that the rungs without Kafka write. In Kafka the same rows are JSON.
 fn rows(seed: u64) -> Result<Vec<Row>> {
     let (mut encoder, mut json) = (Encoder::new(Format::Telemetry), Vec::new());
     let readings = Fleet::new(fleet(seed))?.take(usize::try_from(RECORDS)?);

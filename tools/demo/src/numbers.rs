@@ -20,8 +20,8 @@ impl Spread {
     }
 }
 
-/// Returns a quantile by the nearest-rank method: the smallest value `v` for which at least the fraction `share` (0 to 1) of all
-/// values is at most `v`. Returns `None` if there are no values. Changes the order of `values`.
+/// Returns a quantile by the nearest-rank method. `share` is from 0 to 1: with 0.99, at least 99 % of the values are at most the
+/// result. Returns `None` if there are no values. Changes the order of `values`.
 pub(crate) fn quantile(values: &mut [u32], share: f64) -> Option<u32> {
     let last = values.len().checked_sub(1)?;
     let rank = to_u64((share.clamp(0.0, 1.0) * values.len() as f64).ceil()).saturating_sub(1);

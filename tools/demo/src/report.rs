@@ -15,8 +15,8 @@ use serde_json::Value;
 use crate::raw::Table;
 pub(crate) use html::escaped;
 
-/// The kind of a sentence. `Kept` and `Broken` are about promises of Tidegate: one broken promise makes the verdict bad. `Worse`
-/// is for a comparison in which Tidegate, or Kafka, is worse.
+/// The kind of a sentence. `Kept` and `Broken` are about promises of Tidegate. One broken promise makes the verdict bad. `Worse`
+/// is for a comparison in which Tidegate or Kafka does worse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
     Kept,
@@ -58,7 +58,7 @@ impl Sentence {
 }
 
 impl Report {
-    /// Reads the raw files in `folder`. Only `run.json` must exist; what a missing CSV file would show is left out.
+    /// Reads the raw files in `folder`. Only `run.json` must exist. The figures of missing CSV files are left out.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
         let table = |name: &str| -> Result<Option<Table>> {
             let path = folder.join(name);

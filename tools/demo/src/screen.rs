@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::numbers::to_u64;
 
-/// Prints permanent lines and a progress line. On a terminal, the progress line is overwritten; elsewhere it is printed at most
+/// Prints permanent lines and a progress line. On a terminal, the progress line is overwritten. Elsewhere it is printed at most
 /// every two seconds.
 #[derive(Debug)]
 pub(crate) struct Screen {

@@ -1,8 +1,8 @@
 //! The services: three pipelines read one topic, each with its own consumer group.
 //!
-//! The services run from the beginning of the demo to its end, and their daemon serves the live page. They get records in the
-//! warm-up. After the experiments, they get records again in the story: a sequence of events such as a burst and the kill of a
-//! daemon. With `KEEP=1` they then get records until Ctrl-C. The expected results come from [`fleet::Truth`].
+//! The daemon of the services runs from the beginning of the demo to its end, and serves the live page. The services get records
+//! in the warm-up, and again in the story after the experiments. The story is a sequence of events, such as a burst and the kill
+//! of a daemon. With `KEEP=1`, they then get records until Ctrl-C. The expected results come from [`fleet::Truth`].
 
 mod checks;
 mod lags;
@@ -33,10 +33,10 @@ const CLOSE_SILENT: &str = "SELECT close_silent_trips()";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"];
 /// The number of vehicles is a fifth of the rate, and each vehicle sends one record per simulated second. So the simulated time
-/// runs five times as fast as the clock. As a result, many trips end during the demo, and some cost more than the minimum.
+/// runs five times as fast as the clock, and many trips end during the demo.
 const VEHICLES: u32 = 1_000;
 const RATE: f64 = 5_000.0;
-/// The number of vehicles with `KEEP=1`. It equals the rate, so each vehicle sends once per second of real time.
+/// The number of vehicles with `KEEP=1`. It equals the rate, so the simulated time runs as fast as the clock.
 const VEHICLES_KEPT: u32 = 5_000;
 const BURST: f64 = 8.0;
 const BURST_AFTER: f64 = 3.0;
@@ -49,8 +49,8 @@ const RETENTION_MS: &str = "259200000";
 /// The time between two runs of `close_silent_trips()`, as docs/fleet.md recommends.
 const CLOSE: Duration = Duration::from_secs(60);
 /// The simulated time at which the warm-up's vehicles start, relative to now. They send for some seconds and then never again.
-/// The vehicles of the story start 20 minutes later ([`NEXT_START_MS`]). So in simulated time the trips of the warm-up have been
-/// silent for more than ten minutes, and are closed.
+/// The story starts 20 minutes later ([`NEXT_START_MS`]). By then the warm-up's trips have been silent for more than ten minutes,
+/// and are closed.
 const FIRST_STARTS_MS: i64 = -30 * 60_000;
 const NEXT_START_MS: i64 = -10 * 60_000;
 
@@ -186,8 +186,8 @@ impl Services {
         self.send_until(VEHICLES, profile, Some(seconds), Some(starts_ms), Arc::default())
     }
 
-    /// Starts a fleet. Its simulated clock begins at the current time plus `starts_ms`. If `starts_ms` is `None`, the clock
-    /// begins at the time at which the first record is sent.
+    /// Starts a fleet. Its simulated clock begins at the current time plus `starts_ms`. If `starts_ms` is `None`, the simulated
+    /// time begins with the first record.
     fn send_until(
         &mut self,
         vehicles: u32,
@@ -221,8 +221,8 @@ impl Services {
         self.checks.expect(&outcome)
     }
 
-    /// Shows the progress, and triggers the events of `moments` at their times. Once the fleet has ended and the last event has
-    /// happened, waits until each service has written everything, at most for [`DRAIN`].
+    /// Shows the progress, and triggers the events of `moments` at their times. After the last event and the fleet's end, waits
+    /// until each service has written everything, at most for [`DRAIN`].
     async fn follow(&mut self, screen: &Screen, fleet: &Fleet, moments: &[Moment]) -> Result<()> {
         let began = Instant::now();
         let (mut next, mut second, mut lock) = (0, None, None);
@@ -290,8 +290,7 @@ impl Services {
 
 /// Starts a daemon that serves its page at `listen`, or on a free port if `listen` is `None`.
 fn spawn(stage: &Stage, database: &Database, listen: Option<&str>) -> Result<Daemon> {
-    // A killed consumer keeps its partitions until its session ends. The default session timeout is long for a demo, so use a
-    // shorter one.
+    // A killed consumer keeps its partitions until its session ends. The default session timeout is too long for a demo.
     let spec = DaemonSpec::new(&stage.tidegate, CONFIG).env("TIDEGATE__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "6000");
     let spec = listen.into_iter().fold(spec, |spec, address| spec.http_address(address));
     Daemon::spawn(&spec.on(stage.kafka.bootstrap_servers(), &database.url)?)

@@ -24,8 +24,8 @@ pub(crate) struct Stage {
     postgres_pid: AtomicU32,
 }
 
-/// The settings of Postgres that the demo changes, in addition to those of [`TunedFor::Speed`]. The report shows them. `fsync`
-/// and `synchronous_commit` keep their defaults.
+/// Settings of Postgres in addition to those of [`TunedFor::Speed`]. The report shows them. `fsync` and `synchronous_commit` keep
+/// their defaults.
 pub(crate) const POSTGRES_SETTINGS: [&str; 3] =
     ["max_wal_size = '4GB'", "checkpoint_timeout = '30min'", "track_commit_timestamp = on"];
 
@@ -53,7 +53,7 @@ impl Stage {
         Some(self.postgres_pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// Shuts the database down cleanly, and starts it again after `how_long`. Blocks. Calls `told` at the beginning and the end.
+    /// Shuts the database down cleanly, and starts it again after `how_long`. Blocks. Calls `told` before and after that.
     pub(crate) fn stop_database(&self, how_long: Duration, told: impl Fn(&'static str)) -> Result<()> {
         self.postgres_pid.store(0, Ordering::Relaxed);
         told("database stopped");
@@ -66,8 +66,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Recreates the table, empty and with its indexes, and drops Tidegate's schema, so that the ledger of an earlier run is
-    /// gone. Returns the connection that did this.
+    /// Recreates the table, empty and with its indexes. Also drops Tidegate's schema, which has the ledger of an earlier run.
+    /// Returns the connection that did this.
     pub(crate) async fn fresh_table(&self) -> Result<PgConnection> {
         let mut connection = self.database.connect().await?;
         connection.execute("SET client_min_messages = warning").await?;

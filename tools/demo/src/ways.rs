@@ -48,12 +48,11 @@ fn values_sql(rows: usize) -> String {
     format!("INSERT INTO ride ({COLUMNS}) VALUES {}", tuples.collect::<Vec<_>>().join(", "))
 }
 
-/// Writes `rows`, and waits until they are committed. The argument `statement` must be a result of [`statement()`] for the same
-/// way and, with [`Way::Values`], for the same number of rows.
+/// Writes `rows`, and waits until they are committed. `statement` must be a result of [`statement()`] for the same way. With
+/// [`Way::Values`], it must also be for the same number of rows.
 ///
 /// # Errors
-/// If Postgres refuses the rows or is unavailable. If the connection breaks, the rows may have been written
-/// nevertheless.
+/// If Postgres refuses the rows or is unavailable. If the connection breaks, the rows may have been written nevertheless.
 pub(crate) async fn write(way: Way, statement: &str, rows: &[&Row], connection: &mut PgConnection) -> Result<()> {
     match way {
         Way::Insert | Way::Values => {

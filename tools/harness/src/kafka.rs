@@ -29,8 +29,8 @@ use crate::{Proxy, TunedFor, fetch, free_port};
 /// The longest time that a start of Kafka may take. It is long, because a build may use all cores while three brokers start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// How many times a start of Kafka or of one broker is tried. A start may fail because another process has just taken the port, or
-/// because ZooKeeper remembers a killed broker until its session ends.
+/// How many times a start of Kafka or of one broker is tried. A start may fail because another process has just taken the port.
+/// It may also fail because ZooKeeper remembers a killed broker until its session ends.
 const START_ATTEMPTS: usize = 4;
 
 /// A running Kafka. If this process has started it, dropping it kills its processes and removes its data.

@@ -15,12 +15,12 @@ use crate::raw::{Line, Table};
 const LEFT: i32 = 84;
 const TOP: i32 = 134;
 const SIZE: (u32, u32) = (262, 132);
-/// The distances from a panel's left edge to that of the next column, and from its top to that of the next row, in pixels.
+/// The distance in pixels from the left edge of one panel to that of the next, and from the top of one panel to that of the next.
 const STEP: (i32, i32) = (280, 174);
 const MIB: f64 = 1_048_576.0;
 /// The approximate width of a character of a heading, in tenths of a pixel.
 const CHARACTER: i32 = 84;
-/// The number of bins over which a rate is averaged. Without the average, batches of half a second would make the curve jagged.
+/// A rate is averaged over this many bins. Otherwise the batches of each half second would make the curve jagged.
 const SMOOTH: usize = 3;
 const RUSH: RGBColor = RGBColor(0xff, 0xf3, 0xd1);
 const AWAY: RGBColor = RGBColor(0xf3, 0xd9, 0xd9);
@@ -32,7 +32,7 @@ struct Quantity {
     axis: Axis,
     word: fn(f64) -> String,
     curves: &'static [(&'static str, RGBColor, u32)],
-    /// The number by which values are divided. `None` if they are counts per bin, which are shown per second.
+    /// Values are divided by this number. `None` if the values are counts per bin, which are shown per second.
     unit: Option<f64>,
 }
 
@@ -138,7 +138,7 @@ pub(super) fn draw(flood: &Table, series: &Table, events: &Table) -> Result<Stri
     })
 }
 
-/// Returns the number by which the values of a quantity are divided. For counts per bin, this is the length of a bin in seconds.
+/// Returns the number by which the values of a quantity are divided: for counts per bin, the length of a bin in seconds.
 fn unit(quantity: &Quantity, series: &Table) -> f64 {
     let bin = || series.lines().next().map_or(1.0, |line| line.count("second")).max(1e-3);
     quantity.unit.unwrap_or_else(bin)
@@ -166,7 +166,7 @@ where
     let lines = || files.series.lines().filter(|line| line.text("way") == way);
     let unit = unit(quantity, files.series);
     for (name, colour, width) in quantity.curves {
-        // In the curve of refused records, leave out bins without any, so that it doesn't run along the bottom of the panel.
+        // Leave out bins without refused records. Otherwise their curve would run along the bottom of the panel.
         let is_there = |value: &f64| *name != "refused" || *value > 0.0;
         let value = |line: Line<'_>| line.number(name).filter(is_there).map(|value| value / unit);
         let mut points: Vec<_> = lines().map(|line| (line.count("second"), value(line))).collect();
@@ -193,7 +193,7 @@ where
     Ok(())
 }
 
-/// Returns a short text that says what became of an arrangement's records, and the text's appearance.
+/// Returns a short text about the fate of an arrangement's records, and the text's appearance.
 fn outcome(flood: &Table, way: &str) -> (Look, String) {
     let Some(line) = flood.lines().find(|line| line.text("way") == way) else { return (NOTE, String::new()) };
     let columns =
@@ -210,7 +210,7 @@ fn outcome(flood: &Table, way: &str) -> (Look, String) {
     }
 }
 
-/// Returns each value as the mean of itself and its neighbours. A value that is `None` stays `None`.
+/// Replaces each value by the mean of itself and its neighbours. `None` stays `None`.
 fn smoothed(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
     let mean = |at: usize| {
         let near = &points[at.saturating_sub(SMOOTH / 2)..points.len().min(at + SMOOTH / 2 + 1)];
@@ -220,8 +220,8 @@ fn smoothed(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
     points.iter().enumerate().map(|(at, (second, _))| (*second, mean(at))).collect()
 }
 
-/// Writes the capacity of the buffer or log that holds the backlog. For a buffer whose capacity is within
-/// the axis, also draws a line.
+/// Writes the capacity of the buffer or log that holds the backlog. If a buffer's capacity is within the axis, draws a line
+/// there.
 fn reservoir<Y>(paper: &Area<'_>, chart: &mut Chart<'_, Y>, line: Line<'_>, frame: Frame) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,
@@ -299,7 +299,7 @@ mod tests {
             "way,second,event\nINSERT,1.5,database stopped\nINSERT,2.5,database back\ntidegate,2.8,writer killed\n";
         let parse = |text: &str| Table::parse(text).unwrap();
         let svg = draw(&parse(flood), &parse(&series), &parse(events)).unwrap();
-        // Only one arrangement had an outage. Each of that arrangement's four panels shows it as a shaded area.
+        // Only one arrangement had an outage. Each of its four panels shows the outage as a shaded area.
         assert_eq!(svg.matches("fill=\"#F3D9D9\"").count(), 4);
         assert_eq!(svg.matches("fill=\"#FFF3D1\"").count(), 8);
         // The longest wait was not measured, so it has no curve.

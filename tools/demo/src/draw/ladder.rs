@@ -25,7 +25,7 @@ const BAR: RGBColor = RGBColor(0x8f, 0xb8, 0xde);
 const OURS: RGBColor = RGBColor(0x74, 0xb8, 0x7f);
 
 pub(super) fn draw(ladder: &Table) -> Result<String> {
-    // Show the rungs in the order of the ladder, although the runs were made in random order.
+    // The runs were made in random order. Show the rungs in the order of the ladder.
     let present = ladder.distinct("rung");
     let rungs: Vec<String> =
         RUNGS.map(|rung| rung.to_string()).into_iter().filter(|rung| present.contains(rung)).collect();

@@ -68,7 +68,7 @@ pub(super) fn head(area: &Area<'_>, title: &str, note: &str) -> Result<()> {
     write(area, note, NOTE, HPos::Left, (20, 46))
 }
 
-/// Returns the bounds of a logarithmic axis of whole decades, from `min` to at least `max`, and the number of its marks.
+/// Returns the bounds of a logarithmic axis and the number of its marks. It has whole decades, from `min` to at least `max`.
 pub(super) fn decades(min: f64, max: f64) -> (Range<f64>, usize) {
     let decades = (max.max(min * 10.0) / min).log10().ceil();
     (min..min * 10_f64.powf(decades), usize::try_from(to_u64(decades)).unwrap_or(0) + 1)
@@ -132,7 +132,7 @@ where
     Ok(())
 }
 
-/// Draws a curve through the points, interrupted where a point has no value. Values beyond the axis are drawn at its end.
+/// Draws a curve through the points. It is interrupted where a point has no value. Values beyond the axis are drawn at its end.
 pub(super) fn curve<Y>(chart: &mut Chart<'_, Y>, points: &[(f64, Option<f64>)], style: ShapeStyle) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,

@@ -1,5 +1,5 @@
-//! The four acts (phases) of the flood, and the intended time of each record. The times are fixed before the first
-//! record is sent, and don't depend on the receiver.
+//! The four acts (phases) of the flood, and the intended time of each record. The times are fixed before the first record is
+//! sent.
 
 use std::time::Duration;
 
@@ -8,8 +8,7 @@ use fleet::{Profile, Schedule};
 /// The names of the acts. Texts and comments count the acts from 1; the functions below count them from 0.
 pub(crate) const NAMES: [&str; 4] = ["steady", "rush hour", "database stopped", "writer killed"];
 
-/// The acts, the same for every arrangement. `steady` and `rush` are rates in records per second. `rush` is the rate of the rush
-/// hour, which is acts 2 and 3.
+/// The acts, the same for every arrangement. `steady` and `rush` are rates in records per second. `rush` applies in acts 2 and 3.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Acts {
     pub(crate) steady: f64,
@@ -24,13 +23,12 @@ impl Acts {
         Self { steady, rush: rush.max(steady), lengths }
     }
 
-    /// Returns the time from the start of the run to the beginning of an act. Acts are numbered from 0; 4 stands for
-    /// the end of the run.
+    /// Returns the time from the start of the run to the beginning of an act, counted from 0. Act 4 is the end of the run.
     pub(crate) fn begins(&self, act: usize) -> Duration {
         self.lengths.iter().take(act).sum()
     }
 
-    /// Returns the number of the act that runs at `time`, counted from 0. After the end, the last act counts as running.
+    /// Returns the number of the act that runs at `time`, counted from 0. After the end, returns the last act.
     pub(crate) fn at(&self, time: Duration) -> usize {
         (0..4).rev().find(|act| self.begins(*act) <= time).unwrap_or(0)
     }
@@ -39,7 +37,7 @@ impl Acts {
         self.begins(4)
     }
 
-    /// Returns when the writer is killed: in the middle of act 4, after the database has been back for some time.
+    /// Returns when the writer is killed: in the middle of act 4. The database has then been back for some time.
     pub(crate) fn kill(&self) -> Duration {
         self.begins(3) + self.lengths[3] / 2
     }
@@ -56,15 +54,14 @@ impl Acts {
     }
 }
 
-/// Returns a rate at which every arrangement is expected to keep up: half of the best rate of INSERTs, rounded down to hundreds,
-/// and limited to the range from 100 to 5 000.
+/// Returns a rate at which every arrangement is expected to keep up. It is half of the best rate of INSERTs, rounded down to
+/// hundreds. The result is at least 100 and at most 5 000.
 pub(crate) fn steady(best_of_inserts: f64) -> f64 {
     ((best_of_inserts / 2.0 / 100.0).floor() * 100.0).clamp(100.0, 5_000.0)
 }
 
-/// Returns a rate at which INSERTs are expected to fall behind: 1.6 times their best rate, rounded up to thousands, and
-/// limited to the range from 20 000 to 60 000 records per second. At a higher rate, the load itself would use much of a
-/// small machine's CPU time.
+/// Returns a rate at which INSERTs are expected to fall behind. It is 1.6 times their best rate, rounded up to thousands. The
+/// result is at least 20 000, and at most 60 000 because sending more would use much of a small machine's CPU time.
 pub(crate) fn rush_hour(best_of_inserts: f64) -> f64 {
     ((best_of_inserts * 1.6 / 1_000.0).ceil() * 1_000.0).clamp(20_000.0, 60_000.0)
 }

@@ -1,4 +1,4 @@
-//! Handles everything besides the sending of records: stops the database, measures CPU time, and shows the progress.
+//! Does everything besides sending: stops the database, measures CPU time, and shows the progress.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -20,8 +20,7 @@ pub(super) struct Around<'a> {
     stage: Arc<Stage>,
     screen: &'a Screen,
     pub(super) acts: Acts,
-    /// The connection that reads Tidegate's ledger, to find out when all records are written. `None` for the other
-    /// arrangements, which have no ledger.
+    /// Reads Tidegate's ledger, to find out when all records are written. `None` for the arrangements without a ledger.
     ledger: Option<Reconnecting>,
     meter: Meter,
     events: Arc<Mutex<Vec<(Instant, &'static str)>>>,

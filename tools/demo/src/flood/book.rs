@@ -7,10 +7,13 @@ use crate::numbers::quantile;
 /// The time of an event that hasn't happened.
 pub(crate) const NEVER: u32 = u32::MAX;
 
-/// The history of one record. Its times are in microseconds since the schedule's start, or [`NEVER`]. The schedule wants the
-/// record to be sent at `due`, and all waits count from this time. The record was sent at `sent`, or was dropped then because the
-/// buffer was full. At `acked`, the sender was told that the record is safe. At `freed`, the record left the bounded buffer. At
-/// `committed`, Postgres committed the record's first row (by its commit timestamp). The table has `copies` rows of the record.
+/// The history of one record. The times are in microseconds since the schedule's start, or [`NEVER`]:
+///
+/// - `due`: when the record should be sent. All waits count from this time.
+/// - `sent`: when it was sent, or was dropped because the buffer was full.
+/// - `acked`: when the sender was told that the record is safe.
+/// - `freed`: when it left the bounded buffer.
+/// - `committed`: when Postgres committed its first row, by the commit timestamp. The table has `copies` rows of the record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
     pub(crate) due: u32,
@@ -18,7 +21,7 @@ pub(crate) struct Mark {
     pub(crate) acked: u32,
     pub(crate) freed: u32,
     pub(crate) committed: u32,
-    /// When the record was lost. A record is lost when a process that has acknowledged it is killed before writing it.
+    /// When a process was killed that had acknowledged the record but not written it.
     pub(crate) lost: u32,
     /// The length of the record's JSON, in bytes.
     pub(crate) bytes: u16,
@@ -33,9 +36,9 @@ pub(crate) struct Book {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// The counts of one bin, which is an interval of the run, usually half a second. In the bin, `intended` records were due, `sent`
-/// records were sent and not refused, `acked` records were acknowledged, and `committed` records were committed. `refused` counts
-/// the refused records that were sent or dropped in the bin.
+/// The counts of one bin, an interval of the run that is usually half a second long. A record counts as `intended` in the bin in
+/// which it was due. It counts as `sent`, `acked` and `committed` in the bins in which that happened. A refused record counts
+/// only as `intended` and, in the bin in which it was sent or dropped, as `refused`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Bin {
     /// The end of the bin, in seconds since the start.
@@ -45,21 +48,20 @@ pub(crate) struct Bin {
     pub(crate) acked: u64,
     pub(crate) refused: u64,
     pub(crate) committed: u64,
-    /// At the end of the bin, how many records had been sent but were not in the table. Refused records don't count. A record
-    /// that is lost later counts until then.
+    /// How many records had been sent by the end of the bin but were not in the table. Refused records don't count, and neither
+    /// do records that were lost by then.
     pub(crate) backlog: u64,
     /// How many bytes were in the bounded buffer at the end of the bin.
     pub(crate) buffer_bytes: u64,
-    /// The median, the 99th percentile and the longest of the waits of the records due in the bin, in microseconds. A wait is the
-    /// time from a record's intended time to its acknowledgement. A record that was never acknowledged counts as waiting until
-    /// the run ended. Refused records don't count. `None` if no record counts.
+    /// Waits of the records due in the bin, in microseconds: median, 99th percentile and longest. A record waits from its
+    /// intended time until its acknowledgement, or until the end of the run. Refused records don't count. `None` if no record
+    /// counts.
     pub(crate) wait_p50: Option<u32>,
     pub(crate) wait_p99: Option<u32>,
     pub(crate) wait_max: Option<u32>,
 }
 
-/// The record accounting of a run: what became of its records. The table has `rows` rows of `in_table` distinct records; the
-/// difference is `twice`.
+/// The record accounting of a run. The table has `rows` rows of `in_table` distinct records. The difference is `twice`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) intended: u64,
@@ -70,10 +72,10 @@ pub(crate) struct Tally {
     pub(crate) twice: u64,
     /// Records that were acknowledged but are not in the table. Their data was lost.
     pub(crate) missing: u64,
-    /// Records that were neither acknowledged nor refused, and are not in the table, when the run ended.
+    /// Records that were neither acknowledged nor refused, and weren't in the table at the end of the run.
     pub(crate) waiting: u64,
-    /// The longest time from a record's intended time to its acknowledgement, in microseconds. A record without an
-    /// acknowledgement counts with its time until the end of the run. Refused records don't count.
+    /// The longest time from a record's intended time until its acknowledgement, or until the end of the run; in microseconds.
+    /// Refused records don't count.
     pub(crate) longest_wait: u32,
 }
 
@@ -89,8 +91,7 @@ impl Book {
         self.marks.get_mut(index as usize)
     }
 
-    /// Adds a row of the table, which was committed at the time `committed`. If a record has several rows, the earliest commit
-    /// counts.
+    /// Adds a row of the table, committed at the time `committed`. The earliest commit of a record's rows counts.
     pub(crate) fn row(&mut self, index: u32, committed: u32) {
         if let Some(mark) = self.mark(index) {
             mark.committed = mark.committed.min(committed);
@@ -105,8 +106,8 @@ impl Book {
         taken.filter(|mark| mark.left() > at).count() as u64
     }
 
-    /// Returns the first time after `from` at which the backlog is at most `rest` records. The search goes in steps of 50 ms up
-    /// to `end`. `None` if there is no such time.
+    /// Returns the first time after `from` at which the backlog is at most `rest` records. Looks only at every 50 ms up to `end`.
+    /// `None` if there is no such time.
     pub(crate) fn caught_up(&self, from: u32, end: u32, rest: u64) -> Option<u32> {
         const STEP: usize = 50_000;
         let mut change = vec![0i64; (end as usize) / STEP + 2];
@@ -187,8 +188,8 @@ impl Book {
         tally
     }
 
-    /// Returns the median and the 99th percentile of the time from a record's intended time to its commit. Counts only
-    /// the records that were due before `until` and are in the table.
+    /// Returns the median and the 99th percentile of the time from a record's intended time to its commit. Only records that were
+    /// due before `until` and are in the table count.
     pub(crate) fn commit_latency(&self, until: u32) -> Option<(u32, u32)> {
         let early = self.marks.iter().filter(|mark| mark.due < until && mark.committed != NEVER);
         let mut latencies: Vec<u32> = early.map(|mark| mark.committed.saturating_sub(mark.due)).collect();
@@ -197,7 +198,7 @@ impl Book {
 }
 
 impl Mark {
-    /// Returns when the record left the backlog, which is when it was committed or lost.
+    /// Returns when the record left the backlog, because it was committed or lost.
     fn left(&self) -> u32 {
         if self.committed == NEVER { self.lost } else { self.committed }
     }

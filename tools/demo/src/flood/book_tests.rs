@@ -41,7 +41,7 @@ fn the_buffer_holds_what_is_sent_and_not_freed() {
 #[test]
 fn waiting_counts_from_the_intended_time_also_for_who_was_sent_late_or_never_answered() {
     let mut book = Book::default();
-    // The record was due at 0, but the sender was stuck for 3 s. So an answer 1 ms after sending means a wait of 3.001 s.
+    // The record was due at 0, but the sender was stuck for 3 s. So an answer 1 ms after the sending means a wait of 3.001 s.
     book.sent(0, 3 * SECOND, 100);
     book.mark(0).unwrap().acked = 3 * SECOND + 1_000;
     book.sent(SECOND, SECOND, 100);
@@ -57,8 +57,8 @@ fn the_reconciliation_tells_broken_promises_from_refusals_and_from_who_still_wai
     for index in 1..6 {
         book.mark(index).unwrap().acked = SECOND;
     }
-    // Record 1 is in the table once, 2 twice, 3 three times. Records 4 and 5 were acknowledged but are missing. Record 6 is in
-    // the table without an acknowledgement.
+    // Record 1 is in the table once, 2 twice, 3 three times. Records 4 and 5 were acknowledged, but are missing. Record 6 is in
+    // the table, but was not acknowledged.
     for index in [1, 2, 2, 3, 3, 3, 6] {
         book.row(index, SECOND);
     }

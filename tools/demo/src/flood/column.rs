@@ -1,5 +1,5 @@
-//! Runs one arrangement (one of the four programs of experiment B), from an empty table to the comparison of the table with
-//! the acknowledged records.
+//! Runs one arrangement of experiment B. Begins with an empty table, and ends with a comparison of the table with the
+//! acknowledged records.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,20 +23,20 @@ use crate::screen::Screen;
 use crate::stage::Stage;
 
 const VEHICLES: u32 = 5_000;
-/// The longest wait, after the last act, for the remaining records to be written. Records that a program then still has in
-/// memory count as missing if they were acknowledged, and as waiting otherwise.
+/// The longest wait, after the last act, for a program to write the remaining records. Then a record in the program's memory
+/// counts as missing if it was acknowledged, and as waiting otherwise.
 const SETTLE: Duration = Duration::from_secs(8);
-/// The longest wait, after the last act, for Tidegate to write the remaining records. It is longer than [`SETTLE`], because
-/// records that wait in Kafka are safe.
+/// The longest wait, after the last act, for Tidegate to write the remaining records. This wait is longer than [`SETTLE`],
+/// because records in Kafka are safe.
 const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
 /// The topic's retention. Kafka keeps a record for at least this long.
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
-/// An arrangement has caught up when its backlog is small: at most the records that the steady load sends in the maximum age
-/// of a batch plus this time.
+/// An arrangement has caught up when its backlog is at most what the steady load sends in this time and the age of a batch. For
+/// example, a batch of 0.5 s at 5 000 records per second allows 3 500 records.
 const CATCH_UP_ALLOWANCE: Duration = Duration::from_millis(200);
-/// In the arrangement `Buffer`, a client writes a batch when it has this many rows, or when it is [`BUFFER_AGE`] old. In
-/// config/demo.toml, Tidegate's batch has the same two limits, and also one in bytes.
+/// In the arrangement `Buffer`, a client writes a batch when it has this many rows, or when it is [`BUFFER_AGE`] old. Tidegate's
+/// batch has the same limits in config/demo.toml, and also one in bytes.
 const BUFFER_ROWS: usize = 50_000;
 const BUFFER_AGE: Duration = Duration::from_millis(500);
 
@@ -59,10 +59,9 @@ impl fmt::Display for Column {
     }
 }
 
-/// The result of a run. The times `end`, `returned` (when the database was back), `killed` (when the writer was killed) and
-/// `caught_up` are in microseconds since the first record's intended time. `caught_up` is `None` if the backlog wasn't small
-/// again before the end. `buffered_at_kill` and `buffered_at_return` count the records that were in the bounded buffer at these
-/// times, acknowledged or not.
+/// The result of a run. The times are in microseconds since the first record's intended time. The database was back at
+/// `returned`, and the writer was killed at `killed`. `caught_up` is `None` if the backlog stayed large until the end.
+/// `buffered_at_kill` and `buffered_at_return` count the records in the bounded buffer at these times, acknowledged or not.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) setting: String,
@@ -117,7 +116,7 @@ pub(crate) async fn run(
     drop(stage.fresh_table().await?);
     let fleet = FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() };
     let mut around = Around::new(stage, screen, acts, column == Column::Tidegate)?;
-    // The sender occupies a whole thread, so that no other task delays a record. In a real fleet, no such task delays a vehicle.
+    // The sender occupies a whole thread, so that no other task delays a record.
     let drove = tokio::task::block_in_place(|| -> Result<Drive> {
         match column {
             Column::Tidegate => {

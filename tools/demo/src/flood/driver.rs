@@ -1,4 +1,4 @@
-//! The open loop: records are sent at their intended times, whatever happened to earlier ones.
+//! The open loop: records are sent at their intended times, even if earlier records are late or lost.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,22 +24,21 @@ pub(crate) struct Look {
     pub(crate) buffer_bytes: u64,
 }
 
-/// Actions other than sending, which the driver starts at certain times.
+/// Actions that the driver starts besides sending records.
 pub(crate) trait Surroundings {
     /// Stops the database. Called once, at the beginning of act 3; must not block.
     fn stop_database(&mut self) -> Result<()>;
     /// Shows the progress. Called twice per second. `pid` is the writer's process id.
     fn look(&mut self, look: Look, pid: Option<u32>);
-    /// Returns whether the run can end, because no record is left to wait for. Called twice per second after the last record
-    /// was sent. `taken` is the number of records that weren't refused. `freed` is the number of records that have left the
-    /// bounded buffer, failed and lost records included. With a ledger, the run can end when the ledger counts at least `taken`
-    /// written records; without a ledger, when `freed` is at least `taken`.
+    /// Returns whether the run can end. Called twice per second after the last record was sent. `taken` records weren't refused,
+    /// and `freed` records have left the bounded buffer, failed and lost ones included. With a ledger, the run can end when the
+    /// ledger counts at least `taken` records. Without a ledger, it can end when `freed` is at least `taken`.
     fn settled(&mut self, taken: u64, freed: u64) -> bool;
 }
 
 /// The result of a run. `started_us` is in microseconds since the epoch, for comparison with the clock of Postgres. `killed_us`
-/// and `ended_us` are in microseconds since the run's start. The writer was killed at `killed_us`, when `buffered_at_kill`
-/// records were in the bounded buffer. If it wasn't killed, `killed_us` is the end of the run.
+/// and `ended_us` are in microseconds since the run's start. When the writer was killed, `buffered_at_kill` records were in the
+/// bounded buffer. If it wasn't killed, `killed_us` is the end of the run.
 #[derive(Debug)]
 pub(crate) struct Drive {
     pub(crate) book: Book,
@@ -98,7 +97,7 @@ pub(crate) fn drive(
         }
         let due = schedule.intended(now).min(total);
         let next = sent;
-        // Send in portions, so that acknowledgements are read even if many records are late.
+        // Send in portions. Otherwise acknowledgements would not be read while many records are late.
         for n in next..due.min(next + 4_096) {
             let Some(reading) = fleet.next() else { break };
             json.clear();

@@ -1,5 +1,5 @@
-//! The arrangement with Kafka. The sender is a producer. Its queue has the same limit in bytes as the other arrangements'
-//! buffers. Tidegate writes into the database.
+//! The arrangement with Kafka. The sender is a producer, whose queue is as large as the other arrangements' buffers. Tidegate
+//! writes into the database.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub(crate) struct KafkaLink<'a> {
 }
 
 impl<'a> KafkaLink<'a> {
-    /// Connects the producer, and starts Tidegate's daemon by `start`, which is called again after the daemon was killed.
+    /// Connects the producer, and calls `start` to start Tidegate's daemon. Calls `start` again after the daemon was killed.
     pub(crate) fn start(servers: &str, topic: &str, start: impl Fn() -> Result<Daemon> + 'a) -> Result<Self> {
         let producer: BaseProducer<Reports> = ClientConfig::new()
             .set("bootstrap.servers", servers)
@@ -78,8 +78,7 @@ impl Intake for KafkaLink<'_> {
     }
 
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()> {
-        // One call of `poll` serves one event of librdkafka. Such an event may report on many records. So repeat the call
-        // until there is no report.
+        // One call of `poll` may report on many records. Repeat it until it reports on none.
         loop {
             self.producer.poll(Duration::ZERO);
             let mut reports = self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner);

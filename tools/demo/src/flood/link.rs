@@ -52,10 +52,10 @@ pub(crate) struct WriterLink {
     arguments: WriterArguments,
     running: Option<Running>,
     answered: (Sender<Answer>, Receiver<Answer>),
-    /// The JSON of each record that has no answer yet, by index. When the writer is killed, these records are sent again to the
-    /// new writer, as a client would do.
+    /// The JSON of each record without an answer, by index. If the writer is killed, these records are sent again to the new
+    /// writer.
     unacked: BTreeMap<u32, Box<[u8]>>,
-    /// Records that were acknowledged and are still in the writer's memory. They are lost if the writer is killed.
+    /// Acknowledged records that are still in the writer's memory. They are lost if the writer is killed.
     in_memory: std::collections::BTreeSet<u32>,
     late: Vec<Answer>,
 }
@@ -111,7 +111,7 @@ impl Intake for WriterLink {
     fn kill(&mut self) -> Result<()> {
         let running = self.running.take().context("the writer is not running")?;
         running.end()?;
-        // Answers that the writer sent before it was killed count too. Its pipe has been read to the end, so take them now.
+        // Answers that the writer sent before it was killed count too. Its pipe was read to the end, so take them now.
         let mut late = Vec::new();
         self.answers(&mut late)?;
         let at = Instant::now();

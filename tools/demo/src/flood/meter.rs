@@ -9,7 +9,7 @@ pub(crate) const POSTGRES: usize = 1;
 pub(crate) const KAFKA: usize = 2;
 
 /// Adds up the CPU time of the writer, of the database and of Kafka. Their processes may restart. The time is sampled twice per
-/// second. The time that a process uses between its last sample and its end isn't counted.
+/// second. The time between a process's last sample and its end is lost.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     last: [Option<(u32, Duration)>; 3],

@@ -10,8 +10,8 @@ use crate::stage::Stage;
 const ROWS: &str = "COPY (SELECT vehicle_id, seq,
     (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::int8 FROM ride) TO STDOUT";
 
-/// Adds every row of the table to the book. `started_us` is the schedule's start, in microseconds since 1970. Vehicles are
-/// numbered from 1 to `vehicles` and send in turn, so a vehicle's number and the sequence number give a record's index.
+/// Adds every row of the table to the book. `started_us` is the schedule's start, in microseconds since 1970. The vehicles 1 to
+/// `vehicles` send in turn, so a vehicle's number and the sequence number give a record's index.
 pub(super) async fn read(stage: &Stage, book: &mut Book, started_us: i64, vehicles: u32) -> Result<()> {
     let mut connection = stage.database.connect().await?;
     let mut chunks = connection.copy_out_raw(ROWS).await?;
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn a_row_names_its_record_and_when_it_was_committed() {
         assert_eq!(row("3\t2\t1700000000000500", 1_700_000_000_000_000, 10).unwrap(), (22, 500));
-        // The clocks of two processes may differ slightly, so a commit may seem to come before the start.
+        // Two clocks may differ slightly, so a commit may seem to come before the start.
         assert_eq!(row("1\t0\t1699999999999999", 1_700_000_000_000_000, 10).unwrap(), (0, 0));
         assert!(row("1\t0", 0, 10).is_err());
     }

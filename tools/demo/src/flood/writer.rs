@@ -1,9 +1,8 @@
 //! The writer process of the arrangements without Kafka (`demo writer`): reads JSON from a pipe, writes rows into Postgres, and
 //! writes answers.
 //!
-//! The input consists of frames: index, length and JSON of a record. An answer consists of one byte and the index. All
-//! numbers are little-endian. A write whose outcome is unknown is retried, as in any program that must not lose a
-//! record. So its rows may be in the table twice.
+//! The input consists of frames: index, length and JSON of a record. An answer consists of one byte and the index. All numbers
+//! are little-endian. A write whose outcome is unknown is retried, so its rows may be in the table twice.
 
 use std::collections::VecDeque;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -32,7 +31,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) enum Arrangement {
     /// Each record is written by one INSERT, and acknowledged when the INSERT is committed.
     Insert,
-    /// All waiting records, up to `rows`, are written by one INSERT, and acknowledged when the INSERT is committed.
+    /// One INSERT writes all waiting records, up to `rows`. They are acknowledged when it is committed.
     MultiRow,
     /// Records are acknowledged when they are in memory, and written by COPY later.
     Buffer,
@@ -81,7 +80,7 @@ struct Queue {
     more: Notify,
 }
 
-/// Runs until the input ends, and then exits at once. Records that are still in memory are lost.
+/// Runs until the input ends, and then exits at once. The records in memory are lost.
 pub(crate) async fn run(arguments: WriterArguments) -> Result<()> {
     let queue = Arc::new(Queue::default());
     let (answers, outgoing) = channel();

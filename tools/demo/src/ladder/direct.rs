@@ -1,4 +1,4 @@
-//! The ladder's rungs without Kafka. Their clients run in this process, each with its own connection and its own share of the
+//! The ladder's rungs without Kafka. Their clients run in this process. Each has its own connection and its own share of the
 //! rows.
 
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use crate::rows::Row;
 use crate::stage::{Stage, wal_position};
 use crate::ways::{self, Way};
 
-/// Lets the clients write rows for the time `run`. Each client completes its last transaction. Returns the number of
-/// rows, the time and the costs.
+/// Lets the clients write rows for the time `run`, and complete their last transactions. Returns the number of rows, the time and
+/// the costs.
 pub(super) async fn measure(
     stage: &Stage,
     way: Way,
@@ -32,7 +32,7 @@ pub(super) async fn measure(
         if is_asynchronous {
             connection.execute("SET synchronous_commit = off").await?;
         }
-        // Prepare the statements before the clock starts, as in a program that has been running for a while.
+        // A program that has been running for a while has its statements prepared. So prepare them before the clock starts.
         if way != Way::CopyText && way != Way::CopyBinary {
             connection.prepare(&statement).await?;
         }
@@ -74,7 +74,7 @@ struct Client {
 }
 
 impl Client {
-    /// Writes rows until the time is over, and returns their number. If the rows run out, begins with the first one again.
+    /// Writes rows until the time is over, and returns their number. After the last row, continues with the first one.
     async fn write(&mut self, rows: &[Row], of_a_transaction: usize) -> Result<u64> {
         let mut written = 0;
         for chunk in std::iter::repeat_with(|| rows.chunks_exact(of_a_transaction)).flatten() {

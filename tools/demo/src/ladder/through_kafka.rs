@@ -30,9 +30,9 @@ pub(super) fn load(stage: &Stage, fleet: FleetSpec, records: u64) -> Result<()> 
     Ok(())
 }
 
-/// Measures a drain, from the first commit to a commit that is at least `run` later, or to the commit of the last record. The
-/// rate excludes the start of the daemon and the records of the first commit; the costs (CPU time and WAL) include them. If the
-/// first commit has all records, the drain is measured from the start of the daemon.
+/// Measures a drain from the first commit to the first commit after `run`, or to the commit of the last record. The rate excludes
+/// the start of the daemon and the records of the first commit. The costs (CPU time and WAL) include them. If the first commit
+/// has all records, the drain is measured from the start of the daemon.
 pub(super) async fn measure(stage: &Stage, records: u64, run: Duration) -> Result<Sample> {
     let mut watcher = stage.fresh_table().await?;
     let wal = wal_position(&mut watcher).await?;

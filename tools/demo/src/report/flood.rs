@@ -18,8 +18,8 @@ pub(super) fn sentences(flood: &Table, series: &Table, events: &Table) -> Vec<Se
     said
 }
 
-/// Returns the tone of a sentence about some counts of an arrangement, such as its missing or refused records. For
-/// Tidegate, a count that isn't 0 is a broken promise. Sentences about other arrangements are plain.
+/// Returns the tone of a sentence about some counts of an arrangement, such as its missing records. If a count of Tidegate isn't
+/// 0, a promise is broken. Sentences about other arrangements are plain.
 fn tone(line: Line<'_>, counts: &[&str]) -> Tone {
     let is_clean = counts.iter().all(|column| line.count(column) == 0.0);
     match (line.text("way") == OURS, is_clean) {
@@ -69,7 +69,7 @@ fn fair_weather(flood: &Table, series: &Table, events: &Table) -> Vec<Sentence> 
     for line in flood.lines() {
         let way = line.text("way");
         let ((refused, _), (_, backlog)) = (before(way, "refused"), before(way, "backlog"));
-        // Two of the arrangements write a batch every half second. So up to one second's records may be waiting although an
+        // Two of the arrangements write a batch every half second. So the records of one second may be waiting even if an
         // arrangement keeps up.
         let copes = refused == 0.0 && backlog <= line.count("rush_per_second");
         said.push(Sentence::new(

@@ -32,8 +32,8 @@ const FAIRNESS: [&str; 9] = [
     "When a record was committed is Postgres' own word (track_commit_timestamp), for all alike.",
 ];
 
-/// How to read the ladder's plot, for readers who see such a plot for the first time. `FLOOD` and `SERVICES` explain the plots of
-/// the flood and of the services.
+/// How to read the ladder's plot, for readers who see such a plot for the first time. `FLOOD` and `SERVICES` explain the other
+/// plots.
 const LADDER: &str = "Each bar is one way to put the same rows into the same table. A step of the axis to the right is ten times as \
     fast. From the top down the program sends the database more rows at a time; nothing else changes. Kafka appears in the last \
     bar alone.";

@@ -12,7 +12,7 @@ const ENDS: &str = "<!-- end of the figures -->\n";
 /// Returns the text `readme`, with the figures of `report` between the marks.
 ///
 /// # Errors
-/// If the marks are missing, or if the run can't be published because it was shortened, used a dev build, or broke a promise.
+/// If the marks are missing, or if the run was shortened, used a dev build, or broke a promise.
 pub(crate) fn with_figures(readme: &str, report: &Report) -> Result<String> {
     ensure!(report.run["scale"] == 1.0, "a shortened run: its figures are those of a trial");
     ensure!(report.run["versions"]["build"] == "release", "a run of a dev build");

@@ -34,15 +34,15 @@ fn books(services: &Table) -> Vec<Sentence> {
     of_each.collect()
 }
 
-/// The raw files of the last part of the demo, in which the three services go through a burst, a kill and a locked table: the
-/// lags over time, and the events. The report's sentences are made from them.
+/// The raw files of the story, in which the three services go through a burst, a kill and a locked table: the lags over time, and
+/// the events.
 struct Story<'a> {
     series: &'a Table,
     events: &'a Table,
 }
 
-/// The figures of a service during a period: its highest lag (`most_behind`, in records), and the records per second that were
-/// `written` by the service and `sent` to Kafka.
+/// The figures of a service during a period. `most_behind` is its highest lag in records. The service wrote `written` records per
+/// second, and `sent` records per second were sent to Kafka.
 struct Stretch {
     service: String,
     most_behind: f64,
@@ -111,8 +111,8 @@ impl Story<'_> {
         (!of_each.is_empty()).then(|| Sentence::new(Tone::Worse, text))
     }
 
-    /// Checks the other services during the time in which the table `ride_analysis` was locked. Each must have written at
-    /// least half as many records as were sent.
+    /// Checks the other services while the table `ride_analysis` was locked. Each must have written at least half of the sent
+    /// records.
     fn locked(&self) -> Option<Sentence> {
         let (from, to) = (self.when("locked")?, self.when("unlocked")?);
         let (locked, others): (Vec<_>, Vec<_>) =

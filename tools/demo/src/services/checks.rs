@@ -1,5 +1,5 @@
-//! Compares the actual results of each service with the expected results. The expected results come from
-//! [`fleet::Truth`], which computes them from the records that the fleets send.
+//! Compares the actual results of each service with the expected results. [`fleet::Truth`] computes the expected results from the
+//! records that the fleets send.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,8 +15,8 @@ use crate::raw::Sheet;
 
 /// How long a trip is silent before it is closed, as in close_silent_trips() of config/fleet.sql.
 const SILENCE_MS: i64 = 10 * 60_000;
-/// The largest allowed time between the newest readings of two partitions. It matters because close_silent_trips() compares a
-/// trip with the newest reading of its partition, and this check compares the trip with the newest reading of all partitions.
+/// The largest allowed time between the newest readings of two partitions. close_silent_trips() compares a trip with the newest
+/// reading of its partition, but this check compares it with the newest reading of all partitions.
 const TOLERANCE_MS: i64 = 10_000;
 
 /// The expected trips of all fleets so far, by trip id.
@@ -36,23 +36,21 @@ pub(crate) struct Found {
     pub(crate) seen_ms: Option<i64>,
 }
 
-/// Counts of trips, from the comparison of the tables with the truth. `true_cents` is the sum of the expected fares, and
-/// `found_cents` is the sum of the fares in the view `fares`.
+/// Counts of trips. `true_cents` is the sum of the expected fares, and `found_cents` is the sum of the fares in the view `fares`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trips {
     pub(crate) expected: u64,
     pub(crate) ended: u64,
-    /// Trips that haven't ended, but have been silent for so long that they must be closed.
+    /// Trips that haven't ended, but must be closed because they have been silent for too long.
     pub(crate) silent: u64,
     pub(crate) missing_fares: u64,
     pub(crate) missing_customers: u64,
     pub(crate) wrong_fares: u64,
-    /// Trips that ended or fell silent without being charged the fare, and trips that were charged too early.
+    /// Trips that ended or fell silent, but weren't charged the fare. Also trips that were charged too early.
     pub(crate) wrong_charges: u64,
     /// Trips for which the customer sees a reading that isn't the latest.
     pub(crate) stale_customers: u64,
-    /// Trips that cost more than the minimum. Only these test the computation, because only their fares depend on distance and
-    /// time.
+    /// Trips that cost more than the minimum. Only their fares depend on distance and time, so only they test the computation.
     pub(crate) above_minimum: u64,
     pub(crate) true_cents: i128,
     pub(crate) found_cents: i128,
@@ -161,8 +159,8 @@ impl Checks {
                     (expected, i64::try_from(trips.missing_customers)?, in_table - expected, wrong, what)
                 }
             };
-            // Here `twice` is the number of rows minus the expected number. Each missing row has lowered it by one, so
-            // add the missing rows.
+            // So far, `twice` is the number of rows minus the expected number. Each missing row has lowered it by one, so add the
+            // missing rows.
             let twice = if *service == "ride_analysis" { twice } else { (twice + missing).max(0) };
             is_well &= [missing, twice, wrong, dead].iter().all(|count| *count == 0);
             let largest = lags.largest(at);

@@ -144,9 +144,8 @@ impl Lags {
     }
 }
 
-/// Returns a text that says, for each service, which owner reads which partitions. Instances have long random names, so
-/// they are shown as letters A, B and so on, in the order in which they first occur. The owner `NAME/cN` is a consumer
-/// of the instance `NAME`.
+/// Describes which owner reads which partitions of each service. Instances have long random names. The text shows them as letters
+/// A, B and so on, in the order in which they first occur. The owner `NAME/cN` is a consumer of the instance `NAME`.
 fn told(board: &[(String, String, String)]) -> String {
     let (mut met, mut services): (Vec<&str>, Vec<(&str, Vec<String>)>) = Default::default();
     for (service, owner, partitions) in board {
