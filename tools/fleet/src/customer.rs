@@ -1,8 +1,7 @@
 //! The view of a customer who waits for a vehicle, computed from the vehicle's latest states.
 //!
 //! No I/O: the current time is an argument. A state doesn't say how long a vehicle has been standing. But the odometer never
-//! decreases. So if two states have the same odometer, the vehicle hasn't moved between them, even if states between them were
-//! missed.
+//! decreases. So if two states have the same odometer, the vehicle hasn't moved in the time between them.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,8 +20,8 @@ const HERE_METRES: f64 = 100.0;
 const NO_NEWS_MS: i64 = 10_000;
 
 /// The latest state of a trip, as the customer read it from the table `customer_info`. The vehicle measured the state at `ts_ms`,
-/// and its reading was handed to Kafka at `sent_ms`; both are in milliseconds since the epoch. `region` is `north` or `south`,
-/// and `state` is `driving`, `stopped` or `paused`.
+/// and handed it to Kafka at `sent_ms`. Both are in milliseconds since the epoch. `region` is `north` or `south`, and `state` is
+/// `driving`, `stopped` or `paused`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sighting {
     pub ts_ms: i64,
@@ -37,16 +36,15 @@ pub struct Sighting {
     pub ended: bool,
 }
 
-/// How many new readings a customer has seen after the first one, and how old they were when the customer read them.
-/// `since_measured_ms` counts a reading's age from its measurement by the vehicle, and `since_sent_ms` from its sending to Kafka.
-/// Both are `None` if there was no new reading.
+/// How many new readings a customer has seen after the first one, and how old they were when the customer read them. The age
+/// counts from the measurement by the vehicle, or from the sending to Kafka. Without a new reading, both ages are `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct WatchSummary {
     pub readings: u64,
     pub since_measured_ms: Option<Quantiles>,
     pub since_sent_ms: Option<Quantiles>,
-    /// How many readings were measured at a time that was ahead of the customer's clock. In `since_measured_ms` they count as 0
-    /// ms. A fleet's time runs ahead of the clock if each vehicle sends more than once per second.
+    /// How many readings were measured at a time ahead of the customer's clock. In `since_measured_ms` they count as 0 ms. A
+    /// fleet's time runs ahead if each vehicle sends more than once per second.
     pub ahead_of_clock: u64,
 }
 
@@ -75,7 +73,7 @@ impl fmt::Display for WatchSummary {
 pub struct Customer {
     at: Option<(i64, i64)>,
     last: Option<Sighting>,
-    /// When the odometer was first seen at its current value, by the vehicle's clock.
+    /// The vehicle's time at which the odometer first had its current value.
     unmoved_since_ms: i64,
     said: String,
     readings: u64,
@@ -85,14 +83,14 @@ pub struct Customer {
 }
 
 impl Customer {
-    /// Makes a customer. `at` is latitude and longitude in millionths of a degree; by default, the middle of the vehicle's
+    /// Makes a customer. `at` is latitude and longitude in millionths of a degree. `None` means the middle of the vehicle's
     /// region.
     pub fn new(at: Option<(i64, i64)>) -> Self {
         Self { at, ..Self::default() }
     }
 
-    /// Processes a state that was read at `now_ms`. Returns the sentence for the customer; `None` if the customer was told the
-    /// same sentence last time.
+    /// Processes a state that was read at `now_ms`. Returns the sentence for the customer; `None` if it is the same as the last
+    /// one.
     pub fn see(&mut self, sighting: Option<&Sighting>, now_ms: i64) -> Option<String> {
         let Some(sighting) = sighting else { return self.say("no such trip yet".to_owned()) };
         match &self.last {
@@ -178,8 +176,7 @@ fn middle(region: &str) -> (i64, i64) {
     Crossing { east: CROSSINGS / 2, north: CROSSINGS / 2 }.position(Heading::North, 0, region)
 }
 
-/// Returns the distance in metres between two places, measured along a grid of streets and avenues. Places are in millionths of
-/// a degree.
+/// Returns the distance in metres between two places along a grid of streets. Places are in millionths of a degree.
 fn street_metres(from: (i64, i64), to: (i64, i64)) -> f64 {
     const METRES_PER_MILLIONTH: f64 = 0.111_32;
     let north = (to.0 - from.0) as f64;
@@ -191,8 +188,8 @@ fn street_metres(from: (i64, i64), to: (i64, i64)) -> f64 {
 mod tests {
     use super::*;
 
-    /// Returns a sighting of a vehicle, `second` seconds after the first one. The vehicle is 1.9 km of streets away from the
-    /// middle of the north.
+    /// Returns a sighting of a vehicle, `second` seconds after the first one. The way from the vehicle to the middle of the north
+    /// is 1.9 km.
     fn sighting(second: i64, odometer_mm: i64, state: &str) -> Sighting {
         let (lat, lon) = middle("north");
         Sighting {

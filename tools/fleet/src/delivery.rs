@@ -1,7 +1,5 @@
-//! Delivers readings from the vehicles to Kafka. As in a real fleet, some readings arrive late and out of order, and some
-//! arrive twice. No reading is lost here.
-//!
-//! Delays are measured by the simulated clock. So the same seed gives the same delays at any rate.
+//! Delivers readings from the vehicles to Kafka. As in a real fleet, some readings arrive late and out of order, and some arrive
+//! twice. No reading is lost. The simulated clock measures the delays, so the same seed gives the same delays at any rate.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,13 +10,13 @@ use crate::{Fleet, Reading};
 
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct DeliverySpec {
-    /// The share of readings that arrive late, by 2 s to 256 s; shorter delays are more frequent.
+    /// The share of readings that arrive late, by 2 s to 256 s. Shorter delays are more frequent.
     pub late: f64,
     /// The share of readings that arrive twice. Half of the repetitions follow at once, the others 1 s to 30 s later.
     pub repeat: f64,
 }
 
-/// Whether a record is the first one of its reading, or repeats the first one byte for byte.
+/// Whether a record is the first one of its reading, or an exact copy of the first one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Arrival {
     First,
@@ -29,12 +27,12 @@ pub enum Arrival {
 pub struct Delivery {
     pub reading: Reading,
     pub arrival: Arrival,
-    /// Whether the record is delayed, so that readings that were taken later may arrive before it.
+    /// Whether the record is delayed. Later readings may arrive before it.
     pub late: bool,
 }
 
-/// A reading on its way to Kafka. Ordered by arrival time, then by the reading's index; a reading's first arrival comes before
-/// its repetition.
+/// A reading on its way to Kafka. Ordered by arrival time, then by the reading's index. If both are equal, the repetition comes
+/// last.
 #[derive(Debug, Clone)]
 struct Pending {
     at_ms: i64,
@@ -77,13 +75,13 @@ pub struct Deliveries {
     spec: DeliverySpec,
     rng: Rng,
     pending: BinaryHeap<Reverse<Pending>>,
-    /// How many records are still to be created. Records that are on their way don't count.
+    /// How many records are still to be created.
     left: u64,
 }
 
 impl Deliveries {
-    /// Returns an iterator over exactly `records` records, repetitions included. After the last new reading, it returns the
-    /// records that are still on their way. If `records` is `None`, new readings follow until [`Deliveries::close`] is called.
+    /// Returns an iterator over exactly `records` records, repetitions included. The last ones are those that are still on their
+    /// way after the last new reading. If `records` is `None`, new readings follow until [`Deliveries::close`] is called.
     pub fn new(fleet: Fleet, spec: DeliverySpec, records: Option<u64>) -> Self {
         let rng = Rng::with_seed(fleet.spec().seed ^ 0x6c61_7465);
         Self { fleet, spec, rng, pending: BinaryHeap::new(), left: records.unwrap_or(u64::MAX) }
@@ -94,8 +92,8 @@ impl Deliveries {
         self.left = 0;
     }
 
-    /// Returns the reading on its way that arrives next. Returns `None` if no reading is on its way, or if the fleet's next
-    /// reading must be taken first.
+    /// Returns the reading on its way that arrives next. Returns `None` if there is none, or if the fleet's next reading is
+    /// earlier.
     fn arrived(&mut self) -> Option<Delivery> {
         let Reverse(first) = self.pending.peek()?;
         let is_due = self.left == 0 || first.at_ms <= self.fleet.next_ts_ms();

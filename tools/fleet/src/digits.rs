@@ -10,7 +10,7 @@ pub(crate) fn timestamp(ts_ms: i64) -> String {
     format!("{time:.3}")
 }
 
-/// Formats a second since the epoch as RFC 3339 in UTC, up to and including the decimal point. Correct for the years
+/// Formats a second since the epoch as RFC 3339 in UTC, up to the decimal point: `2026-05-04T08:00:00.`. Correct for the years
 /// 1970 to 9998.
 pub(crate) fn date(second: i64) -> [u8; 20] {
     let mut text = *b"9999-12-31T23:59:59.000Z";
@@ -23,8 +23,8 @@ pub(crate) fn integer(out: &mut Vec<u8>, n: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
-/// Appends `n` with leading zeros, so that it has `places` digits. `n` must have at most `places` digits, and `places`
-/// is at most 7.
+/// Appends `n`, with leading zeros if it has fewer than `places` digits. `n` must not have more digits, and `places` is at most
+/// 7.
 pub(crate) fn padded(out: &mut Vec<u8>, n: u32, places: usize) {
     // Adding a leading 1 keeps the zeros. The 1 itself is not copied.
     out.extend_from_slice(&itoa::Buffer::new().format(TENS[places] + n).as_bytes()[1..]);

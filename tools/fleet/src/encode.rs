@@ -1,7 +1,7 @@
 //! Encodes readings as JSON, several million per second on one core.
 //!
-//! The code that writes the fields into a buffer is written by hand, and the caller reuses the buffer. So nothing is allocated
-//! once the buffer has grown to a record's size.
+//! The code is written by hand, and the caller reuses the buffer. So nothing is allocated once the buffer is large enough for a
+//! record.
 
 use std::str::FromStr;
 
@@ -14,8 +14,7 @@ pub enum Format {
     #[default]
     Telemetry,
     /// Seven fields, about 134 bytes, for the drain benchmark. In this form `trip_id` is [`Reading::index`], the number of the
-    /// reading in the fleet. So if none of `n` records is lost or repeated, the distinct values of `trip_id` are exactly
-    /// `0..n`.
+    /// reading in the fleet. So if none of three records is lost or repeated, their values of `trip_id` are 0, 1 and 2.
     Compact,
 }
 
@@ -31,8 +30,8 @@ impl FromStr for Format {
     }
 }
 
-/// Writes readings in one format. It keeps the text of the last reading's date and time up to the second, because
-/// consecutive readings usually have the same second.
+/// Writes readings in one format. It keeps the text of the last date and time, because consecutive readings usually have the same
+/// second.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     format: Format,

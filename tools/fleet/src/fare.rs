@@ -6,9 +6,9 @@
 //! fare = max(minimum, base + km · per_km + minutes · per_minute + paused minutes · per_paused_minute)
 //! ```
 //!
-//! `minutes` is the length of the trip without the paused minutes. The sum is rounded **once, at the end, half up to
-//! the cent**; kilometres and minutes are never rounded separately. The following is the rule in PostgreSQL, over
-//! bigint columns. It is exact because it divides only once:
+//! `minutes` is the length of the trip without the paused minutes. Kilometres and minutes are not rounded. The sum is rounded
+//! **once, at the end, half up to the cent**. The following is the rule in PostgreSQL, over bigint columns. It is exact because
+//! it divides only once:
 //!
 //! ```sql
 //! greatest(minimum_cents, base_cents + round(
@@ -46,8 +46,8 @@ impl Default for Tariff {
 
 impl Tariff {
     pub fn fare_cents(&self, odometer_mm: u64, duration_ms: u64, paused_ms: u64) -> i128 {
-        // A cent has 3 000 000 parts. This is the least common multiple of the millimetres in a kilometre and the milliseconds
-        // in a minute.
+        // A cent has 3 000 000 parts, so that millimetres (1 000 000 per kilometre) and milliseconds (60 000 per minute) are
+        // whole parts.
         const PARTS: i128 = 3_000_000;
         let driven_ms = i128::from(duration_ms.saturating_sub(paused_ms));
         let parts = i128::from(odometer_mm) * i128::from(self.per_km_cents) * 3

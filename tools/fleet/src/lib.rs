@@ -8,11 +8,11 @@
 //! ```
 //!
 //! [`Customer`] is the reader at the other end. From the rows of the table `customer_info` (each a [`Sighting`]) it makes the
-//! sentences that a customer sees, and measures how old the readings are.
+//! sentences for a customer, and measures how old the readings are.
 //!
 //! Everything except [`produce()`], [`create_topic`], [`watch()`] and [`watch_until`] is pure: the same spec and seed give the
-//! same bytes on any machine. The simulation never reads the clock. It starts at [`FleetSpec::start_ms`], and advances by one
-//! second whenever all vehicles have sent once.
+//! same bytes on any machine. The simulation never reads the clock. It starts at [`FleetSpec::start_ms`]. It advances by one
+//! second after all vehicles have sent once.
 
 mod customer;
 mod delivery;

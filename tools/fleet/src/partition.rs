@@ -23,8 +23,7 @@ impl Partitioning {
         }
     }
 
-    /// Returns the partition of a reading. All readings of a vehicle have the same partition, so Kafka keeps the order in which
-    /// they are sent.
+    /// Returns the partition of a reading. It is the same for all readings of a vehicle, so Kafka keeps their order.
     pub fn of(self, reading: &Reading) -> u16 {
         match (self, reading.region) {
             (Self::ByRegion, Region::North) => 0,

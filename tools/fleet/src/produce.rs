@@ -1,8 +1,8 @@
 //! Sends a fleet's readings to Kafka, each at its intended time.
 //!
 //! This is an open loop: the schedule is fixed before the first record and never changes. If the receiver or this machine is
-//! slow, records are sent late, but the intended rate doesn't decrease. The delay is measured and reported. A rate of 0 has no
-//! schedule: records are sent as fast as the queue accepts them.
+//! slow, records are sent late, and the delay is reported. A rate of 0 has no schedule: records are sent as fast as the queue
+//! accepts them.
 //!
 //! One thread encodes and sends. Between records, it also serves the delivery reports.
 
@@ -25,8 +25,8 @@ const SERVE_EVERY: u64 = 64;
 pub struct Outcome {
     pub summary: Summary,
     /// The expected results of consumers, if they were requested. They include records that the queue accepted and Kafka didn't
-    /// acknowledge, because Kafka may have these nevertheless. So if `failed > refused` or `unacked > 0`, an exact comparison
-    /// isn't possible.
+    /// acknowledge. Kafka may have such records or not. So if `failed > refused` or `unacked > 0`, an exact comparison isn't
+    /// possible.
     pub truth: Option<Truth>,
 }
 
@@ -34,8 +34,8 @@ pub struct Outcome {
 /// acknowledgements, at most for `spec.flush_timeout`. Calls `progress` about twice per second.
 ///
 /// # Errors
-/// If `spec` is invalid, the cluster can't be reached, or the topic has too few partitions. Errors are returned only
-/// before the first record is sent.
+/// If `spec` is invalid, the cluster can't be reached, or the topic has too few partitions. There are no errors after the first
+/// record.
 pub fn produce(
     spec: &ProduceSpec,
     stop: &AtomicBool,
@@ -87,7 +87,7 @@ struct Run<'a, P> {
     sender: Sender<'a>,
     summary: Summary,
     send_delays: Delays,
-    /// Indexes of readings whose first record was refused. If such a reading is repeated, the repetition counts as the first.
+    /// Indexes of readings whose first record was refused. If the repetition of such a reading is sent, it counts as the first.
     never_sent: HashSet<u64>,
     /// The time of the last progress report, and how many records had been sent by then.
     reported: (Duration, u64),
@@ -134,8 +134,8 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         self.finish()
     }
 
-    /// Serves delivery reports until `due` or until the run is stopped, and returns the time. May return half a millisecond late,
-    /// because no sleep is shorter.
+    /// Serves delivery reports until `due` or until the run is stopped. Returns the time, which may be half a millisecond after
+    /// `due`.
     fn wait(&mut self, due: Option<Duration>) -> Duration {
         let mut now = self.sender.now();
         while let Some(early) = due.and_then(|due| due.checked_sub(now)) {
@@ -149,8 +149,8 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         now
     }
 
-    /// Sends a record. Returns the time at which the queue accepted it. The time is later than `record.now` if the record had
-    /// to wait for room in the queue.
+    /// Sends a record. Returns the time at which the queue accepted it. The time is later than `record.now` if the queue was
+    /// full.
     fn send(&mut self, mut record: Outgoing<'_>) -> Result<Duration, Refusal> {
         loop {
             match self.sender.send(&record) {

@@ -1,7 +1,7 @@
 //! Decides when each record should be sent: an open-loop schedule, independent of the receiver.
 //!
-//! A schedule is a rate over time, made of linear pieces. Its integral is the number of records that should have been
-//! sent, and the inverse of the integral is each record's intended time.
+//! A schedule is a rate over time, made of linear pieces. The rate determines how many records should have been sent by any time,
+//! and so each record's intended time.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::ParseError;
 pub enum Profile {
     #[default]
     Steady,
-    /// The rate rises to `peak` times the base rate, stays there, and falls again. It rises for two fifths of the time, and
-    /// falls for two fifths.
+    /// The rate rises to `peak` times the base rate for two fifths of the time, stays there, and falls for two fifths of the
+    /// time.
     RushHour {
         peak: f64,
-        /// The whole time in seconds, from the base rate back to the base rate.
+        /// The whole time of rising, staying and falling, in seconds.
         seconds: f64,
     },
-    /// After `after` seconds, the rate jumps to `factor` times the base rate, and stays there for `seconds` seconds. If `factor`
-    /// is 0, nothing is sent in that time.
+    /// After `after` seconds, the rate jumps to `factor` times the base rate for `seconds` seconds. With 0, nothing is sent
+    /// meanwhile.
     Burst { factor: f64, after: f64, seconds: f64 },
 }
 
@@ -46,9 +46,8 @@ impl FromStr for Profile {
     }
 }
 
-/// A part of a schedule, in which the rate changes linearly. The part begins `start` seconds after the schedule's start, and
-/// `before` records should be sent earlier. At its start the rate is `rate` records per second. It changes by `slope` records per
-/// second in each second.
+/// A part of a schedule, in which the rate changes linearly. It begins `start` seconds after the schedule's start. `before`
+/// records should be sent before that. The rate is `rate` records per second at first, and grows by `slope` every second.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     start: f64,
@@ -156,8 +155,8 @@ mod tests {
             prop_assert!(schedule.due(n + 1) >= due);
             let nearby = Duration::from_micros(1);
             prop_assert!(schedule.intended(due.saturating_sub(nearby)) <= n);
-            // A record must count shortly after it is due. This isn't checked at low rates, at which the count may hardly grow
-            // in that time.
+            // A record must count shortly after it is due. At low rates, the count may hardly grow in that time, so don't check
+            // it.
             let slack = Duration::from_millis(5);
             prop_assert!(schedule.intended(due + slack) > n || schedule.rate(due) < 1_000.0);
         }

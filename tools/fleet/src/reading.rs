@@ -1,6 +1,6 @@
 //! The record that one vehicle sends in one second.
 //!
-//! All numbers are integers, so that the results of two consumers agree to the last digit.
+//! All numbers are integers. So two consumers compute the same results to the last digit.
 
 /// The half of the city in which a vehicle works. A vehicle never changes its region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,8 +37,8 @@ impl State {
     }
 }
 
-/// Marks a trip's first and last reading. The counters (odometer and paused time) are zero in the first reading. In the last,
-/// they are the trip's totals.
+/// Marks a trip's first and last reading. The counters (odometer and paused time) are zero in the first reading, and the trip's
+/// totals in the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
     TripStarted,
@@ -62,7 +62,7 @@ pub struct Reading {
     pub vehicle_id: u32,
     /// The id of the driver on shift. Two drivers share a vehicle.
     pub driver_id: u32,
-    /// `n · TRIP_STRIDE + vehicle_id` for the vehicle's trip number `n`, counted from 0: 42 is vehicle 42's first trip, and
+    /// `n · TRIP_STRIDE + vehicle_id` for trip `n` of the vehicle, counted from 0: 42 is vehicle 42's first trip, and
     /// `30_000_042` its fourth.
     pub trip_id: u64,
     pub region: Region,
@@ -78,8 +78,8 @@ pub struct Reading {
     pub state: State,
     /// `None` if the reading is neither the first nor the last of its trip.
     pub event: Option<Event>,
-    /// The number of the reading among the readings of its vehicle, counted from 0 without gaps.
+    /// The number of this reading among those of its vehicle, counted from 0 without gaps.
     pub seq: u64,
-    /// The number of the reading among all readings of the fleet, counted from 0 without gaps, in the order of `ts_ms`.
+    /// The number of this reading among those of the fleet, in the order of `ts_ms`, counted from 0 without gaps.
     pub index: u64,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// A histogram of durations from a microsecond to a day, with three significant digits. Longer durations count as a day. The
+/// A histogram of durations from a microsecond to a day, with three significant digits. Longer durations count as a day. Only the
 /// maximum is exact.
 #[derive(Debug)]
 pub(crate) struct Delays {
@@ -53,15 +53,15 @@ impl fmt::Display for Quantiles {
     }
 }
 
-/// The progress of a run, reported about twice per second. The counts are totals since the run's start: `intended` records were
-/// due, the producer's queue accepted `sent` of them, and Kafka acknowledged `acked` of these.
+/// The progress of a run. The counts are totals since the run's start: `intended` records were due, the producer's queue accepted
+/// `sent` of them, and Kafka acknowledged `acked` of the sent ones.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Progress {
     pub seconds: f64,
     pub intended: u64,
     pub sent: u64,
     pub acked: u64,
-    /// Records that the producer refused, for example because its queue was full, and records that the producer gave up.
+    /// Records that the producer refused, for example because its queue was full, or gave up.
     pub failed: u64,
     /// The intended rate at this moment; `None` if records are sent as fast as possible.
     pub intended_per_second: Option<f64>,
@@ -86,16 +86,16 @@ impl fmt::Display for Progress {
 }
 
 /// The results of a whole run. `sent` counts the records that the producer's queue accepted. It is `acked + unacked + failed -
-/// refused`, because `failed` includes the refused records and `sent` doesn't.
+/// refused`, because `failed` includes the refused records.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Summary {
-    /// Seconds from the run's start until all sent records were acknowledged or given up, or until `flush_timeout` was over.
+    /// Seconds from the run's start until all sent records were acknowledged or given up, or `flush_timeout` was over.
     pub seconds: f64,
     /// Records that were due; equals `sent + refused` unless the run was interrupted.
     pub intended: u64,
     pub sent: u64,
     pub acked: u64,
-    /// Records that the producer refused, and records that the producer gave up. Kafka may have some of the latter.
+    /// Records that the producer refused or gave up. Kafka may have some of those that were given up.
     pub failed: u64,
     /// Failed records that the producer refused, for example because its queue was full. Kafka never got them.
     pub refused: u64,
@@ -108,10 +108,9 @@ pub struct Summary {
     /// The total size of the sent payloads, in bytes.
     pub bytes: u64,
     pub acked_per_second: f64,
-    /// The time from a record's intended time to its sending; `None` if there is no rate, or if no record was sent.
+    /// The time from a record's intended time to its sending. `None` if the rate is 0, or if no record was sent.
     pub send_delay_ms: Option<Quantiles>,
-    /// The time from a record's intended time to its acknowledgement. If there is no rate, the time is counted from the
-    /// sending.
+    /// The time from a record's intended time to its acknowledgement. With rate 0, the time counts from the sending.
     pub ack_delay_ms: Option<Quantiles>,
     /// Whether the stop flag or a fatal error of the producer ended the run.
     pub interrupted: bool,

@@ -1,5 +1,4 @@
-//! The Kafka producer. librdkafka returns one delivery report per record. The same clock measures when a record is sent and when
-//! its report arrives.
+//! The Kafka producer. librdkafka returns one delivery report per record. One clock measures both the sending and the report.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,8 +15,8 @@ use crate::{Compression, ProduceError, ProduceSpec, Quantiles};
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The totals of the delivery reports. librdkafka's reports and errors arrive on the sending thread, so the locks are
-/// never contended.
+/// The totals of the delivery reports. The locks are never contended: librdkafka's reports and errors arrive on the sending
+/// thread.
 pub(crate) struct Acks {
     pub(crate) acked: AtomicU64,
     pub(crate) failed: AtomicU64,
@@ -27,7 +26,7 @@ pub(crate) struct Acks {
 }
 
 impl Acks {
-    /// Returns the quantiles of the time from a record's intended time to its acknowledgement; `None` if no record was
+    /// Returns the quantiles of the time from a record's intended time to its acknowledgement. `None` if no record was
     /// acknowledged.
     pub(crate) fn delays(&self) -> Option<Quantiles> {
         Quantiles::of(&self.delays.lock().unwrap_or_else(PoisonError::into_inner))
@@ -72,8 +71,8 @@ impl ProducerContext for Acks {
     }
 }
 
-/// A record to send. Its times count from the sender's start: the schedule wants the record to be sent at `intended`, and the
-/// producer gets it at `now`, which also becomes the record's timestamp in Kafka.
+/// A record to send. Its times count from the sender's start. The schedule wants the record to be sent at `intended`, and the
+/// producer gets it at `now`. The record's timestamp in Kafka is `now`.
 pub(crate) struct Outgoing<'a> {
     pub(crate) partition: u16,
     pub(crate) key: &'a [u8],
@@ -82,8 +81,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) now: Duration,
 }
 
-/// A producer. The times of an [`Outgoing`] record count from `started`, when the producer had reached the cluster. The delivery
-/// reports count from `Acks::origin`, which is earlier by `connecting`.
+/// A producer. It connects to the cluster from `Acks::origin` to `started`, which takes `connecting`. The times of an
+/// [`Outgoing`] record count from `started`. Those of the delivery reports count from `Acks::origin`.
 pub(crate) struct Sender<'a> {
     producer: BaseProducer<Acks>,
     topic: &'a str,
@@ -137,8 +136,8 @@ impl<'a> Sender<'a> {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Calls [`Self::serve`], and then sleeps for `for_`, but at least half a millisecond and at most 50 ms. Waiting in the
-    /// producer's `poll` instead would keep the CPU busy during the last fraction of a millisecond.
+    /// Calls [`Self::serve`], and then sleeps for `for_`, but at least half a millisecond and at most 50 ms. Waiting in `poll`
+    /// instead would keep the CPU busy during the last fraction of a millisecond.
     pub(crate) fn rest(&self, for_: Duration) {
         self.serve();
         thread::sleep(for_.clamp(Duration::from_micros(500), Duration::from_millis(50)));
@@ -166,8 +165,8 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// Why the producer refused a record. After `Fatal`, the producer never accepts a record again; after the others, it may accept
-/// the next one.
+/// Why the producer refused a record. After `Fatal`, the producer never accepts a record again. Otherwise it may accept the next
+/// one.
 pub(crate) enum Refusal {
     QueueFull,
     Record,

@@ -8,15 +8,15 @@ use crate::{Reading, Region};
 /// The difference between two consecutive trip ids of one vehicle. It is above all vehicle ids, so trip ids are unique.
 pub const TRIP_STRIDE: u64 = 10_000_000;
 
-/// The latest start, in milliseconds since the epoch: about a century before the end of year 9999, the last year that RFC 3339
-/// can express.
+/// The latest start, in milliseconds since the epoch. RFC 3339 can express times until the end of year 9999, about a century
+/// later.
 const LATEST_START_MS: i64 = 250_000_000_000_000;
 
 /// The parameters of a fleet. Each vehicle sends one reading per simulated second. The same parameters give the same readings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetSpec {
     pub vehicles: u32,
-    /// The id of the first vehicle. If the vehicle ids of two fleets don't overlap, their trip ids don't overlap either.
+    /// The id of the first vehicle. If two fleets have different vehicle ids, they have different trip ids too.
     pub first_vehicle: u32,
     pub seed: u64,
     /// The first reading's time, in milliseconds since the epoch.

@@ -29,21 +29,20 @@ impl FromStr for Compression {
 /// How to treat a record if the producer's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenFull {
-    /// The record and all later ones wait. They are sent late, but none is dropped before the run is stopped.
+    /// The record and all later ones wait, and are sent late. None is dropped before the run is stopped.
     #[default]
     Wait,
     /// The record is dropped and counted as refused, as in a device with a full buffer. It isn't in [`Truth`](crate::Truth).
     Refuse,
 }
 
-/// When a run ends: at the first limit that is reached. With or without limits, the stop flag or a fatal error of the producer
-/// ends the run too.
+/// A run ends at the first limit that is reached. The stop flag or a fatal error of the producer may end it earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limit {
     /// The number of records to send. Repetitions and refused records count.
     pub records: Option<u64>,
-    /// The length of the run, in seconds. If a rate is set, all records that are due within this time are sent, even if that
-    /// takes longer.
+    /// The length of the run, in seconds. With a rate, all records that are due within this time are sent, even if that takes
+    /// longer.
     pub seconds: Option<f64>,
 }
 
@@ -54,14 +53,14 @@ pub struct ProduceSpec {
     /// The topic, which must have at least as many partitions as the partitioning needs.
     pub topic: String,
     pub fleet: FleetSpec,
-    /// Whether the simulation begins when the first record is sent, instead of at `fleet.start_ms`. With `start_now`, the
-    /// `ts` of a reading is the time at which it should be sent, under two conditions: the rate is steady and equals the
-    /// number of vehicles, and no reading is late or repeated.
+    /// Whether the simulation begins when the first record is sent, instead of at `fleet.start_ms`. A reading's `ts` is then the
+    /// time at which it should be sent. This requires a steady rate that equals the number of vehicles, and no late or repeated
+    /// readings.
     pub start_now: bool,
     pub delivery: DeliverySpec,
-    /// Records per second; 0 means as fast as the queue accepts them. If the rate equals the number of vehicles and no
-    /// reading is repeated, the simulated clock runs in real time. At a higher rate, the simulated clock, and so the
-    /// readings' `ts`, runs ahead of real time. Kafka's timestamp is always the time of sending.
+    /// Records per second; 0 means as fast as the queue accepts them. If the rate equals the number of vehicles and no reading is
+    /// repeated, the simulated clock runs in real time. At a higher rate, the readings' `ts` runs ahead of real time. Kafka's
+    /// timestamp is always the time of sending.
     pub rate: f64,
     /// Ignored if `rate` is 0.
     pub profile: Profile,
@@ -80,8 +79,8 @@ pub struct ProduceSpec {
 }
 
 impl ProduceSpec {
-    /// Returns the specification of a thousand vehicles that each send once per second, until the run is stopped. There is one
-    /// partition per region.
+    /// Returns the specification of a thousand vehicles. Each vehicle sends once per second, until the run is stopped. There is
+    /// one partition per region.
     pub fn new(bootstrap_servers: impl Into<String>, topic: impl Into<String>) -> Self {
         Self {
             bootstrap_servers: bootstrap_servers.into(),

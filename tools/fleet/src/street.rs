@@ -53,7 +53,7 @@ impl Crossing {
         (east < CROSSINGS && north < CROSSINGS).then_some(Self { east, north })
     }
 
-    /// Returns latitude and longitude, in millionths of a degree, of the point that is `along_mm` beyond this crossing
+    /// Returns a position as latitude and longitude, in millionths of a degree. The position is `along_mm` beyond this crossing
     /// in the direction `heading`.
     pub(crate) fn position(self, heading: Heading, along_mm: u32, region: Region) -> (i64, i64) {
         let along = i64::from(along_mm);

@@ -12,8 +12,8 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOKS: u32 = 400;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
-/// Creates `topic` with `partitions` partitions and the cluster's default replication, and waits for a limited time until its
-/// partitions are known. Returns `true` if it was created, and `false` if it existed already, with any number of partitions.
+/// Creates `topic` with `partitions` partitions and the cluster's default replication. Waits for a limited time until its
+/// partitions are known. Returns `false` if the topic existed already, with any number of partitions.
 ///
 /// # Errors
 /// If the cluster can't be reached, or refuses to create the topic.
@@ -32,9 +32,9 @@ pub async fn create_topic(servers: &str, topic: &str, partitions: u16) -> Result
     }
 }
 
-/// Waits until the cluster knows the topic. A broker may acknowledge the creation of a topic before its own metadata contains
-/// the topic. So a producer that starts at once might not find the topic. Gives up after some attempts; the producer then
-/// reports the missing partitions.
+/// Waits until the cluster knows the topic. A broker may acknowledge the creation of a topic before it knows the topic itself. A
+/// producer that starts at once might then not find it. Gives up after some attempts; the producer then reports the missing
+/// partitions.
 async fn await_known(
     admin: &AdminClient<DefaultClientContext>,
     topic: &str,

@@ -1,7 +1,7 @@
 //! The result that every consumer should have, even if records reach it late or more than once.
 //!
-//! The caller adds each delivery that was sent. A reading counts only once, and the values of a trip come from all of
-//! its readings. This module doesn't use Kafka. Consumers must not read its result, because they are compared with it.
+//! The caller adds each delivery that was sent. A reading counts only once. This module doesn't use Kafka. Consumers must not
+//! read its result, because they are compared with it.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -12,8 +12,7 @@ use crate::digits::timestamp;
 use crate::{Arrival, Delivery, Event, FleetSpec, Partitioning, Reading, Region, Tariff};
 
 /// The expected result for one trip, from the readings that were sent. `start_ms` and `end_ms` are the times of the earliest and
-/// the latest reading, in milliseconds since the epoch; in the file they are in RFC 3339. `odometer_mm` and `paused_ms` are the
-/// largest values among the readings.
+/// the latest reading, in milliseconds since the epoch. `odometer_mm` and `paused_ms` are the largest values among the readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TripTruth {
     pub trip_id: u64,

@@ -14,7 +14,7 @@ const CREEP: u32 = 2_000;
 const ACCELERATION: u32 = 1_800;
 const BRAKING: u32 = 2_000;
 const HARD_BRAKING: std::ops::Range<u32> = 5_000..8_000;
-/// At this speed (in mm/s) and above, hard braking occurs in one of [`HARD_BRAKING_ODDS`] seconds on average; below, never.
+/// Below this speed (in mm/s), no hard braking occurs. Otherwise, it occurs in one of [`HARD_BRAKING_ODDS`] seconds.
 const HARD_BRAKING_FROM: u32 = 9_000;
 const HARD_BRAKING_ODDS: u32 = 400;
 const TRIPS_PER_SHIFT: u32 = 8;
@@ -28,7 +28,7 @@ enum Mode {
     Pausing,
 }
 
-/// Says what the vehicle does at the end of the current block. With `Finish`, the trip ends before that, inside the block.
+/// The vehicle's plan for the end of the current block. With `Finish`, the trip ends inside the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Straight,
@@ -168,8 +168,8 @@ impl Vehicle {
         None
     }
 
-    /// Returns the speed for the next second, in mm/s. It is the highest speed that the street, the vehicle's acceleration and
-    /// the braking distance allow. At random, the vehicle brakes hard instead.
+    /// Returns the speed for the next second, in mm/s: the highest speed that the street, the vehicle's acceleration and the
+    /// braking distance allow. At random, the vehicle brakes hard instead.
     fn next_speed(&mut self, ahead: u32) -> u32 {
         if self.speed >= HARD_BRAKING_FROM && self.rng.u32(..HARD_BRAKING_ODDS) == 0 {
             return self.speed - self.rng.u32(HARD_BRAKING);
@@ -179,7 +179,7 @@ impl Vehicle {
             Plan::Turn => TURN_SPEED,
             Plan::Halt | Plan::Finish => 0,
         };
-        // The brakes take effect after the coming second. So subtract the distance that the vehicle drives in that second.
+        // The brakes take effect after the coming second. So subtract that second's distance.
         let room = ahead.saturating_sub(self.speed);
         let brakeable = (exit * exit + 2 * BRAKING * room).isqrt();
         self.toward(self.cruise.min(brakeable.max(CREEP)))
@@ -201,7 +201,7 @@ impl Vehicle {
             Plan::Straight => [self.heading, first, second],
             Plan::Turn | Plan::Halt | Plan::Finish => [first, second, self.heading],
         };
-        // At the edge of the grid, some of these ways leave the grid.
+        // At the edge of the grid, some ways lead out of it.
         self.heading = ways.into_iter().find(open).unwrap_or(self.heading);
         self.settle();
     }
@@ -209,7 +209,7 @@ impl Vehicle {
     /// Chooses the speed for this block, and what to do at its end.
     fn settle(&mut self) {
         self.cruise = CRUISES[self.rng.usize(..CRUISES.len())];
-        // If the end of the trip (`goal_mm`) is within the braking distance, move it a little further. It stays inside the block.
+        // If the trip's end (`goal_mm`) is within the braking distance, move the end a little further, inside the block.
         let braking_mm = self.speed * self.speed / (2 * BRAKING) + self.speed;
         self.goal_mm = self.goal_mm.max(self.odometer_mm + braking_mm);
         let goal_ahead = self.goal_mm - self.odometer_mm;

@@ -13,8 +13,7 @@ use crate::customer::{Customer, Sighting, WatchSummary};
 
 /// The channel on which each batch of `customer_info` is announced by NOTIFY.
 const CHANNEL: &str = "customer_info";
-/// The longest wait for a notification. After this time, the row is read even without a notification, because a broken
-/// connection loses notifications.
+/// The longest wait for a notification. Then the row is read anyway, because a broken connection loses notifications.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 const PAUSE_AFTER_A_FAULT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,16 +28,15 @@ pub struct WatchSpec {
     /// The URL of the database with the table `customer_info`: `postgres://…`.
     pub database_url: String,
     pub trip_id: u64,
-    /// Where the customer waits: latitude and longitude in millionths of a degree. `None` means the middle of the vehicle's
+    /// Where the customer waits: latitude and longitude in millionths of a degree. By default, the middle of the vehicle's
     /// region.
     pub at: Option<(i64, i64)>,
-    /// The number of new readings after which the watch ends, not counting the first one. `None` means that only the end of the
-    /// trip ends the watch.
+    /// The watch ends after this many new readings, not counting the first reading. `None` means that it ends with the trip.
     pub readings: Option<u64>,
 }
 
-/// Watches until the trip has ended or `spec.readings` is reached. Calls `say` with each new sentence. If the database
-/// becomes unavailable, reports that and retries.
+/// Watches until the trip has ended or `spec.readings` is reached. Calls `say` with each new sentence, and with each error.
+/// Retries after an error.
 ///
 /// # Errors
 /// If the database can't be reached at the start.

@@ -23,8 +23,8 @@ async fn connect(database: &Database) -> PgConnection {
     database.connect().await.expect("a connection")
 }
 
-/// Writes a state of trip 42, as a batch of the daemon does. The state was sent `minute` minutes after 23:00 yesterday, and the
-/// vehicle measured it 300 ms earlier.
+/// Writes a state of trip 42, like a batch of the daemon. The state was sent `minute` minutes after 23:00 yesterday, and was
+/// measured 300 ms earlier.
 async fn write(database: &Database, minute: i32, odometer_mm: i64, state: &str, event: Option<&str>) {
     let sql = "INSERT INTO customer_info (trip_id, region, ts, sent_at, lat, lon, speed_kmh, odometer_mm, state, event)
         SELECT 42, 'north', at - interval '300 ms', at, 52.5731, 13.401, 0, $2, $3, $4
@@ -57,12 +57,12 @@ async fn a_customer_hears_of_each_change_and_of_the_end() {
         };
         hears("no such trip yet").await;
         write(&database, 0, 500, "driving", None).await;
-        // The row was measured at least an hour ago. So the sentence says that there has been no news since.
+        // The row was measured at least an hour ago, so the sentence also says that there is no news.
         hears("here, no news for").await;
         write(&database, 1, 600, "stopped", None).await;
         write(&database, 4, 600, "paused", None).await;
-        // These states are at least 55 minutes old, so their sentences also say that there is no news. A sentence that is the
-        // same as the last one isn't said again. So only the sentence at the trip's end is certain to come.
+        // These states are old too, so several of their sentences may be equal. A sentence that equals the last one isn't said
+        // again. Only the sentence at the trip's end is certain to come.
         sever(&database).await;
         write(&database, 5, 1_500_000, "stopped", Some("trip_ended")).await;
     };
