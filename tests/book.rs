@@ -1,5 +1,5 @@
-//! Checks the pages of the documentation. Each link within the repository leads to an existing file and, if it names a heading,
-//! to an existing heading. Each page is a chapter of the book, and each page that the sources name exists.
+//! Checks the pages of the documentation. Each link within the repository leads to an existing file, and to an existing heading
+//! if it names one. Each page is a chapter of the book. Each page that the sources name exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,8 +42,7 @@ impl Page {
         page
     }
 
-    /// Returns the anchor of a heading. If the same anchor occurs earlier on the page, a number is appended, as code
-    /// forges and mdBook do.
+    /// Returns the anchor of a heading. If the same anchor occurs earlier on the page, a number is appended, as mdBook does.
     fn unique(&self, anchor: &str) -> String {
         let mut numbered = (1..).map(|number| format!("{anchor}-{number}"));
         let mut candidate = anchor.to_owned();
@@ -73,8 +72,8 @@ fn normal(path: &Path) -> Option<PathBuf> {
     Some(normal)
 }
 
-/// Returns the faults of the links in `pages`. Paths are relative to the repository's root. `exists` says whether a file
-/// that isn't a page exists.
+/// Returns the faults of the links in `pages`. Paths are relative to the repository's root. `exists` is asked about files that
+/// aren't pages.
 fn faults(pages: &BTreeMap<PathBuf, Page>, exists: impl Fn(&Path) -> bool) -> Vec<String> {
     let mut faults = Vec::new();
     for (path, page) in pages {

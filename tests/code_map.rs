@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// The headings of ARCHITECTURE.md that have a table of modules, each with the folder of its crate.
+/// The headings of ARCHITECTURE.md that have a table of modules. Each comes with the folder of its crate.
 const CRATES: [(&str, &str); 3] =
     [("### `crates/protocol`", "crates/protocol/src"), ("### `crates/rows`", "crates/rows/src"), ("### `src`", "src")];
 

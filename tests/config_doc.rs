@@ -1,5 +1,5 @@
-//! Generates `docs/configuration.md`, the reference of every key, or compares it with what it should be. Keys and types come from
-//! the table behind `tidegate config schema`, texts and defaults from `config/tidegate.toml`.
+//! Generates `docs/configuration.md`, the reference of every key, or compares the page with what it should be. Keys and types
+//! come from the table behind `tidegate config schema`. Texts and defaults come from `config/tidegate.toml`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -126,8 +126,8 @@ fn code(text: &str) -> String {
     if text.contains('`') { format!("`` {text} ``") } else { format!("`{text}`") }
 }
 
-/// Adds the schema of each key, by the key's path. For a table with known keys, adds these keys and not the table
-/// itself. In a path, `NAME` stands for a pipeline's name.
+/// Adds the schema of each key, by the key's path. Adds a table itself only if its keys aren't known. In a path, `NAME` stands
+/// for a pipeline's name.
 fn paths(schema: &Value, path: &str, found: &mut BTreeMap<String, Value>) {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     if let Some(keys) = schema["properties"].as_object() {
@@ -146,8 +146,8 @@ fn type_of(schema: &Value) -> &str {
     schema["description"].as_str().unwrap_or("text or a table")
 }
 
-/// Returns a comment line as a list item. Returns `None` if the line doesn't describe keys of a column. A line that does
-/// describe some is `hash, hash_key_file: …`.
+/// Returns a comment line as a list item, for example the line `hash, hash_key_file: …`. Returns `None` if the line doesn't
+/// describe keys of a column.
 fn item(comment: &str, columns: &[String]) -> Option<String> {
     let (names, text) = comment.split_once(": ")?;
     let (names, condition) = names.split_once(", for ").map_or((names, None), |(names, rest)| (names, Some(rest)));
@@ -157,8 +157,8 @@ fn item(comment: &str, columns: &[String]) -> Option<String> {
     are_keys.then(|| format!("- `{}`{condition}: {text}", names.join("`, `")))
 }
 
-/// Writes the section of a table whose keys are free, because the user or another program chooses them: the comments as text, and
-/// the keys as an example.
+/// Writes the section of a table whose keys the user or another program chooses. The comments become text, and the keys an
+/// example.
 fn free(section: &Section<'_>, columns: &[String], page: &mut String) {
     for entry in section.entries.iter().filter(|entry| !entry.comment.is_empty() || !entry.keys.is_empty()) {
         let items: Vec<String> =
@@ -175,7 +175,7 @@ fn free(section: &Section<'_>, columns: &[String], page: &mut String) {
     }
 }
 
-/// Writes a section of known keys. Each comment on keys gets a heading that names these keys; a comment without keys is text.
+/// Writes a section of known keys. A comment on keys gets a heading that names these keys. Other comments become text.
 fn known(section: &Section<'_>, types: &BTreeMap<String, Value>, faults: &mut Vec<String>, page: &mut String) {
     let last = section.path.rsplit('.').next().filter(|last| *last != "NAME").unwrap_or_default();
     let shown = |name: &str| if last.is_empty() { format!("`{name}`") } else { format!("`{last}.{name}`") };

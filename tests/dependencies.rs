@@ -1,4 +1,4 @@
-//! Checks that the two pure crates stay pure: their direct dependencies are exactly those that this file lists, and none of their
+//! Checks that the two pure crates stay pure. Their direct dependencies are exactly those that this file lists. None of their
 //! dependencies, direct or indirect, is in [`FORBIDDEN`]. Also checks that one Rust version is promised and used.
 
 use std::collections::BTreeSet;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-/// A pattern that no line of prose may match, and advice for a line that does. `bad` is a text that matches, and
-/// `good` one that doesn't.
+/// A pattern that no line of prose may match, and advice for a line that matches. `bad` is a text that matches, and `good` one
+/// that doesn't.
 struct Rule {
     pattern: &'static str,
     instead: &'static str,
@@ -91,8 +91,8 @@ const NOISE: &str = r"^\s*//[/!] \S+( \S+){0,2}\.$";
 /// Matches what makes a short doc comment worth its line: a number, code, a link, a unit, a bound.
 const WORTH: &str = r"[0-9`\[<]|\b(milli|micro|nano)?seconds?\b|\b[Mm]inutes\b|\b([Kk]ilo|[Kk]i)?[Bb]ytes\b|\bUTC\b|\bUnix\b|\b[Uu]nquoted\b|\b([Ii]n|[Ee]x)clusive\b|\b[Ss]orted\b|\bPure\b|\b(Never|Always|Not|No|Only|At|Without|May|Must)\b|\bnever\b|\bmay\b|\bmust\b|\bat (least|most)\b";
 
-/// Returns the numbers of the lines whose doc comment says no more than the name, counted from 1. Files with command-line
-/// options are left out. Their comments are help texts, and people who read these don't see the names in the code.
+/// Returns the numbers of the lines whose doc comment says no more than the name, counted from 1. Files with command-line options
+/// are left out, because their comments are help texts.
 fn noise(text: &str) -> Vec<usize> {
     if text.contains("clap") {
         return Vec::new();
@@ -108,7 +108,7 @@ fn noise(text: &str) -> Vec<usize> {
     (0..lines.len()).filter(is_noise).map(|at| at + 1).collect()
 }
 
-/// Returns the files with prose, each with a flag that is true if only the file's comments are prose.
+/// Returns the files with prose. The flag says whether only the file's comments are prose.
 fn files(root: &Path) -> Vec<(PathBuf, bool)> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> =
@@ -140,8 +140,8 @@ fn files(root: &Path) -> Vec<(PathBuf, bool)> {
     found
 }
 
-/// Returns the prose of a line. If `comments_only` is set, that is the text after a comment's sign (such as `//`), and `None` for
-/// a line without this sign. Otherwise it is the line without Markdown's signs at its beginning.
+/// Returns the prose of a line. With `comments_only`, it is the text after a comment's sign (such as `//`), and `None` for other
+/// lines. Otherwise it is the line without Markdown's signs at its beginning.
 fn prose(line: &str, comments_only: bool) -> Option<&str> {
     let line = line.trim();
     if !comments_only {

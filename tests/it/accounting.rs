@@ -10,7 +10,7 @@ use crate::support::{PATIENCE, World};
 pub(crate) const NUMBERED: &str = "CREATE TABLE rides (seq bigint, name text)";
 
 /// Short deadlines for tests. As the configuration requires, `lock_timeout` < `statement_timeout` < `write_timeout`. Only
-/// `idle_in_transaction_timeout` is longer than its default, so that it never ends a transaction that a test delays.
+/// `idle_in_transaction_timeout` is longer than its default, because a test may delay a transaction.
 pub(crate) const SHORT_DEADLINES: &str = "connect_timeout = \"2s\"\nlock_timeout = \"2s\"\nstatement_timeout = \"3s\"\n\
      write_timeout = \"4s\"\nidle_in_transaction_timeout = \"60s\"";
 
@@ -58,8 +58,8 @@ impl World {
         self.number(&format!("{sum}'{}'", self.name)).await
     }
 
-    /// Waits until the ledger has reached the log end offset of every partition. If that takes too long, panics with the end of
-    /// the daemon's log.
+    /// Waits until the ledger has reached the end of each partition's log. After [`PATIENCE`], panics with the end of the
+    /// daemon's log.
     pub(crate) async fn await_written(&self, daemon: &Daemon) {
         let end: i64 = self.kafka.end_offsets(&self.topic).expect("Kafka tells its ends").into_iter().sum();
         self.await_ledger(daemon, end).await;

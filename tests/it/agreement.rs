@@ -1,5 +1,5 @@
-//! `check` and `run` agree: in every tested environment, `run` flows if and only if `check` says that the pipeline is ready. Each
-//! case of the other files `agreement_*.rs` describes an environment, in which both commands are run.
+//! `check` and `run` agree: `run` flows if and only if `check` says that the pipeline is ready. Each case of the other files
+//! `agreement_*.rs` describes an environment, in which both commands are run.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,8 +21,8 @@ use crate::cli::tidegate;
 use crate::cli_verify::transaction;
 use crate::support::{PATIENCE, program};
 
-/// The number of records in the topic. Each record is `{"id": n, "name": "v", "lat": 1.5}`. There are enough of them to stop a
-/// pipeline if all become dead letters.
+/// The number of records in the topic. Each record is `{"id": n, "name": "v", "lat": 1.5}`. If all records become dead letters,
+/// they stop the pipeline.
 pub(crate) const RECORDS: i32 = 300;
 const AT_ONCE: usize = 3;
 const POLL: Duration = Duration::from_millis(100);
@@ -66,8 +66,8 @@ impl<'g> Environment<'g> {
     fn filled(&self, text: &str) -> String {
         let text = text.replace("{role}", &self.role).replace("{db}", &self.database);
         let text = text.replace("{name}", &self.name).replace("{topic}", &self.ground.topic);
-        // In `table.name`, the text `{name}` is a field of the record. The cases write it as `{NAME}`, because `{name}` is
-        // their placeholder for the pipeline's name.
+        // The cases write `{NAME}` for the text `{name}` in `table.name`, because `{name}` is their placeholder for the
+        // pipeline's name.
         text.replace("{NAME}", "{name}")
     }
 
@@ -79,7 +79,7 @@ impl<'g> Environment<'g> {
     }
 
     /// Returns a configuration that connects as the role `user`. `name` is the pipeline's name, and `pipeline` the text below
-    /// `[pipelines.NAME]`, including the topics. `session` has further lines of `[postgres]`.
+    /// `[pipelines.NAME]`. `session` has further lines of `[postgres]`.
     fn config(&self, user: &str, name: &str, pipeline: &str, session: &str) -> String {
         let url = self.ground.postgres.url(&self.database).replacen("postgres@", &format!("{user}@"), 1);
         let listen = format!("127.0.0.1:{}", free_port().expect("a free port"));
@@ -97,8 +97,7 @@ impl<'g> Environment<'g> {
 }
 
 /// Runs the daemon until it has drained the topic, fails, or logs that it waits for something. Returns whether it has drained the
-/// topic, and its log. If `is_ready` is true, a daemon that waits has [`PATIENCE`] to go on, because a connection can fail for a
-/// moment on a busy machine.
+/// topic, and its log. With `is_ready`, a wait doesn't end the run, because a connection can fail for a moment on a busy machine.
 pub(crate) fn flows(config: &str, is_ready: bool) -> (bool, String) {
     let spec = DaemonSpec::new(program(), config).arg("--until").arg("now");
     let daemon = Daemon::spawn(&spec).expect("the daemon starts");
@@ -189,7 +188,7 @@ fn other_member(ground: &Ground) -> BaseConsumer {
     member
 }
 
-/// Sets the flag when this value is dropped, which also happens if a case panics.
+/// Sets the flag when this value is dropped, even by a panic.
 struct Sets<'a>(&'a AtomicBool);
 
 impl Drop for Sets<'_> {
@@ -259,8 +258,8 @@ async fn run_flows_if_and_only_if_check_says_ready_where_partitions_are_refused(
     agree(&PARTITION_CASES.iter().collect::<Vec<_>>());
 }
 
-/// A standby accepts no writes, and `run` waits until it is promoted. If the URL names several servers, the one that accepts
-/// writes is used.
+/// A standby accepts no writes, and `run` waits until the standby is promoted. If a URL names several servers, the one that
+/// accepts writes is used.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_standby_is_named_by_check_and_run_does_not_flow() {
     let kafka = shared::kafka().expect("Kafka starts");
@@ -290,8 +289,7 @@ async fn a_standby_is_named_by_check_and_run_does_not_flow() {
     }
 }
 
-/// The server is configured to wait for a standby before it answers a COMMIT, but it has no standby. So every write would wait
-/// without end.
+/// The server waits for a standby before it answers a COMMIT, but it has no standby. So every write would wait without end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_commit_that_waits_for_a_standby_that_is_away_is_named_by_check() {
     let kafka = shared::kafka().expect("Kafka starts");

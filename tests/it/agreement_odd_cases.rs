@@ -3,7 +3,7 @@
 
 use crate::agreement_cases::{APPEND, CREATE, Case, EVOLVE, INSERT_NEW, LEDGER_MADE, UPSERT, faulty, ready, with};
 
-/// Makes the ledger exist before the case's SQL runs. This SQL changes the ledger, and mostly damages it.
+/// Creates the ledger before the case's SQL changes it. Most of these changes damage the ledger.
 const fn damaged(case: Case) -> Case {
     Case { before: LEDGER_MADE, ..case }
 }

@@ -1,4 +1,4 @@
-//! Records of Apicurio Registry's serializers: schema ids of eight bytes, type references, and headers with other names than
+//! Records of Apicurio Registry's serializers. Their schema ids have eight bytes, and their headers have other names than
 //! Confluent's.
 
 use tidegate_harness::{Record, Registry};
@@ -91,7 +91,7 @@ async fn apicurios_type_references_and_headers_name_the_message_of_a_protobuf_va
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (id bigint, name text, lat float8)").await;
     let registry = Registry::start().expect("the registry starts");
-    // `Ride` is the second message of the file. A decoder that ignores the name would take the first one, `Stop`.
+    // `Ride` is the second message of the file. A decoder that ignores the name would decode as the first one, `Stop`.
     let several = PROTO.replacen("message Ride {", "message Stop { string lat = 1; }\nmessage Ride {", 1);
     let several = registry.add("ride", "PROTOBUF", &several, &[]);
     let only = "syntax = \"proto3\"; package rides; message Ride { int64 id = 1; string name = 2; }";

@@ -49,14 +49,14 @@ async fn a_single_record_waits_for_max_age() {
     let sql = "SELECT count(*) FROM rides";
     eventually_async("the record arrives", PATIENCE, async || world.number(sql).await == 1).await.expect("it arrives");
     let took = started.elapsed();
-    // This test doesn't check whether the batch is closed too late. Unit tests in `crates/protocol` do, with a simulated clock.
+    // Whether the batch is closed too late isn't tested here. Unit tests in `crates/protocol` do that with a simulated clock.
     assert!(took >= Duration::from_millis(1_500), "{took:?}");
     let by_age = || daemon.metric("tidegate_batches_total", &[("trigger", "age")]) == Some(1.0);
     eventually("the batch is counted", PATIENCE, by_age).expect("it is counted");
 }
 
 /// A batch may have records of every partition, and one statement claims all partitions of an assignment. So the number of
-/// transactions depends on the number of records and of assignments, and not on the number of partitions.
+/// transactions doesn't depend on the number of partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_partitions_need_no_more_transactions_than_a_few() {
     const PARTITIONS: i32 = 1_000;
@@ -97,7 +97,7 @@ async fn a_small_batch_is_not_held_up_by_the_network() {
     let all = counted(&daemon, "tidegate_write_duration_seconds_count");
     println!("{quick} of {all} small batches within 25 ms, connections and COMMIT included");
     // If TCP's acknowledgements were delayed, each batch would take at least 40 ms. So a single fast batch proves that they
-    // aren't. A busy machine slows down most batches, so don't require more than one.
+    // aren't. More can't be required, because a busy machine slows down most batches.
     assert!(quick >= 1.0, "{quick} of {all} within 25 ms");
 }
 

@@ -1,5 +1,5 @@
-//! No secret leaves the process. Here, each secret that a configuration can contain has its own recognizable value.
-//! None of these values may occur in anything that the daemon and its commands write, whatever fails.
+//! No secret leaves the process. Each secret that a configuration can contain has its own recognizable value here. None of these
+//! values may occur in the output of the daemon and its commands, whatever fails.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

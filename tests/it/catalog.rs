@@ -1,5 +1,5 @@
-//! The table changes while records flow. The catalog is read again, and if the mapping no longer matches the table, the
-//! pipeline stops and names the reason.
+//! The table changes while records flow, and the catalog is read again. If the mapping no longer matches the table, the pipeline
+//! stops and names the reason.
 
 use tidegate_harness::{Daemon, Record, eventually_async};
 
@@ -8,8 +8,7 @@ use crate::cli::tidegate;
 use crate::group::{Intruder, await_shares};
 use crate::support::{PATIENCE, World};
 
-/// A pipeline without `columns`: every field goes to the column that has its name. The rate limit leaves time for a change before
-/// all records are written.
+/// A pipeline without `columns`: a field goes to the column with its name. The rate limit leaves time for a change of the table.
 const AUTOMATIC: &str = "table.name = \"rides\"\nbatch.max_rows = 2000\nflow.max_rows_per_second = 20_000";
 const RECORDS: i32 = 40_000;
 
@@ -81,8 +80,8 @@ async fn a_recreated_table_stops_the_pipeline_by_name() {
     world.sql(NUMBERED).await;
     let daemon = flowing(&world, &world.config(AUTOMATIC));
     world.sql("BEGIN; DROP TABLE rides; CREATE TABLE rides (seq bigint, name text); COMMIT").await;
-    // The new table differs from the old one only in its oid and its rows. A running daemon doesn't always notice the new oid,
-    // but the next start does.
+    // The new table differs from the old one only in its oid and its rows. A running daemon may not notice the new oid. The next
+    // start does.
     daemon.terminate().expect("the signal is sent");
     daemon.wait_exit(PATIENCE).expect("it ends");
     let (code, log) = world.drain(&world.config(AUTOMATIC));

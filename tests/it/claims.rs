@@ -1,5 +1,5 @@
-//! Locks of other sessions. A claim or a COPY waits a minute for a lock. This delays only the claim's partition or the COPY's
-//! pipeline. Although the minute is longer than the session timeout of a member, the members stay in their group.
+//! Locks of other sessions. A claim or a COPY waits a minute for a lock. Only the claim's partition or the COPY's pipeline is
+//! delayed. The members stay in their group, although the minute is longer than a member's session timeout.
 
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ async fn a_claim_takes_a_minute(protocol: &str) {
 const OTHERS: &str = "SELECT count(*) FROM rides WHERE part <> 1";
 const LOCKED: &str = "SELECT count(*) FROM rides WHERE part = 1";
 
-/// Returns how many partitions of a daemon wait for their claim, or 0 unless the daemon owns exactly three others.
+/// Returns how many partitions of a daemon wait for their claim. Returns 0 unless the daemon owns exactly three others.
 fn claims_open(daemon: &Daemon) -> usize {
     let Ok(status) = daemon.status_json() else { return 0 };
     let partitions = status["pipelines"][0]["consumers"][0]["partitions"].as_array().cloned().unwrap_or_default();
@@ -85,8 +85,8 @@ fn claims_open(daemon: &Daemon) -> usize {
     if owned == 3 { partitions.len() - owned } else { 0 }
 }
 
-/// While a claim waits, its partition moves to another member, which makes the claim obsolete. When the lock is
-/// released, the obsolete claim must not take the partition from its new owner.
+/// While a claim waits for a lock, its partition moves to another member. So the claim is obsolete. When the lock is released,
+/// the claim must not take the partition from its new owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_obsolete_claim_fences_nobody() {
     let world = World::new(4).await;

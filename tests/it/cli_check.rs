@@ -66,8 +66,8 @@ async fn check_names_each_record_that_would_be_a_dead_letter_and_why() {
         assert_eq!((&letter["reason"], &letter["topic"]), (&reason.into(), &world.topic.as_str().into()), "{letter}");
         assert!(letter["detail"].as_str().is_some_and(|detail| detail.contains(words)), "{letter}");
     }
-    // Four of the newest 10 records are bad, which is more than the share that `max_share` allows. But four dead letters are
-    // fewer than `min_count`, so they wouldn't stop the pipeline.
+    // Four of the newest 10 records are bad. That is more than `max_share` allows, but less than `min_count`. So they wouldn't
+    // stop the pipeline.
     let too_many = "4 of the newest 10 records would be dead letters (40.0 %), above `dead_letters.max_share` (10.0 %)";
     let few =
         format!("warning     pipelines.{}.columns: {too_many}; at this share the pipeline stops after 100", world.name);
@@ -143,8 +143,7 @@ async fn check_names_the_rights_that_are_missing_and_the_statement_that_gives_th
     );
     let insert = format!("GRANT INSERT ON \"public\".\"rides\" TO {role}");
     world.produce((0..3).map(|n| good(n).to(0)));
-    // Because rights are missing, the trial would be denied too. So `check` skips the trial, and doesn't report it as a
-    // fault.
+    // The trial would fail because of the missing rights. So `check` skips the trial, and reports no fault of the trial.
     let ran = tidegate(&config, &["check"])
         .fails(64, &["found 2 faults", "the newest records were not tried, because rights are missing"]);
     // The statements can be run as they are printed.
@@ -257,7 +256,7 @@ async fn a_pipeline_that_is_not_in_the_configuration_is_a_usage_fault() {
     tidegate("[kafka]\nbootstrap = 1", &["check"]).fails(64, &["unknown key", "tidegate.toml:2:1"]);
 }
 
-/// `check` fetches from many topics at the same time. If it fetched from one topic after another, each topic would take a second.
+/// If `check` fetched from one topic after another, each topic would take a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_reads_many_topics_says_what_it_asks_and_leaves_no_warning() {
     let world = World::new(1).await;
@@ -289,7 +288,7 @@ async fn check_shows_how_many_records_have_each_field() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_counts_fields_in_every_format() {
-    // The cases have the lines of `decode`, the values of the records, the paths of both columns, and how many rows have the
+    // Each case has the lines of `decode`, the values of the records, the paths of both columns, and the number of rows with the
     // second column's field.
     let debezium =
         |op: &str, before: &str, after: &str| format!(r#"{{"before":{before},"after":{after},"op":"{op}"}}"#);
@@ -339,7 +338,7 @@ async fn check_counts_fields_in_every_format() {
     }
 }
 
-/// The records, the configuration, how many rows the records become, and for each column, how many rows lack its field.
+/// The records, the configuration, the number of rows, and for each column, the number of rows without its field.
 type MissingCase = (&'static [&'static str], &'static str, u64, &'static [(&'static str, u64)]);
 
 /// `check` and the daemon's metric agree on how many rows lack a field.
@@ -365,7 +364,7 @@ async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
             2,
             &[("id", 0), ("v", 0)],
         ),
-        // A rejected row counts for each column whose field it lacks, even for columns after the one that rejects the row.
+        // A rejected row counts for each column whose field it lacks. The columns after the one that rejects the row count too.
         (
             &[r#"{"id":"x","v":1}"#, r#"{"id":"y"}"#, r#"{"v":2}"#],
             "columns = { id = { field = \"id\", missing = \"dead_letter\" }, v = \"v\", w = \"w\" }",

@@ -1,5 +1,5 @@
 //! `check` writes the newest records in a transaction, and rolls it back. This trial leaves no row and no partition behind. In
-//! these tests it also draws no number from a sequence, because a rollback would not give the number back.
+//! these tests it also draws no number from a sequence, because a rollback doesn't give a number back.
 
 use tidegate_harness::Record;
 
@@ -49,14 +49,13 @@ async fn a_check_takes_no_number_of_a_sequence_that_a_default_draws_from() {
             "table = {{ name = \"rides\", mode = \"{mode}\"{key} }}\n{MAPPED}\ndead_letters = {{ max_share = 0.5 }}"
         );
         let ran = world.checked_without_a_trace(&pipeline).await.ok();
-        // The trial writes to the table itself, so the table's constraints refuse ten rows: rides 41 to 49 refer to
-        // no vehicle, and one name is not allowed.
+        // The table's constraints refuse ten rows: rides 41 to 49 refer to no vehicle, and one name is not allowed.
         let says = ["50 newest records → 40 rows, 10 dead letters", "rides_name_check", "rides_id_fkey"];
         assert!(!ran.out.contains("not tried"), "{mode}: {ran}");
         ran.says(&says);
     }
-    // After the trials, the first row that is written gets the next number of each sequence, as if there had been no trial. The
-    // sequence `shared` was drawn from twice before.
+    // The first row that is written after the trials gets the next number of each sequence. The sequence `shared` was drawn from
+    // twice before.
     world.sql("INSERT INTO rides (id, name) VALUES (0, 'first')").await;
     assert_eq!(world.text("SELECT concat(pk, small, always, label, ticket) FROM rides").await, "111L34");
 }
@@ -202,7 +201,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
     let ran = world.checked_without_a_trace(&pipeline(&draws)).await.ok();
     ran.says(&["after_create: parsed but not run", "50 newest records → 50 rows", "ready"])
         .says(&draws.map(|sql| sql.trim_end_matches(';')));
-    // `check` runs those statements of `after_create` that concern only the new table, and then tries the rows.
+    // `check` runs the statements of `after_create` that concern only the new table. Then it tries the rows.
     let describes = [
         "ALTER TABLE made ADD COLUMN n bigint, ADD CHECK (name <> 'v7')",
         "CREATE INDEX by_name ON public.made (name)",
@@ -212,7 +211,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
     let ran = world.checked_without_a_trace(&pipeline(&describes)).await.ok();
     assert!(!ran.out.contains("not run"), "{ran}");
     ran.says(&["50 newest records → 49 rows, 1 dead letter", "made_name_check"]);
-    // If such a statement adds a trigger or a default that may draw from a sequence, `check` doesn't try the rows.
+    // If such a statement may make a row draw from a sequence, `check` doesn't try the rows.
     for (after, suspect) in [
         ("CREATE TRIGGER a BEFORE INSERT ON made FOR EACH ROW EXECUTE FUNCTION number()", "trigger `a`"),
         ("ALTER TABLE made ALTER n SET DEFAULT make_hyper('log')", "the default of `n`"),

@@ -62,8 +62,8 @@ fn of_value(value: &toml_edit::Value) -> Value {
     }
 }
 
-/// Compares a value with our JSON Schema, and adds what is wrong with it to `faults`. The schema may only use keywords that
-/// this function knows; any other keyword is a fault.
+/// Compares a value with our JSON Schema, and adds what is wrong with the value to `faults`. A keyword of the schema that this
+/// function doesn't know is a fault too.
 fn validate(schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
     let is = |name: &str| match name {
         "string" => value.is_string(),

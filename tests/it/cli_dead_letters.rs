@@ -61,8 +61,7 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
     let world = World::new(1).await;
     world.sql(RIDES).await;
     let config = world.append();
-    // One record is a good row. The others are rejected by the mapping or refused by Postgres. One of them, which isn't JSON,
-    // can never be written.
+    // One record is a good row. The mapping or Postgres rejects the others. One of these isn't JSON, so it can never be written.
     world.produce([ride(1, 1), ride(3_000_000_000_u64, 2), ride(2, 95), ride(4, 185), Record::new("{")]);
     world.drained(&config);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 4);

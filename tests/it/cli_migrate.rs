@@ -5,8 +5,7 @@ use tidegate_harness::{Record, unique_name};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// Creates a table, and a role that owns nothing and may create nothing. Returns a configuration that uses the role, and the
-/// role's name.
+/// Creates a table, and a role that owns nothing and may create nothing. Returns the role's configuration, and its name.
 async fn restricted(world: &World) -> (String, String) {
     let role = unique_name("daemon");
     world

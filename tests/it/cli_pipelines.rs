@@ -7,7 +7,7 @@ use crate::support::{PATIENCE, World};
 const TO_RIDES: &str = "table.name = \"rides\"";
 
 impl World {
-    /// Returns a configuration whose only pipeline is another one than that of this test's world.
+    /// Returns a configuration that has another pipeline instead of this test's.
     fn without_the_first(&self) -> String {
         self.config(TO_RIDES).replacen(&self.name, "other", 1)
     }

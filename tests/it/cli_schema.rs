@@ -96,10 +96,9 @@ async fn a_missing_topic_and_a_topic_without_json_are_reported() {
 }
 
 impl World {
-    /// Runs `schema`, and then `check` and `run` with the configuration that it proposes. In this configuration, only the
-    /// database is changed, and a port for HTTP is added. Checks that no record becomes a dead letter, and that every field has
-    /// a column. `arguments` are those of `schema`, and the proposal must contain the `expected` lines. Returns the output of
-    /// `check`.
+    /// Runs `schema` with `arguments`, and then `check` and `run` with the proposed configuration. The test changes only the
+    /// database and the port for HTTP in it. Checks that the proposal contains the `expected` lines, that no record becomes a
+    /// dead letter, and that every field has a column. Returns the output of `check`.
     pub(crate) async fn by_its_proposal(&self, arguments: &[&str], expected: &[&str]) -> Ran {
         let proposal = schema(self, &[&["--table", "public.t"], arguments].concat()).ok();
         let proposal = proposal.says(expected);

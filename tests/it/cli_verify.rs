@@ -1,5 +1,5 @@
-//! `tidegate verify` reports the numbers of missing and duplicate rows. An offset without a record, such as that of a
-//! transaction marker, is not reported as missing.
+//! `tidegate verify` reports the numbers of missing and duplicate rows. An offset without a record is not missing: it may be that
+//! of a transaction marker.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The conformance table, `docs/conformance.md`. The types are written in each format and mode to a real database, and the result
-//! is compared with that of INSERT. The test fails if a value differs, or if the page differs from these results.
+//! The conformance table, `docs/conformance.md`. The types are written in each format and mode to a real database. Each result
+//! must be that of INSERT, and the page must show these results.
 //!
 //! `UPDATE_DOCS=1 cargo test --test it conformance` rewrites the page.
 
@@ -31,8 +31,8 @@ fn definition(columns: &[Column], key: &str) -> String {
     format!("(id int, turn int, {}{key})", columns.join(", "))
 }
 
-/// Returns what a mode adds to three places of the configuration: to the table, to the mapping of `turn`, and to the mapping of
-/// each tested column.
+/// Returns what a mode adds to the configuration: to the table, to the mapping of `turn`, and to the mapping of each tested
+/// column.
 fn of_mode(mode: &str) -> (&'static str, &'static str, &'static str) {
     match mode {
         "append" => ("", "", ""),
@@ -77,8 +77,8 @@ impl Format {
         lines
     }
 
-    /// Writes the values of all columns in each mode. Returns how many were stored correctly: one row per
-    /// column, one cell per mode.
+    /// Writes the values of all columns in each mode. Returns how many were stored correctly. Each column has a row, and each
+    /// mode a cell.
     async fn round_trips(&self) -> Vec<Vec<String>> {
         let world = World::new(1).await;
         let folder = tempfile::tempdir().expect("a folder");
@@ -118,7 +118,7 @@ impl Format {
         assert_eq!(code, Some(0), "{}: {log}", self.name);
         let letters = "SELECT coalesce(string_agg(DISTINCT detail, E'\\n'), '') FROM tidegate.dead_letter";
         let letters = world.text(letters).await;
-        // Each id tests one column, so compare only this column. `ROW` distinguishes NULL from the empty text.
+        // Each id tests one column, so compare only this column. `ROW` keeps NULL and the empty text apart.
         let same: String = ends.iter().enumerate().fold(String::new(), |mut cases, (n, end)| {
             write!(cases, " WHEN e.id < {end} THEN ROW(r.c{n})::text = ROW(e.c{n})::text").expect("a string takes it");
             cases

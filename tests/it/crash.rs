@@ -1,5 +1,5 @@
-//! The daemon is killed at a random moment or at a chosen step of a write, or a signal ends it. Rows that were written stay.
-//! Records that weren't written are read again, and no row is written twice.
+//! A daemon ends at a random moment, at a chosen step of a write, or by a signal. Rows that were written stay. Records that
+//! weren't written are read again, and no row is written twice.
 
 use std::time::Duration;
 
@@ -23,8 +23,7 @@ async fn killed_ten_times_at_random_moments_of_one_drain_it_loses_nothing_and_wr
     let mut at = 0;
     for kill in 1..=10 {
         let daemon = world.daemon(&with_short_sessions(&world.config(pipeline)));
-        // About half of the kills happen after the assignment, while the daemon claims or begins to write. The others happen
-        // after the first commit.
+        // About half of the kills happen while the daemon claims or begins to write. The others happen after the first commit.
         if random.bool() {
             daemon.await_log("assigned", PATIENCE).expect("the group gives it partitions");
         } else {
@@ -44,8 +43,7 @@ async fn killed_ten_times_at_random_moments_of_one_drain_it_loses_nothing_and_wr
     world.assert_exact(RECORDS.into()).await;
 }
 
-/// Kills a daemon while the proxy holds back the message that fires `trigger`. Then the message arrives at its receiver, or is
-/// lost if `arrives` is false.
+/// Kills a daemon while the proxy holds back the message that fires `trigger`. If `arrives` is true, the message then arrives.
 async fn kill_at(world: &World, proxy: &Proxy, trigger: Trigger, arrives: bool) {
     let config = world.config_at(&world.database.url_at(proxy.addr()), "table.name = \"rides\"\nbatch.max_rows = 1000");
     let held = proxy.arm(trigger, Action::Hold);

@@ -129,7 +129,7 @@ async fn each_fault_of_a_record_has_its_reason_and_leaves_its_neighbours() {
     assert_eq!(world.number("SELECT count(*) FROM rides WHERE name <> 'a\\u0000'").await, 0);
 }
 
-/// One way in which a table refuses record 7777 of 10 000, and how many COPYs the search for the record may take.
+/// One way in which a table refuses record 7777 of 10 000. The search for the record may take `copies` COPYs.
 struct Refusal {
     table: &'static str,
     create: &'static str,
@@ -139,11 +139,11 @@ struct Refusal {
     copies: i64,
 }
 
-/// The largest number of COPYs if the error names the line: the first COPY, the part before the line, the record, the rest,
-/// and four more in case the line is wrong.
+/// The largest number of COPYs if the error names the line. They are the first COPY, the part before the line, the record and the
+/// rest. Four more are allowed in case the line is wrong.
 const NAMED: i64 = 8;
-/// The largest number of COPYs if the error names no line: two halves in each of the 14 steps from 10 000 records to
-/// 1, and three more, such as the first COPY.
+/// The largest number of COPYs if the error names no line. From 10 000 records to 1 there are 14 steps with two halves each.
+/// Three more are allowed, such as the first COPY.
 const UNNAMED: i64 = 2 * 14 + 3;
 
 const REFUSALS: &[Refusal] = &[
@@ -292,13 +292,13 @@ async fn five_bad_rows_of_a_batch_cost_three_copies_each() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 9_995);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE record_offset % 2000 = 777").await, 5);
     let copies = copies_of(&world, "rides").await;
-    // 17 is the first COPY, three per bad record (the part before it, the record alone, the part after it), and one COPY
-    // without rows, which checks whether the table accepts rows at all.
+    // 17 is the first COPY, three per bad record (before it, the record alone, after it), and one COPY without rows. This last
+    // COPY checks whether the table accepts rows at all.
     assert!(copies <= 17, "{copies} copies");
 }
 
-/// A deferred trigger raises its error at COMMIT, with a SQLSTATE of its choice. So Postgres's reply alone doesn't
-/// prove that nothing was committed, and the daemon reads the ledger.
+/// A deferred trigger raises its error at COMMIT, with any SQLSTATE. So the error doesn't prove that nothing was committed, and
+/// the daemon reads the ledger.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_a_deferred_trigger_refuses_is_a_dead_letter_whatever_the_sqlstate() {
     for sqlstate in ["P0001", "TG001", "42P01"] {
@@ -425,8 +425,8 @@ async fn old_dead_letters_are_removed_and_the_oldest_past_the_cap_and_counted() 
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE pipeline = 'another'").await, 1);
 }
 
-/// A dead letter, and the reason for which a pipeline stops, name the trigger's function. They don't contain the values that
-/// are in the context of Postgres's error.
+/// A dead letter and the reason of a stop name the trigger's function. They contain no value from the context of Postgres's
+/// error.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_function_that_raised_an_error_is_named_and_no_value_is_logged() {
     let world = World::new(1).await;

@@ -71,7 +71,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     assert!(wanted.len() > 20, "only {wanted:?}");
 
     let mut world = World::new(2).await;
-    // The test's broker doesn't delete records by default, and headroom needs a retention. So create a topic with one.
+    // The headroom needs a topic with a retention. The test's broker doesn't delete records by default.
     world.topic = unique_name("week");
     world.kafka.create_topic(&world.topic, 2, &[("retention.ms", "604800000")]).expect("the topic is made");
     world.sql("CREATE TABLE rides (id bigint, lat float8); CREATE TABLE lost (LIKE rides)").await;
@@ -96,8 +96,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     let dead = || daemon.metric("tidegate_dead_letters_total", &[("pipeline", &world.name)]);
     eventually("both bad records are dead letters", PATIENCE, || dead() == Some(2.0)).expect("within its time");
     let all = || daemon.get("/metrics").expect("the metrics are served").body;
-    // The series of the lag appear with the first reading of the log ends. The series of the reading's age follows within a
-    // second.
+    // The lag appears with the first reading of the log ends. The age of this reading follows within a second.
     eventually("the lag is known", PATIENCE, || {
         let page = all();
         ["retention_headroom_seconds", "lag_reading_age_seconds", "log_loss"]
@@ -179,8 +178,8 @@ fn every_alert_has_its_words_and_its_section_in_the_runbook() {
     assert!(untested.is_empty(), "without a unit test: {untested:?}");
 }
 
-/// Returns the configuration of the daemon in docker-compose.yml. The daemon's command names the configuration files,
-/// which are merged in the order of the command.
+/// Returns the configuration of the daemon in docker-compose.yml. The daemon's command names the files, which are merged in this
+/// order.
 fn stack() -> tidegate::config::Config {
     let compose = read("docker-compose.yml");
     let (_, service) = compose.split_once("\n  tidegate:").expect("a service `tidegate`");

@@ -68,7 +68,7 @@ async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record(
     eventually_async("the ledger stands at the end", PATIENCE, settled).await.expect("it does");
 }
 
-/// Binary COPY accepts the eight bytes of an int8 as a float8, as a timestamptz, or as a text if they are valid text. So Postgres
+/// Binary COPY accepts the eight bytes of an int8 as a float8 or a timestamptz, and as a text if they are valid text. So Postgres
 /// may not notice that the column has another type.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_whose_new_type_reads_the_old_bytes_gets_the_right_values() {
@@ -76,8 +76,7 @@ async fn a_column_whose_new_type_reads_the_old_bytes_gets_the_right_values() {
     world.sql("CREATE TABLE readings (seq int, real_from_int int8, text_from_int int8, text_of_one_record int8)").await;
     let reading = |n: i32| {
         Record::new(format!(
-            // The bytes of the long number are the text AAAAAAAA. The bytes of the number 7 aren't valid text, so Postgres
-            // refuses them.
+            // The bytes of the long number are the text AAAAAAAA. The bytes of the number 7 aren't valid text.
             r#"{{"seq":{n},"real_from_int":{n},"text_from_int":4702111234474983745,"text_of_one_record":7}}"#
         ))
     };
@@ -104,8 +103,8 @@ async fn a_column_whose_new_type_reads_the_old_bytes_gets_the_right_values() {
     }
 }
 
-/// Two columns change while a batch is being written. The first new plan knows only one of the
-/// changes, so a second new plan is needed.
+/// Two columns change while a batch is being written. The first new plan includes one change only, so a second new plan is
+/// needed.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_columns_that_change_during_one_write_are_planned_again_twice() {
     let world = World::new(1).await;
@@ -120,7 +119,7 @@ async fn two_columns_that_change_during_one_write_are_planned_again_twice() {
     let noticed = postgres.arm(Trigger::FrontendQueryContains("ROLLBACK".to_owned()), Action::Hold);
     world.produce([reading(2)]);
     noticed.fired(PATIENCE).await.expect("the first change is noticed");
-    // The second change comes after the catalog was read for the new plan, and before the COPY that follows.
+    // The second change comes after the catalog was read for the new plan, and before the next COPY.
     let planned = postgres.arm(Trigger::FrontendQueryContains("COPY".to_owned()), Action::Hold);
     noticed.release();
     planned.fired(PATIENCE).await.expect("the batch is copied again");

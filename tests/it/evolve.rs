@@ -1,4 +1,4 @@
-//! `evolve = "add"`: new fields become columns. If several daemons meet a new field, one of them adds the column, and no value is
+//! `evolve = "add"`: new fields become columns. If several daemons meet a new field, one of them adds the column. No value is
 //! lost.
 
 use tidegate_harness::{Daemon, Record, eventually_async, free_port};
@@ -10,7 +10,7 @@ use crate::support::{PATIENCE, World};
 const EVOLVING: &str =
     "table = { name = \"rides\", evolve = \"add\" }\nbatch.max_rows = 2000\nflow.max_rows_per_second = 20_000";
 
-/// Returns record number `n`. From each thousand records to the next, the records get one more field.
+/// Returns record number `n`. After every thousand records, the records get one more field.
 fn growing(n: i32) -> Record {
     let mut text = format!(r#"{{"seq":{n}"#);
     for field in 0..=n / 1_000 {

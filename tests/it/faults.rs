@@ -1,5 +1,5 @@
-//! Faults that users of other Kafka sinks reported, with one test each. If another file is about the subject of a fault, the test
-//! is in that file.
+//! Faults that users of other Kafka sinks reported, with one test each. Some of these tests are in other files, with related
+//! tests.
 
 use sqlx::Executor;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Record, eventually_async, shared, usage};
@@ -106,7 +106,7 @@ async fn a_database_slower_than_the_poll_interval_evicts_nobody() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     let kafka = "kafka = { \"max.poll.interval.ms\" = 6000, \"session.timeout.ms\" = 6000 }";
-    // Batches are small, so that the open batch is full while more records wait in Kafka.
+    // Batches are small. So the open batch is full, and more records wait in Kafka.
     let config = world.config(&format!("batch = {{ max_rows = 500 }}\n{kafka}\n{TO_RIDES}"));
     let config = with_limits(&with_postgres(&config, SHORT_DEADLINES), "drain_timeout = \"5s\"\nclaim_grace = \"3s\"");
     let daemon = world.daemon(&config);
@@ -148,8 +148,8 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     daemon.await_ready(PATIENCE).expect("it is ready");
 }
 
-/// After good records come only records without rows: tombstones, skipped records and bad records. The ledger must not advance
-/// past these later records while the good records aren't written.
+/// After good records come only records without rows: tombstones, skipped records and bad records. While the good records aren't
+/// written, the ledger must not advance past the later records.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ledger_passes_records_without_rows_only_when_all_before_them_are_written() {
     let world = World::new(1).await;
@@ -201,7 +201,7 @@ async fn no_lag_is_shown_for_records_that_another_member_has_written() {
     }
 }
 
-/// A daemon that was suspended during its migration (SIGSTOP, or a paused machine) still holds the migration's lock.
+/// A suspended daemon holds the lock of its migration. The cause may be SIGSTOP, or a paused machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_stopped_while_it_migrated_holds_up_no_other() {
     let world = World::new(1).await;

@@ -1,5 +1,5 @@
-//! `flow.max_rows_per_second` on real servers. The rate limit's unit tests, which pass the time as an argument, show that the
-//! limit is exact. In this test, a busy machine may make the flow slower than the limit, but never faster.
+//! `flow.max_rows_per_second` on real servers. A busy machine may make the flow slower than the limit, but never faster. Unit
+//! tests with a simulated time show that the limit is exact.
 
 use crate::accounting::await_metric;
 use crate::support::World;
@@ -43,6 +43,6 @@ async fn a_flow_limit_is_kept_and_smooth_and_said() {
     println!("{over_ten} rows in ten seconds at {RATE} a second; by second {each:?}");
     assert!(over_ten <= 10 * RATE * 102 / 100, "{over_ten} rows in ten seconds");
     assert!(over_ten >= 10 * RATE * 90 / 100, "{over_ten} rows in ten seconds: {each:?}");
-    // The records of a tenth of a second are written at once, and may fall on either side of the boundary between two seconds.
+    // The records of a tenth of a second are written at once. They may belong to the second before or after.
     assert!(each.iter().all(|rows| *rows <= RATE * 130 / 100), "{each:?}");
 }

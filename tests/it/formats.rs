@@ -1,5 +1,5 @@
-//! Records of every format become the rows that they describe. An array becomes several rows, and so do several lines. If one row
-//! of a record is at fault, none of the record's rows is written.
+//! Records of every format become the rows that they describe. An array and several lines become several rows. If one row of a
+//! record is at fault, none of the record's rows is written.
 
 use std::path::Path;
 

@@ -86,7 +86,7 @@ async fn a_failing_registry_is_an_outage_and_no_record_is_dead_lettered() {
     let registry = Registry::start().expect("the registry starts");
     let id = registry.add("ride", "AVRO", AVRO, &[]);
     let later = registry.add("ride", "AVRO", &AVRO.replace("\"Ride\"", "\"Ride2\""), &[]);
-    // `max.poll.interval.ms` is short, so the member stays in the group only if the poll thread doesn't wait for the registry.
+    // `max.poll.interval.ms` is short. So the member leaves the group if the poll thread waits for the registry.
     let poll = "[pipelines.NAME.kafka]\n\"max.poll.interval.ms\" = 30_000\n\"session.timeout.ms\" = 6_000\n";
     let config = world.with_registry(&registry, "timeout = \"2s\"", &format!("{}{poll}", avro_pipeline()));
     world.produce([Record::new(framed(id, &[], &avro_ride(1))).to(0)]);
@@ -367,7 +367,7 @@ async fn check_ends_its_search_at_the_first_version_that_it_can_not_read_and_say
         );
         tidegate(&config, &["check"]).fails(64, &[&absent, &unread]);
     }
-    // `check` requested the newest version first. When this request was denied, `check` requested no other version.
+    // `check` requested the newest version first. The request was denied, so `check` requested no other version.
     assert!(!registry.asked().contains(&format!("/schemas/ids/{new}")), "{:?}", registry.asked());
     registry.deny(None);
     tidegate(&config, &["check"]).ok().says(&["which is another version of them"]);

@@ -1,5 +1,5 @@
-//! Generated columns and identities in a key, in `newer_by` and in `sort_by`. A supported use results in the rows that INSERT …
-//! ON CONFLICT would make. An unsupported use is refused by `check` and `run` with a remedy.
+//! Generated columns and identities in a key, in `newer_by` and in `sort_by`. Supported uses give the rows of INSERT … ON
+//! CONFLICT. `check` and `run` refuse unsupported uses with a remedy.
 
 use tidegate_harness::{Record, eventually_async};
 
@@ -12,8 +12,8 @@ const SHOWN: &str = "SELECT coalesce(string_agg(concat_ws('/', email, v, note), 
 const UPSERT: &str = "table = { name = \"t\", mode = \"upsert\", key = [\"mail\"]";
 
 impl World {
-    /// Drains records (key, value) into a new table `t` in batches of three. A record whose value is empty becomes a tombstone.
-    /// Returns the rows of `t`.
+    /// Drains records (key, value) into a new table `t` in batches of three. An empty value becomes a tombstone. Returns the rows
+    /// of `t`.
     async fn keyed(&self, sql: &str, records: &[(&str, &str)], pipeline: &str) -> String {
         self.sql(sql).await;
         self.produce(records.iter().map(|(key, value)| match *value {

@@ -1,13 +1,13 @@
-//! The statements that `check` prints grant exactly the rights that are needed. A role with these rights drains the topic, and
-//! can run most other commands. If one of the statements is left out, `check` names this statement.
+//! The statements that `check` prints grant exactly the rights that are needed. A role with these rights can drain the topic, and
+//! run most other commands. If one of the statements is left out, `check` names it.
 
 use tidegate_harness::{Record, unique_name};
 
 use crate::cli::tidegate;
 use crate::support::World;
 
-/// A pipeline, and the tables into which it writes. A superuser runs `sql` before the pipeline starts. From 20 records, the
-/// pipeline makes `rows` rows, which the query `count` counts, and `letters` dead letters.
+/// A pipeline, and the tables into which it writes. A superuser runs `sql` before the pipeline starts. The topic has 20 records.
+/// The pipeline makes `letters` dead letters and `rows` rows, which the query `count` counts.
 struct Scenario {
     name: &'static str,
     sql: &'static str,
@@ -95,7 +95,7 @@ const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// A scenario in its own database. The role has no rights at first, and `config` drains with this role.
+/// A scenario in its own database. `config` drains with a role that has no rights at first.
 struct Case<'s> {
     scenario: &'s Scenario,
     world: World,
@@ -125,8 +125,7 @@ impl<'s> Case<'s> {
         Self { scenario, world, role, config }
     }
 
-    /// Returns the statements that `check` prints to grant the missing rights. The names of this case are replaced by
-    /// placeholders.
+    /// Returns the statements that `check` prints to grant the missing rights, with placeholders for the names of this case.
     fn missing(&self) -> Vec<String> {
         let report = tidegate(&self.config, &["check", "--json"]).json();
         let grants = report["pipelines"][0]["grants"].as_array().expect("statements").clone();
@@ -172,8 +171,8 @@ async fn grants_are_exact(scenarios: &[Scenario]) {
 }
 
 impl Case<'_> {
-    /// Checks that commands such as `lag` and `offsets set` work for a role that has only the printed rights. `verify` may fail,
-    /// but its error must name the missing right.
+    /// Checks that commands such as `lag` and `offsets set` work with only the printed rights. If `verify` fails, its error must
+    /// name the missing right.
     async fn serves_the_commands(&self) {
         for arguments in [&["lag"][..], &["offsets", "show"], &["pipelines", "list"], &["dead-letters", "list"]] {
             tidegate(&self.config, arguments).ok();

@@ -10,8 +10,8 @@ use tidegate_harness::{Daemon, Kafka, Record, eventually_async};
 
 use crate::support::{PATIENCE, World};
 
-/// Creates a table in which missing, duplicate and late records can be recognized. It has each record's number, partition and
-/// offset, and the time at which the row was written.
+/// Creates a table that shows missing, duplicate and late records: it has each record's number, partition and offset, and the
+/// time at which the row was written.
 pub(crate) const TABLE: &str =
     "CREATE TABLE rides (id bigint, part int, src bigint, at timestamptz NOT NULL DEFAULT clock_timestamp())";
 
@@ -21,15 +21,15 @@ pub(crate) const COLUMNS: &str = "table.name = \"rides\"\nbatch = { max_age = \"
 
 pub(crate) const PROTOCOLS: [&str; 3] = ["cooperative", "eager", "consumer"];
 
-/// Returns the settings of a pipeline with this group protocol. Its group notices a killed member within seconds. With
-/// `consumer`, settings of the broker decide how long that takes.
+/// Returns the settings of a pipeline with this group protocol. With the classic protocols, a killed member loses its partitions
+/// after six seconds. With `consumer`, settings of the broker decide.
 pub(crate) fn pipeline(protocol: &str) -> String {
     let session = if protocol == "consumer" { "" } else { "kafka = { \"session.timeout.ms\" = \"6000\" }\n" };
     format!("group_protocol = \"{protocol}\"\n{session}{COLUMNS}")
 }
 
-/// Returns how many partitions of a pipeline each consumer of a daemon owns. Returns `None` while the assignment isn't complete:
-/// a consumer is not a member of the group yet, or a partition isn't claimed yet.
+/// Returns how many partitions of a pipeline each consumer of a daemon owns. `None` while a consumer isn't a member of the group
+/// yet, or a partition isn't claimed yet.
 pub(crate) fn shares(daemon: &Daemon, pipeline: &str) -> Option<Vec<usize>> {
     let status = daemon.status_json().ok()?;
     consumers(&status, pipeline)?.iter().map(owned).collect()
@@ -51,7 +51,7 @@ fn owned(consumer: &Value) -> Option<usize> {
     settled.then_some(partitions.len())
 }
 
-/// Waits until the consumers of `daemons` own as many partitions as `expected` says. `expected` has one number per consumer, in
+/// Waits until the consumers of `daemons` own the numbers of partitions in `expected`. There is one number per consumer, in
 /// descending order. The ledger must show the same numbers.
 pub(crate) async fn await_shares(world: &World, pipeline: &str, daemons: &[&Daemon], expected: &[usize]) {
     let (mut seen, mut named) = (Vec::new(), Vec::new());
@@ -124,8 +124,8 @@ impl Flow {
         Self::start_from(kafka, topic, partitions, 0)
     }
 
-    /// Starts a flow like [`Flow::start`], for a topic to which the records below number `first` were sent already.
-    /// [`Flow::stop`] counts these too.
+    /// Starts a flow like [`Flow::start`], but numbers the records from `first` on. The records below `first` were sent before,
+    /// and [`Flow::stop`] counts them too.
     pub(crate) fn start_from(kafka: &'static Kafka, topic: &str, partitions: i32, first: i64) -> Self {
         let (stop, stopped) = channel();
         let topic = topic.to_owned();

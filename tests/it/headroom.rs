@@ -54,8 +54,8 @@ async fn the_headroom_runs_out_when_kafka_deletes_and_not_after() {
     assert!(started.elapsed() > Duration::from_secs_f64((shown - 5.0).max(0.0)), "and it had said so");
 }
 
-/// Without the right to read a topic's settings, the headroom is unknown. An unknown headroom must not look like that of a topic
-/// whose records are kept without a limit.
+/// Without the right to read a topic's settings, the headroom is unknown. An unknown headroom must not look like an unlimited
+/// one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_headroom_is_told_from_an_unlimited_one() {
     let spec = KafkaSpec::single().acls();

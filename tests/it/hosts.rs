@@ -67,8 +67,8 @@ impl Pair {
         .expect("the receiver ends");
     }
 
-    /// Waits for the first commit on the new primary, which must come within [`SOON`]. Then waits until all records are in the
-    /// table, each once.
+    /// Waits for the first commit on the new primary, which must come within [`SOON`]. Then waits until each record is in the
+    /// table once.
     async fn ends_exact(&self, daemon: &Daemon, promoted: Instant, records: i64) {
         self.world.await_next_commit(daemon, in_tests(SOON)).await;
         let took = promoted.elapsed();
@@ -90,8 +90,8 @@ async fn after_a_failover_the_promoted_replica_is_written_to_and_nothing_is_lost
     pair.ends_exact(&daemon, promoted, 200_000).await;
 }
 
-/// Commits that the replica hasn't received are lost at the promotion: the rows and the ledger's advance alike. So their
-/// records are read from Kafka again.
+/// The promotion loses commits that the replica hasn't received. Rows and the ledger's advance are lost together, so their
+/// records are read again.
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_that_the_replica_never_received_are_read_again_from_kafka() {
     let mut pair = Pair::start().await;
@@ -114,7 +114,7 @@ async fn commits_that_the_replica_never_received_are_read_again_from_kafka() {
 }
 
 /// The old primary still runs and answers, but refuses writes. The daemon must close all its connections to that server, even
-/// those on which it only reads.
+/// those for reading.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_became_read_only_is_abandoned() {
     let mut pair = Pair::start().await;

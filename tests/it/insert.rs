@@ -7,8 +7,8 @@ use crate::cli::tidegate;
 use crate::support::World;
 
 impl World {
-    /// Creates table `t` by `sql`, and drains the records into it with the settings `pipeline`. Panics if the daemon fails.
-    /// Returns its log.
+    /// Creates table `t` by `sql`, and drains the records into it with the settings `pipeline`. Returns the daemon's log, and
+    /// panics if the daemon fails.
     async fn inserted(&self, sql: &str, records: &[&str], pipeline: &str) -> String {
         self.sql(sql).await;
         self.produce(records.iter().map(|value| Record::new(*value).to(0)));
@@ -39,8 +39,8 @@ async fn a_first_table_gets_its_serial_and_its_defaults() {
         .inserted(FIRST_TABLE, &[r#"{"v":1}"#, r#"{"v":2,"lbl":null}"#, r#"{"v":3,"lbl":"x","id":70}"#, "{}"], "")
         .await;
     let rows = world.in_order("id, coalesce(v::text, '-'), at IS NOT NULL, coalesce(lbl, 'NULL')", "id").await;
-    // Rows that leave out the same columns are written by one COPY. So all rows of one COPY get their serial
-    // numbers before the rows of the next COPY.
+    // One COPY writes all rows that leave out the same columns. So these rows get their serial numbers before the rows of the
+    // next COPY.
     assert_eq!(rows, "1:1:t:none,2:-:t:none,3:2:t:NULL,70:3:t:x");
     assert_eq!(world.refused().await, "");
 }
@@ -407,7 +407,7 @@ async fn a_fault_that_refuses_every_row_dead_letters_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_at_its_end_is_an_outage_and_named() {
-    // An int4 sequence at its end raises 2200H. If the sequence continues beyond the column's range, the column raises 22003.
+    // An int4 sequence at its end raises 2200H. A longer sequence makes the column raise 22003.
     for (sequence, says) in [("AS int4", "reached maximum value"), ("AS int8", "integer out of range")] {
         let world = World::new(1).await;
         world.sql(&format!("CREATE TABLE t (id serial, v int); ALTER SEQUENCE t_id_seq {sequence}; SELECT setval('t_id_seq', 2147483647)")).await;

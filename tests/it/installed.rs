@@ -1,4 +1,4 @@
-//! Measures the time from the installation of the daemon to the first row in the table. The checks in `deploy` run this test.
+//! Measures the time from the installation of the daemon to the first row. The checks in `deploy` run this test.
 //! `TIDEGATE_INSTALL` is the path of a program that installs the daemon on an empty Debian.
 
 use std::process::Command;

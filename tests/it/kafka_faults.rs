@@ -25,8 +25,8 @@ fn keytool(arguments: &[&str], store: &Path) -> Vec<u8> {
     run.stdout
 }
 
-/// Creates a key pair for `localhost`. Writes the key pair to `NAME.p12`, the certificate to `NAME.pem`, and a trust store with
-/// this certificate to `NAME-trust.p12`.
+/// Creates a key pair for `localhost` in `NAME.p12`, its certificate in `NAME.pem`, and a trust store with this certificate in
+/// `NAME-trust.p12`.
 fn key_pair(folder: &Path, name: &str) {
     let (store, pem) = (folder.join(format!("{name}.p12")), folder.join(format!("{name}.pem")));
     let subject = ["-dname", "CN=localhost", "-ext", "SAN=dns:localhost", "-validity", "30"];
@@ -36,8 +36,8 @@ fn key_pair(folder: &Path, name: &str) {
     keytool(&import, &folder.join(format!("{name}-trust.p12")));
 }
 
-/// Starts a Kafka behind a proxy. The listener behind the proxy uses TLS and requires a client certificate. The listener trusts
-/// only the certificate `broker.pem`.
+/// Starts a Kafka behind a proxy. The listener behind the proxy uses TLS, requires a client certificate, and trusts only
+/// `broker.pem`.
 fn with_tls(folder: &Path) -> (Kafka, tidegate_harness::Proxy) {
     let mut spec = KafkaSpec::single()
         .property("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:SSL,CONTROLLER:PLAINTEXT")

@@ -1,5 +1,4 @@
-//! The logical types of Kafka Connect and Debezium. Each type of the list is sent in two ways: in the JSON
-//! envelope, and in Avro with `connect.name`.
+//! The logical types of Kafka Connect and Debezium. Each type is sent in the JSON envelope, and in Avro with `connect.name`.
 
 use super::formats::{Column, Format};
 

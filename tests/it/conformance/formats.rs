@@ -6,8 +6,8 @@ use tidegate_harness::Record;
 use super::types::{TYPES, Type};
 use super::{avro, connect, functions, protobuf};
 
-/// A column of the test's table, and its values as one format encodes them. `sent_as` is the field's type in the words of the
-/// format. If the column takes only a part of the field's value, `below` is the path of this part.
+/// A column of the test's table, and its values as one format encodes them. `sent_as` names the field's type in the format. If
+/// the column takes only a part of the field's value, `below` is the path of this part.
 pub(super) struct Column {
     pub(super) sql: &'static str,
     pub(super) mapping: String,
@@ -30,12 +30,12 @@ pub(super) struct Format {
     pub(super) record: Say,
 }
 
-/// A function that encodes a record. It takes the number of columns, the values of `id` and `turn`, and the index and
-/// value of one other column.
+/// Encodes a record. The arguments are the number of columns, the values of `id` and `turn`, and the index and value of one other
+/// column.
 type Say = fn(usize, usize, u8, Option<(usize, &[u8])>) -> Vec<u8>;
 
 impl Format {
-    /// Returns a record with `id` and `turn`. `value` is the index and the value of one other column. All further columns are
+    /// Returns a record with `id`, `turn` and one other column. `value` is that column's index and value. All further columns are
     /// absent or null.
     pub(super) fn record(&self, id: usize, turn: u8, value: Option<(usize, &[u8])>) -> Record {
         Record::new((self.record)(self.columns.len(), id, turn, value)).to(0)
@@ -84,9 +84,8 @@ fn csv() -> Format {
     Format { name: "CSV", decode, schema: None, columns, record }
 }
 
-/// Returns the text of a value in a format that has only text: JSON strings without their quotes (unless the column stores JSON),
-/// and other JSON unchanged. The range `[1,5]` is written as Postgres writes it; as JSON it would be an array of two bounds,
-/// which has another meaning.
+/// Returns the text of a value in a format that has only text. JSON strings lose their quotes, unless the column stores JSON.
+/// Ranges are written as Postgres writes them, because the JSON array `[1,5]` means another range than Postgres' `[1,5]`.
 pub(super) fn lexical(of: &Type, json: &str, text: &str) -> String {
     match serde_json::from_str(json) {
         Ok(Json::Array(_)) if of.sql.ends_with("range") => text.to_owned(),
@@ -95,8 +94,8 @@ pub(super) fn lexical(of: &Type, json: &str, text: &str) -> String {
     }
 }
 
-/// Returns one column per type. `say` encodes a value for a record, from the value's JSON and the text given to INSERT; `None`
-/// means that the format can't express the value.
+/// Returns one column per type. `say` encodes a value, which it gets as JSON and as the text given to INSERT. `say` returns
+/// `None` if the format can't express the value.
 pub(super) fn of_types(
     sent_as: impl Fn(&Type) -> String,
     say: impl Fn(&Type, &str, &str) -> Option<Vec<u8>>,
@@ -119,9 +118,9 @@ pub(super) fn of_types(
     columns.collect()
 }
 
-/// Returns whether a column stores the same value if the value's JSON is parsed and serialized first, as in a format with
-/// its own objects, arrays and numbers. Parsing loses spaces, the exact digits of numbers, and the order of keys. Type
-/// `json` stores all of these.
+/// Returns whether a column stores the same value if the value's JSON is parsed and serialized first. Formats with their own
+/// objects, arrays and numbers do that. Parsing loses spaces, digits of numbers and the order of keys, which type `json` would
+/// store.
 pub(super) fn survives(of: &Type, json: &str) -> bool {
     let value: Json = serde_json::from_str(json).expect("JSON");
     of.sql != "json" || serde_json::to_string(&value).expect("JSON") == json

@@ -2,8 +2,7 @@
 
 use super::formats::{Column, Format};
 
-/// The secret key of the function `hash`. In the mappings below, the word `KEY` is replaced by the path of a file that contains
-/// this secret key.
+/// The secret key of the function `hash`. In the mappings below, `KEY` stands for the path of a file with this secret key.
 pub(super) const KEY: &str = "a key of more than sixteen bytes";
 
 /// The mapping of a column, the column's type, and each value in JSON with its text in INSERT.

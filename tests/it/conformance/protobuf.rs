@@ -151,7 +151,7 @@ fn field(number: usize, value: &[u8]) -> Vec<u8> {
     [&varint((number as u64) << 3 | u64::from(value[0])), &value[1..]].concat()
 }
 
-/// Encodes a field that has one value, or several values as [`many`] returns them.
+/// Encodes a field with one value, or with several values from [`many`].
 fn numbered(number: usize, values: &[u8]) -> Vec<u8> {
     if values[0] == MANY {
         let mut rest = &values[1..];
@@ -166,7 +166,7 @@ fn numbered(number: usize, values: &[u8]) -> Vec<u8> {
     field(number, values)
 }
 
-/// In place of a wire type, this byte says that several values of one field follow.
+/// This byte in place of a wire type says that several values of one field follow.
 const MANY: u8 = 0xff;
 
 fn many(values: &[Vec<u8>]) -> Vec<u8> {
@@ -175,7 +175,7 @@ fn many(values: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// Returns the columns for the messages to which Google and Confluent give a meaning, and for fields without presence. Each
-/// column comes with the type of its field.
+/// column comes with its field's type.
 fn known() -> Vec<(String, Column)> {
     type Values = Vec<(Vec<u8>, &'static str)>;
     let mut all = Vec::new();

@@ -1,7 +1,7 @@
 //! Every type with values that it accepts and values that it refuses: as JSON, and as the text given to INSERT.
 
 /// A type of Postgres, as DDL names it, and values that INSERT accepts or refuses. Each value is given as JSON and as text.
-/// `unit` is the setting of the same name in a column's mapping.
+/// `unit` is a setting of the column's mapping.
 pub(super) struct Type {
     pub(super) sql: &'static str,
     pub(super) unit: &'static str,
