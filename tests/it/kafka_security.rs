@@ -1,5 +1,5 @@
-//! Kafka with TLS and SASL. A topic is drained with client certificates and with each SASL mechanism that the shared broker
-//! accepts. `check` fails if the server can't be trusted, or if the client's credentials are missing or wrong.
+//! Kafka with TLS and SASL. A topic is drained with client certificates and with each SASL mechanism of the shared broker.
+//! `check` fails if the server can't be trusted, or if the client's credentials are missing or wrong.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -15,7 +15,7 @@ use crate::support::{PATIENCE, World, program, spec};
 
 const RECORDS: i32 = 200;
 
-/// The broker that the tests of this file and of `kafka_tokens.rs` share, and a client certificate that the broker trusts.
+/// The broker that this file and `kafka_tokens.rs` share, and a client certificate that the broker trusts.
 pub(crate) struct Secured {
     pub(crate) kafka: Kafka,
     authority: Arc<Authority>,
@@ -107,8 +107,8 @@ fn replace(file: &Path, by: &Path) {
     std::fs::rename(new, file).expect("it is replaced");
 }
 
-/// After both files were replaced, the broker denies the topic to the first certificate. So only a client that uses
-/// the second one can drain.
+/// After both files were replaced, the broker denies the topic to the first certificate. Only a client with the second one can
+/// drain.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clients_certificate_that_is_replaced_is_used_after_sighup_and_half_a_replacement_changes_nothing() {
     let authority = Arc::new(Authority::new().expect("an authority"));

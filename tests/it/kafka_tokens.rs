@@ -1,5 +1,5 @@
-//! Credentials that change while the daemon runs: tokens for Kafka, by OIDC and from a program; passwords in a file that is
-//! replaced; passwords for Postgres from a program. None of them may be shown.
+//! Credentials that change while the daemon runs: tokens for Kafka, by OIDC and from a program, and passwords from a file or a
+//! program. None of them may be shown.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ fn script(folder: &Path, lines: &str) -> PathBuf {
 }
 
 fn write(path: &Path, text: &str) {
-    // Write a new file and rename it over the old one. The replacement is atomic, as that of a mounted secret in Kubernetes is.
+    // Write a new file and rename it over the old one. This replacement is atomic, like that of a mounted secret in Kubernetes.
     let beside = path.with_extension("new");
     fs::write(&beside, text).expect("the file is written");
     fs::rename(beside, path).expect("the file is put in place");
@@ -79,8 +79,8 @@ async fn a_token_endpoint_is_asked_again_until_it_gives_a_token_and_before_that_
     for canary in [SECRET, "barnacle-canary"].into_iter().map(str::to_owned).chain(server.issued()) {
         assert!(!shown.contains(&canary), "a secret is shown: {canary}");
     }
-    // All of this daemon's clients share a token: the consumers, the observer, and the client that reads topic settings. `check`
-    // gets its own. On a busy machine, a token that lasts 5 s may expire between two requests of one check. So repeat the check.
+    // This daemon's clients share one token: the consumers, the observer, and the client that reads topic settings. `check` gets
+    // its own token. On a busy machine, that token may expire after 5 s between two requests. So repeat the check.
     let config = oidc(&world, &server, &secret);
     eventually("check gets a token too", PATIENCE, || tidegate(&config, &["check"]).code == 0).expect("it is ready");
 }
@@ -109,9 +109,9 @@ async fn a_program_that_prints_tokens_drains_and_what_it_prints_is_not_shown() {
     world.assert_exact(200).await;
 }
 
-/// A stand-in for the command-line tool of AWS's signer. Its tokens have AWS's form and are valid for 5 s. The
-/// harness's broker can't validate them. So the test shows only that the daemon reads a token and its expiry, that
-/// librdkafka sends the token to the broker, and that the daemon renews it.
+/// A stand-in for the command-line tool of AWS's signer. Its tokens have AWS's form and are valid for 5 s. The harness's broker
+/// can't validate them. The test shows that the daemon reads a token and its expiry, sends the token to the broker, and renews
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_an_aws_signer_is_renewed_before_the_expiry_in_its_url() {
     let world = world().await;
@@ -205,7 +205,7 @@ async fn a_program_gives_the_password_for_postgres_and_its_stated_lifetime_holds
     write(&password, "mangrove-canary");
     world.await_written(&daemon).await;
     let right = fs::read_to_string(&runs).expect("it ran").lines().count();
-    // Each round needs a new connection, but must not run the program again.
+    // Each round needs a new connection, but the program must not run again.
     for range in [200..210, 210..220, 220..230] {
         let ends = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'tidegate %' AND usename = ";
         world.number(&format!("{ends}'{role}'")).await;

@@ -101,7 +101,7 @@ async fn a_claim_is_no_commit() {
     assert!(written <= moved, "the claim of {moved} is no commit, and {written} is one");
 }
 
-/// The daemon checks for transaction markers in only a limited number of logs per reading of the lag. Here, more logs end in
+/// Per reading of the lag, the daemon checks only a limited number of logs for transaction markers. Here, more logs end in
 /// markers, and no consumer owns their partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_markers_at_the_ends_of_many_logs_are_no_lag() {

@@ -1,6 +1,9 @@
-//! The ledger's statements on the real database, with sessions that compete for one row. The tests show four things. There is one
-//! row per partition. A session that waited for a row sees the row's current state. A claim skips a locked row. And an update
-//! costs about the same, however many old versions of the row somebody's snapshot keeps.
+//! The ledger's statements on the real database, with sessions that compete for one row:
+//!
+//! - There is one row per partition.
+//! - A session that waited for a row sees the row's current state.
+//! - A claim skips a locked row.
+//! - An update costs about the same, even if a snapshot keeps many old versions of the row.
 
 use std::sync::Arc;
 
@@ -131,15 +134,15 @@ async fn no_statement_makes_a_second_row_of_a_partition() {
     let refused = refused.as_database_error().expect("the server says so");
     assert_eq!(refused.code().as_deref(), Some("23505"), "{refused}");
     assert_eq!(accounting.positions().await, [0]);
-    // A session that keeps an old snapshot can't see whether a row exists by now, so the ledger refuses its row.
+    // A session with an old snapshot can't see whether a row exists by now, so the ledger refuses its row.
     let old = "BEGIN ISOLATION LEVEL REPEATABLE READ;
         INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset) VALUES ('rides', 't', 9, 1)";
     let refused = connection.execute(old).await.expect_err("only under READ COMMITTED");
     assert!(refused.to_string().contains("READ COMMITTED"), "{refused}");
 }
 
-/// Starts a task that settles a span, for which it reads the span's row from the ledger. Returns once the task
-/// waits for the row's lock.
+/// Starts a task that settles a span. For that, the task reads the span's row from the ledger. Returns once the task waits for
+/// the row's lock.
 async fn settling(accounting: &Fixture, span: &Span) -> JoinSet<LedgerRow> {
     let (mut store, span) = (accounting.store().await, span.clone());
     let mut settling = JoinSet::new();
@@ -255,7 +258,7 @@ async fn an_update_costs_the_same_however_many_row_versions_a_snapshot_keeps() {
             from + 1
         )
     };
-    // Prepare the parameters in a table, so that the explained statement reads the ledger only in order to advance it.
+    // Prepare the parameters in a table. So the explained statement reads the ledger only in order to advance it.
     let rows = "CREATE TEMP TABLE rows AS SELECT topic, partition, claim_id FROM tidegate.ledger";
     writer.execute(rows).await.expect("it is made");
     let mut costs = Vec::new();

@@ -17,7 +17,7 @@ use crate::support::{PATIENCE, World};
 /// The beginnings of log lines that concern the process and not a pipeline.
 const OF_THE_PROCESS: [&str; 5] = ["listening", "tidegate", "received", "the configuration", "draining"];
 
-/// Checks that each line is plain text, and that it names the world's pipeline unless it concerns the process.
+/// Checks that each line is plain text, and names the world's pipeline. Lines about the process need not name it.
 fn assert_attributed(world: &World, lines: &[String]) {
     let of = format!("pipeline=\"{}\"", world.name);
     for line in lines {
@@ -72,7 +72,7 @@ async fn the_log_attributes_each_line_and_says_when_an_outage_is_over() {
     assert!(over.len() >= 2, "how long each outage lasted: {over:?}");
 }
 
-/// Returns the text of a log line without its time and its digits, so that repetitions of the line are equal.
+/// Returns the text of a log line without its time and its digits. So repetitions of a line are equal.
 fn gist(line: &str) -> String {
     let (_, text) = line.split_once("WARN").unwrap_or(("", line));
     text.chars().filter(|c| !c.is_ascii_digit()).collect()
@@ -82,7 +82,7 @@ fn gist(line: &str) -> String {
 async fn a_line_that_comes_again_and_again_is_said_once() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
-    // The server ends each connection. So librdkafka tries, and logs, again and again.
+    // The server ends each connection, so librdkafka tries again and again.
     let server = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = server.local_addr().expect("an address").to_string();
     let tries = Arc::new(AtomicUsize::new(0));
@@ -103,7 +103,7 @@ async fn a_line_that_comes_again_and_again_is_said_once() {
     }
     assert!(!counts.is_empty(), "it says what it waits for: {lines:?}");
     // Attempts 1, 2, 4, 8 and so on are logged with their number. Any other line is logged at most once per minute, with the
-    // number of lines that were held back.
+    // number of repetitions.
     let counted = |line: &str| line.contains("attempt=") || line.contains("repeated=");
     let most = |line: &str| if counted(line) { 7 } else { 2 };
     let often: Vec<_> = counts.iter().filter(|(line, count)| **count > most(line)).collect();
@@ -129,8 +129,8 @@ async fn the_first_dead_letter_of_each_kind_is_logged_with_its_place() {
     assert!(!lines[0].contains("none"), "the log holds no value of a record: {lines:?}");
 }
 
-/// A command that succeeds logs no warning: neither for the end of a partition (`PartitionEOF`) nor for the login at a SASL
-/// listener. With a wrong password, `lag`, `verify` and `replay` print the fault once.
+/// A command that succeeds logs no warning, not even for the end of a partition (`PartitionEOF`) or the login at a SASL listener.
+/// With a wrong password, `lag`, `verify` and `replay` print the fault once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_succeeds_warns_of_nothing_and_prints_a_fault_once() {
     let (kafka, proxy) = with_scram("rides", "of the test");

@@ -76,8 +76,7 @@ async fn a_misspelled_topic_is_waited_for_by_name_from_the_start() {
     assert!(sentence(&daemon).contains(words), "{}", sentence(&daemon));
 }
 
-/// While a broker restarts, it doesn't answer at first, and then it possibly doesn't know its topics yet. Neither means that a
-/// topic is missing.
+/// A broker that restarts doesn't answer at first. Then it may not know its topics yet. Neither means that a topic is missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_restarts_is_never_a_missing_topic() {
     let kafka = leak(Kafka::start(&KafkaSpec::single()).expect("Kafka starts"));

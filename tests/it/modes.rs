@@ -49,8 +49,7 @@ impl Reading {
             self.trip,
             self.ts,
             self.meters,
-            // The rows have very different sizes, so the order of their physical positions in the staging table may differ
-            // from the order of delivery.
+            // Rows of very different sizes may have another order in the staging table than in the partition.
             "x".repeat(if self.meters == 7 { 7_000 } else { 3 })
         )
     }
@@ -167,8 +166,8 @@ batch.max_rows = 500
 const FARES: &str = "SELECT string_agg(concat_ws(':', trip, records, meters, paused, coalesce(paused_meters, 0), started, \
      ended, first_meters, last_meters, last_state, paused_at, paused_last), ',' ORDER BY trip) FROM fare";
 
-/// Returns the expected rows of the table. If several readings have the same time, their order in the partition decides: `first`
-/// takes the first of them, and `last` takes the last.
+/// Returns the expected rows of the table. Of several readings with the same time, `first` takes the first in the partition, and
+/// `last` the last.
 fn fares(readings: &[Reading]) -> String {
     let mut trips: BTreeMap<u64, Vec<Reading>> = BTreeMap::new();
     readings.iter().for_each(|reading| trips.entry(reading.trip).or_default().push(*reading));
@@ -220,8 +219,8 @@ async fn sums_are_exact_through_kills_and_redelivery() {
     assert_eq!(world.text(FARES).await, fares(&readings));
 }
 
-/// Runs rounds of 60 000 records, and prints the results. By default there is one round. With `make contention MINUTES=5`,
-/// another round begins until five minutes have passed.
+/// Runs rounds of 60 000 records, and prints the results. By default there is one round. `make contention MINUTES=5` begins
+/// rounds until five minutes have passed.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     const ROUND: usize = 60_000;
@@ -248,11 +247,10 @@ async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     loop {
         let round = all.len() / ROUND;
         let mut readings = readings(ROUND, 500, 13 + round as u64);
-        // All records of a key have different times. So the result doesn't depend on which daemon writes first.
+        // A key's records all have different times. So the order in which the daemons write doesn't change the result.
         let times = (0..).map(|number| ((round * ROUND) as u64) + number * 7_919 % ROUND as u64);
         readings.iter_mut().zip(times).for_each(|(reading, ts)| reading.ts = ts);
-        // Records go to the partitions in turn, whatever their key, so that both daemons of a pipeline get
-        // records of the same keys.
+        // Records go to the partitions in turn. So both daemons of a pipeline get records of the same keys.
         world.produce(readings.iter().zip(0..).map(|(r, number)| Record::new(r.json()).to(number % 4)));
         all.append(&mut readings);
         let end = i64::try_from(2 * all.len()).unwrap();

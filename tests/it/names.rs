@@ -1,5 +1,5 @@
-//! Names of consumers in their group (`group.instance.id`): another member takes a consumer's name, and the consumer takes the
-//! name back.
+//! Names of consumers in their group (`group.instance.id`). Another member takes a consumer's name, and the consumer takes it
+//! back.
 
 use std::time::Duration;
 
@@ -73,8 +73,8 @@ async fn a_consumer_that_lost_its_name_takes_it_back_each_time_when_it_is_free()
     }
 }
 
-/// If a consumer loses its name after an outage, the broker probably refused a request of the consumer's own earlier session. So
-/// the first time that this happens, the consumer joins again under the same name.
+/// If a consumer loses its name after an outage, the cause is probably a late request of its own earlier session. So the first
+/// time, the consumer joins again under the same name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_loses_its_name_after_an_outage_keeps_it_once() {
     let kafka = crate::kafka_health::leak(Kafka::start(&KafkaSpec::single()).expect("Kafka starts"));
@@ -101,8 +101,7 @@ async fn a_consumer_that_loses_its_name_after_an_outage_keeps_it_once() {
     await_exact(&world, 20, &[&daemon]).await;
 }
 
-/// Under KIP-848 the broker refuses a second member with the same name, and keeps the name of a dead member until its
-/// session times out.
+/// Under KIP-848 the broker refuses a second member with the same name. A dead member keeps its name until its session times out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_the_broker_holds_is_taken_when_its_session_has_timed_out() {
     let spec = KafkaSpec::single()

@@ -1,5 +1,5 @@
 //! Keys with NULL, if the unique index is NULLS NOT DISTINCT. The table must have the rows that INSERT … ON CONFLICT and DELETE …
-//! IS NOT DISTINCT FROM would leave, if they ran for each record in turn.
+//! IS NOT DISTINCT FROM would leave.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ fn record((key, v): Step) -> Record {
         Some(v) if v % 5 == 0 && key.0.is_none() => {
             Record::new(format!(r#"{{"b":{},"v":{v},"note":"n"}}"#, json(key.1, true))).key(key_json(key))
         }
-        // Some records leave out `note`, so rows have different shapes. In a new row, Postgres then fills in the default.
+        // Some records leave out `note`. In a new row, Postgres then fills in the default.
         Some(v) if v % 3 == 0 => Record::new(format!(r#"{fields},"v":{v},"note":"n{v}"}}"#)).key(key_json(key)),
         Some(v) => Record::new(format!(r#"{fields},"v":{v}}}"#)).key(key_json(key)),
     }
@@ -82,7 +82,7 @@ async fn upserts_and_deletes_find_the_row_that_has_null() {
     let upsert = "table.mode = \"upsert\"\ntable.key = [\"a\", \"b\"]\ntable.deletes = true";
     let world = World::new(1).await;
     assert_eq!(world.written(&steps, upsert).await, shown(&rows));
-    // With `newer_by`, the rows are the same, because `v` is higher in each later step.
+    // `v` is higher in each later step, so `newer_by` doesn't change the rows.
     let columns = format!("{upsert}\ntable.newer_by = \"v\"");
     let world = World::new(1).await;
     assert_eq!(world.written(&steps, &columns).await, shown(&rows));
@@ -122,7 +122,7 @@ async fn insert_new_keeps_the_first_and_sort_by_takes_null_as_any_value() {
     let insert_new = "table.mode = \"insert_new\"\ntable.key = [\"a\", \"b\"]";
     let world = World::new(1).await;
     assert_eq!(world.written(&steps, insert_new).await, shown(&rows));
-    // Mode append writes the first row of each key, sorted by the key. In the sort, NULL is a value like any other.
+    // Mode append writes the first row of each key, sorted by the key. NULL has a place in this order too.
     let world = World::new(1).await;
     world.sql(TABLE).await;
     world.produce(rows.iter().map(|(key, v)| record((*key, Some(*v)))));
@@ -197,7 +197,7 @@ async fn a_key_may_have_any_number_of_columns_with_null() {
     let steps: Vec<([u8; 6], Option<u32>)> = (0..400)
         .map(|n| {
             let mut key = [0; 6];
-            // At most two columns of a key aren't NULL, so there are few keys, and many of them occur several times.
+            // At most two columns of a key aren't NULL, so there are few keys, and many occur several times.
             key[random.usize(0..6)] = random.u8(0..3);
             key[random.usize(0..6)] = random.u8(0..3);
             (key, Some(n).filter(|_| random.u8(0..5) > 0))

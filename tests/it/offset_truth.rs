@@ -1,5 +1,5 @@
-//! Tests what the daemon does if Kafka's log is not the one that the ledger knows. Each cause has a name, and stops the
-//! pipeline unless configured otherwise. Records that are known to be lost are counted.
+//! Tests what the daemon does if Kafka's log is not the one that the ledger knows. By default, the pipeline stops and names the
+//! cause. Records that are known to be lost are counted.
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -39,8 +39,7 @@ impl World {
         records.count()
     }
 
-    /// Checks that the pipeline stops, that its log contains each of `words`, and that neither the ledger nor the
-    /// number of rows changes.
+    /// Checks that the pipeline stops, that its log contains each of `words`, and that ledger and table stay the same.
     async fn stops_by_name(&self, config: &str, words: &[&str]) {
         let (rows, at) = (self.number("SELECT count(*) FROM rides").await, self.ledger().await);
         let (code, log) = self.drain(config);
@@ -52,7 +51,7 @@ impl World {
     }
 
     /// Runs a daemon with this value of `on_offset_loss` until everything is written. Checks that the table then has `rows` rows.
-    /// Returns how many lost records the daemon counts for the cause `cause`.
+    /// Returns the number of lost records with the cause `cause`.
     async fn goes_on(&self, policy: &str, cause: &str, rows: i64) -> f64 {
         let daemon = self.daemon(&self.config(&format!("on_offset_loss = \"{policy}\"\n{TO_RIDES}")));
         let line = daemon.await_log("skipped a log-loss condition, as `on_offset_loss` says", PATIENCE);
@@ -161,7 +160,7 @@ async fn a_recreated_topic_with_a_longer_log_stops_the_pipeline_by_name() {
     assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides WHERE seq BETWEEN 0 AND 349").await, 350);
 }
 
-/// There is nothing to write, but a bounded run must not report that it has drained the topic.
+/// The daemon has nothing to write, but must not report that it has drained the topic.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recreated_topic_with_as_many_records_stops_the_pipeline_by_name() {
     let world = World::new(1).await;
@@ -181,7 +180,7 @@ async fn a_recreated_topic_is_skipped_to_its_end_with_the_policy_latest() {
     assert_eq!(world.goes_on("latest", "log_replaced", 100).await, 250.0, "what is skipped is counted");
 }
 
-/// In the worst case, the new log is already longer than the old one when the daemon next asks for the ends of the logs.
+/// In the worst case, the new log is already longer than the old one when the daemon next asks for the log ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_recreated_under_a_running_daemon_is_not_taken_for_the_old_one() {
     let world = World::new(1).await;
@@ -222,7 +221,7 @@ async fn a_truncated_log_stops_the_pipeline_by_name() {
     world.make_again(0..0);
     world.produce(records(0..60));
     world.stops_by_name(&config, &["log ends before the ledger's position", "truncated"]).await;
-    // When the log has the same records again, it is the log that the ledger knows, and nothing is read twice.
+    // The log has the same records again, so the ledger knows it, and nothing is read twice.
     world.produce(records(60..150));
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
@@ -264,8 +263,8 @@ async fn a_lost_ledger_row_stops_the_pipeline_unless_the_policy_continues() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 100);
 }
 
-/// Compaction removes records from the middle of the log, and even the last committed record. The daemon must still take the
-/// log for the same one.
+/// Compaction removes records from the middle of the log, and even the last committed record. For the daemon, the log must stay
+/// the same one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     let kafka = tidegate_harness::shared::kafka().expect("Kafka starts");
@@ -306,7 +305,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     );
 }
 
-/// A producer's transaction ends with a marker, which takes up an offset but isn't a record. The marker must not count as lag.
+/// A producer's transaction ends with a marker, which has an offset but isn't a record. The marker must not count as lag.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_transaction_marker_there_is_no_lag_and_a_drain_ends() {
     let world = World::new(1).await;
@@ -317,7 +316,7 @@ async fn after_a_transaction_marker_there_is_no_lag_and_a_drain_ends() {
         let (code, log) = world.drain(&config);
         assert_eq!(code, Some(0), "drain {times}: {log}");
     }
-    // The command `lag` has no consumer that has read past the marker. So it reads the log's end itself.
+    // The command `lag` has no consumer that has read past the marker, so it reads the log's end itself.
     let lag = crate::cli::tidegate(&config, &["lag", "--json"]).ok().json();
     assert_eq!(lag["pipelines"][0]["lag_records"], 0, "{lag}");
     world.transaction(5, false);

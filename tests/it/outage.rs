@@ -1,5 +1,5 @@
 //! The database is unavailable, refuses requests or doesn't answer. Nothing is dead-lettered, and the flow resumes without help.
-//! These tests disturb connections, sessions and statements; those in `servers.rs` break whole servers.
+//! Here connections, sessions and statements are disturbed; in `servers.rs`, whole servers.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const RECORDS: i32 = 20_000;
 /// The longest time from the end of an outage to the first commit after it.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A daemon that writes numbered records to Postgres through a proxy. The proxy acts on one chosen message of that connection.
+/// A daemon that writes numbered records to Postgres through a proxy. The proxy acts on one chosen message.
 struct Line {
     world: World,
     proxy: Proxy,
@@ -41,7 +41,7 @@ async fn line(trigger: Trigger, action: Action) -> Line {
 }
 
 impl Line {
-    /// Waits until each record is in the table exactly once. Returns how often the outcome of a COMMIT was unknown to the daemon.
+    /// Waits until each record is in the table exactly once. Returns how often the daemon didn't know a COMMIT's outcome.
     async fn ends_exact(&self) -> f64 {
         self.world.await_written(&self.daemon).await;
         self.world.assert_exact(RECORDS.into()).await;
@@ -165,8 +165,7 @@ async fn a_statement_timeout_is_an_outage_however_often_it_comes() {
 async fn a_batch_too_large_for_the_timeout_is_halved_until_it_is_written() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
-    // Each row takes a little more than a millisecond. A quarter of the 1000 rows can be written before the
-    // deadline, but half of them can't.
+    // Each row takes a little more than a millisecond. So only a quarter of the 1000 rows can be written before the deadline.
     world
         .sql(
             "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$;
@@ -207,8 +206,8 @@ async fn a_locked_table_is_waited_for_and_its_holder_named_and_the_group_kept() 
     assert_eq!(counted(&daemon, "tidegate_rebalances_total"), rebalances, "it never left its group");
 }
 
-/// Makes something unavailable to a daemon by the statement `hurt`, and waits until `/readyz` names `sqlstate`. Then repairs it
-/// by the statement `mend`, and checks that a commit follows soon.
+/// Makes something unavailable by the statement `hurt`, and waits until `/readyz` names `sqlstate`. Then repairs it by the
+/// statement `mend`, and checks that a commit follows soon.
 async fn away_and_back(world: &World, daemon: &Daemon, sqlstate: &str, hurt: &str, mend: &str) {
     world.produce_numbered(0..RECORDS / 2, 2);
     world.await_written(daemon).await;

@@ -132,7 +132,7 @@ async fn the_stream_says_everything_first_and_then_what_changed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_is_served_by_the_second_and_by_the_minute() {
     let (world, address, daemon) = flowing(2, "").await;
-    // The history has the differences between readings of the lag, so the first reading must come before the records.
+    // The history has the differences between readings of the lag. So a reading must come before the records.
     let lag = |daemon: &Daemon, n: &str| daemon.metric("tidegate_lag_records", &[("partition", n)]);
     daemon
         .await_until("the lag of both partitions is read", PATIENCE, |d| ["0", "1"].iter().all(|n| lag(d, n).is_some()))

@@ -104,13 +104,12 @@ impl Browser {
         self.tell(&json!({"do": "shoot", "to": to})).expect("the screenshot is taken");
     }
 
-    /// Takes screenshots at the widths of a phone, a laptop and a large screen. Checks at each that nothing overflows
-    /// horizontally.
+    /// Takes screenshots at the widths of a phone, a laptop and a large screen. Checks that nothing overflows horizontally.
     pub(crate) fn shoot_each(&mut self, name: &str) {
         for width in [320, 1600, 1280] {
             self.tell(&json!({"do": "resize", "width": width, "height": 900})).expect("the window changes");
-            // The charts are drawn again in a later frame. A page without a daemon has no charts, so wait for the
-            // clock, which every page has.
+            // The charts are drawn again in a later frame. A page without a daemon has a clock but no charts, so wait for the
+            // clock.
             self.await_another_second();
             let sticks_out = "[...document.querySelectorAll('#app *')].filter((e) => !e.closest('.unseen, thead, .uplot, details:not([open]) > table') \
                  && e.getBoundingClientRect().right > innerWidth + 1).map((e) => `${e.tagName} ${e.id} ${e.className}: ${e.textContent.slice(0, 60)}`)";
@@ -119,8 +118,8 @@ impl Browser {
         }
     }
 
-    /// Checks that the page has failed in none of these ways: a script raised an error, the content policy blocked something, a
-    /// dialog opened, or a request went to another machine.
+    /// Checks that no script raised an error, the content policy blocked nothing, no dialog opened, and no request went to
+    /// another machine.
     pub(crate) fn assert_clean(&mut self) {
         let errors = self.tell(&json!({"do": "errors"})).unwrap();
         assert_eq!(errors, json!([]), "the page logged errors");
@@ -368,8 +367,8 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     let painted = "(() => { const c = document.querySelector('#chart-rate canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v) => v !== 0); })()";
     assert_eq!(browser.eval(painted), true, "the chart draws");
     browser.shoot("well");
-    // Use the keyboard within the table; the sections below follow the selection. At first, the page selects the pipeline with
-    // the worst problem, which may be either of the two. So click the first row before.
+    // The sections below follow the selection in the table. At first, the page selects the pipeline with the worst problem, which
+    // may be either one. So click the first row, and then use the keyboard.
     browser.eval("document.querySelector('#pipelines tr[tabindex]').click()");
     browser.await_text("#readers .which", "fare");
     browser.eval("document.querySelector('#pipelines tr[tabindex=\"0\"]').focus()");
@@ -476,8 +475,7 @@ async fn ten_pipelines_and_a_thousand_partitions_load_and_change() {
     let Some(seconds) = std::env::var("TIDEGATE_MEASURE_SECONDS").ok().and_then(|text| text.parse().ok()) else {
         return;
     };
-    // Measure the daemon's CPU time with a viewer while records flow, with a viewer while nothing flows, and then without
-    // a viewer, in both cases.
+    // Measure the daemon's CPU time with and without a viewer, each while records flow and while nothing flows.
     let moving = cpu_share(&daemon, seconds);
     drop(trickle);
     let still = cpu_share(&daemon, seconds);

@@ -1,5 +1,4 @@
-//! The live page while something is wrong. The page must describe each problem at the
-//! top, in the pipeline's row and on the board.
+//! The live page while something is wrong. Each problem must be described at the top, in the pipeline's row and on the board.
 
 use serde_json::json;
 use sqlx::Executor;
@@ -103,7 +102,7 @@ async fn a_pipeline_that_falls_behind_is_shown_with_both_rates_and_kafkas_deleti
     browser.await_text("#flood-words", "Kafka deletes the oldest unwritten in ");
     browser.await_text("#limit", "Postgres is the limit");
     browser.shoot_each("behind");
-    // The bars of equal waits must have equal lengths, whichever partition waits longest. A pipeline without lag has no bar.
+    // Bars of equal waits must have equal lengths, whichever partition waits longest. A pipeline without lag has no bar.
     let bars = "Math.max(...[...document.querySelectorAll('#board .chip')].map((chip) => parseInt(chip.style.getPropertyValue('--lag'))))";
     let longest = browser.eval(bars).as_i64().unwrap();
     assert!((1..=100).contains(&longest), "the bars of a pipeline that is behind: {longest} %");

@@ -43,7 +43,7 @@ async fn the_page_shows_a_stopped_pipeline_its_reason_and_what_to_do() {
 
     browser.view(json!({}));
     browser.open(&at);
-    // A page that is paused has no stream, so everything that is drawn must come from the history.
+    // A paused page has no stream, so everything must be drawn from the history.
     browser.await_text("#live", "live");
     browser.tell(&json!({"do": "click", "at": "#pause"})).unwrap();
     assert_eq!(browser.text("#readers .which"), "zz_strict", "the pipeline in trouble is chosen, not the first one");
@@ -68,8 +68,7 @@ async fn the_page_shows_a_stopped_pipeline_its_reason_and_what_to_do() {
     browser.tell(&json!({"do": "click", "at": "#pause"})).unwrap();
     select(&mut browser, &world.name);
     browser.await_text("#dead", "invalid_json");
-    // Each of these cells has two parts: a name and a sign, or a table and a mode. Each part takes one line, unless a word is
-    // broken.
+    // Each of these cells has two parts, such as a name and a sign. Each part takes one line, unless a word is broken.
     for column in 1..=2 {
         let cell = format!("{} td:nth-child({column})", row(&world.name));
         let taken = lines(&mut browser, &cell).as_i64().unwrap();

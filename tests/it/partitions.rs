@@ -58,8 +58,7 @@ async fn partitions_are_created_in_advance_and_for_late_records_and_removed_when
 }
 
 /// One batch needs 150 partitions, more than are created at once. One of them can't be created, because another table has its
-/// name. So the row of this partition goes to the DEFAULT partition. Without a DEFAULT partition, the pipeline stops, and can go
-/// on only when the other table is gone.
+/// name. Its row goes to the DEFAULT partition. Without a DEFAULT partition, the pipeline stops until the other table is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_may_need_many_partitions_and_one_that_cannot_be_created_loses_no_row() {
     for default in [false, true] {
@@ -135,8 +134,7 @@ async fn a_partitioned_table_is_made_with_its_key_and_takes_upserts() {
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.number("SELECT count(*) FROM latest WHERE n >= 990").await, 10);
     assert_eq!(world.number("SELECT count(*) FROM latest").await, 10);
-    // There are five partitions: that of the records, the current month, two in advance, and the DEFAULT partition, which is
-    // empty.
+    // There are five partitions: that of the records, the current month, two in advance, and the empty DEFAULT partition.
     assert_eq!(world.number("SELECT count(*) FROM pg_inherits WHERE inhparent = 'latest'::regclass").await, 5);
     assert_eq!(world.number("SELECT count(*) FROM latest_default").await, 0);
     let fillfactor = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = inhrelid WHERE inhparent = 'latest'::regclass AND 'fillfactor=70' = ANY (reloptions)";
@@ -175,8 +173,8 @@ async fn a_partition_that_a_reader_locks_holds_up_neither_the_start_nor_the_remo
     world.produce([record(&world, 1, 0).await]);
     let exist =
         async |name: &str| world.number(&format!("SELECT count(*) FROM pg_class WHERE relname = '{name}'")).await;
-    // Two partitions have expired. A reader's lock prevents a removal: while the whole table is read, no partition is removed,
-    // and while one partition is read, only the other one is. The pipeline runs in both cases.
+    // Two partitions have expired, but a reader's lock prevents their removal. While the whole table is read, none is removed.
+    // While one partition is read, only the other one is removed. The pipeline runs in both cases.
     for (reads, left) in [("history", 1), (read.as_str(), 0)] {
         let mut reader = world.connect().await;
         let reading = format!("SET application_name = 'long report'; BEGIN; SELECT count(*) FROM {reads}");
@@ -234,14 +232,14 @@ async fn without_the_right_to_create_partitions_rows_go_on_while_they_have_a_pla
         log.contains("rows are still written, because existing partitions accept them") && log.contains(&remedy),
         "{log}"
     );
-    // No partition accepts a late row. The pipeline stops, so the row doesn't become a dead letter.
+    // No partition accepts a late row, so the pipeline stops. The row doesn't become a dead letter.
     world.produce([record(&world, 2, -30).await]);
     let checked = tidegate(&config(false), &["check"]);
     assert!(checked.code != 0 && checked.out.contains("rows of the newest records have no partition"), "{checked}");
     let (code, log) = world.drain(&config(false));
     assert_eq!(code, Some(70), "{log}");
     assert!(log.contains("can't create the partitions of `public.history` that rows need"), "{log}");
-    // A DEFAULT partition accepts the row, whether the pipeline's configuration asks for such a partition or not.
+    // A DEFAULT partition accepts the row, even if the configuration doesn't ask for one.
     world.sql("CREATE TABLE history_rest PARTITION OF history DEFAULT").await;
     for (default, id) in [(false, 3), (true, 4)] {
         world.produce([record(&world, id, -40).await]);
@@ -270,7 +268,7 @@ async fn check_names_a_table_that_has_the_name_of_a_partition() {
     assert_eq!(checked.out.matches("by their names").count(), 1, "{checked}");
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
-    // No partition accepts a row of tomorrow. The pipeline stops, so the row doesn't become a dead letter.
+    // No partition accepts a row of tomorrow, so the pipeline stops. The row doesn't become a dead letter.
     world.produce([record(&world, 2, 1).await]);
     let checked = tidegate(&config, &["check"]);
     assert!(checked.code != 0 && checked.out.contains("rows of the newest records have no partition"), "{checked}");
@@ -286,8 +284,7 @@ async fn check_names_a_table_that_has_the_name_of_a_partition() {
     assert_eq!(code, Some(70), "{log}");
 }
 
-/// The DEFAULT partition takes rows whose time is so far from now that no partition is created for them.
-/// Without it, these rows would be dead letters.
+/// The DEFAULT partition takes rows whose time is too far from now. Without it, these rows would be dead letters.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_default_partition_that_cannot_be_created_holds_up_the_start_and_dead_letters_nothing() {
     let world = World::new(1).await;
@@ -303,10 +300,10 @@ async fn a_default_partition_that_cannot_be_created_holds_up_the_start_and_dead_
     assert!(checked.code != 0 && checked.out.contains(&remedy), "{checked}");
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(70), "{log}");
-    // Several rights are missing. Since PostgreSQL 15, the role can't create a table in schema public. Before, it can, but it
-    // can't read the table whose columns the partition copies. Both messages begin in the same way.
+    // Since PostgreSQL 15, the role can't create a table in schema public. Before, it can, but it can't read the table whose
+    // columns the partition copies. Both messages begin in the same way.
     assert!(log.contains("Postgres 42501 permission denied for"), "{log}");
-    // A lock such as that of CREATE INDEX is waited for.
+    // The start waits for a lock such as that of CREATE INDEX.
     world.sql(&format!("ALTER TABLE history OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}")).await;
     let mut indexing = world.connect().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE history IN SHARE MODE").execute(&mut indexing).await.expect("it locks");

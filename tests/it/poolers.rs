@@ -40,8 +40,8 @@ fn pgbouncer() -> PathBuf {
 }
 
 impl Pooler {
-    /// Starts pgbouncer in this mode. The configuration keeps pgbouncer's default of refusing startup parameters that pgbouncer
-    /// doesn't track.
+    /// Starts pgbouncer in this mode. By default, pgbouncer refuses startup parameters that it doesn't track. This is not
+    /// changed.
     fn start(world: &World, mode: &str) -> Self {
         let run = Run::start("pgbouncer").expect("a folder");
         let port = free_port().expect("a free port");

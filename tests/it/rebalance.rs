@@ -96,8 +96,8 @@ async fn standstill(world: &World, from: String, to: String) -> Duration {
     Duration::from_millis(u64::try_from(milliseconds).expect("time goes forward"))
 }
 
-/// The table is locked while a batch with records of all partitions is being written. Half of the partitions get another owner
-/// before the batch can commit.
+/// The table is locked while a batch with records of all partitions is being written. Before the batch can commit, half of the
+/// partitions get another owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_partitions_are_claimed_by_another_commits_without_them() {
     let world = World::new(4).await;
@@ -120,8 +120,8 @@ async fn a_batch_whose_partitions_are_claimed_by_another_commits_without_them() 
     await_exact(&world, 500, &[&slow, &guest]).await;
 }
 
-/// A second member joins and leaves while a backlog is drained. Partitions move to it and back, and each owner resumes at the
-/// right offset.
+/// A second member joins and leaves while a backlog is drained. Partitions move to it and back. Each owner resumes at the right
+/// offset.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_are_taken_and_given_back_within_a_drain_keep_flowing() {
     for protocol in ["eager", "cooperative"] {
@@ -202,7 +202,7 @@ async fn a_new_topic_that_the_pattern_matches_is_picked_up_from_its_beginning() 
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", daemon.log_tail()));
     println!("a new topic was picked up after {:?}", started.elapsed());
-    // A consumer publishes its partitions only every 250 ms, and the rows may be visible earlier. So wait for both.
+    // A consumer publishes its partitions only every 250 ms, perhaps after the rows are visible. So wait for both.
     await_shares(&world, &world.name, &[&daemon], &[3]).await;
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 110);
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides WHERE id BETWEEN 0 AND 109").await, 110);
@@ -234,9 +234,8 @@ async fn a_new_topic_that_another_pipeline_writes_into_the_same_table_stops_the_
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 50, "no record is written twice");
 }
 
-/// A Java consumer offers `range` and `cooperative-sticky`. While it is alone, its group uses `range`. Consumers of ours
-/// that offer only `cooperative-sticky` are accepted nevertheless, because the Java consumer offers it too. The group then
-/// changes to `cooperative-sticky`.
+/// A Java consumer offers `range` and `cooperative-sticky`. While it is alone, its group uses `range`. Our consumers offer only
+/// `cooperative-sticky`. The group accepts them, because the Java consumer offers it too, and changes to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_java_consumer_with_its_defaults_shares_a_group_under_both_classic_protocols() {
     let world = World::new(2).await;

@@ -11,7 +11,7 @@ use crate::support::{PATIENCE, World};
 
 const RIDE: &str = r#"{"type":"record","name":"Ride","fields":[{"name":"id","type":"long"}]}"#;
 
-/// The passwords of the user `reader`, each with the value of the `Authorization` header that it results in.
+/// The passwords of the user `reader`, each with its value of the `Authorization` header.
 const PASSWORDS: [(&str, &str); 2] = [("one", "Basic cmVhZGVyOm9uZQ=="), ("two", "Basic cmVhZGVyOnR3bw==")];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +92,7 @@ async fn a_hangup_reads_the_key_of_hashed_columns_again() {
     ));
     let daemon = world.daemon(&config);
     world.await_written(&daemon).await;
-    // If the file has the same content as before, nothing restarts, and the digest stays the same.
+    // The file has the same content as before. So nothing restarts, and the digest stays the same.
     hang_up(&daemon, &config);
     reloads(&daemon, "success", 1.0);
     produce();

@@ -1,5 +1,5 @@
-//! SIGHUP and `tidegate pipelines resume`: pipelines whose configuration changed restart, stopped pipelines are resumed, and
-//! the others keep flowing.
+//! SIGHUP and `tidegate pipelines resume`. Pipelines with a changed configuration restart, stopped pipelines are resumed, and the
+//! others keep flowing.
 
 use std::process::{Command, Stdio};
 
@@ -22,8 +22,8 @@ impl Pair {
         Self { world, other: unique_name("more") }
     }
 
-    /// Returns the configuration of both pipelines. `first` is added to the settings of the first one, and `rest` to
-    /// the end of the file.
+    /// Returns the configuration of both pipelines. `first` is added to the settings of the first pipeline, and `rest` to the
+    /// end.
     fn config(&self, first: &str, rest: &str) -> String {
         let second = self.pipeline(&self.other, "more");
         let config = self.world.config(&format!("table.name = \"rides\"\n{first}\n{second}\n{rest}"));
@@ -84,7 +84,7 @@ async fn a_reload_restarts_what_changed_adds_and_removes_and_the_rest_keeps_flow
     // One pipeline is changed, and one is added.
     let third = unique_name("third");
     hang_up(&daemon, &pair.again(&daemon, "consumers = 2", &pair.pipeline(&third, "third")));
-    // As soon as the status shows a pipeline, the page requests the pipeline's history. So even a new pipeline must have one.
+    // When the status shows a pipeline, the page requests its history. So even a new pipeline must have a history.
     daemon
         .await_until("the status has it", PATIENCE, |daemon| {
             daemon.get("/api/status").is_ok_and(|answer| answer.body.contains(&third))
@@ -183,7 +183,7 @@ async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_
     assert_eq!((rebalances(&daemon, &world.name), rebalances(&daemon, other)), before, "nothing restarted");
 }
 
-/// Makes the first pipeline stop with an error that waiting doesn't resolve. Then repairs the cause.
+/// Makes the first pipeline stop because of an error that doesn't go away. Then repairs the cause.
 async fn stopped(pair: &Pair, daemon: &Daemon) {
     let world = &pair.world;
     world.refuse_writes().await;
@@ -234,7 +234,7 @@ async fn a_command_resumes_one_stopped_pipeline_by_its_name() {
     assert_eq!(pair.world.number(requests).await, before);
 }
 
-/// A request to resume that was made before the pipeline stopped doesn't resume it. It doesn't matter who made the request.
+/// A request to resume that was made before the pipeline stopped doesn't resume it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_request_resumes_nothing() {
     let pair = Pair::new().await;

@@ -161,8 +161,7 @@ async fn a_table_without_partitions_takes_the_replay_of_one_that_has_some_and_de
         .ok()
         .says(&["4 records of 1 partition replayed into public.again: 3 rows, 1 delete, no dead letters"]);
     assert_eq!(world.number("SELECT count(*) FROM again").await, 2);
-    // A replay of this replay's dead letters writes into the same table (`again`). This record fails
-    // again, because it isn't JSON.
+    // A replay of this replay's dead letters writes into the same table (`again`). The record isn't JSON, so it fails again.
     world.produce([Record::new("{").key(key(9)).to(0)]);
     let rest = ["replay", "--from", "4", "--into", "again", "--json"];
     assert_eq!(tidegate(&config, &rest).ok().json()["dead_letters"], 1);

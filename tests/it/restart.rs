@@ -1,6 +1,5 @@
-//! Daemons that are killed and started again. If the group protocol allows it, they get their partitions back at
-//! once, and no other member loses any. In some tests the session timeout is longer than the test's deadlines, which
-//! shows that nothing waits for that timeout.
+//! Daemons that are killed and started again. If the group protocol allows it, they get their partitions back at once, and no
+//! other member loses any. In some tests the session timeout exceeds the deadlines, so nothing may wait for it.
 
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually_async, shared};
 
@@ -50,8 +49,8 @@ async fn a_killed_daemon_has_its_partitions_at_once(protocol: &str) {
     let [one, two, three] = configs.each_ref().map(|config| world.daemon(config));
     await_shares(&world, &world.name, &[&one, &two, &three], &[1; 6]).await;
     await_exact(&world, flow.stop(), &[&one, &two, &three]).await;
-    // When the group's leader rejoins under its static name after a restart, the broker doesn't tell this member that it is still
-    // the leader. Nevertheless, the new partitions must be assigned.
+    // After a restart, the group's leader rejoins under its static name. The broker doesn't tell this member that it is still the
+    // leader. Nevertheless, the new partitions must be assigned.
     world.kafka.add_partitions(&world.topic, 12).expect("the topic grows");
     await_shares(&world, &world.name, &[&one, &two, &three], &[2; 6]).await;
 }
@@ -105,8 +104,8 @@ async fn a_daemon_whose_name_is_set_finds_its_partitions_after_a_planned_restart
     }
 }
 
-/// While the broker is unavailable, the clients end their sessions. The consumers then join again under their names,
-/// and the broker refuses late requests of the earlier sessions. That must not look like a second daemon.
+/// While the broker is unavailable, the clients end their sessions. The consumers then join again under their names. The broker
+/// refuses late requests of the earlier sessions. That must not look like a second daemon.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_whose_sessions_end_in_an_outage_keeps_its_names() {
     let kafka = crate::kafka_health::leak(Kafka::start(&KafkaSpec::single()).expect("Kafka starts"));
@@ -134,8 +133,8 @@ async fn a_daemon_whose_sessions_end_in_an_outage_keeps_its_names() {
     }
 }
 
-/// Two daemons have the same name. Under the classic protocols, the first one loses the name to the second one. Under KIP-848,
-/// the second one doesn't get the name.
+/// Two daemons have the same name. Under the classic protocols, the second daemon takes it from the first. Under KIP-848, it
+/// doesn't.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_with_one_name_are_told_and_share_the_partitions() {
     for protocol in ["cooperative", "eager", "consumer"] {
@@ -168,7 +167,7 @@ async fn two_daemons_with_one_name_are_told_and_share_the_partitions() {
     }
 }
 
-/// The broker keeps a dead member until its session times out. Until then it gives the member's name to nobody else.
+/// The broker keeps a dead member until its session times out. Until then no other member gets its name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_flows_again_after_the_brokers_session_timeout_under_the_consumer_protocol() {
     for name in ["", "instance = \"tidegate-0\"\n"] {
@@ -188,7 +187,7 @@ async fn a_killed_daemon_flows_again_after_the_brokers_session_timeout_under_the
     }
 }
 
-/// The broker gives a returning member its old assignment, even if the member's subscription has changed. The daemon must
+/// The broker gives a returning member its old assignment, even if the member now subscribes to other topics. The daemon must
 /// still read the new topics.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_that_returns_with_other_topics_reads_those() {

@@ -1,5 +1,5 @@
-//! Modes that merge, for records that name their table. Every table is exact, and `verify`, `replay` and `offsets copy`
-//! handle all of the tables.
+//! Modes that merge, for records that name their table. Every table is exact. `verify`, `replay` and `offsets copy` handle all
+//! tables.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::support::{PATIENCE, World};
 
 const REGIONS: i64 = 5;
 
-/// A reading of a vehicle: its time and a distance. The vehicle determines the region and the partition.
+/// A reading of a vehicle: its time and a distance. The vehicle's number gives the region and the partition.
 struct Reading {
     vehicle: i64,
     ts: i64,
@@ -40,8 +40,7 @@ const SUMS: &str = "table = { name = \"sums_{region}\", mode = \"aggregate\", ke
     columns.records = { aggregate = \"count\", type = \"int8\" }\nbatch.max_rows = 700\n";
 
 impl World {
-    /// Returns the rows of the tables `{table}_rN`, of which there is one per region. Each row has the form `region:row`. The
-    /// rows are sorted.
+    /// Returns the sorted rows of the tables `{table}_rN`, one table per region. Each row has the form `region:row`.
     async fn rows_by_region(&self, table: &str, row: &str) -> String {
         let tables: Vec<_> = (0..REGIONS)
             .map(|region| format!("SELECT {region} AS region, vehicle, {row} AS said FROM {table}_r{region}"))

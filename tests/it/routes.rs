@@ -1,5 +1,5 @@
-//! `table.name = "telemetry_{region}"`: each row is written once, to the table that it names, even if daemons are killed. A
-//! record whose rows can't all be written to their tables becomes a dead letter.
+//! `table.name = "telemetry_{region}"`: each row is written once, to the table that it names, even if daemons are killed. If a
+//! row of a record can't be written to its table, the record becomes a dead letter.
 
 use tidegate_harness::{Daemon, Record, eventually_async, free_port};
 
@@ -8,7 +8,7 @@ use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
 /// Returns the settings of a pipeline's table and columns. With `create`, the daemon creates the tables, so each column has a
-/// type. Without `create`, the types come from the tables, which may differ.
+/// type. Otherwise the types come from the tables.
 fn routed(create: bool, more: &str) -> String {
     let column = |name: &str, sql: &str| {
         let of_type = if create { format!(", type = \"{sql}\"") } else { String::new() };

@@ -1,4 +1,4 @@
-//! Row-level security in the modes append, insert_new and upsert: if a policy refuses a row, only its record becomes a dead
+//! Row-level security in the modes append, insert_new and upsert. If a policy refuses a row, only its record becomes a dead
 //! letter. A missing right still stops the pipeline.
 
 use tidegate_harness::{Record, unique_name};
@@ -7,7 +7,7 @@ use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
 /// A table with the rows of several tenants, and the role with which the daemon connects. The policy allows the role only the
-/// rows of tenant `a`. The role doesn't own the table, and has only the rights on it that `new` grants.
+/// rows of tenant `a`. The role doesn't own the table. Its rights are those that `new` grants.
 struct Tenants {
     world: World,
     role: String,

@@ -1,13 +1,13 @@
-//! Changes of Debezium, and streams and tables of ksqlDB: `schema` makes a proposal, `check` accepts it and `run`
-//! drains with it, without any edit.
+//! Changes of Debezium, and streams and tables of ksqlDB. `schema` makes a proposal, `check` accepts it and `run` drains with it,
+//! without any edit.
 
 use tidegate_harness::{Record, Registry};
 
 use crate::cdc::{add_changes, long, text};
 use crate::support::World;
 
-/// Returns a change without Kafka Connect's envelope. `source` has the fields of the block `source` that
-/// differ between connectors.
+/// Returns a change without Kafka Connect's envelope. `source` has those fields of the block `source` that depend on the
+/// connector.
 fn change(source: &str, before: &str, after: &str, op: &str) -> String {
     format!(
         r#"{{"before":{before},"after":{after},"source":{{"version":"3.0.0.Final","connector":"c","name":"shop","ts_ms":1769860800123,
@@ -168,7 +168,7 @@ async fn changes_of_debezium_for_mysql() {
     world.by_its_proposal(&[], &["delete_where = { field = \"__deleted\", equals = \"true\" }"]).await;
     assert_eq!(world.text("SELECT string_agg(order_id::text, ',') FROM t").await, "1");
 
-    // The table has no primary key. So its changes have no key, and each change becomes a row.
+    // The table has no primary key, so its changes have no key. Each change becomes a row.
     let world = World::new(1).await;
     world.produce([
         Record::new(change(OF_MYSQL, "null", r#"{"v":1}"#, "c")),

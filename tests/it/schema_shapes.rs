@@ -93,7 +93,7 @@ async fn metrics_and_traces_of_opentelemetry() {
         "1:temperature:21.5 2:temperature:22 3:humidity:40.25"
     );
 
-    // Metrics of two kinds have no common array below the metric, so the metric itself is the row.
+    // Metrics of two kinds have no common array below the metric. So a row stands for a metric.
     let world = World::with(&[
         r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[
             {"name":"t","gauge":{"dataPoints":[{"asDouble":21.5,"timeUnixNano":"1769860800000000000"}]}},

@@ -52,8 +52,8 @@ async fn a_first_table_keeps_its_serial_and_its_defaults_and_the_proposal_runs_a
     assert_eq!(code, Some(0), "{log}");
     let rows = "SELECT concat_ws('|', count(*), count(DISTINCT id), count(created_at), count(*) FILTER (WHERE note = 'none'), sum(lat)) FROM t";
     assert_eq!(world.text(rows).await, "50|50|50|25|2625");
-    // The proposal suggests a column for the fields that have none. Once the table has this column, the same command
-    // proposes to store these fields in it.
+    // The proposal suggests a column for fields that have none. Once the table has this column, the proposal stores the fields in
+    // it.
     world.sql("ALTER TABLE t ADD COLUMN extra jsonb").await;
     let kept = world.for_table().says(&[
         "unknown_fields = { column = \"extra\" }",
@@ -110,7 +110,7 @@ async fn the_table_is_that_of_the_pipeline_which_reads_the_topic() {
     assert_eq!((&new["table_exists"], &new["faults"]), (&false.into(), &serde_json::json!([])), "{new}");
     let text = tidegate(&config, &["schema", "--topic", &world.topic, "--table", "other"]).ok();
     text.says(&["# The database has no table other.\n# create = true runs this at the first start:"]);
-    // If the database can't be reached, the proposal is for a new table, with the note that the table may exist.
+    // If the database can't be reached, the proposal is for a new table. It notes that the table may exist.
     let away = config.replace(&world.database.url, "postgres://nobody@127.0.0.1:1/nothing");
     let away = tidegate(&away, &["schema", "--topic", &world.topic]).ok();
     away.says(&["# Whether the table exists isn't known: can't reach Postgres", "create = true"]);

@@ -1,5 +1,5 @@
-//! Whole servers are killed, stopped, filled up or restored to an earlier state. All tests except that of the broker share one
-//! Postgres, which they use one after another.
+//! Whole servers are killed, stopped, filled up or restored to an earlier state. The tests use one Postgres, one test after
+//! another. The broker's test doesn't need it.
 
 use std::fs;
 use std::path::Path;
@@ -16,8 +16,7 @@ use crate::support::{PATIENCE, World, in_tests};
 /// The longest time from the database's return to the first commit after it.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Returns the Postgres that these tests may break, after making sure that it runs. Other tests wait until the guard is
-/// dropped.
+/// Returns the Postgres that these tests may break, and makes sure that it runs. Other tests wait until the guard is dropped.
 async fn own_postgres() -> (MutexGuard<'static, ()>, &'static Postgres) {
     static POSTGRES: OnceLock<Postgres> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::const_new(());
@@ -87,7 +86,7 @@ async fn a_restored_database_rewinds_the_daemon_and_kafka_fills_the_gap() {
     assert!(counted(&daemon, "tidegate_ledger_rewinds_total") >= 1.0, "it is counted");
 }
 
-/// The backup is older than our claim. The owner in the restored ledger no longer exists, so waiting for it would be useless.
+/// The backup is older than our claim. Its ledger names an owner that no longer exists. Nobody must wait for this owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_restored_to_an_older_claim_is_claimed_at_once() {
     let (_turn, postgres) = own_postgres().await;
@@ -119,8 +118,8 @@ async fn a_database_restored_to_an_older_claim_is_claimed_at_once() {
     daemon.await_ready(PATIENCE).expect("it is ready");
 }
 
-/// Postgres acknowledges a COMMIT before the COMMIT is on disk, and is then killed. The last rows and the ledger's last
-/// advances are lost together.
+/// Postgres is killed after it has acknowledged a COMMIT that isn't on disk yet. The last rows and the ledger's last advances are
+/// lost together.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_under_synchronous_commit_off_loses_no_record() {
     let (_turn, postgres) = own_postgres().await;
@@ -207,8 +206,8 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Creates a disk that belongs to the owner of the path `owner`. Returns `None` if that isn't possible, because the process
-    /// isn't root or a container doesn't allow mounting.
+    /// Creates a disk that belongs to the owner of the path `owner`. Returns `None` if mounting isn't possible, because the
+    /// process isn't root or a container forbids it.
     fn of(owner: &Path, mebibytes: u32) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
         let owner = fs::metadata(owner).expect("the owner of the data");

@@ -13,9 +13,8 @@ const DAY: i64 = 86_400_000;
 
 type Trips<'a> = BTreeMap<u64, Vec<&'a Reading>>;
 
-/// Splits a trip into stretches, and returns those in which every reading satisfies `is`: the first reading of each
-/// stretch, and the time at which the stretch ends. A stretch ends with the first reading that doesn't satisfy `is`, or
-/// with the trip's last reading.
+/// Splits a trip into stretches. Returns those in which every reading satisfies `is`. A stretch is its first reading, and the
+/// time of its end: that of the next reading that doesn't satisfy `is`, or of the trip's last reading.
 fn stretches<'a>(trip: &[&'a Reading], is: impl Fn(&Reading) -> bool) -> Vec<(&'a Reading, i64)> {
     let mut found: Vec<(&Reading, i64)> = Vec::new();
     let mut open = false;

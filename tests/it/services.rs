@@ -16,8 +16,8 @@ const CONFIG: &str = include_str!("../../config/fleet.toml");
 const SQL: &str = include_str!("../../config/fleet.sql");
 
 impl World {
-    /// Returns a world whose topic has two partitions, for the regions north and south, and whose database has the
-    /// tables of the services.
+    /// Returns a world for the services. Its topic has two partitions, for the regions north and south. Its database has their
+    /// tables.
     pub(crate) async fn with_services() -> Self {
         let world = Self::new(2).await;
         world.sql(SQL).await;
@@ -92,7 +92,7 @@ impl Drive {
 
 pub(crate) struct Driven {
     pub(crate) truth: Truth,
-    /// The readings by trip and time. A reading that was sent twice occurs once.
+    /// The readings by trip and time, without repetitions.
     pub(crate) readings: BTreeMap<(u64, i64), Reading>,
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// Checks that each trip's fare is correct, and that the total charged equals the fare once the trip is closed.
+/// Checks that each trip's fare is correct, and that a closed trip was charged its fare.
 async fn assert_fares(world: &World, truth: &Truth) {
     let sql = "SELECT trip_id, vehicle_id, driver_id, region, (extract(epoch FROM started_at) * 1000)::int8,
             (extract(epoch FROM last_at) * 1000)::int8, ended_at = last_at, (fare * 100)::int8, (charged * 100)::int8, fare::text
@@ -163,7 +163,7 @@ async fn fares_are_right_to_the_cent_through_kills_and_a_replay_of_everything() 
         .replace("public.fare\"", "public.fare_again\"")
         .replace("group = \"fare_", "group = \"fare_again_");
     world.drained(&again);
-    // All columns must be equal except the time of closing, which a trigger sets only in the first table.
+    // All columns must be equal except the time of closing. A trigger sets it only in the first table.
     let differ = "SELECT count(*) FROM fare f FULL JOIN fare_again a USING (trip_id)
         WHERE to_jsonb(f) - 'closed_at' IS DISTINCT FROM to_jsonb(a) - 'closed_at'";
     assert_eq!(world.number(differ).await, 0);
@@ -171,8 +171,7 @@ async fn fares_are_right_to_the_cent_through_kills_and_a_replay_of_everything() 
     assert_eq!(usize::try_from(again), Ok(driven.truth.trips().len()));
 }
 
-/// The parts of a record that the test chooses. The record's other fields have fixed values, or follow from the trip and the
-/// partition.
+/// The parts of a record that the test chooses. Other fields are fixed, or follow from the trip and the partition.
 struct Sent<'a> {
     trip: i64,
     partition: i32,
@@ -194,8 +193,7 @@ impl Sent<'_> {
     }
 }
 
-/// Returns four parts of a trip's invoice, in cents: why the fare became final, the final fare, the adjustments, and the total
-/// charged.
+/// Returns why a trip's fare became final, and three amounts in cents: the final fare, the adjustments, and the total charged.
 async fn invoices(world: &World, trip: i64) -> String {
     let sql = "SELECT format('%s %s, adjusted by %s, charged %s', why, (f.fare * 100)::int8,
             (SELECT coalesce(string_agg((amount * 100)::int8::text, ' ' ORDER BY adjustment_id), 'nothing')
@@ -219,9 +217,9 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
         let metered = Tariff::default().fare_cents((km * KM).unsigned_abs(), (minutes * MINUTE).unsigned_abs(), 0);
         i64::try_from(metered).expect("a fare")
     };
-    // Trip 1 sends nothing more, while trip 2 in the same partition continues. A trip is silent if it is more than 10
-    // minutes behind the newest record of the open trips in its partition. In trip 3's partition no other trip is open,
-    // so trip 3 is not silent.
+    // A trip is silent if it is more than 10 minutes behind the newest record of the open trips in its partition. Trip 1 sends
+    // nothing more, while trip 2 in the same partition continues. Trip 3 is alone in its partition, apart from an ended trip, so
+    // it is not silent.
     world.produce([
         at(1, 0, 0, 0, Some("trip_started")),
         at(1, 0, 9, 5, None),
@@ -247,7 +245,7 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
     assert_eq!(invoices(&world, 1).await, format!("silent {0}, adjusted by nothing, charged {0}", cents(5, 9)));
     assert_eq!(world.number("SELECT count(*) FROM fare_final").await, 2);
 
-    // Trip 1 wasn't over after all, and trip 4 began earlier than was known. Records that change nothing make no adjustment.
+    // Trip 1 wasn't over after all, and trip 4 began earlier than was known. Records without news make no adjustment.
     world.produce([at(1, 0, 21, 9, Some("trip_ended")), at(4, 1, 0, 0, Some("trip_started")), at(4, 1, 5, 4, None)]);
     world.drained(&config);
     let first = format!("silent {}, adjusted by {}, charged {}", cents(5, 9), cents(9, 21) - cents(5, 9), cents(9, 21));
@@ -262,7 +260,7 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
     assert_eq!((invoices(&world, 1).await, invoices(&world, 4).await), (first, fourth));
     assert_eq!(world.number("SELECT count(*) FROM fare_adjustment").await, 2);
 
-    // A new tariff applies to trips that start while it is valid. Two tariffs can't be valid at the same time.
+    // A new tariff applies to trips that start while it is valid. No two tariffs are valid at the same time.
     let change = start + 40 * MINUTE;
     let since = format!("to_timestamp({change} / 1000.0)");
     world

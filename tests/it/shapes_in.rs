@@ -86,7 +86,7 @@ async fn lines_of_ndjson_are_rows_and_a_byte_order_mark_is_skipped() {
         assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM t").await, expected, "{decode}");
         assert_eq!(world.reasons().await, [], "{decode}");
     }
-    // If one line is bad, the whole record is at fault: all of its lines become one dead letter.
+    // One line is bad, so the whole record is at fault. All of its lines become one dead letter.
     let world = World::new(1).await;
     world.sql("CREATE TABLE t (id int)").await;
     world.produce(["{\"id\":1}\n[2]", "{\"id\":1}\n{\"id\":"].map(Record::new));

@@ -1,5 +1,5 @@
-//! The end of a run. The daemon ends in time, even if a server is unavailable. It reports how many records remain, and its exit
-//! code says whether any remain that it had to write.
+//! The end of a run. The daemon ends in time, even if a server is unavailable. It reports how many records remain. Its exit code
+//! says whether it had to write any of them.
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -126,7 +126,7 @@ async fn a_bounded_run_that_is_told_to_end_says_what_is_left_and_is_not_done() {
     let config = world.config("table.name = \"rides\"\nflow.max_rows_per_second = 1");
     let daemon = Daemon::spawn(&spec(&config).arg("--until").arg("now")).expect("the daemon starts");
     await_metric(&daemon, "tidegate_rows_written_total", 1.0);
-    // The run knows where to end only after Kafka has returned the log ends.
+    // The run knows its end only after Kafka has returned the log ends.
     daemon.await_log("reading", PATIENCE).expect("it reads");
     daemon
         .await_until("the lag is known", PATIENCE, |d| d.metric("tidegate_lag_records", &[]).is_some())

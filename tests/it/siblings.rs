@@ -1,12 +1,11 @@
-//! Inputs like those on which other programs had bugs. Each case has a small input, and the rows that INSERT of each
-//! record's own fields would make.
+//! Inputs like those on which other programs had bugs. Each case has a small input, and the rows that INSERT would make of it.
 
 use tidegate_harness::Record;
 
 use crate::cli::tidegate;
 use crate::support::World;
 
-/// A table, records, the settings of the pipeline, and the expected result: the rows that `query` returns, and the dead letters
+/// A table, records, and the settings of the pipeline. The expected result is the rows that `query` returns, and the dead letters
 /// in the form `offset:code`.
 pub(crate) struct Sibling {
     pub(crate) name: &'static str,

@@ -1,5 +1,4 @@
-//! The start of a pipeline. During an outage, the start waits. A fault that waiting doesn't resolve stops the pipeline with a
-//! reason.
+//! The start of a pipeline. During an outage, the start waits. A fault that doesn't go away stops the pipeline with a reason.
 
 use tidegate_harness::{Proxy, unique_name};
 

@@ -11,10 +11,9 @@ use tidegate_harness::{
 /// The longest wait for anything that normally takes moments. It is long because the tests share few cores with three servers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Returns how long a test waits for what the daemon promises to do within `promised`. A build that `TIDEGATE_PROGRAM` names,
-/// such as a release, must keep the promise exactly. The build of the test suite shares few cores with many servers, so it has
-/// five times as long. That still reveals a wrong wait, such as one for a session timeout. `make chaos` and `make restarts`
-/// measure the promises.
+/// Returns how long a test waits for what the daemon promises to do within `promised`. A build that `TIDEGATE_PROGRAM` names must
+/// keep the promise exactly. The build of the test suite has five times as long, because it shares few cores with many servers.
+/// That still reveals a wait for a session timeout. `make chaos` and `make restarts` measure the promises.
 pub(crate) fn in_tests(promised: Duration) -> Duration {
     if std::env::var_os(PROGRAM).is_some() { promised } else { 5 * promised }
 }
@@ -22,8 +21,7 @@ pub(crate) fn in_tests(promised: Duration) -> Duration {
 /// The environment variable with the path of another build of the daemon.
 pub(crate) const PROGRAM: &str = "TIDEGATE_PROGRAM";
 
-/// A test's own topic, database and pipeline, on the shared servers or on others. `name` is the name of the pipeline, and of its
-/// consumer group.
+/// A test's own topic, database and pipeline. `name` is the name of the pipeline, and of its consumer group.
 pub(crate) struct World {
     pub(crate) kafka: &'static Kafka,
     pub(crate) postgres: &'static Postgres,
@@ -49,8 +47,7 @@ impl World {
         sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("the statement runs");
     }
 
-    /// Makes `rides` refuse every INSERT and COPY, for a reason that waiting doesn't resolve: trigger `refuse`
-    /// raises `closed for today`.
+    /// Makes `rides` refuse every INSERT and COPY. Waiting doesn't help: trigger `refuse` raises `closed for today`.
     pub(crate) async fn refuse_writes(&self) {
         self.sql(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -103,8 +100,8 @@ impl World {
         (status.code(), daemon.log().join("\n"))
     }
 
-    /// Deletes the topic and creates it again. Then waits until the broker shows the new, empty logs. Before that, the broker may
-    /// still append records to the old logs.
+    /// Deletes the topic and creates it again. Then waits until the broker shows the new, empty logs. Records that are sent
+    /// before that might go to the old logs.
     pub(crate) fn recreate(&self, partitions: i32) {
         self.kafka.delete_topic(&self.topic).expect("the topic is deleted");
         eventually("the name is free again", PATIENCE, || {
@@ -122,8 +119,7 @@ impl World {
     }
 }
 
-/// Returns the path of the daemon's program: the one that was built with the tests, or the one in `TIDEGATE_PROGRAM`, such as a
-/// release.
+/// Returns the path of the daemon's program: the one in `TIDEGATE_PROGRAM`, or else the one that was built with the tests.
 pub(crate) fn program() -> PathBuf {
     std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_tidegate").into(), PathBuf::from)
 }

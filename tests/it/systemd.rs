@@ -55,8 +55,8 @@ async fn systemd_is_told_that_the_daemon_is_ready_lives_works_and_ends() {
     assert!(daemon.wait_exit(PATIENCE).expect("the daemon ends").success());
 }
 
-/// systemd compares the time in the message RELOADING=1 with the time at which it sent the signal. Then it waits for READY=1,
-/// which the daemon must send even if the new configuration has faults.
+/// systemd compares the time in the message RELOADING=1 with that of its signal. Then it waits for READY=1. The daemon must send
+/// READY=1 even if the new configuration has faults.
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_is_told_when_a_reload_begins_and_ends() {
     let world = World::new(1).await;

@@ -1,5 +1,5 @@
-//! Daemons of an older version and of the current version run in one group, with one ledger. Under load, two daemons of the older
-//! version are replaced by current ones, one after the other, and then back again.
+//! Daemons of an older and of the current version run in one group, with one ledger. Under load, two daemons of the older version
+//! are replaced by current ones, one after the other. Then they are replaced back.
 
 use tidegate_harness::{Daemon, DaemonSpec};
 
@@ -8,7 +8,7 @@ use crate::support::{PATIENCE, World, program};
 
 const RECORDS: i32 = 600_000;
 const PARTITIONS: i32 = 6;
-/// How many records the ledger advances between two steps, so that each pair of versions runs together for a while.
+/// The ledger advances by this number of records between two steps. So each pair of versions runs together for a while.
 const STEP: i64 = 30_000;
 
 #[tokio::test(flavor = "multi_thread")]

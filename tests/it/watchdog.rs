@@ -1,5 +1,5 @@
-//! No partition stops silently. If a partition has lag and doesn't advance, the log names it with the reason, and `/readyz`
-//! fails until it advances.
+//! No partition stops silently. If a partition has lag and doesn't advance, the log names it with the reason. `/readyz` fails
+//! until the partition advances.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,8 +49,7 @@ async fn a_stalled_partition_is_named_with_its_reason_while_postgres_is_down() {
     flows_again(&world, &daemon, 100).await;
 }
 
-/// The test replaces the claim in the ledger by one whose owner doesn't exist. After the grace period, the daemon claims the
-/// partition again.
+/// The ledger gets a claim whose owner doesn't exist. After the grace period, the daemon claims the partition again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fenced_partition_without_progress_is_named_and_claimed_again() {
     let world = World::new(1).await;
@@ -89,8 +88,8 @@ async fn a_stalled_partition_is_named_with_its_reason_while_kafka_is_down() {
     assert_eq!(world.number("SELECT count(*) - count(DISTINCT seq) FROM rides").await, 0, "nothing is there twice");
 }
 
-/// If nothing explains a stall, the watchdog rebuilds the consumer. A real Kafka can't be made to answer all requests and yet
-/// deliver nothing. So the test requests the rebuild itself, from a pipeline in its own process.
+/// If nothing explains a stall, the watchdog rebuilds the consumer. A real Kafka can't be made to cause such a stall. So the test
+/// requests the rebuild itself, from a pipeline in its own process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_rebuilt_in_the_middle_of_a_drain_loses_nothing() {
     let world = World::new(2).await;

@@ -1,5 +1,5 @@
-//! A process that was suspended and resumes late. Meanwhile its partitions have got another owner. Its write must be refused, and
-//! its locks must not stop the new owner.
+//! A process that was suspended and resumes late. Meanwhile its partitions have got another owner. The process' write must be
+//! refused, and its locks must not stop the new owner.
 
 use tidegate_harness::{Action, Daemon, Proxy, Trigger};
 
@@ -15,14 +15,14 @@ struct Zombie {
     at: Trigger,
 }
 
-/// Suspends a daemon at the message that `zombie` names, lets another daemon take over and write everything, and resumes the
+/// Suspends a daemon at the message that `zombie` names. Lets another daemon take over and write everything. Then resumes the
 /// first one. Returns the suspended daemon and the new owner.
 async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     world.sql(zombie.create).await;
     world.produce_numbered(0..RECORDS, 2);
     let proxy = Proxy::start_postgres(world.postgres.address()).expect("the proxy starts");
-    // `idle_in_transaction_timeout` is longer here than the test's patience, so that only the new owner can end the
-    // zombie's transaction in time.
+    // `idle_in_transaction_timeout` is longer than the test's patience. So only the new owner can end the zombie's transaction in
+    // time.
     let lines = "lock_timeout = \"2s\"\nidle_in_transaction_timeout = \"10m\"";
     let configure = |url: &str| with_short_sessions(&with_postgres(&world.config_at(url, zombie.pipeline), lines));
     // Arm the trigger only after the first COPY has begun, because the start has transactions too.
@@ -40,7 +40,7 @@ async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     world.await_written(&owner).await;
     assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::from(RECORDS));
 
-    // Let the bytes arrive that the zombie sent before it was suspended, and then resume it.
+    // Let the bytes arrive that the zombie sent before it was suspended. Then resume the zombie.
     held.release();
     stopped.resume().expect("it goes on");
     await_metric(&stopped, "tidegate_fenced_total", 1.0);
