@@ -1,5 +1,5 @@
 //! The database is unavailable, refuses requests or doesn't answer. Nothing is dead-lettered, and the flow resumes without help.
-//! Here connections, sessions and statements are disturbed; in `servers.rs`, whole servers.
+//! These tests disturb connections, sessions and statements. Those in `servers.rs` break whole servers.
 
 use std::time::Duration;
 

@@ -40,8 +40,7 @@ fn pgbouncer() -> PathBuf {
 }
 
 impl Pooler {
-    /// Starts pgbouncer in this mode. By default, pgbouncer refuses startup parameters that it doesn't track. This is not
-    /// changed.
+    /// Starts pgbouncer in this mode. As by default, it refuses startup parameters that it doesn't track.
     fn start(world: &World, mode: &str) -> Self {
         let run = Run::start("pgbouncer").expect("a folder");
         let port = free_port().expect("a free port");

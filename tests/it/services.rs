@@ -218,8 +218,8 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
         i64::try_from(metered).expect("a fare")
     };
     // A trip is silent if it is more than 10 minutes behind the newest record of the open trips in its partition. Trip 1 sends
-    // nothing more, while trip 2 in the same partition continues. Trip 3 is alone in its partition, apart from an ended trip, so
-    // it is not silent.
+    // nothing more, while trip 2 in the same partition continues. Trip 3 is not silent, because no other trip in its partition is
+    // open.
     world.produce([
         at(1, 0, 0, 0, Some("trip_started")),
         at(1, 0, 9, 5, None),

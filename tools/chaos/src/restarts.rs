@@ -231,8 +231,8 @@ impl Group {
         Ok(sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(&mut self.looker).await?)
     }
 
-    /// Returns the longest time between two consecutive rows of one partition, in seconds. Only rows that were written after
-    /// `since` count as the second of the two.
+    /// Returns the longest time between two consecutive rows of one partition, in seconds. The second of the two rows must have
+    /// been written after `since`.
     async fn standstill(&mut self, since: &str) -> Result<f64> {
         let sql = "SELECT extract(epoch FROM max(gap))::float8 FROM
             (SELECT at, at - lag(at) OVER (PARTITION BY part ORDER BY at) AS gap FROM rides

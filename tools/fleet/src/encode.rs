@@ -14,7 +14,7 @@ pub enum Format {
     #[default]
     Telemetry,
     /// Seven fields, about 134 bytes, for the drain benchmark. In this form `trip_id` is [`Reading::index`], the number of the
-    /// reading in the fleet. So if none of three records is lost or repeated, their values of `trip_id` are 0, 1 and 2.
+    /// reading in the fleet. If no record is lost or repeated, three records have the values 0, 1 and 2 of `trip_id`.
     Compact,
 }
 

@@ -1,5 +1,5 @@
-# Waits until standard input ends, and then ends the processes that the harness started. The harness is the only writer of
-# standard input. So the input ends when the harness closes it, or when the harness itself ends, for whatever reason.
+# Waits until standard input ends, and then ends the processes that the harness started. Only the harness can write to standard
+# input. So the input ends when the harness closes it, and also when the harness ends, for whatever reason.
 #
 # $1 is the folder to remove at the end; if $1 is empty, no folder is removed. Each line on standard input is an order:
 # `watch PID SIGNAL` adds a process to be ended, and `forget PID` removes it. SIGNAL is a number. The process gets this signal

@@ -46,8 +46,7 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-/// Returns whether the process exists and hasn't ended. A process that has ended isn't alive, even if its parent hasn't reaped it
-/// yet.
+/// Returns whether the process runs, sleeps or is suspended. A zombie (ended, but not reaped by its parent) isn't alive.
 pub fn is_alive(pid: u32) -> bool {
     stat_fields(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X") | None))
 }
