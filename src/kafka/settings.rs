@@ -69,7 +69,7 @@ impl DerefMut for Settings {
     }
 }
 
-/// Returns the message that librdkafka refuses to make a client with these settings. If files that the settings name can't be
+/// Returns the error message for settings with which librdkafka refuses to make a client. If files that the settings name can't be
 /// read, the message lists these files instead of `error`, librdkafka's own text, which names no file.
 pub fn refused(settings: &Settings, error: &KafkaError) -> String {
     let unread = FILES_READ_ONCE.iter().filter_map(|(name, _)| {

@@ -80,8 +80,8 @@ pub(crate) fn is_raised(error: &dyn DatabaseError) -> bool {
 /// `PL/pgSQL function rides_guard() line 3 at RAISE`.
 ///
 /// Other lines are never shown, because they may contain values, as in `COPY rides, line 1, column name: "…"`. A value may
-/// contain a line break and then text that looks like a function's line. Therefore the search skips only lines that contain a
-/// whole statement. The first other line counts only if it has exactly the form of a function's line.
+/// contain a line break and then text that looks like a function's line. So the search skips only lines with a whole statement,
+/// and ends at the first other line. This line is returned only if it has exactly the form of a function's line.
 fn function(context: &str) -> Option<&str> {
     let is_statement = |line: &&str| line.starts_with("SQL statement \"") && line.ends_with('"');
     context.lines().find(|line| !is_statement(line)).filter(|line| names_function(line))

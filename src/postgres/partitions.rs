@@ -1,8 +1,8 @@
 //! Creates range partitions in advance, and removes those older than the retention.
 //!
 //! Only one instance does this at a time, under an advisory lock of the session. A partition is created as a separate table and
-//! then attached. Attaching blocks only the writers of the DEFAULT partition. Detaching blocks all writers of the table, so it
-//! waits only briefly for its lock.
+//! then attached. Attaching blocks only those who read or write the DEFAULT partition. Detaching blocks all readers and writers of
+//! the table, so it waits only briefly for its lock.
 
 mod create;
 mod places;

@@ -219,7 +219,7 @@ fn section(page: &mut String, format: &Format, cells: &[Vec<String>]) {
     }
     write!(
         page,
-        "\nWhat {} can't say, which the figures above leave out:\n\n| type | sent as | values |\n|---|---|---|\n",
+        "\n{} can't express these values, so the figures above don't count them:\n\n| type | sent as | values |\n|---|---|---|\n",
         format.name
     )
     .expect("a string takes it");

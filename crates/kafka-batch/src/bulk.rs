@@ -1,4 +1,4 @@
-//! The result of a read: runs of records and faults.
+//! The result of a read: faults, and runs of records. A run has consecutive records of one partition.
 
 use std::borrow::Cow;
 

@@ -139,8 +139,8 @@ pub trait ClaimLedger: Send {
         to: Offset,
     ) -> impl Future<Output = Result<Option<Claim>, WriteError>> + Send;
     /// Waits on a separate connection until nobody holds the lock on a partition's row, for a limited time. Terminates idle
-    /// sessions of this pipeline that hold the lock, and reports other holders. Makes no claim. `waits` is 1 for the first call
-    /// after a time without pending requests, and grows by 1 with each call; it limits how often the wait is logged.
+    /// sessions of this pipeline that hold the lock, and reports other holders. Makes no claim. `waits` is
+    /// the number of this call, counted from 1 since there was last no pending request. It serves to log only some of the calls.
     ///
     /// # Cancel safety
     /// May be dropped at any point.

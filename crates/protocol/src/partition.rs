@@ -207,8 +207,8 @@ impl LossCondition {
         }
     }
 
-    /// Returns whether a new claim may skip this condition, which was found under an earlier claim. `last` is the last
-    /// committed record in the ledger row that the new claim has read.
+    /// Returns whether this condition, which was found under an earlier claim, surely still holds under a new claim. If so, the
+    /// new claim may skip it, as the policy says. `last` is the last committed record in the row that the new claim has read.
     ///
     /// Only a [`Self::LogReplaced`] that names `last` may be skipped. If the row has another last record, the condition may have
     /// been skipped already, for example by another owner. Skipping it again could read records of the new log twice or leave

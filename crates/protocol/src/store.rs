@@ -22,8 +22,8 @@ use crate::retry::{Disposition, Severity, Stage, classify, classify_at_start};
 pub trait Transaction: Send {
     /// Opens a connection if there is none, and executes `BEGIN ISOLATION LEVEL READ COMMITTED`.
     fn begin(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Copies the rows of a window into the table, except those of segments that were dropped from the batch. Returns how many
-    /// rows were copied; in the write mode `insert_new`, how many were inserted.
+    /// Copies the rows of a window into the table, except those of segments that were dropped from the batch. Returns the number
+    /// of rows in the window; in the write mode `insert_new`, the number of rows that were inserted.
     fn copy(&mut self, batch: &Batch, window: Range<u32>) -> impl Future<Output = Result<u64, WriteError>> + Send;
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Executes `ROLLBACK TO SAVEPOINT`, which also makes a transaction usable again after a refused record.

@@ -35,7 +35,7 @@ pub(super) struct Columns {
 }
 
 /// The objects whose members become columns: the elements of the array at the path `prefix`. If `prefix` is empty, they are the
-/// rows before any array is split. `rows` is the number of these objects.
+/// records; if a record is an array or NDJSON, its objects. `rows` is the number of these objects.
 struct Level<'a> {
     prefix: &'a [String],
     rows: u64,

@@ -42,7 +42,8 @@ impl Format {
     }
 }
 
-/// Returns all formats except `raw`, whose records have only one field.
+/// Returns the formats that are compared with INSERT, and two variants of JSON: with column functions, and with bare NaN and
+/// infinities.
 pub(super) fn all() -> Vec<Format> {
     vec![
         json(),

@@ -1,6 +1,6 @@
 //! The search for the records of a window that Postgres refuses. The search copies smaller and smaller ranges
-//! of records under savepoints, until each refused record has been copied alone. Then it decides whether these
-//! records are at fault, or something that affects every record.
+//! of records under savepoints, until each refused record has been copied alone, or until its attempts are used up. Then it
+//! decides whether these records are at fault, or something that affects every record.
 
 use std::ops::Range;
 

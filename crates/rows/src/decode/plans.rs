@@ -24,7 +24,7 @@ pub(super) struct Plans<P> {
     last: usize,
 }
 
-/// The schema of a value, and the position after the frame or header that names it.
+/// The content of a value's frame or header: the schema's id, where the payload begins, and in a header the bytes after the id.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Framed<'a> {
     /// The schema's id; `None` for a local schema.

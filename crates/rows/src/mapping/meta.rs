@@ -61,8 +61,8 @@ impl Reading {
     }
 }
 
-/// Whether a column needs the digits of a number that isn't a field, such as the offset. Columns of integers and timestamps need
-/// only the number itself.
+/// Whether a column needs a number that isn't a field, such as the offset, also as text. Columns of integers and timestamps need
+/// only its binary value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lexeme {
     Wanted,

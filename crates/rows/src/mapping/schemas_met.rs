@@ -75,8 +75,8 @@ impl SchemasMet {
 }
 
 impl Encoder {
-    /// Compares the planned paths with the schema that a record names in a registry, and adds the result to `met`. Does nothing
-    /// if the schema isn't loaded.
+    /// Adds to `met` how the planned paths compare with the schema that a record names by its id. Does nothing if this schema
+    /// hasn't been read from the registry.
     pub fn meet_schema(&self, record: &Record<'_>, met: &mut SchemasMet) {
         let plan = &self.plan;
         let Some(schemas) = plan.schemas.as_ref().filter(|_| plan.decode.needs_registry()) else { return };

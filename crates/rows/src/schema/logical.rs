@@ -7,9 +7,10 @@ use crate::decode::Fields;
 use crate::json;
 use crate::value::{Flags, Kind, Slot};
 
-/// A time of at least this many milliseconds or microseconds means infinity, as in Postgres' JDBC driver and Debezium.
+/// A time of at least this number means infinity, whether the number counts milliseconds or microseconds. Postgres' JDBC driver
+/// and Debezium use this number.
 const INFINITY: i64 = 9_223_372_036_825_200_000;
-/// A time of at most this number of milliseconds or microseconds means negative infinity.
+/// A time of at most this number means negative infinity.
 const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 
 /// The meaning of a number, a text or bytes with a logical type. The number in `Clock`, `Instant` and `Span` is the unit; see
@@ -128,8 +129,8 @@ fn text(text: &[u8], fields: &mut Fields) -> Slot {
     fields.made_slot(Kind::Text, Flags::NONE, start)
 }
 
-/// Converts a count of units to microseconds. `unit` is 1000 for milliseconds, 1 for microseconds, and -1000 for nanoseconds
-/// (1000 per microsecond). Fractions of a microsecond are rounded half to even. Returns `None` on overflow.
+/// Converts a count of units to microseconds. A positive `unit` multiplies the count, and a negative one divides it: 1000 is for
+/// milliseconds, 1 for microseconds, -1000 for nanoseconds. Fractions of a microsecond are rounded half to even. Returns `None` on overflow.
 pub(crate) fn in_micros(number: i64, unit: i64) -> Option<i64> {
     if unit > 0 {
         return number.checked_mul(unit);

@@ -23,7 +23,8 @@ pub enum Decode {
     NdJson,
     /// `format = "raw"`: the value is not parsed. It is the record's only field, named `value`.
     Raw,
-    /// `format = "csv"`: each line of a value is a row. A quoted field may contain line breaks.
+    /// `format = "csv"`: each line of a value is a row, except a first line with the names of the columns. A quoted field may
+    /// contain line breaks.
     Csv(CsvOptions),
     Avro(SchemaSource),
     Protobuf(SchemaSource),

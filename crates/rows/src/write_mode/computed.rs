@@ -1,8 +1,8 @@
 //! Generated columns that a merge compares, because they are in the key, `newer_by` or `sort_by`. Records have no values for such
 //! a column. So the staging table has the column too, with the target's expression, and Postgres computes it for each staged row.
 //!
-//! The inputs of the expression decide which row an upsert writes. So an upsert can't keep the value of an input column. A record
-//! that deletes must give the inputs of a generated column in the key.
+//! The inputs of the expression decide which row an upsert writes. So an upsert can't keep the value of an input column. If the
+//! table's key contains a generated column, a record that deletes a row must have values for that column's inputs.
 
 use crate::catalog::{Catalog, CatalogColumn, Generated};
 use crate::fault::Faults;

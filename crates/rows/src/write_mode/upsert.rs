@@ -29,9 +29,10 @@ impl Upsert<'_> {
     /// Returns the statements of the merge. The result is as if each record were applied in the order of delivery. So a tombstone
     /// deletes the table's row and cancels the batch's earlier records of its key. A later record makes a new row.
     ///
-    /// If the batch deletes rows, or rows leave out columns that keep their values, the table's rows with the keys of the batch
-    /// are locked first, in the order of the key. This prevents deadlocks between writers. Except: a key that isn't in the table
-    /// can't be locked, so Postgres may abort a writer of new keys (40P01). Its transaction is retried.
+    /// If records may delete rows or leave columns unchanged (`kept`), the table's rows with the keys of the batch are locked
+    /// first, in the order of the key; with `deletes`, by [`Self::deletions`]. This prevents deadlocks between writers. Except:
+    /// a key that isn't in the table can't be locked, so Postgres may abort a writer of new keys (40P01). Its transaction is
+    /// retried.
     pub(super) fn sql(&self) -> String {
         let mut statements = Vec::new();
         if !self.deletes && !self.kept.is_empty() {

@@ -32,8 +32,8 @@ const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
 /// The topic's retention. Kafka keeps a record for at least this long.
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
-/// An arrangement has caught up when its backlog is at most what the steady load sends in this time and the age of a batch. For
-/// example, a batch of 0.5 s at 5 000 records per second allows 3 500 records.
+/// An arrangement has caught up when its backlog is at most the steady load times the sum of this time and the age of a batch. For
+/// example, 5 000 records per second and a batch of 0.5 s allow 5 000 × (0.2 + 0.5) = 3 500 records.
 const CATCH_UP_ALLOWANCE: Duration = Duration::from_millis(200);
 /// In the arrangement `Buffer`, a client writes a batch when it has this many rows, or when it is [`BUFFER_AGE`] old. Tidegate's
 /// batch has the same limits in config/demo.toml, and also one in bytes.
